@@ -1,0 +1,195 @@
+"""Every knob of a run: its name, type, default and when to change it.
+
+A config file holds only what differs from these defaults; `key=value` words on the command line come on top.
+`load` reads both and reports every problem at once, with its line and the nearest key that exists.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _number(value: object) -> object:
+    """True would pass as 1; in a config that is a mistake, never a wish."""
+    if isinstance(value, bool):
+        raise ValueError("expected a number, found true/false")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_number), Field(ge=0)]
+Positive = Annotated[int, BeforeValidator(_number), Field(ge=1)]
+Rate = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class Model(Section):
+    base: str = ""
+    """Hub id, folder with safetensors, or .gguf file of a causal language model."""
+    tokenizer: str = ""
+    """Folder with tokenizer.model or tokenizer.json; empty = the base's own."""
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic: auto = bf16 on a GPU that has it, fp32 on a CPU (where bf16 is far slower)."""
+    quantize: Literal["none", "int8", "nf4"] = "none"
+    """Frozen base in 8 or 4 bits (bitsandbytes), when memory is short."""
+    geometry: dict[str, Any] | None = None
+    """Shape of the model (keys of config.json, with model_type): random weights, for plans and tests."""
+    add_tokens: tuple[str, ...] = ()
+    """New special tokens: appended to the vocabulary, started at the mean embedding, trained and saved."""
+
+
+class Source(Section):
+    path: Annotated[str, Field(min_length=1)]
+    """A .json or .jsonl file in Alpaca form, a folder or hub id that `datasets` loads, or `families`."""
+    limit: Positive | None = None
+    """Take only this many rows, chosen by content hash."""
+    rows: Positive | None = None
+    """families: how many to make. Elsewhere: how many there should be, for `make plan` without the data."""
+    exact: bool = False
+    """Every output is the only right answer, so that exact match is counted on these rows."""
+
+
+class Data(Section):
+    sources: tuple[Source, ...] = ()
+    """Where rows come from, in this order."""
+    val: Count = 0
+    """Rows kept out of training for the held-out loss, chosen by content hash."""
+    val_exact_only: bool = False
+    """Take the held-out rows only from sources marked `exact`."""
+    holdout: tuple[str, ...] = ()
+    """Tasks never trained on: all their rows are measured apart, for transfer to unseen tasks."""
+    keep_empty_output: bool = False
+    """Keep rows with an empty answer, as the 2023 recipes did. Otherwise they are rejected."""
+    seed: Count = 42
+    """Chooses the held-out rows."""
+
+
+class Prompt(Section):
+    template: Annotated[str, Field(min_length=1)] = "alpaca"
+    """Name of a built-in template or path of a YAML file with your own."""
+    cutoff: Annotated[int, BeforeValidator(_number), Field(ge=4)] = 512
+    """Most tokens in a row, prompt, answer and end token together."""
+    mask_prompt: bool = True
+    """true: only the answer carries loss. alpaca-lora trained on the prompt too."""
+    join: Literal["joint", "apart"] = "apart"
+    """joint: prompt and answer are tokenised as one text (reference recipes). apart: one by one."""
+    too_long: Literal["cut", "reject"] = "cut"
+    """Rows over the cutoff: cut (they lose their end token, as in the references) or reject."""
+    bos: Annotated[str, Field(min_length=1)] = "auto"
+    """auto: as the tokenizer does. none: never. Any token, such as "</s>": that one."""
+
+
+class Adapter(Section):
+    method: Literal["lora", "full"] = "lora"
+    """lora: low-rank updates of `targets`. full: every weight."""
+    r: Positive = 16
+    """Rank."""
+    alpha: Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)] = 32
+    """Scale of the update is alpha / r."""
+    dropout: Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)] = 0.0
+    """On the adapter's input while training."""
+    targets: tuple[str, ...] = ("all-linear",)
+    """Names of linear modules, or all-linear (every one but the output head)."""
+
+
+class Train(Section):
+    batch_size: Positive = 32
+    """Examples per optimiser step, exactly."""
+    epochs: Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)] = 1
+    """Passes over the training rows."""
+    max_steps: Count = 0
+    """Stop after this many optimiser steps; 0 = as many as `epochs` says."""
+    lr: Rate = 2e-4
+    """Peak learning rate of AdamW."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """What follows the warm-up."""
+    warmup: Rate = 0.03
+    """Below 1: share of all steps. 1 and above: steps."""
+    weight_decay: Rate = 0.0
+    clip: Rate = 1.0
+    """Largest gradient norm; 0 = no clipping."""
+    seed: Count = 42
+    """Order of rows, start of the adapter, dropout."""
+    micro_tokens: Count = 0
+    """Most tokens, padding included, that go through the model at once; 0 = chosen from memory."""
+    eval_every: Count = 0
+    """Steps between held-out loss and sample answers; 0 = a quarter of the run."""
+    save_every: Count = 0
+    """Steps between checkpoints; 0 = a twelfth of the run."""
+    keep: Positive = 2
+    """Checkpoints kept."""
+    tracker: Literal[
+        "tensorboard", "wandb", "mlflow", "trackio", "comet_ml", "aim", "clearml", "dvclive", "swanlab", "none"
+    ] = "tensorboard"
+    """Where Accelerate sends metrics; metrics.jsonl is always written."""
+
+
+class Eval(Section):
+    answers: Count = 200
+    """Held-out rows (and as many of the held-out tasks) answered by base and tuned model."""
+    max_new_tokens: Positive = 64
+    """Longest answer in the measurements."""
+    prompts: tuple[str, ...] = (
+        "Give three tips for staying healthy.",
+        "What is the capital of France?",
+        "Write a short thank-you note to a neighbour.",
+    )
+    """Answered by base and tuned model at the end of `make export`."""
+
+
+class Export(Section):
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Of the merged weights; auto = as trained."""
+    min_eos: Share = 0.5
+    """Least share of probe answers that must end by themselves; 0 = report only."""
+
+
+class Chat(Section):
+    max_new_tokens: Positive = 512
+    temperature: Rate = 0.0
+    """0 = always the likeliest token."""
+
+
+class Config(Section):
+    name: Name
+    """The run folder is runs/NAME."""
+    model: Model = Model()
+    data: Data = Data()
+    prompt: Prompt = Prompt()
+    adapter: Adapter = Adapter()
+    train: Train = Train()
+    eval: Eval = Eval()
+    export: Export = Export()
+    chat: Chat = Chat()
+
+    def value(self, key: str) -> Any:
+        """The value at a dotted key such as `train.lr`, as plain data."""
+        found: Any = self.model_dump(mode="json")
+        for part in key.split("."):
+            found = found[part]
+        return found
+
+
+# Names that people bring along from the tools of 2023.
+SYNONYMS = {
+    "base_model": "model.base", "model_name_or_path": "model.base", "load_in_8bit": "model.quantize",
+    "load_in_4bit": "model.quantize", "torch_dtype": "model.dtype", "bf16": "model.dtype",
+    "data_path": "data.sources", "dataset": "data.sources", "path": "data.sources", "val_set_size": "data.val",
+    "prompt_template_name": "prompt.template", "prompt_template": "prompt.template",
+    "cutoff_len": "prompt.cutoff", "model_max_length": "prompt.cutoff", "max_length": "prompt.cutoff",
+    "max_seq_length": "prompt.cutoff", "train_on_inputs": "prompt.mask_prompt (the opposite)",
+    "lora_r": "adapter.r", "rank": "adapter.r", "lora_alpha": "adapter.alpha", "lora_dropout": "adapter.dropout",
+    "lora_target_modules": "adapter.targets", "target_modules": "adapter.targets",
+    "learning_rate": "train.lr", "num_epochs": "train.epochs", "num_train_epochs": "train.epochs",
+    "per_device_train_batch_size": "train.batch_size", "micro_batch_size": "train.micro_tokens",
+    "gradient_accumulation_steps": "train.batch_size", "lr_scheduler_type": "train.schedule",
+    "warmup_steps": "train.warmup", "warmup_ratio": "train.warmup", "max_grad_norm": "train.clip",
+    "logging": "train.tracker", "report_to": "train.tracker", "save_steps": "train.save_every",
+    "eval_steps": "train.eval_every", "output_dir": "name", "run_name": "name",
+}  # fmt: skip

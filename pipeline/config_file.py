@@ -1,0 +1,238 @@
+"""From a YAML file and `key=value` words to a `Config`: strict, with every problem in one message."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipeline.config import SYNONYMS, Config
+from pipeline.errors import UserError
+
+Key = tuple[str | int, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 2e-5 is a number and only true/false are booleans."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false|True|False)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?([0-9]+\.[0-9]*([eE][-+]?[0-9]+)?|\.[0-9]+([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf|\.nan)$"
+    ),
+    list("-+.0123456789"),
+)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a config file, puts `key=value` overrides on top, and checks the whole.
+
+    Raises:
+        UserError: the file cannot be read, or anything in it is wrong; the message lists every problem.
+    """
+    path = Path(path)
+    text = _read(path)
+    lines: dict[Key, str] = {}
+    problems: list[str] = []
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        _places(node, (), str(path), lines, problems)
+        values = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        said = getattr(error, "problem", None) or str(error)
+        raise UserError(f"not valid YAML: {said}", where, "check indentation and quotes there") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise UserError(
+            f"a config is a table of keys, this is a {type(values).__name__}", str(path), "see configs/demo.yaml"
+        )
+    for word in overrides:
+        _override(values, word, lines, problems)
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        problems += [_problem(dict(item), lines, str(path)) for item in error.errors()]
+        config = None
+    if config is not None:
+        problems += contradictions(config)
+    if problems or config is None:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise UserError(f"{count} in the config:\n" + "\n".join(f"  - {p}" for p in problems))
+    return config
+
+
+def contradictions(config: Config) -> list[str]:
+    """What is wrong between keys that are each right by themselves."""
+    found = []
+    if not config.model.base and not config.model.geometry:
+        found.append("model.base: missing; name a hub id, a folder or a .gguf file")
+    if config.model.geometry is not None and "model_type" not in config.model.geometry:
+        found.append("model.geometry: needs model_type, such as llama")
+    if config.adapter.method == "full" and config.model.quantize != "none":
+        found.append(
+            "adapter.method: full cannot train a quantised base; set model.quantize=none or adapter.method=lora"
+        )
+    if config.data.val_exact_only and not any(s.exact or s.path == "families" for s in config.data.sources):
+        found.append("data.val_exact_only: no source is marked `exact: true`")
+    for i, source in enumerate(config.data.sources):
+        if source.path == "families" and source.rows is None:
+            found.append(f"data.sources[{i}].rows: missing; say how many rows `families` shall make")
+    if config.train.warmup > 1 and config.train.warmup != int(config.train.warmup):
+        found.append(f"train.warmup: {config.train.warmup} is neither a share below 1 nor whole steps")
+    return found
+
+
+def dump(config: Config) -> str:
+    """The resolved config as YAML: every value that the run uses."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+
+def _read(path: Path) -> str:
+    if not path.is_file():
+        near = (
+            difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], 1)
+            if path.parent.is_dir()
+            else []
+        )
+        hint = f"did you mean {path.parent / near[0]}?" if near else "give CONFIG=configs/NAME.yaml"
+        raise UserError("no such config file", str(path), hint)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"not UTF-8 text (byte {error.start})", str(path), "save the file as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", str(path)) from None
+
+
+def _places(node: Any, key: Key, path: str, lines: dict[Key, str], problems: list[str]) -> None:
+    """Fills `lines` with file:line of every key, and notes keys given twice (YAML itself keeps the last)."""
+    if node is None:
+        return
+    lines.setdefault(key, f"{path}:{node.start_mark.line + 1}")
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for name, value in node.value:
+            line = name.start_mark.line + 1
+            if name.value in seen:
+                problems.append(
+                    f"{path}:{line}: {_dotted((*key, name.value))} is given twice (first in line {seen[name.value]})"
+                )
+            seen[name.value] = line
+            lines[(*key, name.value)] = f"{path}:{line}"
+            _places(value, (*key, name.value), path, lines, problems)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            _places(value, (*key, i), path, lines, problems)
+
+
+def _override(values: dict[str, Any], word: str, lines: dict[Key, str], problems: list[str]) -> None:
+    """Puts one `train.lr=1e-4` into `values`; list items go by index (`data.sources.0.limit=100`)."""
+    dotted, equals, text = word.partition("=")
+    if not equals or not dotted:
+        problems.append(f"ARGS: {word!r} is not key=value")
+        return
+    try:
+        value = yaml.load(text, Loader=_Loader) if text else ""  # noqa: S506
+    except (yaml.YAMLError, ValueError, RecursionError):
+        problems.append(f"ARGS: {dotted}: cannot read {text!r} as a value")
+        return
+    key: Key = tuple(int(part) if part.isdigit() else part for part in dotted.split("."))
+    here: Any = values
+    for part in key[:-1]:
+        if isinstance(here, dict):
+            here = here.setdefault(part, {}) if here.get(part) is not None else here.update({part: {}}) or here[part]
+        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
+            here = here[part]
+        else:
+            problems.append(f"ARGS: {dotted}: there is no {part} to set something in")
+            return
+    if isinstance(here, dict):
+        here[str(key[-1])] = value
+    elif isinstance(here, list) and isinstance(key[-1], int) and key[-1] < len(here):
+        here[key[-1]] = value
+    else:
+        problems.append(f"ARGS: {dotted}: cannot be set in {type(here).__name__}")
+        return
+    for old in [k for k in lines if k[: len(key)] == key]:
+        del lines[old]
+    lines[key] = "ARGS"
+
+
+def _problem(item: dict[str, Any], lines: dict[Key, str], path: str) -> str:
+    """One line for one pydantic error: place, key, what is wrong, nearest key."""
+    key: Key = item["loc"]
+    at = next((lines[key[:n]] for n in range(len(key), -1, -1) if key[:n] in lines), path)
+    given = item["input"]
+    if item["type"] == "extra_forbidden":
+        return f"{at}: unknown key {_dotted(key)}{_suggest(key)}"
+    if item["type"] == "missing":
+        return f"{at}: {_dotted(key)} is missing"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "model_type":
+        message = f"expected a table of keys ({', '.join(_fields(key))})"
+    if item["type"] == "string_pattern_mismatch":
+        message = "expected letters, digits, '.', '_' or '-', beginning with a letter or digit"
+    shown = repr(given) if len(repr(given)) <= 60 else repr(given)[:57] + "..."
+    return f"{at}: {_dotted(key)} = {shown}: {message[0].lower() + message[1:]}"
+
+
+def _suggest(key: Key) -> str:
+    known = [".".join(k) for k in _all_keys(Config)]
+    leaf = str(key[-1])
+    if leaf in SYNONYMS:
+        return f"; here it is {SYNONYMS[leaf]}"
+    dotted = ".".join(p for p in key if isinstance(p, str))
+    near = difflib.get_close_matches(dotted, known, 1, 0.75)
+    if not near:  # right name in the wrong section, or a slip in the last part alone
+        parent = ".".join(dotted.split(".")[:-1])
+        same = [k for k in known if k.split(".")[-1] == leaf]
+        beside = [k for k in known if ".".join(k.split(".")[:-1]) == parent]
+        close = difflib.get_close_matches(leaf, [k.split(".")[-1] for k in beside], 1, 0.5)
+        near = same[:1] or [k for k in beside if close and k.split(".")[-1] == close[0]]
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; there is {', '.join(_fields(key[:-1]))}"
+
+
+def _section(key: Key) -> type[BaseModel]:
+    section: type[BaseModel] = Config
+    for part in key:
+        if isinstance(part, str) and part in section.model_fields:
+            section = next(_models(section.model_fields[part].annotation), section)
+    return section
+
+
+def _fields(key: Key) -> list[str]:
+    return list(_section(key).model_fields)
+
+
+def _models(annotation: Any) -> Iterable[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
+
+
+def _all_keys(section: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterable[tuple[str, ...]]:
+    for name, field in section.model_fields.items():
+        yield (*prefix, name)
+        for inner in _models(field.annotation):
+            yield from _all_keys(inner, (*prefix, name))
+
+
+def _dotted(key: Key) -> str:
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in key).lstrip(".") or "the config"

@@ -1,0 +1,135 @@
+"""Files that are either old or new, never half: temporary name, fsync, rename."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hex digest of plain data, independent of the order of keys."""
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    ).hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces `path` by `text` in one step."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file that Suri wrote, or None when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def recover(folder: Path) -> None:
+    """Takes back the old folder when a crash fell between the two renames of `replace_folder`."""
+    old = folder.with_name(f".{folder.name}.old")
+    if old.exists():
+        if folder.exists():
+            shutil.rmtree(old)
+        else:
+            os.replace(old, folder)
+
+
+@contextlib.contextmanager
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """Yields a new empty folder that takes the place of `folder` when the block ends without an error.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    recover(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        with disk_errors(folder):
+            yield temporary
+            for path in sorted(temporary.rglob("*")):
+                if path.is_file():
+                    _fsync(path)
+            _fsync(temporary)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    old = folder.with_name(f".{folder.name}.old")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(temporary, folder)
+    _fsync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turns a full disk or missing rights into a message. safetensors reports a full disk as its own error."""
+    try:
+        yield
+    except Exception as error:
+        code = getattr(error, "errno", None)
+        said = str(error)
+        if code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in said or "os error 28" in said:
+            raise UserError(
+                "no space left on the disk; what was there before is untouched", str(folder),
+                "free some space or move the run folder with RUNS=/other/disk, then run the same command again",
+            ) from None  # fmt: skip
+        if code in (errno.EACCES, errno.EROFS):
+            raise UserError(
+                f"cannot write: {os.strerror(code)}", str(folder), "choose another folder with RUNS=..."
+            ) from None
+        raise
+
+
+def need_space(folder: Path, needed: int, what: str) -> None:
+    """Stops before the work when `needed` bytes are not free where `folder` will be.
+
+    Raises:
+        UserError: with both numbers.
+    """
+    there = folder
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise UserError(
+            f"{what} needs {needed / 1e9:.1f} GB of disk and {free / 1e9:.1f} GB are free", str(folder),
+            "free some space or move the run folder with RUNS=/other/disk",
+        )  # fmt: skip
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

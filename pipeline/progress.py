@@ -1,0 +1,29 @@
+"""Progress bars with an ETA, and lines that do not break them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+
+def bar(
+    items: Iterable[Any] | None = None, *, total: int | None = None, what: str, unit: str = "row", **more: Any
+) -> tqdm:
+    """A bar on stderr: shown after half a second, so that quick work stays quiet.
+
+    In a log file (no terminal) it writes a line every ten seconds instead of redrawing.
+    """
+    live = sys.stderr.isatty()
+    return tqdm(
+        items, total=total, desc=what, unit=unit, delay=0.5, mininterval=0.2 if live else 10,
+        dynamic_ncols=live, ncols=None if live else 100, leave=True, smoothing=0.1, **more,
+    )  # fmt: skip
+
+
+def say(*words: object) -> None:
+    """One line for the user, on stdout, above any bar."""
+    tqdm.write(" ".join(str(word) for word in words), file=sys.stdout)
+    sys.stdout.flush()

@@ -1,0 +1,80 @@
+"""Looks at a tokenizer and at encoded rows before training: what would go wrong later is an error or is repaired now.
+
+Answers PITFALLS of this field: a model that never stops (no EOS learnt), padding that hides EOS, two BOS, special
+tokens smuggled in by data, ids beyond the embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.errors import UserError
+from pipeline.prompt.encode import Encoder, Row
+
+
+def examine(encoder: Encoder, vocabulary: int | None, config_eos: Sequence[int]) -> list[str]:
+    """Checks the tokenizer itself; returns what was found, repaired or worth knowing.
+
+    Args:
+        vocabulary: rows of the base's embedding, where known.
+        config_eos: end ids that the base's own files name.
+
+    Raises:
+        UserError: ids that the embedding does not have, or special tokens that plain text can produce.
+    """
+    tokenizer, notes = encoder.tokenizer, list(encoder.notes)
+    where = str(tokenizer.folder)
+    largest = tokenizer.size - len(tokenizer.added) - 1
+    if vocabulary is not None and largest >= vocabulary:
+        raise UserError(f"the tokenizer has ids up to {largest}, the base's embedding only {vocabulary} rows", where,
+                        "use the tokenizer that belongs to this base")  # fmt: skip
+    for name in ("bos", "eos", "pad", "unk"):
+        id = getattr(tokenizer, f"{name}_id")
+        if id is not None and not 0 <= id < tokenizer.size:
+            raise UserError(
+                f"{name} has id {id}, outside of the vocabulary of {tokenizer.size}",
+                where,
+                "mend tokenizer_config.json",
+            )
+    for id, token in tokenizer.special_ids.items():
+        if id in tokenizer.encode([f"a {token} b"])[0]:
+            raise UserError(
+                f"plain text {token!r} turns into the special id {id}",
+                where,
+                "mark the token as special in tokenizer.json",
+            )
+    end = f"{tokenizer.token(encoder.end_id)} ({encoder.end_id})"
+    bos = "none" if encoder.bos_id is None else f"{tokenizer.token(encoder.bos_id)} ({encoder.bos_id})"
+    notes.insert(0, f"every row opens with BOS {bos} and ends with {end}")
+    if tokenizer.pad_id is None:
+        notes.append("no padding token: id 0 is used; padding is masked by length, so no id is lost to it")
+    elif tokenizer.pad_id == encoder.end_id:
+        notes.append("padding and end token share an id: harmless here, padding is masked by length and not by id")
+    if encoder.bos_id is not None and encoder.bos_id == encoder.end_id:
+        notes.append("BOS and end token are the same: only the last one of a row is learnt as an end")
+    if config_eos and encoder.end_id not in config_eos:
+        notes.append(f"repaired: the base stops at {list(config_eos)}, the export will stop at {encoder.end_id}")
+    for token, id in tokenizer.added.items():
+        notes.append(f"new token {token} gets id {id}: its embedding is trained and saved")
+    return notes
+
+
+def examine_rows(encoder: Encoder, rows: Sequence[Row], first: int = 0) -> None:
+    """Checks every encoded row: one BOS, one end token, nothing special in between.
+
+    Raises:
+        UserError: naming the first row that breaks a rule.
+    """
+    special, begin, end = encoder.tokenizer.special_ids, encoder.bos_id, encoder.end_id
+    opening = 0 if begin is None else 1
+    for number, row in enumerate(rows, first + 1):
+        ids = row.ids
+        inner = ids[opening:] if row.cut else ids[opening:-1]
+        if (begin is not None and ids[0] != begin) or (not row.cut and ids[-1] != end):
+            raise UserError(
+                f"row {number} does not open with BOS {begin} and close with {end}", "tokens", "report this"
+            )
+        bad = next((i for i in inner if i in special), None)
+        if bad is not None:
+            raise UserError(f"plain text of row {number} gave the special id {bad} ({special[bad]})", str(encoder.tokenizer.folder),
+                            "mark the token as special in tokenizer.json, or remove it from the data")  # fmt: skip

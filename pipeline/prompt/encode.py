@@ -1,0 +1,118 @@
+"""Examples to ids and labels. Training, evaluation and chat all come through here.
+
+    ids    = [BOS] + prompt + answer + [END], cut at the cutoff
+    labels = ids, with IGNORE over the prompt where the recipe masks it
+
+Joint recipes tokenise prompt and answer as one text and mask as many tokens as the prompt has when tokenised alone,
+as stanford_alpaca and alpaca-lora did (stanford_alpaca train.py `preprocess`, alpaca-lora finetune.py
+`generate_and_tokenize_prompt`): where the answer changes the prompt's last token, the mask is off by that token.
+Recipes with `join: apart` join ids, so the seam is always clean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.config import Prompt
+from pipeline.errors import UserError
+from pipeline.prompt.template import Template
+from pipeline.prompt.tokenizer import Tokenizer
+from pipeline.record import Example
+
+IGNORE = -100  # the label that torch's cross-entropy skips
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One encoded example.
+
+    ids, labels: equally long. prompt: how many leading ids are prompt (BOS included). cut: it was longer than the
+    cutoff and lost its end token. seam: joining the answer changed the prompt's tokens.
+    """
+
+    ids: list[int]
+    labels: list[int]
+    prompt: int
+    cut: bool
+    seam: bool
+
+    @property
+    def learnt(self) -> int:
+        """Tokens that carry loss; the first id has none, since nothing predicts it."""
+        return sum(label != IGNORE for label in self.labels[1:])
+
+
+class Encoder:
+    """A template, a tokenizer and the recipe's rules, bound together.
+
+    Raises:
+        UserError: the tokenizer has no end token, or the named BOS is not in its vocabulary.
+    """
+
+    def __init__(self, template: Template, tokenizer: Tokenizer, prompt: Prompt) -> None:
+        self.template, self.tokenizer, self.prompt_config = template, tokenizer, prompt
+        self.notes: list[str] = []
+        self.end_id = self._end()
+        self.bos_id = self._bos()
+
+    def _end(self) -> int:
+        name = self.template.end
+        if name != "eos":
+            id = self.tokenizer.token_id(name)
+            if id is not None and id in self.tokenizer.special_ids:
+                return id
+            self.notes.append(f"the template ends with {name}, which this tokenizer lacks: its own end token is used")
+        if self.tokenizer.eos_id is None:
+            raise UserError("the tokenizer has no end token, so the model could never learn to stop", str(self.tokenizer.folder),
+                            "add eos_token to its tokenizer_config.json")  # fmt: skip
+        return self.tokenizer.eos_id
+
+    def _bos(self) -> int | None:
+        rule = self.prompt_config.bos
+        if rule == "none":
+            return None
+        if rule == "auto":
+            return self.tokenizer.bos_id if self.tokenizer.adds_bos else None
+        id = self.tokenizer.token_id(rule)
+        if id is None:
+            raise UserError(f"{rule!r} is not in the vocabulary", "prompt.bos", "auto, none, or a token such as <s>")
+        return id
+
+    def prompt(self, instruction: str, input: str = "") -> list[int]:
+        """Ids that an answer is generated from."""
+        return self._opening() + self.tokenizer.encode([self.template.prompt(instruction, input)])[0]
+
+    def rows(self, examples: Sequence[Example]) -> list[Row]:
+        """Encodes examples in their order."""
+        prompts = [self.template.prompt(e.instruction, e.input) for e in examples]
+        answers = [self.template.answer(e.output) for e in examples]
+        heads = self.tokenizer.encode(prompts)
+        if self.prompt_config.join == "joint":
+            bodies = self.tokenizer.encode([p + a for p, a in zip(prompts, answers, strict=True)])
+        else:
+            tails = self.tokenizer.encode_after(answers)
+            bodies = [head + tail for head, tail in zip(heads, tails, strict=True)]
+        return [self._row(head, body) for head, body in zip(heads, bodies, strict=True)]
+
+    def _row(self, head: list[int], body: list[int]) -> Row:
+        cutoff = self.prompt_config.cutoff
+        opening = self._opening()
+        whole = [*opening, *body, self.end_id]
+        ids = whole[:cutoff]
+        prompt = min(len(opening) + len(head), len(ids))
+        masked = prompt if self.prompt_config.mask_prompt else 0
+        labels = [IGNORE] * masked + ids[masked:]
+        return Row(ids, labels, prompt, cut=len(whole) > cutoff, seam=body[: len(head)] != head)
+
+    def _opening(self) -> list[int]:
+        return [] if self.bos_id is None else [self.bos_id]
+
+    def seams(self, examples: Sequence[Example]) -> int:
+        """How many examples change their prompt's tokens when prompt and answer are tokenised as one text."""
+        prompts = [self.template.prompt(e.instruction, e.input) for e in examples]
+        heads = self.tokenizer.encode(prompts)
+        joined = self.tokenizer.encode(
+            [p + self.template.answer(e.output) for p, e in zip(prompts, examples, strict=True)]
+        )
+        return sum(body[: len(head)] != head for head, body in zip(heads, joined, strict=True))

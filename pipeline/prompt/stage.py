@@ -1,0 +1,136 @@
+"""The tokens stage: `dataset/*.jsonl` in, `tokens/*.arrow` out, through the doctor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.dataset.stage import load as load_examples
+from pipeline.errors import UserError
+from pipeline.files import sha256_file, write_text
+from pipeline.progress import bar, say
+from pipeline.prompt import template as templates
+from pipeline.prompt.doctor import examine, examine_rows
+from pipeline.prompt.encode import Encoder, Row
+from pipeline.prompt.preview import as_text
+from pipeline.prompt.tokenizer import Tokenizer
+from pipeline.prompt.tokens import TokenWriter
+from pipeline.record import Example
+from pipeline.run import Run
+
+PARTS = ("train", "val", "holdout")
+CHUNK = 2000  # rows encoded at once
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the prompt room needs to know of the base: tokenizer folder, embedding rows, end ids in its own files."""
+
+    folder: Path
+    rows: int | None = None
+    eos: tuple[int, ...] = ()
+
+
+def key(config: Config, run: Run, tokenizer: Any) -> dict[str, Any]:
+    """All that the result depends on; `tokenizer` is the identity of the tokenizer's files."""
+    template = templates.path_of(config.prompt.template)
+    return {
+        "version": 1,
+        "prompt": {**config.value("prompt"), "template": templates.load(config.prompt.template).hash},
+        "template_file": sha256_file(template),
+        "add_tokens": config.value("model.add_tokens"),
+        "tokenizer": tokenizer,
+        "dataset": run.result("dataset"),
+    }
+
+
+def encoder_of(config: Config, folder: Path) -> Encoder:
+    """The one encoder of a run."""
+    return Encoder(templates.load(config.prompt.template), Tokenizer(folder, config.model.add_tokens), config.prompt)
+
+
+def build(config: Config, run: Run, vocabulary: Vocabulary, stage_key: dict[str, Any]) -> None:
+    """Encodes every row of the data stage.
+
+    Raises:
+        UserError: the doctor found what training would suffer from, or no row carries loss.
+    """
+    encoder = encoder_of(config, vocabulary.folder)
+    for note in examine(encoder, vocabulary.rows, vocabulary.eos):
+        say("tokens:", note)
+    with run.writing("tokens", stage_key) as output:
+        for part in PARTS:
+            output.counts[part] = _encode_part(
+                config, encoder, load_examples(run, part), output.folder / f"{part}.arrow", part
+            )
+        if not output.counts["train"]["learnt"]:
+            raise UserError(
+                "no token of any training row carries loss: every prompt fills the cutoff", "prompt.cutoff", "raise it"
+            )
+        if config.data.val and not output.counts["val"]["rows"]:
+            raise UserError("no held-out row fits into the cutoff", "prompt.cutoff", "raise it, or set data.val=0")
+        sample = load_examples(run, "train")[:5]
+        rows = encoder.rows(sample)
+        write_text(output.folder / "preview.txt", as_text(encoder, rows, colour=False) + "\n")
+        output.counts["template"] = {"id": encoder.template.id, "hash": encoder.template.hash}
+        output.counts["tokenizer"] = encoder.tokenizer.hash
+        output.counts["end_id"], output.counts["bos_id"] = encoder.end_id, encoder.bos_id
+    _report(output.counts, config)
+
+
+def _encode_part(
+    config: Config, encoder: Encoder, examples: Sequence[Example], path: Path, part: str
+) -> dict[str, int]:
+    counts = dict.fromkeys(("rows", "tokens", "learnt", "longest", "cut", "rejected", "no_loss", "seam"), 0)
+    writer = TokenWriter(path)
+    with bar(total=len(examples), what=f"tokens {part}") as progress:
+        for start in range(0, len(examples), CHUNK):
+            chunk = examples[start : start + CHUNK]
+            rows = encoder.rows(chunk)
+            examine_rows(encoder, rows, start)
+            kept = [
+                (row, e.id)
+                for row, e in zip(rows, chunk, strict=True)
+                if not (row.cut and config.prompt.too_long == "reject")
+            ]
+            writer.write((row for row, _ in kept), (id for _, id in kept))
+            _count(counts, [row for row, _ in kept], len(rows) - len(kept))
+            progress.update(len(chunk))
+    writer.close()
+    return counts
+
+
+def _count(counts: dict[str, int], rows: Sequence[Row], rejected: int) -> None:
+    learnt = [row.learnt for row in rows]
+    counts["rows"] += len(rows)
+    counts["tokens"] += sum(len(row.ids) for row in rows)
+    counts["learnt"] += sum(learnt)
+    counts["longest"] = max([counts["longest"], *(len(row.ids) for row in rows)])
+    counts["cut"] += sum(row.cut for row in rows)
+    counts["rejected"] += rejected
+    counts["no_loss"] += sum(n == 0 for n in learnt)
+    counts["seam"] += sum(row.seam for row in rows)
+
+
+def _report(counts: dict[str, Any], config: Config) -> None:
+    train = counts["train"]
+    say(
+        f"tokens: {train['rows']:,} training rows, {train['tokens']:,} tokens, {train['learnt']:,} of them carry loss, longest row {train['longest']}"
+    )
+    for part in PARTS:
+        c = counts[part]
+        if c["cut"]:
+            say(
+                f"        {part}: {c['cut']:,} rows were longer than {config.prompt.cutoff} and cut: they do not learn to stop (prompt.too_long=reject drops them)"
+            )
+        if c["rejected"]:
+            say(f"        {part}: {c['rejected']:,} rows longer than {config.prompt.cutoff} tokens rejected")
+        if c["no_loss"]:
+            say(f"        {part}: {c['no_loss']:,} rows carry no loss, their prompt fills the cutoff")
+        if c["seam"]:
+            say(
+                f"        {part}: {c['seam']:,} rows change prompt tokens where the answer is joined (prompt.join=apart avoids it)"
+            )

@@ -1,0 +1,136 @@
+"""A template is data: two prompts (with and without input), what stands before the answer, and what ends it.
+
+Substitution is literal and in one pass: an instruction that contains `{input}` stays text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from pipeline.errors import UserError
+from pipeline.files import sha256_json
+
+BUILT_IN = Path(__file__).parent / "templates"
+KEYS = ("id", "prompt_input", "prompt_no_input", "answer_prefix", "end")
+SLOT = re.compile(r"(\{instruction\}|\{input\})")
+
+
+@dataclass(frozen=True)
+class Template:
+    """`end` is "eos" (the tokenizer's own) or the spelling of the special token that ends an answer."""
+
+    id: str
+    prompt_input: str
+    prompt_no_input: str
+    answer_prefix: str = ""
+    end: str = "eos"
+
+    @property
+    def hash(self) -> str:
+        """Identity of the form, whatever it is called."""
+        return sha256_json([self.prompt_input, self.prompt_no_input, self.answer_prefix, self.end])[:16]
+
+    def prompt(self, instruction: str, input: str = "") -> str:
+        """The text before the answer; the form with input is used when `input` is not empty."""
+        form = self.prompt_input if input else self.prompt_no_input
+        parts = {"{instruction}": instruction, "{input}": input}
+        return "".join(parts.get(piece, piece) for piece in SLOT.split(form))
+
+    def answer(self, output: str) -> str:
+        """The text that carries loss, without the end token."""
+        return self.answer_prefix + output
+
+    def jinja(self, bos: str, end: str) -> str:
+        """The same template as a Hugging Face chat template: each user turn is one instruction.
+
+        A message may carry `input` beside `content`. Strings become Jinja literals, so template text is never code.
+        """
+
+        def form(text: str) -> str:
+            names = {"{instruction}": "m['content']", "{input}": "m['input']"}
+            return " + ".join(names.get(p) or json.dumps(p, ensure_ascii=False) for p in SLOT.split(text) if p)
+
+        answer = " + ".join(
+            ([json.dumps(self.answer_prefix)] if self.answer_prefix else []) + ["m['content']", json.dumps(end)]
+        )
+        return (
+            "{%- for m in messages -%}"
+            + (("{%- if loop.first -%}{{- " + json.dumps(bos) + " -}}{%- endif -%}") if bos else "")
+            + "{%- if m['role'] == 'user' -%}"
+            + "{%- if m['input'] -%}{{- " + form(self.prompt_input) + " -}}"
+            + "{%- else -%}{{- " + form(self.prompt_no_input) + " -}}{%- endif -%}"
+            + "{%- elif m['role'] == 'assistant' -%}{{- " + answer + " -}}"
+            + "{%- else -%}{{- raise_exception('this template knows the roles user and assistant only') -}}"
+            + "{%- endif -%}{%- endfor -%}"
+        )  # fmt: skip
+
+
+def names() -> list[str]:
+    """The built-in templates."""
+    return sorted(path.stem for path in BUILT_IN.glob("*.yaml"))
+
+
+def path_of(name: str) -> Path:
+    """The YAML file of a built-in name or of the user's own template.
+
+    Raises:
+        UserError: neither exists.
+    """
+    if name in names():
+        return BUILT_IN / f"{name}.yaml"
+    path = Path(name)
+    if path.is_file():
+        return path
+    near = difflib.get_close_matches(name, names(), 1)
+    fix = f"did you mean {near[0]}?" if near else f"built in: {', '.join(names())}; or give the path of a YAML file"
+    raise UserError(f"unknown template {name!r}", "prompt.template", fix)
+
+
+def load(name: str) -> Template:
+    """Loads and checks a template.
+
+    Raises:
+        UserError: unknown name, unreadable file, missing or unknown key, or a prompt without its slot.
+    """
+    path = path_of(name)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(
+            f"not a readable template: {' '.join(str(error).split())[:200]}", str(path), "see pipeline/prompt/templates"
+        ) from None
+    if not isinstance(values, dict):
+        raise UserError("a template is a table of keys", str(path), f"keys: {', '.join(KEYS)}")
+    for key, value in values.items():
+        if key not in KEYS:
+            near = difflib.get_close_matches(str(key), KEYS, 1)
+            raise UserError(
+                f"unknown key {key!r}", str(path), f"did you mean {near[0]}?" if near else f"keys: {', '.join(KEYS)}"
+            )
+        if not isinstance(value, str):
+            raise UserError(f"{key} is not text", str(path), "put it in quotes")
+    for key, slots in (("prompt_input", ("{instruction}", "{input}")), ("prompt_no_input", ("{instruction}",))):
+        if key not in values:
+            raise UserError(f"{key} is missing", str(path), "a template has a form with input and one without")
+        for slot in slots:
+            if values[key].count(slot) != 1:
+                raise UserError(
+                    f"{key} holds {slot} {values[key].count(slot)} times, not once",
+                    str(path),
+                    f"put {slot} where the text shall go",
+                )
+    if "{input}" in values["prompt_no_input"]:
+        raise UserError("prompt_no_input holds {input}, which is empty there", str(path), "remove it")
+    for key in ("prompt_input", "prompt_no_input"):
+        for slot in ("{output}", "{response}"):
+            if slot in values[key]:
+                raise UserError(
+                    f"{key} holds {slot}; the answer follows the prompt by itself", str(path), f"remove {slot}"
+                )
+    return Template(**{"id": path.stem, **values})

@@ -1,0 +1,183 @@
+"""A base model's tokenizer, without transformers: text to ids, never to special ids.
+
+A folder with `tokenizer.model` is read by sentencepiece, which is what the LLaMA-1 recipes ran; any other by
+`tokenizers` from `tokenizer.json`. In both, the spelling of a special token inside plain text stays plain text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.files import read_json, sha256_file, sha256_json
+
+FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json")
+
+
+class Tokenizer:
+    """Ids of plain text, and the special ids around it.
+
+    Attributes:
+        kind: `sentencepiece` or `tokenizers`.
+        size: number of ids, added tokens included.
+        bos_id, eos_id, pad_id, unk_id: None where the tokenizer has none.
+        adds_bos: whether the tokenizer puts BOS before a text by itself.
+    """
+
+    def __init__(self, folder: Path, add_tokens: Sequence[str] = ()) -> None:
+        self.folder = folder
+        self.names = _special_names(folder)
+        if (folder / "tokenizer.model").is_file():
+            self._load_sentencepiece(folder / "tokenizer.model")
+        elif (folder / "tokenizer.json").is_file():
+            self._load_tokenizers(folder / "tokenizer.json")
+        else:
+            raise UserError(
+                "no tokenizer.model and no tokenizer.json",
+                str(folder),
+                "name a folder that has one with model.tokenizer",
+            )
+        self.added = {}
+        for token in add_tokens:
+            if self.token_id(token) is not None:
+                raise UserError(f"{token!r} is in the vocabulary already", "model.add_tokens", "remove it there")
+            self.added[token] = self.size
+            self.size += 1
+        if "[PAD]" in self.added:
+            self.pad_id = self.added["[PAD]"]
+
+    def _load_sentencepiece(self, path: Path) -> None:
+        import sentencepiece
+
+        self.kind = "sentencepiece"
+        try:
+            self._spm = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"not a sentencepiece model: {error}", str(path), "fetch the base again") from None
+        self.size = self._spm.get_piece_size()
+
+        def known(id: int) -> int | None:
+            return id if id >= 0 else None
+
+        self.bos_id, self.eos_id = known(self._spm.bos_id()), known(self._spm.eos_id())
+        self.unk_id, self.pad_id = known(self._spm.unk_id()), known(self._spm.pad_id())
+        self.adds_bos = self.names.get("add_bos_token", True) and self.bos_id is not None
+
+    def _load_tokenizers(self, path: Path) -> None:
+        import tokenizers
+
+        self.kind = "tokenizers"
+        try:
+            self._fast = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the Rust side raises plain Exception
+            raise UserError(f"not a readable tokenizer.json: {error}", str(path), "fetch the base again") from None
+        self._fast.no_truncation()
+        self._fast.no_padding()
+        probe = self._fast.encode("a").ids
+        # From here on special tokens inside a text are read as the letters they are made of.
+        self._fast.encode_special_tokens = True
+        self.size = self._fast.get_vocab_size(with_added_tokens=True)
+        ids = {name: self._id_of(name) for name in ("bos", "eos", "pad", "unk")}
+        self.bos_id, self.eos_id, self.pad_id, self.unk_id = ids["bos"], ids["eos"], ids["pad"], ids["unk"]
+        self.adds_bos = self.bos_id is not None and probe[:1] == [self.bos_id]
+
+    def _id_of(self, name: str) -> int | None:
+        token = self.names.get(f"{name}_token")
+        if token is not None:
+            return self._fast.token_to_id(token)
+        id = self.names.get(f"{name}_token_id")
+        return id[0] if isinstance(id, list) and id else id if isinstance(id, int) else None
+
+    @cached_property
+    def hash(self) -> str:
+        """Identity of the mapping from text to ids."""
+        file = self.folder / ("tokenizer.model" if self.kind == "sentencepiece" else "tokenizer.json")
+        return sha256_json([sha256_file(file), self.bos_id, self.eos_id, self.pad_id, self.added])[:16]
+
+    @cached_property
+    def special_ids(self) -> dict[int, str]:
+        """Ids that plain text must never give, with their spelling."""
+        if self.kind == "sentencepiece":
+            found = {i: self._spm.id_to_piece(i) for i in (self.bos_id, self.eos_id) if i is not None}
+        else:
+            found = {i: token.content for i, token in self._fast.get_added_tokens_decoder().items() if token.special}
+        return {**found, **{i: token for token, i in self.added.items()}}
+
+    def token_id(self, token: str) -> int | None:
+        """Id of a vocabulary entry by its exact spelling."""
+        if token in getattr(self, "added", {}):
+            return self.added[token]
+        if self.kind == "sentencepiece":
+            id = self._spm.piece_to_id(token)
+            return id if self._spm.id_to_piece(id) == token else None
+        return self._fast.token_to_id(token)
+
+    def token(self, id: int) -> str:
+        """Spelling of an id."""
+        for token, added in self.added.items():
+            if added == id:
+                return token
+        return self._spm.id_to_piece(id) if self.kind == "sentencepiece" else (self._fast.id_to_token(id) or "")
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text that opens a sequence; no special ids."""
+        if self.kind == "sentencepiece":
+            return self._spm.encode(list(texts), num_threads=2) if texts else []
+        return [e.ids for e in self._fast.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode_after(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text that follows other ids: without the space that LLaMA's tokenizer puts in front.
+
+        A line break is one token of its own there, so it is encoded in front and cut off again.
+        """
+        if not self._opens_with_space:
+            return self.encode(texts)
+        lead = self.encode(["\n"])[0]
+        encoded = self.encode(["\n" + text for text in texts])
+        return [ids[len(lead) :] if ids[: len(lead)] == lead else ids for ids in encoded]
+
+    @cached_property
+    def _opens_with_space(self) -> bool:
+        ids = self.encode(["a"])[0]
+        return bool(ids) and self.token(ids[0]).startswith("\u2581")
+
+    def decode(self, ids: Sequence[int], keep_special: bool = False) -> str:
+        """Text of ids; special ids are left out, or spelt with `keep_special`."""
+        if self.kind == "tokenizers":
+            return self._fast.decode(list(ids), skip_special_tokens=not keep_special)
+        text, run = "", []
+        for id in [*ids, -1]:
+            if id == -1 or id in self.special_ids:
+                text += self._spm.decode(run) if run else ""
+                run = []
+                text += self.special_ids[id] if keep_special and id != -1 else ""
+            else:
+                run.append(id)
+        return text
+
+
+def identity(folder: Path) -> list[Path]:
+    """The files that decide what a tokenizer does."""
+    return [folder / name for name in FILES if (folder / name).is_file()]
+
+
+def _special_names(folder: Path) -> dict[str, Any]:
+    """bos_token, eos_token, ... from the files of a Hugging Face folder; ids from config.json where no name is given."""
+    found: dict[str, Any] = {}
+    for file in ("config.json", "special_tokens_map.json", "tokenizer_config.json"):
+        values = read_json(folder / file)
+        if not isinstance(values, dict):
+            continue
+        for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+            value = values.get(name)
+            value = value.get("content") if isinstance(value, dict) else value
+            if isinstance(value, str):
+                found[name] = value
+            if file == "config.json" and values.get(f"{name}_id") is not None:
+                found[f"{name}_id"] = values[f"{name}_id"]
+        if isinstance(values.get("add_bos_token"), bool):
+            found["add_bos_token"] = values["add_bos_token"]
+    return found

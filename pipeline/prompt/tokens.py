@@ -1,0 +1,69 @@
+"""Encoded rows on disk: Arrow, memory-mapped, so that a data set of any size costs no memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.prompt.encode import Row
+
+SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32())), ("id", pa.string())])
+
+
+class Tokens:
+    """Rows of one part of the data.
+
+    Attributes:
+        lengths: tokens of each row, int64, shape (rows,).
+        learnt: tokens of each row that carry loss, int64, shape (rows,).
+    """
+
+    def __init__(self, path: Path) -> None:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all().combine_chunks()
+        self.ids, self._offsets = _flat(table["input_ids"])
+        self.labels, _ = _flat(table["labels"])
+        self.names = table["id"]
+        self.lengths = np.diff(self._offsets)
+        counted = self.labels != -100
+        if len(self.lengths):
+            counted[self._offsets[:-1]] = False  # nothing predicts the first token of a row
+        sums = np.concatenate([[0], np.cumsum(counted)])
+        self.learnt = sums[self._offsets[1:]] - sums[self._offsets[:-1]]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """input_ids and labels of one row, int32, shape (length,)."""
+        span = slice(self._offsets[index], self._offsets[index + 1])
+        return self.ids[span], self.labels[span]
+
+
+def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Values and offsets of a list column, without a copy."""
+    if column.num_chunks == 0:
+        return np.zeros(0, np.int32), np.zeros(1, np.int64)
+    array = column.chunk(0)
+    return array.values.to_numpy(zero_copy_only=False), array.offsets.to_numpy().astype(np.int64)
+
+
+class TokenWriter:
+    """Writes rows in batches as they are encoded."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer = pa.ipc.new_file(str(path), SCHEMA)
+
+    def write(self, rows: Iterable[Row], names: Iterable[str]) -> None:
+        rows = list(rows)
+        columns = [
+            pa.array([r.ids for r in rows], SCHEMA.field("input_ids").type),
+            pa.array([r.labels for r in rows], SCHEMA.field("labels").type),
+            pa.array(list(names), pa.string()),
+        ]
+        self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+
+    def close(self) -> None:
+        self._writer.close()
