@@ -39,7 +39,8 @@ class Model(Section):
     quantize: Literal["none", "int8", "nf4"] = "none"
     """Frozen base in 8 or 4 bits (bitsandbytes), when memory is short."""
     geometry: dict[str, Any] | None = None
-    """Shape of the model (keys of config.json, with model_type): random weights, for plans and tests."""
+    """Shape of the model (keys of config.json, with model_type). Beside a base: for `make plan` without its files.
+    Without a base: random weights of that shape, for tests and benchmarks."""
     add_tokens: tuple[str, ...] = ()
     """New special tokens: appended to the vocabulary, started at the mean embedding, trained and saved."""
 
@@ -90,7 +91,7 @@ class Adapter(Section):
     """lora: low-rank updates of `targets`. full: every weight."""
     r: Positive = 16
     """Rank."""
-    alpha: Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)] = 32
+    alpha: Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)] = 32.0
     """Scale of the update is alpha / r."""
     dropout: Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)] = 0.0
     """On the adapter's input while training."""
@@ -101,7 +102,7 @@ class Adapter(Section):
 class Train(Section):
     batch_size: Positive = 32
     """Examples per optimiser step, exactly."""
-    epochs: Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)] = 1
+    epochs: Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)] = 1.0
     """Passes over the training rows."""
     max_steps: Count = 0
     """Stop after this many optimiser steps; 0 = as many as `epochs` says."""
@@ -120,6 +121,8 @@ class Train(Section):
     """Most tokens, padding included, that go through the model at once; 0 = chosen from memory."""
     eval_every: Count = 0
     """Steps between held-out loss and sample answers; 0 = a quarter of the run."""
+    eval_rows: Positive = 64
+    """Held-out rows used for the loss while training; the final table uses all of them."""
     save_every: Count = 0
     """Steps between checkpoints; 0 = a twelfth of the run."""
     keep: Positive = 2
@@ -131,8 +134,8 @@ class Train(Section):
 
 
 class Eval(Section):
-    answers: Count = 200
-    """Held-out rows (and as many of the held-out tasks) answered by base and tuned model."""
+    rows: Positive = 200
+    """Held-out rows (and as many of the held-out tasks) measured on base and tuned model."""
     max_new_tokens: Positive = 64
     """Longest answer in the measurements."""
     prompts: tuple[str, ...] = (

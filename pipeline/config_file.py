@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,24 +15,30 @@ from pipeline.config import SYNONYMS, Config
 from pipeline.errors import UserError
 
 Key = tuple[str | int, ...]
+INDEX = re.compile(r"^[0-9]{1,6}$")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 2e-5 is a number and only true/false are booleans."""
+    """YAML in which 2e-5 is a number, only true/false are booleans, and 010 is not 8 nor 1:30 ninety."""
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":int", ":float", ":timestamp"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false|True|False)$"), list("tTfF"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?([0-9]+\.[0-9]*([eE][-+]?[0-9]+)?|\.[0-9]+([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf|\.nan)$"
-    ),
-    list("-+.0123456789"),
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789"))
+_FLOAT = re.compile(
+    r"^[-+]?([0-9]+\.[0-9]*([eE][-+]?[0-9]+)?|\.[0-9]+([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf|\.nan)$"
 )
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts quotes around a text that _Loader or any other YAML reader would take for a number or a switch."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -48,18 +54,16 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     try:
         node = yaml.compose(text, Loader=_Loader)
         _places(node, (), str(path), lines, problems)
-        values = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+        values = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        said = getattr(error, "problem", None) or str(error)
-        raise UserError(f"not valid YAML: {said}", where, "check indentation and quotes there") from None
+        raise UserError(f"not valid YAML: {_yaml_said(error)}", where, "check indentation and quotes there") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise UserError(
-            f"a config is a table of keys, this is a {type(values).__name__}", str(path), "see configs/demo.yaml"
-        )
+        kind = "list" if isinstance(values, list) else "single value"
+        raise UserError(f"a config is a table of keys, this is a {kind}", str(path), "see configs/demo.yaml")
     for word in overrides:
         _override(values, word, lines, problems)
     try:
@@ -68,7 +72,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         problems += [_problem(dict(item), lines, str(path)) for item in error.errors()]
         config = None
     if config is not None:
-        problems += contradictions(config)
+        problems += [
+            f"{_place(key, lines, str(path))}: {_dotted(key)}: {said}" for key, said in _contradictions(config)
+        ]
     if problems or config is None:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UserError(f"{count} in the config:\n" + "\n".join(f"  - {p}" for p in problems))
@@ -77,28 +83,33 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def contradictions(config: Config) -> list[str]:
     """What is wrong between keys that are each right by themselves."""
-    found = []
+    return [f"{_dotted(key)}: {said}" for key, said in _contradictions(config)]
+
+
+def _contradictions(config: Config) -> list[tuple[Key, str]]:
+    found: list[tuple[Key, str]] = []
     if not config.model.base and not config.model.geometry:
-        found.append("model.base: missing; name a hub id, a folder or a .gguf file")
+        found.append((("model", "base"), "missing; name a hub id, a folder or a .gguf file"))
     if config.model.geometry is not None and "model_type" not in config.model.geometry:
-        found.append("model.geometry: needs model_type, such as llama")
+        found.append((("model", "geometry"), "needs model_type, such as llama"))
     if config.adapter.method == "full" and config.model.quantize != "none":
-        found.append(
-            "adapter.method: full cannot train a quantised base; set model.quantize=none or adapter.method=lora"
-        )
+        said = "full cannot train a quantised base; set model.quantize=none or adapter.method=lora"
+        found.append((("adapter", "method"), said))
     if config.data.val_exact_only and not any(s.exact or s.path == "families" for s in config.data.sources):
-        found.append("data.val_exact_only: no source is marked `exact: true`")
+        found.append((("data", "val_exact_only"), "no source is marked `exact: true`"))
     for i, source in enumerate(config.data.sources):
         if source.path == "families" and source.rows is None:
-            found.append(f"data.sources[{i}].rows: missing; say how many rows `families` shall make")
+            found.append((("data", "sources", i, "rows"), "missing; say how many rows `families` shall make"))
     if config.train.warmup > 1 and config.train.warmup != int(config.train.warmup):
-        found.append(f"train.warmup: {config.train.warmup} is neither a share below 1 nor whole steps")
+        said = f"{config.train.warmup} is neither a share below 1 nor whole steps"
+        found.append((("train", "warmup"), said))
     return found
 
 
 def dump(config: Config) -> str:
     """The resolved config as YAML: every value that the run uses."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+    values = config.model_dump(mode="json")
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def _read(path: Path) -> str:
@@ -127,6 +138,9 @@ def _places(node: Any, key: Key, path: str, lines: dict[Key, str], problems: lis
         seen: dict[str, int] = {}
         for name, value in node.value:
             line = name.start_mark.line + 1
+            if not isinstance(name, yaml.ScalarNode):
+                problems.append(f"{path}:{line}: a key is one word, not a list or a table")
+                continue
             if name.value in seen:
                 problems.append(
                     f"{path}:{line}: {_dotted((*key, name.value))} is given twice (first in line {seen[name.value]})"
@@ -146,48 +160,84 @@ def _override(values: dict[str, Any], word: str, lines: dict[Key, str], problems
         problems.append(f"ARGS: {word!r} is not key=value")
         return
     try:
-        value = yaml.load(text, Loader=_Loader) if text else ""  # noqa: S506
+        value = yaml.load(text, Loader=_Loader) if text else ""
     except (yaml.YAMLError, ValueError, RecursionError):
         problems.append(f"ARGS: {dotted}: cannot read {text!r} as a value")
         return
-    key: Key = tuple(int(part) if part.isdigit() else part for part in dotted.split("."))
+    key: Key = tuple(int(part) if INDEX.match(part) else part for part in dotted.split("."))
     here: Any = values
-    for part in key[:-1]:
-        if isinstance(here, dict):
-            here = here.setdefault(part, {}) if here.get(part) is not None else here.update({part: {}}) or here[part]
-        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
+    for n, part in enumerate(key):
+        last = n == len(key) - 1
+        if isinstance(here, list) and isinstance(part, int) and part < len(here):
+            if last:
+                here[part] = value
+            here = here[part]
+        elif isinstance(here, dict) and isinstance(part, str):
+            if last:
+                here[part] = value
+            elif here.get(part) is None:  # a section that is absent or empty begins here
+                here[part] = {}
             here = here[part]
         else:
-            problems.append(f"ARGS: {dotted}: there is no {part} to set something in")
+            problems.append(f"ARGS: {dotted}: {_cannot_hold(key[:n], here, part)}")
             return
-    if isinstance(here, dict):
-        here[str(key[-1])] = value
-    elif isinstance(here, list) and isinstance(key[-1], int) and key[-1] < len(here):
-        here[key[-1]] = value
-    else:
-        problems.append(f"ARGS: {dotted}: cannot be set in {type(here).__name__}")
-        return
     for old in [k for k in lines if k[: len(key)] == key]:
         del lines[old]
     lines[key] = "ARGS"
 
 
+def _cannot_hold(key: Key, here: Any, part: str | int) -> str:
+    """Why `part` cannot be set in what stands at `key`."""
+    if isinstance(here, list):
+        if isinstance(part, int):
+            return f"{_dotted(key)} has {len(here)} items, counted from 0"
+        return f"{_dotted(key)} is a list; name one of its {len(here)} items by its number, from 0"
+    if isinstance(here, dict):
+        return f"{_dotted(key)} is no list in the config file; write the whole: '{_dotted(key)}=[...]'"
+    return f"{_dotted(key)} is {_shown(here)}, which has no keys"
+
+
+def _place(key: Key, lines: dict[Key, str], path: str) -> str:
+    """file:line of a key, or of the nearest thing around it that is in the file."""
+    return next((lines[key[:n]] for n in range(len(key), -1, -1) if key[:n] in lines), path)
+
+
+def _shown(value: Any) -> str:
+    """A value as it looks in YAML, shortened."""
+    text = "empty" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _yaml_said(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "brackets are nested too deeply, or an alias holds itself"
+    if isinstance(error, yaml.YAMLError):
+        return getattr(error, "problem", None) or " ".join(str(error).split())
+    return "a number has too many digits"
+
+
 def _problem(item: dict[str, Any], lines: dict[Key, str], path: str) -> str:
     """One line for one pydantic error: place, key, what is wrong, nearest key."""
-    key: Key = item["loc"]
-    at = next((lines[key[:n]] for n in range(len(key), -1, -1) if key[:n] in lines), path)
-    given = item["input"]
-    if item["type"] == "extra_forbidden":
+    kind, given = item["type"], item["input"]
+    key: Key = tuple(part for part in item["loc"] if part != "[key]")
+    at = _place(key, lines, path)
+    if kind == "invalid_key":
+        return f"{_place((*key[:-1], str(given)), lines, path)}: unknown key {given}{_suggest((*key[:-1], str(given)))}"
+    if kind == "extra_forbidden":
         return f"{at}: unknown key {_dotted(key)}{_suggest(key)}"
-    if item["type"] == "missing":
+    if kind == "missing":
         return f"{at}: {_dotted(key)} is missing"
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "model_type":
+    message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    own = {
+        "string_pattern_mismatch": "expected letters, digits, '.', '_' or '-', beginning with a letter or digit",
+        "string_too_short": "must not be empty",
+        "string_type": "expected text; put it in quotes",
+        "tuple_type": f"expected a list, such as [{given if isinstance(given, str) else 'a, b'}]",
+    }
+    if kind == "model_type":
         message = f"expected a table of keys ({', '.join(_fields(key))})"
-    if item["type"] == "string_pattern_mismatch":
-        message = "expected letters, digits, '.', '_' or '-', beginning with a letter or digit"
-    shown = repr(given) if len(repr(given)) <= 60 else repr(given)[:57] + "..."
-    return f"{at}: {_dotted(key)} = {shown}: {message[0].lower() + message[1:]}"
+    message = own.get(kind, message)
+    return f"{at}: {_dotted(key)} = {_shown(given)}: {message[0].lower() + message[1:]}"
 
 
 def _suggest(key: Key) -> str:
@@ -220,14 +270,14 @@ def _fields(key: Key) -> list[str]:
     return list(_section(key).model_fields)
 
 
-def _models(annotation: Any) -> Iterable[type[BaseModel]]:
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for inner in get_args(annotation):
         yield from _models(inner)
 
 
-def _all_keys(section: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterable[tuple[str, ...]]:
+def _all_keys(section: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     for name, field in section.model_fields.items():
         yield (*prefix, name)
         for inner in _models(field.annotation):

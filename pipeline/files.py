@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,30 @@ def sha256_json(value: Any) -> str:
 def write_text(path: Path, text: str) -> None:
     """Replaces `path` by `text` in one step."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with disk_errors(path.parent):
+            with open(temporary, "w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def json_text(value: Any, indent: int | None = None, default: Callable[[Any], Any] | None = None) -> str:
+    """JSON that is always valid UTF-8: letters as they are, unless half a character (a surrogate) is among them."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=default)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent, default=default)
+    return text
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value, indent=1) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -67,18 +82,18 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full.
     """
-    recover(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    make_folder(folder.parent)
+    with disk_errors(folder):
+        recover(folder)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
     try:
         with disk_errors(folder):
             yield temporary
-            for path in sorted(temporary.rglob("*")):
-                if path.is_file():
+            for path in [*sorted(temporary.rglob("*")), temporary]:
+                if path.is_file() or path.is_dir():
                     _fsync(path)
-            _fsync(temporary)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -88,6 +103,20 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     os.replace(temporary, folder)
     _fsync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it.
+
+    Raises:
+        UserError: a file is in the way, or there are no rights to write.
+    """
+    with disk_errors(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError("cannot be made: a file is in the way", str(folder),
+                            "choose another folder with RUNS=...") from None  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -103,10 +132,11 @@ def disk_errors(folder: Path) -> Iterator[None]:
                 "no space left on the disk; what was there before is untouched", str(folder),
                 "free some space or move the run folder with RUNS=/other/disk, then run the same command again",
             ) from None  # fmt: skip
-        if code in (errno.EACCES, errno.EROFS):
+        if code in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(
-                f"cannot write: {os.strerror(code)}", str(folder), "choose another folder with RUNS=..."
-            ) from None
+                f"cannot write or read: {os.strerror(code)}", str(getattr(error, "filename", None) or folder),
+                "change its rights, or choose another run folder with RUNS=...",
+            ) from None  # fmt: skip
         raise
 
 

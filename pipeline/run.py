@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
+import json
 import os
 import platform
 import time
@@ -28,7 +29,16 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.errors import UserError
-from pipeline.files import read_json, recover, replace_folder, sha256_file, sha256_json, write_json
+from pipeline.files import (
+    disk_errors,
+    make_folder,
+    read_json,
+    recover,
+    replace_folder,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "sentencepiece", "peft", "accelerate", "datasets", "safetensors")
 
@@ -42,7 +52,7 @@ class Run:
     @classmethod
     def of(cls, name: str) -> Run:
         """The folder of a run, under RUNS (default `runs`)."""
-        return cls(Path(os.environ.get("RUNS", "runs")) / name)
+        return cls(Path(os.environ.get("RUNS") or "runs") / name)
 
     def folder(self, stage: str) -> Path:
         return self.root / stage
@@ -51,7 +61,8 @@ class Run:
         """What a finished stage wrote about itself; None when it has not finished."""
         recover(self.folder(stage))
         found = read_json(self.folder(stage) / "manifest.json")
-        return found if isinstance(found, dict) else None
+        whole = isinstance(found, dict) and isinstance(found.get("key"), dict) and isinstance(found.get("files"), dict)
+        return found if whole else None
 
     def result(self, stage: str) -> str:
         """One hash over all that a finished stage produced."""
@@ -60,7 +71,8 @@ class Run:
 
     def is_current(self, stage: str, key: dict[str, Any]) -> bool:
         manifest = self.manifest(stage)
-        if manifest is None or manifest.get("key") != key:
+        # The key went through JSON when it was written, which makes lists of tuples.
+        if manifest is None or manifest["key"] != json.loads(json.dumps(key)):
             return False
         folder = self.folder(stage)
         return all(
@@ -100,16 +112,17 @@ class Run:
         Raises:
             UserError: another live process holds it.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        path = self.root / ".lock"
-        with open(path, "a+", encoding="utf-8") as file:
+        make_folder(self.root)
+        with disk_errors(self.root):
+            file = open(self.root / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  (closed by the `with` below)
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 file.seek(0)
                 raise UserError(
                     f"the run folder is in use by process {file.read().strip() or '?'}", str(self.root),
-                    "wait for it, stop it, or give this run another name (ARGS=\"name=other\")",
+                    'wait for it, stop it, or give this run another name (ARGS="name=other")',
                 ) from None  # fmt: skip
             file.seek(0)
             file.truncate()

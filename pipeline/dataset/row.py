@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from pipeline.config import Source
 from pipeline.dataset.source import Raw
 from pipeline.record import Example
+
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +24,7 @@ class Rejected:
     row: Any
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {"rule": self.rule, "reason": self.reason, "place": self.place, "row": self.row}
 
 
 def check(raw: Raw, source: Source, keep_empty_output: bool) -> Example | Rejected:
@@ -36,24 +40,26 @@ def check(raw: Raw, source: Source, keep_empty_output: bool) -> Example | Reject
         return no("not-an-object", f"a row is an object, this is {_kind(row)}")
     for name in ("instruction", "output"):
         if name not in row:
-            return no(f"{name}-missing", f"no field {name!r} (fields: {', '.join(map(str, list(row)[:6])) or 'none'})")
-    fields = {name: row.get(name) for name in ("instruction", "input", "output")}
-    if fields["input"] is None:
-        fields["input"] = ""
-    for name, value in fields.items():
+            fields = ", ".join(repr(key[:40]) for key in list(row)[:6]) or "none"
+            return no(f"{name}-missing", f"no field {name!r} (fields: {fields})")
+    texts: dict[str, str] = {}
+    for name in ("instruction", "input", "output"):
+        value = row.get(name)
+        if value is None and name == "input":
+            value = ""
         if not isinstance(value, str):
             return no(f"{name}-not-text", f"{name} is {_kind(value)}, not text")
-        if any("\ud800" <= c <= "\udfff" for c in value):
-            return no("invalid-utf-8", f"{name} holds bytes that are not UTF-8")
-    if not fields["instruction"].strip():
-        return no("instruction-empty", "instruction is empty")
-    if not fields["output"].strip() and not keep_empty_output:
-        return no("output-empty", "output is empty")
+        texts[name] = value
     task = row.get("task")
-    return Example.of(
-        fields["instruction"], fields["input"], fields["output"], source=source.path,
-        task=task if isinstance(task, str) else "", exact=source.exact or source.path == "families",
-    )  # fmt: skip
+    texts["task"] = task if isinstance(task, str) else ""
+    for name, value in texts.items():
+        if SURROGATE.search(value):
+            return no("invalid-utf-8", f"{name} is not UTF-8 (invalid bytes, or half of a \\ud800 pair)")
+    if not texts["instruction"].strip():
+        return no("instruction-empty", "instruction is empty")
+    if not texts["output"].strip() and not keep_empty_output:
+        return no("output-empty", "output is empty")
+    return Example.of(**texts, source=source.path, exact=source.exact or source.path == "families")
 
 
 def _kind(value: Any) -> str:
@@ -62,6 +68,7 @@ def _kind(value: Any) -> str:
         bool: "true/false",
         int: "a number",
         float: "a number",
+        Decimal: "a number",
         str: "text",
         list: "a list",
         dict: "an object",

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,10 @@ from pipeline.dataset.families import generate
 from pipeline.errors import UserError
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
-UTF16 = (b"\xff\xfe", b"\xfe\xff")
+DATA_FILE = re.compile(r"\.(jsonl?|csv|tsv|txt|parquet|arrow|ya?ml|gz|zip|xz|bz2|zst)$", re.IGNORECASE)
+SPACE = re.compile(r"[ \t\n\r]*")
+PACKED = (b"\x1f\x8b", b"PK", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, zip, bzip2, xz, zstd
+DECODER = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) < 4000 else Decimal(digits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +45,17 @@ def kind_of(source: Source) -> str:
     if source.path == "families":
         return "families"
     path = Path(source.path)
-    if path.is_file():
+    if os.path.isfile(path):
         return "file"
-    if path.is_dir():
+    if os.path.isdir(path):
         return "folder"
-    if HUB_ID.match(source.path) and path.suffix not in (".json", ".jsonl") and not path.parent.is_dir():
+    beside = os.path.isdir(path.parent)
+    if HUB_ID.match(source.path) and not DATA_FILE.search(source.path) and not beside:
         return "hub"
-    near = (
-        difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], 1) if path.parent.is_dir() else []
-    )
-    fix = (
-        f"did you mean {path.parent / near[0]}?"
-        if near
-        else "give a .json or .jsonl file, a folder, or a hub id such as tatsu-lab/alpaca"
-    )
+    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], 1) if beside else []
+    fix = "give a .json or .jsonl file, a folder, or a hub id such as tatsu-lab/alpaca"
+    if near:
+        fix = f"did you mean {path.parent / near[0]}?"
     raise UserError(f"no such data file: {source.path}", "data.sources", fix)
 
 
@@ -65,7 +67,11 @@ def read(source: Source, seed: int) -> Iterator[Raw]:
     """
     kind = kind_of(source)
     if kind == "families":
-        for i, row in enumerate(generate(source.rows or 0, seed)):
+        try:
+            rows = generate(source.rows or 0, seed)
+        except ValueError as error:
+            raise UserError(str(error), "data.sources: families", "ask for fewer rows") from None
+        for i, row in enumerate(rows):
             yield Raw(row, f"families:{i + 1}")
     elif kind == "file":
         yield from _file(Path(source.path))
@@ -77,114 +83,131 @@ def _file(path: Path) -> Iterator[Raw]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", str(path), "check the file's rights") from None
-    if data.startswith(UTF16) or b"\x00" in data[:4]:
-        raise UserError("the file is UTF-16, not UTF-8", str(path), f"iconv -f UTF-16 -t UTF-8 {path} > new.json")
-    if data.startswith(b"\x1f\x8b") or data.startswith(b"PK"):
+        raise UserError(f"cannot be read: {error.strerror or error}", str(path), "check the file's rights") from None
+    if coding := _other_coding(data):
+        raise UserError(f"the file is {coding}, not UTF-8", str(path), f"iconv -f {coding} -t UTF-8 {path} > new.json")
+    if data.startswith(PACKED):
         raise UserError("the file is compressed", str(path), "unpack it and name the .json or .jsonl inside")
+    if data.startswith(b"PAR1"):
+        raise UserError("the file is Parquet", str(path), f"name the folder that holds it: {path.parent}")
     # Invalid bytes become lone surrogates: they cost the rows that hold them, not the file.
     text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", errors="surrogateescape")
-    if not text.strip():
+    at = _skip(text, 0)
+    if at == len(text):
         raise UserError("the file is empty", str(path), "it needs rows of instruction, input and output")
-    first = text.lstrip()[0]
-    if first == "[":
-        yield from _array(text, path)
-    elif first == "{":
-        yield from _lines(text, path)
+    if text.startswith("[", at):
+        yield from _array(text, at, path)
+    elif text.startswith("{", at):
+        yield from _lines(text, at, path)
     else:
         raise UserError(
-            f"neither JSON nor JSONL: it begins with {text.lstrip()[:20]!r}", f"{path}:1",
+            f"neither JSON nor JSONL: it begins with {text[at : at + 20]!r}", f"{path}:{_line_of(text, at)}",
             "the file must hold an array of rows, or one row a line",
         )  # fmt: skip
 
 
-def _array(text: str, path: Path) -> Iterator[Raw]:
+def _other_coding(data: bytes) -> str:
+    """Name of a Unicode coding that is not UTF-8: told by its mark, or by the zero beside the first ASCII sign."""
+    if data.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "UTF-32"
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    first = data[:2]
+    if len(first) == 2 and first.count(0) == 1:
+        return "UTF-16LE" if first[1] == 0 else "UTF-16BE"
+    return ""
+
+
+def _skip(text: str, at: int) -> int:
+    """The next position that is not white space in JSON's sense."""
+    found = SPACE.match(text, at)
+    return found.end() if found else at
+
+
+def _line_of(text: str, at: int) -> int:
+    return text.count("\n", 0, at) + 1
+
+
+def _array(text: str, start: int, path: Path) -> Iterator[Raw]:
     """Rows of a JSON array one by one, so that each knows its line."""
-    decoder = json.JSONDecoder()
-    space = re.compile(r"[ \t\n\r]*")
-    at = space.match(text).end() + 1  # type: ignore[union-attr]  # behind the [
-    line, counted, number = 1, 0, 0
+    at, line, counted, number = start + 1, 1, 0, 0
     while True:
-        at = space.match(text, at).end()  # type: ignore[union-attr]
+        at = _skip(text, at)
         line += text.count("\n", counted, at)
         counted = at
         if text.startswith("]", at):
             break
         number += 1
         try:
-            value, end = decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            whole = "the file ends in the middle" if error.pos >= len(text.rstrip()) else f"not valid JSON: {error.msg}"
-            raise UserError(
-                whole, f"{path}:{error.lineno}:{error.colno}, row {number}", "mend that place, or fetch the file again"
-            ) from None
+            value, end = DECODER.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
-            raise UserError(
-                f"not readable JSON: {error}", f"{path}:{line}, row {number}", "mend or delete that row"
-            ) from None
+            raise _broken(text, at, error, path, number) from None
         yield Raw(value, f"{path}:{line} (row {number})")
-        at = space.match(text, end).end()  # type: ignore[union-attr]
+        at = _skip(text, end)
         if text.startswith(",", at):
             at += 1
         elif not text.startswith("]", at):
-            said = (
-                "the file ends in the middle"
-                if at >= len(text)
-                else f"expected , or ] after row {number}, found {text[at]!r}"
-            )
-            raise UserError(
-                said, f"{path}:{text.count(chr(10), 0, at) + 1}", "mend that place, or fetch the file again"
-            )
-    rest = text[at + 1 :].strip()
-    if rest:
+            said = f"expected , or ] after row {number}, found {text[at : at + 1]!r}"
+            if at >= len(text):
+                said = f"the file ends in the middle, after row {number}"
+            raise UserError(said, f"{path}:{_line_of(text, at)}", "mend that place, or fetch the file again")
+    if rest := text[at + 1 :].strip():
         raise UserError(
-            f"something follows the array: {rest[:20]!r}", f"{path}:{line}", "keep one JSON array in the file"
-        )
+            f"something follows the array: {rest[:20]!r}", f"{path}:{_line_of(text, _skip(text, at + 1))}",
+            "keep one JSON array in the file",
+        )  # fmt: skip
     if number == 0:
         raise UserError("the array is empty", str(path), "it needs rows of instruction, input and output")
 
 
-def _lines(text: str, path: Path) -> Iterator[Raw]:
+def _broken(text: str, at: int, error: Exception, path: Path, number: int) -> UserError:
+    """What is wrong with the array's row that begins at `at`; where such a row ends cannot be known."""
+    if isinstance(error, json.JSONDecodeError):
+        said = f"not valid JSON: {error.msg}"
+        if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
+            said = f"the file ends in the middle of row {number}"
+        place = f"{path}:{error.lineno}:{error.colno}, row {number}"
+        return UserError(said, place, "mend that place, or fetch the file again")
+    return UserError(_reason(error), f"{path}:{_line_of(text, at)}, row {number}", "mend or delete that row")
+
+
+def _reason(error: Exception) -> str:
+    """Why a row could not be parsed."""
+    if isinstance(error, RecursionError):
+        return "not readable JSON: brackets are nested too deeply"
+    return f"not valid JSON: {getattr(error, 'msg', error)}"
+
+
+def _lines(text: str, start: int, path: Path) -> Iterator[Raw]:
     """Rows of a JSONL file. A file that is one JSON object over several lines is refused as what it is."""
-    good = bad = 0
-    first_error = ""
-    held: list[Raw] = []
+    _refuse_object(text, start, path)
+    # Only \n ends a line: splitlines would also cut at U+2028 inside a string.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         place = f"{path}:{number}"
         try:
-            raw = Raw(json.loads(line), place)
-            good += 1
+            yield Raw(DECODER.decode(line), place)
         except (ValueError, RecursionError) as error:
-            said = getattr(error, "msg", str(error))
-            raw = Raw(None, place, f"not valid JSON: {said}")
-            first_error = first_error or f"{place}: {said}"
-            bad += 1
-        if good:
-            yield from held
-            held.clear()
-            yield raw
-        else:
-            held.append(raw)
-    if good:
-        if good == 1 and not bad and isinstance(whole := json.loads(text), dict) and "instruction" not in whole:
-            raise _object(whole, path)
-        return
+            yield Raw(None, place, _reason(error))
+
+
+def _refuse_object(text: str, start: int, path: Path) -> None:
     try:
-        whole = json.loads(text)
+        whole, end = DECODER.raw_decode(text, start)
     except (ValueError, RecursionError):
-        raise UserError(
-            f"no line of it is valid JSON (first: {first_error})", str(path), "one JSON object a line, or one array"
-        ) from None
-    raise _object(whole, path)
-
-
-def _object(whole: dict[str, Any], path: Path) -> UserError:
-    inside = [k for k, v in whole.items() if isinstance(v, list)]
+        return  # the first line is a bad row
+    alone = _skip(text, end) == len(text)
+    inside = [key for key, value in whole.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if "\n" not in text[start:end] and not (alone and inside):
+        return
+    place = f"{path}:{_line_of(text, start)}"
+    if not alone:
+        raise UserError("JSON objects over several lines each, with no array around them", place,
+                        "put the rows between [ and ] with commas, or each row on one line")  # fmt: skip
+    keys = ", ".join(repr(key[:40]) for key in list(whole)[:5])
     fix = f"keep the list under {inside[0]!r} and save that as the file" if inside else "put the rows between [ and ]"
-    keys = ", ".join(list(whole)[:5])
-    return UserError(f"a JSON object instead of an array of rows (its keys: {keys})", f"{path}:1", fix)
+    raise UserError(f"a JSON object instead of an array of rows (its keys: {keys})", place, fix)
 
 
 def _datasets(path: str, kind: str) -> Iterator[Raw]:

@@ -36,20 +36,22 @@ def split(examples: Sequence[Example], val: int, holdout: Sequence[str], seed: i
                 f"did you mean {near[0]}?" if near else f"tasks in the data: {', '.join(sorted(tasks)[:20]) or 'none'}"
             )
             raise UserError(f"no row has the task {name!r}", "data.holdout", hint)
-    apart = [e for e in examples if e.task in set(holdout)]
-    rest = [e for e in examples if e.task not in set(holdout)]
+    # By id: a copy of such a row that carries no task would otherwise be learnt.
+    unseen = {e.id for e in examples if e.task in set(holdout)}
+    apart = [e for e in examples if e.id in unseen]
+    rest = [e for e in examples if e.id not in unseen]
+    distinct = len({e.id for e in rest})
     candidates = {e.id for e in rest if e.exact or not exact_only}
-    if val and val >= len({e.id for e in rest}):
+    if val and val >= distinct:
         raise UserError(
-            f"val = {val} leaves nothing to train on: there are {len(rest)} rows", "data.val",
-            f"set data.val below {len(rest)}",
+            f"val = {val} leaves nothing to train on: there are {distinct} different rows", "data.val",
+            f"set data.val below {distinct}",
         )  # fmt: skip
     if val > len(candidates):
         raise UserError(
-            f"val = {val}, but only {len(candidates)} rows are marked exact",
-            "data.val",
+            f"val = {val}, but only {len(candidates)} different rows are marked exact", "data.val",
             f"set data.val to at most {len(candidates)}",
-        )
+        )  # fmt: skip
     chosen = set(sorted(candidates, key=lambda i: rank(i, seed))[:val])
     return Split([e for e in rest if e.id not in chosen], [e for e in rest if e.id in chosen], apart)
 

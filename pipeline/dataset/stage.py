@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config
+from pipeline.config import Config, Source
 from pipeline.dataset.row import Rejected, check
 from pipeline.dataset.source import kind_of, read
 from pipeline.dataset.split import rank, split
 from pipeline.errors import UserError
-from pipeline.files import write_json, write_text
+from pipeline.files import json_text, write_json, write_text
 from pipeline.progress import bar, say
 from pipeline.record import Example
 from pipeline.run import Run, input_hashes
@@ -40,28 +40,14 @@ def build(config: Config, run: Run) -> None:
     rejected: list[Rejected] = []
     per_source = []
     for source in config.data.sources:
-        good: list[Example] = []
-        bad: list[Rejected] = []
-        for raw in bar(read(source, config.data.seed), what=f"reading {Path(source.path).name}"):
-            found = check(raw, source, config.data.keep_empty_output)
-            (good if isinstance(found, Example) else bad).append(found)  # type: ignore[arg-type]
+        good, bad = _checked(source, config)
         if not good:
-            raise UserError(
-                _nothing_left(bad), source.path, "the fields must be named instruction, input (optional) and output"
-            )
+            said, fix = _nothing_left(bad)
+            raise UserError(said, source.path, fix)
         taken = _limit(good, source.limit, config.data.seed)
-        entry = {
-            "path": source.path,
-            "read": len(good) + len(bad),
-            "kept": len(taken),
-            "rejected": len(bad),
-            "over_limit": len(good) - len(taken),
-        }
-        per_source.append(entry)
-        say(f"data: {source.path}: {entry['read']:,} rows read, {entry['kept']:,} kept, {entry['rejected']:,} rejected"
-            + (f", {entry['over_limit']:,} left out by limit: {source.limit}" if entry["over_limit"] else ""))  # fmt: skip
         kept += taken
         rejected += bad
+        per_source.append(_entry(source, good, bad, taken))
     parts = split(kept, config.data.val, config.data.holdout, config.data.seed, config.data.val_exact_only)
     if not parts.train:
         raise UserError("no row is left to train on", "data", "lower data.val or data.holdout")
@@ -70,16 +56,11 @@ def build(config: Config, run: Run) -> None:
         example = next(r for r in rejected if r.rule == rule)
         say(f"      rejected {count:,}: {example.reason} (first: {example.place})")
     with run.writing("dataset", stage_key) as output:
-        _write(output.folder / "train.jsonl", (e.as_dict() for e in parts.train))
-        _write(output.folder / "val.jsonl", (e.as_dict() for e in parts.val))
-        _write(output.folder / "holdout.jsonl", (e.as_dict() for e in parts.holdout))
+        for name, examples in (("train", parts.train), ("val", parts.val), ("holdout", parts.holdout)):
+            _write(output.folder / f"{name}.jsonl", (e.as_dict() for e in examples))
+            output.counts[name] = len(examples)
         _write(output.folder / "rejected.jsonl", (r.as_dict() for r in rejected))
-        output.counts = {
-            "train": len(parts.train),
-            "val": len(parts.val),
-            "holdout": len(parts.holdout),
-            "rejected": len(rejected),
-        }
+        output.counts["rejected"] = len(rejected)
         report = {
             **output.counts,
             "sources": per_source,
@@ -90,8 +71,32 @@ def build(config: Config, run: Run) -> None:
         }
         write_json(output.folder / "report.json", report)
     say(
-        f"data: {len(parts.train):,} train, {len(parts.val):,} val, {len(parts.holdout):,} held-out tasks, {len(rejected):,} rejected -> {run.folder('dataset')}"
+        f"data: {len(parts.train):,} train, {len(parts.val):,} val, {len(parts.holdout):,} held-out tasks, "
+        f"{len(rejected):,} rejected -> {run.folder('dataset')}"
     )
+
+
+def _checked(source: Source, config: Config) -> tuple[list[Example], list[Rejected]]:
+    """Every row of a source, good or rejected."""
+    good: list[Example] = []
+    bad: list[Rejected] = []
+    for raw in bar(read(source, config.data.seed), what=f"reading {Path(source.path).name}"):
+        found = check(raw, source, config.data.keep_empty_output)
+        if isinstance(found, Example):
+            good.append(found)
+        else:
+            bad.append(found)
+    return good, bad
+
+
+def _entry(
+    source: Source, good: Sequence[Example], bad: Sequence[Rejected], taken: Sequence[Example]
+) -> dict[str, Any]:
+    """A source's line in the report, said aloud too."""
+    read, over = len(good) + len(bad), len(good) - len(taken)
+    left_out = f", {over:,} left out by limit: {source.limit}" if over else ""
+    say(f"data: {source.path}: {read:,} rows read, {len(taken):,} kept, {len(bad):,} rejected{left_out}")
+    return {"path": source.path, "read": read, "kept": len(taken), "rejected": len(bad), "over_limit": over}
 
 
 def load(run: Run, part: str) -> list[Example]:
@@ -107,25 +112,29 @@ def _limit(examples: Sequence[Example], limit: int | None, seed: int) -> list[Ex
     return [e for i, e in enumerate(examples) if i in chosen]
 
 
-def _nothing_left(bad: Sequence[Rejected]) -> str:
+def _nothing_left(bad: Sequence[Rejected]) -> tuple[str, str]:
+    """Why a source gave no row at all, and the cure for the commonest reason."""
+    if not bad:
+        return "the source has no rows", "it needs rows of instruction, input (optional) and output"
     reasons = Counter(r.reason for r in bad).most_common(3)
     said = "; ".join(f"{count:,} x {reason}" for reason, count in reasons)
-    return (
-        f"every one of the {len(bad):,} rows was rejected ({said}; first: {bad[0].place})"
-        if bad
-        else "the source has no rows"
-    )
+    cures = {
+        "not-json": "write one JSON object a line, or one array of objects",
+        "invalid-utf-8": "save the file as UTF-8; Korean files are often CP949: iconv -f CP949 -t UTF-8 old > new",
+        "output-empty": "write answers, or keep empty ones with data.keep_empty_output=true",
+        "instruction-empty": "write instructions",
+    }
+    rule = Counter(r.rule for r in bad).most_common(1)[0][0]
+    fix = cures.get(rule, "each row is an object with the texts instruction, input (optional) and output")
+    return f"every one of the {len(bad):,} rows was rejected ({said}; first: {bad[0].place})", fix
 
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    # Surrogates stand for bytes that were not UTF-8; escaped, they survive in rejected.jsonl.
     write_text(path, "".join(_line(row) for row in rows))
 
 
 def _line(row: dict[str, Any]) -> str:
-    text = json.dumps(row, ensure_ascii=False, default=str)
     try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        text = json.dumps(row, default=str)
-    return text + "\n"
+        return json_text(row, default=str) + "\n"
+    except RecursionError:  # a rejected row that could just be parsed can be too deep to be written
+        return json_text({**row, "row": "(nested too deeply to be written)"}) + "\n"

@@ -72,9 +72,14 @@ def examine_rows(encoder: Encoder, rows: Sequence[Row], first: int = 0) -> None:
         inner = ids[opening:] if row.cut else ids[opening:-1]
         if (begin is not None and ids[0] != begin) or (not row.cut and ids[-1] != end):
             raise UserError(
-                f"row {number} does not open with BOS {begin} and close with {end}", "tokens", "report this"
+                f"row {number} does not open with BOS {begin} and close with {end}",
+                "tokens",
+                "this is a mistake in Suri itself: please report it with that row",
             )
         bad = next((i for i in inner if i in special), None)
         if bad is not None:
-            raise UserError(f"plain text of row {number} gave the special id {bad} ({special[bad]})", str(encoder.tokenizer.folder),
-                            "mark the token as special in tokenizer.json, or remove it from the data")  # fmt: skip
+            raise UserError(
+                f"plain text of row {number} gave the special id {bad} ({special[bad]})",
+                str(encoder.tokenizer.folder),
+                "mark the token as special in tokenizer.json, or remove it from the data",
+            )

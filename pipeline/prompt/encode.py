@@ -64,8 +64,11 @@ class Encoder:
                 return id
             self.notes.append(f"the template ends with {name}, which this tokenizer lacks: its own end token is used")
         if self.tokenizer.eos_id is None:
-            raise UserError("the tokenizer has no end token, so the model could never learn to stop", str(self.tokenizer.folder),
-                            "add eos_token to its tokenizer_config.json")  # fmt: skip
+            raise UserError(
+                "the tokenizer has no end token, so the model could never learn to stop",
+                str(self.tokenizer.folder),
+                "add eos_token to its tokenizer_config.json",
+            )
         return self.tokenizer.eos_id
 
     def _bos(self) -> int | None:

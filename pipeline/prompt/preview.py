@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import sys
 from collections.abc import Sequence
 
+from pipeline.progress import bar, say
 from pipeline.prompt.encode import IGNORE, Encoder, Row
+from pipeline.record import Example
 
 LOSS, PLAIN, END = "\033[32m", "\033[2m", "\033[0m"
 
@@ -21,19 +26,28 @@ def _head(row: Row) -> str:
 
 def _body(encoder: Encoder, row: Row, colour: bool) -> str:
     opening, closing = (LOSS, END) if colour else ("«", "»")
-    text, run, learning = "", list[int](), False
+    text = ""
+    for learnt, group in itertools.groupby(zip(row.ids, row.labels, strict=True), lambda pair: pair[1] != IGNORE):
+        piece = encoder.tokenizer.decode([id for id, _ in group], keep_special=True)
+        if learnt:
+            text += f"{opening}{piece}{closing}"
+        else:
+            text += f"{PLAIN}{piece}{END}" if colour else piece
+    return text
 
-    def flush() -> str:
-        if not run:
-            return ""
-        piece = encoder.tokenizer.decode(run, keep_special=True)
-        if learning:
-            return f"{opening}{piece}{closing}"
-        return f"{PLAIN}{piece}{END}" if colour else piece
 
-    for id, label in zip(row.ids, row.labels, strict=True):
-        if (label != IGNORE) != learning:
-            text += flush()
-            run, learning = [], label != IGNORE
-        run.append(id)
-    return text + flush()
+def preview(encoder: Encoder, examples: Sequence[Example], count: int = 5) -> None:
+    """Prints the first rows, and how many of all change prompt tokens when prompt and answer are joined as text."""
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    legend = f"{LOSS}green{END} carries loss" if colour else "« » enclose what carries loss"
+    say(f"template {encoder.template.id} ({encoder.template.hash}), tokenizer {encoder.tokenizer.hash}; {legend}\n")
+    say(as_text(encoder, encoder.rows(examples[:count]), colour))
+    seams = 0
+    with bar(total=len(examples), what="looking at seams") as progress:
+        for start in range(0, len(examples), 2000):
+            chunk = examples[start : start + 2000]
+            seams += encoder.seams(chunk)
+            progress.update(len(chunk))
+    joint = encoder.prompt_config.join == "joint"
+    effect = "their mask is off by a token, as in the reference recipes" if joint else "prompt.join=apart keeps them clean"
+    say(f"\n{seams:,} of {len(examples):,} rows change prompt tokens when the answer is joined as text" + (f": {effect}" if seams else ""))

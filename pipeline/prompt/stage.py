@@ -116,21 +116,18 @@ def _count(counts: dict[str, int], rows: Sequence[Row], rejected: int) -> None:
 
 
 def _report(counts: dict[str, Any], config: Config) -> None:
-    train = counts["train"]
+    train, cutoff = counts["train"], config.prompt.cutoff
     say(
-        f"tokens: {train['rows']:,} training rows, {train['tokens']:,} tokens, {train['learnt']:,} of them carry loss, longest row {train['longest']}"
+        f"tokens: {train['rows']:,} training rows, {train['tokens']:,} tokens, "
+        f"{train['learnt']:,} of them carry loss, longest row {train['longest']}"
     )
+    meanings = {
+        "cut": f"rows were longer than {cutoff} and cut: they do not learn to stop (prompt.too_long=reject drops them)",
+        "rejected": f"rows longer than {cutoff} tokens rejected",
+        "no_loss": "rows carry no loss, their prompt fills the cutoff",
+        "seam": "rows change prompt tokens where the answer is joined (prompt.join=apart avoids it)",
+    }
     for part in PARTS:
-        c = counts[part]
-        if c["cut"]:
-            say(
-                f"        {part}: {c['cut']:,} rows were longer than {config.prompt.cutoff} and cut: they do not learn to stop (prompt.too_long=reject drops them)"
-            )
-        if c["rejected"]:
-            say(f"        {part}: {c['rejected']:,} rows longer than {config.prompt.cutoff} tokens rejected")
-        if c["no_loss"]:
-            say(f"        {part}: {c['no_loss']:,} rows carry no loss, their prompt fills the cutoff")
-        if c["seam"]:
-            say(
-                f"        {part}: {c['seam']:,} rows change prompt tokens where the answer is joined (prompt.join=apart avoids it)"
-            )
+        for name, meaning in meanings.items():
+            if counts[part][name]:
+                say(f"        {part}: {counts[part][name]:,} {meaning}")

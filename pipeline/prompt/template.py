@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,14 +55,13 @@ class Template:
 
         def form(text: str) -> str:
             names = {"{instruction}": "m['content']", "{input}": "m['input']"}
-            return " + ".join(names.get(p) or json.dumps(p, ensure_ascii=False) for p in SLOT.split(text) if p)
+            return " + ".join(names.get(p) or _literal(p) for p in SLOT.split(text) if p)
 
-        answer = " + ".join(
-            ([json.dumps(self.answer_prefix)] if self.answer_prefix else []) + ["m['content']", json.dumps(end)]
-        )
+        prefix = f"{_literal(self.answer_prefix)} + " if self.answer_prefix else ""
+        answer = f"{prefix}m['content'] + {_literal(end)}"
         return (
             "{%- for m in messages -%}"
-            + (("{%- if loop.first -%}{{- " + json.dumps(bos) + " -}}{%- endif -%}") if bos else "")
+            + (("{%- if loop.first -%}{{- " + _literal(bos) + " -}}{%- endif -%}") if bos else "")
             + "{%- if m['role'] == 'user' -%}"
             + "{%- if m['input'] -%}{{- " + form(self.prompt_input) + " -}}"
             + "{%- else -%}{{- " + form(self.prompt_no_input) + " -}}{%- endif -%}"
@@ -69,6 +69,11 @@ class Template:
             + "{%- else -%}{{- raise_exception('this template knows the roles user and assistant only') -}}"
             + "{%- endif -%}{%- endfor -%}"
         )  # fmt: skip
+
+
+def _literal(text: str) -> str:
+    """A Jinja string. Letters stay as they are: Jinja does not join the two halves of JSON's escapes for emoji."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def names() -> list[str]:
@@ -84,12 +89,11 @@ def path_of(name: str) -> Path:
     """
     if name in names():
         return BUILT_IN / f"{name}.yaml"
-    path = Path(name)
-    if path.is_file():
-        return path
+    if os.path.isfile(name):  # not Path.is_file, which fails on a whole template pasted as a name
+        return Path(name)
     near = difflib.get_close_matches(name, names(), 1)
     fix = f"did you mean {near[0]}?" if near else f"built in: {', '.join(names())}; or give the path of a YAML file"
-    raise UserError(f"unknown template {name!r}", "prompt.template", fix)
+    raise UserError(f"unknown template {name[:80]!r}", "prompt.template", fix)
 
 
 def load(name: str) -> Template:
@@ -101,36 +105,42 @@ def load(name: str) -> Template:
     path = path_of(name)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(
-            f"not a readable template: {' '.join(str(error).split())[:200]}", str(path), "see pipeline/prompt/templates"
-        ) from None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"not a readable template: {said}", str(path), "see pipeline/prompt/templates") from None
     if not isinstance(values, dict):
         raise UserError("a template is a table of keys", str(path), f"keys: {', '.join(KEYS)}")
     for key, value in values.items():
         if key not in KEYS:
             near = difflib.get_close_matches(str(key), KEYS, 1)
-            raise UserError(
-                f"unknown key {key!r}", str(path), f"did you mean {near[0]}?" if near else f"keys: {', '.join(KEYS)}"
-            )
+            fix = f"did you mean {near[0]}?" if near else f"keys: {', '.join(KEYS)}"
+            raise UserError(f"unknown key {key!r}", str(path), fix)
         if not isinstance(value, str):
             raise UserError(f"{key} is not text", str(path), "put it in quotes")
+    _check_slots(values, str(path))
+    return Template(**{"id": path.stem, **values})
+
+
+def _check_slots(values: dict[str, str], where: str) -> None:
+    """Raises:
+    UserError: a form lacks its slot, has it twice, or holds one that is never filled.
+    """
     for key, slots in (("prompt_input", ("{instruction}", "{input}")), ("prompt_no_input", ("{instruction}",))):
         if key not in values:
-            raise UserError(f"{key} is missing", str(path), "a template has a form with input and one without")
+            raise UserError(f"{key} is missing", where, "a template has a form with input and one without")
         for slot in slots:
-            if values[key].count(slot) != 1:
-                raise UserError(
-                    f"{key} holds {slot} {values[key].count(slot)} times, not once",
-                    str(path),
-                    f"put {slot} where the text shall go",
-                )
+            times = values[key].count(slot)
+            if times != 1:
+                fix = f"put {slot} where the text shall go" if times == 0 else f"keep one {slot}"
+                raise UserError(f"{key} holds {slot} {times} times, not once", where, fix)
     if "{input}" in values["prompt_no_input"]:
-        raise UserError("prompt_no_input holds {input}, which is empty there", str(path), "remove it")
-    for key in ("prompt_input", "prompt_no_input"):
+        raise UserError("prompt_no_input holds {input}, which is empty there", where, "remove it")
+    for key in ("prompt_input", "prompt_no_input", "answer_prefix"):
         for slot in ("{output}", "{response}"):
-            if slot in values[key]:
-                raise UserError(
-                    f"{key} holds {slot}; the answer follows the prompt by itself", str(path), f"remove {slot}"
-                )
-    return Template(**{"id": path.stem, **values})
+            if slot in values.get(key, ""):
+                raise UserError(f"{key} holds {slot}; the answer follows by itself", where, f"remove {slot}")
+    for slot in ("{instruction}", "{input}"):
+        if slot in values.get("answer_prefix", ""):
+            raise UserError(f"answer_prefix holds {slot}, which is not filled there", where, f"remove {slot}")
+    if values.get("end") == "":
+        raise UserError("end is empty, so an answer would never end", where, "eos, or a token such as <|endoftext|>")

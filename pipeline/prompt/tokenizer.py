@@ -6,6 +6,7 @@ A folder with `tokenizer.model` is read by sentencepiece, which is what the LLaM
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -27,8 +28,17 @@ class Tokenizer:
         adds_bos: whether the tokenizer puts BOS before a text by itself.
     """
 
+    kind: str
+    size: int
+    adds_bos: bool
+    bos_id: int | None
+    eos_id: int | None
+    pad_id: int | None
+    unk_id: int | None
+
     def __init__(self, folder: Path, add_tokens: Sequence[str] = ()) -> None:
         self.folder = folder
+        self.added: dict[str, int] = {}
         self.names = _special_names(folder)
         if (folder / "tokenizer.model").is_file():
             self._load_sentencepiece(folder / "tokenizer.model")
@@ -40,7 +50,6 @@ class Tokenizer:
                 str(folder),
                 "name a folder that has one with model.tokenizer",
             )
-        self.added = {}
         for token in add_tokens:
             if self.token_id(token) is not None:
                 raise UserError(f"{token!r} is in the vocabulary already", "model.add_tokens", "remove it there")
@@ -59,11 +68,8 @@ class Tokenizer:
             raise UserError(f"not a sentencepiece model: {error}", str(path), "fetch the base again") from None
         self.size = self._spm.get_piece_size()
 
-        def known(id: int) -> int | None:
-            return id if id >= 0 else None
-
-        self.bos_id, self.eos_id = known(self._spm.bos_id()), known(self._spm.eos_id())
-        self.unk_id, self.pad_id = known(self._spm.unk_id()), known(self._spm.pad_id())
+        self.bos_id, self.eos_id = _known(self._spm.bos_id()), _known(self._spm.eos_id())
+        self.unk_id, self.pad_id = _known(self._spm.unk_id()), _known(self._spm.pad_id())
         self.adds_bos = self.names.get("add_bos_token", True) and self.bos_id is not None
 
     def _load_tokenizers(self, path: Path) -> None:
@@ -79,9 +85,10 @@ class Tokenizer:
         probe = self._fast.encode("a").ids
         # From here on special tokens inside a text are read as the letters they are made of.
         self._fast.encode_special_tokens = True
-        self.size = self._fast.get_vocab_size(with_added_tokens=True)
-        ids = {name: self._id_of(name) for name in ("bos", "eos", "pad", "unk")}
-        self.bos_id, self.eos_id, self.pad_id, self.unk_id = ids["bos"], ids["eos"], ids["pad"], ids["unk"]
+        # Not the number of entries: ids can have holes, and a new token must not fall on an id in use.
+        self.size = max(self._fast.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.bos_id, self.eos_id = self._id_of("bos"), self._id_of("eos")
+        self.pad_id, self.unk_id = self._id_of("pad"), self._id_of("unk")
         self.adds_bos = self.bos_id is not None and probe[:1] == [self.bos_id]
 
     def _id_of(self, name: str) -> int | None:
@@ -89,7 +96,9 @@ class Tokenizer:
         if token is not None:
             return self._fast.token_to_id(token)
         id = self.names.get(f"{name}_token_id")
-        return id[0] if isinstance(id, list) and id else id if isinstance(id, int) else None
+        if isinstance(id, list) and id:  # several end ids: the first is the main one
+            id = id[0]
+        return _known(id) if isinstance(id, int) else None
 
     @cached_property
     def hash(self) -> str:
@@ -108,7 +117,7 @@ class Tokenizer:
 
     def token_id(self, token: str) -> int | None:
         """Id of a vocabulary entry by its exact spelling."""
-        if token in getattr(self, "added", {}):
+        if token in self.added:
             return self.added[token]
         if self.kind == "sentencepiece":
             id = self._spm.piece_to_id(token)
@@ -137,7 +146,10 @@ class Tokenizer:
             return self.encode(texts)
         lead = self.encode(["\n"])[0]
         encoded = self.encode(["\n" + text for text in texts])
-        return [ids[len(lead) :] if ids[: len(lead)] == lead else ids for ids in encoded]
+        return [
+            ids[len(lead) :] if ids[: len(lead)] == lead else self.encode([text])[0]
+            for ids, text in zip(encoded, texts, strict=True)
+        ]
 
     @cached_property
     def _opens_with_space(self) -> bool:
@@ -146,17 +158,20 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], keep_special: bool = False) -> str:
         """Text of ids; special ids are left out, or spelt with `keep_special`."""
-        if self.kind == "tokenizers":
-            return self._fast.decode(list(ids), skip_special_tokens=not keep_special)
-        text, run = "", []
-        for id in [*ids, -1]:
-            if id == -1 or id in self.special_ids:
-                text += self._spm.decode(run) if run else ""
-                run = []
-                text += self.special_ids[id] if keep_special and id != -1 else ""
-            else:
-                run.append(id)
-        return text
+        decode = self._spm.decode if self.kind == "sentencepiece" else self._fast.decode
+        pieces = []
+        for special, group in itertools.groupby(ids, lambda id: id in self.special_ids):
+            run = list(group)
+            if not special:
+                pieces.append(decode(run))
+            elif keep_special:
+                pieces += [self.special_ids[id] for id in run]
+        return "".join(pieces)
+
+
+def _known(id: int) -> int | None:
+    """Files spell "there is none" as -1."""
+    return id if id >= 0 else None
 
 
 def identity(folder: Path) -> list[Path]:
@@ -165,7 +180,7 @@ def identity(folder: Path) -> list[Path]:
 
 
 def _special_names(folder: Path) -> dict[str, Any]:
-    """bos_token, eos_token, ... from the files of a Hugging Face folder; ids from config.json where no name is given."""
+    """bos_token, eos_token, ... from a Hugging Face folder; ids from config.json where no name is given."""
     found: dict[str, Any] = {}
     for file in ("config.json", "special_tokens_map.json", "tokenizer_config.json"):
         values = read_json(folder / file)

@@ -1,0 +1,51 @@
+"""One command line for every script: `python -m scripts.NAME --config FILE key=value ...`.
+
+Turns errors that a user can cause into one message and exit code 2, Ctrl-C into 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from pipeline.config import Config
+from pipeline.config_file import load
+from pipeline.errors import Interrupted, UserError
+from pipeline.run import Run
+
+
+def main(work: Callable[[Config, Run], None], about: str, argv: Sequence[str] | None = None) -> int:
+    """Reads the command line, runs `work`, returns the exit code."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--config", default="configs/demo.yaml", help="a YAML file (default: %(default)s)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="on top of the file, such as train.lr=1e-4")
+    args = parser.parse_args(argv)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+    def both() -> None:
+        config = load(args.config, args.overrides)
+        work(config, Run.of(config.name))
+
+    return guarded(both)
+
+
+def guarded(work: Callable[[], None]) -> int:
+    """Runs `work`; returns 0, or says what went wrong and returns the exit code."""
+    try:
+        work()
+    except UserError as error:
+        print(f"suri: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as error:
+        print(f"suri: {error}", file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        print("\nsuri: stopped; results of finished stages are whole", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 141
+    return 0

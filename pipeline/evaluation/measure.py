@@ -1,0 +1,56 @@
+"""One model on the held-out rows: the numbers and answers that stand in the final table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.dataset.stage import load as load_examples
+from pipeline.evaluation.answers import Answer, answer, marks
+from pipeline.evaluation.heldout import held_out_loss
+from pipeline.prompt.encode import Encoder
+from pipeline.prompt.tokens import Tokens
+from pipeline.record import Example
+from pipeline.run import Run
+
+PARTS = ("val", "holdout")
+
+
+def measure(model: Any, config: Config, run: Run, encoder: Encoder, micro_tokens: int, who: str) -> dict[str, Any]:
+    """Held-out loss of each part, marks of the rows with one right answer, and answers to the three prompts."""
+    found: dict[str, Any] = {}
+    for part in PARTS:
+        tokens = Tokens(run.folder("tokens") / f"{part}.arrow")
+        exact = [e for e in load_examples(run, part) if e.exact][: config.eval.rows]
+        rows = range(min(len(tokens), config.eval.rows))
+        if not rows:
+            continue
+        found[part] = {"rows": len(rows), "loss": held_out_loss(model, tokens, rows, micro_tokens, f"{who}: loss, {part}")}
+        if exact:
+            said = answer(model, encoder, exact, config.eval.max_new_tokens, f"{who}: answers, {part}")
+            found[part] |= {**marks(said), "by_task": _by_task(said), "said": [a.as_dict() for a in said]}
+    prompts = [Example.of(text, "", "", source="eval.prompts") for text in config.eval.prompts]
+    said = answer(model, encoder, prompts, config.eval.max_new_tokens, f"{who}: prompts") if prompts else []
+    found["prompts"] = [{"prompt": a.instruction, "said": a.said.strip(), "stopped": a.stopped} for a in said]
+    return found
+
+
+def _by_task(answers: list[Answer]) -> dict[str, float]:
+    tasks = sorted({a.task for a in answers})
+    return {task: marks([a for a in answers if a.task == task])["exact"] for task in tasks}
+
+
+def rows_of_table(base: dict[str, Any], tuned: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(what, base, tuned) for every number that both have."""
+    names = {"val": "held-out rows", "holdout": "tasks never trained on"}
+    rows = []
+    for part in PARTS:
+        if part not in base or part not in tuned:
+            continue
+        b, t, name = base[part], tuned[part], names[part]
+        rows.append((f"{name}: loss ({t['rows']} rows)", f"{b['loss']:.3f}", f"{t['loss']:.3f}"))
+        if "exact" in t:
+            rows.append((f"{name}: exact match ({t['answers']} answers)", *(f"{m['exact']:.1%} ± {m['exact_standard_error']:.1%}" for m in (b, t))))
+            rows.append((f"{name}: right answer contained", f"{b['contained']:.1%}", f"{t['contained']:.1%}"))
+            rows.append((f"{name}: stopped by itself", f"{b['stopped']:.1%}", f"{t['stopped']:.1%}"))
+    return rows

@@ -1,0 +1,56 @@
+"""The tokenizer as stock transformers loads it, agreeing with the one that training used."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from pipeline.prompt.encode import Encoder
+
+
+def build(encoder: Encoder, max_length: int | None) -> Any:
+    """A transformers tokenizer with the training template as its chat template and the right end token."""
+    own = encoder.tokenizer
+    tokenizer = _llama(encoder) if own.kind == "sentencepiece" else AutoTokenizer.from_pretrained(own.folder, local_files_only=True)
+    if own.added:
+        tokenizer.add_special_tokens({"additional_special_tokens": list(own.added)})
+    end = own.token(encoder.end_id)
+    tokenizer.eos_token = end
+    if encoder.bos_id is not None:
+        tokenizer.bos_token = own.token(encoder.bos_id)
+    if "[PAD]" in own.added:
+        tokenizer.pad_token = "[PAD]"
+    elif tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or end
+    tokenizer.padding_side = "left"  # what batched generation needs; training here never pads by token
+    if max_length:
+        tokenizer.model_max_length = max_length
+    bos = "" if encoder.bos_id is None else own.token(encoder.bos_id)
+    tokenizer.chat_template = encoder.template.jinja(bos, end)
+    return tokenizer
+
+
+def save(tokenizer: Any, encoder: Encoder, folder: Path) -> None:
+    """Writes the tokenizer; sentencepiece's own file goes along, since other programs read that one."""
+    tokenizer.save_pretrained(folder)
+    if encoder.tokenizer.kind == "sentencepiece":
+        shutil.copyfile(encoder.tokenizer.folder / "tokenizer.model", folder / "tokenizer.model")
+
+
+def _llama(encoder: Encoder) -> Any:
+    """LLaMA's sentencepiece model as a fast tokenizer, with merges ranked by their scores.
+
+    transformers' own conversion ranks them by id, which splits runs of spaces wrongly: 3 % of the Alpaca rows differ.
+    """
+    import sentencepiece
+    from transformers import LlamaTokenizer
+    from transformers.convert_slow_tokenizer import generate_merges
+
+    spm = sentencepiece.SentencePieceProcessor(model_file=str(encoder.tokenizer.folder / "tokenizer.model"))
+    pieces = [spm.id_to_piece(i) for i in range(spm.get_piece_size())]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    merges = generate_merges(vocabulary, [(piece, spm.get_score(i)) for i, piece in enumerate(pieces)])
+    return LlamaTokenizer(vocab=vocabulary, merges=merges, add_bos_token=encoder.bos_id is not None)

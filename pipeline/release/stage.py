@@ -1,0 +1,146 @@
+"""The export stage: base + adapter in, a merged checkpoint out that was checked and measured."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, GenerationConfig
+
+from pipeline.config import Config
+from pipeline.dataset.stage import load as load_examples
+from pipeline.evaluation.measure import measure, rows_of_table
+from pipeline.files import need_space, read_json, write_json, write_text
+from pipeline.model import adapter as adapters
+from pipeline.model import hf_tokenizer
+from pipeline.model.base import Base
+from pipeline.model.load import BYTES, DTYPES, add_tokens, dtype_name, load_base, load_folder
+from pipeline.progress import say
+from pipeline.prompt.encode import Encoder
+from pipeline.prompt.stage import encoder_of
+from pipeline.record import Example
+from pipeline.release import verify
+from pipeline.release.card import card
+from pipeline.run import Run
+from pipeline.training.memory import CPU_TOKENS
+
+GPU_TOKENS = 16384
+
+
+def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> None:
+    """Measures the base, merges, saves, reloads, checks, measures again, and writes the card.
+
+    Raises:
+        UserError: a check failed (named), or the disk is full. The export that was there stays.
+    """
+    torch.manual_seed(0)
+    encoder = encoder_of(config, base.tokenizer)
+    examples = load_examples(run, "val") or load_examples(run, "train")
+    dtype = dtype_name(config.model) if config.export.dtype == "auto" else config.export.dtype
+    micro_tokens = GPU_TOKENS if torch.cuda.is_available() else CPU_TOKENS
+    checks = verify.Checks()
+    _same_recipe(run, encoder, checks)
+
+    plain = load_base(config, base)
+    add_tokens(plain, encoder.tokenizer.size)
+    need_space(run.root, 2 * BYTES[dtype] * sum(p.numel() for p in plain.parameters()), "the export")
+    results = {"base": measure(plain, config, run, encoder, micro_tokens, "base")}
+    base_says = verify.log_probabilities(plain, encoder, examples)
+    merged, adapter_says = _merge(config, run, base, encoder, plain, examples, checks, dtype)
+    with run.writing("export", stage_key) as output:
+        merged_says = verify.log_probabilities(merged, encoder, examples)
+        if adapter_says is not None:
+            verify.merged_equals_adapter(adapter_says, merged_says, base_says, dtype, checks)
+        _save(merged, encoder, output.folder)
+        del merged, plain
+        _free()
+        reloaded = load_folder(output.folder, DTYPES[dtype])
+        verify.reload_equals_merged(merged_says, verify.log_probabilities(reloaded, encoder, examples), checks)
+        tokenizer = AutoTokenizer.from_pretrained(output.folder, local_files_only=True)
+        verify.tokenizer_agrees(tokenizer, encoder, examples[:200], checks)
+        verify.answers_stop(reloaded, encoder, examples, config.export.min_eos, checks)
+        results["tuned"] = measure(reloaded, config, run, encoder, micro_tokens, "tuned")
+        write_json(output.folder / "results.json", results)
+        write_json(output.folder / "suri.json", {
+            "template": {"id": encoder.template.id, "hash": encoder.template.hash},
+            "tokenizer": encoder.tokenizer.hash, "end_id": encoder.end_id, "checks": checks.done,
+        })  # fmt: skip
+        write_text(output.folder / "README.md", card(config, run, encoder, results, checks.done))
+        output.counts = {part: {k: v for k, v in m.items() if k not in ("said", "by_task")}
+                         for part, m in results["tuned"].items() if part != "prompts"}  # fmt: skip
+    show(config, run, results)
+
+
+def _same_recipe(run: Run, encoder: Encoder, checks: verify.Checks) -> None:
+    """The adapter was trained with this template and tokenizer."""
+    made = read_json(run.folder("adapter") / "suri.json") or {}
+    trained, now = made.get("template", {}).get("hash"), encoder.template.hash
+    if trained != now:
+        raise checks.fail("template", f"trained with {trained}, now {now}", "train again, or put the template back")
+    if made.get("tokenizer") != encoder.tokenizer.hash:
+        raise checks.fail("tokenizer", f"trained with {made.get('tokenizer')}, now {encoder.tokenizer.hash}", "train again")
+
+
+def _merge(
+    config: Config, run: Run, base: Base, encoder: Encoder, plain: Any, examples: list[Example], checks: verify.Checks, dtype: str
+) -> tuple[Any, torch.Tensor | None]:  # fmt: skip
+    """The merged model in `dtype`, and what base + adapter said before the merge (None when all weights were trained)."""
+    folder = run.folder("adapter")
+    if config.adapter.method == "full":
+        return load_folder(folder, DTYPES[dtype]), None
+    verify.adapter_has_learnt(folder, checks)
+    model = adapters.load(plain, folder)
+    says = verify.log_probabilities(model, encoder, examples)
+    if config.model.quantize != "none":
+        # Merging into 4 or 8 bits would round away what was learnt: the base is put into full precision first.
+        del model
+        _free()
+        plain = load_base(config, base).dequantize(dtype=DTYPES[dtype])
+        add_tokens(plain, encoder.tokenizer.size)
+        model = adapters.load(plain, folder)
+    return model.to(DTYPES[dtype]).merge_and_unload(safe_merge=True), says
+
+
+def _save(model: Any, encoder: Encoder, folder: Path) -> None:
+    """Weights, config, generation config, tokenizer."""
+    own = encoder.tokenizer
+    limit = getattr(model.config, "max_position_embeddings", None)
+    tokenizer = hf_tokenizer.build(encoder, limit)
+    model.config.eos_token_id = encoder.end_id
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.use_cache = True
+    model.generation_config = GenerationConfig(
+        bos_token_id=own.bos_id, eos_token_id=encoder.end_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
+    )
+    say("export: saving the merged model")
+    model.save_pretrained(folder, safe_serialization=True, max_shard_size="5GB")
+    hf_tokenizer.save(tokenizer, encoder, folder)
+
+
+def show(config: Config, run: Run, results: dict[str, Any]) -> None:
+    """The table at the end: before and after, three prompts, where it lies, how to talk to it."""
+    rows = rows_of_table(results["base"], results["tuned"])
+    width = max([len(a) for a, _, _ in rows] + [0])
+    print(f"\n{'':{width}}  {'base':>15}  {'tuned':>15}")
+    for what, before, after in rows:
+        print(f"{what:{width}}  {before:>15}  {after:>15}")
+    for before, after in zip(results["base"]["prompts"], results["tuned"]["prompts"], strict=True):
+        print(f"\n> {before['prompt']}")
+        print(f"  base : {_flat(before)}")
+        print(f"  tuned: {_flat(after)}")
+    folder = run.folder("export")
+    print(f"\ncheckpoint: {folder}  (stock transformers loads it; {folder / 'README.md'} is its card)")
+    print(f"talk to it: make chat{'' if config.name == 'demo' else ' CONFIG=...'}")
+
+
+def _flat(said: dict[str, Any]) -> str:
+    text = " ".join(said["said"].split())
+    return (text if len(text) <= 160 else text[:157] + "...") + ("" if said["stopped"] else " [did not stop]")
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,148 @@
+"""Checks that an export must pass: each stops it with its own name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from pipeline.errors import UserError
+from pipeline.model.generate import greedy
+from pipeline.progress import say
+from pipeline.prompt.encode import Encoder
+from pipeline.record import Example
+
+# Mean KL divergence, in nats a token, that rounding alone may cause between adapter and merged weights.
+TOLERANCE = {"fp32": 1e-6, "bf16": 5e-3, "fp16": 1e-3}
+PROBE_ROWS = 4
+PROBE_TOKENS = 128
+EOS_PROBES = 16
+
+
+@dataclass
+class Checks:
+    """What was checked, with what came out; `fail` stops the export."""
+
+    done: dict[str, str] = field(default_factory=dict)
+
+    def passed(self, name: str, said: str) -> None:
+        self.done[name] = said
+        say(f"export: {name}: {said}")
+
+    @staticmethod
+    def fail(name: str, said: str, fix: str) -> UserError:
+        return UserError(f"the export failed its check {name!r}: {said}; nothing was exported", "export", fix)
+
+
+def adapter_has_learnt(folder: Path, checks: Checks) -> None:
+    """The saved adapter holds tensors, finite and not all zero (an adapter starts with B = 0).
+
+    Raises:
+        UserError: it does not.
+    """
+    name = "adapter not empty"
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path) if path.is_file() else {}
+    learnt = {n: t for n, t in tensors.items() if "lora_A" not in n}
+    if not learnt:
+        raise checks.fail(name, f"{path} holds no trained tensors", "train again")
+    if any(not torch.isfinite(t).all() for t in tensors.values()):
+        raise checks.fail(name, "it holds NaN or infinite numbers", "train again with a lower train.lr")
+    zero = sum(not t.any() for t in learnt.values())
+    if zero == len(learnt):
+        raise checks.fail(name, "all its updates are zero: nothing was learnt", "raise train.lr or train for more steps")
+    checks.passed(name, f"{len(tensors)} tensors, {len(learnt) - zero} of {len(learnt)} updates not zero")
+
+
+@torch.inference_mode()
+def log_probabilities(model: Any, encoder: Encoder, examples: Sequence[Example]) -> torch.Tensor:
+    """Next-token log-probabilities over a few encoded rows, float32 on the CPU, shape (positions, vocabulary)."""
+    device = next(model.parameters()).device
+    found = []
+    for row in encoder.rows(examples[:PROBE_ROWS]):
+        ids = torch.tensor([row.ids[:PROBE_TOKENS]], device=device)
+        found.append(F.log_softmax(model(input_ids=ids, use_cache=False).logits[0].float(), dim=-1).cpu())
+    return torch.cat(found)
+
+
+def divergence(p: torch.Tensor, q: torch.Tensor) -> float:
+    """Mean KL(p || q) over positions, in nats; both are log-probabilities."""
+    return float(F.kl_div(q.double(), p.double(), log_target=True, reduction="batchmean"))
+
+
+def merged_equals_adapter(adapter: torch.Tensor, merged: torch.Tensor, base: torch.Tensor, dtype: str, checks: Checks) -> None:
+    """The merged weights say what base + adapter say, and not what the base says.
+
+    Raises:
+        UserError: the divergence exceeds what rounding to `dtype` explains.
+    """
+    name = "merged = base + adapter"
+    off, learnt = divergence(adapter, merged), divergence(adapter, base)
+    said = f"KL {off:.1e} a token (allowed {TOLERANCE[dtype]:.0e} in {dtype}; the base is {learnt:.1e} away)"
+    if not off <= TOLERANCE[dtype]:
+        raise checks.fail(name, said, "export with export.dtype=fp32, and report this with your config")
+    if off > 0.5 * learnt:
+        raise checks.fail(name, said + ": rounding ate what was learnt", "export with export.dtype=fp32, or train longer")
+    checks.passed(name, said)
+
+
+def reload_equals_merged(merged: torch.Tensor, reloaded: torch.Tensor, checks: Checks) -> None:
+    """What stock transformers loads from the folder is what was merged.
+
+    Raises:
+        UserError: it is not.
+    """
+    off = divergence(merged, reloaded)
+    if not off <= 1e-6:
+        raise checks.fail("reload", f"the saved weights are not the merged ones (KL {off:.1e})", "check the disk, then export again")
+    checks.passed("reload", "stock AutoModelForCausalLM gives the merged model's logits")
+
+
+def tokenizer_agrees(tokenizer: Any, encoder: Encoder, examples: Sequence[Example], checks: Checks) -> None:
+    """The exported tokenizer, reloaded, gives training's ids for prompts, as text and through the chat template.
+
+    Raises:
+        UserError: naming the first prompt that differs.
+    """
+    name = "tokenizer and chat template"
+    specials = list(encoder.tokenizer.special_ids.values())
+    tried = 0
+    for example in examples:
+        if any(token in example.instruction + example.input for token in specials):
+            continue  # transformers reads such a spelling as the token itself; training reads it as text
+        wanted = encoder.prompt(example.instruction, example.input)
+        message = {"role": "user", "content": example.instruction, "input": example.input}
+        given = tokenizer.apply_chat_template([message], tokenize=True, add_generation_prompt=True, return_dict=False)
+        plain = tokenizer(encoder.template.prompt(example.instruction, example.input), add_special_tokens=False).input_ids
+        opening = [] if encoder.bos_id is None else [encoder.bos_id]
+        if list(given) != wanted or opening + list(plain) != wanted:
+            raise checks.fail(name, f"other ids than in training for the prompt {example.instruction[:60]!r}", "report this with your config")
+        tried += 1
+    if tokenizer.eos_token_id != encoder.end_id:
+        raise checks.fail(name, f"its end token is {tokenizer.eos_token_id}, training's is {encoder.end_id}", "report this with your config")
+    checks.passed(name, f"same ids as in training for {tried} prompts")
+
+
+def answers_stop(model: Any, encoder: Encoder, examples: Sequence[Example], least: float, checks: Checks) -> None:
+    """Greedy answers end with the end token. Asked are the rows with the shortest references, so that it stays quick.
+
+    Raises:
+        UserError: fewer than the wanted share do.
+    """
+    name = "answers stop"
+    chosen = sorted((e for e in examples), key=lambda e: len(e.output))[:EOS_PROBES]
+    prompts = [encoder.prompt(e.instruction, e.input) for e in chosen]
+    longest = max(len(ids) for ids in encoder.tokenizer.encode([e.output for e in chosen]))
+    limit = 2 * longest + 32
+    made = greedy(model, prompts, end_id=encoder.end_id, max_new_tokens=limit, what="probing the end token")
+    share = sum(bool(ids) and ids[-1] == encoder.end_id for ids in made) / len(made)
+    said = f"{share:.0%} of {len(made)} answers end by themselves within {limit} tokens"
+    if share < least:
+        raise checks.fail(name, said + f", wanted are {least:.0%}",
+                          "train longer, or check the cutoff (cut rows teach no end); export.min_eos=0 only reports")  # fmt: skip
+    checks.passed(name, said)

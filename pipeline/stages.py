@@ -1,0 +1,146 @@
+"""The chain of stages: which there are, what each depends on, and running those whose results are missing or stale.
+
+This is the front door: it may use every room, and no room uses it. Rooms are imported only when a stage really runs,
+so that "up to date" costs no torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.config_file import dump
+from pipeline.dataset import stage as dataset
+from pipeline.files import write_text
+from pipeline.model import base as bases
+from pipeline.progress import say
+from pipeline.prompt import stage as tokens
+from pipeline.run import Run
+
+RESUMABLE = ("train.tracker", "train.save_every", "train.keep")  # change how a run is watched, not what comes out
+
+
+@dataclass(frozen=True)
+class Stage:
+    """name: as in `make NAME`. folder: its result in the run folder. key: all that the result depends on."""
+
+    name: str
+    folder: str
+    key: Callable[[Config, Run], dict[str, Any]]
+    build: Callable[[Config, Run, dict[str, Any]], None]
+
+
+def _tokens_key(config: Config, run: Run) -> dict[str, Any]:
+    return tokens.key(config, run, bases.identity(config.model, run, "tokens"))
+
+
+def _train_key(config: Config, run: Run) -> dict[str, Any]:
+    settings = config.value("train")
+    for key in RESUMABLE:
+        settings.pop(key.split(".")[1])
+    return {
+        "version": 1,
+        "model": config.value("model"),
+        "base": bases.identity(config.model, run, "adapter"),
+        "adapter": config.value("adapter"),
+        "train": settings,
+        "tokens": run.result("tokens"),
+    }
+
+
+def _export_key(config: Config, run: Run) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "name": config.name,
+        "export": config.value("export"),
+        "eval": config.value("eval"),
+        "adapter": run.result("adapter"),
+    }
+
+
+def _build_data(config: Config, run: Run, key: dict[str, Any]) -> None:
+    dataset.build(config, run)
+
+
+def _build_tokens(config: Config, run: Run, key: dict[str, Any]) -> None:
+    base = bases.resolve(config.model)
+    tokens.build(config, run, tokens.Vocabulary(base.tokenizer, base.vocabulary, base.eos), key)
+
+
+def _build_adapter(config: Config, run: Run, key: dict[str, Any]) -> None:
+    from pipeline.training.loop import train
+
+    train(config, run, bases.resolve(config.model), key)
+
+
+def _build_export(config: Config, run: Run, key: dict[str, Any]) -> None:
+    from pipeline.release.stage import export
+
+    export(config, run, bases.resolve(config.model), key)
+
+
+STAGES = (
+    Stage("data", "dataset", dataset.key, _build_data),
+    Stage("tokens", "tokens", _tokens_key, _build_tokens),
+    Stage("train", "adapter", _train_key, _build_adapter),
+    Stage("export", "export", _export_key, _build_export),
+)
+# What each command brings up to date: `make data` ends with tokens, since looking at them is part of trusting data.
+UP_TO = {"data": "tokens", "train": "train", "export": "export"}
+
+
+def bring_up_to_date(config: Config, run: Run, last: str) -> None:
+    """Runs every stage up to `last` whose result is missing or stale, in order.
+
+    Raises:
+        UserError: from a stage.
+    """
+    if int(os.environ.get("RANK", "0")) > 0:  # further ranks of `accelerate launch` only help to train
+        _build_adapter(config, run, _train_key(config, run))
+        return
+    wanted = STAGES[: [s.name for s in STAGES].index(last) + 1]
+    if not stale(config, run, wanted):
+        for stage in wanted:
+            say(f"{stage.name}: up to date ({run.folder(stage.folder)})")
+        return
+    with run.lock():
+        for stage in wanted:
+            key = stage.key(config, run)
+            if run.is_current(stage.folder, key):
+                say(f"{stage.name}: up to date ({run.folder(stage.folder)})")
+                continue
+            write_text(run.root / "config.yaml", dump(config))
+            stage.build(config, run, key)
+
+
+def stale(config: Config, run: Run, wanted: tuple[Stage, ...] = STAGES) -> list[str]:
+    """Names of the stages that would run."""
+    return [s.name for s in wanted if not run.is_current(s.folder, s.key(config, run))]
+
+
+def show_plan(config: Config, run: Run) -> None:
+    """Prints the arithmetic of a config; counts tokens where the tokens stage is up to date."""
+    from pipeline.training.plan import lines, plan
+
+    manifest = run.manifest("tokens")
+    counted = manifest["counts"]["train"] if manifest and not stale(config, run, STAGES[:2]) else None
+    say("\n".join(lines(config, plan(config, counted))))
+
+
+def show_preview(config: Config, run: Run) -> None:
+    """Prints five encoded rows and how many rows change prompt tokens when the answer is joined."""
+    from pipeline.prompt.preview import preview
+
+    bring_up_to_date(config, run, "tokens")
+    preview(tokens.encoder_of(config, bases.resolve(config.model).tokenizer), dataset.load(run, "train"))
+
+
+def talk(config: Config, run: Run) -> None:
+    """Chats with the run's export, making it first when it is missing or stale."""
+    bring_up_to_date(config, run, "export")
+    from pipeline.serving.chat import chat
+
+    chat(config, run)

@@ -1,0 +1,66 @@
+"""All that exact resume needs, in safetensors: trained weights, AdamW's moments, and where the run stood."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.files import read_json, replace_folder, write_json
+from pipeline.progress import say
+
+NAME = re.compile(r"^step-(\d{6,})$")
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def folder_of(root: Path, step: int) -> Path:
+    return root / f"step-{step:06d}"
+
+
+def save(root: Path, step: int, weights: dict[str, torch.nn.Parameter], optimizer: Any, state: dict[str, Any], keep: int) -> None:
+    """Writes `root`/step-NNNNNN in one piece, then removes all but the newest `keep`."""
+    with replace_folder(folder_of(root, step)) as folder:
+        save_file({name: p.detach().cpu().contiguous() for name, p in weights.items()}, folder / "weights.safetensors")
+        moments = {}
+        for name, parameter in weights.items():
+            for moment, value in optimizer.state.get(parameter, {}).items():
+                moments[f"{name}|{moment}"] = value.detach().cpu().contiguous()
+        save_file(moments, folder / "optimizer.safetensors")
+        write_json(folder / "state.json", {"step": step, **state})
+    for old in steps(root)[:-keep]:
+        shutil.rmtree(folder_of(root, old), ignore_errors=True)
+
+
+def steps(root: Path) -> list[int]:
+    """Steps of the whole checkpoints there are, ascending."""
+    found = [int(m.group(1)) for p in root.glob("step-*") if (m := NAME.match(p.name)) and (p / "state.json").is_file()]
+    return sorted(found)
+
+
+def newest(root: Path, key: str) -> dict[str, Any] | None:
+    """The state of the newest checkpoint of this very run; checkpoints of other settings are removed, and said."""
+    for step in reversed(steps(root)):
+        state = read_json(folder_of(root, step) / "state.json")
+        if state and state.get("key") == key:
+            return state
+    if steps(root):
+        say("train: the checkpoints here belong to other data or settings: starting anew")
+        shutil.rmtree(root)
+    return None
+
+
+def restore(root: Path, step: int, weights: dict[str, torch.nn.Parameter], optimizer: Any) -> None:
+    """Puts weights and moments back, bit for bit."""
+    folder = folder_of(root, step)
+    saved, moments = load_file(folder / "weights.safetensors"), load_file(folder / "optimizer.safetensors")
+    with torch.no_grad():
+        for name, parameter in weights.items():
+            parameter.copy_(saved[name])
+            found = {m: moments[f"{name}|{m}"] for m in MOMENTS if f"{name}|{m}" in moments}
+            if found:
+                # AdamW keeps its own step count on the CPU, the moments beside the weights.
+                optimizer.state[parameter] = {m: v if m == "step" else v.to(parameter.device) for m, v in found.items()}

@@ -1,0 +1,35 @@
+"""Ctrl-C and SIGTERM become a flag that the loop looks at where it is safe to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+
+class Flag:
+    """`code` is the exit code that the signal asks for, 0 while there was none."""
+
+    code = 0
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Flag]:
+    """The first signal sets the flag; a second one ends the process at once."""
+    flag = Flag()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        flag.code = 128 + number
+        signal.signal(number, before[number])
+
+    before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,234 @@
+"""The training loop: tokens in, adapter out; flat, resumable at every step.
+
+One optimiser step takes exactly `batch_size` examples, in as many micro-batches as memory asks for. Its loss is the
+sum over the labelled tokens of all of them, on all ranks, divided by their number: how the step is cut up does not
+change it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+
+from pipeline.config import Config
+from pipeline.dataset.stage import load as load_examples
+from pipeline.errors import Interrupted, UserError
+from pipeline.evaluation.answers import answer
+from pipeline.evaluation.heldout import held_out_loss
+from pipeline.files import disk_errors, need_space, sha256_json, write_json
+from pipeline.model import adapter as adapters
+from pipeline.model.base import Base
+from pipeline.model.load import add_tokens, dtype_name, load_base
+from pipeline.model.loss import loss_sum
+from pipeline.progress import bar, say
+from pipeline.prompt.batch import batches
+from pipeline.prompt.encode import Encoder
+from pipeline.prompt.stage import encoder_of
+from pipeline.prompt.tokens import Tokens
+from pipeline.run import Run
+from pipeline.training import checkpoint, metrics
+from pipeline.training.interrupt import interruptible
+from pipeline.training.memory import choose_micro_tokens
+from pipeline.training.order import step_rows
+from pipeline.training.schedule import learning_rate, total_steps, warmup_steps
+
+
+def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> None:
+    """Trains, from the newest checkpoint if there is one, and writes `adapter/`.
+
+    Raises:
+        UserError: the loss is not finite, the disk is full, or the base cannot be trained this way.
+        Interrupted: Ctrl-C or SIGTERM, after a checkpoint.
+    """
+    settings, root = config.train, run.folder("checkpoints")
+    accelerator = _accelerator(config, run)
+    world, rank, main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
+    tokens, val = (Tokens(run.folder("tokens") / f"{part}.arrow") for part in ("train", "val"))
+    total = total_steps(len(tokens), settings)
+    eval_every = settings.eval_every or max(1, math.ceil(total / 4))
+    save_every = settings.save_every or max(1, math.ceil(total / 12))
+
+    say("train: loading the base") if main else None
+    encoder = encoder_of(config, base.tokenizer)
+    plain = load_base(config, base)
+    add_tokens(plain, encoder.tokenizer.size)
+    plain = adapters.attach(plain, config.adapter, settings.seed, tuple(encoder.tokenizer.added.values()))
+    weights = adapters.trained(plain)
+    optimizer = torch.optim.AdamW(weights.values(), lr=settings.lr, weight_decay=settings.weight_decay)
+    model = accelerator.prepare(plain)
+    if main:
+        need_space(run.root, 16 * sum(p.numel() for p in weights.values()) * settings.keep, "checkpoints")
+
+    key = sha256_json(stage_key)
+    state = checkpoint.newest(root, key) or {"step": 0, "micro_tokens": 0, "seconds": 0.0, "learnt": 0}
+    micro_tokens = state["micro_tokens"] or choose_micro_tokens(model, settings.micro_tokens, int(tokens.lengths.max()))
+    if state["step"]:
+        checkpoint.restore(root, state["step"], weights, optimizer)
+        say(f"train: going on from step {state['step']} of {total}") if main else None
+    log = run.root / "metrics.jsonl"
+    if main:
+        metrics.rewind(log, state["step"] - (0 if state["step"] else 1))
+        _describe(config, weights, plain, tokens, total, micro_tokens)
+    if settings.tracker != "none":
+        accelerator.init_trackers("tracker", config=_flat(config))
+
+    progress = bar(total=total, initial=state["step"], what="training", unit="step", disable=not main)
+    begun, before, step, learnt_so_far = time.time(), state["seconds"], state["step"], state["learnt"]
+
+    def save() -> None:
+        if main and step not in checkpoint.steps(root):
+            now = {"key": key, "micro_tokens": micro_tokens, "seconds": before + time.time() - begun, "learnt": learnt_so_far}
+            checkpoint.save(root, step, weights, optimizer, now, settings.keep)
+        accelerator.wait_for_everyone()
+
+    def look() -> None:
+        if main and len(val):
+            line = _look(plain, encoder, run, val, settings.eval_rows, micro_tokens, config.eval.max_new_tokens)
+            metrics.append(log, {"step": step, **line})
+            accelerator.log({"val_loss": line["val_loss"]}, step=step)
+            say(f"train: step {step}: held-out loss {line['val_loss']:.3f} | {_short(line['samples'])}")
+        accelerator.wait_for_everyone()
+
+    if step == 0:
+        look()
+    model.train()
+    with interruptible() as flag, disk_errors(run.root):
+        while step < total:
+            started = time.time()
+            rows = step_rows(step, len(tokens), settings.batch_size, settings.seed)
+            learnt = int(tokens.learnt[rows].sum())
+            mine = list(batches(tokens, rows[rank::world] or rows[:1], micro_tokens))
+            loss = torch.zeros((), device=accelerator.device)
+            for n, batch in enumerate(mine):
+                torch.manual_seed((settings.seed << 40) + (step << 16) + n * world + rank)  # dropout, the same after resume
+                last = n == len(mine) - 1
+                with contextlib.nullcontext() if last else accelerator.no_sync(model):
+                    # Ranks' gradients are averaged, so each is scaled by their number; a rank without rows adds zero.
+                    part = loss_sum(model, batch) * (1.0 if rows[rank::world] else 0.0)
+                    accelerator.backward(part * (world / max(1, learnt)))
+                loss += part.detach()
+                if flag.code:
+                    break
+            if _anyone(accelerator, flag.code):
+                optimizer.zero_grad(set_to_none=True)
+                save()
+                progress.close()
+                accelerator.end_training()
+                raise Interrupted(f"stopped at step {step} of {total}; the next `make train` goes on from there", flag.code or 130)
+            loss = accelerator.reduce(loss, "sum") / max(1, learnt)
+            norm = accelerator.clip_grad_norm_(weights.values(), settings.clip or math.inf)
+            if not (torch.isfinite(loss) and torch.isfinite(norm)):
+                progress.close()
+                raise _not_finite(step, float(loss), float(norm), checkpoint.steps(root))
+            rate = learning_rate(step, total, settings)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            learnt_so_far += learnt
+            count = int(tokens.lengths[rows].sum())
+            seconds = time.time() - started
+            line = {"step": step, "epoch": round(step * settings.batch_size / len(tokens), 4), "loss": float(loss), "lr": rate,
+                    "grad_norm": float(norm), "tokens": count, "learnt": learnt, "seconds": round(seconds, 4)}  # fmt: skip
+            progress.set_postfix_str(f"loss {line['loss']:.3f}, {count / seconds:,.0f} tok/s", refresh=False)
+            progress.update()
+            if main:
+                metrics.append(log, line)
+                accelerator.log({k: line[k] for k in ("loss", "lr", "grad_norm", "epoch")}, step=step)
+            if step % eval_every == 0 or step == total:
+                look()
+            if step % save_every == 0 or step == total:
+                save()
+    progress.close()
+    accelerator.end_training()
+    if main:
+        _finish(config, run, plain, encoder, stage_key, {
+            "steps": total, "train_seconds": round(before + time.time() - begun, 1), "learnt": learnt_so_far,
+            "trained_parameters": sum(p.numel() for p in weights.values()), "micro_tokens": micro_tokens,
+            "processes": world, "dtype": dtype_name(config.model), "device": str(accelerator.device),
+        })  # fmt: skip
+    accelerator.wait_for_everyone()
+
+
+def _accelerator(config: Config, run: Run) -> Accelerator:
+    tracker = config.train.tracker
+    if tracker != "none":
+        from accelerate.tracking import get_available_trackers
+
+        if tracker not in [str(t) for t in get_available_trackers()]:
+            raise UserError(f"the tracker {tracker!r} is not installed", "train.tracker", f"pip install {tracker}, or set train.tracker=none")
+    return Accelerator(
+        mixed_precision="bf16" if dtype_name(config.model) == "bf16" else "no",
+        cpu=not torch.cuda.is_available(),
+        log_with=None if tracker == "none" else tracker,
+        project_config=ProjectConfiguration(project_dir=str(run.root), logging_dir=str(run.root)),
+    )
+
+
+def _describe(config: Config, weights: dict[str, Any], model: Any, tokens: Tokens, total: int, micro_tokens: int) -> None:
+    """The arithmetic of the run, derived and printed."""
+    trained = sum(p.numel() for p in weights.values())
+    everything = sum(p.numel() for p in model.parameters())
+    per_epoch = math.ceil(len(tokens) / config.train.batch_size)
+    say(f"train: {len(tokens):,} rows / {config.train.batch_size} a step = {per_epoch} steps an epoch; {total} steps, "
+        f"{warmup_steps(total, config.train.warmup)} of them warm-up")  # fmt: skip
+    say(f"train: {trained:,} of {everything:,} parameters are trained ({trained / everything:.2%}); at most {micro_tokens:,} tokens at once")
+
+
+def _look(model: Any, encoder: Encoder, run: Run, val: Tokens, limit: int, micro_tokens: int, max_new: int) -> dict[str, Any]:
+    """Held-out loss and two sample answers."""
+    loss = held_out_loss(model, val, range(min(limit, len(val))), micro_tokens)
+    said = answer(model, encoder, load_examples(run, "val")[:2], min(max_new, 48), "sample answers")
+    return {"val_loss": loss, "samples": [{"instruction": a.instruction, "expected": a.expected, "said": a.said} for a in said]}
+
+
+def _short(samples: list[dict[str, str]]) -> str:
+    def clip(text: str) -> str:
+        flat = " ".join(text.split())
+        return flat if len(flat) <= 50 else flat[:47] + "..."
+
+    return " | ".join(f"{clip(s['instruction'])} -> {clip(s['said'])}" for s in samples[:1])
+
+
+def _anyone(accelerator: Accelerator, code: int) -> bool:
+    """Whether any rank was told to stop; with one rank this costs nothing."""
+    if accelerator.num_processes == 1:
+        return code != 0
+    return bool(accelerator.reduce(torch.tensor(float(code != 0), device=accelerator.device), "sum") > 0)
+
+
+def _not_finite(step: int, loss: float, norm: float, saved: list[int]) -> UserError:
+    last = f"the newest checkpoint is step {saved[-1]}" if saved else "there is no checkpoint yet"
+    return UserError(f"step {step + 1}: loss {loss}, gradient norm {norm}: training cannot go on ({last})", "train",
+                     "lower train.lr, or raise train.warmup")  # fmt: skip
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    """Config values as trackers take them: one level, scalars or text."""
+    return {
+        f"{section}.{name}": value if isinstance(value, (int, float, str, bool)) else str(value)
+        for section, values in config.model_dump(mode="json").items()
+        if isinstance(values, dict)
+        for name, value in values.items()
+    }
+
+
+def _finish(config: Config, run: Run, model: Any, encoder: Encoder, stage_key: dict[str, Any], counts: dict[str, Any]) -> None:
+    lines = metrics.read(run.root / "metrics.jsonl")
+    metrics.plot(run.root / "loss.png", lines, config.name)
+    with run.writing("adapter", stage_key) as output:
+        adapters.save(model, output.folder, config.model.base)
+        write_json(output.folder / "suri.json", {
+            "template": {"id": encoder.template.id, "hash": encoder.template.hash},
+            "tokenizer": encoder.tokenizer.hash, "base": config.model.base, "end_id": encoder.end_id,
+        })  # fmt: skip
+        losses = [m["loss"] for m in lines if "loss" in m]
+        output.counts = {**counts, "first_loss": losses[0], "last_loss": losses[-1]} if losses else counts
+    say(f"train: {counts['steps']} steps in {counts['train_seconds']:.0f} s -> {run.folder('adapter')}")

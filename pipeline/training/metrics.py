@@ -1,0 +1,67 @@
+"""metrics.jsonl and loss.png."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def rewind(path: Path, step: int) -> None:
+    """Drops what was written after the checkpoint that a run goes on from."""
+    if not path.is_file():
+        return
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
+    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def append(path: Path, values: dict[str, Any]) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(values, ensure_ascii=False) + "\n")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All lines, oldest first; a last line that a crash cut in two is left out."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if _step(line) < 1 << 60]
+
+
+def _step(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return 1 << 60
+
+
+def plot(path: Path, lines: list[dict[str, Any]], title: str) -> None:
+    """Training loss of every step, its running mean, and the held-out loss."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    train = [(m["step"], m["loss"]) for m in lines if "loss" in m]
+    val = [(m["step"], m["val_loss"]) for m in lines if "val_loss" in m]
+    figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120)
+    if train:
+        steps, losses = zip(*train, strict=True)
+        mean, means = losses[0], []
+        for loss in losses:
+            mean = 0.9 * mean + 0.1 * loss
+            means.append(mean)
+        axes.plot(steps, losses, color="#9ecae1", linewidth=1, label="training, each step")
+        axes.plot(steps, means, color="#2171b5", linewidth=2, label="training, running mean")
+    if val:
+        axes.plot(*zip(*val, strict=True), color="#e6550d", marker="o", linewidth=1.5, label="held out")
+    axes.set_xlabel("optimiser step")
+    axes.set_ylabel("loss per labelled token (nats)")
+    axes.set_ylim(bottom=0)
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    temporary = path.with_name(f".{path.name}.tmp.png")
+    figure.savefig(temporary)
+    plt.close(figure)
+    temporary.replace(path)

