@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pipeline.errors import UserError
 
@@ -103,6 +104,29 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     os.replace(temporary, folder)
     _fsync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, wait: bool) -> Iterator[TextIO]:
+    """Holds a lock file for this process; the kernel lets go of it however the process ends.
+
+    Raises:
+        BlockingIOError: another process holds it and `wait` is false; its text is that process's number.
+    """
+    make_folder(path.parent)
+    with disk_errors(path.parent):
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  (closed by the `with` below)
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.seek(0)
+            raise BlockingIOError(file.read().strip() or "?") from None
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield file
 
 
 def make_folder(folder: Path) -> None:

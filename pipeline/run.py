@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import json
 import os
 import platform
@@ -30,8 +29,6 @@ from typing import Any
 from pipeline import __version__
 from pipeline.errors import UserError
 from pipeline.files import (
-    disk_errors,
-    make_folder,
     read_json,
     recover,
     replace_folder,
@@ -59,7 +56,6 @@ class Run:
 
     def manifest(self, stage: str) -> dict[str, Any] | None:
         """What a finished stage wrote about itself; None when it has not finished."""
-        recover(self.folder(stage))
         found = read_json(self.folder(stage) / "manifest.json")
         whole = isinstance(found, dict) and isinstance(found.get("key"), dict) and isinstance(found.get("files"), dict)
         return found if whole else None
@@ -112,22 +108,16 @@ class Run:
         Raises:
             UserError: another live process holds it.
         """
-        make_folder(self.root)
-        with disk_errors(self.root):
-            file = open(self.root / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  (closed by the `with` below)
-        with file:
+        with contextlib.ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
+                held.enter_context(exclusive(self.root / ".lock", wait=False))
+            except BlockingIOError as error:
                 raise UserError(
-                    f"the run folder is in use by process {file.read().strip() or '?'}", str(self.root),
+                    f"the run folder is in use by process {error}", str(self.root),
                     'wait for it, stop it, or give this run another name (ARGS="name=other")',
                 ) from None  # fmt: skip
-            file.seek(0)
-            file.truncate()
-            file.write(str(os.getpid()))
-            file.flush()
+            for old in self.root.glob(".*.old"):  # a crash fell between two renames
+                recover(old.with_name(old.name[1:-4]))
             yield
 
 

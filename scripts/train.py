@@ -4,4 +4,6 @@ from pipeline.command import main
 from pipeline.stages import UP_TO, bring_up_to_date
 
 if __name__ == "__main__":
-    raise SystemExit(main(lambda config, run: bring_up_to_date(config, run, UP_TO["train"]), "Brings train up to date."))
+    raise SystemExit(
+        main(lambda config, run: bring_up_to_date(config, run, UP_TO["train"]), "Brings train up to date.")
+    )

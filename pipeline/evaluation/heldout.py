@@ -15,7 +15,9 @@ from pipeline.prompt.tokens import Tokens
 
 
 @torch.inference_mode()
-def held_out_loss(model: Any, tokens: Tokens, rows: Sequence[int], micro_tokens: int, what: str = "held-out loss") -> float:
+def held_out_loss(
+    model: Any, tokens: Tokens, rows: Sequence[int], micro_tokens: int, what: str = "held-out loss"
+) -> float:
     """Mean of -log p over all labelled tokens of the rows, in nats; NaN when there are none."""
     was_training = model.training
     model.eval()

@@ -25,7 +25,10 @@ def measure(model: Any, config: Config, run: Run, encoder: Encoder, micro_tokens
         rows = range(min(len(tokens), config.eval.rows))
         if not rows:
             continue
-        found[part] = {"rows": len(rows), "loss": held_out_loss(model, tokens, rows, micro_tokens, f"{who}: loss, {part}")}
+        found[part] = {
+            "rows": len(rows),
+            "loss": held_out_loss(model, tokens, rows, micro_tokens, f"{who}: loss, {part}"),
+        }
         if exact:
             said = answer(model, encoder, exact, config.eval.max_new_tokens, f"{who}: answers, {part}")
             found[part] |= {**marks(said), "by_task": _by_task(said), "said": [a.as_dict() for a in said]}
@@ -50,7 +53,12 @@ def rows_of_table(base: dict[str, Any], tuned: dict[str, Any]) -> list[tuple[str
         b, t, name = base[part], tuned[part], names[part]
         rows.append((f"{name}: loss ({t['rows']} rows)", f"{b['loss']:.3f}", f"{t['loss']:.3f}"))
         if "exact" in t:
-            rows.append((f"{name}: exact match ({t['answers']} answers)", *(f"{m['exact']:.1%} ± {m['exact_standard_error']:.1%}" for m in (b, t))))
+            rows.append(
+                (
+                    f"{name}: exact match ({t['answers']} answers)",
+                    *(f"{m['exact']:.1%} ± {m['exact_standard_error']:.1%}" for m in (b, t)),
+                )
+            )
             rows.append((f"{name}: right answer contained", f"{b['contained']:.1%}", f"{t['contained']:.1%}"))
             rows.append((f"{name}: stopped by itself", f"{b['stopped']:.1%}", f"{t['stopped']:.1%}"))
     return rows

@@ -6,10 +6,10 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-import pipeline.model.quiet  # noqa: F401  (before torch and peft)
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
+import pipeline.model.quiet  # noqa: F401  (before torch and peft)
 from pipeline.config import Adapter
 from pipeline.errors import UserError
 
@@ -87,4 +87,8 @@ def load(model: Any, folder: Path) -> Any:
         return PeftModel.from_pretrained(model, folder).eval()
     except Exception as error:  # peft, safetensors and torch each raise their own kinds
         said = " ".join(str(error).split())[:300]
-        raise UserError(f"the adapter does not fit this base: {said}", str(folder), "train again, or name the base it was trained on") from None
+        raise UserError(
+            f"the adapter does not fit this base: {said}",
+            str(folder),
+            "train again, or name the base it was trained on",
+        ) from None

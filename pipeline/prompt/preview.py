@@ -49,5 +49,7 @@ def preview(encoder: Encoder, examples: Sequence[Example], count: int = 5) -> No
             seams += encoder.seams(chunk)
             progress.update(len(chunk))
     joint = encoder.prompt_config.join == "joint"
-    effect = "their mask is off by a token, as in the reference recipes" if joint else "prompt.join=apart keeps them clean"
-    say(f"\n{seams:,} of {len(examples):,} rows change prompt tokens when the answer is joined as text" + (f": {effect}" if seams else ""))
+    known = "their mask is off by a token, as in the reference recipes"
+    effect = known if joint else "prompt.join=apart keeps them clean"
+    said = f"{seams:,} of {len(examples):,} rows change prompt tokens when the answer is joined as text"
+    say(f"\n{said}: {effect}" if seams else f"\n{said}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pipeline.config import Config
 from pipeline.dataset.stage import load as load_examples
 from pipeline.errors import UserError
-from pipeline.files import sha256_file, write_text
+from pipeline.files import json_text, sha256_file, write_text
 from pipeline.progress import bar, say
 from pipeline.prompt import template as templates
 from pipeline.prompt.doctor import examine, examine_rows
@@ -62,10 +62,10 @@ def build(config: Config, run: Run, vocabulary: Vocabulary, stage_key: dict[str,
     for note in examine(encoder, vocabulary.rows, vocabulary.eos):
         say("tokens:", note)
     with run.writing("tokens", stage_key) as output:
-        for part in PARTS:
-            output.counts[part] = _encode_part(
-                config, encoder, load_examples(run, part), output.folder / f"{part}.arrow", part
-            )
+        with open(output.folder / "rejected.jsonl", "w", encoding="utf-8") as rejected:
+            for part in PARTS:
+                examples = load_examples(run, part)
+                output.counts[part] = _encode_part(config, encoder, examples, output.folder, part, rejected)
         if not output.counts["train"]["learnt"]:
             raise UserError(
                 "no token of any training row carries loss: every prompt fills the cutoff", "prompt.cutoff", "raise it"
@@ -82,22 +82,25 @@ def build(config: Config, run: Run, vocabulary: Vocabulary, stage_key: dict[str,
 
 
 def _encode_part(
-    config: Config, encoder: Encoder, examples: Sequence[Example], path: Path, part: str
+    config: Config, encoder: Encoder, examples: Sequence[Example], folder: Path, part: str, rejected: TextIO
 ) -> dict[str, int]:
     counts = dict.fromkeys(("rows", "tokens", "learnt", "longest", "cut", "rejected", "no_loss", "seam"), 0)
-    writer = TokenWriter(path)
+    writer = TokenWriter(folder / f"{part}.arrow")
     with bar(total=len(examples), what=f"tokens {part}") as progress:
         for start in range(0, len(examples), CHUNK):
             chunk = examples[start : start + CHUNK]
             rows = encoder.rows(chunk)
             examine_rows(encoder, rows, start)
-            kept = [
-                (row, e.id)
-                for row, e in zip(rows, chunk, strict=True)
-                if not (row.cut and config.prompt.too_long == "reject")
-            ]
-            writer.write((row for row, _ in kept), (id for _, id in kept))
-            _count(counts, [row for row, _ in kept], len(rows) - len(kept))
+            pairs = list(zip(rows, chunk, strict=True))
+            too_long = [e for row, e in pairs if row.cut] if config.prompt.too_long == "reject" else []
+            kept = [(row, e) for row, e in pairs if not (row.cut and too_long)]
+            writer.write((row for row, _ in kept), (e.id for _, e in kept))
+            for example in too_long:
+                reason = f"longer than {config.prompt.cutoff} tokens"
+                rejected.write(
+                    json_text({"rule": "too-long", "reason": reason, "part": part, **example.as_dict()}) + "\n"
+                )
+            _count(counts, [row for row, _ in kept], len(too_long))
             progress.update(len(chunk))
     writer.close()
     return counts
@@ -123,7 +126,7 @@ def _report(counts: dict[str, Any], config: Config) -> None:
     )
     meanings = {
         "cut": f"rows were longer than {cutoff} and cut: they do not learn to stop (prompt.too_long=reject drops them)",
-        "rejected": f"rows longer than {cutoff} tokens rejected",
+        "rejected": f"rows longer than {cutoff} tokens rejected (tokens/rejected.jsonl)",
         "no_loss": "rows carry no loss, their prompt fills the cutoff",
         "seam": "rows change prompt tokens where the answer is joined (prompt.join=apart avoids it)",
     }

@@ -80,7 +80,9 @@ def _same_recipe(run: Run, encoder: Encoder, checks: verify.Checks) -> None:
     if trained != now:
         raise checks.fail("template", f"trained with {trained}, now {now}", "train again, or put the template back")
     if made.get("tokenizer") != encoder.tokenizer.hash:
-        raise checks.fail("tokenizer", f"trained with {made.get('tokenizer')}, now {encoder.tokenizer.hash}", "train again")
+        raise checks.fail(
+            "tokenizer", f"trained with {made.get('tokenizer')}, now {encoder.tokenizer.hash}", "train again"
+        )
 
 
 def _merge(

@@ -55,7 +55,9 @@ def adapter_has_learnt(folder: Path, checks: Checks) -> None:
         raise checks.fail(name, "it holds NaN or infinite numbers", "train again with a lower train.lr")
     zero = sum(not t.any() for t in learnt.values())
     if zero == len(learnt):
-        raise checks.fail(name, "all its updates are zero: nothing was learnt", "raise train.lr or train for more steps")
+        raise checks.fail(
+            name, "all its updates are zero: nothing was learnt", "raise train.lr or train for more steps"
+        )
     checks.passed(name, f"{len(tensors)} tensors, {len(learnt) - zero} of {len(learnt)} updates not zero")
 
 
@@ -75,7 +77,9 @@ def divergence(p: torch.Tensor, q: torch.Tensor) -> float:
     return float(F.kl_div(q.double(), p.double(), log_target=True, reduction="batchmean"))
 
 
-def merged_equals_adapter(adapter: torch.Tensor, merged: torch.Tensor, base: torch.Tensor, dtype: str, checks: Checks) -> None:
+def merged_equals_adapter(
+    adapter: torch.Tensor, merged: torch.Tensor, base: torch.Tensor, dtype: str, checks: Checks
+) -> None:
     """The merged weights say what base + adapter say, and not what the base says.
 
     Raises:
@@ -87,7 +91,9 @@ def merged_equals_adapter(adapter: torch.Tensor, merged: torch.Tensor, base: tor
     if not off <= TOLERANCE[dtype]:
         raise checks.fail(name, said, "export with export.dtype=fp32, and report this with your config")
     if off > 0.5 * learnt:
-        raise checks.fail(name, said + ": rounding ate what was learnt", "export with export.dtype=fp32, or train longer")
+        raise checks.fail(
+            name, said + ": rounding ate what was learnt", "export with export.dtype=fp32, or train longer"
+        )
     checks.passed(name, said)
 
 
@@ -99,7 +105,9 @@ def reload_equals_merged(merged: torch.Tensor, reloaded: torch.Tensor, checks: C
     """
     off = divergence(merged, reloaded)
     if not off <= 1e-6:
-        raise checks.fail("reload", f"the saved weights are not the merged ones (KL {off:.1e})", "check the disk, then export again")
+        raise checks.fail(
+            "reload", f"the saved weights are not the merged ones (KL {off:.1e})", "check the disk, then export again"
+        )
     checks.passed("reload", "stock AutoModelForCausalLM gives the merged model's logits")
 
 
@@ -118,13 +126,23 @@ def tokenizer_agrees(tokenizer: Any, encoder: Encoder, examples: Sequence[Exampl
         wanted = encoder.prompt(example.instruction, example.input)
         message = {"role": "user", "content": example.instruction, "input": example.input}
         given = tokenizer.apply_chat_template([message], tokenize=True, add_generation_prompt=True, return_dict=False)
-        plain = tokenizer(encoder.template.prompt(example.instruction, example.input), add_special_tokens=False).input_ids
+        plain = tokenizer(
+            encoder.template.prompt(example.instruction, example.input), add_special_tokens=False
+        ).input_ids
         opening = [] if encoder.bos_id is None else [encoder.bos_id]
         if list(given) != wanted or opening + list(plain) != wanted:
-            raise checks.fail(name, f"other ids than in training for the prompt {example.instruction[:60]!r}", "report this with your config")
+            raise checks.fail(
+                name,
+                f"other ids than in training for the prompt {example.instruction[:60]!r}",
+                "report this with your config",
+            )
         tried += 1
     if tokenizer.eos_token_id != encoder.end_id:
-        raise checks.fail(name, f"its end token is {tokenizer.eos_token_id}, training's is {encoder.end_id}", "report this with your config")
+        raise checks.fail(
+            name,
+            f"its end token is {tokenizer.eos_token_id}, training's is {encoder.end_id}",
+            "report this with your config",
+        )
     checks.passed(name, f"same ids as in training for {tried} prompts")
 
 

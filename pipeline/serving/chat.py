@@ -69,7 +69,11 @@ def _reply(config: Config, model: Any, tokenizer: Any, message: dict[str, str], 
     inputs = tokenizer.apply_chat_template([message], add_generation_prompt=True, return_tensors="pt", return_dict=True)
     ids = inputs["input_ids"].to(model.device)
     heat = config.chat.temperature
-    choice = {"do_sample": True, "temperature": heat} if heat else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    choice = (
+        {"do_sample": True, "temperature": heat}
+        if heat
+        else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    )
     try:
         made = model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=config.chat.max_new_tokens,
@@ -79,5 +83,3 @@ def _reply(config: Config, model: Any, tokenizer: Any, message: dict[str, str], 
         print()
         return True
     return int(made[0, -1]) == end_id
-
-

@@ -21,7 +21,9 @@ def folder_of(root: Path, step: int) -> Path:
     return root / f"step-{step:06d}"
 
 
-def save(root: Path, step: int, weights: dict[str, torch.nn.Parameter], optimizer: Any, state: dict[str, Any], keep: int) -> None:
+def save(
+    root: Path, step: int, weights: dict[str, torch.nn.Parameter], optimizer: Any, state: dict[str, Any], keep: int
+) -> None:
     """Writes `root`/step-NNNNNN in one piece, then removes all but the newest `keep`."""
     with replace_folder(folder_of(root, step)) as folder:
         save_file({name: p.detach().cpu().contiguous() for name, p in weights.items()}, folder / "weights.safetensors")

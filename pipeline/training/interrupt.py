@@ -27,7 +27,7 @@ def interruptible() -> Iterator[Flag]:
         flag.code = 128 + number
         signal.signal(number, before[number])
 
-    before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {int(n): signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield flag
     finally:

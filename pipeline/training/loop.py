@@ -83,7 +83,12 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
 
     def save() -> None:
         if main and step not in checkpoint.steps(root):
-            now = {"key": key, "micro_tokens": micro_tokens, "seconds": before + time.time() - begun, "learnt": learnt_so_far}
+            now = {
+                "key": key,
+                "micro_tokens": micro_tokens,
+                "seconds": before + time.time() - begun,
+                "learnt": learnt_so_far,
+            }
             checkpoint.save(root, step, weights, optimizer, now, settings.keep)
         accelerator.wait_for_everyone()
 
@@ -106,7 +111,9 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             mine = list(batches(tokens, rows[rank::world] or rows[:1], micro_tokens))
             loss = torch.zeros((), device=accelerator.device)
             for n, batch in enumerate(mine):
-                torch.manual_seed((settings.seed << 40) + (step << 16) + n * world + rank)  # dropout, the same after resume
+                torch.manual_seed(
+                    (settings.seed << 40) + (step << 16) + n * world + rank
+                )  # dropout, the same after resume
                 last = n == len(mine) - 1
                 with contextlib.nullcontext() if last else accelerator.no_sync(model):
                     # Ranks' gradients are averaged, so each is scaled by their number; a rank without rows adds zero.
@@ -120,7 +127,9 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
                 save()
                 progress.close()
                 accelerator.end_training()
-                raise Interrupted(f"stopped at step {step} of {total}; the next `make train` goes on from there", flag.code or 130)
+                raise Interrupted(
+                    f"stopped at step {step} of {total}; the next `make train` goes on from there", flag.code or 130
+                )
             loss = accelerator.reduce(loss, "sum") / max(1, learnt)
             norm = accelerator.clip_grad_norm_(weights.values(), settings.clip or math.inf)
             if not (torch.isfinite(loss) and torch.isfinite(norm)):
@@ -163,7 +172,11 @@ def _accelerator(config: Config, run: Run) -> Accelerator:
         from accelerate.tracking import get_available_trackers
 
         if tracker not in [str(t) for t in get_available_trackers()]:
-            raise UserError(f"the tracker {tracker!r} is not installed", "train.tracker", f"pip install {tracker}, or set train.tracker=none")
+            raise UserError(
+                f"the tracker {tracker!r} is not installed",
+                "train.tracker",
+                f"pip install {tracker}, or set train.tracker=none",
+            )
     return Accelerator(
         mixed_precision="bf16" if dtype_name(config.model) == "bf16" else "no",
         cpu=not torch.cuda.is_available(),
@@ -172,21 +185,30 @@ def _accelerator(config: Config, run: Run) -> Accelerator:
     )
 
 
-def _describe(config: Config, weights: dict[str, Any], model: Any, tokens: Tokens, total: int, micro_tokens: int) -> None:
+def _describe(
+    config: Config, weights: dict[str, Any], model: Any, tokens: Tokens, total: int, micro_tokens: int
+) -> None:
     """The arithmetic of the run, derived and printed."""
     trained = sum(p.numel() for p in weights.values())
     everything = sum(p.numel() for p in model.parameters())
     per_epoch = math.ceil(len(tokens) / config.train.batch_size)
     say(f"train: {len(tokens):,} rows / {config.train.batch_size} a step = {per_epoch} steps an epoch; {total} steps, "
         f"{warmup_steps(total, config.train.warmup)} of them warm-up")  # fmt: skip
-    say(f"train: {trained:,} of {everything:,} parameters are trained ({trained / everything:.2%}); at most {micro_tokens:,} tokens at once")
+    say(
+        f"train: {trained:,} of {everything:,} parameters are trained ({trained / everything:.2%}); at most {micro_tokens:,} tokens at once"
+    )
 
 
-def _look(model: Any, encoder: Encoder, run: Run, val: Tokens, limit: int, micro_tokens: int, max_new: int) -> dict[str, Any]:
+def _look(
+    model: Any, encoder: Encoder, run: Run, val: Tokens, limit: int, micro_tokens: int, max_new: int
+) -> dict[str, Any]:
     """Held-out loss and two sample answers."""
     loss = held_out_loss(model, val, range(min(limit, len(val))), micro_tokens)
     said = answer(model, encoder, load_examples(run, "val")[:2], min(max_new, 48), "sample answers")
-    return {"val_loss": loss, "samples": [{"instruction": a.instruction, "expected": a.expected, "said": a.said} for a in said]}
+    return {
+        "val_loss": loss,
+        "samples": [{"instruction": a.instruction, "expected": a.expected, "said": a.said} for a in said],
+    }
 
 
 def _short(samples: list[dict[str, str]]) -> str:
@@ -220,7 +242,9 @@ def _flat(config: Config) -> dict[str, Any]:
     }
 
 
-def _finish(config: Config, run: Run, model: Any, encoder: Encoder, stage_key: dict[str, Any], counts: dict[str, Any]) -> None:
+def _finish(
+    config: Config, run: Run, model: Any, encoder: Encoder, stage_key: dict[str, Any], counts: dict[str, Any]
+) -> None:
     lines = metrics.read(run.root / "metrics.jsonl")
     metrics.plot(run.root / "loss.png", lines, config.name)
     with run.writing("adapter", stage_key) as output:

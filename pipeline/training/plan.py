@@ -65,7 +65,17 @@ def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
     steps = total_steps(rows, config.train) if rows else None
     # Beside the weights: gradient and AdamW's two moments in float32, for LoRA the float32 adapter itself too.
     per_trained = 12 if config.adapter.method == "full" else 16
-    return Plan(rows, tokens, exact, steps, parameters, trained, weights / GIB, trained * per_trained / GIB, _token_bytes(config, shape) / 2**20)
+    return Plan(
+        rows,
+        tokens,
+        exact,
+        steps,
+        parameters,
+        trained,
+        weights / GIB,
+        trained * per_trained / GIB,
+        _token_bytes(config, shape) / 2**20,
+    )
 
 
 def lines(config: Config, found: Plan) -> list[str]:
@@ -75,8 +85,16 @@ def lines(config: Config, found: Plan) -> list[str]:
         return "unknown until the data is here" if value is None else f"{value:,}"
 
     warm = "" if found.steps is None else f", {warmup_steps(found.steps, config.train.warmup)} of them warm-up"
-    per_epoch = "" if found.rows is None else f"{math.ceil(found.rows / config.train.batch_size):,} an epoch x {config.train.epochs:g}"
-    bound = "" if found.exact or found.tokens is None else f" at most (rows x cutoff {config.prompt.cutoff}; counted once the data is tokenised)"
+    per_epoch = (
+        ""
+        if found.rows is None
+        else f"{math.ceil(found.rows / config.train.batch_size):,} an epoch x {config.train.epochs:g}"
+    )
+    bound = (
+        ""
+        if found.exact or found.tokens is None
+        else f" at most (rows x cutoff {config.prompt.cutoff}; counted once the data is tokenised)"
+    )
     fixed = found.weights_gib + found.training_gib
     longest = config.prompt.cutoff * found.token_mib / 1024
     return [

@@ -1,0 +1,82 @@
+"""A tiny LLaMA base on disk and configs that train it in a second."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from pipeline import stages
+from pipeline.config import Config
+from pipeline.config_file import load
+from pipeline.dataset.families import generate
+from pipeline.run import Run
+
+torch.set_num_threads(1)
+SHAPE = {
+    "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512,
+}  # fmt: skip
+
+
+def make_tokenizer(folder: Path) -> int:
+    """Writes a byte-level BPE tokenizer with <s>, </s> and <unk>; returns its size."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    texts = [" ".join((r["instruction"], r["input"], r["output"])) for r in generate(200, 1)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<unk>", "<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )  # fmt: skip
+    tokenizer.train_from_iterator([*texts, "### Instruction:\n### Input:\n### Response:\n"], trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return tokenizer.get_vocab_size()
+
+
+def make_base(folder: Path, seed: int = 0, **shape: Any) -> Path:
+    """Writes a random two-layer LLaMA with its tokenizer."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    size = make_tokenizer(folder)
+    torch.manual_seed(seed)
+    values = {**SHAPE, "vocab_size": size, "bos_token_id": 1, "eos_token_id": 2, **shape}
+    kind = values.pop("model_type")
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **values))
+    model.save_pretrained(folder)
+    return folder
+
+
+def make_config(folder: Path, base: Path, *overrides: str) -> Config:
+    """A config for the tiny base: six steps, with dropout, checkpoints and held-out rows."""
+    path = folder / "tiny.yaml"
+    path.write_text(
+        f"""
+name: tiny
+model: {{base: {base}, dtype: fp32}}
+data: {{sources: [{{path: families, rows: 100}}], val: 8, holdout: [extract-phone, lookup-field]}}
+prompt: {{template: alpaca-short, cutoff: 200}}
+adapter: {{r: 4, alpha: 8, dropout: 0.1, targets: [q_proj, v_proj]}}
+train: {{batch_size: 8, max_steps: 6, lr: 1e-2, warmup: 1, save_every: 1, eval_every: 3, eval_rows: 4, tracker: none}}
+eval: {{rows: 4, max_new_tokens: 4, prompts: [Say hello.]}}
+export: {{min_eos: 0}}
+"""
+    )
+    return load(path, overrides)
+
+
+def run_to(config: Config, last: str, root: Path) -> Run:
+    """Brings a run under `root` up to date."""
+    run = Run(root / config.name)
+    stages.bring_up_to_date(config, run, last)
+    return run
