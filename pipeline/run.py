@@ -29,6 +29,7 @@ from typing import Any
 from pipeline import __version__
 from pipeline.errors import UserError
 from pipeline.files import (
+    exclusive,
     read_json,
     recover,
     replace_folder,

@@ -87,6 +87,7 @@ def test_a_crash_at_either_rename_leaves_old_or_new(
         patch.setattr(files.os, "replace", dying)
         with pytest.raises(KeyboardInterrupt):
             finish(run, "new")
+    files.recover(run.folder("stage"))  # what taking the lock does
     assert run.is_current("stage", KEY)
     assert (tmp_path / "stage" / "inner" / "a.txt").read_text() == "old"
     finish(run, "newer")

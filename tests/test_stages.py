@@ -1,0 +1,165 @@
+"""The chain of stages: what re-runs when, what is said, and who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import stages
+from pipeline.config_file import load
+from pipeline.run import Run
+from tests.tiny import make_base, make_config, run_to
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ["dataset", "synthesis", "prompt", "kernels", "model", "evaluation", "training", "release", "serving"]
+HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "matplotlib", "safetensors"}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def done(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
+    """A run that was brought all the way."""
+    folder = tmp_path_factory.mktemp("chain")
+    return folder, run_to(make_config(folder, base, "train.max_steps=2"), "export", folder)
+
+
+@pytest.mark.parametrize(
+    ("override", "again"),
+    [
+        ("train.lr=0.02", ["train", "export"]),
+        ("train.keep=5", []),
+        ("train.tracker=tensorboard", []),
+        ("train.save_every=2", []),
+        ("export.dtype=bf16", ["export"]),
+        ("eval.rows=3", ["export"]),
+        ("prompt.cutoff=201", ["tokens", "train", "export"]),
+        ("adapter.r=2", ["train", "export"]),
+        ("data.val=9", ["data", "tokens", "train", "export"]),
+        ("chat.temperature=1", []),
+        ("model.dtype=auto", ["train", "export"]),
+    ],
+)
+def test_one_key_reruns_what_depends_on_it(done: tuple[Path, Run], base: Path, override: str, again: list[str]) -> None:
+    folder, run = done
+    config = make_config(folder, base, "train.max_steps=2", override)
+    stale = stages.stale(config, run)
+    # A stage behind a stale one is stale too, once that one has run: its own key then carries another result.
+    first = stale[:1]
+    assert first == again[:1]
+    if again:
+        names = [s.name for s in stages.STAGES]
+        assert names[names.index(again[0]) :] == again
+
+
+def test_finished_chain_says_up_to_date(done: tuple[Path, Run], base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, run = done
+    before = {p: p.stat().st_mtime_ns for p in run.root.rglob("*") if p.is_file()}
+    run_to(make_config(folder, base, "train.max_steps=2"), "export", folder)
+    assert capsys.readouterr().out.count("up to date") == 4
+    assert {p: p.stat().st_mtime_ns for p in run.root.rglob("*") if p.is_file()} == before
+
+
+def test_up_to_date_needs_no_torch(done: tuple[Path, Run], base: Path) -> None:
+    folder, _ = done
+    make_config(folder, base)
+    code = (
+        "import sys; from pipeline.command import main; from pipeline.stages import bring_up_to_date as b\n"
+        f"main(lambda c, r: b(c, r, 'export'), '', ['--config', {str(folder / 'tiny.yaml')!r}, 'train.max_steps=2'])\n"
+        f"print(sorted({HEAVY!r} & set(sys.modules)))"
+    )
+    made = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "RUNS": str(folder)}
+    )
+    assert made.stdout.count("up to date") == 4, made.stderr
+    assert made.stdout.endswith("[]\n")
+
+
+def test_missing_result_is_made_again(base: Path, tmp_path: Path) -> None:
+    config = make_config(tmp_path, base, "train.max_steps=2")
+    run = Run(tmp_path / "tiny")
+    stages.bring_up_to_date(config, run, "tokens")
+    (run.folder("tokens") / "val.arrow").unlink()
+    assert stages.stale(config, run)[0] == "tokens"
+    stages.bring_up_to_date(config, run, "tokens")
+    assert stages.stale(config, run)[0] == "train"
+
+
+def test_second_run_in_one_folder_stops(base: Path, tmp_path: Path) -> None:
+    config = make_config(tmp_path, base)
+    run = Run(tmp_path / "tiny")
+    with run.lock():
+        made = subprocess.run(
+            [sys.executable, "-m", "scripts.data", "--config", str(tmp_path / "tiny.yaml")],
+            capture_output=True, text=True, cwd=ROOT, env={**os.environ, "RUNS": str(tmp_path)},
+        )  # fmt: skip
+    assert made.returncode == 2
+    assert f"in use by process {os.getpid()}" in made.stderr
+    assert "Traceback" not in made.stderr
+    assert config.name == "tiny"
+
+
+def imports(path: Path) -> set[str]:
+    """Every `pipeline.X` that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def test_rooms_use_only_rooms_above() -> None:
+    for path in (ROOT / "pipeline").rglob("*.py"):
+        room = path.relative_to(ROOT / "pipeline").parts[0]
+        used = {m.split(".")[1] for m in imports(path) if m.startswith("pipeline.")} & set(ROOMS)
+        if room in ROOMS:
+            below = used & set(ROOMS[ROOMS.index(room) + 1 :])
+            assert not below, f"{path.name} in {room}/ uses {below}"
+            assert "pipeline.stages" not in imports(path), path
+        elif path.name != "stages.py":
+            assert not used, f"{path.name} uses {used}"
+
+
+def test_early_rooms_have_no_torch() -> None:
+    for room in ("dataset", "prompt"):
+        for path in (ROOT / "pipeline" / room).rglob("*.py"):
+            top = [n for n in ast.parse(path.read_text()).body if isinstance(n, (ast.Import, ast.ImportFrom))]
+            names = {a.name.split(".")[0] for n in top if isinstance(n, ast.Import) for a in n.names}
+            names |= {(n.module or "").split(".")[0] for n in top if isinstance(n, ast.ImportFrom)}
+            assert not names & {"torch", "transformers", "datasets"}, path
+
+
+def test_every_config_loads() -> None:
+    for path in (ROOT / "configs").glob("*.yaml"):
+        assert load(path).name == path.stem
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    text = (ROOT / "README.md").read_text()
+    targets = set(re.findall(r"^([a-z-]+(?: [a-z-]+)*):", (ROOT / "Makefile").read_text(), re.M))
+    known = {name for line in targets for name in line.split()}
+    asked = set(re.findall(r"\bmake ([a-z][a-z-]*)\b", text))
+    assert {"export", "test", "data", "train", "chat", "plan", "preview"} <= asked
+    assert asked <= known | {"a"}, asked - known
+    for path in re.findall(r"`((?:pipeline|configs|tests|data|docs)/[\w./-]+)`|\]\((docs/[\w.]+)\)", text):
+        name = next(p for p in path if p)
+        if name != "configs/mine.yaml":
+            assert (ROOT / name).exists(), name
+    for script in set(re.findall(r"scripts\.(\w+)", text)):
+        assert (ROOT / "scripts" / f"{script}.py").is_file()
+
+
+def test_readme_first_command_is_early() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert next(i for i, line in enumerate(lines, 1) if line.startswith("make ")) <= 20
