@@ -1,6 +1,7 @@
 """One command line for every script: `python -m scripts.NAME --config FILE key=value ...`.
 
-Turns errors that a user can cause into one message and exit code 2, Ctrl-C into 130.
+Turns errors that a user can cause into one message and exit code 2, Ctrl-C into 130. Any other error is a mistake
+here or in a library and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -47,5 +48,7 @@ def guarded(work: Callable[[], None]) -> int:
         print("\nsuri: stopped; results of finished stages are whole", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        # The reader went away (`| head`); Python would complain once more when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return 0

