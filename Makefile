@@ -29,7 +29,7 @@ help:
 data train export preview plan chat: $(READY) $(BASE)
 	@$(RUN)
 
-test: $(READY) $(DEMO)
+test: $(READY)
 	@$(PY) -m pytest $(ARGS)
 
 check: $(READY)
@@ -42,8 +42,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -e $(READY) || rm -rf .venv
 	@rm -f $(READY)
 	@echo 'setup: installing pinned dependencies into .venv (once)'
-	@test -x $(PY) || $(PYTHON) -m venv .venv
-	@$(PY) -m pip install --quiet --disable-pip-version-check --progress-bar on -c constraints.txt $(PIP_ARGS) -e '.[dev]'
+	@$(PYTHON) scripts/setup_venv.py $(PIP_ARGS)
 	@touch $(READY)
 
 $(DEMO): $(READY)

@@ -68,8 +68,8 @@ def iso_date_to_words(_: str, text: str) -> str:
 def nth_item(instruction: str, text: str) -> str:
     items = text.split(", ")
     assert len(set(items)) == len(items)
-    (nth,) = re.findall(r"first|second|third|fourth", instruction)
-    return items[["first", "second", "third", "fourth"].index(nth)]
+    (nth,) = re.findall(r"first|last", instruction)
+    return items[{"first": 0, "last": -1}[nth]]
 
 
 def next_weekday(instruction: str, _: str) -> str:

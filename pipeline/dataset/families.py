@@ -224,7 +224,7 @@ def _iso_date_to_words(rng: random.Random) -> Parts:
 @family("small-sum", "arithmetic")
 def _small_sum(rng: random.Random) -> Parts:
     name, things = rng.choice(words.FIRST_NAMES), rng.choice(words.ITEMS) + "s"
-    a, b = rng.randint(2, 9), rng.randint(2, 9)
+    a, b = rng.randint(2, 6), rng.randint(2, 6)
     return _ask(rng, "small-sum", name=name, things=things, a=a, b=b), "", str(a + b)
 
 
@@ -236,10 +236,9 @@ def _larger_number(rng: random.Random) -> Parts:
 
 @family("nth-item", "ordering")
 def _nth_item(rng: random.Random) -> Parts:
-    items = rng.sample(words.ITEMS, rng.randint(4, 5))
-    index = rng.randrange(4)
-    ask = _ask(rng, "nth-item", nth=("first", "second", "third", "fourth")[index])
-    return ask, ", ".join(items), items[index]
+    items = rng.sample(words.ITEMS, rng.randint(3, 5))
+    nth = rng.choice(("first", "last"))
+    return _ask(rng, "nth-item", nth=nth), ", ".join(items), items[0 if nth == "first" else -1]
 
 
 @family("next-weekday", "ordering")
@@ -263,10 +262,10 @@ def _sentiment(rng: random.Random) -> Parts:
 
 @family("word-category", "classification")
 def _word_category(rng: random.Random) -> Parts:
-    options = rng.sample(list(words.CATEGORIES), 3)
+    options = rng.sample(list(words.CATEGORIES), 2)
     label = rng.choice(options)
     word = rng.choice(words.CATEGORIES[label])
-    return _ask(rng, "word-category", word=word, options="{}, {} or {}".format(*options)), "", label
+    return _ask(rng, "word-category", word=word, options=" or ".join(options)), "", label
 
 
 @family("extract-phone", "extraction")

@@ -10,7 +10,6 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import safe_open
 
-import pipeline.model.quiet  # noqa: F401  (before torch and peft)
 from pipeline.config import Adapter
 from pipeline.errors import UserError
 from pipeline.progress import say
@@ -84,9 +83,8 @@ def _check_rank(rank: int, layers: dict[str, Any]) -> None:
         raise UserError(what, "adapter.r", "lower adapter.r")
     if small:
         name = min(small, key=small.__getitem__)
-        say(
-            f"adapter: rank {rank} is more than {len(small)} of {len(sides)} targets can use, such as {name} ({small[name]})"
-        )
+        others = f"{len(small)} of {len(sides)} targets"
+        say(f"adapter: rank {rank} is more than {others} can use, such as {name} ({small[name]})")
 
 
 def _shape(module: Any) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -94,19 +95,22 @@ def geometry_config(model: Model) -> Any:
     shape = dict(model.geometry or {})
     kind = shape.pop("model_type", "")
     where, fix = "model.geometry", "use the keys of a config.json of that model_type"
-    try:
-        config = AutoConfig.for_model(kind, **shape)
-        known = set(type(config)().to_dict()) | set(config.attribute_map) | set(OLDER_KEYS)
-    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
-        near = difflib.get_close_matches(str(kind), list(CONFIG_MAPPING.keys()), 1)
-        wrong = kind not in CONFIG_MAPPING
-        what = f"unknown model_type {kind!r}" if wrong else f"not a geometry: {_said(error)}"
-        raise UserError(what, where, f"did you mean {near[0]}?" if wrong and near else fix) from None
+    if kind not in CONFIG_MAPPING:
+        raise UserError(f"unknown model_type {kind!r}", where, _nearest(str(kind), CONFIG_MAPPING.keys()) or fix)
+    default = CONFIG_MAPPING[kind]()
+    known = {*default.to_dict(), *default.attribute_map, *OLDER_KEYS}
     for key in shape:
         if key not in known:  # a config takes any key, so a slip of the pen would leave the default in force
-            near = difflib.get_close_matches(key, sorted(known), 1)
-            raise UserError(f"unknown key {key!r}", where, f"did you mean {near[0]}?" if near else fix)
-    return config
+            raise UserError(f"unknown key {key!r}", where, _nearest(key, known) or fix)
+    try:
+        return AutoConfig.for_model(kind, **shape)
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        raise UserError(f"not a geometry: {_said(error)}", where, fix) from None
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, sorted(known), 1)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def add_tokens(model: Any, size: int) -> None:
@@ -145,10 +149,16 @@ def _quantised(model: Model, folder: Path, dtype: torch.dtype) -> Any:
             if model.quantize == "int8"
             else BitsAndBytesConfig(load_in_4bit=True, **nf4)
         )
-        return _from_folder(folder, dtype, quantization_config=settings, device_map={"": device()})
+        quantised = _from_folder(folder, dtype, quantization_config=settings, device_map={"": device()})
     except ImportError as error:
         fix = "pip install bitsandbytes, or set model.quantize=none"
         raise UserError(f"bitsandbytes cannot be used: {error}", "model.quantize", fix) from None
+    for module in quantised.modules():
+        # On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks a 4-bit layer at its first use in evaluation mode, for
+        # good, and the kernel for that form has no gradient: the adapters below it would never learn.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return quantised
 
 
 def _said(error: Exception) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pipeline.config import Config
 from pipeline.evaluation.measure import rows_of_table
+from pipeline.model.base import kind_of
 from pipeline.prompt.encode import Encoder
 from pipeline.run import Run
 
@@ -27,38 +28,65 @@ print(tokenizer.decode(answer, skip_special_tokens=True))
 def card(config: Config, run: Run, encoder: Encoder, results: dict[str, Any], checks: dict[str, str]) -> str:
     """Markdown with the hub's front matter. Paths of this machine stay out of it."""
     data, adapter = run.manifest("dataset") or {}, run.manifest("adapter") or {}
-    counts, trained = data.get("counts", {}), adapter.get("counts", {})
-    front = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["suri", "instruction-tuning", encoder.template.id],
-    }
-    if config.model.base.count("/") == 1 and not config.model.base.startswith("."):
-        front["base_model"] = config.model.base
-    what = {
-        "lora": f"LoRA, r = {config.adapter.r}, alpha = {config.adapter.alpha:g}, merged",
-        "full": "all weights trained",
-    }
-    hashes = [
-        f"| `{name}` | {entry['sha256']} |" for name, entry in data.get("files", {}).items() if name.endswith(".jsonl")
-    ]
+    rows = {part: data.get("counts", {}).get(part, 0) for part in ("train", "val", "holdout", "rejected")}
+    template = encoder.template
     table = [f"| {a} | {b} | {c} |" for a, b, c in rows_of_table(results["base"], results["tuned"])]
-    recipe = yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
-    return "\n".join([
-        "---", yaml.safe_dump(front, sort_keys=False).strip(), "---",
-        f"# {config.name}", "",
-        f"Made by Suri from `{config.model.base or 'random weights'}`: {what[config.adapter.method]}. "
-        f"{counts.get('train', 0):,} instructions, {trained.get('steps', 0):,} steps.", "",
-        "## Use", "", USE, "",
-        f"Prompts must have the form of the template `{encoder.template.id}` (hash `{encoder.template.hash}`), which is the chat template of this "
-        "tokenizer; each question stands alone. A user message may carry `input` beside `content`.", "",
-        "## Results", "",
-        "| | base | this model |", "|---|---|---|", *table, "",
-        "Greedy decoding, both models prompted with the training template. *Contained* counts an answer that holds the reference anywhere.", "",
-        "## Checked at export", "", *[f"- {name}: {said}" for name, said in checks.items()], "",
-        "## Recipe", "", "```yaml", recipe.strip(), "```", "",
-        "## Data", "", "| file | sha256 |", "|---|---|", *hashes, "",
-        f"Rows: {counts.get('train', 0):,} train, {counts.get('val', 0):,} held out, {counts.get('holdout', 0):,} of tasks never trained on, "
-        f"{counts.get('rejected', 0):,} rejected.", "",
-        f"Versions: {json.dumps(adapter.get('versions', {}))}", "",
-    ])  # fmt: skip
+    hashes = [f"| `{n}` | {e['sha256']} |" for n, e in data.get("files", {}).items() if n.endswith(".jsonl")]
+    recipe = without_paths(config.model_dump(mode="json", exclude_defaults=True))
+    sections = [
+        f"---\n{_yaml(_front(config, template.id))}\n---",
+        f"# {config.name}",
+        f"Made by Suri from {_origin(config)}: {_method(config)}. {rows['train']:,} instructions, "
+        f"{adapter.get('counts', {}).get('steps', 0):,} steps.",
+        "## Use",
+        USE,
+        f"Prompts must have the form of the template `{template.id}` (hash `{template.hash}`), which is the chat "
+        "template of this tokenizer; each question stands alone. A user message may carry `input` beside `content`.",
+        "## Results",
+        "\n".join(["| | base | this model |", "|---|---|---|", *table]),
+        "Greedy decoding, both models prompted with the training template. *Contained* counts an answer that holds "
+        "the reference anywhere.",
+        "## Checked at export",
+        "\n".join(f"- {name}: {said}" for name, said in checks.items()),
+        "## Recipe",
+        f"```yaml\n{_yaml(recipe)}\n```",
+        "## Data",
+        "\n".join(["| file | sha256 |", "|---|---|", *hashes]),
+        f"Rows: {rows['train']:,} train, {rows['val']:,} held out, {rows['holdout']:,} of tasks never trained on, "
+        f"{rows['rejected']:,} rejected.",
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in adapter.get("versions", {}).items()) + ".",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def without_paths(value: Any) -> Any:
+    """The same plain data, with the last name in place of every path that only this machine has."""
+    if isinstance(value, dict):
+        return {key: without_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_paths(item) for item in value]
+    if isinstance(value, str) and value.startswith(("/", "~")):
+        return Path(value).name
+    return value
+
+
+def _front(config: Config, template: str) -> dict[str, Any]:
+    """What the hub reads; a base is named only when it lies there too."""
+    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    if kind_of(config.model) == "hub":
+        front["base_model"] = config.model.base
+    return {**front, "tags": ["suri", "instruction-tuning", template]}
+
+
+def _origin(config: Config) -> str:
+    return f"`{without_paths(config.model.base)}`" if config.model.base else "random weights"
+
+
+def _method(config: Config) -> str:
+    if config.adapter.method == "full":
+        return "all weights trained"
+    return f"LoRA, r = {config.adapter.r}, alpha = {config.adapter.alpha:g}, merged"
+
+
+def _yaml(value: Any) -> str:
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True)).strip()

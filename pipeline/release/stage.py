@@ -20,10 +20,9 @@ from pipeline.model.load import BYTES, DTYPES, add_tokens, dtype_name, load_base
 from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
-from pipeline.record import Example
 from pipeline.release import verify
 from pipeline.release.card import card
-from pipeline.run import Run
+from pipeline.run import Run, StageOutput
 from pipeline.training.memory import CPU_TOKENS
 
 GPU_TOKENS = 16384
@@ -42,19 +41,37 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
     micro_tokens = GPU_TOKENS if torch.cuda.is_available() else CPU_TOKENS
     checks = verify.Checks()
     _same_recipe(run, encoder, checks)
+    if config.adapter.method == "lora":  # before anything that takes minutes
+        verify.adapter_has_learnt(run.folder("adapter"), checks)
 
-    plain = load_base(config, base)
-    add_tokens(plain, encoder.tokenizer.size)
-    need_space(run.root, 2 * BYTES[dtype] * sum(p.numel() for p in plain.parameters()), "the export")
+    plain = _base(config, base, encoder)
+    need_space(run.root, 2 * BYTES[dtype] * plain.num_parameters(), "the export")
     results = {"base": measure(plain, config, run, encoder, micro_tokens, "base")}
     base_says = verify.log_probabilities(plain, encoder, examples)
-    merged, adapter_says = _merge(config, run, base, encoder, plain, examples, checks, dtype)
-    with run.writing("export", stage_key) as output:
+    if config.adapter.method == "full":
+        del plain
+        _free()
+        merged = load_folder(run.folder("adapter"), DTYPES[dtype])
         merged_says = verify.log_probabilities(merged, encoder, examples)
-        if adapter_says is not None:
-            verify.merged_equals_adapter(adapter_says, merged_says, base_says, dtype, checks)
+        verify.weights_have_learnt(merged_says, base_says, checks)
+    else:
+        tuned = adapters.load(plain, run.folder("adapter"))
+        adapter_says = verify.log_probabilities(tuned, encoder, examples)
+        if config.model.quantize != "none":
+            # Merging into 4 or 8 bits would round away what was learnt: the base is put into full precision first.
+            del tuned, plain
+            _free()
+            plain = _base(config, base, encoder).dequantize(dtype=DTYPES[_merge_dtype(config, dtype)])
+            tuned = adapters.load(plain, run.folder("adapter"))
+        merged = _merge(tuned, config, dtype)
+        del tuned, plain
+        merged_says = verify.log_probabilities(merged, encoder, examples)
+        allowed = verify.tolerance(dtype_name(config.model), config.model.quantize, dtype)
+        verify.merged_equals_adapter(adapter_says, merged_says, base_says, allowed, checks)
+
+    with run.writing("export", stage_key) as output:
         _save(merged, encoder, output.folder)
-        del merged, plain
+        del merged
         _free()
         reloaded = load_folder(output.folder, DTYPES[dtype])
         verify.reload_equals_merged(merged_says, verify.log_probabilities(reloaded, encoder, examples), checks)
@@ -62,15 +79,25 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
         verify.tokenizer_agrees(tokenizer, encoder, examples[:200], checks)
         verify.answers_stop(reloaded, encoder, examples, config.export.min_eos, checks)
         results["tuned"] = measure(reloaded, config, run, encoder, micro_tokens, "tuned")
-        write_json(output.folder / "results.json", results)
-        write_json(output.folder / "suri.json", {
-            "template": {"id": encoder.template.id, "hash": encoder.template.hash},
-            "tokenizer": encoder.tokenizer.hash, "end_id": encoder.end_id, "checks": checks.done,
-        })  # fmt: skip
-        write_text(output.folder / "README.md", card(config, run, encoder, results, checks.done))
-        output.counts = {part: {k: v for k, v in m.items() if k not in ("said", "by_task")}
-                         for part, m in results["tuned"].items() if part != "prompts"}  # fmt: skip
+        _write_records(config, run, encoder, results, checks, output)
     show(config, run, results)
+
+
+def _write_records(
+    config: Config, run: Run, encoder: Encoder, results: dict[str, Any], checks: verify.Checks, output: StageOutput
+) -> None:
+    """What came out and how it was made, beside the weights."""
+    write_json(output.folder / "results.json", results)
+    made = {
+        "template": {"id": encoder.template.id, "hash": encoder.template.hash},
+        "tokenizer": encoder.tokenizer.hash,
+        "end_id": encoder.end_id,
+        "checks": checks.done,
+    }
+    write_json(output.folder / "suri.json", made)
+    write_text(output.folder / "README.md", card(config, run, encoder, results, checks.done))
+    parts = {part: found for part, found in results["tuned"].items() if part != "prompts"}
+    output.counts = {p: {k: v for k, v in found.items() if k not in ("said", "by_task")} for p, found in parts.items()}
 
 
 def _same_recipe(run: Run, encoder: Encoder, checks: verify.Checks) -> None:
@@ -79,43 +106,40 @@ def _same_recipe(run: Run, encoder: Encoder, checks: verify.Checks) -> None:
     trained, now = made.get("template", {}).get("hash"), encoder.template.hash
     if trained != now:
         raise checks.fail("template", f"trained with {trained}, now {now}", "train again, or put the template back")
-    if made.get("tokenizer") != encoder.tokenizer.hash:
-        raise checks.fail(
-            "tokenizer", f"trained with {made.get('tokenizer')}, now {encoder.tokenizer.hash}", "train again"
-        )
+    trained, now = made.get("tokenizer"), encoder.tokenizer.hash
+    if trained != now:
+        raise checks.fail("tokenizer", f"trained with {trained}, now {now}", "train again")
 
 
-def _merge(
-    config: Config, run: Run, base: Base, encoder: Encoder, plain: Any, examples: list[Example], checks: verify.Checks, dtype: str
-) -> tuple[Any, torch.Tensor | None]:  # fmt: skip
-    """The merged model in `dtype`, and what base + adapter said before the merge (None when all weights were trained)."""
-    folder = run.folder("adapter")
-    if config.adapter.method == "full":
-        return load_folder(folder, DTYPES[dtype]), None
-    verify.adapter_has_learnt(folder, checks)
-    model = adapters.load(plain, folder)
-    says = verify.log_probabilities(model, encoder, examples)
-    if config.model.quantize != "none":
-        # Merging into 4 or 8 bits would round away what was learnt: the base is put into full precision first.
-        del model
-        _free()
-        plain = load_base(config, base).dequantize(dtype=DTYPES[dtype])
-        add_tokens(plain, encoder.tokenizer.size)
-        model = adapters.load(plain, folder)
-    return model.to(DTYPES[dtype]).merge_and_unload(safe_merge=True), says
+def _base(config: Config, base: Base, encoder: Encoder) -> Any:
+    """The base with room for the recipe's new tokens, as training had it."""
+    model = load_base(config, base)
+    add_tokens(model, encoder.tokenizer.size)
+    return model
+
+
+def _merge_dtype(config: Config, dtype: str) -> str:
+    """The sum of weight and update is rounded once: in float32, unless base and export share a smaller type."""
+    return dtype if dtype == dtype_name(config.model) else "fp32"
+
+
+def _merge(tuned: Any, config: Config, dtype: str) -> Any:
+    """The merged model in `dtype`; updates are multiplied out in the adapter's float32."""
+    wanted = _merge_dtype(config, dtype)
+    if wanted != dtype_name(config.model):
+        tuned = tuned.to(DTYPES[wanted])
+    return tuned.merge_and_unload(safe_merge=True).to(DTYPES[dtype])
 
 
 def _save(model: Any, encoder: Encoder, folder: Path) -> None:
     """Weights, config, generation config, tokenizer."""
-    own = encoder.tokenizer
     limit = getattr(model.config, "max_position_embeddings", None)
     tokenizer = hf_tokenizer.build(encoder, limit)
-    model.config.eos_token_id = encoder.end_id
-    model.config.pad_token_id = tokenizer.pad_token_id
+    ends = {"eos_token_id": encoder.end_id, "pad_token_id": tokenizer.pad_token_id}
+    for name, id in ends.items():
+        setattr(model.config, name, id)
     model.config.use_cache = True
-    model.generation_config = GenerationConfig(
-        bos_token_id=own.bos_id, eos_token_id=encoder.end_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
-    )
+    model.generation_config = GenerationConfig(bos_token_id=encoder.tokenizer.bos_id, do_sample=False, **ends)
     say("export: saving the merged model")
     model.save_pretrained(folder, safe_serialization=True, max_shard_size="5GB")
     hf_tokenizer.save(tokenizer, encoder, folder)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,72 +16,105 @@ from pipeline.files import read_json
 from pipeline.model.load import DTYPES, dtype_name, load_folder
 from pipeline.progress import say
 from pipeline.prompt import template as templates
+from pipeline.prompt.encode import Encoder
+from pipeline.prompt.tokenizer import Tokenizer
 from pipeline.run import Run
 
-HELP = "Each question stands alone. /input TEXT gives the next one something to work on, /quit or Ctrl-D ends."
+HELP = """Each question stands alone: the model was trained on single ones and remembers nothing.
+  /input TEXT   text for the next question to work on
+  /help         this
+  /quit         ends, as Ctrl-D does; Ctrl-C stops an answer"""
+COMMANDS = ("/input", "/help", "/quit")
 
 
 def chat(config: Config, run: Run) -> None:
     """Reads questions from standard input until it ends; answers stream as they are made.
 
     Raises:
-        UserError: the checkpoint was trained with another template than the config names.
+        UserError: there is no export, or it was trained with another template than the config names.
     """
     folder = run.folder("export")
     made = read_json(folder / "suri.json")
     if not isinstance(made, dict):
         raise UserError("no suri.json beside the checkpoint: it was not exported here", str(folder), "make export")
-    wanted = templates.load(config.prompt.template).hash
-    if made["template"]["hash"] != wanted:
-        raise UserError(f"the checkpoint was trained with template {made['template']['hash']}, the config names {wanted}",
-                        str(folder), "put the template back, or train again")  # fmt: skip
+    template = templates.load(config.prompt.template)
+    trained = made.get("template", {}).get("hash")
+    if trained != template.hash:
+        what = f"the checkpoint was trained with template {trained}, the config names {template.hash}"
+        raise UserError(what, str(folder), "put the template back, or train again")
     say(f"chat: loading {folder}")
     model = load_folder(folder, DTYPES[dtype_name(config.model)])
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    # sentencepiece's own file does not know the new tokens, a saved tokenizer.json does.
+    added = () if not (folder / "tokenizer.model").is_file() else config.model.add_tokens
+    encoder = Encoder(template, Tokenizer(folder, added), config.prompt)
+    talker = Talker(model, encoder, AutoTokenizer.from_pretrained(folder, local_files_only=True), config)
     say(HELP)
-    _talk(config, model, tokenizer, made["end_id"])
+    _talk(talker)
 
 
-def _talk(config: Config, model: Any, tokenizer: Any, end_id: int) -> None:
+@dataclass
+class Talker:
+    """encoder: makes the prompt's ids, by the code that made those of training. tokenizer: streams the answer."""
+
+    model: Any
+    encoder: Encoder
+    tokenizer: Any
+    config: Config
+
+    @torch.inference_mode()
+    def reply(self, question: str, given: str) -> str:
+        """Streams one answer; returns why it ended early, empty when the model ended it itself.
+
+        Ctrl-C ends the answer, not the chat.
+        """
+        settings, end = self.config.chat, self.encoder.end_id
+        prompt = self.encoder.prompt(question, given)
+        most = getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
+        room = min(settings.max_new_tokens, most - len(prompt))
+        if room < 1:
+            return f"{len(prompt):,} tokens are too long for this model: it sees {most:,}, its answer included"
+        ids = torch.tensor([prompt], device=self.model.device)
+        sampling = {"do_sample": True, "temperature": settings.temperature} if settings.temperature else {}
+        streamer = TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        try:
+            made = self.model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=room, eos_token_id=end,
+                pad_token_id=end, streamer=streamer, **sampling,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            print()
+            return "stopped"
+        if int(made[0, -1]) == end:
+            return ""
+        more = "chat.max_new_tokens allows more" if room == settings.max_new_tokens else "the model sees no further"
+        return f"cut off after {room} tokens; {more}"
+
+
+def _talk(talker: Talker) -> None:
+    asking = ""
+    if sys.stdin.isatty():
+        asking = "\n> "
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  (gives `input` a line editor and a history)
     given = ""
-    asking = "\n> " if sys.stdin.isatty() else ""
     while True:
         try:
             question = input(asking).strip()
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
             print()
             return
-        if question == "/quit":
+        command, _, rest = question.partition(" ")
+        if command == "/quit":
             return
-        if question == "/help":
+        if command == "/help":
             say(HELP)
-        elif question.startswith("/input"):
-            given = question.removeprefix("/input").strip()
+        elif command == "/input":
+            given = rest.strip()
+            say(f"[{len(given)} characters for the next question]" if given else "[no input]")
+        elif command.startswith("/") and command[1:].isalpha() and not rest:
+            say(f"[{command} is no command: {', '.join(COMMANDS)}]")
         elif question:
-            message = {"role": "user", "content": question, "input": given}
-            stopped = _reply(config, model, tokenizer, message, end_id)
+            early = talker.reply(question, given)
             given = ""
-            if not stopped:
-                say(f"[cut off after {config.chat.max_new_tokens} tokens; chat.max_new_tokens allows more]")
-
-
-@torch.inference_mode()
-def _reply(config: Config, model: Any, tokenizer: Any, message: dict[str, str], end_id: int) -> bool:
-    """Streams one answer; returns whether the model ended it itself. Ctrl-C ends the answer, not the chat."""
-    inputs = tokenizer.apply_chat_template([message], add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    ids = inputs["input_ids"].to(model.device)
-    heat = config.chat.temperature
-    choice = (
-        {"do_sample": True, "temperature": heat}
-        if heat
-        else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    )
-    try:
-        made = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=config.chat.max_new_tokens,
-            eos_token_id=end_id, pad_token_id=end_id, streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True), **choice,
-        )  # fmt: skip
-    except KeyboardInterrupt:
-        print()
-        return True
-    return int(made[0, -1]) == end_id
+            if early:
+                say(f"[{early}]")

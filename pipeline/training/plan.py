@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,59 +53,91 @@ def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
     """
     rows, tokens, exact = _rows(config, counted)
     shape = _shape(config)
+    old = shape.vocab_size
     shape.vocab_size += len(config.model.add_tokens)
     logging.set_verbosity_error()
-    with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(shape)
-    model.tie_weights()
+    model = _empty(shape)
     parameters = sum(p.numel() for p in model.parameters())
     weights = _weight_bytes(config, model)
-    trained = sum(p.numel() for p in adapters.trained(adapters.attach(model, config.adapter, 0)).values())
-    steps = total_steps(rows, config.train) if rows else None
+    adapted = adapters.attach(model, config.adapter, 0, tuple(range(old, shape.vocab_size)))
+    trained = sum(p.numel() for p in adapters.trained(adapted).values())
     # Beside the weights: gradient and AdamW's two moments in float32, for LoRA the float32 adapter itself too.
     per_trained = 12 if config.adapter.method == "full" else 16
     return Plan(
-        rows,
-        tokens,
-        exact,
-        steps,
-        parameters,
-        trained,
-        weights / GIB,
-        trained * per_trained / GIB,
-        _token_bytes(config, shape) / 2**20,
+        rows=rows,
+        tokens=tokens,
+        exact=exact,
+        steps=total_steps(rows, config.train) if rows else None,
+        parameters=parameters,
+        trained=trained,
+        weights_gib=weights / GIB,
+        training_gib=trained * per_trained / GIB,
+        token_mib=_token_bytes(config, shape) / 2**20,
     )
+
+
+def _empty(shape: Any) -> Any:
+    """The model without storage for its weights.
+
+    Raises:
+        UserError: no model has this shape.
+    """
+    try:
+        with init_empty_weights():
+            model = AutoModelForCausalLM.from_config(shape)
+        model.tie_weights()
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError, AssertionError) as error:
+        said = " ".join(str(error).split())[:300]
+        fix = "sizes must divide: hidden_size by num_attention_heads, that by num_key_value_heads"
+        raise UserError(f"no model has this shape: {said}", "model", fix) from None
+    return model
 
 
 def lines(config: Config, found: Plan) -> list[str]:
     """The plan as a person reads it."""
-
-    def number(value: int | None) -> str:
-        return "unknown until the data is here" if value is None else f"{value:,}"
-
-    warm = "" if found.steps is None else f", {warmup_steps(found.steps, config.train.warmup)} of them warm-up"
-    per_epoch = (
-        ""
-        if found.rows is None
-        else f"{math.ceil(found.rows / config.train.batch_size):,} an epoch x {config.train.epochs:g}"
-    )
-    bound = (
-        ""
-        if found.exact or found.tokens is None
-        else f" at most (rows x cutoff {config.prompt.cutoff}; counted once the data is tokenised)"
-    )
     fixed = found.weights_gib + found.training_gib
     longest = config.prompt.cutoff * found.token_mib / 1024
+    if config.adapter.method == "lora":
+        kept = f"adapter    {found.trained * 4 / 1e6:,.1f} MB in float32"
+    else:
+        kept = f"checkpoint {found.trained * 4 / 1e9:,.1f} GB in float32"
     return [
-        f"run        {config.name}: {config.adapter.method} on {config.model.base or 'random weights'}, template {config.prompt.template}",
-        f"rows       {number(found.rows)} to train on, {config.data.val:,} held out",
-        f"tokens     {number(found.tokens)} an epoch{bound}",
-        f"steps      {number(found.steps)}" + (f" ({per_epoch}, {config.train.batch_size} rows each{warm})" if found.steps else ""),
+        f"run        {config.name}: {config.adapter.method} on {config.model.base or 'random weights'}, "
+        f"template {config.prompt.template}",
+        *_amounts(config, found),
         f"parameters {found.parameters:,}, trained {found.trained:,} ({found.trained / found.parameters:.3%})",
-        f"adapter    {found.trained * 4 / 1e6:,.1f} MB in float32" if config.adapter.method == "lora" else f"checkpoint {found.trained * 4 / 1e9:,.1f} GB in float32",
-        f"memory     {found.weights_gib:.2f} GiB weights + {found.training_gib:.2f} GiB gradients and optimiser = {fixed:.2f} GiB;",
-        f"           activations about {found.token_mib:.2f} MiB a token at once (estimate): {fixed + longest:.2f} GiB with one longest row",
-    ]  # fmt: skip
+        kept,
+        f"memory     {found.weights_gib:.2f} GiB weights",
+        f"           {found.training_gib:.2f} GiB gradients and optimiser" + _and_adapter(config),
+        f"           {longest:.2f} GiB activations of one row of {config.prompt.cutoff} tokens, "
+        f"about {found.token_mib:.2f} MiB a token (estimate)",
+        f"           {fixed + longest:.2f} GiB at least; what is free beyond that takes more rows at once",
+    ]
+
+
+def _and_adapter(config: Config) -> str:
+    return ", with the adapter itself" if config.adapter.method == "lora" else ""
+
+
+def _amounts(config: Config, found: Plan) -> list[str]:
+    """Rows, tokens and steps, each said to be unknown where it is."""
+    unknown = "unknown until the data is here"
+    held = f"{config.data.val:,} held out" if config.data.val else "none held out"
+    if found.rows is None:
+        return [f"rows       {unknown}; {held}", f"tokens     {unknown}", f"steps      {unknown}"]
+    size = config.train.batch_size
+    how = "" if found.exact else " at most (before rows are checked)"
+    bound = "" if found.exact else f" at most (rows x cutoff {config.prompt.cutoff}; `make data` counts them)"
+    rows = f"rows       {found.rows:,} to train on{how}, {held}"
+    tokens = f"tokens     {found.tokens:,} an epoch{bound}"
+    if found.steps is None:
+        return [rows, tokens, "steps      none: no rows are left to train on"]
+    an_epoch = math.ceil(found.rows / size)
+    warm = warmup_steps(found.steps, config.train.warmup)
+    arithmetic = f"{an_epoch:,} an epoch x {config.train.epochs:g} epochs"
+    if found.steps == config.train.max_steps:
+        arithmetic = f"train.max_steps; an epoch would be {an_epoch:,}"
+    return [rows, tokens, f"steps      {found.steps:,} of {size} rows ({arithmetic}), {warm:,} of them warm-up"]
 
 
 def _rows(config: Config, counted: dict[str, int] | None) -> tuple[int | None, int | None, bool]:
@@ -131,17 +162,18 @@ def _rows(config: Config, counted: dict[str, int] | None) -> tuple[int | None, i
 
 
 def _shape(config: Config) -> Any:
+    """The base's transformers config, from the geometry, from its folder, or from the hub (config.json alone)."""
     if config.model.geometry is not None:
         return geometry_config(config.model)
-    kind = bases.kind_of(config.model)
-    if kind == "hub":
-        try:
-            return AutoConfig.from_pretrained(config.model.base, trust_remote_code=False)
-        except OSError:
-            raise UserError(f"cannot fetch config.json of {config.model.base!r}", "model.base",
-                            "check the network, or give the shape as model.geometry") from None  # fmt: skip
-    folder = bases.resolve(config.model).folder
-    return AutoConfig.from_pretrained(Path(str(folder)), local_files_only=True, trust_remote_code=False)
+    if bases.kind_of(config.model) == "hub":
+        place, fix = config.model.base, "check the id and the network, or give the shape as model.geometry"
+    else:
+        place, fix = str(bases.resolve(config.model).folder), "check that this transformers knows the model"
+    try:
+        return AutoConfig.from_pretrained(place, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise UserError(f"cannot read config.json of {place!r}: {said}", "model.base", fix) from None
 
 
 def _weight_bytes(config: Config, model: Any) -> float:

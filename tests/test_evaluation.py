@@ -1,0 +1,105 @@
+"""Held-out loss and the marks of answers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from pipeline.config import Prompt
+from pipeline.evaluation import answers as marking
+from pipeline.evaluation.answers import Answer, answer, marks
+from pipeline.evaluation.heldout import held_out_loss
+from pipeline.evaluation.measure import measure, rows_of_table
+from pipeline.prompt import template as templates
+from pipeline.prompt.encode import Encoder, Row
+from pipeline.prompt.tokenizer import Tokenizer
+from pipeline.prompt.tokens import Tokens, TokenWriter
+from pipeline.record import Example
+from tests.tiny import make_base, make_config, run_to
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def model(base: Path) -> torch.nn.Module:
+    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+
+
+def test_held_out_loss_is_a_mean_over_tokens(model: torch.nn.Module, tmp_path: Path) -> None:
+    """One row learns 1 token, the other 30: a mean over rows would be another number."""
+    random = np.random.default_rng(0)
+    rows = []
+    for length, learnt in ((40, 1), (35, 30)):
+        ids = random.integers(3, 300, length).tolist()
+        rows.append(Row(ids, [-100] * (length - learnt) + ids[-learnt:], length - learnt, cut=False, seam=False))
+    writer = TokenWriter(tmp_path / "val.arrow")
+    writer.write(rows, ["a", "b"])
+    writer.close()
+    sums, means = 0.0, []
+    for row in rows:
+        log_p = model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
+        losses = [-float(log_p[t - 1, row.labels[t]]) for t in range(1, len(row.ids)) if row.labels[t] != -100]
+        sums += sum(losses)
+        means.append(sum(losses) / len(losses))
+    model.train()
+    for micro_tokens in (1, 1000):
+        found = held_out_loss(model, Tokens(tmp_path / "val.arrow"), range(2), micro_tokens)
+        assert found == pytest.approx(sums / 31, rel=1e-5)
+    assert model.training
+    assert abs(sums / 31 - sum(means) / 2) > 1e-3
+    assert math.isnan(held_out_loss(model, Tokens(tmp_path / "val.arrow"), [], 100))
+
+
+def an_answer(expected: str, said: str, stopped: bool = True) -> Answer:
+    return Answer("q", "", expected, said, stopped, "task")
+
+
+def test_marks() -> None:
+    right, chatty, wrong = an_answer("42", " 42\n"), an_answer("42", "It is 42.", False), an_answer("42", "24")
+    assert [(a.exact, a.contained) for a in (right, chatty, wrong)] == [(True, True), (False, True), (False, False)]
+    found = marks([right, chatty, wrong, wrong])
+    assert found == {
+        "answers": 4,
+        "exact": 0.25,
+        "exact_standard_error": pytest.approx(math.sqrt(0.25 * 0.75 / 4)),
+        "contained": 0.5,
+        "stopped": 0.75,
+    }
+    assert marks([]) == {"answers": 0}
+
+
+def test_answers_are_decoded_without_their_end(
+    base: Path, model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tokenizer = Tokenizer(base)
+    said = tokenizer.encode([" blue"])[0]
+    monkeypatch.setattr(marking, "greedy", lambda *_, **__: [[*said, 2], said])
+    encoder = Encoder(templates.load("koalpaca-v1.1"), tokenizer, Prompt())  # its answers begin with a space
+    examples = [Example.of("Which colour?", "", "blue", source="test", task="t")] * 2
+    found = answer(model, encoder, examples, 8, "test")
+    assert [(a.said, a.exact, a.stopped) for a in found] == [("blue", True, True), ("blue", True, False)]
+
+
+def test_measure_has_all_that_the_table_needs(base: Path, model: torch.nn.Module, tmp_path: Path) -> None:
+    config = make_config(tmp_path, base)
+    run = run_to(config, "data", tmp_path)
+    encoder = Encoder(templates.load("alpaca-short"), Tokenizer(base), config.prompt)
+    found = measure(model, config, run, encoder, 256, "base")
+    assert found.keys() == {"val", "holdout", "prompts"}
+    wanted = {"rows", "loss", "answers", "exact", "exact_standard_error", "contained", "stopped", "by_task", "said"}
+    assert found["val"].keys() == found["holdout"].keys() == wanted
+    assert found["val"]["rows"] == found["val"]["answers"] == 4
+    assert set(found["holdout"]["by_task"]) <= {"extract-phone", "lookup-field"}
+    assert found["prompts"] == [{"prompt": "Say hello.", "said": found["prompts"][0]["said"], "stopped": False}]
+    table = rows_of_table(found, found)
+    assert len(table) == 8
+    assert all(len(row) == 3 and row[1] == row[2] for row in table)
+    assert rows_of_table(found, {}) == []
