@@ -45,7 +45,7 @@ def test_held_out_loss_is_a_mean_over_tokens(model: torch.nn.Module, tmp_path: P
     writer.close()
     sums, means = 0.0, []
     for row in rows:
-        log_p = model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
+        log_p = model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1).detach()
         losses = [-float(log_p[t - 1, row.labels[t]]) for t in range(1, len(row.ids)) if row.labels[t] != -100]
         sums += sum(losses)
         means.append(sum(losses) / len(losses))
@@ -90,7 +90,7 @@ def test_answers_are_decoded_without_their_end(
 
 def test_measure_has_all_that_the_table_needs(base: Path, model: torch.nn.Module, tmp_path: Path) -> None:
     config = make_config(tmp_path, base)
-    run = run_to(config, "data", tmp_path)
+    run = run_to(config, "tokens", tmp_path)
     encoder = Encoder(templates.load("alpaca-short"), Tokenizer(base), config.prompt)
     found = measure(model, config, run, encoder, 256, "base")
     assert found.keys() == {"val", "holdout", "prompts"}

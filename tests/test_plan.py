@@ -77,7 +77,9 @@ def test_new_tokens_are_counted(tmp_path: Path) -> None:
     shape = "{model_type: llama, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 48,"
     shape += " vocab_size: 400}"
     source = "data: {sources: [{path: no-such/data, rows: 10}]}"
-    text = f"name: a\nmodel: {{geometry: {shape}, add_tokens: ['[PAD]']}}\n{source}\nadapter: {{r: 4, targets: [q_proj]}}"
+    text = (
+        f"name: a\nmodel: {{geometry: {shape}, add_tokens: ['[PAD]']}}\n{source}\nadapter: {{r: 4, targets: [q_proj]}}"
+    )
     found = plan(write(tmp_path, text))
     assert found.trained == 2 * 4 * (32 + 32) + 2 * 32  # its row in the embedding and in the head
 
@@ -97,7 +99,9 @@ def test_quantised_weights_are_smaller() -> None:
     ],
 )
 def test_geometry_that_cannot_be(tmp_path: Path, shape: str, what: str, fix: str) -> None:
-    config = write(tmp_path, f"name: a\nmodel: {{geometry: {{{shape}}}}}\ndata: {{sources: [{{path: families, rows: 9}}]}}")
+    config = write(
+        tmp_path, f"name: a\nmodel: {{geometry: {{{shape}}}}}\ndata: {{sources: [{{path: families, rows: 9}}]}}"
+    )
     with pytest.raises(UserError, match=what) as caught:
         plan(config)
     assert fix in caught.value.fix

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,9 @@ def load(model: Any, folder: Path) -> Any:
     """
     fix = "train again, or name the base it was trained on"
     try:
-        loaded = PeftModel.from_pretrained(model, folder).eval()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error below
+            loaded = PeftModel.from_pretrained(model, folder).eval()
         with safe_open(folder / WEIGHTS, "pt") as file:
             saved = set(file.keys())
     except Exception as error:  # peft, safetensors and torch each raise their own kinds

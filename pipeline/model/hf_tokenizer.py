@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from pipeline.files import read_json, write_json
 from pipeline.prompt.encode import Encoder
 
 
@@ -35,14 +36,34 @@ def build(encoder: Encoder, max_length: int | None) -> Any:
     tokenizer.padding_side = "left"  # what batched generation needs; training here never pads by token
     if max_length:
         tokenizer.model_max_length = max_length
-    bos = "" if encoder.bos_id is None else own.token(encoder.bos_id)
-    tokenizer.chat_template = encoder.template.jinja(bos, end)
+    _set_chat_template(tokenizer, encoder, end)
     return tokenizer
+
+
+def _set_chat_template(tokenizer: Any, encoder: Encoder, end: str) -> None:
+    """The training template, spelt so that it gives training's ids.
+
+    After a special token LLaMA's fast tokenizer does not put its space in front of the text, as sentencepiece does at
+    the start of one: there the template has to.
+    """
+    if encoder.bos_id is None:
+        tokenizer.chat_template = encoder.template.jinja("", end)
+        return
+    probe = [{"role": "user", "content": "Say hello."}]
+    for space in ("", " "):
+        tokenizer.chat_template = encoder.template.jinja(encoder.tokenizer.token(encoder.bos_id) + space, end)
+        given = tokenizer.apply_chat_template(probe, add_generation_prompt=True, return_dict=False)
+        if given == encoder.prompt("Say hello."):
+            return
 
 
 def save(tokenizer: Any, encoder: Encoder, folder: Path) -> None:
     """Writes the tokenizer; sentencepiece's own file goes along, since other programs read that one."""
     tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path)
+    if settings.get("tokenizer_class") == "TokenizersBackend":  # transformers 5's new name, unknown to 4 and to vLLM's
+        write_json(path, {**settings, "tokenizer_class": "PreTrainedTokenizerFast"})
     if encoder.tokenizer.kind == "sentencepiece":
         shutil.copyfile(encoder.tokenizer.folder / "tokenizer.model", folder / "tokenizer.model")
 

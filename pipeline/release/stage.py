@@ -16,7 +16,7 @@ from pipeline.files import need_space, read_json, write_json, write_text
 from pipeline.model import adapter as adapters
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
-from pipeline.model.load import BYTES, DTYPES, add_tokens, dtype_name, load_base, load_folder
+from pipeline.model.load import BYTES, DTYPES, add_tokens, cast, dtype_name, load_base, load_folder
 from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
@@ -127,8 +127,8 @@ def _merge(tuned: Any, config: Config, dtype: str) -> Any:
     """The merged model in `dtype`; updates are multiplied out in the adapter's float32."""
     wanted = _merge_dtype(config, dtype)
     if wanted != dtype_name(config.model):
-        tuned = tuned.to(DTYPES[wanted])
-    return tuned.merge_and_unload(safe_merge=True).to(DTYPES[dtype])
+        cast(tuned, DTYPES[wanted])
+    return cast(tuned.merge_and_unload(safe_merge=True), DTYPES[dtype])
 
 
 def _save(model: Any, encoder: Encoder, folder: Path) -> None:

@@ -47,6 +47,7 @@ def chat(config: Config, run: Run) -> None:
     # sentencepiece's own file does not know the new tokens, a saved tokenizer.json does.
     added = () if not (folder / "tokenizer.model").is_file() else config.model.add_tokens
     encoder = Encoder(template, Tokenizer(folder, added), config.prompt)
+    encoder.end_id = made.get("end_id", encoder.end_id)
     talker = Talker(model, encoder, AutoTokenizer.from_pretrained(folder, local_files_only=True), config)
     say(HELP)
     _talk(talker)

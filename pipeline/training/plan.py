@@ -20,7 +20,7 @@ from pipeline.dataset.source import read
 from pipeline.errors import UserError
 from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
-from pipeline.model.load import BYTES, dtype_name, geometry_config
+from pipeline.model.load import BYTES, DIVIDE, dtype_name, geometry_config
 from pipeline.training.schedule import total_steps, warmup_steps
 
 GIB = 2**30
@@ -88,8 +88,7 @@ def _empty(shape: Any) -> Any:
         model.tie_weights()
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError, AssertionError) as error:
         said = " ".join(str(error).split())[:300]
-        fix = "sizes must divide: hidden_size by num_attention_heads, that by num_key_value_heads"
-        raise UserError(f"no model has this shape: {said}", "model", fix) from None
+        raise UserError(f"no model has this shape: {said}", "model", DIVIDE) from None
     return model
 
 
