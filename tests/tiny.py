@@ -30,8 +30,11 @@ def make_tokenizer(folder: Path) -> int:
     tokenizer.decoder = decoders.ByteLevel()
     texts = [" ".join((r["instruction"], r["input"], r["output"])) for r in generate(200, 1)]
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<unk>", "<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )  # fmt: skip
+        vocab_size=400,
+        special_tokens=["<unk>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     tokenizer.train_from_iterator([*texts, "### Instruction:\n### Input:\n### Response:\n"], trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {

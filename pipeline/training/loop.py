@@ -23,7 +23,7 @@ from pipeline.evaluation.answers import answer
 from pipeline.evaluation.heldout import held_out_loss
 from pipeline.files import disk_errors, need_space, sha256_json, write_json
 from pipeline.model import adapter as adapters
-from pipeline.model.base import Base
+from pipeline.model.base import Base, kind_of
 from pipeline.model.load import add_tokens, dtype_name, load_base
 from pipeline.model.loss import loss_sum
 from pipeline.progress import bar, say
@@ -111,9 +111,8 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             mine = list(batches(tokens, rows[rank::world] or rows[:1], micro_tokens))
             loss = torch.zeros((), device=accelerator.device)
             for n, batch in enumerate(mine):
-                torch.manual_seed(
-                    (settings.seed << 40) + (step << 16) + n * world + rank
-                )  # dropout, the same after resume
+                # Dropout, too, is a pure function of seed and place, so it is the same after resume.
+                torch.manual_seed((settings.seed << 40) + (step << 16) + n * world + rank)
                 last = n == len(mine) - 1
                 with contextlib.nullcontext() if last else accelerator.no_sync(model):
                     # Ranks' gradients are averaged, so each is scaled by their number; a rank without rows adds zero.
@@ -144,8 +143,9 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             learnt_so_far += learnt
             count = int(tokens.lengths[rows].sum())
             seconds = time.time() - started
-            line = {"step": step, "epoch": round(step * settings.batch_size / len(tokens), 4), "loss": float(loss), "lr": rate,
-                    "grad_norm": float(norm), "tokens": count, "learnt": learnt, "seconds": round(seconds, 4)}  # fmt: skip
+            epoch = round(step * settings.batch_size / len(tokens), 4)
+            line = {"step": step, "epoch": epoch, "loss": float(loss), "lr": rate, "grad_norm": float(norm)}
+            line |= {"tokens": count, "learnt": learnt, "seconds": round(seconds, 4)}
             progress.set_postfix_str(f"loss {line['loss']:.3f}, {count / seconds:,.0f} tok/s", refresh=False)
             progress.update()
             if main:
@@ -158,11 +158,10 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     progress.close()
     accelerator.end_training()
     if main:
-        _finish(config, run, plain, encoder, stage_key, {
-            "steps": total, "train_seconds": round(before + time.time() - begun, 1), "learnt": learnt_so_far,
-            "trained_parameters": sum(p.numel() for p in weights.values()), "micro_tokens": micro_tokens,
-            "processes": world, "dtype": dtype_name(config.model), "device": str(accelerator.device),
-        })  # fmt: skip
+        counts = {"steps": total, "train_seconds": round(before + time.time() - begun, 1), "learnt": learnt_so_far}
+        counts |= {"trained_parameters": sum(p.numel() for p in weights.values()), "micro_tokens": micro_tokens}
+        counts |= {"processes": world, "dtype": dtype_name(config.model), "device": str(accelerator.device)}
+        _finish(config, run, base, plain, encoder, stage_key, counts)
     accelerator.wait_for_everyone()
 
 
@@ -195,7 +194,8 @@ def _describe(
     say(f"train: {len(tokens):,} rows / {config.train.batch_size} a step = {per_epoch} steps an epoch; {total} steps, "
         f"{warmup_steps(total, config.train.warmup)} of them warm-up")  # fmt: skip
     say(
-        f"train: {trained:,} of {everything:,} parameters are trained ({trained / everything:.2%}); at most {micro_tokens:,} tokens at once"
+        f"train: {trained:,} of {everything:,} parameters are trained ({trained / everything:.2%}); "
+        f"at most {micro_tokens:,} tokens at once"
     )
 
 
@@ -243,16 +243,20 @@ def _flat(config: Config) -> dict[str, Any]:
 
 
 def _finish(
-    config: Config, run: Run, model: Any, encoder: Encoder, stage_key: dict[str, Any], counts: dict[str, Any]
+    config: Config, run: Run, base: Base, model: Any, encoder: Encoder, key: dict[str, Any], counts: dict[str, Any]
 ) -> None:
     lines = metrics.read(run.root / "metrics.jsonl")
     metrics.plot(run.root / "loss.png", lines, config.name)
-    with run.writing("adapter", stage_key) as output:
-        adapters.save(model, output.folder, config.model.base)
-        write_json(output.folder / "suri.json", {
+    with run.writing("adapter", key) as output:
+        on_hub = kind_of(config.model) == "hub"
+        adapters.save(model, output.folder, config.model.base if on_hub else str(base.folder or ""))
+        made = {
             "template": {"id": encoder.template.id, "hash": encoder.template.hash},
-            "tokenizer": encoder.tokenizer.hash, "base": config.model.base, "end_id": encoder.end_id,
-        })  # fmt: skip
+            "tokenizer": encoder.tokenizer.hash,
+            "base": config.model.base if on_hub else base.folder.name if base.folder else "random weights",
+            "end_id": encoder.end_id,
+        }
+        write_json(output.folder / "suri.json", made)
         losses = [m["loss"] for m in lines if "loss" in m]
         output.counts = {**counts, "first_loss": losses[0], "last_loss": losses[-1]} if losses else counts
     say(f"train: {counts['steps']} steps in {counts['train_seconds']:.0f} s -> {run.folder('adapter')}")
