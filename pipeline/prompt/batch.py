@@ -10,6 +10,10 @@ import numpy as np
 from pipeline.prompt.encode import IGNORE
 from pipeline.prompt.tokens import Tokens
 
+# What one more pass through the model costs, as a share of the tokens that fit at once: 50 of 1,024 on two CPU cores,
+# about 1,000 of 18,000 for a 7B model on a GPU.
+PASS = 1 / 20
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -31,16 +35,28 @@ class Batch:
 def micro_rows(lengths: Sequence[int], micro_tokens: int) -> list[list[int]]:
     """Splits rows into groups of similar length, each at most `micro_tokens` with its padding (or one row).
 
-    Longest first, so that memory runs out at the start or never.
+    Of all ways to cut the rows, sorted by length, into such groups, the cheapest by
+    sum over groups of (PASS * micro_tokens + rows * longest row); found by dynamic programming over the cuts. Longest first, so
+    that memory runs out at the start or never.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    groups: list[list[int]] = []
-    for i in order:
-        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= micro_tokens:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    return groups
+    one_pass = int(PASS * micro_tokens)
+    cost, cut = [0], [0]  # of the first n rows: the least cost, and where its last group begins
+    for end in range(1, len(order) + 1):
+        best, begin = cost[end - 1] + one_pass + lengths[order[end - 1]], end - 1
+        for start in range(end - 2, -1, -1):
+            padded = (end - start) * lengths[order[start]]
+            if padded > micro_tokens:
+                break
+            if cost[start] + one_pass + padded < best:
+                best, begin = cost[start] + one_pass + padded, start
+        cost.append(best)
+        cut.append(begin)
+    groups, end = [], len(order)
+    while end:
+        groups.append(order[cut[end] : end])
+        end = cut[end]
+    return groups[::-1]
 
 
 def batches(tokens: Tokens, rows: Sequence[int], micro_tokens: int) -> Iterable[Batch]:
