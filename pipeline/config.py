@@ -97,6 +97,8 @@ class Adapter(Section):
     """On the adapter's input while training."""
     targets: tuple[str, ...] = ("all-linear",)
     """Names of linear modules, or all-linear (every one but the output head)."""
+    last_blocks: Count = 0
+    """Adapt only the last so many blocks: those below need no backward pass. 0 = all."""
 
 
 class Train(Section):
@@ -135,7 +137,7 @@ class Train(Section):
 
 class Eval(Section):
     rows: Positive = 200
-    """Held-out rows (and as many of the held-out tasks) measured on base and tuned model."""
+    """Held-out rows (and half as many of the held-out tasks) measured on base and tuned model."""
     max_new_tokens: Positive = 64
     """Longest answer in the measurements."""
     prompts: tuple[str, ...] = (

@@ -458,3 +458,13 @@ def test_bf16_run_exported_in_fp32(base: Path, tmp_path: Path) -> None:
         AcceleratorState._reset_state(True)
     assert {t.dtype for t in load_file(run.folder("adapter") / "adapter_model.safetensors").values()} == {torch.float32}
     assert {t.dtype for t in load_file(run.folder("export") / "model.safetensors").values()} == {torch.float32}
+
+
+def test_last_blocks_alone_are_adapted(tmp_path: Path) -> None:
+    from pipeline.config import Adapter
+
+    base = AutoModelForCausalLM.from_pretrained(make_base(tmp_path / "base"), dtype=torch.float32)
+    model = adapters.attach(base, Adapter(r=2, targets=("all-linear",), last_blocks=1), seed=0)
+    assert {name.split(".layers.")[1][0] for name in adapters.trained(model)} == {"1"}
+    with pytest.raises(UserError, match="2 blocks, not 3"):
+        adapters.attach(base, Adapter(last_blocks=3), seed=0)

@@ -21,8 +21,9 @@ def measure(model: Any, config: Config, run: Run, encoder: Encoder, micro_tokens
     found: dict[str, Any] = {}
     for part in PARTS:
         tokens = Tokens(run.folder("tokens") / f"{part}.arrow")
-        exact = [e for e in load_examples(run, part) if e.exact][: config.eval.rows]
-        rows = range(min(len(tokens), config.eval.rows))
+        limit = config.eval.rows if part == "val" else (config.eval.rows + 1) // 2
+        exact = [e for e in load_examples(run, part) if e.exact][:limit]
+        rows = range(min(len(tokens), limit))
         if not rows:
             continue
         found[part] = {

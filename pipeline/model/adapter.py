@@ -40,10 +40,23 @@ def attach(model: Any, adapter: Adapter, seed: int, added: tuple[int, ...] = ())
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
         target_modules=targets,
+        layers_to_transform=_last_blocks(model, adapter.last_blocks),
         trainable_token_indices={name: list(added) for name in _tables(model)} if added else None,
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, lora)
+
+
+def _last_blocks(model: Any, wanted: int) -> list[int] | None:
+    """Numbers of the last `wanted` blocks; None for all.
+
+    Raises:
+        UserError: the model has fewer.
+    """
+    blocks = model.config.num_hidden_layers
+    if wanted > blocks:
+        raise UserError(f"the model has {blocks} blocks, not {wanted}", "adapter.last_blocks", f"at most {blocks}")
+    return list(range(blocks - wanted, blocks)) if wanted else None
 
 
 def check_targets(model: Any, adapter: Adapter) -> str | list[str]:
