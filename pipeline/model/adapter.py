@@ -68,8 +68,10 @@ def check_targets(model: Any, adapter: Adapter) -> str | list[str]:
     head = model.get_output_embeddings()
     linear = {name: module for name, module in model.named_modules() if _is_linear(module)}
     if adapter.targets == ("all-linear",):
-        _check_rank(adapter.r, {name: module for name, module in linear.items() if module is not head})
-        return "all-linear"
+        inside = {name: module for name, module in linear.items() if module is not head}
+        _check_rank(adapter.r, inside)
+        # peft chooses blocks by number only for targets that are given by name.
+        return sorted({name.split(".")[-1] for name in inside}) if adapter.last_blocks else "all-linear"
     if not adapter.targets:
         raise UserError("no targets: nothing would be trained", "adapter.targets", "[all-linear] adapts every layer")
     short = sorted({name.split(".")[-1] for name in linear})

@@ -36,8 +36,8 @@ def micro_rows(lengths: Sequence[int], micro_tokens: int) -> list[list[int]]:
     """Splits rows into groups of similar length, each at most `micro_tokens` with its padding (or one row).
 
     Of all ways to cut the rows, sorted by length, into such groups, the cheapest by
-    sum over groups of (PASS * micro_tokens + rows * longest row); found by dynamic programming over the cuts. Longest first, so
-    that memory runs out at the start or never.
+    sum over groups of (PASS * micro_tokens + rows * longest row); found by dynamic programming over the cuts. Longest
+    first, so that memory runs out at the start or never.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     one_pass = int(PASS * micro_tokens)
