@@ -47,8 +47,6 @@ def load_base(config: Config, base: Base) -> Any:
     Raises:
         UserError: transformers does not know the model, or weights and config disagree.
     """
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     name = "fp32" if config.adapter.method == "full" else dtype_name(config.model)
     if config.model.dtype == "bf16" and not torch.cuda.is_available():
         say("model: bf16 can be 200 times slower than fp32 on a CPU without bf16 units; model.dtype=auto avoids it")
@@ -69,6 +67,8 @@ def load_folder(folder: Path, dtype: torch.dtype) -> Any:
 
 
 def _from_folder(folder: Path, dtype: torch.dtype, **how: Any) -> Any:
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     safe = {"use_safetensors": True, "trust_remote_code": False, "local_files_only": True}
     fix = "check that config.json and weights belong together, and that this transformers knows the model"
     try:
