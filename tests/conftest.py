@@ -19,3 +19,11 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the real data in {SHARED}, which is not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random LLaMA on disk; tests only read it."""
+    from tests.tiny import make_base  # torch: only for tests that want it
+
+    return make_base(tmp_path_factory.mktemp("base"))

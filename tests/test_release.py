@@ -37,11 +37,6 @@ from tests.tiny import make_base, make_config, run_to
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
 def exported(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Run]:
     folder = tmp_path_factory.mktemp("exported")
     config = make_config(folder, base)

@@ -16,12 +16,7 @@ from pipeline.errors import UserError
 from pipeline.prompt.stage import encoder_of
 from pipeline.run import Run
 from pipeline.serving import chat as chatting
-from tests.tiny import make_base, make_config, run_to
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("base"))
+from tests.tiny import make_config, run_to
 
 
 @pytest.fixture(scope="module")

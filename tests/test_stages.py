@@ -14,16 +14,11 @@ import pytest
 from pipeline import stages
 from pipeline.config_file import load
 from pipeline.run import Run
-from tests.tiny import make_base, make_config, run_to
+from tests.tiny import make_config, run_to
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ["dataset", "synthesis", "prompt", "kernels", "model", "evaluation", "training", "release", "serving"]
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "matplotlib", "safetensors"}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

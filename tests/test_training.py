@@ -24,12 +24,7 @@ from pipeline.run import Run
 from pipeline.training import checkpoint, metrics
 from pipeline.training.order import step_rows
 from pipeline.training.schedule import learning_rate, total_steps, warmup_steps
-from tests.tiny import make_base, make_config, run_to
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("base"))
+from tests.tiny import make_config, run_to
 
 
 @pytest.fixture(scope="session")

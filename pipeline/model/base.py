@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Model
+from pipeline.dataset.source import HUB_ID
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.prompt.tokenizer import identity as tokenizer_files
 from pipeline.run import Run, input_hashes
 
-HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model"]
 HUB_FILES = ["*.safetensors", *TOKENIZER_FILES]
 WANTED = "a hub id such as huggyllama/llama-7b, a folder with safetensors, or a .gguf file"
