@@ -13,10 +13,14 @@ DEMO := .cache/demo/SmolLM2-135M-Instruct.Q4_1.gguf
 BASE = $(shell grep -qs "$(DEMO)" "$(CONFIG)" <<< '' && echo $(DEMO))
 RUN = $(PY) -m scripts.$@ --config $(CONFIG) $(ARGS)
 
-.PHONY: help data train export preview plan chat test check clean
+A ?=
+B ?=
+
+.PHONY: help data train export preview plan chat data-diff test check clean
 help:
 	@echo 'make export    data -> tokens -> train -> merged checkpoint (the demo, or CONFIG=configs/NAME.yaml)'
-	@echo 'make data      read, check, split and tokenise the data'
+	@echo 'make data      read, clean, compare, split and tokenise the data; a report to look at'
+	@echo 'make data-diff A=run1 B=run2    what changed between two builds of the data'
 	@echo 'make train     train the adapter; goes on from the newest checkpoint'
 	@echo 'make preview   five encoded rows, with what carries loss in green'
 	@echo 'make plan      rows, tokens, steps, trained parameters and memory of a config'
@@ -26,10 +30,14 @@ help:
 	@echo
 	@echo 'One value only: make train ARGS="train.lr=1e-4 data.val=500".  Another disk: RUNS=/big/runs.'
 
+data: .venv/.report
 data train export preview plan chat: $(READY) $(BASE)
 	@$(RUN)
 
-test: $(READY)
+data-diff: $(READY)
+	@$(PY) -m scripts.data_diff "$(A)" "$(B)"
+
+test: .venv/.report .venv/.ray .venv/.browser
 	@$(PY) -m pytest $(ARGS)
 
 check: $(READY)
@@ -42,8 +50,15 @@ $(READY): pyproject.toml constraints.txt
 	@test -e $(READY) || rm -rf .venv
 	@rm -f $(READY)
 	@echo 'setup: installing pinned dependencies into .venv (once)'
-	@$(PYTHON) scripts/setup_venv.py $(PIP_ARGS)
+	@$(PYTHON) scripts/setup_venv.py dev $(PIP_ARGS)
 	@touch $(READY)
+
+# Extras that only some commands need.
+.venv/.report .venv/.ray .venv/.browser: .venv/.%: $(READY)
+	@echo 'setup: installing the extra $* (once)'
+	@$(PYTHON) scripts/setup_venv.py $* $(PIP_ARGS)
+	@test $* != report || $(PY) -m scripts.fetch_grammar || echo 'without it the report has no English verb chart'
+	@touch $@
 
 $(DEMO): $(READY)
 	@$(PY) -m scripts.fetch_demo $(DEMO)

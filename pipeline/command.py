@@ -17,8 +17,8 @@ from pipeline.errors import Interrupted, UserError
 from pipeline.run import Run
 
 
-def main(work: Callable[[Config, Run], None], about: str, argv: Sequence[str] | None = None) -> int:
-    """Reads the command line, runs `work`, returns the exit code."""
+def main(work: Callable[[Config, Run], None], about: str, argv: Sequence[str] | None = None, model: bool = True) -> int:
+    """Reads the command line, runs `work`, returns the exit code. `model`: whether the work needs a base model."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--config", default="configs/demo.yaml", help="a YAML file (default: %(default)s)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="on top of the file, such as train.lr=1e-4")
@@ -28,7 +28,7 @@ def main(work: Callable[[Config, Run], None], about: str, argv: Sequence[str] | 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
     def both() -> None:
-        config = load(args.config, args.overrides)
+        config = load(args.config, args.overrides, model)
         work(config, Run.of(config.name))
 
     return guarded(both)

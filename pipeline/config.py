@@ -18,6 +18,13 @@ def _number(value: object) -> object:
     return value
 
 
+def _count_or_share(value: object) -> object:
+    if isinstance(value, float) and value >= 1 and value != int(value):
+        raise ValueError("expected a share below 1, or whole rows")
+    return int(value) if isinstance(value, float) and value >= 1 else _number(value)
+
+
+Action = Literal["on", "warn", "off"]
 Count = Annotated[int, BeforeValidator(_number), Field(ge=0)]
 Positive = Annotated[int, BeforeValidator(_number), Field(ge=1)]
 Rate = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
@@ -47,28 +54,76 @@ class Model(Section):
 
 class Source(Section):
     path: Annotated[str, Field(min_length=1)]
-    """A .json or .jsonl file in Alpaca form, a folder or hub id that `datasets` loads, or `families`."""
+    """A file, a glob such as data/*.jsonl.gz, a folder or hub id that `datasets` loads, or `families`."""
+    columns: dict[Literal["instruction", "input", "output", "task"], str] = {}
+    """What our fields are called there: {instruction: Q, output: A}. For CSV and for forms not known by name."""
+    subset: str = ""
+    """Hub data sets that come in several: which."""
+    split: Annotated[str, Field(min_length=1)] = "train"
+    """Hub data sets and folders: which of their splits."""
+    language: Literal["", "en", "ko"] = ""
+    """The language this source should be in; rows in another are caught by the rule `wrong-language`."""
+    task: str = ""
+    """Task of rows that name none."""
     limit: Positive | None = None
-    """Take only this many rows, chosen by content hash."""
+    """Take at most this many rows, chosen by content hash after all that is removed was removed."""
+    weight: Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)] | None = None
+    """Share of the training rows relative to the other weighted sources; the scarcest one is used up."""
+    repeat: Positive = 1
+    """Each training row stands this many times in train.jsonl."""
+    rehearsal: bool = False
+    """General data against forgetting: it makes up `data.rehearsal` of the training rows."""
     rows: Positive | None = None
     """families: how many to make. Elsewhere: how many there should be, for `make plan` without the data."""
     exact: bool = False
     """Every output is the only right answer, so that exact match is counted on these rows."""
 
 
+class Duplicates(Section):
+    exact: bool = True
+    """Reject rows equal to an earlier one, letter case, Unicode form and white space aside."""
+    near: Share = 0.8
+    """Reject rows whose shingles overlap this much (Jaccard) with an earlier one that was kept; 0 = do not look."""
+    novelty: Share = 0.0
+    """Reject rows whose instruction has a ROUGE-L F above this against one that was kept. Stanford's filter: 0.7."""
+
+
+class Benchmark(Section):
+    path: Annotated[str, Field(min_length=1)]
+    """A file or glob with questions: ARC, HellaSwag, MMLU, TruthfulQA, KoBEST, or your own list."""
+    name: str = ""
+    """How reports call it; empty = the file's name."""
+    field: str = ""
+    """Where the question stands, when the file's form is not known."""
+
+
 class Data(Section):
     sources: tuple[Source, ...] = ()
     """Where rows come from, in this order."""
-    val: Count = 0
-    """Rows kept out of training for the held-out loss, chosen by content hash."""
+    clean: Literal["standard", "none"] = "standard"
+    """standard: every rule does what its own default says. none: texts stay as they are (the recipes of 2023)."""
+    rules: dict[str, Action] = {}
+    """One by one, on top of `clean`: {refusal: on, cut-off: off}. on: fixes or rejects. warn: only reports."""
+    duplicates: Duplicates = Duplicates()
+    benchmarks: tuple[Benchmark, ...] = ()
+    """Test questions that must not be trained on; rows that hold one are rejected."""
+    val: Annotated[int | float, BeforeValidator(_count_or_share), Field(ge=0)] = 0
+    """Rows kept out of training for the held-out loss, chosen by content hash. Below 1: a share, and then no row
+    changes sides when the data grows. 1 and above: exactly so many."""
     val_exact_only: bool = False
     """Take the held-out rows only from sources marked `exact`."""
+    groups: dict[str, tuple[str, ...]] = {}
+    """Groups of tasks, as FLAN has them: {maths: [add, "percent-*"]}."""
     holdout: tuple[str, ...] = ()
-    """Tasks never trained on: all their rows are measured apart, for transfer to unseen tasks."""
-    keep_empty_output: bool = False
-    """Keep rows with an empty answer, as the 2023 recipes did. Otherwise they are rejected."""
+    """Tasks, or groups of them, never trained on: all their rows are measured apart, for transfer to unseen tasks."""
+    task_limit: Positive | None = None
+    """At most so many training rows of one task (FLAN: 3,000), chosen by content hash."""
+    rehearsal: Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)] = 0.0
+    """Share of the training rows that comes from sources marked `rehearsal`."""
+    engine: Literal["local", "ray"] = "local"
+    """ray: the work on rows is spread over a Ray cluster (extra `ray`); the result is the same."""
     seed: Count = 42
-    """Chooses the held-out rows."""
+    """Chooses the held-out rows, and which rows stay where there are too many."""
 
 
 class Prompt(Section):
@@ -185,6 +240,8 @@ class Config(Section):
 SYNONYMS = {
     "base_model": "model.base", "model_name_or_path": "model.base", "load_in_8bit": "model.quantize",
     "load_in_4bit": "model.quantize", "torch_dtype": "model.dtype", "bf16": "model.dtype",
+    "keep_empty_output": "data.rules (output-empty: off)", "dedup": "data.duplicates",
+    "decontaminate": "data.benchmarks",
     "data_path": "data.sources", "dataset": "data.sources", "path": "data.sources", "val_set_size": "data.val",
     "prompt_template_name": "prompt.template", "prompt_template": "prompt.template",
     "cutoff_len": "prompt.cutoff", "model_max_length": "prompt.cutoff", "max_length": "prompt.cutoff",

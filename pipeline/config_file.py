@@ -12,9 +12,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.config import SYNONYMS, Config
+from pipeline.contradictions import Key, contradictions
 from pipeline.errors import UserError
 
-Key = tuple[str | int, ...]
 INDEX = re.compile(r"^[0-9]{1,6}$")
 
 
@@ -41,8 +41,11 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load(path: str | Path, overrides: Sequence[str] = (), model: bool = True) -> Config:
     """Reads a config file, puts `key=value` overrides on top, and checks the whole.
+
+    Args:
+        model: whether what the config is read for needs a base model.
 
     Raises:
         UserError: the file cannot be read, or anything in it is wrong; the message lists every problem.
@@ -72,38 +75,12 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         problems += [_problem(dict(item), lines, str(path)) for item in error.errors()]
         config = None
     if config is not None:
-        problems += [
-            f"{_place(key, lines, str(path))}: {_dotted(key)}: {said}" for key, said in _contradictions(config)
-        ]
+        found = contradictions(config, model)
+        problems += [f"{_place(key, lines, str(path))}: {_dotted(key)}: {said}" for key, said in found]
     if problems or config is None:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UserError(f"{count} in the config:\n" + "\n".join(f"  - {p}" for p in problems))
     return config
-
-
-def contradictions(config: Config) -> list[str]:
-    """What is wrong between keys that are each right by themselves."""
-    return [f"{_dotted(key)}: {said}" for key, said in _contradictions(config)]
-
-
-def _contradictions(config: Config) -> list[tuple[Key, str]]:
-    found: list[tuple[Key, str]] = []
-    if not config.model.base and not config.model.geometry:
-        found.append((("model", "base"), "missing; name a hub id, a folder or a .gguf file"))
-    if config.model.geometry is not None and "model_type" not in config.model.geometry:
-        found.append((("model", "geometry"), "needs model_type, such as llama"))
-    if config.adapter.method == "full" and config.model.quantize != "none":
-        said = "full cannot train a quantised base; set model.quantize=none or adapter.method=lora"
-        found.append((("adapter", "method"), said))
-    if config.data.val_exact_only and not any(s.exact or s.path == "families" for s in config.data.sources):
-        found.append((("data", "val_exact_only"), "no source is marked `exact: true`"))
-    for i, source in enumerate(config.data.sources):
-        if source.path == "families" and source.rows is None:
-            found.append((("data", "sources", i, "rows"), "missing; say how many rows `families` shall make"))
-    if config.train.warmup > 1 and config.train.warmup != int(config.train.warmup):
-        said = f"{config.train.warmup} is neither a share below 1 nor whole steps"
-        found.append((("train", "warmup"), said))
-    return found
 
 
 def dump(config: Config) -> str:

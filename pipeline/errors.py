@@ -14,7 +14,7 @@ class UserError(Exception):
 
     def __init__(self, what: str, where: str = "", fix: str = "") -> None:
         self.what, self.where, self.fix = what, where, fix
-        super().__init__(what)
+        super().__init__(what, where, fix)  # all three, so that it survives the way out of a worker process
 
     def __str__(self) -> str:
         lines = [self.what]

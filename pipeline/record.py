@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-HANGUL = re.compile(r"[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]")
-LETTER = re.compile(r"[^\W\d_]")
+from pipeline.language import language_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +13,8 @@ class Example:
     """One instruction with its answer.
 
     `id` is a hash of the three texts, so it is the same wherever and whenever the row is read.
-    `exact` says that `output` is the only right answer, which makes exact match a fair measure.
+    `exact` says that `output` is the only right answer, which makes exact match a fair measure. Rows cut from one
+    conversation have the same `thread`, so that they stay on one side of the split.
     """
 
     instruction: str
@@ -26,25 +25,25 @@ class Example:
     language: str
     task: str = ""
     exact: bool = False
+    thread: str = ""
 
     @classmethod
     def of(
-        cls, instruction: str, input: str, output: str, *, source: str, task: str = "", exact: bool = False
+        cls,
+        instruction: str,
+        input: str,
+        output: str,
+        *,
+        source: str,
+        task: str = "",
+        exact: bool = False,
+        thread: str = "",
     ) -> Example:
         """Derives id and language from the texts."""
         text = "\x1f".join((instruction, input, output))
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         language = language_of(instruction + " " + input + " " + output)
-        return cls(instruction, input, output, digest, source, language, task, exact)
+        return cls(instruction, input, output, digest, source, language, task, exact, thread)
 
     def as_dict(self) -> dict[str, object]:
-        return asdict(self)
-
-
-def language_of(text: str) -> str:
-    """`ko` when at least a fifth of the letters are Hangul, otherwise `en`.
-
-    A fifth, because Korean instructions often carry English text or code to work on.
-    """
-    letters = len(LETTER.findall(text))
-    return "ko" if letters and len(HANGUL.findall(text)) / letters >= 0.2 else "en"
+        return {name: getattr(self, name) for name in self.__slots__}  # asdict would copy each text

@@ -19,6 +19,7 @@ from pipeline.files import write_text
 from pipeline.model import base as bases
 from pipeline.progress import say
 from pipeline.prompt import stage as tokens
+from pipeline.report import stage as report
 from pipeline.run import Run
 
 RESUMABLE = ("train.tracker", "train.save_every", "train.keep")  # change how a run is watched, not what comes out
@@ -89,8 +90,22 @@ STAGES = (
     Stage("train", "adapter", _train_key, _build_adapter),
     Stage("export", "export", _export_key, _build_export),
 )
-# What each command brings up to date: `make data` ends with tokens, since looking at them is part of trusting data.
-UP_TO = {"data": "tokens", "train": "train", "export": "export"}
+# Beside the chain: nothing depends on it, so only `make data` makes it.
+REPORT = Stage("report", "report", report.key, report.build)
+
+
+def make_data(config: Config, run: Run) -> None:
+    """Data, tokens and the report, since looking at all three is part of trusting data. Without a base: no tokens.
+
+    Raises:
+        UserError: from a stage.
+    """
+    data, encoded = STAGES[:2]
+    if config.model.base or config.model.tokenizer:
+        _bring(config, run, (data, encoded, REPORT))
+    else:
+        say("tokens: skipped, since neither model.base nor model.tokenizer is set; the report counts letters")
+        _bring(config, run, (data, REPORT))
 
 
 def bring_up_to_date(config: Config, run: Run, last: str) -> None:
@@ -102,7 +117,10 @@ def bring_up_to_date(config: Config, run: Run, last: str) -> None:
     if int(os.environ.get("RANK", "0")) > 0:
         _help_to_train(config, run)
         return
-    wanted = STAGES[: [s.name for s in STAGES].index(last) + 1]
+    _bring(config, run, STAGES[: [s.name for s in STAGES].index(last) + 1])
+
+
+def _bring(config: Config, run: Run, wanted: tuple[Stage, ...]) -> None:
     if not stale(config, run, wanted):
         for stage in wanted:
             say(f"{stage.name}: up to date ({run.folder(stage.folder)})")

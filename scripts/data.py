@@ -1,7 +1,7 @@
 """`make data`: see pipeline/stages.py."""
 
 from pipeline.command import main
-from pipeline.stages import UP_TO, bring_up_to_date
+from pipeline.stages import make_data
 
 if __name__ == "__main__":
-    raise SystemExit(main(lambda config, run: bring_up_to_date(config, run, UP_TO["data"]), "Brings data up to date."))
+    raise SystemExit(main(make_data, "Brings the data, its tokens and its report up to date.", model=False))

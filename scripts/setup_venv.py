@@ -1,4 +1,4 @@
-"""Makes .venv with the pinned dependencies: `python3 scripts/setup_venv.py [extra pip arguments]`, called by make.
+"""Makes .venv with the pinned dependencies: `python3 scripts/setup_venv.py EXTRA [more pip arguments]`, called by make.
 
 Standard library only, since nothing is installed yet. pip is silent while it unpacks, which takes most of the time, so
 progress is counted in finished packages.
@@ -22,23 +22,12 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    wanted = sum(1 for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    extra, *more = sys.argv[1:]
     if not (VENV / "bin" / "python").exists():
         subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
-    command = [
-        str(VENV / "bin" / "python"),
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-compile",
-        "-c",
-        "constraints.txt",
-        "-e",
-        ".[dev]",
-        *sys.argv[1:],
-    ]
+    pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command = [*pip, "--no-compile", "-c", "constraints.txt", "-e", f".[{extra}]", *more]
+    wanted = pinned("" if extra == "dev" else extra)
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
         try:
@@ -57,6 +46,16 @@ def main() -> int:
             )
             return 2
     return 0
+
+
+def pinned(extra: str) -> int:
+    """How many packages constraints.txt pins for the core and for an extra."""
+    count, section = 0, ""
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line.startswith("# extra: "):
+            section = line.removeprefix("# extra: ")
+        count += "==" in line and section in ("", extra)
+    return count
 
 
 def watch(process: "subprocess.Popen[bytes]", wanted: int) -> None:

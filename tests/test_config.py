@@ -126,7 +126,7 @@ def test_names_from_other_tools_lead_to_keys_that_exist() -> None:
         ("prompt: {cutoff: 3}\n", "prompt.cutoff = 3: must be greater than or equal to 4"),
         ("prompt: {template: ''}\n", "prompt.template = '': must not be empty"),
         ("data: {val: -1}\n", "data.val = -1: must be greater than or equal to 0"),
-        ("data: {sources: [3]}\n", "data.sources[0] = 3: expected a table of keys (path, limit, rows, exact)"),
+        ("data: {sources: [3]}\n", "data.sources[0] = 3: expected a table of keys (path, columns, subset, split,"),
         ("data: {sources: [{limit: 3}]}\n", "data.sources[0].path is missing"),
         ("data: {sources: x.json}\n", "data.sources = 'x.json': expected a list, such as [x.json]"),
         ("eval: {prompts: [1]}\n", "eval.prompts[0] = 1: expected text; put it in quotes"),

@@ -27,8 +27,12 @@ Build = Callable[..., dict[str, Any]]
 
 
 def config_of(*paths: object, **data: Any) -> Config:
-    sources = [path if isinstance(path, dict) else {"path": str(path)} for path in paths]
+    sources = [_source(path) for path in paths]
     return Config.model_validate({"name": "t", "model": {"base": "x"}, "data": {"sources": sources, **data}})
+
+
+def _source(path: object) -> dict[str, Any]:
+    return path if isinstance(path, dict) else {"path": str(path)}
 
 
 def lines_of(run: Run, part: str) -> list[dict[str, Any]]:
@@ -49,12 +53,17 @@ def build(run: Run) -> Build:
         stage.build(config_of(*paths, **data), run)
         report: dict[str, Any] = json.loads((run.folder("dataset") / "report.json").read_text(encoding="utf-8"))
         for source in report["sources"]:
-            assert source["read"] == source["kept"] + source["rejected"] + source["over_limit"]
-        kept = sum(source["kept"] for source in report["sources"])
-        assert kept == report["train"] + report["val"] + report["holdout"]
+            assert source["read"] == source["kept"] + source["rejected"]
+            assert source["kept"] == source["train"] + source["val"] + source["holdout"]
+        for name in ("read", "kept", "rejected", "train", "val", "holdout"):
+            assert sum(source[name] for source in report["sources"]) == report[name]
+        repeats = {source["path"]: source.get("repeat", 1) for source in map(_source, paths)}
         for part in ("train", "val", "holdout", "rejected"):
-            assert len(lines_of(run, part)) == report[part]
-        assert sum(report["rejected_by_rule"].values()) == report["rejected"]
+            lines = lines_of(run, part)
+            share = [1 / repeats[line["source"]] if part == "train" else 1 for line in lines]
+            assert sum(share) == pytest.approx(report[part])
+        assert sum(rule["rejected"] for rule in report["rules"]) == report["rejected"]
+        assert all(line["reason"] and line["place"] for line in lines_of(run, "rejected"))
         assert [p.name for p in run.root.iterdir()] == ["dataset"]
         return report
 
@@ -116,7 +125,7 @@ def test_texts_stay_byte_for_byte(tmp_path: Path, run: Run, build: Build) -> Non
         {"instruction": "long", "output": "word " * 200_000},
     ]
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in odd), encoding="utf-8")
-    assert build(tmp_path / "a.jsonl")["rejected"] == 0
+    assert build(tmp_path / "a.jsonl", clean="none")["rejected"] == 0
     for found, row in zip(stage.load(run, "train"), odd, strict=True):
         assert (found.instruction, found.input, found.output) == (
             row["instruction"],
@@ -125,10 +134,11 @@ def test_texts_stay_byte_for_byte(tmp_path: Path, run: Run, build: Build) -> Non
         )
 
 
-def test_the_last_of_duplicate_fields_counts(tmp_path: Path, run: Run, build: Build) -> None:
-    (tmp_path / "a.jsonl").write_text('{"instruction": "a", "output": "first", "output": "second"}')
+def test_a_field_given_twice_is_no_row(tmp_path: Path, run: Run, build: Build) -> None:
+    row = '{"instruction": "a", "output": "first", "output": "second"}'
+    (tmp_path / "a.jsonl").write_text(row + "\n" + json.dumps(A))
     build(tmp_path / "a.jsonl")
-    assert stage.load(run, "train")[0].output == "second"
+    assert [r["rule"] for r in lines_of(run, "rejected")] == ["duplicate-key"]
 
 
 # --- what stops the run
@@ -139,9 +149,8 @@ STOPS: dict[str, tuple[bytes, str, str]] = {
     "white space": (b" \n\t\r\n ", "the file is empty", ""),
     "bom only": (b"\xef\xbb\xbf", "the file is empty", ""),
     "empty array": (b"[ ]", "the array is empty", ""),
-    "csv": (b"instruction,output\na,b\n", "neither JSON nor JSONL: it begins with 'instruction,output\\n", ":1"),
-    "html": (b"\n<!DOCTYPE html>", "neither JSON nor JSONL: it begins with '<!DOCTYPE", ":2"),
-    "no-break space": ("\u00a0[]".encode(), "neither JSON nor JSONL: it begins with '\\xa0[]'", ":1"),
+    "html": (b"\n<!DOCTYPE html>", "neither JSON nor JSONL, CSV, Parquet or Arrow: it begins with '<!DOCTYPE", ":2"),
+    "no-break space": ("\u00a0[]".encode(), "Parquet or Arrow: it begins with '\\xa0[]'", ":1"),
     "truncated in a text": (json.dumps(ROWS).encode()[:60], "the file ends in the middle of row 2", ":1:"),
     "truncated between fields": (b'[{"instruction": "a",', "the file ends in the middle of row 1", ":1:"),
     "truncated behind a row": (b'[\n{"instruction": "a", "output": "b"}\n', "ends in the middle, after row 1", ":3"),
@@ -166,18 +175,18 @@ STOPS: dict[str, tuple[bytes, str, str]] = {
     ),
     "no line valid": (b"{'instruction': 'a'}\n{'b': 1}\n", "the 2 rows was rejected (2 x not valid JSON", ""),
     "truncated line": (b'{"instruction": "a"', "every one of the 1 rows was rejected (1 x not valid JSON", ""),
-    "wrong names": (b'{"prompt": "a", "completion": "b"}', "no field 'instruction' (fields: 'prompt', 'com", ""),
+    "wrong names": (b'{"ask": "a", "say": "b"}', "columns: {instruction: NAME, output: NAME}", ""),
     "rows of text": (b'["a", "b"]', "every one of the 2 rows was rejected (2 x a row is an object, this is text", ""),
-    "every output empty": (b'{"instruction": "a", "output": ""}', "data.keep_empty_output=true", ""),
+    "every output empty": (b'{"instruction": "a", "output": ""}', "output-empty: off", ""),
     "cp949": ('[{"instruction": "안녕", "output": "예"}]'.encode("cp949"), "iconv -f CP949 -t UTF-8", ""),
     "utf-16 le": (json.dumps(ROWS).encode("utf-16"), "the file is UTF-16, not UTF-8", ""),
     "utf-16 be": (b"\xfe\xff" + json.dumps(ROWS).encode("utf-16-be"), "the file is UTF-16, not UTF-8", ""),
     "utf-16 le, no mark": (json.dumps(ROWS).encode("utf-16-le"), "iconv -f UTF-16LE -t UTF-8", ""),
     "utf-16 be, no mark": (json.dumps(ROWS).encode("utf-16-be"), "iconv -f UTF-16BE -t UTF-8", ""),
     "utf-32": (json.dumps(ROWS).encode("utf-32"), "the file is UTF-32", ""),
-    "gzip": (gzip.compress(json.dumps(ROWS).encode()), "the file is compressed", ""),
-    "zip": (b"PK\x03\x04rest", "the file is compressed", ""),
-    "parquet": (b"PAR1rest", "the file is Parquet", ""),
+    "cut-off gzip": (gzip.compress(json.dumps(ROWS).encode())[:-9], "cut off", ""),
+    "zip": (b"PK\x03\x04rest", "the file is a zip archive", ""),
+    "parquet": (b"PAR1rest", "the Parquet file is damaged or cut off", ""),
 }  # fmt: skip
 
 
@@ -198,7 +207,7 @@ def test_missing_file_names_its_neighbour(tmp_path: Path, run: Run) -> None:
     assert f"did you mean {tmp_path / 'alpaca.json'}?" in message
 
 
-@pytest.mark.parametrize("path", ["x" * 5000, "a\x00b", "/nowhere/at/all.json", "[{}]"])
+@pytest.mark.parametrize("path", ["x" * 5000, "a\x00b", "/nowhere/at/all.json"])
 def test_paths_that_cannot_be(run: Run, path: str) -> None:
     assert "no such data file" in refused(run, path)
 
@@ -261,7 +270,7 @@ def test_families_that_run_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
 DEEP = "[" * 900 + "]" * 900
 BAD_ROWS: dict[str, tuple[str, str, str]] = {
     "no instruction": ('{"output": "b"}', "instruction-missing", "no field 'instruction' (fields: 'output')"),
-    "no output": ('{"instruction": "a"}', "output-missing", "no field 'output' (fields: 'instruction')"),
+    "no output": ('{"instruction": "a"}', "output-missing", "no field 'output' (form: alpaca; fields: 'instr"),
     "no fields": ("{}", "instruction-missing", "fields: none"),
     "instruction null": ('{"instruction": null, "output": "b"}', "instruction-not-text", "instruction is null"),
     "instruction number": ('{"instruction": 1, "output": "b"}', "instruction-not-text", "instruction is a number"),
@@ -286,7 +295,7 @@ BAD_ROWS: dict[str, tuple[str, str, str]] = {
     "lone surrogate in the task": ('{"instruction": "a", "output": "b", "task": "\\ud800"}', "invalid-utf-8", "task"),
     "escape sequence in a key": ('{"\\u001b[31m": 1}', "instruction-missing", "'\\x1b[31m'"),
     "5,000 digits": ('{"instruction": "a", "output": ' + "9" * 5000 + "}", "output-not-text", "output is a number"),
-    "deep output": ('{"instruction": "a", "output": ' + DEEP + "}", "output-not-text", "output is a list"),
+    "deep output": ('{"instruction": "a", "output": ' + DEEP + "}", "not-json", "nested too deeply"),
 }  # fmt: skip
 
 
@@ -321,7 +330,7 @@ def test_invalid_utf_8_costs_only_its_row(tmp_path: Path, run: Run, build: Build
     rows = [json.dumps(A).encode(), b'{"instruction": "caf\xe9 \xed\xa0\x80", "output": "b"}', json.dumps(B).encode()]
     path = tmp_path / "rows.json"
     path.write_bytes(b"\n".join(rows) if form == "jsonl" else b"[" + b",\n".join(rows) + b"]")
-    assert build(path)["rejected_by_rule"] == {"invalid-utf-8": 1}
+    assert rules_of(build(path)) == {"invalid-utf-8": (1, 0, 0)}
     assert f"{path}:2" in lines_of(run, "rejected")[0]["place"]
 
 
@@ -329,7 +338,7 @@ def test_invalid_utf_8_costs_only_its_row(tmp_path: Path, run: Run, build: Build
 def test_a_bad_line_costs_only_itself(tmp_path: Path, run: Run, build: Build, bad: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join([json.dumps(A), bad, json.dumps(B)]))
-    assert build(path)["rejected_by_rule"] == {"not-json": 1}
+    assert rules_of(build(path)) == {"not-json": (1, 0, 0)}
     assert lines_of(run, "rejected")[0]["place"] == f"{path}:2"
 
 
@@ -356,7 +365,9 @@ def test_a_source_that_fails_keeps_nothing_of_the_others(tmp_path: Path, run: Ru
 
 def test_empty_answers_are_kept_on_request(tmp_path: Path, run: Run, build: Build) -> None:
     (tmp_path / "a.json").write_text(json.dumps([A, {"instruction": "a", "output": ""}]))
-    assert build(tmp_path / "a.json", keep_empty_output=True)["train"] == 2
+    assert build(tmp_path / "a.json", rules={"output-empty": "off"})["train"] == 2
+    assert build(tmp_path / "a.json", clean="none")["train"] == 2
+    assert build(tmp_path / "a.json", rules={"output-empty": "warn"})["train"] == 2
 
 
 def test_rows_know_their_line(tmp_path: Path) -> None:
@@ -378,7 +389,7 @@ def test_limit_depends_on_content_alone(tmp_path: Path, run: Run, build: Build) 
     (tmp_path / "a.json").write_text(json.dumps(rows))
     (tmp_path / "b.json").write_text(json.dumps(rows[::-1]))
     report = build({"path": str(tmp_path / "a.json"), "limit": 5})
-    assert report["sources"][0]["over_limit"] == 15
+    assert report["sources"][0]["left_out"] == report["rejected"] == 15
     first = [e.id for e in stage.load(run, "train")]
     build({"path": str(tmp_path / "b.json"), "limit": 5})
     assert [e.id for e in stage.load(run, "train")] == first[::-1]
@@ -446,3 +457,116 @@ def test_a_failed_build_leaves_the_old_result(tmp_path: Path, run: Run, build: B
         stage.build(config_of(path), run)
     assert len(stage.load(run, "train")) == 3
     assert [p.name for p in run.root.iterdir()] == ["dataset"]
+
+
+# --- duplicates, contamination, mixture
+
+
+def rules_of(report: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
+    return {r["rule"]: (r["rejected"], r["fixed"], r["flagged"]) for r in report["rules"]}
+
+
+def story(number: int, words: int = 30) -> dict[str, str]:
+    return {"instruction": f"Tell story {number}.", "output": " ".join(f"word{number}x{i}" for i in range(words))}
+
+
+def test_duplicates_and_their_clusters(tmp_path: Path, run: Run, build: Build) -> None:
+    near = {**story(1), "output": story(1)["output"] + " and more"}
+    rows = [story(1), story(2), {**story(1), "instruction": "TELL  story\t1."}, near, {**near, "input": ""}, story(3)]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    report = build(tmp_path / "a.json")
+    assert rules_of(report) == {"duplicate": (2, 0, 0), "near-duplicate": (1, 0, 0)}
+    (cluster,) = lines_of(run, "duplicates")
+    assert cluster["kept"]["place"].endswith("(row 1)")
+    assert [(r["place"][-7:], r["kind"]) for r in cluster["rows"]] == [
+        ("(row 3)", "exact"), ("(row 4)", "near"), ("(row 5)", "exact"),
+    ]  # fmt: skip
+    assert cluster["rows"][2]["through"].endswith("(row 4)")
+    assert report["duplicates"]["clusters"] == 1
+    assert report["duplicates"]["largest"][0]["size"] == 4
+    assert build(tmp_path / "a.json", duplicates={"exact": False, "near": 0})["train"] == 6
+    assert rules_of(build(tmp_path / "a.json", duplicates={"near": 0})) == {"duplicate": (2, 0, 0)}
+    assert rules_of(build(tmp_path / "a.json", duplicates={"exact": False})) == {"near-duplicate": (3, 0, 0)}
+
+
+def test_no_near_duplicate_straddles_the_split(tmp_path: Path, run: Run, build: Build) -> None:
+    rows = [{**story(n), "output": story(n)["output"] + extra} for n in range(60) for extra in ("", " more", " x y")]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    build(tmp_path / "a.json", val=0.5)
+    sides = [{e.instruction for e in stage.load(run, part)} for part in ("train", "val")]
+    assert all(sides)
+    assert not sides[0] & sides[1]
+
+
+def test_novelty_is_the_last_of_the_comparisons(tmp_path: Path, run: Run, build: Build) -> None:
+    rows = [
+        {"instruction": "Write a poem about the sea.", "output": "Blue."},
+        {"instruction": "Write a poem about the sky.", "output": "Wide and bright above the town."},
+        {"instruction": "Name a city.", "output": "Rome."},
+    ]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    assert build(tmp_path / "a.json")["train"] == 3
+    report = build(tmp_path / "a.json", duplicates={"novelty": 0.7})
+    assert rules_of(report) == {"not-novel": (1, 0, 0)}
+    assert lines_of(run, "duplicates")[0]["rows"][0]["similarity"] == pytest.approx(10 / 12, abs=1e-4)
+
+
+def test_contaminated_rows_are_shown_with_the_question(tmp_path: Path, run: Run, build: Build) -> None:
+    question = "Which gas do green plants take from the air when they make sugar with the help of sunlight?"
+    (tmp_path / "quiz.jsonl").write_text(json.dumps({"query": question, "choices": ["CO2", "O2"], "gold": 0}))
+    rows = [{"instruction": f"Answer: {question}", "output": "Carbon dioxide."}, {**A}, {**B}]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    report = build(tmp_path / "a.json", benchmarks=[{"path": str(tmp_path / "quiz.jsonl")}])
+    assert rules_of(report) == {"contaminated": (1, 0, 0)}
+    (hit,) = lines_of(run, "contaminated")
+    assert (hit["benchmark"], hit["question"]) == ("quiz", question)
+    assert report["contamination"]["table"] == {"quiz": {str(tmp_path / "a.json"): 1}}
+    assert "quiz" in lines_of(run, "rejected")[0]["reason"]
+    (tmp_path / "quiz.jsonl").write_text(json.dumps({"query": "What is the airspeed velocity of an unladen swallow?"}))
+    config = config_of(tmp_path / "a.json", benchmarks=[{"path": str(tmp_path / "quiz.jsonl")}])
+    assert not is_current(run, config)
+
+
+def test_repeats_weights_and_rehearsal(tmp_path: Path, run: Run, build: Build) -> None:
+    for name, first in (("a", 0), ("b", 100), ("c", 200)):
+        (tmp_path / f"{name}.json").write_text(json.dumps([story(first + i) for i in range(20)]))
+    report = build(
+        {"path": str(tmp_path / "a.json"), "weight": 2, "repeat": 2},
+        {"path": str(tmp_path / "b.json"), "weight": 1},
+        {"path": str(tmp_path / "c.json"), "rehearsal": True},
+        rehearsal=0.2,
+    )
+    assert [s["taken"] for s in report["mix"]] == [20, 20, 15]
+    assert [s["train"] for s in report["sources"]] == [20, 20, 15]
+    assert len(lines_of(run, "train")) == 75
+    assert {line["rule"] for line in lines_of(run, "rejected")} == {"rehearsal"}
+    assert report["left_out"] == 5
+
+
+def test_rules_fix_flag_and_reject(tmp_path: Path, run: Run, build: Build) -> None:
+    rows = [{**A, "input": "<noinput>"}, {**B, "output": "Mail me: jo.bloggs@gmail.com"}, {**C, "output": ""}]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    report = build(tmp_path / "a.json")
+    assert rules_of(report) == {
+        "no-input-spelling": (0, 1, 0), "output-empty": (1, 0, 0), "personal-data": (0, 0, 1),
+    }  # fmt: skip
+    fixed, flagged = lines_of(run, "changes")
+    assert (fixed["before"], fixed["after"], fixed["action"]) == ({"input": "<noinput>"}, {"input": ""}, "fixed")
+    assert fixed["id"] == stage.load(run, "train")[0].id
+    assert flagged["action"] == "flagged"
+    assert "no such cleaning rule: 'output-emty'" in refused_rules(tmp_path)
+
+
+def refused_rules(tmp_path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        stage.build(config_of(tmp_path / "a.json", rules={"output-emty": "off"}), Run(tmp_path / "other"))
+    return str(caught.value)
+
+
+def test_rows_by_the_thousand_go_through_processes_unchanged(tmp_path: Path, run: Run, build: Build) -> None:
+    rows = [{**story(i, 4), "note": "x"} for i in range(5200)]
+    rows[17] = rows[4017] = {**story(17), "output": ""}
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    report = build(tmp_path / "a.json")
+    assert report["rejected"] == 2
+    assert [e.instruction for e in stage.load(run, "train")] == [r["instruction"] for r in rows if r["output"]]

@@ -394,7 +394,7 @@ def test_preview(folders: dict[str, Path]) -> None:
 def tokens_of(tmp_path: Path, folder: Path, rows: list[dict[str, str]], **config: Any) -> Run:
     """Data and tokens stages over these rows."""
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    data = {"sources": [{"path": str(tmp_path / "rows.json")}], **config.pop("data", {})}
+    data = {"sources": [{"path": str(tmp_path / "rows.json")}], "clean": "none", **config.pop("data", {})}
     made = Config.model_validate({"name": "t", "model": {"base": "x"}, "data": data, "prompt": config})
     run = Run(tmp_path / "run")
     data_stage.build(made, run)

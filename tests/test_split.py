@@ -6,64 +6,90 @@ from typing import Any
 
 import pytest
 
-from pipeline.dataset.split import split
+from pipeline.config import Data
+from pipeline.dataset.split import Member, split
 from pipeline.errors import UserError
 from pipeline.record import Example
 
 
-def examples(count: int, **more: Any) -> list[Example]:
-    return [Example.of(f"question {i}", "", f"answer {i}", source="s", **more) for i in range(count)]
+def rows(count: int, task: str = "", exact: bool = False, thread: int = 0, of: str = "question") -> list[Member]:
+    made = [Example.of(f"{of} {i}", "", f"answer {i}", source="s") for i in range(count)]
+    return [Member(int(e.id, 16), task, exact, thread) for e in made]
 
 
-def test_split_is_stable_when_rows_are_added() -> None:
-    before = split(examples(50), 10, [], seed=1)
-    after = split(examples(60), 10, [], seed=1)
-    assert len(before.val) == len(after.val) == 10
-    new = {e.id for e in examples(60)[50:]}
-    assert {e.id for e in after.val} <= {e.id for e in before.val} | new
-    shuffled = split(examples(50)[::-1], 10, [], seed=1)
-    assert shuffled.val == before.val[::-1]
-    assert split(examples(50), 10, [], seed=2).val != before.val
-    assert before.train == [e for e in examples(50) if e not in before.val]
+def divide(members: list[Member], **data: Any) -> dict[str, list[Member]]:
+    parts = split(members, Data(**{"seed": 1, **data}))
+    return {part: [m for m, p in zip(members, parts, strict=True) if p == part] for part in ("train", "val", "holdout")}
+
+
+def test_a_count_is_exact_and_new_rows_never_take_one_out_of_training() -> None:
+    before, after = divide(rows(50), val=10), divide(rows(60), val=10)
+    assert len(before["val"]) == len(after["val"]) == 10
+    assert not set(before["train"]) & set(after["val"])
+    assert set(divide(rows(50)[::-1], val=10)["val"]) == set(before["val"])
+    assert divide(rows(50), val=10, seed=2)["val"] != before["val"]
+
+
+def test_with_a_share_no_row_changes_sides() -> None:
+    before, after = divide(rows(2000), val=0.1), divide(rows(4000), val=0.1)
+    assert set(before["val"]) < set(after["val"])
+    assert set(before["train"]) < set(after["train"])
+    assert 150 < len(before["val"]) < 250
+    more = divide(rows(2000), val=0.2)
+    assert set(before["val"]) < set(more["val"])
 
 
 def test_copies_of_a_held_out_row_leave_training() -> None:
-    rows = examples(10)
-    parts = split(rows + rows, 3, [], seed=1)
-    assert not {e.id for e in parts.train} & {e.id for e in parts.val}
-    assert len(parts.train) + len(parts.val) == 20
+    found = divide(rows(10) + rows(10), val=3)
+    assert not set(found["train"]) & set(found["val"])
+    assert len(found["val"]) == 6
+
+
+def test_a_conversation_stays_together() -> None:
+    talk = [row for t in range(1, 21) for row in rows(4, thread=t, of=f"talk {t}")]
+    for val in (0.3, 10):
+        found = divide(talk + rows(20), val=val)
+        assert found["val"]
+        assert not {m.thread for m in found["val"] if m.thread} & {m.thread for m in found["train"]}
+    assert 10 <= len(divide(talk, val=10)["val"]) <= 12
 
 
 def test_copies_of_a_row_of_a_held_out_task_leave_training() -> None:
-    unseen = examples(2, task="sort")
-    parts = split([*unseen, *examples(5), *examples(3, task="add")], 0, ["sort"], seed=1)
-    assert len({e.id for e in parts.holdout}) == 2
-    assert not {e.id for e in parts.train} & {e.id for e in unseen}
+    unseen = rows(2, "sort")
+    found = divide([*unseen, *rows(5), *rows(3, "add", of="sum")], holdout=["sort"])
+    assert {m.id for m in found["holdout"]} == {m.id for m in unseen}
+    assert len(found["holdout"]) == 4
+    assert not {m.id for m in found["train"]} & {m.id for m in unseen}
 
 
-def test_held_out_tasks() -> None:
-    rows = [*examples(3, task="sort"), *[Example.of(f"x{i}", "", "y", source="s", task="add") for i in range(3)]]
-    parts = split(rows, 1, ["sort"], seed=1)
-    assert [e.task for e in parts.holdout] == ["sort"] * 3
-    assert {e.task for e in parts.train + parts.val} == {"add"}
+def test_held_out_tasks_and_groups() -> None:
+    members = [*rows(3, "sort"), *rows(3, "add", of="x"), *rows(3, "add-two", of="y")]
+    found = divide(members, val=1, holdout=["sort"])
+    assert {m.task for m in found["holdout"]} == {"sort"}
+    assert len(found["val"]) == 1
+    groups = {"sums": ["add*"], "none": ["q*"]}
+    assert {m.task for m in divide(members, holdout=["sums"], groups=groups)["holdout"]} == {"add", "add-two"}
     with pytest.raises(UserError, match="no row has the task 'srot'") as caught:
-        split(rows, 0, ["srot"], seed=1)
+        divide(members, holdout=["srot"])
     assert caught.value.fix == "did you mean sort?"
+    with pytest.raises(UserError, match="no row has a task of the group 'none'"):
+        divide(members, holdout=["none"], groups=groups)
     with pytest.raises(UserError) as caught:
-        split(rows, 0, ["qqqqqq"], seed=1)
-    assert caught.value.fix == "tasks in the data: add, sort"
+        divide(members, holdout=["qqqqqq"])
+    assert caught.value.fix == "tasks in the data: add, add-two, sort"
 
 
 def test_val_too_large() -> None:
-    rows = examples(4)
     with pytest.raises(UserError, match="val = 4 leaves nothing to train on: there are 4 different rows") as caught:
-        split(rows + rows, 4, [], seed=1)
+        divide(rows(4) + rows(4), val=4)
     assert caught.value.fix == "set data.val below 4"
-    assert len(split(rows, 3, [], seed=1).train) == 1
 
 
-def test_exact_only() -> None:
-    rows = [*examples(5), *[Example.of(f"x{i}", "", "y", source="s", exact=True) for i in range(3)]]
-    assert all(e.exact for e in split(rows, 3, [], seed=1, exact_only=True).val)
-    with pytest.raises(UserError, match="val = 4, but only 3 different rows are marked exact"):
-        split(rows, 4, [], seed=1, exact_only=True)
+@pytest.mark.parametrize("val", [5, 0.5])
+def test_exact_only(val: float) -> None:
+    members = [*rows(20, exact=True), *rows(20, of="open")]
+    found = divide(members, val=val, val_exact_only=True)
+    assert found["val"]
+    assert all(m.exact for m in found["val"])
+    with pytest.raises(UserError, match="val = 21, but only 20 different rows are marked exact"):
+        divide(members, val=21, val_exact_only=True)

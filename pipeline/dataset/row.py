@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from pipeline.config import Source
-from pipeline.dataset.source import Raw
+from pipeline.dataset.raw import Raw
 from pipeline.record import Example
 
+THREAD = re.compile(r"[0-9a-f]{16}")
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -21,21 +23,31 @@ class Rejected:
     rule: str
     reason: str
     place: str
+    source: str
     row: Any
 
     def as_dict(self) -> dict[str, Any]:
-        return {"rule": self.rule, "reason": self.reason, "place": self.place, "row": self.row}
+        return {
+            "rule": self.rule,
+            "reason": self.reason,
+            "place": self.place,
+            "source": self.source,
+            "row": self.row,
+        }
 
 
-def check(raw: Raw, source: Source, keep_empty_output: bool) -> Example | Rejected:
-    """Checks types and emptiness; leaves every text byte for byte as it was."""
+def check(raw: Raw, source: Source) -> Example | Rejected:
+    """Checks the types of a row in Alpaca form; leaves instruction, input and output byte for byte.
+
+    An empty output passes: whether it may stay is a rule of cleaning.
+    """
     row = raw.value
 
     def no(rule: str, reason: str) -> Rejected:
-        return Rejected(rule, reason, raw.place, row)
+        return Rejected(rule, reason, raw.place, source.path, row)
 
     if raw.error:
-        return no("not-json", raw.error)
+        return no(raw.rule, raw.error)
     if not isinstance(row, dict):
         return no("not-an-object", f"a row is an object, this is {_kind(row)}")
     for name in ("instruction", "output"):
@@ -50,15 +62,16 @@ def check(raw: Raw, source: Source, keep_empty_output: bool) -> Example | Reject
         if not isinstance(value, str):
             return no(f"{name}-not-text", f"{name} is {_kind(value)}, not text")
         texts[name] = value
-    task = row.get("task")
-    texts["task"] = task if isinstance(task, str) else ""
+    task, thread = row.get("task"), row.get("thread")
+    texts["task"] = task.strip() if isinstance(task, str) else ""
     for name, value in texts.items():
         if SURROGATE.search(value):
             return no("invalid-utf-8", f"{name} is not UTF-8 (invalid bytes, or half of a \\ud800 pair)")
     if not texts["instruction"].strip():
         return no("instruction-empty", "instruction is empty")
-    if not texts["output"].strip() and not keep_empty_output:
-        return no("output-empty", "output is empty")
+    texts["task"] = texts["task"] or source.task
+    if isinstance(thread, str) and THREAD.fullmatch(thread):  # as `conversation.py` makes it
+        texts["thread"] = thread
     return Example.of(**texts, source=source.path, exact=source.exact or source.path == "families")
 
 
@@ -72,5 +85,8 @@ def _kind(value: Any) -> str:
         str: "text",
         list: "a list",
         dict: "an object",
+        bytes: "binary data",
     }
+    if isinstance(value, datetime.date):  # pandas brings classes of its own
+        return "a date"
     return names.get(type(value), type(value).__name__)

@@ -4,56 +4,112 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
 
+from pipeline.config import Data
 from pipeline.errors import UserError
-from pipeline.record import Example
+
+PARTS = ("train", "val", "holdout")
 
 
-@dataclass(frozen=True)
-class Split:
-    """train: learnt. val: same tasks, unseen rows. holdout: tasks never trained on."""
+class Member(NamedTuple):
+    """What the split knows of a row. `thread`: id of its conversation, or 0."""
 
-    train: list[Example]
-    val: list[Example]
-    holdout: list[Example]
+    id: int
+    task: str
+    exact: bool
+    thread: int = 0
 
 
-def split(examples: Sequence[Example], val: int, holdout: Sequence[str], seed: int, exact_only: bool = False) -> Split:
-    """Splits by content hash, each part in the order of the sources.
+def split(rows: Sequence[Member], data: Data) -> list[str]:
+    """The part of each row: train, val (same tasks, unseen rows) or holdout (tasks never trained on).
 
-    Equal rows have equal hashes, so copies of a held-out row leave training too.
+    A row's side is decided by the hash of its content (of its conversation's, where it has one), so that copies of a
+    held-out row leave training too. With `data.val` as a share, a row's side depends on nothing else: it stays when the
+    data grows. With a count, new rows can push an old one from val to train, never the other way.
 
     Raises:
         UserError: a held-out task that no row has, or more held-out rows than there are.
     """
-    tasks = {e.task for e in examples if e.task}
-    for name in holdout:
-        if name not in tasks:
-            near = difflib.get_close_matches(name, tasks, 1)
-            hint = (
-                f"did you mean {near[0]}?" if near else f"tasks in the data: {', '.join(sorted(tasks)[:20]) or 'none'}"
-            )
-            raise UserError(f"no row has the task {name!r}", "data.holdout", hint)
-    # By id: a copy of such a row that carries no task would otherwise be learnt.
-    unseen = {e.id for e in examples if e.task in set(holdout)}
-    apart = [e for e in examples if e.id in unseen]
-    rest = [e for e in examples if e.id not in unseen]
-    distinct = len({e.id for e in rest})
-    candidates = {e.id for e in rest if e.exact or not exact_only}
-    if val and val >= distinct:
+    unseen = _held_out_tasks({r.task for r in rows if r.task}, data)
+    # By id and thread: a copy of such a row that carries no task would otherwise be learnt.
+    apart = {_unit(r) for r in rows if r.task in unseen} | {r.id for r in rows if r.task in unseen}
+    rest = [r for r in rows if r.id not in apart and _unit(r) not in apart]
+    chosen = _share(rest, data) if 0 < data.val < 1 else _count(rest, data)
+    held = {r.id for r in rest if _unit(r) in chosen}
+    return [
+        "holdout" if r.id in apart or _unit(r) in apart else "val" if _unit(r) in chosen or r.id in held else "train"
+        for r in rows
+    ]
+
+
+def _unit(row: Member) -> int:
+    """What moves together: a conversation or a single row."""
+    return row.thread or row.id
+
+
+def _share(rest: Sequence[Member], data: Data) -> set[int]:
+    limit = int(data.val * (1 << 256))
+    return {
+        _unit(r)
+        for r in rest
+        if (r.exact or not data.val_exact_only) and int(rank(_name(_unit(r)), data.seed), 16) < limit
+    }
+
+
+def _count(rest: Sequence[Member], data: Data) -> set[int]:
+    """The units with the lowest numbers in the lottery until `data.val` different rows are together."""
+    rows: dict[int, set[int]] = {}
+    for r in rest:
+        rows.setdefault(_unit(r), set()).add(r.id)
+    distinct = len({r.id for r in rest})
+    if data.val and data.val >= distinct:
         raise UserError(
-            f"val = {val} leaves nothing to train on: there are {distinct} different rows", "data.val",
+            f"val = {data.val} leaves nothing to train on: there are {distinct} different rows", "data.val",
             f"set data.val below {distinct}",
         )  # fmt: skip
-    if val > len(candidates):
+    candidates = {_unit(r) for r in rest if r.exact or not data.val_exact_only}
+    offered = len({r.id for r in rest if _unit(r) in candidates})
+    if data.val > offered:
         raise UserError(
-            f"val = {val}, but only {len(candidates)} different rows are marked exact", "data.val",
-            f"set data.val to at most {len(candidates)}",
+            f"val = {data.val}, but only {offered} different rows are marked exact", "data.val",
+            f"set data.val to at most {offered}",
         )  # fmt: skip
-    chosen = set(sorted(candidates, key=lambda i: rank(i, seed))[:val])
-    return Split([e for e in rest if e.id not in chosen], [e for e in rest if e.id in chosen], apart)
+    chosen: set[int] = set()
+    taken = 0
+    for unit in sorted(candidates, key=lambda u: rank(_name(u), data.seed)):
+        if taken >= data.val:
+            break
+        chosen.add(unit)
+        taken += len(rows[unit])
+    return chosen
+
+
+def _held_out_tasks(tasks: set[str], data: Data) -> set[str]:
+    """Tasks that `data.holdout` names, by themselves or by their group."""
+    found: set[str] = set()
+    for name in data.holdout:
+        members = group_members(name, tasks, data.groups) if name in data.groups else {name} & tasks
+        if not members:
+            near = difflib.get_close_matches(name, [*tasks, *data.groups], 1)
+            there = f"tasks in the data: {', '.join(sorted(tasks)[:20]) or 'none'}"
+            what = (
+                f"no row has a task of the group {name!r}" if name in data.groups else f"no row has the task {name!r}"
+            )
+            raise UserError(what, "data.holdout", f"did you mean {near[0]}?" if near and near[0] != name else there)
+        found |= members
+    return found
+
+
+def group_members(name: str, tasks: set[str], groups: Mapping[str, Sequence[str]]) -> set[str]:
+    """The tasks that a group's patterns match."""
+    return {t for t in tasks if any(fnmatchcase(t, pattern) for pattern in groups[name])}
+
+
+def _name(id: int) -> str:
+    return f"{id:016x}"
 
 
 def rank(id: str, seed: int) -> str:

@@ -70,7 +70,7 @@ def build(config: Config, run: Run, vocabulary: Vocabulary, stage_key: dict[str,
             raise UserError(
                 "no token of any training row carries loss: every prompt fills the cutoff", "prompt.cutoff", "raise it"
             )
-        if config.data.val and not output.counts["val"]["rows"]:
+        if output.counts["val"]["rejected"] and not output.counts["val"]["rows"]:
             raise UserError("no held-out row fits into the cutoff", "prompt.cutoff", "raise it, or set data.val=0")
         sample = load_examples(run, "train")[:5]
         rows = encoder.rows(sample)

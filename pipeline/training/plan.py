@@ -121,7 +121,8 @@ def _and_adapter(config: Config) -> str:
 def _amounts(config: Config, found: Plan) -> list[str]:
     """Rows, tokens and steps, each said to be unknown where it is."""
     unknown = "unknown until the data is here"
-    held = f"{config.data.val:,} held out" if config.data.val else "none held out"
+    val = config.data.val
+    held = "none held out" if not val else f"{val:.2%} held out" if val < 1 else f"{val:,} held out"
     if found.rows is None:
         return [f"rows       {unknown}; {held}", f"tokens     {unknown}", f"steps      {unknown}"]
     size = config.train.batch_size
@@ -147,7 +148,7 @@ def _rows(config: Config, counted: dict[str, int] | None) -> tuple[int | None, i
     for source in config.data.sources:
         count: int | None
         try:
-            local = kind_of_source(source) in ("file", "families")
+            local = kind_of_source(source) in ("file", "files", "families")
         except UserError:
             if source.rows is None:
                 raise
@@ -156,7 +157,8 @@ def _rows(config: Config, counted: dict[str, int] | None) -> tuple[int | None, i
         if count is None:
             return None, None, False
         total += min(count, source.limit or count)
-    rows = max(0, total - config.data.val)
+    val = config.data.val
+    rows = max(0, total - int(total * val if val < 1 else val))
     return rows, rows * config.prompt.cutoff, False
 
 

@@ -1,0 +1,49 @@
+"""What is wrong between keys of a config that are each right by themselves."""
+
+from __future__ import annotations
+
+from pipeline.config import Config, Data
+
+Key = tuple[str | int, ...]
+
+
+def contradictions(config: Config, model: bool = True) -> list[tuple[Key, str]]:
+    """(key, what is wrong with it and what to do); `model`: whether a base model is needed."""
+    found: list[tuple[Key, str]] = []
+    if model and not config.model.base and not config.model.geometry:
+        found.append((("model", "base"), "missing; name a hub id, a folder or a .gguf file"))
+    if config.model.geometry is not None and "model_type" not in config.model.geometry:
+        found.append((("model", "geometry"), "needs model_type, such as llama"))
+    if config.adapter.method == "full" and config.model.quantize != "none":
+        said = "full cannot train a quantised base; set model.quantize=none or adapter.method=lora"
+        found.append((("adapter", "method"), said))
+    found += _of_data(config.data)
+    if config.train.warmup > 1 and config.train.warmup != int(config.train.warmup):
+        said = f"{config.train.warmup} is neither a share below 1 nor whole steps"
+        found.append((("train", "warmup"), said))
+    return found
+
+
+def _of_data(data: Data) -> list[tuple[Key, str]]:
+    found: list[tuple[Key, str]] = []
+    if data.val_exact_only and not any(s.exact or s.path == "families" for s in data.sources):
+        found.append((("data", "val_exact_only"), "no source is marked `exact: true`"))
+    for i, source in enumerate(data.sources):
+        key = ("data", "sources", i)
+        if source.path == "families" and source.rows is None:
+            found.append(((*key, "rows"), "missing; say how many rows `families` shall make"))
+        if source.path == "families" and source.columns:
+            found.append(((*key, "columns"), "`families` has the fields it needs; remove this"))
+        if source.rehearsal and source.weight is not None:
+            found.append(((*key, "weight"), "a rehearsal source has no weight; data.rehearsal says its share"))
+    marked = [s for s in data.sources if s.rehearsal]
+    if data.rehearsal and not marked:
+        found.append((("data", "rehearsal"), "no source is marked `rehearsal: true`"))
+    if marked and not data.rehearsal:
+        found.append((("data", "rehearsal"), "missing; say which share of training the rehearsal sources make up"))
+    if marked and len(marked) == len(data.sources):
+        found.append((("data", "sources"), "every source is marked `rehearsal`; there is nothing to learn beside it"))
+    names = [b.name for b in data.benchmarks if b.name]
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        found.append((("data", "benchmarks"), f"two are named {name!r}"))
+    return found

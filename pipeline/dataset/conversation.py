@@ -1,0 +1,168 @@
+"""A conversation becomes rows: one for every answer, with what was said before as its input.
+
+What comes out of the messages of one conversation:
+
+- instruction: the user's turn. The system message stands before it, with a blank line between, in every row: each
+  answer was given under it. Several system messages at the start are one.
+- input: the earlier turns as `User: ...` and `Assistant: ...`, one under the other (`transcript`), in every language,
+  so that a chat can write the same form again without guessing the language. The first row has none.
+- output: the assistant's turn.
+- thread: a hash of the conversation, when it gives more than one row; the split keeps such rows on one side.
+
+Messages of one speaker in a row are one turn, joined by a blank line. A conversation that opens with the assistant
+keeps that as history: no row can be made of it. A user's turn at the end that nobody answers is rejected (`no-answer`).
+An answer with `weight: 0` (OpenAI: not to be learnt) stays in the history and is rejected as a row. An empty message,
+an unknown speaker, a late system message, a tool call or anything but text costs that turn and all after it, with the
+reason, since they lean on something that cannot be shown; the turns before stay.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.dataset.raw import Raw
+
+CONVERSATION = ("messages", "conversations", "conversation")  # the fields that hold one
+SPEAKERS = {
+    **dict.fromkeys(("user", "human", "prompter", "usr"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "chatbot", "model", "bing", "bard"), "assistant"),
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("tool", "function", "observation", "function_call", "tool_call", "function_response"), "tool"),
+}
+LABELS = {"user": "User", "assistant": "Assistant"}
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one speaker said in one go; `learn` is false for an answer marked `weight: 0`."""
+
+    speaker: str
+    text: str
+    learn: bool = True
+
+
+class _Unusable(Exception):
+    """Rule and reason why a message, and with it all that follows, cannot be used."""
+
+
+def transcript(turns: Sequence[Turn]) -> str:
+    """Earlier turns as the `input` of a row."""
+    return "\n".join(f"{LABELS[turn.speaker]}: {turn.text}" for turn in turns)
+
+
+def rows_of(raw: Raw, messages: Any, system: str = "", task: str = "") -> list[Raw]:
+    """The rows of one conversation in Alpaca form, and one refused row for what could not be used; never nothing.
+
+    `messages` is a list of {role, content} or {from, value}, a list of {input, output} pairs, a list of texts that
+    user and assistant say in turn, such a list as JSON text, or an object of lists as `datasets` stores it.
+    """
+    turns: list[Turn] = []
+    problem: tuple[str, str] | None = None
+    try:
+        for number, message in enumerate(_listed(messages), 1):
+            turn = _turn(message, number)
+            if turn.speaker == "system":
+                if turns:
+                    raise _Unusable("late-system-message", f"message {number} is a system message in the middle")
+                system = f"{system}\n\n{turn.text}" if system else turn.text
+            elif turns and turns[-1].speaker == turn.speaker:
+                joined = f"{turns[-1].text}\n\n{turn.text}"
+                turns[-1] = Turn(turn.speaker, joined, turns[-1].learn and turn.learn)
+            else:
+                turns.append(turn)
+    except _Unusable as error:
+        problem = error.args[0], error.args[1]
+        if turns and turns[-1].speaker == "assistant" and problem[0] == "tool-call":
+            turns.pop()  # its answer goes on with what the tool said
+    return _cut(raw, turns, problem, system, task)
+
+
+def _cut(raw: Raw, turns: list[Turn], problem: tuple[str, str] | None, system: str, task: str) -> list[Raw]:
+    pairs = [i for i in range(1, len(turns)) if turns[i].speaker == "assistant"]
+    thread = _thread(turns, system) if len(pairs) > 1 else ""
+    found: list[Raw] = []
+    for k, i in enumerate(pairs, 1):
+        place = f"{raw.place}, turn {k}" if thread else raw.place
+        if not turns[i].learn:
+            found.append(raw.refused("weight-zero", "its message says weight: 0, not to be learnt", place))
+            continue
+        asked = turns[i - 1].text
+        row = {
+            "instruction": f"{system}\n\n{asked}" if system else asked,
+            "input": transcript(turns[: i - 1]),
+            "output": turns[i].text,
+            "task": task,
+            "thread": thread,
+        }
+        found.append(Raw(row, place))
+    if problem is None and turns and turns[-1].speaker == "user":
+        problem = "no-answer", "the last turn is the user's, and nobody answers"
+    elif problem is None and not found:
+        problem = "no-question", "the conversation has no user turn" if turns else "the conversation has no turns"
+    if problem:
+        rule, reason = problem
+        more = "; it and what follows is left out" if found and rule != "no-answer" else ""
+        found.append(raw.refused(rule, reason + more, f"{raw.place}, turn {len(pairs) + 1}" if found else ""))
+    return found
+
+
+def _listed(messages: Any) -> list[Any]:
+    """The messages as a list of objects."""
+    if isinstance(messages, str):
+        try:
+            messages = json.loads(messages)
+        except (ValueError, RecursionError):
+            raise _Unusable("not-a-conversation", "the conversation is text, not a list of messages") from None
+    if isinstance(messages, dict) and messages and all(isinstance(v, list) for v in messages.values()):
+        if len({len(v) for v in messages.values()}) != 1:
+            raise _Unusable("not-a-conversation", "the lists of the conversation are not equally long")
+        messages = [dict(zip(messages, values, strict=True)) for values in zip(*messages.values(), strict=True)]
+    if not isinstance(messages, list):
+        raise _Unusable("not-a-conversation", "the conversation is not a list of messages")
+    if messages and all(isinstance(m, str) for m in messages):
+        return [{"role": ("user", "assistant")[i % 2], "content": m} for i, m in enumerate(messages)]
+    if messages and all(isinstance(m, dict) and "input" in m and "output" in m for m in messages):
+        said = (("user", m["input"]) if half == 0 else ("assistant", m["output"]) for m in messages for half in (0, 1))
+        return [{"role": role, "content": text} for role, text in said]
+    return messages
+
+
+def _turn(message: Any, number: int) -> Turn:
+    if not isinstance(message, dict):
+        raise _Unusable("not-a-conversation", f"message {number} is not an object")
+    role = message.get("role") or message.get("from")
+    speaker = SPEAKERS.get(role.strip().lower(), "") if isinstance(role, str) else ""
+    if speaker == "tool" or message.get("tool_calls") or message.get("function_call"):
+        raise _Unusable("tool-call", f"message {number} calls a tool or is a tool's answer")
+    if not speaker:
+        known = "user, human, assistant, gpt, system"
+        raise _Unusable("unknown-speaker", f"message {number} is said by {str(role)[:40]!r} (known: {known}, ...)")
+    text = _text(next((message[k] for k in ("content", "value", "text") if message.get(k) is not None), None), number)
+    if not text.strip():
+        raise _Unusable("empty-turn", f"message {number} ({speaker}) is empty")
+    weight = message.get("weight")
+    return Turn(speaker, text, learn=weight is None or bool(weight))
+
+
+def _text(content: Any, number: int) -> str:
+    """A message's text; OpenAI writes it as a list of parts too."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    parts = content if isinstance(content, list) else [content]
+    texts = []
+    for part in parts:
+        text = part.get("text") if isinstance(part, dict) else part
+        if not isinstance(text, str) or (isinstance(part, dict) and "text" not in str(part.get("type", "text"))):
+            kind = str(part.get("type", "an object")) if isinstance(part, dict) else type(part).__name__
+            raise _Unusable("not-text", f"message {number} holds {kind[:40]}, not text")
+        texts.append(text)
+    return "\n".join(texts)
+
+
+def _thread(turns: Sequence[Turn], system: str) -> str:
+    said = json.dumps([["system", system], *([turn.speaker, turn.text] for turn in turns)])
+    return hashlib.sha256(said.encode()).hexdigest()[:16]

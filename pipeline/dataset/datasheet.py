@@ -1,0 +1,240 @@
+"""The datasheet beside the data: what it is, how it was made, and what is known to be wrong with it, as Markdown.
+
+Headings after Gebru et al. 2021 (Datasheets for Datasets), as far as a program can answer them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from pipeline import __version__
+from pipeline.config import Config
+
+# What is known of sources by their names; anything else is for the user to look up.
+LICENCES = {
+    "families": "Apache-2.0, made by code in this project",
+    "seed_tasks.en": "Apache-2.0, written for this project",
+    "seed_tasks.ko": "Apache-2.0, written for this project",
+    "tatsu-lab/alpaca": "CC BY-NC 4.0: not for commercial use; its outputs came from an OpenAI model",
+    "alpaca_data": "if it is Stanford's: CC BY-NC 4.0, not for commercial use; its outputs came from an OpenAI model",
+    "databricks/databricks-dolly-15k": "CC BY-SA 3.0: what is derived from it stays under the same licence",
+}
+# Of the codes in pipeline/language.py those that are met most; others are shown as codes.
+LANGUAGES = {
+    "en": "English", "ko": "Korean", "ja": "Japanese", "zh": "Chinese", "fr": "French", "de": "German",
+    "es": "Spanish", "it": "Italian", "pt": "Portuguese", "zxx": "no words",
+}  # fmt: skip
+PIPE = str.maketrans({"|": "\\|", "\n": " ", "\r": " ", "`": "'"})
+
+
+def datasheet(report: Mapping[str, Any], config: Config) -> str:
+    """Markdown for `dataset/README.md`, from `report.json` and the config of the run.
+
+    The same report and config always give the same text: no clock, no machine.
+    """
+    blocks = [
+        f"# Datasheet: {config.name}",
+        _what(report),
+        "## Sources and their licences",
+        _sources(report),
+        "Suri read no licence: whoever passes the data on must look up those that are not named above.",
+        "## How it was made",
+        *_making(report, config),
+        "## What is in it",
+        *_contents(report),
+        "## Known limits",
+        *_limits(report, config),
+        "## To build it again",
+        _again(config),
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _what(report: Mapping[str, Any]) -> str:
+    parts = [
+        f"{_n(report, 'train')} to train on", f"{_n(report, 'val')} held out for the loss",
+        f"{_n(report, 'holdout')} of tasks that are never trained on",
+    ]  # fmt: skip
+    left_out = (
+        f" ({_n(report, 'left_out')} of them only left out by limits or the mixture)" if report.get("left_out") else ""
+    )
+    return (
+        f"Instruction data in Alpaca form: {_n(report, 'kept')} rows, {', '.join(parts)}. "
+        f"{_n(report, 'read')} rows were read = {_n(report, 'kept')} kept + {_n(report, 'rejected')} rejected"
+        f"{left_out}. {_n(report, 'with_input')} rows carry an input.\n\n"
+        "**Form.** One JSON object a line: `instruction`, `input` (may be empty), `output`, and `id` (hash of the "
+        "three), `source`, `language`, `task`, `exact` (the output is the only right answer), `thread` (the "
+        "conversation that a row was cut from)."
+    )
+
+
+def _sources(report: Mapping[str, Any]) -> str:
+    rows = []
+    for source in report.get("sources", ()):
+        path = str(source.get("path", ""))
+        forms = ", ".join(source.get("forms") or ()) or "-"
+        licence = _licence(path)
+        counts = (f"{source.get(name, 0):,}" for name in ("read", "kept", "rejected"))
+        rows.append((f"`{_cell(path)}`", _cell(forms), *counts, licence))
+    return _table(("source", "form", "read", "kept", "rejected", "licence"), rows, numbers=(2, 3, 4))
+
+
+def _licence(path: str) -> str:
+    name = PurePath(path).name.split(".json")[0]
+    return LICENCES.get(path) or LICENCES.get(name) or "**look it up and write it here**"
+
+
+def _making(report: Mapping[str, Any], config: Config) -> Iterable[str]:
+    data = config.data
+    yield (
+        f"Cleaning was `{data.clean}`"
+        + (f", with {', '.join(f'`{k}: {v}`' for k, v in sorted(data.rules.items()))}" if data.rules else "")
+        + ". `rejected.jsonl` has every rejected row with its reason, `changes.jsonl` every changed or flagged one, "
+        "before and after."
+    )
+    rules = [
+        (
+            f"`{_cell(rule['rule'])}`",
+            *(f"{rule.get(k, 0):,}" for k in ("rejected", "fixed", "flagged")),
+            _cell(rule.get("what", "")),
+        )
+        for rule in report.get("rules", ())
+        if any(rule.get(k) for k in ("rejected", "fixed", "flagged"))
+    ]
+    yield (
+        _table(("rule", "rejected", "fixed", "flagged", "what"), rules, numbers=(1, 2, 3)) or "No rule found anything."
+    )
+    yield _duplicates(report, config)
+    yield _benchmarks(report)
+    yield _split(report, config)
+    yield _mixture(report)
+
+
+def _duplicates(report: Mapping[str, Any], config: Config) -> str:
+    found, wanted = report.get("duplicates") or {}, config.data.duplicates
+    said = []
+    if wanted.exact:
+        said.append(f"equal but for letter case, Unicode form and white space: {found.get('exact', 0):,}")
+    if wanted.near:
+        said.append(f"sharing {wanted.near:.0%} or more of their shingles (Jaccard): {found.get('near', 0):,}")
+    if wanted.novelty:
+        said.append(
+            f"instruction with a ROUGE-L F above {wanted.novelty:g} against a kept one: {found.get('novelty', 0):,}"
+        )
+    if not said:
+        return "**Duplicates.** Not looked for."
+    return f"**Duplicates** rejected, the first of each group kept: {'; '.join(said)}. The groups: `duplicates.jsonl`."
+
+
+def _benchmarks(report: Mapping[str, Any]) -> str:
+    found = report.get("contamination") or {}
+    names = [str(b.get("name", "")) for b in found.get("benchmarks", ())]
+    if not names:
+        return "**Benchmarks.** None was named, so no row was compared with test questions."
+    hits = found.get("table") or {}
+    rows = [
+        (
+            _cell(b["name"]),
+            f"{b.get('questions', 0):,}",
+            f"{_checkable(b):,}",
+            f"{sum((hits.get(b['name']) or {}).values()):,}",
+        )
+        for b in found["benchmarks"]
+    ]
+    table = _table(("benchmark", "questions", "long enough to look for", "rows that held one"), rows, numbers=(1, 2, 3))
+    said = "**Benchmarks.** Rows that hold a test question were rejected; `contaminated.jsonl` shows both texts."
+    return f"{said}\n\n{table}"
+
+
+def _checkable(benchmark: Mapping[str, Any]) -> int:
+    return int(benchmark.get("checkable", benchmark.get("questions", 0)))
+
+
+def _split(report: Mapping[str, Any], config: Config) -> str:
+    data = config.data
+    size = f"a share of {data.val:g}" if 0 < data.val < 1 else f"{int(data.val):,} rows"
+    text = (
+        f"**Split.** By content hash with seed {data.seed}; val is {size}."
+        if data.val
+        else "**Split.** No rows are held out."
+    )
+    if data.holdout:
+        text += f" Tasks never trained on: {', '.join(f'`{_cell(t)}`' for t in data.holdout)}."
+    return text
+
+
+def _mixture(report: Mapping[str, Any]) -> str:
+    mix = [
+        line
+        for line in report.get("mix") or ()
+        if line.get("repeat", 1) != 1 or line.get("taken") != line.get("available")
+    ]
+    if not mix:
+        return ""
+    rows = [
+        (f"`{_cell(m['source'])}`", f"{m['available']:,}", f"{m['taken']:,}", f"{m['repeat']}", f"{m['share']:.1%}")
+        for m in report["mix"]
+    ]
+    return "**Mixture** of the training rows.\n\n" + _table(
+        ("source", "available", "taken", "times", "share"), rows, numbers=(1, 2, 3, 4)
+    )
+
+
+def _contents(report: Mapping[str, Any]) -> Iterable[str]:
+    languages = report.get("languages") or {}
+    yield "**Languages.** " + (_counts({LANGUAGES.get(k, k): v for k, v in languages.items()}) or "No row was kept.")
+    tasks = {k or "(none named)": v for k, v in (report.get("tasks") or {}).items()}
+    if set(tasks) - {"(none named)"}:
+        more = f", and {len(tasks) - 20:,} more" if len(tasks) > 20 else ""
+        yield f"**Tasks.** {_counts(dict(list(tasks.items())[:20]))}{more}."
+    if report.get("groups"):
+        yield f"**Groups of tasks.** {_counts(report['groups'])}."
+    yield "**Lengths.** In the run's `report/`, in tokens where a base model is named, otherwise in characters."
+
+
+def _limits(report: Mapping[str, Any], config: Config) -> Iterable[str]:
+    personal: Mapping[str, Any] = next((r for r in report.get("rules", ()) if r.get("rule") == "personal-data"), {})
+    clean = config.data.clean != "none"
+    limits = [
+        "Rules are heuristics: they reject some good rows and leave some bad ones. `report.json` has examples of each."
+        if clean
+        else "The texts were not cleaned (`data.clean: none`).",
+        "No rule judges whether an answer is true, apart from simple arithmetic.",
+        "Languages are told by script and by common words; a short text may be told wrong.",
+        "Near duplicates share words or letters; two tasks with one meaning and different words both stay.",
+    ]
+    if personal.get("flagged"):
+        limits.append(f"{personal['flagged']:,} rows are flagged for personal data (e-mail, phone, resident number).")
+    elif clean and config.data.rules.get("personal-data") != "off":
+        limits.append("Personal data was looked for as e-mail, phone and resident numbers only; names were not.")
+    yield "\n".join(f"- {line}" for line in limits)
+
+
+def _again(config: Config) -> str:
+    return (
+        f"Suri {__version__}, seed {config.data.seed}. Every setting stands in `../config.yaml`, and the hashes of the "
+        "sources in `manifest.json`. The same files and settings give the same bytes:\n\n"
+        f"```\nmake data CONFIG=runs/{config.name}/config.yaml\n```"
+    )
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{_cell(name)} {count:,}" for name, count in counts.items())
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int]) -> str:
+    if not rows:
+        return ""
+    lines = [head, ["--:" if i in numbers else "---" for i in range(len(head))], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _n(report: Mapping[str, Any], name: str) -> str:
+    return f"{int(report.get(name) or 0):,}"
+
+
+def _cell(text: object) -> str:
+    """One line without what would break a table, and never half a character."""
+    return str(text).translate(PIPE).encode("utf-8", "replace").decode()

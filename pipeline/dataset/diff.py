@@ -1,0 +1,175 @@
+"""What changed between two builds of a data set: counts, and every row whose fate is not the same.
+
+Rows are matched by the hash of the text that was read: what a rule changed is undone first, so that a row which one
+build mended and the other left alone is one row in two forms, not one lost and one new.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.dataset.split import PARTS
+from pipeline.errors import UserError
+from pipeline.files import json_text, write_text
+from pipeline.progress import say
+from pipeline.record import Example
+
+TEXTS = ("instruction", "input", "output")
+SHOWN = 3  # rows of each kind of change on the screen
+LETTERS = 100  # of a text on the screen
+
+
+class State(NamedTuple):
+    """Where a row is in a build: a part, or `rejected: RULE`; id: of the text as it stands there; copies."""
+
+    where: str
+    id: str
+    copies: int
+
+
+def show(a: Path, b: Path) -> None:
+    """Prints the changes from build `a` to build `b`, and writes all of them to b/data-diff.jsonl.
+
+    Args:
+        a, b: run folders.
+
+    Raises:
+        UserError: a folder has no finished data set.
+    """
+    before, after = _states(a), _states(b)
+    changes: defaultdict[str, list[str]] = defaultdict(list)
+    for row in sorted(before.keys() | after.keys()):
+        if said := _change(before.get(row), after.get(row)):
+            changes[said].append(row)
+    _print_counts(a, b)
+    if not changes:
+        say("no row differs")
+    wanted = {row for rows in changes.values() for row in rows}
+    texts = _texts(a, wanted) | _texts(b, wanted)
+    for said, rows in sorted(changes.items(), key=lambda item: (-len(item[1]), item[0])):
+        say(f"{len(rows):,} rows: {said}")
+        for row in rows[:SHOWN]:
+            say("    " + _short(texts[row]))
+        if len(rows) > SHOWN:
+            say(f"    and {len(rows) - SHOWN:,} more")
+    lines = [
+        json_text({"change": said, "id": row, "row": texts[row]}, default=str) + "\n"
+        for said, rows in sorted(changes.items())
+        for row in rows
+    ]
+    path = b / "data-diff.jsonl"
+    write_text(path, "".join(lines))
+    say(f"all of them: {path}")
+
+
+def _change(before: State | None, after: State | None) -> str:
+    """How a row's state differs in words; empty when it does not."""
+    if before is None or after is None:
+        state = before or after
+        assert state is not None
+        return f"only in {'A' if before else 'B'} ({state.where})"
+    if before.where != after.where:
+        return f"{before.where} -> {after.where}"
+    if before.id != after.id:
+        return f"{after.where}, with another text"
+    if before.copies != after.copies:
+        return f"{after.where}, {before.copies} -> {after.copies} times"
+    return ""
+
+
+def _print_counts(a: Path, b: Path) -> None:
+    counts = [_counts(a), _counts(b)]
+    say(f"A: {a}\nB: {b}\n{'':32}{'A':>12}{'B':>12}{'B - A':>12}")
+    for name in dict.fromkeys([*counts[0], *counts[1]]):
+        one, two = counts[0][name], counts[1][name]
+        say(f"{name:32}{one:>12,}{two:>12,}{two - one:>+12,}" if one != two else f"{name:32}{one:>12,}{two:>12,}")
+
+
+def _counts(run: Path) -> Counter[str]:
+    report = json.loads((_folder(run) / "report.json").read_text(encoding="utf-8"))
+    found = Counter({name: report[name] for name in ("read", *PARTS, "rejected")})
+    for rule in report["rules"]:
+        for action in ("rejected", "fixed", "flagged"):
+            if rule[action]:
+                found[f"  {rule['rule']} ({action})"] = rule[action]
+    for source in report["sources"]:
+        found[f"  kept of {source['path']}"] += source["kept"]
+    return found
+
+
+def _folder(run: Path) -> Path:
+    folder = run / "dataset"
+    if not (folder / "manifest.json").is_file():
+        raise UserError("no finished data set there", str(folder), "make data with that config first")
+    return folder
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with open(path, encoding="utf-8", errors="surrogatepass") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def _states(run: Path) -> dict[str, State]:
+    """State of each row by the id of the text that was read. Equal rows are one, with their worst fate."""
+    folder = _folder(run)
+    original = _originals(folder)
+    found: dict[str, State] = {}
+    for rejected in _lines(folder / "rejected.jsonl"):
+        id = _id(rejected["row"])
+        found[original.get(id, id)] = State(f"rejected: {rejected['rule']}", id, 1)
+    for part in PARTS:
+        copies = Counter(row["id"] for row in _lines(folder / f"{part}.jsonl"))
+        for id, count in copies.items():
+            found[original.get(id, id)] = State(part, id, count)
+    return found
+
+
+def _originals(folder: Path) -> dict[str, str]:
+    """Id of the text as read, by id of the mended text; rules are undone in the opposite order."""
+    undo: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
+    for change in _lines(folder / "changes.jsonl"):
+        if change["action"] == "fixed":
+            undo[change["id"]].append(change["before"])
+    found = {}
+    for part in (*PARTS, "rejected"):
+        for line in _lines(folder / f"{part}.jsonl"):
+            row = line["row"] if part == "rejected" else line
+            if isinstance(row, dict) and row.get("id") in undo:
+                texts = {name: row[name] for name in TEXTS}
+                for before in reversed(undo[row["id"]]):
+                    texts |= before
+                found[row["id"]] = _id(texts)
+    return found
+
+
+def _id(row: Any) -> str:
+    """The id that a row would have as an Example; for what cannot be one, a hash of all it is."""
+    if isinstance(row, dict) and isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
+        input = row.get("input")
+        return Example.of(row["instruction"], input if isinstance(input, str) else "", row["output"], source="").id
+    return "x" + Example.of(json_text(row, default=str), "", "", source="").id
+
+
+def _texts(run: Path, wanted: set[str]) -> dict[str, Any]:
+    """The rows by the id of the text that was read."""
+    folder = _folder(run)
+    original = _originals(folder)
+    found = {}
+    for name in ("rejected", *PARTS):
+        for line in _lines(folder / f"{name}.jsonl"):
+            row = line["row"] if name == "rejected" else line
+            id = _id(row)
+            if original.get(id, id) in wanted:
+                found[original.get(id, id)] = row
+    return found
+
+
+def _short(row: Any) -> str:
+    text = " | ".join(str(row[t]) for t in TEXTS if row.get(t)) if isinstance(row, dict) else str(row)
+    text = " ".join(text.split()) or str(row)
+    return text if len(text) <= LETTERS else text[: LETTERS - 1] + "…"

@@ -1,0 +1,242 @@
+"""Rows of every known form become rows of instruction, input and output (and task, thread).
+
+The form is told by the names of the fields, letter case aside; the first one that fits counts:
+
+- alpaca: instruction, input or context, output or response or answer; koalpaca when it has a url too (v1.1), dolly when
+  it has a response and a context or category.
+- messages (OpenAI) and sharegpt: see `pipeline.dataset.conversation`.
+- seeds: self-instruct's tasks. One row for each of `instances`; the task is `classification` where `is_classification`
+  is true (every seed has a name of its own, so the name would be a task of one row).
+- prompt/completion, question/answer (q/a, 질문/답변), inputs/targets (FLAN).
+
+`task` or `category` is the task, `system` stands before the instruction, and `history`, pairs of question and answer,
+makes a row a conversation. `columns` of a source comes before all that. Text without a question (`text`) is rejected.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.config import Source
+from pipeline.dataset.conversation import CONVERSATION, rows_of
+from pipeline.dataset.raw import Raw
+from pipeline.errors import UserError
+
+TEXTS = ("instruction", "input", "output")
+OUTPUTS = ("response", "output", "answer")
+FLAT: dict[str, dict[str, tuple[str, ...]]] = {  # form: our field: what it is called there, the first that is there
+    "alpaca": {
+        "instruction": ("instruction",),
+        "input": ("input", "context"),
+        "output": ("output", *OUTPUTS, "completion"),
+    },
+    "prompt/completion": {
+        "instruction": ("prompt",),
+        "input": ("input", "context"),
+        "output": ("completion", *OUTPUTS),
+    },
+    "question/answer": {
+        "instruction": ("question", "query", "q", "질문"),
+        "input": ("context", "input"),
+        "output": ("answer", *OUTPUTS, "a", "답변"),
+    },
+    "inputs/targets": {"instruction": ("inputs",), "output": ("targets",)},
+}
+EXTRA = {
+    "task": ("task", "category"),
+    "system": ("system", "system_prompt"),
+    "history": ("history",),
+    "thread": ("thread",),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How rows with certain field names are read: `fields` maps ours to theirs, `missing` is ours that is not there
+    under the name `wanted`; `as_is` rows have our names already."""
+
+    form: str
+    fields: dict[str, str] = field(default_factory=dict)
+    missing: str = ""
+    wanted: str = ""
+    as_is: bool = False
+
+
+def form_of(row: Any, source: Source | None = None) -> str:
+    """The form of a row: a name from the list above, `text`, `columns` (named in the config) or `unknown`."""
+    if not isinstance(row, dict):
+        return "unknown"
+    plan = _plan_of(row, source.columns if source else {})
+    if plan.form != "conversation":
+        return plan.form
+    messages = row[plan.fields["conversation"]]
+    first = messages[0] if isinstance(messages, list) and messages else messages
+    return "sharegpt" if isinstance(first, dict) and ("from" in first or "value" in first) else "messages"
+
+
+def rows(raw: Raw, source: Source) -> list[Raw]:
+    """One row as rows in Alpaca form; at least one. A row that is not understood stays as it is, for `row.check`."""
+    row = raw.value
+    if raw.error or not isinstance(row, dict):
+        return [raw]
+    plan = _plan_of(row, source.columns)
+    if plan.as_is:
+        return [raw]
+    if plan.form == "text":
+        return [raw.refused("text-only", "plain text (field 'text') without question and answer")]
+    if plan.form == "unknown":
+        return [raw]
+    if plan.missing:
+        there = ", ".join(repr(key[:40]) for key in list(row)[:6]) or "none"
+        return [
+            raw.refused(f"{plan.missing}-missing", f"no field {plan.wanted!r} (form: {plan.form}; fields: {there})")
+        ]
+    fields = plan.fields
+    system = row[fields["system"]] if "system" in fields else None
+    if system is not None and not isinstance(system, str):
+        return [raw.refused("system-not-text", f"the field {fields['system']!r} is not text")]
+    system = system if system and system.strip() else ""
+    task = _task(row.get(fields["task"]), "task" in source.columns) if "task" in fields else ""
+    if plan.form == "seeds":
+        return _instances(raw, row, task)
+    if plan.form == "conversation":
+        return rows_of(raw, row[fields["conversation"]], system, task)
+    flat: dict[str, Any] = {ours: row[fields[ours]] for ours in TEXTS if ours in fields}
+    if "history" in fields and (history := row[fields["history"]]):
+        return _with_history(raw, flat, history, system, task)
+    if system and isinstance(flat["instruction"], str):
+        flat["instruction"] = f"{system}\n\n{flat['instruction']}"
+    return [Raw({**flat, "task": task, "thread": row[fields["thread"]] if "thread" in fields else ""}, raw.place)]
+
+
+def require(names: Sequence[str], source: Source, where: str) -> None:
+    """Stops when a table with these columns can give no row.
+
+    Raises:
+        UserError: with the columns that there are and the `columns:` line to write.
+    """
+    plan = _plan(tuple(names), tuple(source.columns.items()))
+    if plan.form not in ("text", "unknown") and not plan.missing:
+        return
+    listed = ", ".join(repr(name[:40]) for name in names[:12]) + (", ..." if len(names) > 12 else "")
+    if any("\udc80" <= sign <= "\udcff" for name in names for sign in name):
+        fix = "save the file as UTF-8; Korean files are often CP949: iconv -f CP949 -t UTF-8 old > new"
+        raise UserError(f"the names of the columns are not UTF-8: {listed!a}", where, fix)
+    what = f"no column {plan.wanted!r}" if plan.wanted else "no column holds a known question or instruction"
+    line = ", ".join(f"{ours}: {theirs}" for ours, theirs in _guess(names, dict(source.columns)).items())
+    raise UserError(f"{what}; the columns are: {listed}", where, f"say which is which: columns: {{{line}}}")
+
+
+def _guess(names: Sequence[str], columns: dict[Any, str]) -> dict[str, str]:
+    """Which column may be which: what the config says where it is right, else the most similar name, else the next."""
+    guess = {ours: theirs for ours, theirs in columns.items() if theirs in names}
+    wanted = dict.fromkeys(("instruction", "output", *columns))
+    for similar in (True, False):
+        for ours in wanted:
+            free = {name.lower(): name for name in reversed(names) if name not in guess.values()}
+            known = [columns.get(ours, ""), *(n for form in FLAT.values() for n in form.get(ours, ()) if len(n) > 1)]
+            near = (
+                [m for n in known for m in difflib.get_close_matches(n.lower(), free, 1)]
+                if similar
+                else list(free)[::-1]
+            )
+            if ours not in guess and near:
+                guess[ours] = free[near[0]]
+    return {ours: guess.get(ours, "?") for ours in wanted}
+
+
+def _plan_of(row: dict[str, Any], columns: dict[Any, str]) -> Plan:
+    """Null counts as a field that is not there, when another form is complete without it: tables know no other way."""
+    named = tuple(columns.items())
+    plan = _plan(tuple(row), named)
+    if plan.missing or any(row[theirs] is None for theirs in plan.fields.values()):
+        other = _plan(tuple(key for key, value in row.items() if value is not None), named)
+        if other.form not in ("text", "unknown") and not other.missing and other.form != plan.form:
+            return other
+    return plan
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan(keys: tuple[str, ...], columns: tuple[tuple[str, str], ...]) -> Plan:
+    folded = {key.strip().lower(): key for key in reversed(keys)}
+    folded.update({key: key for key in keys if key in folded})  # a name as it is wins over one in other letters
+    named = dict(columns)
+    for ours, theirs in named.items():
+        if theirs not in keys:
+            return Plan("columns", {}, ours, theirs)
+    extra = {ours: folded[n] for ours, names in EXTRA.items() for n in names[::-1] if n in folded}
+    extra.update({"task": named["task"]} if "task" in named else {})
+    plan = _recognised(folded, extra, set(named))
+    if not {"instruction", "output"} & set(named):
+        if "input" in named:
+            plan = Plan(plan.form, {**plan.fields, "input": named["input"]}, plan.missing, plan.wanted)
+        return plan
+    fields = {**{k: v for k, v in plan.fields.items() if v not in named.values()}, **extra, **named}
+    for ours in ("instruction", "output"):
+        if ours not in fields:
+            return Plan("columns", fields, ours, FLAT["alpaca"][ours][0])
+    return Plan("columns", fields)
+
+
+def _recognised(folded: dict[str, str], extra: dict[str, str], named: set[str]) -> Plan:
+    """The form of fields with these names (lower case: as it is)."""
+    if "instruction" in folded and "instances" in folded:
+        return Plan("seeds", {**extra, "instances": folded["instances"]})
+    told = [name for name in CONVERSATION if name in folded]
+    for form, ours in FLAT.items():
+        found = {k: folded[n] for k, names in ours.items() for n in names[::-1] if n in folded}
+        if "instruction" not in found or (told and (form != "alpaca" or "output" not in found)):
+            continue
+        fields = {**extra, **found}
+        if form == "alpaca" and "response" in folded and {"context", "category"} & set(folded):
+            form = "dolly"
+        elif form == "alpaca" and "url" in folded:
+            form = "koalpaca"
+        if "output" not in found:
+            return Plan(form, fields, "output", ours["output"][0])
+        as_is = form in ("alpaca", "koalpaca") and all(k == v for k, v in fields.items())
+        return Plan(form, fields, as_is=as_is and not {"system", "history"} & set(fields) and not named)
+    if told:
+        return Plan("conversation", {**extra, "conversation": folded[told[0]]})
+    return Plan("text" if "text" in folded else "unknown")
+
+
+def _task(value: Any, named: bool) -> str:
+    """A task is text; a column that the config names as the task may hold whole numbers."""
+    if named and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) else ""
+
+
+def _instances(raw: Raw, row: dict[str, Any], task: str) -> list[Raw]:
+    instances = next(value for key, value in row.items() if key.strip().lower() == "instances")
+    instruction = next(value for key, value in row.items() if key.strip().lower() == "instruction")
+    if not isinstance(instances, list) or not instances:
+        return [raw.refused("no-instances", "its list of instances is empty, or is no list (form: seeds)")]
+    task = task or ("classification" if row.get("is_classification") is True else "")
+    found = []
+    for k, instance in enumerate(instances, 1):
+        place = f"{raw.place}, instance {k}" if len(instances) > 1 else raw.place
+        if not isinstance(instance, dict) or "output" not in instance:
+            found.append(raw.refused("output-missing", "the instance has no field 'output' (form: seeds)", place))
+            continue
+        texts = {"instruction": instruction, "input": instance.get("input"), "output": instance["output"]}
+        found.append(Raw({**texts, "task": task}, place))
+    return found
+
+
+def _with_history(raw: Raw, flat: dict[str, Any], history: Any, system: str, task: str) -> list[Raw]:
+    """Earlier rounds of the same talk, as LLaMA-Factory writes them: [[question, answer], ...]."""
+    pairs = history if isinstance(history, list) else [history]
+    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+        return [raw.refused("not-a-conversation", "history is not a list of pairs of question and answer")]
+    asked = [text for text in (flat["instruction"], flat.get("input")) if text]
+    if not all(isinstance(text, str) for text in asked):
+        return [Raw(flat, raw.place)]
+    pairs = [*pairs, ("\n\n".join(asked), flat["output"])]
+    messages = [{"role": r, "content": t} for pair in pairs for r, t in zip(("user", "assistant"), pair, strict=True)]
+    return rows_of(raw, messages, system, task)

@@ -1,0 +1,93 @@
+"""The work on rows over a Ray cluster, as Ray Data transformations (extra `ray`).
+
+Spread over the cluster: forms, checks, rules, hashes, signatures, search for benchmark questions, and the search for
+neighbours of the novelty filter. Not spread: the passes that go from the first row to the last because what they decide
+depends on what was kept before (which of two alike rows goes, split, mixture). They work on compact features, on the
+machine that runs the command, which reads the sources and writes the result.
+
+The cluster is the one that RAY_ADDRESS names, otherwise one that is started on this machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
+
+from pipeline.errors import UserError
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+WAVE = 256  # items handed to Ray Data at once: bounds what waits in its object store
+
+
+class RayEngine:
+    """Applies picklable functions to items, in order, on a Ray cluster.
+
+    Raises:
+        UserError: ray is not installed, or the cluster cannot be reached.
+    """
+
+    def __init__(self) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no word leaves this machine
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        try:
+            import ray
+            import ray.data
+        except ImportError:
+            raise UserError(
+                "ray is not installed", "data.engine", "pip install 'suri[ray]', or engine: local"
+            ) from None
+        if not ray.is_initialized():
+            try:
+                ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                said = " ".join(str(error).split())[:300]
+                raise UserError(f"no Ray cluster: {said}", "data.engine", "check RAY_ADDRESS") from None
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors come back to us; the rest is chatter
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        self._ray = ray
+        self.slices = max(int(ray.cluster_resources().get("CPU", 1)), 1)
+
+    def map(self, function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
+        rest = iter(items)
+        while wave := [{"item": pickle.dumps(item)} for item in islice(rest, WAVE)]:
+            data = self._ray.data.from_items(wave, override_num_blocks=min(len(wave), 4 * self.slices))
+            pool = self._ray.data.ActorPoolStrategy(size=min(self.slices, len(wave)))
+            done = data.map(_Call, fn_constructor_args=(pickle.dumps(function),), compute=pool)
+            for row in done.iter_rows():
+                result = pickle.loads(row["result"])
+                if isinstance(result, UserError):
+                    raise result
+                yield result
+
+    def spread(self, function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
+        """A task an item: a pass of Ray Data takes seconds to begin, too long for each step of a loop."""
+        shared = self._ray.put(function)
+        task = self._ray.remote(_apply)
+        for result in [task.remote(shared, item) for item in items]:
+            yield self._ray.get(result)
+
+
+def _apply(function: Callable[[In], Out], item: In) -> Out:
+    return function(item)
+
+
+class _Call:
+    """One worker: the function is unpacked once."""
+
+    def __init__(self, function: bytes) -> None:
+        self._function = pickle.loads(function)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            result = self._function(pickle.loads(row["item"]))
+        except UserError as error:  # Ray would wrap it into a traceback of its own
+            result = error
+        return {"result": pickle.dumps(result)}

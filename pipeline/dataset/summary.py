@@ -1,0 +1,140 @@
+"""report.json: what happened to the rows, counted while they are written."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.config import Data
+from pipeline.dataset.chunk import EXAMPLES, Result
+from pipeline.dataset.decide import LEFT_OUT
+from pipeline.dataset.rules.rule import RULES
+from pipeline.dataset.split import PARTS, group_members
+
+SHOWN = 2000  # letters of a text in the report; the files have the whole
+MEANINGS = {
+    "duplicate": "Equal to an earlier row, letter case, Unicode form and white space aside.",
+    "near-duplicate": "Shares most of its shingles with an earlier row that was kept.",
+    "not-novel": "Its instruction is too close (ROUGE-L) to one that was kept.",
+    "contaminated": "Holds a question of a benchmark.",
+    "limit": "Over its source's limit.",
+    "task-limit": "Over data.task_limit for its task.",
+    "weight": "Left out so that the sources stand in the ratio of their weights.",
+    "rehearsal": "Left out so that rehearsal has its share.",
+    "not-json": "The line could not be parsed.",
+    "duplicate-key": "An object names one field twice with different values.",
+    "invalid-utf-8": "A text is not UTF-8.",
+}
+
+
+class Summary:
+    """Counts by rule, source and part, with the first few examples of each rule."""
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+        self.read: Counter[int] = Counter()
+        self.forms: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        self.counts: Counter[tuple[str, str, int]] = Counter()  # (rule, rejected | fixed | flagged, source)
+        self.examples: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.parts: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        self.languages: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        self.tasks: Counter[str] = Counter()
+        self.with_input = 0
+
+    def add(self, result: Result) -> None:
+        """A chunk that was read: what checks and rules did to it."""
+        self.forms[result.source].update(result.forms)
+        self.read[result.source] += len(result.lines)
+        for rule, count in result.rejected.items():
+            self.counts[rule, "rejected", result.source] += count
+        for rule, few in result.examples.items():
+            for row in few:
+                self._example(rule, {"action": "rejected", **row})
+        for change in result.changes:
+            self.counts[change["rule"], change["action"], result.source] += 1
+            self._example(change["rule"], change)
+
+    def drop(self, rejected: Mapping[str, Any], source: int) -> None:
+        """A row that a decision stopped, as it stands in rejected.jsonl."""
+        self.counts[rejected["rule"], "rejected", source] += 1
+        self._example(rejected["rule"], {"action": "rejected", **rejected})
+
+    def keep(self, part: str, source: int, language: str, task: str, with_input: bool) -> None:
+        """A row that goes on."""
+        self.parts[source][part] += 1
+        self.languages[source][language] += 1
+        self.tasks[task] += 1
+        self.with_input += with_input
+
+    def _example(self, rule: str, example: Mapping[str, Any]) -> None:
+        if len(self.examples[rule]) < EXAMPLES:
+            self.examples[rule].append(shortened(dict(example)))
+
+    def count(self, action: str = "rejected", source: int | None = None, rule: str = "") -> int:
+        """Rows to which something happened."""
+        return sum(
+            n
+            for (name, what, number), n in self.counts.items()
+            if what == action and source in (None, number) and rule in ("", name)
+        )
+
+    def sources(self) -> list[dict[str, Any]]:
+        """A line for each source."""
+        found = []
+        for n, source in enumerate(self.data.sources):
+            left_out = sum(self.count("rejected", n, rule) for rule in LEFT_OUT)
+            found.append(
+                {
+                    "path": source.path, "forms": _sorted(self.forms[n]), "read": self.read[n],
+                    "kept": sum(self.parts[n].values()), "rejected": self.count("rejected", n), "left_out": left_out,
+                    **{part: self.parts[n][part] for part in PARTS}, "languages": _sorted(self.languages[n]),
+                }
+            )  # fmt: skip
+        return found
+
+    def rules(self) -> list[dict[str, Any]]:
+        """A line for each rule that did something, the most active first."""
+        found = []
+        for rule in dict.fromkeys(rule for rule, _, _ in self.counts):
+            by_source: Counter[str] = Counter()
+            for (name, _, number), n in self.counts.items():
+                if name == rule:
+                    by_source[self.data.sources[number].path] += n
+            what = RULES[rule].summary if rule in RULES else MEANINGS.get(rule, "")
+            done = {action: self.count(action, rule=rule) for action in ("rejected", "fixed", "flagged")}
+            found.append(
+                {"rule": rule, "what": what, **done, "by_source": dict(by_source), "examples": self.examples[rule]}
+            )
+        return sorted(found, key=lambda r: (-r["rejected"] - r["fixed"] - r["flagged"], r["rule"]))
+
+    def as_dict(self, more: Mapping[str, Any]) -> dict[str, Any]:
+        """The whole of report.json."""
+        total: Counter[str] = Counter()
+        languages: Counter[str] = Counter()
+        for n in range(len(self.data.sources)):
+            total.update(self.parts[n])
+            languages.update(self.languages[n])
+        named = {task for task in self.tasks if task}
+        groups = {g: sum(self.tasks[t] for t in group_members(g, named, self.data.groups)) for g in self.data.groups}
+        return {
+            "read": sum(self.read.values()), "kept": sum(total.values()), **{part: total[part] for part in PARTS},
+            "rejected": self.count("rejected"), "left_out": sum(self.count(rule=rule) for rule in LEFT_OUT),
+            "with_input": self.with_input, "sources": self.sources(), "rules": self.rules(), **more,
+            "languages": _sorted(languages), "tasks": _sorted(self.tasks), "groups": groups,
+        }  # fmt: skip
+
+
+def _sorted(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def shortened(value: Any) -> Any:
+    """The same with long texts cut, for the report."""
+    if isinstance(value, str):
+        return value if len(value) <= SHOWN else value[:SHOWN] + f"… ({len(value):,} letters)"
+    if isinstance(value, Mapping):
+        return {key: shortened(inner) for key, inner in list(value.items())[:50]}
+    if isinstance(value, list | tuple):
+        return [shortened(inner) for inner in value[:50]]
+    return value if value is None or isinstance(value, bool | int | float) else str(value)

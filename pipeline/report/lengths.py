@@ -1,0 +1,111 @@
+"""How long rows and answers are: histograms and quantiles, in tokens, or in characters where nothing was tokenised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.prompt.tokens import Tokens
+
+Numbers = NDArray[np.int64]
+
+BARS = 60  # most bars of a histogram
+QUANTILES = (5, 25, 50, 75, 95)
+
+
+@dataclass
+class Part:
+    """Rows of train, val or holdout in the order of the file. source: number of each row's source. Lengths in units."""
+
+    name: str
+    ids: list[str] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)
+    whole: list[int] = field(default_factory=list)
+    answer: list[int] = field(default_factory=list)
+
+    def add(self, id: str, source: int, whole: int, answer: int) -> None:
+        self.ids.append(id)
+        self.sources.append(source)
+        self.whole.append(whole)
+        self.answer.append(answer)
+
+    def measure(self, tokens: Tokens) -> None:
+        """Replaces characters by tokens. Rows that the tokens stage left out are left out here too."""
+        kept: list[int] = []
+        names = tokens.names.to_pylist()
+        at = 0
+        for name in names:
+            while self.ids[at] != name:
+                at += 1
+            kept.append(at)
+            at += 1
+        self.ids = names
+        self.sources = [self.sources[i] for i in kept]
+        self.whole, self.answer = tokens.lengths.tolist(), tokens.learnt.tolist()
+
+
+def lengths(parts: Sequence[Part], sources: Sequence[str], cutoff: int | None) -> dict[str, Any]:
+    """Histograms over all parts, and quantiles for each part and source. `cutoff` is None for characters."""
+    whole = np.array([n for part in parts for n in part.whole], np.int64)
+    answer = np.array([n for part in parts for n in part.answer], np.int64)
+    groups = []
+    for part in parts:
+        owner = np.array(part.sources, np.int64)
+        for number in np.unique(owner).tolist():
+            mine = owner == number
+            groups.append(
+                {
+                    "part": part.name,
+                    "source": sources[number],
+                    "rows": int(mine.sum()),
+                    "row": quantiles(np.array(part.whole, np.int64)[mine]),
+                    "answer": quantiles(np.array(part.answer, np.int64)[mine]),
+                }
+            )
+    return {
+        "unit": "characters" if cutoff is None else "tokens",
+        "cutoff": cutoff,
+        "row": histogram(whole, cutoff),
+        "answer": histogram(answer, cutoff),
+        "groups": groups,
+    }
+
+
+def histogram(values: Numbers, cutoff: int | None = None) -> dict[str, Any]:
+    """Counts in bars of equal, round width; `over` counts what lies beyond the last bar.
+
+    The bars end with the cutoff where rows come near it, otherwise where all but the longest 0.5 % of rows end, or
+    earlier if those are of another kind than the rest.
+    """
+    if not len(values):
+        return {"width": 1, "counts": [], "over": 0, "rows": 0, "sum": 0, "quantiles": {}, "longest": 0}
+    longest = int(values.max())
+    near_all, most = np.quantile(values, (0.995, 0.75))
+    edge = longest if cutoff is not None and longest >= 0.6 * cutoff else int(min(near_all, 10 * most + 10))
+    width = _round_width(max(edge, 1) / BARS)
+    bars = min(max(edge, 1) // width + 1, -(-(longest + 1) // width))
+    counts = np.bincount(np.minimum(values // width, bars), minlength=bars + 1)
+    return {
+        "width": width, "counts": counts[:bars].tolist(), "over": int(counts[bars]), "rows": len(values),
+        "sum": int(values.sum()), "quantiles": quantiles(values), "longest": longest,
+    }  # fmt: skip
+
+
+def quantiles(values: Numbers) -> dict[str, float]:
+    """5th to 95th percentile, `p5` to `p95`."""
+    found = np.percentile(values, QUANTILES) if len(values) else [0] * len(QUANTILES)
+    return {f"p{q}": round(float(v), 1) for q, v in zip(QUANTILES, found, strict=True)}
+
+
+def _round_width(least: float) -> int:
+    """The smallest of 1, 2, 5, 10, 20, 50 ... that is not below `least`."""
+    power = 1
+    while True:
+        for step in (1, 2, 5):
+            if step * power >= least:
+                return step * power
+        power *= 10

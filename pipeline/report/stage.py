@@ -1,0 +1,47 @@
+"""The report stage: `dataset/` and `tokens/` in, `report/` out: report.html, report.json, and the pictures as PNG."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.files import write_json, write_text
+from pipeline.progress import bar, say
+from pipeline.report import verbs
+from pipeline.report.numbers import gather
+from pipeline.report.page import page
+from pipeline.report.sections import Sections
+from pipeline.run import Run
+
+
+def key(config: Config, run: Run) -> dict[str, Any]:
+    """All that the result depends on. Installing a parser later makes a report without verbs stale."""
+    return {
+        "version": 1,
+        "name": config.name,
+        "seed": config.data.seed,
+        "cutoff": config.prompt.cutoff,
+        "dataset": run.result("dataset"),
+        "tokens": run.result("tokens"),
+        "parsers": verbs.parsers(),
+    }
+
+
+def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
+    """Counts, parses, draws and writes. What is missing (tokens, benchmarks, parsers) is said on the page."""
+    found = gather(config, run)
+    counted = verbs.count(found.instructions, found.rows)
+    sections = Sections(found, counted)
+    html = page(config.name, config.data.seed, sections.all())
+    # A parser that could not be used is left out of the key, so that the next call tries again.
+    failed = {language for language, entry in counted.items() if entry.get("missing")}
+    used = {language: version for language, version in stage_key["parsers"].items() if language not in failed}
+    with run.writing("report", {**stage_key, "parsers": used}) as output:
+        write_text(output.folder / "report.html", html)
+        write_json(output.folder / "report.json", {**found.numbers, "verbs": counted})
+        from pipeline.report import png  # matplotlib takes a second
+
+        for drawing in bar(sections.drawings, what="report: pictures", unit="picture"):
+            png.write(drawing, output.folder / f"{drawing.name}.png")
+        output.counts.update(samples=len(found.samples), pictures=len(sections.drawings), bytes=len(html.encode()))
+    say(f"report: {run.folder('report') / 'report.html'}")

@@ -1,0 +1,98 @@
+"""The report in a real browser: nothing leaves the machine, no picture is empty, and what can be clicked works."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.report_run import built
+
+__all__ = ["built"]  # a fixture: used by name
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's chromium, headless."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra `dev`)")
+    if not Path(CHROMIUM).is_file():
+        pytest.skip("needs chromium: apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+def open_page(browser: Any, folder: Path, width: int = 1100, scheme: str = "light") -> tuple[Any, list[str]]:
+    """The page in a window, and what went wrong or left the machine."""
+    page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
+    wrong: list[str] = []
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda request: wrong.append(request.url) if not request.url.startswith("file:") else None)
+    page.goto((folder / "report.html").resolve().as_uri())
+    return page, wrong
+
+
+def painted(picture: Any, box: dict[str, float]) -> float:
+    """Share of the pixels in a box of the screenshot that differ from its upper right corner."""
+    x, y, width, height = (round(box[name]) for name in ("x", "y", "width", "height"))
+    pixels = picture[y : y + height, x : x + width]
+    return float((abs(pixels - pixels[0, -1]).max(axis=2) > 24).mean())
+
+
+@pytest.mark.parametrize(("width", "scheme", "drawing"), [(1100, "light", "wide"), (1100, "dark", "wide"),
+                                                          (400, "light", "narrow")])  # fmt: skip
+def test_no_chart_is_empty_in_a_browser(built: Path, browser: Any, width: int, scheme: str, drawing: str) -> None:
+    page, wrong = open_page(browser, built, width, scheme)
+    figures = page.query_selector_all("figure.chart")
+    assert len(figures) == 14
+    screen = np.asarray(Image.open(BytesIO(page.screenshot(full_page=True))).convert("RGB")).astype(np.int16)
+    for figure in figures:
+        picture = figure.query_selector(f"svg.{drawing}")
+        name = figure.get_attribute("id")
+        assert picture.is_visible(), name
+        assert len(picture.query_selector_all("rect, path, line")) >= 1, name
+        assert painted(screen, picture.bounding_box()) > 0.004, name
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
+    assert dark == (scheme == "dark")
+    assert wrong == []
+
+
+def test_a_rule_opens_and_pagers_turn_in_a_browser(built: Path, browser: Any) -> None:
+    page, wrong = open_page(browser, built)
+    rule = page.locator("#rule-control-characters")
+    assert not rule.locator("del").first.is_visible()
+    page.locator("#chart-rules svg.wide a[href='#rule-control-characters'] rect").click()
+    assert rule.locator("del").first.is_visible()
+
+    rows = page.locator("#rows")
+    first = rows.locator("article:visible").inner_text()
+    assert rows.locator("article:visible").count() == 1
+    rows.locator(".next").click()
+    assert rows.locator("article:visible").inner_text() != first
+    page.keyboard.press("ArrowLeft")
+    assert rows.locator("article:visible").inner_text() == first
+    rows.locator(".back").click()
+    count = rows.locator("article").count()
+    assert rows.locator("output").inner_text() == f"{count} of {count}"
+    rows.locator("select[name=part]").select_option("val")
+    assert rows.locator("article:visible").get_attribute("data-part") == "val"
+    rows.locator("select[name=rule]").select_option("output-empty")
+    assert rows.locator("output").inner_text() == "none"
+    rows.locator("select[name=part]").select_option("")
+    assert rows.locator("output").inner_text() == "1 of 5"
+    page.locator("#chart-flow svg.wide rect").first.hover()
+    assert "91 rows read" in page.locator("#tip").inner_text()
+    assert wrong == []
