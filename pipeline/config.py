@@ -84,6 +84,9 @@ class Duplicates(Section):
     """Reject rows equal to an earlier one, letter case, Unicode form and white space aside."""
     near: Share = 0.8
     """Reject rows whose shingles overlap this much (Jaccard) with an earlier one that was kept; 0 = do not look."""
+    shingle: Annotated[int, BeforeValidator(_number), Field(ge=1, le=20)] = 3
+    """Words in a shingle (letters in Korean, at least 3). 1 compares sets of words: it also finds rows in other words'
+    order, and takes rows that fill one form with different words for alike."""
     novelty: Share = 0.0
     """Reject rows whose instruction has a ROUGE-L F above this against one that was kept. Stanford's filter: 0.7."""
 

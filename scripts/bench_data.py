@@ -35,12 +35,7 @@ def whole(data: Path, work: Path) -> Table:
     config = _config(data, work, "whole", data / "alpaca_data.json")
     seconds, memory = _run(["scripts.data", "--config", str(config)], work)
     report = json.loads((work / "runs/whole/dataset/report.json").read_text())
-    manifests = {n: json.loads((work / f"runs/whole/{n}/manifest.json").read_text()) for n in ("dataset", "report")}
-    return [
-        (f"whole: {report['read']:,} rows, rules, duplicates, contamination, split, report", seconds, memory),
-        ("  of which the data stage", f"{manifests['dataset']['seconds']:.1f} s", ""),
-        ("  of which the report", f"{manifests['report']['seconds']:.1f} s", ""),
-    ]
+    return [(f"whole: {report['read']:,} rows, rules, duplicates, contamination, split, report", seconds, memory)]
 
 
 def growth(data: Path, work: Path) -> Table:

@@ -7,15 +7,19 @@ import random
 import numpy as np
 import pytest
 
-from pipeline.dataset.duplicates import HASHES, SHINGLE, Signatures, near, repeated, rows_per_band, signatures
+from pipeline.dataset.duplicates import HASHES, Signatures, near, repeated, rows_per_band, shingles, signatures
 from pipeline.dataset.families import generate
 from pipeline.dataset.shingle import hashes, mostly_letters, normalise, runs, units
 
 Row = tuple[str, str, str]
+SHINGLE = 3
 
 
-def compare(rows: list[Row], threshold: float = 0.8, threads: list[int] | None = None) -> list[tuple[int, int, float]]:
-    whole = [hashes(units("\n".join(r))) for r in rows]
+def compare(
+    rows: list[Row], threshold: float = 0.8, threads: list[int] | None = None, length: int = SHINGLE
+) -> list[tuple[int, int, float]]:
+    found = [units("\n".join(r)) for r in rows]
+    whole = [shingles(u, hashes(u), length) for u in found]
     own = [hashes(units(f"{r[0]}\n{r[2]}")) if r[1] else np.zeros(0, np.uint64) for r in rows]
     half = len(rows) // 2
     parts = [signatures(whole[:half], own[:half], threshold), signatures(whole[half:], own[half:], threshold)]
@@ -103,6 +107,14 @@ def test_one_passage_with_many_questions_is_many_rows() -> None:
     assert jaccard(*asked) > 0.9
     assert compare(asked) == []
     assert [(i, j) for i, j, _ in compare([asked[0], ("Who wrote the passage?", passage, "Mark Twain")])] == [(1, 0)]
+
+
+def test_sets_of_words() -> None:
+    rows = [("Name the colours of the sky", "", "red blue"), ("Of the sky name the colours", "", "blue red")]
+    assert compare(rows) == []
+    assert compare(rows, length=1) == [(1, 0, 1.0)]
+    korean = [("하늘의 색을 말해 줘", "", "파랑"), ("말해 줘 파랑", "", "하늘의 색을")]
+    assert compare(korean, 0.9, length=1) == []  # three letters at least
 
 
 def test_turns_of_one_conversation_are_not_compared() -> None:

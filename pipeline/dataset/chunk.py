@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import Data, Source
 from pipeline.dataset.contamination import Hit, Index
-from pipeline.dataset.duplicates import Signatures, signatures
+from pipeline.dataset.duplicates import Signatures, shingles, signatures
 from pipeline.dataset.form import form_of
 from pipeline.dataset.form import rows as rows_of
 from pipeline.dataset.raw import Raw
@@ -151,9 +151,10 @@ class Work:
 
     def _features(self, examples: Sequence[Example]) -> Features:
         data = self.data.duplicates
-        whole: list[Hashes] = []
-        if data.near or self.benchmarks is not None:
-            whole = [hashes(units(f"{e.instruction}\n{e.input}\n{e.output}")) for e in examples]
+        compared = data.near or self.benchmarks is not None
+        found = [units(f"{e.instruction}\n{e.input}\n{e.output}") for e in examples if compared]
+        whole = [hashes(u) for u in found]
+        runs = [shingles(u, h, data.shingle) for u, h in zip(found, whole, strict=True) if data.near]
         own = [hashes(units(f"{e.instruction}\n{e.output}")) if e.input else _EMPTY for e in examples if data.near]
         texts = [normalise("\x1f".join((e.instruction, e.input, e.output))) for e in examples]
         return Features(
@@ -164,7 +165,7 @@ class Work:
             threads=np.array([int(e.thread or "0", 16) for e in examples], np.uint64),
             exact=np.array([e.exact for e in examples], np.bool_),
             inputs=np.array([bool(e.input) for e in examples], np.bool_),
-            signatures=signatures(whole, own, data.near) if data.near else None,
+            signatures=signatures(runs, own, data.near) if data.near else None,
             hits=self.benchmarks.find(whole) if self.benchmarks is not None else None,
         )
 

@@ -1,8 +1,9 @@
 """Near-duplicates: MinHash signatures of shingles, cut into bands (LSH), candidates checked by their true Jaccard.
 
 Broder 1997 (MinHash); Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, ch. 3 (banding). A shingle is a run of
-three units (see shingle.py) of the whole row. Bands are chosen so that two rows exactly at the threshold are found
-with a probability of at least 99.8 %; every candidate's Jaccard is then computed, so nothing below it is called alike.
+`data.duplicates.shingle` units (see shingle.py) of the whole row. Bands are chosen so that two rows exactly at the
+threshold are found with a probability of at least 99.8 %; every candidate's Jaccard is then computed, so nothing below
+it is called alike.
 
 Rows with an input must also share half of the words of instruction and answer: a passage with ten different questions
 is ten rows, however long the passage is.
@@ -20,9 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.dataset.shingle import Hashes, mix, runs
+from pipeline.dataset.shingle import Hashes, mix, mostly_letters, runs
 
-SHINGLE = 3  # units a shingle
+LETTERS = 3  # least letters in a shingle of scripts whose unit is one letter: sets of letters say nothing
 HASHES = 128  # minima in a signature
 FOUND = 0.998  # least probability that a pair at the threshold becomes a candidate
 OWN = 0.5  # least Jaccard of the words outside the input
@@ -88,10 +89,17 @@ def rows_per_band(threshold: float) -> int:
     return max(found, default=1)
 
 
+def shingles(found: Sequence[str], hashed: Hashes, length: int) -> Hashes:
+    """Shingles of a text, given as units and their hashes."""
+    if length < LETTERS and mostly_letters(found):
+        length = LETTERS
+    return runs(hashed, length)
+
+
 def signatures(texts: Sequence[Hashes], own: Sequence[Hashes], threshold: float) -> Signatures:
-    """Of rows given as hashes of the units of the whole row, and of instruction and answer (see `Signatures.own`)."""
+    """Of rows given as shingles of the whole row, and as hashes of the units of instruction and answer (see `own`)."""
     # A row without any unit gets one shingle of its own kind, so that every row has a minimum.
-    shingles = Sets.of([runs(t, SHINGLE) if len(t) else np.zeros(1, np.uint64) for t in texts])
+    shingles = Sets.of([t if len(t) else np.zeros(1, np.uint64) for t in texts])
     starts = np.concatenate([[0], shingles.ends[:-1]]).astype(np.int64)
     spread = mix(shingles.flat.astype(np.uint64) + np.uint64(1))
     minima = np.empty((len(texts), HASHES), np.uint32)

@@ -76,8 +76,8 @@ def examine_rows(encoder: Encoder, rows: Sequence[Row], first: int = 0) -> None:
                 "tokens",
                 "this is a mistake in Suri itself: please report it with that row",
             )
-        bad = next((i for i in inner if i in special), None)
-        if bad is not None:
+        if not special.keys().isdisjoint(inner):
+            bad = next(i for i in inner if i in special)
             raise UserError(
                 f"plain text of row {number} gave the special id {bad} ({special[bad]})",
                 str(encoder.tokenizer.folder),

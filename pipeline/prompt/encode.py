@@ -40,7 +40,8 @@ class Row:
     @property
     def learnt(self) -> int:
         """Tokens that carry loss; the first id has none, since nothing predicts it."""
-        return sum(label != IGNORE for label in self.labels[1:])
+        later = self.labels[1:]
+        return len(later) - later.count(IGNORE)
 
 
 class Encoder:
