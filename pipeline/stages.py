@@ -131,8 +131,8 @@ def _bring(config: Config, run: Run, wanted: tuple[Stage, ...]) -> None:
             if run.is_current(stage.folder, key):
                 say(f"{stage.name}: up to date ({run.folder(stage.folder)})")
                 continue
-            write_text(run.root / "config.yaml", dump(config))
             stage.build(config, run, key)
+            write_text(run.root / "config.yaml", dump(config))  # of what is there, so not before it is there
 
 
 def _help_to_train(config: Config, run: Run) -> None:

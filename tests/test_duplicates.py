@@ -7,9 +7,11 @@ import random
 import numpy as np
 import pytest
 
+from pipeline.dataset.chunk import _own
 from pipeline.dataset.duplicates import HASHES, Signatures, near, repeated, rows_per_band, shingles, signatures
 from pipeline.dataset.families import generate
 from pipeline.dataset.shingle import hashes, mostly_letters, normalise, runs, units
+from pipeline.record import Example
 
 Row = tuple[str, str, str]
 SHINGLE = 3
@@ -20,7 +22,7 @@ def compare(
 ) -> list[tuple[int, int, float]]:
     found = [units("\n".join(r)) for r in rows]
     whole = [shingles(u, hashes(u), length) for u in found]
-    own = [hashes(units(f"{r[0]}\n{r[2]}")) if r[1] else np.zeros(0, np.uint64) for r in rows]
+    own = [_own(Example.of(*r, source="s")) for r in rows]
     half = len(rows) // 2
     parts = [signatures(whole[:half], own[:half], threshold), signatures(whole[half:], own[half:], threshold)]
     everyone = np.ones(len(rows), np.bool_)
@@ -115,6 +117,17 @@ def test_sets_of_words() -> None:
     assert compare(rows, length=1) == [(1, 0, 1.0)]
     korean = [("하늘의 색을 말해 줘", "", "파랑"), ("말해 줘 파랑", "", "하늘의 색을")]
     assert compare(korean, 0.9, length=1) == []  # three letters at least
+
+
+def test_many_inputs_under_one_long_instruction_are_many_rows() -> None:
+    long = " ".join(f"word{i}" for i in range(150))
+    inputs = [(f"{long}.", f"A{i} sentence b{i} about c{i} and d{i}", "positive") for i in range(5)]
+    assert jaccard(*inputs[:2]) > 0.8
+    assert compare(inputs) == []
+    system = [(f"{long}.\n\nWhat is a{i} of b{i}?", "", f"It is c{i} or d{i}") for i in range(5)]
+    assert jaccard(*system[:2]) > 0.8
+    assert compare(system) == []
+    assert [(i, j) for i, j, _ in compare([inputs[0], (f"{long}!", inputs[0][1] + " x", "positive")])] == [(1, 0)]
 
 
 def test_turns_of_one_conversation_are_not_compared() -> None:

@@ -43,6 +43,13 @@ def test_weights_use_up_the_scarcest() -> None:
     assert taken(rows(30, 300, 10), sources=sources)[0] == [30, 10, 10]
 
 
+def test_a_weighted_source_without_rows_stops_the_run() -> None:
+    sources = [{"path": "a", "weight": 3}, {"path": "b", "weight": 1}]
+    with pytest.raises(UserError, match="a source with a weight has no training row left: b"):
+        taken(rows(300, 0), sources=sources)
+    assert taken(rows(300, 100), sources=[{"path": "a", "weight": 1}, {"path": "b", "weight": 1000}])[0] == [1, 100]
+
+
 def test_repeats_count_in_the_weights() -> None:
     sources = [{"path": "a", "weight": 1, "repeat": 3}, {"path": "b", "weight": 1}]
     counts, found = taken(rows(100, 900), sources=sources)

@@ -51,7 +51,15 @@ def test_a_conversation_stays_together() -> None:
         found = divide(talk + rows(20), val=val)
         assert found["val"]
         assert not {m.thread for m in found["val"] if m.thread} & {m.thread for m in found["train"]}
-    assert 10 <= len(divide(talk, val=10)["val"]) <= 12
+    assert len(divide(talk, val=10)["val"]) == 8  # of conversations of four
+    assert len(divide(talk + rows(20), val=10)["val"]) == 10
+
+
+def test_a_conversation_stays_together_though_its_first_turn_is_common() -> None:
+    talk = [row for t in range(1, 101) for row in (*rows(1, thread=t), *rows(1, thread=t, of=f"talk {t}"))]
+    found = divide(talk, val=0.2)
+    assert not {m.thread for m in found["val"]} & {m.thread for m in found["train"]}
+    assert 20 < len(found["val"]) < 70
 
 
 def test_copies_of_a_row_of_a_held_out_task_leave_training() -> None:

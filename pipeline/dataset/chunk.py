@@ -155,7 +155,7 @@ class Work:
         found = [units(f"{e.instruction}\n{e.input}\n{e.output}") for e in examples if compared]
         whole = [hashes(u) for u in found]
         runs = [shingles(u, h, data.shingle) for u, h in zip(found, whole, strict=True) if data.near]
-        own = [hashes(units(f"{e.instruction}\n{e.output}")) if e.input else _EMPTY for e in examples if data.near]
+        own = [_own(e) for e in examples if data.near]
         texts = [normalise("\x1f".join((e.instruction, e.input, e.output))) for e in examples]
         return Features(
             ids=np.array([int(e.id, 16) for e in examples], np.uint64),
@@ -172,6 +172,17 @@ class Work:
 
 _EMPTY = np.zeros(0, np.uint64)
 _NONE = Features(_EMPTY, _EMPTY, [], [], _EMPTY, np.zeros(0, np.bool_), np.zeros(0, np.bool_), None, None)
+
+
+def _own(example: Example) -> Hashes:
+    """Units of a row without the one block that makes up most of it: a passage, a system message, a long instruction.
+
+    None where no block of the prompt does: then rows that are alike as a whole are alike in their parts.
+    """
+    blocks = [*example.instruction.split("\n\n"), example.input]
+    longest = max(range(len(blocks)), key=lambda i: len(blocks[i]))
+    rest = "\n".join([*(b for i, b in enumerate(blocks) if i != longest), example.output])
+    return hashes(units(rest)) if len(blocks[longest]) > len(rest) else _EMPTY
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -85,7 +85,8 @@ def _duplicates(ledger: Ledger, data: Data) -> None:
 
 
 def _novelty(ledger: Ledger, data: Data, engine: Engine) -> None:
-    rows = ledger_rows(ledger)
+    # A turn that says "go on" is no copy of another, so rows of conversations take no part.
+    rows = [i for i in ledger_rows(ledger) if not ledger.features.threads[i]]
     found = (ledger.line(i).row for i in rows)
     instructions = (tokens(row["instruction"], row["language"]) for row in found)
 

@@ -5,8 +5,8 @@ Broder 1997 (MinHash); Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, 
 threshold are found with a probability of at least 99.8 %; every candidate's Jaccard is then computed, so nothing below
 it is called alike.
 
-Rows with an input must also share half of the words of instruction and answer: a passage with ten different questions
-is ten rows, however long the passage is.
+Where one block of the prompt makes up most of two rows, what stands beside it must share half of its words too: a
+passage with ten questions is ten rows, and so are ten inputs under one long instruction or system message.
 
 The first row of its kind is kept. A row is compared with kept rows alone, so what it is too close to is in the data.
 That pass goes from first row to last on one process; signatures, the costly part, are made wherever rows are read.
@@ -26,7 +26,7 @@ from pipeline.dataset.shingle import Hashes, mix, mostly_letters, runs
 LETTERS = 3  # least letters in a shingle of scripts whose unit is one letter: sets of letters say nothing
 HASHES = 128  # minima in a signature
 FOUND = 0.998  # least probability that a pair at the threshold becomes a candidate
-OWN = 0.5  # least Jaccard of the words outside the input
+OWN = 0.5  # least Jaccard of the words beside the longest block
 SURE = 4.0  # standard deviations by which the estimate from 128 minima may fall short of the threshold
 
 _random = np.random.Generator(np.random.PCG64(20230313))
@@ -62,7 +62,7 @@ class Sets:
 class Signatures:
     """What is compared of some rows.
 
-    shingles: of the whole row. own: units of instruction and answer for rows with an input, empty for those without.
+    shingles: of the whole row. own: units beside the block that makes up most of the row, empty where none does.
     minima: the low byte of each minimum, shape (rows, HASHES). bands: shape (rows, bands); rows with an equal number in
     one column are candidates.
     """
@@ -97,7 +97,7 @@ def shingles(found: Sequence[str], hashed: Hashes, length: int) -> Hashes:
 
 
 def signatures(texts: Sequence[Hashes], own: Sequence[Hashes], threshold: float) -> Signatures:
-    """Of rows given as shingles of the whole row, and as hashes of the units of instruction and answer (see `own`)."""
+    """Of rows given as shingles of the whole row, and as hashes of the units in `Signatures.own`."""
     # A row without any unit gets one shingle of its own kind, so that every row has a minimum.
     shingles = Sets.of([t if len(t) else np.zeros(1, np.uint64) for t in texts])
     starts = np.concatenate([[0], shingles.ends[:-1]]).astype(np.int64)

@@ -6,6 +6,7 @@ the data.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from typing import Any, Protocol, TypeVar
 
 from pipeline.errors import UserError
@@ -74,7 +76,8 @@ class Local:
         waiting: deque[Future[Out]] = deque()
         try:
             for item in itertools.chain(first, rest):
-                waiting.append(pool.submit(_call, item))
+                with _no_interrupts():  # a process may be started by each of the first submits
+                    waiting.append(pool.submit(_call, item))
                 if len(waiting) > 2 * cores():  # enough to keep all busy, few enough to bound memory
                     yield waiting.popleft().result()
             while waiting:
@@ -89,6 +92,17 @@ class Local:
 
     def spread(self, function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
         return map(function, items)
+
+
+@contextlib.contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Ctrl-C waits, and a process born in here never sees it: it would die of it with a traceback while it imports."""
+    resource_tracker.ensure_running()  # if it were started in here it would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start(function: Callable[[Any], Any], parent: int) -> None:

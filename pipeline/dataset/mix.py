@@ -48,7 +48,7 @@ def mix(rows: Sequence[Candidate], data: Data) -> Mix:
     rehearsal: as many rows of its sources as make up `data.rehearsal` of the result.
 
     Raises:
-        UserError: the rehearsal sources have too few rows.
+        UserError: the rehearsal sources have too few rows, or a weighted source has none.
     """
     found = Mix()
     rows = _limit_tasks(rows, data, found)
@@ -56,9 +56,14 @@ def mix(rows: Sequence[Candidate], data: Data) -> Mix:
     wanted = {n: len(available[n]) for n in range(len(data.sources))}
     weighted = {n: s.weight for n, s in enumerate(data.sources) if s.weight is not None and not s.rehearsal}
     if weighted:
+        if empty := [data.sources[n].path for n in weighted if not wanted[n]]:
+            raise UserError(
+                f"a source with a weight has no training row left: {empty[0]}", "data.sources",
+                "see rejected.jsonl of a build without the weight; take it out, or take its weight away",
+            )  # fmt: skip
         scale = min(wanted[n] * data.sources[n].repeat / w for n, w in weighted.items())
         for n, w in weighted.items():
-            wanted[n] = round(scale * w / data.sources[n].repeat)
+            wanted[n] = max(round(scale * w / data.sources[n].repeat), 1)
     if data.rehearsal:
         _rehearse(wanted, data)
     for n, source in enumerate(data.sources):
@@ -106,7 +111,7 @@ def _rehearse(wanted: dict[int, int], data: Data) -> None:
         repeat = data.sources[n].repeat
         part = need - given if i == len(sources) - 1 else round(need * wanted[n] * repeat / have)
         given += part
-        wanted[n] = min(wanted[n], round(part / repeat))
+        wanted[n] = min(wanted[n], max(round(part / repeat), 1))
 
 
 def _by_source(rows: Iterable[Candidate]) -> defaultdict[int, list[Candidate]]:

@@ -26,8 +26,8 @@ class Member(NamedTuple):
 def split(rows: Sequence[Member], data: Data) -> list[str]:
     """The part of each row: train, val (same tasks, unseen rows) or holdout (tasks never trained on).
 
-    A row's side is decided by the hash of its content (of its conversation's, where it has one), so that copies of a
-    held-out row leave training too. With `data.val` as a share, a row's side depends on nothing else: it stays when the
+    A row's side is decided by the hash of its content, or of its conversation where it belongs to one: copies of a row
+    go where it goes. With `data.val` as a share, a row's side depends on nothing else: it stays when the
     data grows. With a count, new rows can push an old one from val to train, never the other way.
 
     Raises:
@@ -38,11 +38,7 @@ def split(rows: Sequence[Member], data: Data) -> list[str]:
     apart = {_unit(r) for r in rows if r.task in unseen} | {r.id for r in rows if r.task in unseen}
     rest = [r for r in rows if r.id not in apart and _unit(r) not in apart]
     chosen = _share(rest, data) if 0 < data.val < 1 else _count(rest, data)
-    held = {r.id for r in rest if _unit(r) in chosen}
-    return [
-        "holdout" if r.id in apart or _unit(r) in apart else "val" if _unit(r) in chosen or r.id in held else "train"
-        for r in rows
-    ]
+    return ["holdout" if r.id in apart or _unit(r) in apart else "val" if _unit(r) in chosen else "train" for r in rows]
 
 
 def _unit(row: Member) -> int:
@@ -60,7 +56,7 @@ def _share(rest: Sequence[Member], data: Data) -> set[int]:
 
 
 def _count(rest: Sequence[Member], data: Data) -> set[int]:
-    """The units with the lowest numbers in the lottery until `data.val` different rows are together."""
+    """The units with the lowest numbers in the lottery, up to `data.val` different rows together."""
     rows: dict[int, set[int]] = {}
     for r in rest:
         rows.setdefault(_unit(r), set()).add(r.id)
@@ -80,10 +76,9 @@ def _count(rest: Sequence[Member], data: Data) -> set[int]:
     chosen: set[int] = set()
     taken = 0
     for unit in sorted(candidates, key=lambda u: rank(_name(u), data.seed)):
-        if taken >= data.val:
-            break
-        chosen.add(unit)
-        taken += len(rows[unit])
+        if taken + len(rows[unit]) <= data.val:  # a conversation that would go over is passed by
+            chosen.add(unit)
+            taken += len(rows[unit])
     return chosen
 
 

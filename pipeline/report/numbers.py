@@ -40,7 +40,7 @@ class _Pass:
 
     def __init__(self, run: Run, sources: Sequence[str]) -> None:
         self.run, self.folder = run, run.folder("dataset")
-        self.sources = {path: number for number, path in enumerate(sources)}
+        self.sources = {path: number for number, path in enumerate(dict.fromkeys(sources))}
         self.pool = Pool.of(self.folder)
         self.draws: defaultdict[str, Lottery[str]] = defaultdict(lambda: Lottery(SAMPLE))
         self.rows: Counter[str] = Counter()
