@@ -17,6 +17,7 @@ A ?=
 B ?=
 # Compiled files are kept: without them every import of transformers takes 16 seconds instead of 5.
 unexport PYTHONDONTWRITEBYTECODE
+.NOTPARALLEL:
 
 .PHONY: help data train export preview plan chat data-diff test check clean
 help:

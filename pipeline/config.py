@@ -19,7 +19,7 @@ def _number(value: object) -> object:
 
 
 def _count_or_share(value: object) -> object:
-    if isinstance(value, float) and value >= 1 and value != int(value):
+    if isinstance(value, float) and value >= 1 and not value.is_integer():
         raise ValueError("expected a share below 1, or whole rows")
     return int(value) if isinstance(value, float) and value >= 1 else _number(value)
 

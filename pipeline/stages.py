@@ -64,7 +64,7 @@ def _export_key(config: Config, run: Run) -> dict[str, Any]:
 
 
 def _build_data(config: Config, run: Run, key: dict[str, Any]) -> None:
-    dataset.build(config, run)
+    dataset.build(config, run, key)
 
 
 def _build_tokens(config: Config, run: Run, key: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from pipeline.dataset.form import rows as rows_of
 from pipeline.dataset.raw import Raw
 from pipeline.dataset.row import Rejected, check
 from pipeline.dataset.rules.rule import Cleaner, Texts
-from pipeline.dataset.shingle import Hashes, hashes, normalise, units
+from pipeline.dataset.shingle import Hashes, fingerprint, hashes, normalise, units
 from pipeline.dataset.source import read
 from pipeline.files import json_text
 from pipeline.record import Example
@@ -156,10 +156,10 @@ class Work:
         whole = [hashes(u) for u in found]
         runs = [shingles(u, h, data.shingle) for u, h in zip(found, whole, strict=True) if data.near]
         own = [_own(e) for e in examples if data.near]
-        texts = [normalise("\x1f".join((e.instruction, e.input, e.output))) for e in examples]
+        texts = ["\x1f".join(map(normalise, (e.instruction, e.input, e.output))) for e in examples]
         return Features(
             ids=np.array([int(e.id, 16) for e in examples], np.uint64),
-            texts=hashes(texts) if data.exact else np.zeros(len(examples), np.uint64),
+            texts=np.array([fingerprint(t) for t in texts] if data.exact else [0] * len(examples), np.uint64),
             tasks=[e.task for e in examples],
             languages=[e.language for e in examples],
             threads=np.array([int(e.thread or "0", 16) for e in examples], np.uint64),

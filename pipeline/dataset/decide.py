@@ -1,6 +1,6 @@
 """Which of the whole rows go on, and where to: contamination, duplicates, limits, split, mixture, in this order.
 
-Contaminated rows go first: no row shall be lost for being like one that is itself dropped.
+Contaminated rows go first, so that no row is lost for being like one of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.dataset.ledger import Fate, Ledger
 from pipeline.dataset.mix import Candidate, limited, mix
 from pipeline.dataset.novelty import Novelty
 from pipeline.dataset.rouge_tokens import tokens
-from pipeline.dataset.split import Member, split
+from pipeline.dataset.split import Member, held_out_tasks, split
 
 EXACT, NEAR, NOVELTY = "duplicate", "near-duplicate", "not-novel"
 KINDS = {EXACT: "exact", NEAR: "near", NOVELTY: "novelty"}
@@ -40,10 +40,22 @@ def decide(
     rows = ledger_rows(ledger)
     f = ledger.features
     members = [Member(int(f.ids[i]), f.tasks[i], bool(f.exact[i]), int(f.threads[i])) for i in rows]
-    parts = dict(zip(rows, split(members, data), strict=True))
+    parts = dict(zip(rows, split(members, data, _unseen(ledger, data)), strict=True))
     found = mix(_candidates(ledger, [i for i in rows if parts[i] == "train"]), data)
     _left_out(ledger, found.left_out)
     return {i: part for i, part in parts.items() if i not in ledger.fates}, found.shares
+
+
+def _unseen(ledger: Ledger, data: Data) -> set[int]:
+    """Ids of rows that stay for a dropped one like them that belongs to a held-out task.
+
+    Raises:
+        UserError: no row that was read has a task that `data.holdout` names.
+    """
+    f = ledger.features
+    tasks = held_out_tasks({task for task in f.tasks if task}, data)
+    alike = [ledger.kept_like(i) for i, fate in ledger.fates.items() if fate.like >= 0 and f.tasks[i] in tasks]
+    return {int(f.ids[i]) for i in alike}
 
 
 def ledger_rows(ledger: Ledger) -> list[int]:

@@ -14,6 +14,7 @@ That pass goes from first row to last on one process; signatures, the costly par
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.dataset.rouge_tokens import ranges
 from pipeline.dataset.shingle import Hashes, mix, mostly_letters, runs
 
 LETTERS = 3  # least letters in a shingle of scripts whose unit is one letter: sets of letters say nothing
@@ -129,13 +131,13 @@ def near(
         threads: conversation of each row, 0 = none; turns of one conversation repeat it and are not compared.
     """
     shared = _shared(rows.bands, consider)
-    table: defaultdict[int, list[int]] = defaultdict(list)
+    table: defaultdict[int, array[int]] = defaultdict(lambda: array("i"))
     slack = SURE * (threshold * (1 - threshold) / HASHES) ** 0.5
     for i in np.flatnonzero(shared.any(axis=1)).tolist():
         keys = rows.bands[i][shared[i]].tolist()
         seen = [table[key] for key in keys if key in table]
         if seen:
-            others = np.unique(np.concatenate([np.asarray(s, np.int64) for s in seen]))
+            others = np.unique(np.concatenate([np.frombuffer(s, np.int32) for s in seen])).astype(np.int64)
             if threads[i]:
                 others = others[threads[others] != threads[i]]
             found = _most_alike(rows, i, others, threshold, slack)
@@ -169,27 +171,27 @@ def _most_alike(
     others = others[estimate >= threshold - slack]
     if not len(others):
         return None
-    alike = _jaccard(rows.shingles, i, others)
-    for at in np.argsort(-alike, kind="stable").tolist():
-        j = int(others[at])
-        if alike[at] < threshold:
+    if len(rows.own[i]):
+        own, sizes = _jaccard(rows.own, i, others)
+        others = others[(sizes == 0) | (own >= OWN)]
+        if not len(others):
             return None
-        both = len(rows.own[i]) and len(rows.own[j])
-        if not both or _jaccard(rows.own, i, others[at : at + 1])[0] >= OWN:
-            return j, float(alike[at])
-    return None
+    alike, _ = _jaccard(rows.shingles, i, others)
+    best = int(np.argmax(alike))
+    return (int(others[best]), float(alike[best])) if alike[best] >= threshold else None
 
 
-def _jaccard(sets: Sets, i: int, others: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Of set i with each of the others, none of them empty. Shape of `others`."""
+def _jaccard(sets: Sets, i: int, others: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Of set i, which is not empty, with each of the others, and their sizes. Both of the shape of `others`."""
     mine = sets[i]
-    theirs = [sets[j] for j in others.tolist()]
-    sizes = np.array([len(s) for s in theirs])
-    flat = np.concatenate(theirs)
+    starts = np.where(others > 0, sets.ends[others - 1], 0)
+    sizes = sets.ends[others] - starts
+    flat = sets.flat[ranges(starts, sizes)]
     at = np.minimum(np.searchsorted(mine, flat), len(mine) - 1)
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    common = np.add.reduceat(mine[at] == flat, starts, dtype=np.int64)
-    return common / (len(mine) + sizes - common)
+    sums = np.concatenate([[0], np.cumsum(mine[at] == flat)])
+    ends = np.cumsum(sizes)
+    common = sums[ends] - sums[ends - sizes]
+    return common / (len(mine) + sizes - common), sizes
 
 
 def repeated(keys: Hashes) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -104,14 +105,14 @@ def _rehearse(wanted: dict[int, int], data: Data) -> None:
         most = have / (have + others) if have + others else 0.0
         raise UserError(
             f"rehearsal = {data.rehearsal:g} needs {need:,} rows, the sources marked rehearsal have {have:,}",
-            "data.rehearsal", f"add rows, set repeat on them, or lower it to {most:.4f}",
+            "data.rehearsal", f"add rows, set repeat on them, or lower it to {math.floor(most * 1e4) / 1e4:g}",
         )  # fmt: skip
-    given = 0
-    for i, n in enumerate(sources):
+    for n in sources:  # each gives its share of what is still needed, so that rounding never runs below nothing
         repeat = data.sources[n].repeat
-        part = need - given if i == len(sources) - 1 else round(need * wanted[n] * repeat / have)
-        given += part
-        wanted[n] = min(wanted[n], max(round(part / repeat), 1))
+        here = wanted[n] * repeat
+        part = round(need * here / have) if have else 0
+        need, have = need - part, have - here
+        wanted[n] = min(wanted[n], round(part / repeat))
 
 
 def _by_source(rows: Iterable[Candidate]) -> defaultdict[int, list[Candidate]]:
@@ -125,5 +126,6 @@ def _losers(rows: Sequence[Candidate], most: int, seed: int) -> list[int]:
     """Positions of the rows that the lottery leaves out when only `most` may stay."""
     if len(rows) <= most:
         return []
-    order = sorted(rows, key=lambda r: (rank(f"{r.id:016x}", seed), r.at))
+    # Not the lottery of the split: those that stay would be the very rows that the split takes out to be measured.
+    order = sorted(rows, key=lambda r: (rank(f"stay:{r.id:016x}", seed), r.at))
     return [r.at for r in order[most:]]

@@ -14,14 +14,13 @@ import logging
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from typing import Any, TypeVar
 
 from pipeline.errors import UserError
 
 In = TypeVar("In")
 Out = TypeVar("Out")
-WAVE = 256  # items handed to Ray Data at once: bounds what waits in its object store
+WAVE = 1 << 28  # bytes handed to Ray Data at once: bounds what waits here and in its object store
 
 
 class RayEngine:
@@ -57,7 +56,7 @@ class RayEngine:
 
     def map(self, function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
         rest = iter(items)
-        while wave := [{"item": pickle.dumps(item)} for item in islice(rest, WAVE)]:
+        while wave := _wave(rest):
             data = self._ray.data.from_items(wave, override_num_blocks=min(len(wave), 4 * self.slices))
             pool = self._ray.data.ActorPoolStrategy(size=min(self.slices, len(wave)))
             done = data.map(_Call, fn_constructor_args=(pickle.dumps(function),), compute=pool)
@@ -73,6 +72,18 @@ class RayEngine:
         task = self._ray.remote(_apply)
         for result in [task.remote(shared, item) for item in items]:
             yield self._ray.get(result)
+
+
+def _wave(items: Iterator[Any]) -> list[dict[str, bytes]]:
+    """The next items, packed, some `WAVE` bytes of them."""
+    found: list[dict[str, bytes]] = []
+    size = 0
+    for item in items:
+        found.append({"item": pickle.dumps(item)})
+        size += len(found[-1]["item"])
+        if size > WAVE:
+            break
+    return found
 
 
 def _apply(function: Callable[[In], Out], item: In) -> Out:

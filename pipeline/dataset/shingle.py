@@ -46,9 +46,12 @@ def units(text: str) -> list[str]:
     return UNIT.findall(folded) or folded.split()
 
 
-@lru_cache(maxsize=1 << 18)
-def _hash(unit: str) -> int:
-    return int.from_bytes(hashlib.blake2b(unit.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+def fingerprint(text: str) -> int:
+    """64-bit hash of a text, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+_hash = lru_cache(maxsize=1 << 18)(fingerprint)  # for units, of which most come again; whole texts would fill memory
 
 
 def hashes(found: Sequence[str]) -> Hashes:

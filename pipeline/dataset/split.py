@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -23,19 +23,23 @@ class Member(NamedTuple):
     thread: int = 0
 
 
-def split(rows: Sequence[Member], data: Data) -> list[str]:
+def split(rows: Sequence[Member], data: Data, unseen: Collection[int] = ()) -> list[str]:
     """The part of each row: train, val (same tasks, unseen rows) or holdout (tasks never trained on).
 
     A row's side is decided by the hash of its content, or of its conversation where it belongs to one: copies of a row
     go where it goes. With `data.val` as a share, a row's side depends on nothing else: it stays when the
     data grows. With a count, new rows can push an old one from val to train, never the other way.
 
+    Args:
+        unseen: ids of further rows that belong to held-out tasks, though they may not say so.
+
     Raises:
         UserError: a held-out task that no row has, or more held-out rows than there are.
     """
-    unseen = _held_out_tasks({r.task for r in rows if r.task}, data)
+    tasks = held_out_tasks({r.task for r in rows if r.task}, data, strict=not unseen)
     # By id and thread: a copy of such a row that carries no task would otherwise be learnt.
-    apart = {_unit(r) for r in rows if r.task in unseen} | {r.id for r in rows if r.task in unseen}
+    apart = {*unseen, *(r.id for r in rows if r.task in tasks)}
+    apart |= {_unit(r) for r in rows if r.task in tasks or r.id in apart}
     rest = [r for r in rows if r.id not in apart and _unit(r) not in apart]
     chosen = _share(rest, data) if 0 < data.val < 1 else _count(rest, data)
     return ["holdout" if r.id in apart or _unit(r) in apart else "val" if _unit(r) in chosen else "train" for r in rows]
@@ -82,12 +86,12 @@ def _count(rest: Sequence[Member], data: Data) -> set[int]:
     return chosen
 
 
-def _held_out_tasks(tasks: set[str], data: Data) -> set[str]:
-    """Tasks that `data.holdout` names, by themselves or by their group."""
+def held_out_tasks(tasks: set[str], data: Data, strict: bool = True) -> set[str]:
+    """Tasks that `data.holdout` names, by themselves or by their group; `strict`: each name must stand for some."""
     found: set[str] = set()
     for name in data.holdout:
         members = group_members(name, tasks, data.groups) if name in data.groups else {name} & tasks
-        if not members:
+        if not members and strict:
             near = difflib.get_close_matches(name, [*tasks, *data.groups], 1)
             there = f"tasks in the data: {', '.join(sorted(tasks)[:20]) or 'none'}"
             what = (

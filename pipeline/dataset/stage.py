@@ -13,6 +13,7 @@ Rows read = rows kept + rows rejected, on every run.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config import Config
@@ -46,13 +47,13 @@ def key(config: Config, run: Run) -> dict[str, Any]:
     return {"version": 2, "data": data, "inputs": input_hashes(files, run.manifest("dataset"))}
 
 
-def build(config: Config, run: Run) -> None:
+def build(config: Config, run: Run, stage_key: dict[str, Any] | None = None) -> None:
     """Reads, cleans, compares and splits every row; each is kept or rejected with a reason.
 
     Raises:
         UserError: a source cannot be read, or no row is left.
     """
-    stage_key = key(config, run)
+    stage_key = stage_key or key(config, run)
     data = config.data
     Cleaner(data.clean, data.rules)  # a misspelt rule is told before the work
     questions = read_all(data.benchmarks)
@@ -74,16 +75,16 @@ def build(config: Config, run: Run) -> None:
             "mix": shares,
         }
         report = writer.summary.as_dict(more)
-        _account(report, writer.lines)
+        _account(report, writer.lines, writer.repeats)
         output.counts.update({name: report[name] for name in ("read", "kept", *PARTS, "rejected")})
         write_json(output.folder / "report.json", report)
         write_text(output.folder / "README.md", datasheet(report, config))
     _said(report, run)
 
 
-def _account(report: dict[str, Any], lines: dict[str, int]) -> None:
+def _account(report: dict[str, Any], lines: Mapping[str, int], repeats: int) -> None:
     """Rows kept and rejected, counted from the lines that were written, are the rows that were read."""
-    written = sum(lines[part] for part in PARTS) + lines["rejected"]
+    written = sum(lines[part] for part in PARTS) + lines["rejected"] - repeats
     if report["read"] != written or report["read"] != report["kept"] + report["rejected"]:
         raise AssertionError(f"{report['read']} rows read, {written} written: a row was lost ({lines})")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -35,7 +35,8 @@ class Writer:
     def __init__(self, folder: Path, data: Data) -> None:
         self.folder, self.data = folder, data
         self.summary = Summary(data)
-        self.lines: dict[str, int] = dict.fromkeys((*PARTS, "rejected"), 0)
+        self.lines: Counter[str] = Counter()  # written, by file
+        self.repeats = 0  # lines of train.jsonl beyond one for each row
 
     def __enter__(self) -> Writer:
         self._open = contextlib.ExitStack()
@@ -91,12 +92,13 @@ class Writer:
                 rejected = Rejected(fate.rule, fate.reason, line.place, self.data.sources[source].path, line.row)
                 self._put("rejected", rejected.as_dict())
                 self.summary.drop(rejected.as_dict(), source)
-            self.lines[parts.get(row, "rejected")] += 1
 
     def _keep(self, part: str, line: Line, row: int, source: int) -> None:
         f = self.ledger.features
-        for _ in range(self.data.sources[source].repeat if part == "train" else 1):
+        times = self.data.sources[source].repeat if part == "train" else 1
+        for _ in range(times):
             self._raw(part, line.text)
+        self.repeats += times - 1
         self.summary.keep(part, source, f.languages[row], f.tasks[row], bool(f.inputs[row]))
 
     def duplicates(self) -> dict[str, Any]:
@@ -106,13 +108,21 @@ class Writer:
             if fate.like >= 0:
                 members[self.ledger.kept_like(row)].append(row)
         for kept in sorted(members):
-            self._put("duplicates", self._cluster(kept, members[kept]))
+            self._write_cluster(kept, members[kept])
         largest = sorted(members, key=lambda kept: (-len(members[kept]), kept))[:CLUSTERS]
         shown = [{"size": 1 + len(members[kept]), **self._cluster(kept, members[kept][:EXAMPLES])} for kept in largest]
         return {
             **{kind: self.summary.count(rule=rule) for rule, kind in KINDS.items()}, "clusters": len(members),
             "thresholds": self.data.duplicates.model_dump(), "largest": shortened(shown),
         }  # fmt: skip
+
+    def _write_cluster(self, kept: int, rows: list[int]) -> None:
+        """One line, row by row: a cluster can be larger than memory."""
+        file = self._files["duplicates"]
+        file.write(b'{"kept": ' + _encoded(json_text(self._shown(kept))) + b', "rows": [')
+        for n, row in enumerate(sorted(rows)):
+            file.write((b", " if n else b"") + _encoded(json_text(self._dropped(row))))
+        file.write(b"]}\n")
 
     def _cluster(self, kept: int, rows: list[int]) -> dict[str, Any]:
         return {"kept": self._shown(kept), "rows": [self._dropped(row) for row in sorted(rows)]}
@@ -157,7 +167,12 @@ class Writer:
         self._raw(name, json_text(row, default=str))
 
     def _raw(self, name: str, text: str) -> None:
-        self._files[name].write(text.encode("utf-8", "surrogatepass") + b"\n")
+        self._files[name].write(_encoded(text) + b"\n")
+        self.lines[name] += 1
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _expected(source: Source, first: Result) -> int | None:
