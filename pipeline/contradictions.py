@@ -45,7 +45,4 @@ def _of_data(data: Data) -> list[tuple[Key, str]]:
         found.append((("data", "sources"), "every source is marked `rehearsal`; there is nothing to learn beside it"))
     if 0 < data.duplicates.near < 0.05:
         found.append((("data", "duplicates", "near"), "below 0.05 most alike rows would be missed; 0 looks for none"))
-    names = [b.name for b in data.benchmarks if b.name]
-    for name in sorted({n for n in names if names.count(n) > 1}):
-        found.append((("data", "benchmarks"), f"two are named {name!r}"))
     return found

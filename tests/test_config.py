@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.command import main
 from pipeline.config import SYNONYMS, Config
 from pipeline.config_file import contradictions, dump, load
 from pipeline.errors import UserError
@@ -297,6 +298,24 @@ def test_contradictions(tmp_path: Path, text: str, said: str) -> None:
         assert said in problems(tmp_path, text)
     else:
         assert contradictions(read(tmp_path, text)) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("{val: .inf}", "data.val = inf: expected a share below 1, or whole rows"),
+        ("{val: .nan}", "data.val = nan: must be greater than or equal to 0"),
+        ("{duplicates: {near: 0.04}}", "data.duplicates.near: below 0.05 most alike rows would be missed"),
+    ],
+)
+def test_numbers_out_of_reach_end_the_command_with_one_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], data: str, said: str
+) -> None:
+    path = write(tmp_path, f"{BASE}data: {data}\n")
+    assert main(lambda config, run: pytest.fail("it ran"), "", ["--config", str(path)]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("suri: 1 problem in the config:")
+    assert said in shown
 
 
 def test_several_contradictions_at_once(tmp_path: Path) -> None:

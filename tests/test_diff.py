@@ -11,17 +11,18 @@ import pytest
 from pipeline.dataset import stage
 from pipeline.dataset.diff import show
 from pipeline.errors import UserError
+from pipeline.record import Example
 from pipeline.run import Run
 from tests.test_dataset import config_of
 
 ROWS: list[dict[str, Any]] = [{"instruction": f"Say {i}.", "input": "", "output": f"It is {i}."} for i in range(10)]
 
 
-def build(folder: Path, name: str, rows: list[Any], **data: Any) -> Path:
+def build(folder: Path, name: str, rows: list[Any], repeat: int = 1, **data: Any) -> Path:
     source = folder / f"{name}.json"
     source.write_text(json.dumps(rows))
     run = Run(folder / name)
-    stage.build(config_of(source, **data), run)
+    stage.build(config_of({"path": str(source), "repeat": repeat}, **data), run)
     return run.root
 
 
@@ -58,6 +59,41 @@ def test_rows_that_change_sides_or_number(tmp_path: Path) -> None:
     show(b, again)
     (change,) = changes(again)
     assert change.endswith("1 -> 2 times")
+
+
+def test_each_of_several_rows_mended_to_one_text_keeps_its_own_fate(tmp_path: Path) -> None:
+    rows = [{**ROWS[0], "input": spelling} for spelling in ("N/A", "", "Noinput", "none")]
+    duplicate = "train -> rejected: duplicate"
+    for name, order, said in (
+        ("mended-first", rows, {"train, with another text": ["N/A"], duplicate: ["", "Noinput", "none"]}),
+        ("plain-first", rows[1:], {duplicate: ["Noinput", "none"]}),
+    ):
+        a = build(tmp_path, f"{name}-a", [*order, ROWS[1]], clean="none", duplicates={"near": 0})
+        b = build(tmp_path, f"{name}-b", [*order, ROWS[1]], duplicates={"near": 0})
+        show(a, b)
+        ids = {Example.of(row["instruction"], row["input"], row["output"], source="").id: row["input"] for row in rows}
+        found = [json.loads(line) for line in (b / "data-diff.jsonl").read_text().splitlines()]
+        assert {(entry["change"], ids[entry["id"]]) for entry in found} == {
+            (change, input) for change, inputs in said.items() for input in inputs
+        }
+
+
+def test_mended_rows_that_all_stay_and_repeats(tmp_path: Path) -> None:
+    rows = [{**ROWS[0], "input": spelling} for spelling in ("N/A", "", "Noinput")]
+    plain = {"duplicates": {"exact": False, "near": 0}}
+    a = build(tmp_path, "a", rows, clean="none", **plain)
+    b = build(tmp_path, "b", rows, repeat=2, **plain)
+    show(a, b)
+    found = [json.loads(line)["change"] for line in (b / "data-diff.jsonl").read_text().splitlines()]
+    assert found == ["train, 1 -> 2 times", "train, with another text", "train, with another text"]
+
+
+def test_rejected_copies_are_counted_and_the_best_fate_is_told(tmp_path: Path) -> None:
+    bad = {**ROWS[0], "output": ""}
+    a = build(tmp_path, "a", [bad, ROWS[1], ROWS[1], ROWS[2]])
+    b = build(tmp_path, "b", [bad, bad, bad, ROWS[1], ROWS[2]])
+    show(a, b)
+    assert changes(b) == {"rejected: output-empty, 1 -> 3 times": ["Say 0."]}
 
 
 def test_no_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

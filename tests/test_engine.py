@@ -60,6 +60,25 @@ def test_a_killed_worker_is_told() -> None:
         list(Local().map(Shift(1), [*range(8), 66]))
 
 
+def test_a_script_without_the_guard_is_told(tmp_path: Path) -> None:
+    script = tmp_path / "bare.py"
+    script.write_text(
+        textwrap.dedent("""
+        from pipeline.dataset import engine
+        from pipeline.errors import UserError
+        engine.cores = lambda: 2
+        try:
+            list(engine.Local().map(abs, range(10)))
+        except UserError as error:
+            print(error.what)
+        """)
+    )
+    made = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert made.stdout.endswith('without the guard `if __name__ == "__main__":`\n'), made.stderr
+
+
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(

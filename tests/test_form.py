@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import Source
-from pipeline.dataset import form
+from pipeline.dataset import conversation, form
 from pipeline.dataset.raw import Raw
 from pipeline.dataset.row import Rejected, check
 from pipeline.dataset.source import read
@@ -54,7 +54,7 @@ FLAT: dict[str, tuple[str, dict[str, Any], tuple[str, str, str]]] = {
     "alpaca of the hub": ("alpaca", {"instruction": "q", "input": "", "output": "a", "text": "q a"}, ("q", "", "a")),
     "response": ("alpaca", {"instruction": "q", "response": "a"}, ("q", "", "a")),
     "capitals": ("alpaca", {"Instruction": "q", " Input": "i", "OUTPUT ": "a"}, ("q", "i", "a")),
-    "as it is wins": ("alpaca", {"Instruction": "x", "instruction": "q", "output": "a"}, ("q", "", "a")),
+    "as it is wins": ("alpaca", {"Instruction": "", "instruction": "q", "output": "a"}, ("q", "", "a")),
     "koalpaca 1.1": ("koalpaca", {"instruction": "q", "output": "a", "url": "http"}, ("q", "", "a")),
     "dolly": (
         "dolly", {"instruction": "q", "context": "c", "response": "a", "category": "open_qa"}, ("q", "c", "a")
@@ -176,10 +176,30 @@ def test_columns_must_be_there() -> None:
     [
         ("Nr,Instructon,Respnse", {}, "no column holds a known question", "{instruction: Instructon, output: Respnse}"),
         ("one,two", {}, "no column holds a known question", "{instruction: one, output: two}"),
+        ("one,two,three", {}, "no column holds a known question", "{instruction: ?, output: ?}"),
+        ("one,two,response", {}, "no column holds a known question", "{instruction: ?, output: response}"),
+        ("번호,문의,회신", {}, "no column holds a known question", "{instruction: 문의, output: 회신}"),
+        ("지시문,입력,출력", {}, "no column holds", "{instruction: 지시문, input: 입력, output: 출력}"),
+        ("명령어,지문,정답,날짜", {}, "no column holds", "{instruction: 명령어, input: 지문, output: 정답}"),
+        ("지시번호,질의,대답,날짜", {}, "no column holds", "{instruction: 질의, output: 대답}"),
+        ("질문 내용,답변 내용,x", {}, "no column holds", "{instruction: 질문 내용, output: 답변 내용}"),
+        ("id,instruction_ko,input_ko,output_ko", {}, "no column", "_ko, input: input_ko, output: output_ko}"),
+        ("question_id,user_question,answer", {}, "no column", "{instruction: user_question, output: answer}"),
         ("text,label", {}, "no column holds", "{instruction: text, output: label}"),
         ("question,best", {}, "no column 'answer'", "{instruction: question, output: best}"),
         ("Q,A,kind", {"task": "knd"}, "no column 'knd'", "task: kind}"),
-        ("frage,antwort", {"instruction": "Frage", "output": "antwort"}, "no column 'Frage'", "{output: antwort, inst"),
+        (
+            "frage,antwort",
+            {"instruction": "Frage", "output": "antwort"},
+            "no column 'Frage'",
+            "{instruction: frage, output: antwort}",
+        ),
+        (
+            "q,a,kind_id",
+            {"instruction": "Q", "task": "kind_id"},
+            "no column 'Q'",
+            "{instruction: q, output: a, task: kind_id}",
+        ),
     ],
 )
 def test_a_table_without_the_columns(
@@ -190,8 +210,6 @@ def test_a_table_without_the_columns(
         list(read(Source.model_validate({"path": str(tmp_path / "a.csv"), "columns": columns}), 0))
     assert what in caught.value.what
     assert all(repr(name) in caught.value.what for name in header.split(","))
-    if line.startswith("{output"):
-        line = "instruction: frage"
     assert line in caught.value.fix
 
 
@@ -207,6 +225,13 @@ def test_each_instance_is_a_row() -> None:
     assert rows(one)[0].place == "f:1"
     assert (task_of(one), task_of({**one, "is_classification": False}, task="mine")) == ("classification", "mine")
     assert all(isinstance(e, Rejected) or e.thread == "" for e in checked(row))
+
+
+def test_the_system_message_of_seeds() -> None:
+    row = {"system": "s", "instruction": "q", "instances": [{"output": "a"}, {"output": "b"}]}
+    assert said(row) == [("s\n\nq", "", "a"), ("s\n\nq", "", "b")]
+    assert said({**row, "system": " "})[0] == ("q", "", "a")
+    assert reason({**row, "system": 5}).startswith("system-not-text")
 
 
 def test_the_seed_tasks_of_self_instruct(shared_data: Path) -> None:
@@ -330,6 +355,35 @@ def test_a_refused_turn_says_where_it_stands() -> None:
     assert bad.error == "message 6 (assistant) is empty; it and what follows is left out"
     assert bad.value is row
     assert rows(talk("u:q"))[0].place == "f:1"
+
+
+def test_a_long_conversation_keeps_the_last_whole_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "HISTORY", len("User: q2\nAssistant: a2"))
+    row = talk("s:Be kind.", "u:q1", "a:a1", "u:q2", "a:a2", "u:q3", "a:a3", "u:" + "long" * 9, "a:a4", "u:q5", "a:a5")
+    assert [text for _, text, _ in said(row)] == [
+        "",
+        "User: q1\nAssistant: a1",
+        "User: q2\nAssistant: a2",
+        "User: q3\nAssistant: a3",
+        f"User: {'long' * 9}\nAssistant: a4",  # longer, but the last exchange
+    ]
+    assert {question for question, _, _ in said(row)} >= {"Be kind.\n\nq5"}
+    greeted = talk("a:Hello", "u:q1", "a:a1", "u:q2", "a:a2", "u:q3", "a:a3")
+    assert [text for _, text, _ in said(greeted)] == [
+        "Assistant: Hello", "User: q1\nAssistant: a1", "User: q2\nAssistant: a2"
+    ]  # fmt: skip
+
+
+def test_a_conversation_of_many_turns_does_not_write_its_square() -> None:
+    row = talk(*(f"{who}:word {k}" for k in range(1000) for who in "ua"))
+    found = rows(row)
+    assert len(found) == 1000
+    assert max(len(raw.value["input"]) for raw in found) <= conversation.HISTORY == 8_000
+    assert found[-1].value["input"].endswith("User: word 998\nAssistant: word 998")
+    assert found[-1].value["input"].startswith("User: ")
+    unlearnt = {"messages": [{**m, "weight": 0} for m in row["messages"]]}
+    assert all(raw.rule == "weight-zero" for raw in rows(unlearnt))
+    assert rows(unlearnt)[-1].value == found[-1].value  # not the whole conversation a thousand times
 
 
 def test_history_of_an_alpaca_row() -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import pickle
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline.dataset import stage
+from pipeline.dataset import novelty, stage
 from pipeline.dataset.engine import engine
-from pipeline.dataset.ray_engine import _Call
+from pipeline.dataset.ray_engine import RayEngine, _Call
 from pipeline.errors import UserError
 from pipeline.run import Run
 from tests.test_dataset import config_of, story
@@ -28,7 +29,17 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def test_the_same_bytes_as_local(tmp_path: Path) -> None:
+def test_the_same_bytes_as_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    spread = RayEngine.spread
+
+    def counted(self: RayEngine, function: Any, items: Iterable[Any]) -> Iterator[Any]:
+        items = list(items)
+        sent.append(len(items))
+        return spread(self, function, items)
+
+    monkeypatch.setattr(RayEngine, "spread", counted)
+    monkeypatch.setattr(novelty, "CHUNK", 1 << 11)  # so that even these few rows are worth sending out
     rng = random.Random(3)
     rows = [story(i, 12) for i in range(1500)]
     for _ in range(300):
@@ -56,6 +67,7 @@ def test_the_same_bytes_as_local(tmp_path: Path) -> None:
             tmp_path / "a.json", benchmarks=benchmarks, val=0.1, duplicates={"novelty": 0.9}
         ), run)  # fmt: skip
     assert results[0] == results[1]
+    assert set(sent) == {2}  # the search for neighbours went to the cluster, a slice a core
 
 
 def test_spread_and_errors() -> None:

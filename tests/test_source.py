@@ -149,6 +149,9 @@ def test_one_row_on_one_line_is_jsonl(tmp_path: Path) -> None:
     for row in ({**A, "tags": ["x"]}, {"messages": [{"role": "user", "content": "a"}]}, {**A, "instances": [{}]}):
         (tmp_path / "a.json").write_text(json.dumps(row) + "\n\n")
         assert values(tmp_path / "a.json") == [row]
+    for row in ({**A, "refs": [{"url": "u"}]}, {"Q": "q", "A": "a", "turns": [{}]}):  # lists in rows of known forms
+        (tmp_path / "a.json").write_text(json.dumps(row))
+        assert values(tmp_path / "a.json") == [row]
     (tmp_path / "a.json").write_text(json.dumps({"version": 1, "list": [A]}) + "\n\n\n" + json.dumps(A))
     assert len(values(tmp_path / "a.json")) == 2  # not alone: lines, one of them odd
 
@@ -217,6 +220,7 @@ STOPS: dict[str, tuple[bytes, str, str]] = {
     ),
     "long object": (b'{"data": [' + b'\n"abcdefgh",' * 500_000 + b"\n1]}", "goes on for more than 4 MB", ":1"),
     "one-line list inside": (json.dumps({"version": 1, "data": ROWS}).encode(), "keep the list under 'data'", ":1"),
+    "described rows": (json.dumps({"instruction": "x", "data": ROWS}).encode(), "keep the list under 'data'", ":1"),
     "pretty objects one by one": (
         "\n".join(json.dumps(r, indent=1) for r in ROWS).encode(), "JSON objects over several lines each", ":1",
     ),

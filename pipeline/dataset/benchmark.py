@@ -46,18 +46,11 @@ def read_all(benchmarks: Sequence[Benchmark]) -> list[Question]:
     Raises:
         UserError: a file is missing, unreadable, empty or without questions, or two benchmarks have one name.
     """
-    questions: list[Question] = []
-    names: dict[str, int] = {}
-    for number, benchmark in enumerate(benchmarks):
-        name = name_of(benchmark)
-        if name in names:
-            raise UserError(
-                f"two benchmarks are called {name!r}", f"data.benchmarks[{names[name]}] and [{number}]",
-                "give one of them a name of its own: {path: ..., name: ...}",
-            )  # fmt: skip
-        names[name] = number
-        questions.extend(read(benchmark))
-    return questions
+    names = [name_of(benchmark) for benchmark in benchmarks]
+    if twice := [name for name in names if names.count(name) > 1]:
+        fix = "give one of them a name of its own: {path: ..., name: ...}"
+        raise UserError(f"two benchmarks are called {twice[0]!r}", "data.benchmarks", fix)
+    return [question for benchmark in benchmarks for question in read(benchmark)]
 
 
 def read(benchmark: Benchmark) -> list[Question]:

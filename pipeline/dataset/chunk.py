@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from pipeline.config import Data, Source
 from pipeline.dataset.contamination import Hit, Index
+from pipeline.dataset.conversation import CONVERSATION, growth, letters
 from pipeline.dataset.duplicates import Signatures, shingles, signatures
-from pipeline.dataset.form import form_of
+from pipeline.dataset.form import EXTRA, form_of
 from pipeline.dataset.form import rows as rows_of
 from pipeline.dataset.raw import Raw
 from pipeline.dataset.row import Rejected, check
@@ -28,8 +29,10 @@ from pipeline.files import json_text
 from pipeline.record import Example
 
 ROWS = 1000
-LETTERS = 4_000_000  # in a chunk: rows of many megabytes go one by one
+LETTERS = 4_000_000  # in a chunk, about, read or written: rows of many megabytes, and long talks, go one by one
 EXAMPLES = 5  # of what a rule stopped, for the report
+TALKS = frozenset((*CONVERSATION, "history", "instances"))  # fields that make many rows of one
+REPEATED = ("instruction", *EXTRA["system"])  # fields that stand in each of them
 MARK = "\x1e"  # between a row's place and its JSON, which cannot hold this sign unescaped
 
 
@@ -77,24 +80,22 @@ class Result:
 def chunks(number: int, source: Source, seed: int) -> Iterator[Chunk]:
     """A source in pieces of bounded size."""
     raws: list[Raw] = []
-    letters = 0
+    size = 0
     for raw in read(source, seed):
         raws.append(raw)
-        letters += _letters(raw.value)
-        if len(raws) == ROWS or letters > LETTERS:
+        size += _letters(raw.value)
+        if len(raws) == ROWS or size > LETTERS:
             yield Chunk(number, raws)
-            raws, letters = [], 0
+            raws, size = [], 0
     if raws:
         yield Chunk(number, raws)
 
 
-def _letters(value: Any) -> int:
-    """Letters of a row, conversations included."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict | list):
-        return sum(map(_letters, value.values() if isinstance(value, dict) else value))
-    return 0
+def _letters(row: Any) -> int:
+    """Letters of a row, and about how many more are written when it becomes many: each repeats what was said before."""
+    talks = [v for k, v in row.items() if k.strip().lower() in TALKS] if isinstance(row, dict) else []
+    repeated = sum(letters(row.get(name)) for name in REPEATED) if talks else 0
+    return letters(row) + sum(growth(talk, repeated) for talk in talks)
 
 
 class Work:

@@ -4,8 +4,11 @@ What comes out of the messages of one conversation:
 
 - instruction: the user's turn. The system message stands before it, with a blank line between, in every row: each
   answer was given under it. Several system messages at the start are one.
-- input: the earlier turns as `User: ...` and `Assistant: ...`, one under the other (`transcript`), in every language,
-  so that a chat can write the same form again without guessing the language. The first row has none.
+- input: the earlier turns as `User: ...` and `Assistant: ...`, one under the other, in every language,
+  so that a chat can write the same form again without guessing the language. The first row has none. Where that is
+  more than `HISTORY` letters, the last whole turns that fit, from a user's on, and at least one question and answer:
+  2,048 tokens, all that LLaMA sees, are no more, and the whole of a long talk in each of its rows is the square of
+  its length. Nothing in the row says that something is missing, since the model would learn to write that.
 - output: the assistant's turn.
 - thread: a hash of the conversation, when it gives more than one row; the split keeps such rows on one side.
 
@@ -19,8 +22,9 @@ reason, since they lean on something that cannot be shown; the turns before stay
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +37,7 @@ SPEAKERS = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("tool", "function", "observation", "function_call", "tool_call", "function_response"), "tool"),
 }
+HISTORY = 8_000  # letters of `input`
 LABELS = {"user": "User", "assistant": "Assistant"}
 
 
@@ -47,11 +52,6 @@ class Turn:
 
 class _Unusable(Exception):
     """Rule and reason why a message, and with it all that follows, cannot be used."""
-
-
-def transcript(turns: Sequence[Turn]) -> str:
-    """Earlier turns as the `input` of a row."""
-    return "\n".join(f"{LABELS[turn.speaker]}: {turn.text}" for turn in turns)
 
 
 def rows_of(raw: Raw, messages: Any, system: str = "", task: str = "") -> list[Raw]:
@@ -85,20 +85,20 @@ def _cut(raw: Raw, turns: list[Turn], problem: tuple[str, str] | None, system: s
     pairs = [i for i in range(1, len(turns)) if turns[i].speaker == "assistant"]
     thread = _thread(turns, system) if len(pairs) > 1 else ""
     found: list[Raw] = []
-    for k, i in enumerate(pairs, 1):
+    for k, (i, earlier) in enumerate(zip(pairs, _transcripts(turns, pairs), strict=True), 1):
         place = f"{raw.place}, turn {k}" if thread else raw.place
-        if not turns[i].learn:
-            found.append(raw.refused("weight-zero", "its message says weight: 0, not to be learnt", place))
-            continue
         asked = turns[i - 1].text
         row = {
             "instruction": f"{system}\n\n{asked}" if system else asked,
-            "input": transcript(turns[: i - 1]),
+            "input": earlier,
             "output": turns[i].text,
             "task": task,
             "thread": thread,
         }
-        found.append(Raw(row, place))
+        one = Raw(row, place)
+        if not turns[i].learn:  # refused without the whole conversation, which would be written once for each answer
+            one = one.refused("weight-zero", "its message says weight: 0, not to be learnt")
+        found.append(one)
     if problem is None and turns and turns[-1].speaker == "user":
         problem = "no-answer", "the last turn is the user's, and nobody answers"
     elif problem is None and not found:
@@ -108,6 +108,40 @@ def _cut(raw: Raw, turns: list[Turn], problem: tuple[str, str] | None, system: s
         more = "; it and what follows is left out" if found and rule != "no-answer" else ""
         found.append(raw.refused(rule, reason + more, f"{raw.place}, turn {len(pairs) + 1}" if found else ""))
     return found
+
+
+def _transcripts(turns: Sequence[Turn], pairs: Sequence[int]) -> Iterator[str]:
+    """What was said before each of `pairs` (numbers of answers) and its question, cut to the last `HISTORY` letters."""
+    lines = [f"{LABELS[turn.speaker]}: {turn.text}" for turn in turns]
+    ends = list(itertools.accumulate((len(line) + 1 for line in lines), initial=0))
+    start = 0
+    for i in pairs:
+        while ends[i - 1] - ends[start] - 1 > HISTORY and start < i - 3:
+            start += 2 if turns[start].speaker == "user" else 1
+        yield "\n".join(lines[start : i - 1])
+
+
+def growth(messages: Any, repeated: int = 0) -> int:
+    """About how many letters the rows of a conversation have beyond its own.
+
+    Each row repeats what was said before, the first message (often the system's), and `repeated` letters of elsewhere.
+    """
+    try:
+        listed = _listed(messages)
+    except _Unusable:
+        return 0
+    if len(listed) < 3:
+        return 0
+    return (len(listed) // 2) * (min(letters(listed), HISTORY) + letters(listed[0]) + repeated)
+
+
+def letters(value: Any) -> int:
+    """Letters of all texts in a value."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict | list):
+        return sum(map(letters, value.values() if isinstance(value, dict) else value))
+    return 0
 
 
 def _listed(messages: Any) -> list[Any]:

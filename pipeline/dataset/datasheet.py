@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.config import Config
+from pipeline.dataset.summary import label_of
 
 # What is known of sources by their names; anything else is for the user to look up.
 LICENCES = {
@@ -73,11 +74,10 @@ def _what(report: Mapping[str, Any]) -> str:
 def _sources(report: Mapping[str, Any]) -> str:
     rows = []
     for source in report.get("sources", ()):
-        path = str(source.get("path", ""))
         forms = ", ".join(source.get("forms") or ()) or "-"
-        licence = _licence(path)
+        licence = _licence(str(source.get("path", "")))
         counts = (f"{source.get(name, 0):,}" for name in ("read", "kept", "rejected"))
-        rows.append((f"`{_cell(path)}`", _cell(forms), *counts, licence))
+        rows.append((f"`{_cell(label_of(source))}`", _cell(forms), *counts, licence))
     return _table(("source", "form", "read", "kept", "rejected", "licence"), rows, numbers=(2, 3, 4))
 
 

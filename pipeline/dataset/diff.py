@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.dataset.split import PARTS
+from pipeline.dataset.summary import label_of
 from pipeline.errors import UserError
 from pipeline.files import json_text, write_text
 from pipeline.progress import say
@@ -21,10 +22,11 @@ from pipeline.record import Example
 TEXTS = ("instruction", "input", "output")
 SHOWN = 3  # rows of each kind of change on the screen
 LETTERS = 100  # of a text on the screen
+Texts = list[dict[str, str]]  # texts by field, one entry for each rule
 
 
 class State(NamedTuple):
-    """Where a row is in a build: a part, or `rejected: RULE`; id: of the text as it stands there; copies."""
+    """Where a row is in a build: a part, or `rejected: RULE`; id: of the text as it stands there; copies: lines."""
 
     where: str
     id: str
@@ -90,15 +92,19 @@ def _print_counts(a: Path, b: Path) -> None:
 
 
 def _counts(run: Path) -> Counter[str]:
-    report = json.loads((_folder(run) / "report.json").read_text(encoding="utf-8"))
+    report = _report(run)
     found = Counter({name: report[name] for name in ("read", *PARTS, "rejected")})
     for rule in report["rules"]:
         for action in ("rejected", "fixed", "flagged"):
             if rule[action]:
                 found[f"  {rule['rule']} ({action})"] = rule[action]
     for source in report["sources"]:
-        found[f"  kept of {source['path']}"] += source["kept"]
+        found[f"  kept of {label_of(source)}"] += source["kept"]
     return found
+
+
+def _report(run: Path) -> dict[str, Any]:
+    return dict(json.loads((_folder(run) / "report.json").read_text(encoding="utf-8")))
 
 
 def _folder(run: Path) -> Path:
@@ -115,36 +121,67 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _states(run: Path) -> dict[str, State]:
-    """State of each row by the id of the text that was read. Equal rows are one, with their worst fate."""
-    folder = _folder(run)
-    original = _originals(folder)
+    """State of each row by the id of the text that was read. Equal rows are one, with the best fate among them."""
     found: dict[str, State] = {}
-    for rejected in _lines(folder / "rejected.jsonl"):
-        id = _id(rejected["row"])
-        found[original.get(id, id)] = State(f"rejected: {rejected['rule']}", id, 1)
-    for part in PARTS:
-        copies = Counter(row["id"] for row in _lines(folder / f"{part}.jsonl"))
-        for id, count in copies.items():
-            found[original.get(id, id)] = State(part, id, count)
+    for id, state, _ in _rows(run):
+        known = found.get(id)
+        if known is None or _rank(state) < _rank(known):
+            found[id] = state
+        elif (known.where, known.id) == (state.where, state.id):
+            found[id] = known._replace(copies=known.copies + 1)
     return found
 
 
-def _originals(folder: Path) -> dict[str, str]:
-    """Id of the text as read, by id of the mended text; rules are undone in the opposite order."""
-    undo: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
+def _rank(state: State) -> int:
+    """Learnt is better than measured, and measured than rejected."""
+    return PARTS.index(state.where) if state.where in PARTS else len(PARTS)
+
+
+def _rows(run: Path) -> Iterator[tuple[str, State, Any]]:
+    """Every line of a build: the id of the text that was read, the state of this one copy, the row."""
+    folder = _folder(run)
+    fixes = _fixes(folder)
+    for line in _lines(folder / "rejected.jsonl"):
+        row = line["row"]
+        own = str(row.get("id")) if isinstance(row, dict) else ""
+        before = fixes.pop((line["source"], line["place"], own), [])
+        yield _original(row, before), State(f"rejected: {line['rule']}", _id(row), 1), row
+    # A kept row does not say its place. What no rejected row took was done to the kept rows of that source and text.
+    left: defaultdict[tuple[str, str], list[Texts]] = defaultdict(list)
+    for (source, _, id), before in fixes.items():
+        left[source, id].append(before)
+    repeat = {share["source"]: share["repeat"] for share in _report(run)["mix"]}
+    for part in PARTS:
+        seen: Counter[tuple[str, str]] = Counter()
+        for row in _lines(folder / f"{part}.jsonl"):
+            key, id = (row["source"], row["id"]), row["id"]
+            if key in left:
+                times = repeat[row["source"]] if part == "train" else 1
+                if seen[key] % times == 0:  # otherwise it is the same row once more
+                    before = left[key].pop(0) if left[key] else []
+                seen[key] += 1
+                id = _original(row, before)
+            yield id, State(part, row["id"], 1), row
+
+
+def _fixes(folder: Path) -> dict[tuple[str, str, str], Texts]:
+    """What rules replaced in each mended row, in their order, by its source, place and new id."""
+    found: defaultdict[tuple[str, str, str], Texts] = defaultdict(list)
     for change in _lines(folder / "changes.jsonl"):
         if change["action"] == "fixed":
-            undo[change["id"]].append(change["before"])
-    found = {}
-    for part in (*PARTS, "rejected"):
-        for line in _lines(folder / f"{part}.jsonl"):
-            row = line["row"] if part == "rejected" else line
-            if isinstance(row, dict) and row.get("id") in undo:
-                texts = {name: row[name] for name in TEXTS}
-                for before in reversed(undo[row["id"]]):
-                    texts |= before
-                found[row["id"]] = _id(texts)
+            place = change["place"].replace("\n", " ")  # as rejected.jsonl has it
+            found[change["source"], place, change["id"]].append(change["before"])
     return found
+
+
+def _original(row: Any, fixes: Texts) -> str:
+    """Id of the text as it was read: the rules are undone in the opposite order."""
+    if not fixes:
+        return _id(row)
+    texts = {name: row[name] for name in TEXTS}
+    for before in reversed(fixes):
+        texts |= before
+    return _id(texts)
 
 
 def _id(row: Any) -> str:
@@ -157,16 +194,7 @@ def _id(row: Any) -> str:
 
 def _texts(run: Path, wanted: set[str]) -> dict[str, Any]:
     """The rows by the id of the text that was read."""
-    folder = _folder(run)
-    original = _originals(folder)
-    found = {}
-    for name in ("rejected", *PARTS):
-        for line in _lines(folder / f"{name}.jsonl"):
-            row = line["row"] if name == "rejected" else line
-            id = _id(row)
-            if original.get(id, id) in wanted:
-                found[original.get(id, id)] = row
-    return found
+    return {id: row for id, _, row in _rows(run) if id in wanted}
 
 
 def _short(row: Any) -> str:

@@ -84,8 +84,10 @@ class Local:
                 yield waiting.popleft().result()
         except BrokenProcessPool:
             raise UserError(
-                "a worker process was killed, most likely for want of memory", "data",
-                "free some memory, or split the source into smaller files",
+                "a worker process was killed for want of memory, or could not start in a script without the guard "
+                '`if __name__ == "__main__":`', "data",
+                "free some memory or split the source into smaller files; in a script of your own, put that guard "
+                "above the call",
             ) from None  # fmt: skip
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -10,19 +10,22 @@ The form is told by the names of the fields, letter case aside; the first one th
 - prompt/completion, question/answer (q/a, 질문/답변), inputs/targets (FLAN).
 
 `task` or `category` is the task, `system` stands before the instruction, and `history`, pairs of question and answer,
-makes a row a conversation. `columns` of a source comes before all that. Text without a question (`text`) is rejected.
+makes a row a conversation. `columns` of a source comes before all that. Text without a question (`text`) is rejected,
+and so is a row with content that its form does not use (`field-not-used`, see `pipeline.dataset.content`), unless
+`columns` says which fields are the texts.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.config import Source
+from pipeline.dataset.content import MEDIA, lost, unused
 from pipeline.dataset.conversation import CONVERSATION, rows_of
+from pipeline.dataset.guess import guess
 from pipeline.dataset.raw import Raw
 from pipeline.errors import UserError
 
@@ -46,6 +49,7 @@ FLAT: dict[str, dict[str, tuple[str, ...]]] = {  # form: our field: what it is c
     },
     "inputs/targets": {"instruction": ("inputs",), "output": ("targets",)},
 }
+LISTS = ("conversation", "seeds")  # forms whose rows come out of a list; `columns` cannot name that
 EXTRA = {
     "task": ("task", "category"),
     "system": ("system", "system_prompt"),
@@ -57,13 +61,18 @@ EXTRA = {
 @dataclass(frozen=True)
 class Plan:
     """How rows with certain field names are read: `fields` maps ours to theirs, `missing` is ours that is not there
-    under the name `wanted`; `as_is` rows have our names already."""
+    under the name `wanted`; `as_is` rows have our names already; `unused` are fields with content that nobody reads."""
 
     form: str
     fields: dict[str, str] = field(default_factory=dict)
     missing: str = ""
     wanted: str = ""
     as_is: bool = False
+    unused: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        return self.form not in ("text", "unknown") and not self.missing
 
 
 def form_of(row: Any, source: Source | None = None) -> str:
@@ -78,23 +87,32 @@ def form_of(row: Any, source: Source | None = None) -> str:
     return "sharegpt" if isinstance(first, dict) and ("from" in first or "value" in first) else "messages"
 
 
+def is_row(value: dict[str, Any]) -> bool:
+    """Whether an object is a row of a known form with all that the form needs."""
+    return _plan_of(value, {}).complete
+
+
 def rows(raw: Raw, source: Source) -> list[Raw]:
     """One row as rows in Alpaca form; at least one. A row that is not understood stays as it is, for `row.check`."""
     row = raw.value
     if raw.error or not isinstance(row, dict):
         return [raw]
     plan = _plan_of(row, source.columns)
-    if plan.as_is:
-        return [raw]
+    made = [raw] if plan.as_is else _made(raw, row, plan, source)
+    if plan.unused and (names := lost(row, plan.unused, made)):
+        return [raw.refused("field-not-used", _what_to_do(row, names, plan))]
+    return made
+
+
+def _made(raw: Raw, row: dict[str, Any], plan: Plan, source: Source) -> list[Raw]:
     if plan.form == "text":
         return [raw.refused("text-only", "plain text (field 'text') without question and answer")]
     if plan.form == "unknown":
         return [raw]
     if plan.missing:
         there = ", ".join(repr(key[:40]) for key in list(row)[:6]) or "none"
-        return [
-            raw.refused(f"{plan.missing}-missing", f"no field {plan.wanted!r} (form: {plan.form}; fields: {there})")
-        ]
+        reason = f"no field {plan.wanted!r} (form: {plan.form}; fields: {there})"
+        return [raw.refused(f"{plan.missing}-missing", reason)]
     fields = plan.fields
     system = row[fields["system"]] if "system" in fields else None
     if system is not None and not isinstance(system, str):
@@ -102,15 +120,37 @@ def rows(raw: Raw, source: Source) -> list[Raw]:
     system = system if system and system.strip() else ""
     task = _task(row.get(fields["task"]), "task" in source.columns) if "task" in fields else ""
     if plan.form == "seeds":
-        return _instances(raw, row, task)
+        return _instances(raw, row, plan, system, task)
     if plan.form == "conversation":
         return rows_of(raw, row[fields["conversation"]], system, task)
     flat: dict[str, Any] = {ours: row[fields[ours]] for ours in TEXTS if ours in fields}
     if "history" in fields and (history := row[fields["history"]]):
         return _with_history(raw, flat, history, system, task)
-    if system and isinstance(flat["instruction"], str):
-        flat["instruction"] = f"{system}\n\n{flat['instruction']}"
+    flat["instruction"] = _under(system, flat["instruction"])
     return [Raw({**flat, "task": task, "thread": row[fields["thread"]] if "thread" in fields else ""}, raw.place)]
+
+
+def _under(system: str, instruction: Any) -> Any:
+    return f"{system}\n\n{instruction}" if system and isinstance(instruction, str) else instruction
+
+
+def _would_be_lost(names: Sequence[str]) -> str:
+    return f"field{'s' if len(names) > 1 else ''} {', '.join(repr(name[:40]) for name in names)} would be lost"
+
+
+def _what_to_do(row: dict[str, Any], names: Sequence[str], plan: Plan) -> str:
+    """Why a row with content that nobody reads is refused. One text, where there is no input yet, is probably that."""
+    what = _would_be_lost(names)
+    if plan.form in LISTS:
+        return f"{what}; put it into {'a message' if plan.form == 'conversation' else 'the inputs'}, or take it out"
+    columns = {ours: plan.fields[ours] for ours in TEXTS if ours in plan.fields}
+    asked, name, low = columns["instruction"], names[0], names[0].strip().lower()
+    one_text = len(names) == 1 and isinstance(row[name], str) and low not in MEDIA
+    if not one_text or ("input" in columns and row[columns["input"]]):
+        return f"{what}; put it into one of these, or leave it out: {_line(columns)}"
+    swap = low in ("instruction", "definition")
+    columns = {"instruction": name if swap else asked, "input": asked if swap else name, "output": columns["output"]}
+    return f"{what}; say which is which: {_line(columns)}"
 
 
 def require(names: Sequence[str], source: Source, where: str) -> None:
@@ -120,42 +160,31 @@ def require(names: Sequence[str], source: Source, where: str) -> None:
         UserError: with the columns that there are and the `columns:` line to write.
     """
     plan = _plan(tuple(names), tuple(source.columns.items()))
-    if plan.form not in ("text", "unknown") and not plan.missing:
+    if plan.complete:
         return
     listed = ", ".join(repr(name[:40]) for name in names[:12]) + (", ..." if len(names) > 12 else "")
     if any("\udc80" <= sign <= "\udcff" for name in names for sign in name):
         fix = "save the file as UTF-8; Korean files are often CP949: iconv -f CP949 -t UTF-8 old > new"
         raise UserError(f"the names of the columns are not UTF-8: {listed!a}", where, fix)
     what = f"no column {plan.wanted!r}" if plan.wanted else "no column holds a known question or instruction"
-    line = ", ".join(f"{ours}: {theirs}" for ours, theirs in _guess(names, dict(source.columns)).items())
-    raise UserError(f"{what}; the columns are: {listed}", where, f"say which is which: columns: {{{line}}}")
+    known = {ours: [n for form in FLAT.values() for n in form.get(ours, ())] for ours in TEXTS}
+    line = _line(guess(names, {str(ours): theirs for ours, theirs in source.columns.items()}, known))
+    raise UserError(f"{what}; the columns are: {listed}", where, f"say which is which: {line}")
 
 
-def _guess(names: Sequence[str], columns: dict[Any, str]) -> dict[str, str]:
-    """Which column may be which: what the config says where it is right, else the most similar name, else the next."""
-    guess = {ours: theirs for ours, theirs in columns.items() if theirs in names}
-    wanted = dict.fromkeys(("instruction", "output", *columns))
-    for similar in (True, False):
-        for ours in wanted:
-            free = {name.lower(): name for name in reversed(names) if name not in guess.values()}
-            known = [columns.get(ours, ""), *(n for form in FLAT.values() for n in form.get(ours, ()) if len(n) > 1)]
-            near = (
-                [m for n in known for m in difflib.get_close_matches(n.lower(), free, 1)]
-                if similar
-                else list(free)[::-1]
-            )
-            if ours not in guess and near:
-                guess[ours] = free[near[0]]
-    return {ours: guess.get(ours, "?") for ours in wanted}
+def _line(columns: dict[str, str]) -> str:
+    """As it is written in a config."""
+    return f"columns: {{{', '.join(f'{ours}: {theirs}' for ours, theirs in columns.items())}}}"
 
 
 def _plan_of(row: dict[str, Any], columns: dict[Any, str]) -> Plan:
-    """Null counts as a field that is not there, when another form is complete without it: tables know no other way."""
+    """Null counts as a field that is not there where another form is complete without it, or where another field may
+    stand for it: tables know no other way."""
     named = tuple(columns.items())
     plan = _plan(tuple(row), named)
     if plan.missing or any(row[theirs] is None for theirs in plan.fields.values()):
         other = _plan(tuple(key for key, value in row.items() if value is not None), named)
-        if other.form not in ("text", "unknown") and not other.missing and other.form != plan.form:
+        if other.complete and (other.form != plan.form or plan.unused):
             return other
     return plan
 
@@ -172,9 +201,10 @@ def _plan(keys: tuple[str, ...], columns: tuple[tuple[str, str], ...]) -> Plan:
     extra.update({"task": named["task"]} if "task" in named else {})
     plan = _recognised(folded, extra, set(named))
     if not {"instruction", "output"} & set(named):
-        if "input" in named:
-            plan = Plan(plan.form, {**plan.fields, "input": named["input"]}, plan.missing, plan.wanted)
-        return plan
+        if "input" in named and plan.form not in LISTS:
+            return replace(plan, fields={**plan.fields, "input": named["input"]})
+        used = {theirs for ours, theirs in plan.fields.items() if ours != "history" or plan.form not in LISTS}
+        return replace(plan, unused=unused(keys, used, "input" in plan.fields)) if plan.complete else plan
     fields = {**{k: v for k, v in plan.fields.items() if v not in named.values()}, **extra, **named}
     for ours in ("instruction", "output"):
         if ours not in fields:
@@ -185,7 +215,7 @@ def _plan(keys: tuple[str, ...], columns: tuple[tuple[str, str], ...]) -> Plan:
 def _recognised(folded: dict[str, str], extra: dict[str, str], named: set[str]) -> Plan:
     """The form of fields with these names (lower case: as it is)."""
     if "instruction" in folded and "instances" in folded:
-        return Plan("seeds", {**extra, "instances": folded["instances"]})
+        return Plan("seeds", {**extra, **{name: folded[name] for name in ("instruction", "instances")}})
     told = [name for name in CONVERSATION if name in folded]
     for form, ours in FLAT.items():
         found = {k: folded[n] for k, names in ours.items() for n in names[::-1] if n in folded}
@@ -212,9 +242,9 @@ def _task(value: Any, named: bool) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _instances(raw: Raw, row: dict[str, Any], task: str) -> list[Raw]:
-    instances = next(value for key, value in row.items() if key.strip().lower() == "instances")
-    instruction = next(value for key, value in row.items() if key.strip().lower() == "instruction")
+def _instances(raw: Raw, row: dict[str, Any], plan: Plan, system: str, task: str) -> list[Raw]:
+    instances = row[plan.fields["instances"]]
+    instruction = _under(system, row[plan.fields["instruction"]])
     if not isinstance(instances, list) or not instances:
         return [raw.refused("no-instances", "its list of instances is empty, or is no list (form: seeds)")]
     task = task or ("classification" if row.get("is_classification") is True else "")
@@ -225,7 +255,10 @@ def _instances(raw: Raw, row: dict[str, Any], task: str) -> list[Raw]:
             found.append(raw.refused("output-missing", "the instance has no field 'output' (form: seeds)", place))
             continue
         texts = {"instruction": instruction, "input": instance.get("input"), "output": instance["output"]}
-        found.append(Raw({**texts, "task": task}, place))
+        one = Raw({**texts, "task": task}, place)
+        names = lost(instance, unused(tuple(instance), ("input", "output"), has_input=True), [one])
+        reason = f"{_would_be_lost(names)}; put it into the input, or take it out"
+        found.append(raw.refused("field-not-used", reason, place) if names else one)
     return found
 
 

@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 from pipeline.dataset.conversation import CONVERSATION
+from pipeline.dataset.form import is_row
 from pipeline.dataset.packed import CHUNK, Stream
 from pipeline.dataset.raw import Raw
 from pipeline.errors import UserError
@@ -261,10 +262,11 @@ def _alone(stream: Stream, head: list[bytes]) -> bool:
 
 
 def _refuse_rows_inside(whole: dict[str, Any], place: str, several: bool) -> None:
-    """Stops when the only object of a file is over several lines, or holds a list of objects that must be the rows."""
+    """Stops when the only object of a file is over several lines, or is no row and holds a list of objects that must
+    be the rows."""
     inside = [k for k, v in whole.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
     inside = [k for k in inside if k not in ("instances", "history", *CONVERSATION)]  # parts of one row
-    if not (several or inside):
+    if not several and (not inside or is_row(whole)):
         return
     keys = ", ".join(repr(key[:40]) for key in list(whole)[:5])
     fix = f"keep the list under {inside[0]!r} and save that as the file" if inside else "put the rows between [ and ]"

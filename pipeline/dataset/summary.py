@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.config import Data
+from pipeline.config import Data, Source
 from pipeline.dataset.chunk import EXAMPLES, Result
 from pipeline.dataset.decide import LEFT_OUT
 from pipeline.dataset.rules.rule import RULES
@@ -33,6 +34,7 @@ class Summary:
 
     def __init__(self, data: Data) -> None:
         self.data = data
+        self.labels = labels(data.sources)
         self.read: Counter[int] = Counter()
         self.forms: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self.counts: Counter[tuple[str, str, int]] = Counter()  # (rule, rejected | fixed | flagged, source)
@@ -86,7 +88,8 @@ class Summary:
             left_out = sum(self.count("rejected", n, rule) for rule in LEFT_OUT)
             found.append(
                 {
-                    "path": source.path, "forms": _sorted(self.forms[n]), "read": self.read[n],
+                    "path": source.path, **({"label": self.labels[n]} if self.labels[n] != source.path else {}),
+                    "forms": _sorted(self.forms[n]), "read": self.read[n],
                     "kept": sum(self.parts[n].values()), "rejected": self.count("rejected", n), "left_out": left_out,
                     **{part: self.parts[n][part] for part in PARTS}, "languages": _sorted(self.languages[n]),
                 }
@@ -100,7 +103,7 @@ class Summary:
             by_source: Counter[str] = Counter()
             for (name, _, number), n in self.counts.items():
                 if name == rule:
-                    by_source[self.data.sources[number].path] += n
+                    by_source[self.labels[number]] += n
             what = RULES[rule].summary if rule in RULES else MEANINGS.get(rule, "")
             done = {action: self.count(action, rule=rule) for action in ("rejected", "fixed", "flagged")}
             found.append(
@@ -117,12 +120,29 @@ class Summary:
             languages.update(self.languages[n])
         named = {task for task in self.tasks if task}
         groups = {g: sum(self.tasks[t] for t in group_members(g, named, self.data.groups)) for g in self.data.groups}
+        mix = [{**line, "source": label} for line, label in zip(more["mix"], self.labels, strict=True)]
         return {
             "read": sum(self.read.values()), "kept": sum(total.values()), **{part: total[part] for part in PARTS},
             "rejected": self.count("rejected"), "left_out": sum(self.count(rule=rule) for rule in LEFT_OUT),
-            "with_input": self.with_input, "sources": self.sources(), "rules": self.rules(), **more,
+            "with_input": self.with_input, "sources": self.sources(), "rules": self.rules(), **more, "mix": mix,
             "languages": _sorted(languages), "tasks": _sorted(self.tasks), "groups": groups,
         }  # fmt: skip
+
+
+def labels(sources: Sequence[Source]) -> list[str]:
+    """A name for each source that no other has: its path, if need be with its subset or a number."""
+    paths = Counter(source.path for source in sources)
+    found: list[str] = []
+    for source in sources:
+        name = f"{source.path}:{source.subset}" if source.subset and paths[source.path] > 1 else source.path
+        names = itertools.chain([name], (f"{name} #{number}" for number in itertools.count(2)))
+        found.append(next(n for n in names if n not in found and (n == source.path or n not in paths)))
+    return found
+
+
+def label_of(line: Mapping[str, Any]) -> str:
+    """How tables call a source of report.json; its path, where that says enough, stands there alone."""
+    return str(line.get("label") or line.get("path"))
 
 
 def _sorted(counts: Counter[str]) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import IO, Any
 
 from pipeline.config import Data, Source
 from pipeline.dataset.benchmark import Question
-from pipeline.dataset.chunk import EXAMPLES, Result, Work, chunks
+from pipeline.dataset.chunk import EXAMPLES, MARK, Result, Work, chunks
 from pipeline.dataset.columnar import is_columnar
 from pipeline.dataset.contamination import METHOD, Coverage
 from pipeline.dataset.decide import KINDS
@@ -60,11 +61,13 @@ class Writer:
         Raises:
             UserError: none of its rows is left.
         """
-        source = self.data.sources[number]
+        source, label = self.data.sources[number], self.summary.labels[number]
         before, whole = len(self.ledger), 0
         pieces = chunks(number, source, self.data.seed)
         with bar(what=f"reading {Path(source.path).name}", total=source.rows) as progress:
             for result in workers.map(work, pieces):
+                if label != source.path:
+                    _label(result, label)
                 self.ledger.add(result)
                 self.summary.add(result)
                 for change in result.changes:
@@ -76,8 +79,8 @@ class Writer:
         read = len(self.ledger) - before
         if not whole:
             said, fix = _nothing_left(self.summary, number)
-            raise UserError(said, source.path, fix)
-        say(f"data: {source.path}: {read:,} rows read, {read - whole:,} rejected by checks and rules")
+            raise UserError(said, label, fix)
+        say(f"data: {label}: {read:,} rows read, {read - whole:,} rejected by checks and rules")
 
     def write(self, parts: dict[int, str]) -> None:
         """Every row goes into the file of its part, or of the rejected ones."""
@@ -89,7 +92,7 @@ class Writer:
                 self._keep(parts[row], line, row, source)
             else:
                 fate = self.ledger.fates[row]
-                rejected = Rejected(fate.rule, fate.reason, line.place, self.data.sources[source].path, line.row)
+                rejected = Rejected(fate.rule, fate.reason, line.place, self.summary.labels[source], line.row)
                 self._put("rejected", rejected.as_dict())
                 self.summary.drop(rejected.as_dict(), source)
 
@@ -147,7 +150,7 @@ class Writer:
              "with_answer": c.with_answer, "unchecked": c.unchecked}
             for c in coverage
         ]  # fmt: skip
-        table = {c.benchmark: {source.path: 0 for source in self.data.sources} for c in coverage}
+        table = {c.benchmark: dict.fromkeys(self.summary.labels, 0) for c in coverage}
         examples: dict[str, list[dict[str, Any]]] = {name: [] for name in table}
         for row, hits in enumerate(self.ledger.features.hits or []):
             for hit in hits:
@@ -173,6 +176,17 @@ class Writer:
 
 def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
+
+
+def _label(result: Result, label: str) -> None:
+    """Names the source in every row of a chunk, where its path alone would stand for several."""
+    for n, line in enumerate(result.lines):
+        place, mark, text = line.decode("utf-8", "surrogatepass").rpartition(MARK)
+        with contextlib.suppress(RecursionError):  # a row too deep to be read again, rejected as such
+            text = json_text({**json.loads(text), "source": label})
+        result.lines[n] = _encoded(place + mark + text)
+    for few in (result.changes, *result.examples.values()):
+        few[:] = [{**row, "source": label} for row in few]
 
 
 def _expected(source: Source, first: Result) -> int | None:
@@ -209,6 +223,7 @@ def _nothing_left(summary: Summary, number: int) -> tuple[str, str]:
         "instruction-empty": "write instructions",
         "instruction-missing": "say which field it is: columns: {instruction: NAME, output: NAME}",
         "output-missing": "say which field it is: columns: {instruction: NAME, output: NAME}",
+        "field-not-used": "say which field is which: columns: {instruction: NAME, input: NAME, output: NAME}",
         "text-only": "cut each text into a question and its answer first",
         "duplicate-key": "give each field of an object once",
         "no-answer": "each question needs an answer of the assistant after it",

@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from pipeline.dataset.decide import LEFT_OUT
+from pipeline.dataset.summary import label_of
 from pipeline.report.drawing import Drawing, Line, Rect, Text, fitted, text_width
 from pipeline.report.numbers import share
 
@@ -139,14 +140,15 @@ def names_of(paths: Sequence[str]) -> dict[str, str]:
 def sources(numbers: Mapping[str, Any], width: float) -> Drawing:
     """What became of each source's rows."""
     drawing = Drawing("sources", width, 0, "What became of each source", "Rows of each source by where they went")
-    rows, names = [], names_of([source["path"] for source in numbers["sources"]])
+    rows, names = [], names_of([label_of(source) for source in numbers["sources"]])
     for source in numbers["sources"][:MOST]:
         pieces = [(source.get(key, 0), colour, f"{label}: {source.get(key, 0):,} rows") for key, colour, label in PARTS]
         left = source.get("left_out", 0)
         pieces.append((left, "neutral", f"left out: {left:,} rows"))
         bad = max(source["read"] - sum(n for n, _, _ in pieces), 0)
         pieces.append((bad, "warn", f"rejected: {bad:,} rows"))
-        rows.append(Bar(names[source["path"]], pieces, f"{source['read']:,}", tip=source["path"]))
+        label = label_of(source)
+        rows.append(Bar(names[label], pieces, f"{source['read']:,}", tip=label))
     legend = [(c, label) for key, c, label in PARTS if any(s.get(key) for s in numbers["sources"])]
     if any(s.get("left_out") for s in numbers["sources"]):
         legend.append(("neutral", "left out by limits or mixture"))

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.config import Config
 from pipeline.dataset.decide import LEFT_OUT
 from pipeline.dataset.split import PARTS
+from pipeline.dataset.summary import label_of
 from pipeline.files import read_json
 from pipeline.progress import bar
 from pipeline.prompt.tokens import Tokens
@@ -40,7 +41,7 @@ class _Pass:
 
     def __init__(self, run: Run, sources: Sequence[str]) -> None:
         self.run, self.folder = run, run.folder("dataset")
-        self.sources = {path: number for number, path in enumerate(dict.fromkeys(sources))}
+        self.sources = {label: number for number, label in enumerate(dict.fromkeys(sources))}
         self.pool = Pool.of(self.folder)
         self.draws: defaultdict[str, Lottery[str]] = defaultdict(lambda: Lottery(SAMPLE))
         self.rows: Counter[str] = Counter()
@@ -75,7 +76,7 @@ def gather(config: Config, run: Run) -> Found:
     folder = run.folder("dataset")
     report: dict[str, Any] = read_json(folder / "report.json") or {}
     encoded = run.manifest("tokens") is not None
-    work = _Pass(run, [str(source.get("path")) for source in report.get("sources", ())])
+    work = _Pass(run, [label_of(source) for source in report.get("sources", ())])
     parts = []
     with bar(total=sum(int(report.get(name) or 0) for name in PARTS), what="report: rows") as progress:
         for name in PARTS:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.dataset.datasheet import LANGUAGES as NAMES
+from pipeline.dataset.summary import label_of
 from pipeline.report import charts, exhibits, length_charts
 from pipeline.report.drawing import Drawing
 from pipeline.report.figure import Figure, Rows
@@ -82,7 +83,7 @@ class Sections:
             spoken = ", ".join(f"{NAMES.get(k, k)} {v:,}" for k, v in (s.get("languages") or {}).items())
             left = s.get("left_out", 0)
             numbers = (s["read"], s["rejected"] - left, left, *(s.get(k, 0) for k in ("train", "val", "holdout")))
-            rows.append((s["path"], forms, *(f"{x:,}" for x in numbers), spoken))
+            rows.append((label_of(s), forms, *(f"{x:,}" for x in numbers), spoken))
         found = self._figure(partial(charts.sources, n), "", head, rows)
         if len(n["mix"]) > 1:
             rows = [
