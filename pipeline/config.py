@@ -43,8 +43,8 @@ class Model(Section):
     """Folder with tokenizer.model or tokenizer.json; empty = the base's own."""
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic: auto = bf16 on a GPU that has it, fp32 on a CPU (where bf16 is far slower)."""
-    quantize: Literal["none", "int8", "nf4"] = "none"
-    """Frozen base in 8 or 4 bits (bitsandbytes), when memory is short."""
+    quantize: Literal["none", "int8", "nf4", "fp8"] = "none"
+    """Frozen base in 8 or 4 bits (bitsandbytes), when memory is short; fp8, for speed, on Hopper cards and newer."""
     geometry: dict[str, Any] | None = None
     """Shape of the model (keys of config.json, with model_type). Beside a base: for `make plan` without its files.
     Without a base: random weights of that shape, for tests and benchmarks."""
@@ -177,8 +177,14 @@ class Train(Section):
     """Largest gradient norm; 0 = no clipping."""
     seed: Count = 42
     """Order of rows, start of the adapter, dropout."""
+    fast: bool = True
+    """Rows in packs without padding, the template's fixed text computed once a pack, fused kernels. false: transformers
+    and peft as they are, rows padded; the same loss and gradients up to rounding."""
+    checkpointing: Literal["auto", "none", "block", "offload"] = "auto"
+    """What blocks keep for the backward pass: all, a quarter (the rest is computed again), or that in the computer's
+    memory. auto = all, where packs of a good size then fit."""
     micro_tokens: Count = 0
-    """Most tokens, padding included, that go through the model at once; 0 = chosen from memory."""
+    """Most tokens that go through the model at once; 0 = chosen from memory."""
     eval_every: Count = 0
     """Steps between held-out loss and sample answers; 0 = a quarter of the run."""
     eval_rows: Positive = 64
@@ -253,7 +259,8 @@ SYNONYMS = {
     "lora_target_modules": "adapter.targets", "target_modules": "adapter.targets",
     "learning_rate": "train.lr", "num_epochs": "train.epochs", "num_train_epochs": "train.epochs",
     "per_device_train_batch_size": "train.batch_size", "micro_batch_size": "train.micro_tokens",
-    "gradient_accumulation_steps": "train.batch_size", "lr_scheduler_type": "train.schedule",
+    "gradient_accumulation_steps": "train.batch_size", "gradient_checkpointing": "train.checkpointing",
+    "packing": "train.fast", "sample_packing": "train.fast", "lr_scheduler_type": "train.schedule",
     "warmup_steps": "train.warmup", "warmup_ratio": "train.warmup", "max_grad_norm": "train.clip",
     "logging": "train.tracker", "report_to": "train.tracker", "save_steps": "train.save_every",
     "eval_steps": "train.eval_every", "output_dir": "name", "run_name": "name",

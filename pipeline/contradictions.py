@@ -17,6 +17,8 @@ def contradictions(config: Config, model: bool = True) -> list[tuple[Key, str]]:
     if config.adapter.method == "full" and config.model.quantize != "none":
         said = "full cannot train a quantised base; set model.quantize=none or adapter.method=lora"
         found.append((("adapter", "method"), said))
+    if config.model.quantize == "fp8" and not config.train.fast:
+        found.append((("train", "fast"), "model.quantize=fp8 needs the fast path; set train.fast=true or quantize=nf4"))
     found += _of_data(config.data)
     if config.train.warmup > 1 and config.train.warmup != int(config.train.warmup):
         said = f"{config.train.warmup} is neither a share below 1 nor whole steps"

@@ -11,6 +11,7 @@ Recipes with `join: apart` join ids, so the seam is always clean.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ from pipeline.prompt.tokenizer import Tokenizer
 from pipeline.record import Example
 
 IGNORE = -100  # the label that torch's cross-entropy skips
+FOLLOWING = ("", "1", " ", "\n", "A", '"', "(", "가", "é", "日", "\u200b", "🙂", "-", "#", ":")  # of many kinds of sign
+SHORTEST = 4  # ids in a run that is worth sharing
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,21 @@ class Encoder:
 
     def _opening(self) -> list[int]:
         return [] if self.bos_id is None else [self.bos_id]
+
+    def leading(self) -> list[list[int]]:
+        """Runs of ids that rows begin with whatever they are about: the opening of each form of the template.
+
+        What stands before the first slot is encoded with several texts behind it, since a tokenizer may join its last
+        letters with the next ones; the ids that all of them have in common are the run.
+        """
+        runs = []
+        for input in ("", "x"):
+            prompts = [self.template.prompt(f"{text}x", input and f"{text}x") for text in FOLLOWING]
+            encoded = self.tokenizer.encode(prompts)
+            common = [same[0] for same in itertools.takewhile(lambda i: len(set(i)) == 1, zip(*encoded, strict=False))]
+            if len(common) >= SHORTEST:
+                runs.append(self._opening() + common)
+        return [run for n, run in enumerate(runs) if run not in runs[:n]]
 
     def seams(self, examples: Sequence[Example]) -> int:
         """How many examples change their prompt's tokens when prompt and answer are tokenised as one text."""

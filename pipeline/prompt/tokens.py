@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,27 +21,32 @@ class Tokens:
     Attributes:
         lengths: tokens of each row, int64, shape (rows,).
         learnt: tokens of each row that carry loss, int64, shape (rows,).
+        ids, labels: of all rows one behind the other, int32; row i is [offsets[i], offsets[i + 1]).
     """
 
     def __init__(self, path: Path) -> None:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all().combine_chunks()
-        self.ids, self._offsets = _flat(table["input_ids"])
+        self.ids, self.offsets = _flat(table["input_ids"])
         self.labels, _ = _flat(table["labels"])
         self.names = table["id"]
-        self.lengths = np.diff(self._offsets)
+        self.lengths = np.diff(self.offsets)
         counted = self.labels != -100
         if len(self.lengths):
-            counted[self._offsets[:-1]] = False  # nothing predicts the first token of a row
+            counted[self.offsets[:-1]] = False  # nothing predicts the first token of a row
         sums = np.concatenate([[0], np.cumsum(counted)])
-        self.learnt = sums[self._offsets[1:]] - sums[self._offsets[:-1]]
+        self.learnt = sums[self.offsets[1:]] - sums[self.offsets[:-1]]
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """input_ids and labels of one row, int32, shape (length,)."""
-        span = slice(self._offsets[index], self._offsets[index + 1])
+        span = slice(self.offsets[index], self.offsets[index + 1])
         return self.ids[span], self.labels[span]
+
+    def of(self, rows: Sequence[int]) -> list[str]:
+        """Names (content hashes) of some rows."""
+        return [str(self.names[row]) for row in rows]
 
 
 def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,12 +2,11 @@
 
 One optimiser step takes exactly `batch_size` examples, in as many micro-batches as memory asks for. Its loss is the
 sum over the labelled tokens of all of them, on all ranks, divided by their number: how the step is cut up does not
-change it.
+change it. Ranks compute apart and add up their gradients once a step.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from typing import Any
@@ -24,19 +23,23 @@ from pipeline.evaluation.heldout import held_out_loss
 from pipeline.files import disk_errors, need_space, sha256_json, write_json
 from pipeline.model import adapter as adapters
 from pipeline.model.base import Base, kind_of
+from pipeline.model.fast import Fast, NotPackable
 from pipeline.model.load import add_tokens, dtype_name, load_base
-from pipeline.model.loss import loss_sum
 from pipeline.progress import bar, say
-from pipeline.prompt.batch import batches
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.tokens import Tokens
 from pipeline.run import Run
 from pipeline.training import checkpoint, metrics
 from pipeline.training.interrupt import interruptible
-from pipeline.training.memory import choose_micro_tokens
-from pipeline.training.order import step_rows
+from pipeline.training.memory import choose_micro_tokens, choose_packed
+from pipeline.training.order import share_of, step_rows
+from pipeline.training.path import Packed, Plain, difference
+from pipeline.training.ranks import anyone, sum_gradients
 from pipeline.training.schedule import learning_rate, total_steps, warmup_steps
+from pipeline.training.spike import Spikes
+
+EVAL_TOKENS = 1024  # that go through the model at once when loss is only measured, padding included
 
 
 def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> None:
@@ -60,21 +63,22 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     add_tokens(plain, encoder.tokenizer.size)
     plain = adapters.attach(plain, config.adapter, settings.seed, tuple(encoder.tokenizer.added.values()))
     weights = adapters.trained(plain)
-    optimizer = torch.optim.AdamW(weights.values(), lr=settings.lr, weight_decay=settings.weight_decay)
-    model = accelerator.prepare(plain)
+    fused = accelerator.device.type == "cuda"
+    optimizer = torch.optim.AdamW(weights.values(), lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
     if main:
         need_space(run.root, 16 * sum(p.numel() for p in weights.values()) * settings.keep, "checkpoints")
 
     key = sha256_json(stage_key)
-    state = checkpoint.newest(root, key, clean=main) or {"step": 0, "micro_tokens": 0, "seconds": 0.0, "learnt": 0}
-    micro_tokens = state["micro_tokens"] or choose_micro_tokens(model, settings.micro_tokens, int(tokens.lengths.max()))
+    start = {"step": 0, "micro_tokens": 0, "recompute": False, "seconds": 0.0, "learnt": 0}
+    state: dict[str, Any] = checkpoint.newest(root, key, clean=main) or start
     if state["step"]:
         checkpoint.restore(root, state["step"], weights, optimizer)
         say(f"train: going on from step {state['step']} of {total}") if main else None
+    path = _path(config, plain, tokens, encoder, accelerator, state, list(weights.values()))
     log = run.root / "metrics.jsonl"
     if main:
         metrics.rewind(log, state["step"] - (0 if state["step"] else 1))
-        _describe(config, weights, plain, tokens, total, micro_tokens)
+        _describe(config, weights, plain, tokens, total, path)
     if settings.tracker != "none":
         accelerator.init_trackers("tracker", config=_flat(config))
 
@@ -85,7 +89,8 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         if main and step not in checkpoint.steps(root):
             now = {
                 "key": key,
-                "micro_tokens": micro_tokens,
+                "micro_tokens": path.micro_tokens,
+                "recompute": path.recompute,
                 "seconds": before + time.time() - begun,
                 "learnt": learnt_so_far,
             }
@@ -94,7 +99,8 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
 
     def look() -> None:
         if main and len(val):
-            line = _look(plain, encoder, run, val, settings.eval_rows, micro_tokens, config.eval.max_new_tokens)
+            with accelerator.autocast():
+                line = _look(plain, encoder, run, val, settings.eval_rows, config.eval.max_new_tokens)
             metrics.append(log, {"step": step, **line})
             accelerator.log({"val_loss": line["val_loss"]}, step=step)
             say(f"train: step {step}: held-out loss {line['val_loss']:.3f} | {_short(line['samples'])}")
@@ -102,26 +108,33 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
 
     if step == 0:
         look()
-    model.train()
+    plain.train()
+    spikes = Spikes()
     with interruptible() as flag, disk_errors(run.root):
         while step < total:
             started = time.time()
             rows = step_rows(step, len(tokens), settings.batch_size, settings.seed)
             learnt = int(tokens.learnt[rows].sum())
-            mine = list(batches(tokens, rows[rank::world] or rows[:1], micro_tokens))
             loss = torch.zeros((), device=accelerator.device)
-            for n, batch in enumerate(mine):
-                # Dropout, too, is a pure function of seed and place, so it is the same after resume.
-                torch.manual_seed((settings.seed << 40) + (step << 16) + n * world + rank)
-                last = n == len(mine) - 1
-                with contextlib.nullcontext() if last else accelerator.no_sync(model):
-                    # Ranks' gradients are averaged, so each is scaled by their number; a rank without rows adds zero.
-                    part = loss_sum(model, batch) * (1.0 if rows[rank::world] else 0.0)
-                    accelerator.backward(part * (world / max(1, learnt)))
-                loss += part.detach()
-                if flag.code and world == 1:  # with more ranks the others still wait for this one's gradients
-                    break
-            if _anyone(accelerator, flag.code):
+            try:
+                parts = path.parts(share_of(rows, tokens.lengths, rank, world))
+                if step + 1 < total:
+                    following = step_rows(step + 1, len(tokens), settings.batch_size, settings.seed)
+                    path.ahead(share_of(following, tokens.lengths, rank, world))
+                for n, part in enumerate(parts):
+                    # Dropout, too, is a pure function of seed and place, so it is the same after resume.
+                    torch.manual_seed((settings.seed << 40) + (step << 16) + n * world + rank)
+                    found = path.loss(part)
+                    if found.requires_grad:  # a part in which nothing is labelled has no gradient
+                        (found / max(1, learnt)).backward()
+                    loss += found.detach()
+                    if flag.code and world == 1:  # with more ranks the others still wait for this one's gradients
+                        break
+            except torch.cuda.OutOfMemoryError:
+                optimizer.zero_grad(set_to_none=True)
+                _halve(path, int(tokens.lengths.max()), step)
+                continue
+            if anyone(accelerator, flag.code):
                 optimizer.zero_grad(set_to_none=True)
                 save()
                 progress.close()
@@ -129,16 +142,18 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
                 raise Interrupted(
                     f"stopped at step {step} of {total}; the next `make train` goes on from there", flag.code or 130
                 )
+            sum_gradients(accelerator, weights.values())
             loss = accelerator.reduce(loss, "sum") / max(1, learnt)
-            norm = accelerator.clip_grad_norm_(weights.values(), settings.clip or math.inf)
+            norm = torch.nn.utils.clip_grad_norm_(weights.values(), settings.clip or math.inf)
             if not (torch.isfinite(loss) and torch.isfinite(norm)):
                 progress.close()
-                raise _not_finite(step, float(loss), float(norm), checkpoint.steps(root))
+                raise _not_finite(step, float(loss), float(norm), checkpoint.steps(root), tokens.of(rows))
             rate = learning_rate(step, total, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            path.updated()
             step += 1
             learnt_so_far += learnt
             count = int(tokens.lengths[rows].sum())
@@ -146,6 +161,9 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             epoch = round(step * settings.batch_size / len(tokens), 4)
             line = {"step": step, "epoch": epoch, "loss": float(loss), "lr": rate, "grad_norm": float(norm)}
             line |= {"tokens": count, "learnt": learnt, "seconds": round(seconds, 4)}
+            if spikes.is_one(line["loss"]):
+                line["spike"] = tokens.of(rows)
+                say(f"train: step {step}: loss {line['loss']:.3f} after {spikes.mean:.3f}; metrics.jsonl has its rows")
             progress.set_postfix_str(f"loss {line['loss']:.3f}, {count / seconds:,.0f} tok/s", refresh=False)
             progress.update()
             if main:
@@ -159,7 +177,11 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     accelerator.end_training()
     if main:
         counts = {"steps": total, "train_seconds": round(before + time.time() - begun, 1), "learnt": learnt_so_far}
-        counts |= {"trained_parameters": sum(p.numel() for p in weights.values()), "micro_tokens": micro_tokens}
+        counts |= {
+            "trained_parameters": sum(p.numel() for p in weights.values()),
+            "micro_tokens": path.micro_tokens,
+            "path": path.name,
+        }
         counts |= {"processes": world, "dtype": dtype_name(config.model), "device": str(accelerator.device)}
         _finish(config, run, base, plain, encoder, stage_key, counts)
     accelerator.wait_for_everyone()
@@ -184,8 +206,74 @@ def _accelerator(config: Config, run: Run) -> Accelerator:
     )
 
 
+def _path(
+    config: Config, model: Any, tokens: Tokens, encoder: Encoder, accelerator: Accelerator, state: dict[str, Any],
+    weights: list[torch.Tensor],
+) -> Packed | Plain:  # fmt: skip
+    """The fast path where the model can take it and it proves equal to the plain one on some rows, else the plain one.
+
+    Raises:
+        UserError: the base is to be in fp8, and that cannot be.
+    """
+    settings, longest = config.train, int(tokens.lengths.max())
+    told = accelerator.is_main_process
+    if settings.fast:
+        try:
+            fast = Fast(model, longest, fp8=config.model.quantize == "fp8")
+        except NotPackable as reason:
+            if config.model.quantize == "fp8":
+                raise UserError(f"no fp8: {reason}", "model.quantize", "set model.quantize=none or nf4") from None
+            say(f"train: the plain path is used: {reason}") if told else None
+        else:
+            packed = Packed(fast, tokens, encoder.leading(), longest)
+            packed.offload = settings.checkpointing == "offload"
+            packed.micro_tokens, fast.recompute = state["micro_tokens"], state["recompute"]
+            if not state["micro_tokens"]:
+                step = packed.largest_step(settings.batch_size, accelerator.num_processes)
+                wanted = settings.micro_tokens, settings.checkpointing
+                packed.micro_tokens, fast.recompute = choose_packed(fast, *wanted, longest, step)
+            if _is_equal(packed, Plain(model, tokens, accelerator, longest), config, weights, told):
+                return packed
+    micro_tokens = state["micro_tokens"] or choose_micro_tokens(model, settings.micro_tokens, longest)
+    return Plain(model, tokens, accelerator, micro_tokens)
+
+
+# What rounding explains, by arithmetic: relative difference of the loss, and of the gradient. With random weights bf16
+# comes to 0.1 and fp8 to 0.7 of a 7B model's gradient, which then is small beside what it is the sum of.
+ROUNDING = {"fp32": (1e-4, 1e-3), "bf16": (1e-2, 0.3), "fp8": (3e-2, 1.0)}
+PROBE_ROWS = 8
+
+
+def _is_equal(packed: Packed, plain: Plain, config: Config, weights: list[torch.Tensor], told: bool) -> bool:
+    """Whether both ways agree on a few rows of the first step."""
+    rows = step_rows(0, len(packed.tokens), config.train.batch_size, config.train.seed)[:PROBE_ROWS]
+    loss, gradient = difference(packed, plain, rows, weights)
+    kind = "fp8" if config.model.quantize == "fp8" else dtype_name(config.model)
+    fine = loss <= ROUNDING[kind][0] and gradient <= ROUNDING[kind][1]
+    said = f"on {len(rows)} rows the fast path's loss is {loss:.1e} and its gradient {gradient:.1e} off the plain one"
+    if told:
+        say(f"train: {said}" + ("" if fine else ": too much, so the plain path is used"))
+    if not fine and kind == "fp8":
+        raise UserError(said, "model.quantize", "set model.quantize=none or nf4")
+    return fine
+
+
+def _halve(path: Packed | Plain, longest: int, step: int) -> None:
+    """Half as many tokens at once, after the card's memory did not suffice.
+
+    Raises:
+        UserError: the longest row by itself does not fit.
+    """
+    torch.cuda.empty_cache()
+    if path.micro_tokens <= longest:
+        fix = "set train.checkpointing=block, model.quantize=nf4, or lower prompt.cutoff"
+        raise UserError(f"step {step + 1}: the longest row, {longest} tokens, does not fit into the card", "train", fix)
+    path.micro_tokens = max(longest, path.micro_tokens // 2)
+    say(f"train: step {step + 1}: out of memory; going on with at most {path.micro_tokens:,} tokens at once")
+
+
 def _describe(
-    config: Config, weights: dict[str, Any], model: Any, tokens: Tokens, total: int, micro_tokens: int
+    config: Config, weights: dict[str, Any], model: Any, tokens: Tokens, total: int, path: Packed | Plain
 ) -> None:
     """The arithmetic of the run, derived and printed."""
     trained = sum(p.numel() for p in weights.values())
@@ -195,15 +283,13 @@ def _describe(
         f"{warmup_steps(total, config.train.warmup)} of them warm-up")  # fmt: skip
     say(
         f"train: {trained:,} of {everything:,} parameters are trained ({trained / everything:.2%}); "
-        f"at most {micro_tokens:,} tokens at once"
+        f"{path.name} path, at most {path.micro_tokens:,} tokens at once"
     )
 
 
-def _look(
-    model: Any, encoder: Encoder, run: Run, val: Tokens, limit: int, micro_tokens: int, max_new: int
-) -> dict[str, Any]:
+def _look(model: Any, encoder: Encoder, run: Run, val: Tokens, limit: int, max_new: int) -> dict[str, Any]:
     """Held-out loss and two sample answers."""
-    loss = held_out_loss(model, val, range(min(limit, len(val))), micro_tokens)
+    loss = held_out_loss(model, val, range(min(limit, len(val))), max(EVAL_TOKENS, int(val.lengths.max())))
     said = answer(model, encoder, load_examples(run, "val")[:2], min(max_new, 48), "sample answers")
     return {
         "val_loss": loss,
@@ -219,16 +305,10 @@ def _short(samples: list[dict[str, str]]) -> str:
     return " | ".join(f"{clip(s['instruction'])} -> {clip(s['said'])}" for s in samples[:1])
 
 
-def _anyone(accelerator: Accelerator, code: int) -> bool:
-    """Whether any rank was told to stop; with one rank this costs nothing."""
-    if accelerator.num_processes == 1:
-        return code != 0
-    return bool(accelerator.reduce(torch.tensor(float(code != 0), device=accelerator.device), "sum") > 0)
-
-
-def _not_finite(step: int, loss: float, norm: float, saved: list[int]) -> UserError:
+def _not_finite(step: int, loss: float, norm: float, saved: list[int], rows: list[str]) -> UserError:
     last = f"the newest checkpoint is step {saved[-1]}" if saved else "there is no checkpoint yet"
-    return UserError(f"step {step + 1}: loss {loss}, gradient norm {norm}: training cannot go on ({last})", "train",
+    return UserError(f"step {step + 1}: loss {loss}, gradient norm {norm}: training cannot go on "
+                     f"({last}; the step's rows: {', '.join(rows[:8])}{', ...' if len(rows) > 8 else ''})", "train",
                      "lower train.lr, or raise train.warmup")  # fmt: skip
 
 

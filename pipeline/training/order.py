@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,3 +21,14 @@ def step_rows(step: int, rows: int, batch_size: int, seed: int) -> list[int]:
     epoch, within = divmod(step, per_epoch)
     order = epoch_order(rows, seed, epoch)
     return order[within * batch_size : (within + 1) * batch_size].tolist()
+
+
+def share_of(rows: Sequence[int], lengths: np.ndarray, rank: int, world: int) -> list[int]:
+    """The rows of a step that one rank computes: dealt out longest first, there and back, so that all get alike.
+
+    lengths: tokens of every row of the data. With one rank: all of them, as they are.
+    """
+    if world == 1:
+        return list(rows)
+    order = sorted(rows, key=lambda row: (-int(lengths[row]), row))
+    return [row for n, row in enumerate(order) if rank == (n % world if n // world % 2 == 0 else world - 1 - n % world)]

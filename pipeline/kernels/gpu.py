@@ -1,0 +1,307 @@
+"""Triton kernels for CUDA. Each has a plain twin whose file has the formula: norm, rotary, gate, attention, loss.
+
+Arithmetic is float32 inside, whatever comes in and goes out. One program takes one token unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+
+def _block(size: int) -> tuple[int, int]:
+    """A power of two that holds a whole row, and warps for it."""
+    block = int(triton.next_power_of_2(size))
+    return block, min(16, max(1, block // 512))
+
+
+# --- norm
+
+
+@triton.jit
+def _norm_kernel(x, w, n, r, size, eps, x_row, n_row, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    inside = at < size
+    wide = tl.load(x + row * x_row + at, mask=inside, other=0.0).to(tl.float32)
+    root = tl.rsqrt(tl.sum(wide * wide, 0) / size + eps)
+    weight = tl.load(w + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(n + row * n_row + at, wide * root * weight, mask=inside)
+    tl.store(r + row, root)
+
+
+def norm(x: torch.Tensor, weight: torch.Tensor, eps: float, room: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `norm.forward`."""
+    tokens, size = x.shape
+    n = torch.empty((tokens, size + room), dtype=x.dtype, device=x.device)[:, :size]
+    r = torch.empty(tokens, dtype=torch.float32, device=x.device)
+    block, warps = _block(size)
+    _norm_kernel[(tokens,)](x, weight, n, r, size, eps, x.stride(0), n.stride(0), BLOCK=block, num_warps=warps)
+    return n, r
+
+
+@triton.jit
+def _norm_backward_kernel(dn, x, w, r, past, dx, n, size, PAST: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    inside = at < size
+    root = tl.load(r + row)
+    unit = tl.load(x + row * size + at, mask=inside, other=0.0).to(tl.float32) * root
+    weight = tl.load(w + at, mask=inside, other=0.0).to(tl.float32)
+    g = tl.load(dn + row * size + at, mask=inside, other=0.0).to(tl.float32) * weight
+    found = root * (g - unit * (tl.sum(g * unit, 0) / size))
+    if PAST:
+        found += tl.load(past + row * size + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(dx + row * size + at, found, mask=inside)
+    tl.store(n + row * size + at, unit * weight, mask=inside)
+
+
+def norm_backward(
+    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, r: torch.Tensor, past: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `norm.backward`; dx takes the place of `grad`."""
+    x = x.contiguous()
+    tokens, size = x.shape
+    n = torch.empty_like(x)
+    block, warps = _block(size)
+    _norm_backward_kernel[(tokens,)](
+        grad, x, weight, r, grad if past is None else past, grad, n, size,
+        PAST=past is not None, BLOCK=block, num_warps=warps,
+    )  # fmt: skip
+    return grad, n
+
+
+# --- rotary
+
+
+@triton.jit
+def _rotate_kernel(
+    x, cos, sin, heads, half, x_row, x_head, SIGN: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    head = tl.arange(0, HEADS)[:, None]
+    at = tl.arange(0, HALF)[None, :]
+    inside = (head < heads) & (at < half)
+    c = tl.load(cos + row * 2 * half + at, mask=at < half, other=0.0).to(tl.float32)
+    s = tl.load(sin + row * 2 * half + at, mask=at < half, other=0.0).to(tl.float32) * SIGN
+    first = x + row * x_row + head * x_head + at
+    a = tl.load(first, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(first + half, mask=inside, other=0.0).to(tl.float32)
+    tl.store(first, a * c - b * s, mask=inside)
+    tl.store(first + half, b * c + a * s, mask=inside)
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, back: bool) -> None:
+    """As `rotary.rotate`. cos and sin repeat themselves after half a head, so half of them is read."""
+    tokens, heads, size = x.shape
+    cos, sin = cos.contiguous(), sin.contiguous()
+    _rotate_kernel[(tokens,)](
+        x, cos, sin, heads, size // 2, x.stride(0), x.stride(1), SIGN=-1.0 if back else 1.0,
+        HEADS=triton.next_power_of_2(heads), HALF=triton.next_power_of_2(size // 2), num_warps=8 if heads > 16 else 4,
+    )  # fmt: skip
+
+
+@triton.jit
+def _gather_kernel(
+    dq, dk, dv, late, cos, sin, out, front, shared, heads, key_heads, half,
+    LATE: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    size = 2 * half
+    head = tl.arange(0, HEADS)[:, None]
+    at = tl.arange(0, HALF)[None, :]
+    c = tl.load(cos + row * size + at, mask=at < half, other=0.0).to(tl.float32)
+    s = -tl.load(sin + row * size + at, mask=at < half, other=0.0).to(tl.float32)
+    out += row * (heads + 2 * key_heads) * size
+
+    inside = (head < heads) & (at < half)
+    place = head * size + at
+    a = tl.load(dq + row * heads * size + place, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(dq + row * heads * size + place + half, mask=inside, other=0.0).to(tl.float32)
+    if LATE:
+        more = inside & (row >= front) & (row < shared)
+        a += tl.load(late + (row - front) * heads * size + place, mask=more, other=0.0).to(tl.float32)
+        b += tl.load(late + (row - front) * heads * size + place + half, mask=more, other=0.0).to(tl.float32)
+    tl.store(out + place, a * c - b * s, mask=inside)
+    tl.store(out + place + half, b * c + a * s, mask=inside)
+
+    inside = (head < key_heads) & (at < half)
+    a = tl.load(dk + row * key_heads * size + place, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(dk + row * key_heads * size + place + half, mask=inside, other=0.0).to(tl.float32)
+    out += heads * size
+    tl.store(out + place, a * c - b * s, mask=inside)
+    tl.store(out + place + half, b * c + a * s, mask=inside)
+
+    out += key_heads * size
+    tl.store(out + place, tl.load(dv + row * key_heads * size + place, mask=inside), mask=inside)
+    tl.store(out + place + half, tl.load(dv + row * key_heads * size + place + half, mask=inside), mask=inside)
+
+
+def gather_back(
+    dq: torch.Tensor, dk: torch.Tensor, dv: torch.Tensor, late: torch.Tensor | None, front: int,
+    cos: torch.Tensor, sin: torch.Tensor,
+) -> torch.Tensor:  # fmt: skip
+    """As `rotary.gather_back`."""
+    dq, dk, dv = dq.contiguous(), dk.contiguous(), dv.contiguous()
+    tokens, heads, size = dq.shape
+    key_heads = dk.shape[1]
+    out = torch.empty((tokens, (heads + 2 * key_heads) * size), dtype=dq.dtype, device=dq.device)
+    _gather_kernel[(tokens,)](
+        dq, dk, dv, dq if late is None else late.contiguous(), cos.contiguous(), sin.contiguous(), out,
+        front, front + (0 if late is None else len(late)), heads, key_heads, size // 2,
+        LATE=late is not None, HEADS=triton.next_power_of_2(heads), HALF=triton.next_power_of_2(size // 2),
+        num_warps=8 if heads > 16 else 4,
+    )  # fmt: skip
+    return out
+
+
+# --- gate
+
+
+@triton.jit
+def _act(g, ACT: tl.constexpr):
+    """act(g) and its slope."""
+    if ACT == 0:
+        s = 1.0 / (1.0 + tl.exp(-g))
+        return g * s, s * (1.0 + g * (1.0 - s))
+    else:  # noqa: RET505 (the branches are compiled apart)
+        z = 0.7978845608028654 * (g + 0.044715 * g * g * g)
+        t = 2.0 / (1.0 + tl.exp(-2.0 * z)) - 1.0
+        slope = 0.7978845608028654 * (1.0 + 3.0 * 0.044715 * g * g)
+        return 0.5 * g * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * g * (1.0 - t * t) * slope
+
+
+@triton.jit
+def _gate_kernel(gu, h, size, ACT: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < size
+    g = tl.load(gu + row * 2 * size + at, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(gu + row * 2 * size + size + at, mask=inside, other=0.0).to(tl.float32)
+    value, _ = _act(g, ACT)
+    tl.store(h + row * size + at, value * u, mask=inside)
+
+
+def gate(gu: torch.Tensor, act: int) -> torch.Tensor:
+    """As `gate.forward`. A program takes 2,048 values of one token."""
+    tokens, both = gu.shape
+    h = torch.empty((tokens, both // 2), dtype=gu.dtype, device=gu.device)
+    _gate_kernel[(tokens, triton.cdiv(both // 2, 2048))](gu, h, both // 2, ACT=act, BLOCK=2048, num_warps=8)
+    return h
+
+
+@triton.jit
+def _gate_backward_kernel(dh, gu, dgu, size, ACT: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < size
+    g = tl.load(gu + row * 2 * size + at, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(gu + row * 2 * size + size + at, mask=inside, other=0.0).to(tl.float32)
+    d = tl.load(dh + row * size + at, mask=inside, other=0.0).to(tl.float32)
+    value, slope = _act(g, ACT)
+    tl.store(dgu + row * 2 * size + at, d * u * slope, mask=inside)
+    tl.store(dgu + row * 2 * size + size + at, d * value, mask=inside)
+    tl.store(dh + row * size + at, value * u, mask=inside)
+
+
+def gate_backward(grad: torch.Tensor, gu: torch.Tensor, act: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `gate.backward`; h takes the place of `grad`."""
+    tokens, size = grad.shape
+    dgu = torch.empty_like(gu)
+    _gate_backward_kernel[(tokens, triton.cdiv(size, 2048))](grad, gu, dgu, size, ACT=act, BLOCK=2048, num_warps=8)
+    return dgu, grad
+
+
+# --- attention
+
+
+@triton.jit
+def _merge_kernel(out, lse, out2, lse2, heads, size, lse_head, tokens, HEADS: tl.constexpr, SIZE: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    head = tl.arange(0, HEADS)
+    at = tl.arange(0, SIZE)
+    there = head < heads
+    l1 = tl.load(lse + head * lse_head + row, mask=there, other=0.0)
+    l2 = tl.load(lse2 + head * tokens + row, mask=there, other=0.0)
+    most = tl.maximum(l1, l2)
+    both = most + tl.log(tl.exp(l1 - most) + tl.exp(l2 - most))
+    inside = there[:, None] & (at < size)[None, :]
+    place = (row * heads + head[:, None]) * size + at[None, :]
+    o1 = tl.load(out + place, mask=inside, other=0.0).to(tl.float32)
+    o2 = tl.load(out2 + place, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + place, o1 * tl.exp(l1 - both)[:, None] + o2 * tl.exp(l2 - both)[:, None], mask=inside)
+    tl.store(lse + head * lse_head + row, both, mask=there)
+
+
+def merge(out: torch.Tensor, lse: torch.Tensor, out2: torch.Tensor, lse2: torch.Tensor) -> None:
+    """As `attention.merge`. out and out2 (tokens, heads, size) contiguous; lse may be part of a longer one."""
+    tokens, heads, size = out.shape
+    _merge_kernel[(tokens,)](
+        out, lse, out2, lse2.contiguous(), heads, size, lse.stride(0), tokens,
+        HEADS=triton.next_power_of_2(heads), SIZE=triton.next_power_of_2(size), num_warps=8 if heads > 16 else 4,
+    )  # fmt: skip
+
+
+# --- loss
+
+
+@triton.jit
+def _loss_kernel(z, targets, weights, losses, WORDS: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    z += row * WORDS
+    most = -float("inf")
+    total = 0.0
+    for start in range(0, WORDS, BLOCK):  # softmax in one pass (Milakov and Gimelshein 2018)
+        at = start + tl.arange(0, BLOCK)
+        part = tl.load(z + at, mask=at < WORDS, other=-float("inf")).to(tl.float32)
+        higher = tl.maximum(most, tl.max(part, 0))
+        total = total * tl.exp(most - higher) + tl.sum(tl.exp(part - higher), 0)
+        most = higher
+    sums = most + tl.log(total)
+    target = tl.load(targets + row)
+    weight = tl.load(weights + row)
+    tl.store(losses + row, weight * (sums - tl.load(z + target).to(tl.float32)))
+    for start in range(0, WORDS, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        part = tl.load(z + at, mask=at < WORDS, other=-float("inf")).to(tl.float32)
+        slope = tl.exp(part - sums) - tl.where(at == target, 1.0, 0.0)
+        tl.store(z + at, slope * weight, mask=at < WORDS)
+
+
+def to_gradient(z: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """As `loss.to_gradient`."""
+    losses = torch.empty(len(z), dtype=torch.float32, device=z.device)
+    _loss_kernel[(len(z),)](z, targets, weights, losses, WORDS=z.shape[1], BLOCK=4096, num_warps=8)
+    return losses.sum()
+
+
+# --- fp8
+
+
+@triton.jit
+def _quantise_kernel(x, q, scales, x_row, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    x += row * x_row
+    most = 0.0
+    for start in range(0, SIZE, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        part = tl.load(x + at, mask=at < SIZE, other=0.0).to(tl.float32)
+        most = tl.maximum(most, tl.max(tl.abs(part), 0))
+    scale = tl.maximum(most / 448.0, 1e-12)
+    tl.store(scales + row, scale)
+    for start in range(0, SIZE, BLOCK):  # the second reading comes from the cache
+        at = start + tl.arange(0, BLOCK)
+        part = tl.load(x + at, mask=at < SIZE, other=0.0).to(tl.float32)
+        part = tl.minimum(tl.maximum(part / scale, -448.0), 448.0)
+        tl.store(q + row * SIZE + at, part.to(q.dtype.element_ty), mask=at < SIZE)
+
+
+def quantise(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `fp8.quantise`. x may have room behind its rows."""
+    rows, size = x.shape
+    q = torch.empty((rows, size), dtype=torch.float8_e4m3fn, device=x.device)
+    scales = torch.empty((rows, 1), dtype=torch.float32, device=x.device)
+    block = min(8192, int(triton.next_power_of_2(size)))
+    _quantise_kernel[(rows,)](x, q, scales, x.stride(0), SIZE=size, BLOCK=block, num_warps=max(1, block // 512))
+    return q, scales

@@ -1,0 +1,158 @@
+"""Low-rank updates of frozen linear layers that share one input (q, k, v; gate, up; or one layer by itself).
+
+    y_i = x W_i' + b_i + s_i t_i B_i',    t_i = drop(x) A_i'                                   (Hu et al. 2021)
+    p_i = s_i dy_i B_i,  dx = sum_i dy_i W_i + drop(p_i A_i),  dA_i = p_i' drop(x),  dB_i = s_i dy_i' t_i
+
+Where the input has room behind each row, t goes there and s B stands behind W, so that one product makes all of y:
+[x t] [W sB]'. W has no gradient. The A's lie in one matrix, so the products
+with them are one product. Dropout keeps no mask: it is drawn again from its seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pipeline.kernels.frozen import Frozen
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One layer's update: `a` (r, in), `b` (out, r), trained; y gains scale * x a' b'. dropout: share, on its input."""
+
+    a: torch.nn.Parameter
+    b: torch.nn.Parameter
+    scale: float
+    dropout: float = 0.0
+
+
+@dataclass
+class Kept:
+    """What the backward pass of `Linear` needs beside its input: t, (tokens, sum of ranks), and the dropout's seeds."""
+
+    t: torch.Tensor
+    seeds: list[int]
+
+
+class Linear:
+    """Frozen layers with one input and their adapters (None where a layer has none).
+
+    Args:
+        sizes: outputs of each layer, in the order in which `frozen` stacks them.
+        onto: whether outputs are added to something, or inputs come from elsewhere than `norm`: then without room.
+
+    Attributes:
+        room: columns that must be free behind each row of the input.
+    """
+
+    def __init__(
+        self, frozen: Frozen, sizes: Sequence[int], adapters: Sequence[Adapter | None], onto: bool = True
+    ) -> None:
+        self.frozen = frozen
+        ends = [sum(sizes[: n + 1]) for n in range(len(sizes))]
+        self.spans = [slice(e - s, e) for e, s, a in zip(ends, sizes, adapters, strict=True) if a is not None]
+        self.adapters = [a for a in adapters if a is not None]
+        self.parameters = [p for a in self.adapters for p in (a.a, a.b)]
+        ranks = [a.a.shape[0] for a in self.adapters]
+        self.ranks = [slice(sum(ranks[:n]), sum(ranks[: n + 1])) for n in range(len(ranks))]
+        self.drops = any(a.dropout for a in self.adapters)
+        like = {"dtype": frozen.dtype, "device": frozen.device}
+        self.a = torch.empty(sum(ranks), frozen.inputs, **like) if ranks else None
+        self.b = [torch.empty(a.b.shape, **like) for a in self.adapters]
+        self.room = 0 if onto or self.a is None else frozen.extend(sum(ranks))
+
+    def copies(self) -> list[tuple[torch.Tensor, torch.nn.Parameter, float]]:
+        """Where the adapters' values must be put after each optimiser step, in the arithmetic's type, times what."""
+        made = []
+        for adapter, b, span, rank in zip(self.adapters, self.b, self.spans, self.ranks, strict=True):
+            made += [(self.a[rank], adapter.a, 1.0), (b, adapter.b, 1.0)]  # type: ignore[index]
+            if self.room:
+                behind = slice(self.frozen.inputs + rank.start, self.frozen.inputs + rank.stop)
+                made.append((self.frozen.wide[span, behind], adapter.b, adapter.scale))
+        return made
+
+    def forward(self, x: torch.Tensor, onto: torch.Tensor | None = None, seed: int = 0) -> tuple[torch.Tensor, Kept]:
+        """y (tokens, out), with `onto` (the residual stream) added to it. seed: of the dropout."""
+        kept = self._low_rank(x, seed)
+        return self.again(x, kept, onto), kept
+
+    def again(self, x: torch.Tensor, kept: Kept, onto: torch.Tensor | None = None) -> torch.Tensor:
+        """y, when t is known."""
+        if self.room:
+            x.as_strided((len(x), self.frozen.wide.shape[1]), x.stride())[:, self.frozen.inputs :] = kept.t
+            return self.frozen.forward_wide(x)
+        y = self.frozen.forward(x, onto)
+        for adapter, b, span, rank in zip(self.adapters, self.b, self.spans, self.ranks, strict=True):
+            y[:, span].addmm_(kept.t[:, rank], b.t(), alpha=adapter.scale)
+        return y
+
+    def _low_rank(self, x: torch.Tensor, seed: int) -> Kept:
+        if self.a is None:
+            return Kept(x.new_empty(x.shape[0], 0), [])
+        if not self.drops:
+            return Kept(x @ self.a.t(), [])
+        seeds = [seed * 8 + n for n in range(len(self.adapters))]
+        parts = [
+            (x * _mask(x, a.dropout, s)) @ self.a[rank].t()
+            for a, s, rank in zip(self.adapters, seeds, self.ranks, strict=True)
+        ]
+        return Kept(torch.cat(parts, dim=1), seeds)
+
+    def backward_input(
+        self, grad: torch.Tensor, kept: Kept, wanted: bool = True
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """dx (None where nobody wants it), and p (tokens, sum of ranks)."""
+        p = torch.empty_like(kept.t)
+        for adapter, b, span, rank in zip(self.adapters, self.b, self.spans, self.ranks, strict=True):
+            p[:, rank] = (grad[:, span] @ b).mul_(adapter.scale)
+        if not wanted:
+            return None, p
+        dx = self.frozen.backward(grad)
+        if self.a is not None and not self.drops:
+            dx.addmm_(p, self.a)
+        elif self.a is not None:
+            for adapter, rank, seed in zip(self.adapters, self.ranks, kept.seeds, strict=True):
+                dx += (p[:, rank] @ self.a[rank]).mul_(_mask(dx, adapter.dropout, seed))
+        return dx, p
+
+    def backward_parameters(
+        self, grad: torch.Tensor, x: torch.Tensor, p: torch.Tensor, kept: Kept
+    ) -> list[torch.Tensor]:
+        """Gradients of `parameters`, in their order and type."""
+        da = p.t() @ x if self.adapters and not self.drops else None
+        grads = []
+        for n, (adapter, span, rank) in enumerate(zip(self.adapters, self.spans, self.ranks, strict=True)):
+            own = da[rank] if da is not None else p[:, rank].t() @ (x * _mask(x, adapter.dropout, kept.seeds[n]))
+            db = (grad[:, span].t() @ kept.t[:, rank]).mul_(adapter.scale)
+            grads += [own.to(adapter.a.dtype), db.to(adapter.b.dtype)]
+        return grads
+
+
+def _mask(like: torch.Tensor, share: float, seed: int) -> torch.Tensor:
+    """1 / (1 - share) where a value stays, 0 where it is dropped; the same for the same seed."""
+    generator = torch.Generator(like.device).manual_seed(seed)
+    return torch.empty_like(like).bernoulli_(1 - share, generator=generator).div_(1 - share)
+
+
+class LoraLinear(torch.autograd.Function):
+    """`Linear` for models whose own forward calls it; `parameters` come last, so that they get their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, linear: Linear, seed: int, *parameters: torch.Tensor) -> torch.Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        y, kept = linear.forward(flat, seed=seed)
+        ctx.save_for_backward(flat, kept.t)
+        ctx.linear, ctx.seeds, ctx.shape = linear, kept.seeds, x.shape
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        x, t = ctx.saved_tensors
+        flat = grad.reshape(-1, grad.shape[-1])
+        kept = Kept(t, ctx.seeds)
+        dx, p = ctx.linear.backward_input(flat, kept, ctx.needs_input_grad[0])
+        grads = ctx.linear.backward_parameters(flat, x, p, kept)
+        return None if dx is None else dx.view(ctx.shape), None, None, *grads

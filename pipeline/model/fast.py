@@ -1,0 +1,332 @@
+"""The fast path: packs through stock transformers models, with peft's parameters and our kernels.
+
+- Attention comes in through transformers' `AttentionInterface`, so any model that uses it can take packs.
+- A block of LLaMA's form (LLaMA, Mistral, Qwen2, Gemma 1) becomes one function (`kernels.block`).
+- Elsewhere every linear layer with an adapter becomes one (`kernels.lora`).
+- The head sees only positions that predict something (`kernels.loss`).
+
+Layers get a forward of their own while a pack goes through, and have the stock one otherwise: held-out loss, answers
+and saving never meet any of this. `loss_sum` of `pipeline.model.loss` is the plain twin, and
+`pipeline.training.path.difference` compares the two before a run begins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from pipeline.kernels.attention import Layout, attention
+from pipeline.kernels.bits import Bits
+from pipeline.kernels.block import Block
+from pipeline.kernels.fp8 import Fp8
+from pipeline.kernels.frozen import Frozen
+from pipeline.kernels.gate import ACTS
+from pipeline.kernels.lora import Adapter, Linear, LoraLinear
+from pipeline.kernels.loss import HeadLoss
+from pipeline.prompt.pack import Pack
+
+NAME = "suri_packed"  # of our attention among those of transformers
+HALVES = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu"}
+# What some models do to their logits; there the head goes through the model's own forward.
+SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+
+
+_now: list[Any] = []  # what the attention of a model that is on its way sees: its `Ready`
+
+
+def _packed_attention(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any,
+    scaling: float | None = None, **kwargs: Any,
+) -> tuple[torch.Tensor, None]:  # fmt: skip
+    """transformers' interface: (1, heads, tokens, size) in, (1, tokens, heads, size) out."""
+    q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
+    return attention(q, k, v, _now[-1].layout, scaling if scaling is not None else q.shape[-1] ** -0.5)[None], None
+
+
+AttentionInterface.register(NAME, _packed_attention)
+AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
+
+
+class NotPackable(Exception):
+    """Why a model or an adapter cannot take the fast path."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A pack on the device. kept: positions that predict something, ascending; entries: where each entry is in them."""
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    layout: Layout
+    kept: torch.Tensor
+    entries: torch.Tensor
+    targets: torch.Tensor
+    weights: torch.Tensor
+
+    @classmethod
+    def of(cls, pack: Pack, device: torch.device, plain: bool) -> Ready:
+        """plain: attention without flash kernels (CPU, float32)."""
+        kept, entries = np.unique(pack.where, return_inverse=True)
+
+        def tensor(values: np.ndarray) -> torch.Tensor:
+            made = torch.from_numpy(np.ascontiguousarray(values))
+            return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made
+
+        return cls(
+            tensor(pack.ids[None]), tensor(pack.positions[None]), Layout.of(pack, device, plain), tensor(kept),
+            tensor(entries.reshape(-1)), tensor(pack.targets), tensor(pack.weights),
+        )  # fmt: skip
+
+
+class Fast:
+    """Kernels beside a model, and the loss of packs through them.
+
+    Args:
+        model: a peft model with plain LoRA, or a causal LM of which every weight is trained.
+        longest: tokens of the longest row.
+        fp8: whether the frozen weights are to be turned into 8-bit floats (for good: the model keeps no others).
+
+    Raises:
+        NotPackable: the model's attention or its adapters are of another kind.
+    """
+
+    def __init__(self, model: Any, longest: int, fp8: bool = False) -> None:
+        self.whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.decoder = self.whole.get_decoder() if hasattr(self.whole, "get_decoder") else self.whole.base_model
+        _check_attention(self.whole, longest)
+        self.device = next(model.parameters()).device
+        lora = hasattr(model, "peft_config")
+        if not lora and self.device.type == "cuda":
+            raise NotPackable("every weight is trained, in float32")
+        self.dtype = _dtype(self.decoder) if lora else torch.float32
+        self.plain = self.device.type != "cuda" or self.dtype == torch.float32
+        self.fp8 = fp8
+        self.now: Ready | None = None
+        self.linears: list[Linear] = []
+        self.forwards: list[tuple[Any, Any]] = []  # modules, and what they do while a pack goes through
+        self.blocks = self._take_blocks() if lora else []
+        if not self.blocks and lora:
+            self._take_linears()
+        self.head = self.whole.get_output_embeddings()
+        self.fused_head = (
+            type(self.head) is torch.nn.Linear
+            and self.head.bias is None
+            and not any(getattr(self.whole.config, name, None) not in (None, 1, 1.0) for name in SCALED)
+        )
+        self.copies = [copy for linear in self.linears for copy in linear.copies()]
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Copies the adapters' values into the arithmetic's type; to be called after every optimiser step."""
+        if self.copies:
+            with torch.no_grad():
+                torch._foreach_copy_([copy for copy, _, _ in self.copies], [p.detach() for _, p, _ in self.copies])
+                scaled = [(copy, scale) for copy, _, scale in self.copies if scale != 1]
+                if scaled:
+                    torch._foreach_mul_([copy for copy, _ in scaled], [scale for _, scale in scaled])
+
+    def ready(self, pack: Pack) -> Ready:
+        """The pack on the device; can be made by another thread, ahead of its step."""
+        return Ready.of(pack, self.device, self.plain)
+
+    def loss_sum(self, ready: Ready) -> torch.Tensor:
+        """Sum over the pack's entries of weight * -log p(target); a scalar in float32, zero where there are none."""
+        if not len(ready.targets):
+            return torch.zeros((), device=self.device)
+        with self._in_place(ready):
+            if not self.fused_head:
+                return self._own_head(ready)
+            hidden = self.decoder(input_ids=ready.ids, position_ids=ready.positions, use_cache=False)[0][0]
+        if not self.blocks:
+            hidden = hidden[ready.kept]
+        hidden = hidden[ready.entries]
+        found: torch.Tensor = HeadLoss.apply(hidden, self.head.weight, ready.targets, ready.weights)
+        return found
+
+    def _own_head(self, ready: Ready) -> torch.Tensor:
+        hook = self.head.register_forward_pre_hook(lambda _, args: (self._predicting(args[0], ready),))
+        try:
+            logits = self.whole(input_ids=ready.ids, position_ids=ready.positions, use_cache=False).logits
+        finally:
+            hook.remove()
+        losses = F.cross_entropy(logits.float(), ready.targets, reduction="none")
+        return (losses * ready.weights).sum()
+
+    def _predicting(self, hidden: torch.Tensor, ready: Ready) -> torch.Tensor:
+        """The hidden states of the entries. hidden (1, tokens, size), of the kept positions alone behind our blocks."""
+        return hidden[0][ready.entries] if self.blocks else hidden[0][ready.kept][ready.entries]
+
+    @contextlib.contextmanager
+    def _in_place(self, ready: Ready) -> Iterator[None]:
+        """While it lasts, the model's layers take packs."""
+        config = self.decoder.config
+        stock = config._attn_implementation
+        self.now = ready
+        _now.append(ready)
+        config._attn_implementation = NAME
+        for module, forward in self.forwards:
+            module.forward = forward
+        try:
+            yield
+        finally:
+            for module, _ in self.forwards:
+                del module.forward  # the class's own is behind it
+            config._attn_implementation = stock
+            self.now = None
+            _now.pop()
+
+    @contextlib.contextmanager
+    def without_dropout(self) -> Iterator[None]:
+        """While it lasts, adapters drop nothing."""
+        drops = [linear.drops for linear in self.linears]
+        for linear in self.linears:
+            linear.drops = False
+        try:
+            yield
+        finally:
+            for linear, value in zip(self.linears, drops, strict=True):
+                linear.drops = value
+
+    @property
+    def recompute(self) -> bool:
+        """Whether blocks keep less and compute again."""
+        return any(block.recompute for block in self.blocks)
+
+    @recompute.setter
+    def recompute(self, value: bool) -> None:
+        for block in self.blocks:
+            block.recompute = value
+
+    def _take_blocks(self) -> list[Block]:
+        """Blocks of LLaMA's form as functions; none when one of them has another form."""
+        layers = getattr(self.decoder, "layers", None)
+        if layers is None or not all(_is_llama(layer) for layer in layers):
+            return []
+        blocks = [self._block(layer) for layer in layers]
+        for n, (layer, block) in enumerate(zip(layers, blocks, strict=True)):
+            self.forwards.append((layer, self._block_forward(block, last=n == len(blocks) - 1)))
+        return blocks
+
+    def _block(self, layer: Any) -> Block:
+        attn, mlp = layer.self_attn, layer.mlp
+        made = []
+        for names in HALVES:
+            modules = [getattr(attn, name, None) or getattr(mlp, name) for name in names]
+            made.append(self._linear(modules, onto=len(names) == 1))
+        norms = [self._norm(norm) for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
+        config = self.decoder.config
+        size = int(attn.head_dim)
+        return Block(
+            norm1=norms[0][0],
+            norm2=norms[1][0],
+            eps=norms[0][1],
+            heads=config.num_attention_heads,
+            key_heads=config.num_key_value_heads,
+            size=size,
+            scale=float(getattr(attn, "scaling", size**-0.5)),
+            act=ACTS[ACTIVATIONS[_activation(config)]],
+            qkv=made[0],
+            out=made[1],
+            gate_up=made[2],
+            down=made[3],
+        )
+
+    def _norm(self, norm: Any) -> tuple[torch.Tensor, float]:
+        """What the unit vector is multiplied with, and epsilon. Gemma keeps its weight around zero."""
+        weight = norm.weight.detach().float()
+        if "Gemma" in type(norm).__name__:
+            weight = weight + 1
+        return weight.to(self.dtype), float(getattr(norm, "variance_epsilon", None) or norm.eps)
+
+    def _linear(self, modules: Sequence[Any], onto: bool = True) -> Linear:
+        bases = [getattr(m, "base_layer", m) for m in modules]
+        frozen = (Fp8 if self.fp8 else Frozen if type(bases[0]) is torch.nn.Linear else Bits)(bases, self.dtype)
+        linear = Linear(frozen, [b.out_features for b in bases], [_adapter(m) for m in modules], onto)
+        self.linears.append(linear)
+        return linear
+
+    def _block_forward(self, block: Block, last: bool) -> Any:
+        def forward(hidden_states: torch.Tensor, *args: Any, position_embeddings: Any = None, **kwargs: Any) -> Any:
+            assert self.now is not None
+            cos, sin = (t[0].to(self.dtype) for t in position_embeddings)
+            keep = self.now.kept if last else None
+            return block(hidden_states[0].to(self.dtype), cos, sin, self.now.layout, keep)[None]
+
+        return forward
+
+    def _take_linears(self) -> None:
+        for module in self.whole.modules():
+            if _adapter(module) is not None and hasattr(module.base_layer, "in_features"):
+                self.forwards.append((module, self._linear_forward(self._linear([module]))))
+
+    def _linear_forward(self, linear: Linear) -> Any:
+        def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            seed = int(torch.randint(1 << 40, ())) if linear.drops else 0
+            made: torch.Tensor = LoraLinear.apply(x, linear, seed, *linear.parameters)
+            return made
+
+        return forward
+
+
+def _check_attention(whole: Any, longest: int) -> None:
+    """Raises NotPackable where attention is more than a causal softmax."""
+    config = whole.config
+    if not getattr(whole, "_supports_attention_backend", False):
+        raise NotPackable(f"attention of {config.model_type} cannot be exchanged")
+    if getattr(config, "attn_logit_softcapping", None):
+        raise NotPackable(f"{config.model_type} caps its attention scores")
+    if getattr(config, "attention_dropout", 0.0):
+        raise NotPackable("the base has attention dropout")
+    window = getattr(config, "sliding_window", None)
+    if window and getattr(config, "use_sliding_window", True) and longest > window:
+        raise NotPackable(f"rows are longer than the attention window of {window} tokens")
+
+
+def _dtype(decoder: Any) -> torch.dtype:
+    """Of the arithmetic: that of the frozen weights that are held as numbers, such as norms."""
+    return next(p.dtype for p in decoder.parameters() if p.is_floating_point() and not p.requires_grad)
+
+
+def _activation(config: Any) -> str:
+    return str(getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", ""))
+
+
+def _is_llama(layer: Any) -> bool:
+    """Whether a block is norm, attention, norm, gated MLP, all before their residual, and nothing more."""
+    attn, mlp = getattr(layer, "self_attn", None), getattr(layer, "mlp", None)
+    parts = {name for name, _ in layer.named_children()}
+    if parts != {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}:
+        return False
+    inside = {name for name, _ in attn.named_children()} | {name for name, _ in mlp.named_children()}  # type: ignore[union-attr]
+    wanted = {name for names in HALVES for name in names} | {"act_fn"}
+    config = getattr(attn, "config", None)
+    return inside == wanted and config is not None and _activation(config) in ACTIVATIONS
+
+
+def _adapter(module: Any) -> Adapter | None:
+    """peft's parameters of a linear layer; None when it has no adapter.
+
+    Raises:
+        NotPackable: an adapter that is more than A, B and a scale.
+    """
+    if not hasattr(module, "lora_A"):
+        return None
+    if (
+        list(module.lora_A) != ["default"]
+        or getattr(module, "fan_in_fan_out", False)
+        or any((getattr(module, "use_dora", None) or {}).values())
+    ):
+        raise NotPackable("an adapter of another kind than plain LoRA")
+    a, b = module.lora_A["default"], module.lora_B["default"]
+    if getattr(b, "bias", None) is not None:
+        raise NotPackable("an adapter with a bias")
+    dropout = float(getattr(module.lora_dropout["default"], "p", 0.0))
+    return Adapter(a.weight, b.weight, float(module.scaling["default"]), dropout)

@@ -1,0 +1,223 @@
+"""Measures training on one GPU: `python -m scripts.bench_train DATA TOKENIZER [CASE ...] [key=value ...]`.
+
+DATA: instruction data in Alpaca form. TOKENIZER: a folder with tokenizer.model. Weights are random (speed does not
+depend on them), the rows are real, cut at 512, LoRA r=16 on all linear layers, an optimizer step per micro-batch.
+tok/s counts the rows' own tokens: padding and shared preambles are not counted twice. Each case: warm-up steps, then
+timed ones.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+
+from pipeline.command import guarded
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.model.base import Base
+from pipeline.model.fast import Fast
+from pipeline.model.load import load_base
+from pipeline.prompt.batch import pad
+from pipeline.prompt.pack import Pack, Packer
+from pipeline.prompt.stage import encoder_of
+from pipeline.prompt.tokens import Tokens
+from pipeline.run import Run
+from pipeline.stages import bring_up_to_date
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "7b": {
+        "model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32000, "max_position_embeddings": 2048,
+    },
+    "135m": {
+        "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+    },
+    "tiny": {
+        "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 32000, "max_position_embeddings": 2048,
+    },
+}  # fmt: skip
+
+
+@dataclass
+class Case:
+    """tokens: in a micro-batch, as `tok/s` counts them. rows: of a micro-batch, instead, for padded ones."""
+
+    how: str
+    tokens: int = 16384
+    rows: int = 0
+    shape: str = "7b"
+    share: bool = True
+    recompute: bool = False
+    grouped: bool = True
+    quantize: str = "none"
+
+
+CASES = {
+    "padded4": Case("hf", rows=4, grouped=False),
+    "padded32": Case("hf", rows=32, grouped=False),
+    "grouped64": Case("hf", rows=64),
+    "packed": Case("ours", share=False),
+    "shared": Case("ours"),
+    "shared-block": Case("ours", recompute=True),
+    "fp8": Case("ours", quantize="fp8"),
+    "shared-block4k": Case("ours", tokens=4096, recompute=True),
+    "nf4-block": Case("ours", tokens=4096, quantize="nf4", recompute=True),
+    "small-packed": Case("ours", tokens=65536, shape="135m", share=False),
+    "small": Case("ours", tokens=65536, shape="135m"),
+    "tiny": Case("ours", tokens=2048, shape="tiny"),
+    "tiny-hf": Case("hf", rows=16, shape="tiny"),
+}
+
+
+def measure(name: str, case: Case, model: Any, tokens: Tokens, leading: list[list[int]], steps: int) -> str:
+    """One line of the table."""
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=torch.cuda.is_available()
+    )
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    step = ours(case, model, tokens, leading) if case.how == "ours" else plain(case, model, tokens)
+    times: list[float] = []
+    counts: list[int] = []
+    for n, count in enumerate(step):
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter())
+        counts.append(count)
+        if n == steps + WARM:
+            break
+    spans = np.diff(times)[WARM - 1 :]
+    rate = sum(counts[WARM:][: len(spans)]) / spans.sum()
+    peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
+    return f"| {name:15} | {rate:9,.0f} | {statistics.median(spans) * 1e3:8.1f} | {peak:6.1f} |"
+
+
+WARM = 4
+
+
+def ours(case: Case, model: Any, tokens: Tokens, leading: list[list[int]]) -> Iterator[int]:
+    """Packs through the fast path; yields original tokens after each backward pass."""
+    fast = Fast(model, int(tokens.lengths.max()), fp8=case.quantize == "fp8")
+    for block in fast.blocks:
+        block.recompute = case.recompute
+    packer = Packer(tokens, leading if case.share else [], 1 << 40)
+    rng = np.random.default_rng(0)
+    packs: list[Pack] = []
+    while len(packs) < 12:
+        order = rng.permutation(len(tokens))
+        sums = np.cumsum(tokens.lengths[order])
+        cuts = np.searchsorted(sums, np.arange(1, 13) * case.tokens)
+        packs += [packer.pack(order[a:b].tolist()) for a, b in zip([0, *cuts[:-1]], cuts, strict=True) if b > a]
+    ready = [fast.ready(pack) for pack in packs]
+    n = 0
+    while True:
+        pack = packs[n % len(packs)]
+        fast.refresh()
+        (fast.loss_sum(ready[n % len(packs)]) / pack.learnt).backward()
+        yield pack.original
+        n += 1
+
+
+def plain(case: Case, model: Any, tokens: Tokens) -> Iterator[int]:
+    """Stock transformers and peft on padded rows, as alpaca-lora's loop has them, in bf16."""
+    device = next(model.parameters()).device
+    rng = np.random.default_rng(0)
+    while True:
+        rows = rng.permutation(len(tokens))[: case.rows * 16]
+        if case.grouped:
+            rows = rows[np.argsort(tokens.lengths[rows])]
+        for start in rng.permutation(np.arange(0, len(rows), case.rows)):
+            chosen = rows[start : start + case.rows]
+            batch = pad([tokens.row(int(i)) for i in chosen])
+            ids, labels = torch.from_numpy(batch.ids).to(device), torch.from_numpy(batch.labels).to(device)
+            widths = torch.from_numpy(tokens.lengths[chosen]).to(device)
+            mask = (torch.arange(ids.shape[1], device=device)[None] < widths[:, None]).long()
+            model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss.backward()
+            yield int(widths.sum())
+
+
+def _model(case: Case) -> Any:
+    config = Config.model_validate({"name": "bench", "model": {"geometry": SHAPES[case.shape]}})
+    base = load_base(config, Base(None, Path(), 0, ()))
+    if case.quantize == "nf4":
+        _four_bits(base)
+    base.config.use_cache = False
+    base.requires_grad_(False)
+    # As alpaca-lora's users run it today: everything in bf16, no autocast around it.
+    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(base, lora, autocast_adapter_dtype=case.how == "ours")
+
+
+def _four_bits(model: Any) -> None:
+    """Puts bitsandbytes' 4-bit layers in place of the blocks' linear ones, as transformers does while loading."""
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    for name, layer in list(model.get_decoder().layers.named_modules()):
+        if type(layer) is torch.nn.Linear:
+            small = Linear4bit(layer.in_features, layer.out_features, False, torch.bfloat16, quant_type="nf4")
+            weight = Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True)
+            small.weight = weight.to(layer.weight.device)
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_decoder().layers.get_submodule(parent), last, small)
+            layer.weight.data = layer.weight.data.new_empty(0)
+
+
+def _tokens(data: str, tokenizer: str, work: Path) -> tuple[Tokens, list[list[int]]]:
+    as_published = {"sources": [{"path": data}], "clean": "none", "duplicates": {"exact": False, "near": 0}}
+    prompt = {"template": "alpaca", "join": "joint", "mask_prompt": True}
+    values = {"name": "bench", "model": {"tokenizer": tokenizer}, "data": as_published, "prompt": prompt}
+    config = Config.model_validate(values)
+    run = Run(work / "bench")
+    bring_up_to_date(config, run, "tokens")
+    return Tokens(run.folder("tokens") / "train.arrow"), encoder_of(config, Path(tokenizer)).leading()
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    steps = 10
+    if words and words[-1].startswith("steps="):
+        steps = int(words.pop()[6:])
+    if len(words) < 3:
+        raise UserError("name the data, the tokenizer's folder and a case", "DATA TOKENIZER CASE", ", ".join(CASES))
+    if unknown := [w for w in words[2:] if w not in CASES]:
+        raise UserError(f"no such case: {unknown[0]}", "CASE", f"there are {', '.join(CASES)}")
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        tokens, leading = _tokens(words[0], words[1], Path(folder))
+        model, held = None, ("", "", "")
+        for name in words[2:]:
+            case = CASES[name]
+            if model is None or held != (case.shape, case.quantize, case.how):
+                del model
+                gc.collect()
+                model, held = _model(case), (case.shape, case.quantize, case.how)
+            try:
+                lines.append(measure(name, case, model, tokens, leading, steps))
+            except torch.cuda.OutOfMemoryError:
+                lines.append(f"| {name:15} | {'out of memory':>30} |")
+                model.zero_grad()
+            gc.collect()
+            print(lines[-1], flush=True)
+    print(f"\n| {'case':15} | {'tok/s':>9} | {'ms':>8} | {'GiB':>6} |")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    raise SystemExit(guarded(main))
