@@ -15,11 +15,14 @@ RUN = $(PY) -m scripts.$@ --config $(CONFIG) $(ARGS)
 
 A ?=
 B ?=
+DATA ?=
+TOKENIZER ?=
+CASES ?=
 # Compiled files are kept: without them every import of transformers takes 16 seconds instead of 5.
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 
-.PHONY: help data train export preview plan chat data-diff test check clean
+.PHONY: help data train export preview plan chat data-diff bench profile test check clean
 help:
 	@echo 'make export    data -> tokens -> train -> merged checkpoint (the demo, or CONFIG=configs/NAME.yaml)'
 	@echo 'make data      read, clean, compare, split and tokenise the data; a report to look at'
@@ -28,6 +31,8 @@ help:
 	@echo 'make preview   five encoded rows, with what carries loss in green'
 	@echo 'make plan      rows, tokens, steps, trained parameters and memory of a config'
 	@echo 'make chat      talk to the exported checkpoint'
+	@echo 'make bench DATA=alpaca_data.json TOKENIZER=folder    training speed on this GPU, beside Hugging Face'
+	@echo 'make profile DATA=... TOKENIZER=... CASES=shared     its largest kernels, and a trace'
 	@echo 'make test      the test suite        make check   lint, format, types'
 	@echo 'make clean     remove runs/ and .cache/'
 	@echo
@@ -39,6 +44,10 @@ data train export preview plan chat: $(READY) $(BASE)
 
 data-diff: $(READY)
 	@$(PY) -m scripts.data_diff "$(A)" "$(B)"
+
+# DATA: instruction data in Alpaca form. TOKENIZER: a folder with tokenizer.model.
+bench profile: $(READY)
+	@$(PY) -m scripts.bench_train "$(DATA)" "$(TOKENIZER)" $(if $(filter profile,$@),--profile) $(CASES)
 
 test: .venv/.report .venv/.ray .venv/.browser
 	@$(PY) -m pytest $(ARGS)

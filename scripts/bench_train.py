@@ -1,15 +1,19 @@
-"""Measures training on one GPU: `python -m scripts.bench_train DATA TOKENIZER [CASE ...] [key=value ...]`.
+"""Measures training on one GPU: `python -m scripts.bench_train DATA TOKENIZER [CASE ...]`, or `make bench`.
 
 DATA: instruction data in Alpaca form. TOKENIZER: a folder with tokenizer.model. Weights are random (speed does not
 depend on them), the rows are real, cut at 512, LoRA r=16 on all linear layers, an optimizer step per micro-batch.
 tok/s counts the rows' own tokens: padding and shared preambles are not counted twice. Each case: warm-up steps, then
-timed ones.
+timed ones, the card waited for after each. `limit` is what the products alone allow (4 FLOPs a parameter and token,
+at the rate of large bf16 products on this card, measured first): shared preambles and fp8 can pass it.
+With `--profile CASE ...` each case writes a trace and prints its ten largest kernels instead.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib.util
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -51,6 +55,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+CUDA = torch.cuda.is_available()
+
 
 @dataclass
 class Case:
@@ -67,49 +73,76 @@ class Case:
 
 
 CASES = {
-    "padded4": Case("hf", rows=4, grouped=False),
-    "padded32": Case("hf", rows=32, grouped=False),
-    "grouped64": Case("hf", rows=64),
+    "hf padded 4": Case("hf", rows=4, grouped=False),
+    "hf padded 32": Case("hf", rows=32, grouped=False),
+    "hf grouped 48": Case("hf", rows=48),
+    "hf grouped 48, Liger": Case("liger", rows=48),
     "packed": Case("ours", share=False),
     "shared": Case("ours"),
-    "shared-block": Case("ours", recompute=True),
+    "shared, checkpointed": Case("ours", tokens=4096, recompute=True),
     "fp8": Case("ours", quantize="fp8"),
-    "shared-block4k": Case("ours", tokens=4096, recompute=True),
-    "nf4-block": Case("ours", tokens=4096, quantize="nf4", recompute=True),
-    "small-packed": Case("ours", tokens=65536, shape="135m", share=False),
-    "small": Case("ours", tokens=65536, shape="135m"),
+    "nf4, checkpointed": Case("ours", tokens=4096, quantize="nf4", recompute=True),
+    "135m packed": Case("ours", tokens=65536, shape="135m", share=False),
+    "135m shared": Case("ours", tokens=65536, shape="135m"),
     "tiny": Case("ours", tokens=2048, shape="tiny"),
-    "tiny-hf": Case("hf", rows=16, shape="tiny"),
+    "tiny hf": Case("hf", rows=16, shape="tiny"),
 }
+TINY = ("tiny", "tiny hf")  # for machines without a GPU: that it runs, no more
+WARM = 4
+STEPS = 10
+PARAMETERS = {"7b": 6.61e9, "135m": 1.345e8, "tiny": 2.2e6}  # that a token is multiplied with, head included
 
 
-def measure(name: str, case: Case, model: Any, tokens: Tokens, leading: list[list[int]], steps: int) -> str:
-    """One line of the table."""
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=torch.cuda.is_available()
-    )
-    if torch.cuda.is_available():
+def measure(name: str, case: Case, model: Any, tokens: Tokens, leading: list[list[int]], limit: float) -> str:
+    """One line of the table. limit: FLOPs a second of large products."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=CUDA)
+    if CUDA:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    step = ours(case, model, tokens, leading) if case.how == "ours" else plain(case, model, tokens)
     times: list[float] = []
     counts: list[int] = []
-    for n, count in enumerate(step):
+    for n, count in enumerate(_steps(case, model, tokens, leading)):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if torch.cuda.is_available():
+        if CUDA:
             torch.cuda.synchronize()
         times.append(time.perf_counter())
         counts.append(count)
-        if n == steps + WARM:
+        if n == STEPS + WARM:
             break
     spans = np.diff(times)[WARM - 1 :]
     rate = sum(counts[WARM:][: len(spans)]) / spans.sum()
-    peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
-    return f"| {name:15} | {rate:9,.0f} | {statistics.median(spans) * 1e3:8.1f} | {peak:6.1f} |"
+    peak = torch.cuda.max_memory_allocated() / 2**30 if CUDA else 0.0
+    share = 4 * PARAMETERS[case.shape] * rate / limit
+    return f"| {name:22} | {rate:9,.0f} | {statistics.median(spans) * 1e3:8.1f} | {share:6.0%} | {peak:6.1f} |"
 
 
-WARM = 4
+def profile(name: str, case: Case, model: Any, tokens: Tokens, leading: list[list[int]]) -> None:
+    """Two steps' kernels: a trace in runs/, the ten that take longest on the screen."""
+    steps = _steps(case, model, tokens, leading)
+    for _ in range(WARM):
+        next(steps)
+        model.zero_grad()
+    with torch.profiler.profile() as found:
+        for _ in range(2):
+            next(steps)
+            model.zero_grad()
+        if CUDA:
+            torch.cuda.synchronize()
+    path = Path("runs") / f"profile-{name.replace(' ', '-').replace(',', '')}.json"
+    path.parent.mkdir(exist_ok=True)
+    found.export_chrome_trace(str(path))
+    time_of = "self_device_time_total" if CUDA else "self_cpu_time_total"
+    events = sorted(found.key_averages(), key=lambda e: -getattr(e, time_of))
+    whole = sum(getattr(e, time_of) for e in events)
+    print(f"\n{name}: {whole / 2e3:,.1f} ms a step in kernels; trace: {path}")
+    for event in events[:10]:
+        took = getattr(event, time_of)
+        print(f"{took / 2e3:9.1f} ms {took / whole:5.1%} {event.count // 2:5} x  {event.key[:90]}")
+
+
+def _steps(case: Case, model: Any, tokens: Tokens, leading: list[list[int]]) -> Iterator[int]:
+    return ours(case, model, tokens, leading) if case.how == "ours" else plain(case, model, tokens)
 
 
 def ours(case: Case, model: Any, tokens: Tokens, leading: list[list[int]]) -> Iterator[int]:
@@ -156,6 +189,10 @@ def plain(case: Case, model: Any, tokens: Tokens) -> Iterator[int]:
 def _model(case: Case) -> Any:
     config = Config.model_validate({"name": "bench", "model": {"geometry": SHAPES[case.shape]}})
     base = load_base(config, Base(None, Path(), 0, ()))
+    if case.how == "liger":
+        from liger_kernel.transformers import apply_liger_kernel_to_llama
+
+        apply_liger_kernel_to_llama()
     if case.quantize == "nf4":
         _four_bits(base)
     base.config.use_cache = False
@@ -189,34 +226,69 @@ def _tokens(data: str, tokenizer: str, work: Path) -> tuple[Tokens, list[list[in
     return Tokens(run.folder("tokens") / "train.arrow"), encoder_of(config, Path(tokenizer)).leading()
 
 
+def _rate() -> float:
+    """FLOPs a second of large bf16 products on a warm card; on a CPU of float32 ones."""
+    kind = torch.bfloat16 if CUDA else torch.float32
+    size = 8192 if CUDA else 1024
+    a, b = (torch.randn(size, size, device="cuda" if CUDA else "cpu", dtype=kind) for _ in range(2))
+    done, spent = 0, 0.0
+    while spent < 2:  # a short burst is faster than what a card can keep up
+        started = time.perf_counter()
+        for _ in range(20):
+            torch.mm(a, b)
+        if CUDA:
+            torch.cuda.synchronize()
+        spent += time.perf_counter() - started
+        done += 20
+    return 2 * size**3 * done / spent
+
+
+def _commit() -> str:
+    found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
 def main() -> None:
     words = sys.argv[1:]
-    steps = 10
-    if words and words[-1].startswith("steps="):
-        steps = int(words.pop()[6:])
-    if len(words) < 3:
-        raise UserError("name the data, the tokenizer's folder and a case", "DATA TOKENIZER CASE", ", ".join(CASES))
-    if unknown := [w for w in words[2:] if w not in CASES]:
-        raise UserError(f"no such case: {unknown[0]}", "CASE", f"there are {', '.join(CASES)}")
+    profiling = "--profile" in words
+    words = [w for w in words if w != "--profile"]
+    if len(words) < 2 or not Path(words[0]).is_file() or not Path(words[1]).is_dir():
+        raise UserError(
+            "name the data and the tokenizer's folder", "DATA TOKENIZER [CASE ...]", "see docs/benchmarks.md"
+        )
+    cases = words[2:] or [name for name in CASES if (name in TINY) != CUDA]
+    if unknown := [w for w in cases if w not in CASES]:
+        raise UserError(f"no such case: {unknown[0]!r}", "CASE", f"there are {', '.join(map(repr, CASES))}")
     lines = []
+    limit = _rate()
     with tempfile.TemporaryDirectory() as folder:
         tokens, leading = _tokens(words[0], words[1], Path(folder))
         model, held = None, ("", "", "")
-        for name in words[2:]:
+        for name in cases:
             case = CASES[name]
+            if case.how == "liger" and importlib.util.find_spec("liger_kernel") is None:
+                lines.append(f"| {name:22} | liger-kernel is not installed (pip install -e .[liger]) |")
+                continue
             if model is None or held != (case.shape, case.quantize, case.how):
                 del model
                 gc.collect()
                 model, held = _model(case), (case.shape, case.quantize, case.how)
             try:
-                lines.append(measure(name, case, model, tokens, leading, steps))
+                if profiling:
+                    profile(name, case, model, tokens, leading)
+                else:
+                    lines.append(measure(name, case, model, tokens, leading, limit))
+                    print(lines[-1], flush=True)
             except torch.cuda.OutOfMemoryError:
-                lines.append(f"| {name:15} | {'out of memory':>30} |")
+                lines.append(f"| {name:22} | out of memory |")
                 model.zero_grad()
             gc.collect()
-            print(lines[-1], flush=True)
-    print(f"\n| {'case':15} | {'tok/s':>9} | {'ms':>8} | {'GiB':>6} |")
-    print("\n".join(lines))
+    if not profiling:
+        card = torch.cuda.get_device_name() if CUDA else "CPU"
+        print(f"\n{card}, torch {torch.__version__}, commit {_commit()}, large products {limit / 1e12:,.1f} TFLOP/s\n")
+        print(f"| {'case':22} | {'tok/s':>9} | {'ms':>8} | {'limit':>6} | {'GiB':>6} |")
+        print(f"|{'-' * 24}|{'-' * 10}:|{'-' * 9}:|{'-' * 7}:|{'-' * 7}:|")
+        print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -7,24 +7,37 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
+import socket
 import time
+import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from pipeline.config import Config, Train
+from pipeline.config import Adapter, Config, Train
 from pipeline.errors import Interrupted, UserError
+from pipeline.model import adapter as adapters
+from pipeline.model.fast import Fast
+from pipeline.model.load import load_folder
 from pipeline.model.loss import loss_sum
 from pipeline.prompt.batch import Batch, micro_rows, pad
+from pipeline.prompt.tokens import Tokens
 from pipeline.run import Run
-from pipeline.training import checkpoint, metrics
-from pipeline.training.order import step_rows
+from pipeline.training import checkpoint, loop, memory, metrics
+from pipeline.training import path as paths
+from pipeline.training.order import share_of, step_rows
+from pipeline.training.path import Packed, Part, Plain
 from pipeline.training.schedule import learning_rate, total_steps, warmup_steps
-from tests.tiny import make_config, run_to
+from pipeline.training.spike import WARM, Spikes
+from tests.tiny import make_base, make_config, run_to
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +50,36 @@ def finished(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Conf
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
     return load_file(run.folder("adapter") / "adapter_model.safetensors")
+
+
+def tokens_of(run: Run) -> Tokens:
+    return Tokens(run.folder("tokens") / "train.arrow")
+
+
+def branch(finished: tuple[Config, Run], folder: Path, *overrides: str) -> Run:
+    """A run with other settings on the same tokens, which need not be made again."""
+    config, run = finished
+    for stage in ("dataset", "tokens"):
+        shutil.copytree(run.folder(stage), folder / config.name / stage)
+    return run_to(make_config(folder, Path(config.model.base), *overrides), "train", folder)
+
+
+@pytest.fixture(scope="session")
+def undropped(finished: tuple[Config, Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run without dropout, a few packs a step: what does not depend on how a step is cut up."""
+    return branch(finished, tmp_path_factory.mktemp("undropped"), *UNDROPPED)
+
+
+UNDROPPED = ("adapter.dropout=0", "train.micro_tokens=250")
+
+
+def assert_close(a: Run, b: Run, loss: float = 1e-6, weight: float = 1e-4) -> None:
+    """Losses up to `loss` of their size, weights up to `weight` of a tensor's (AdamW blows small gradients up)."""
+    assert losses_of(a) == pytest.approx(losses_of(b), rel=loss)
+    first, second = weights(a), weights(b)
+    assert first.keys() == second.keys()
+    apart = {name: float((t - second[name]).norm() / second[name].norm()) for name, t in first.items()}
+    assert max(apart.values()) <= weight, apart
 
 
 def assert_same(a: Run, b: Run) -> None:
@@ -157,12 +200,15 @@ def test_loss_is_cross_entropy_over_labels(base: Path) -> None:
     assert float(loss_sum(model, Batch(filled, batch.labels))) == pytest.approx(wanted, rel=1e-5)
 
 
+def losses_of(run: Run) -> list[float]:
+    return [m["loss"] for m in metrics.read(run.root / "metrics.jsonl") if "loss" in m]
+
+
 def test_golden_first_losses(finished: tuple[Config, Run]) -> None:
-    losses = [m["loss"] for m in metrics.read(finished[1].root / "metrics.jsonl") if "loss" in m]
-    assert losses[:3] == pytest.approx(GOLDEN, abs=2e-5)
+    assert losses_of(finished[1])[:3] == pytest.approx(GOLDEN, abs=2e-5)
 
 
-GOLDEN = [6.017033, 6.008151, 6.009469]
+GOLDEN = [6.017033, 6.008151, 6.009728]
 
 
 def test_run_leaves_its_traces(finished: tuple[Config, Run]) -> None:
@@ -206,18 +252,17 @@ def test_interrupted_run_ends_bit_identical(finished: tuple[Config, Run], base: 
 def test_ctrl_c_saves_and_goes_on(
     finished: tuple[Config, Run], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.training import loop
-
     config = make_config(tmp_path, base, "train.save_every=100")
-    calls = iter(range(100))
+    calls = itertools.count()
+    plainly = Packed.loss
 
-    def counted(model: object, batch: Batch) -> torch.Tensor:
+    def counted(path: Packed, part: Part) -> torch.Tensor:
         if next(calls) == 12:
             os.kill(os.getpid(), signal.SIGINT)
-        return loss_sum(model, batch)
+        return plainly(path, part)
 
-    monkeypatch.setattr(loop, "loss_sum", counted)
-    monkeypatch.setattr(loop, "choose_micro_tokens", lambda *_: 200)  # several micro-batches a step
+    monkeypatch.setattr(Packed, "loss", counted)
+    monkeypatch.setattr(paths, "choose_packed", lambda *_: (200, False))  # several packs a step
     with pytest.raises(Interrupted, match="goes on from there") as caught:
         run_to(config, "train", tmp_path)
     assert caught.value.code == 130
@@ -238,12 +283,312 @@ def test_other_settings_do_not_use_old_checkpoints(base: Path, tmp_path: Path) -
 
 
 def test_infinite_loss_stops_with_the_step(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"step \d+: loss .*nan|step \d+: loss .*inf"):
+    with pytest.raises(UserError, match=r"step \d+: loss .*(nan|inf)") as caught:
         run_to(make_config(tmp_path, base, "train.lr=1e30", "train.clip=0", "train.max_steps=4"), "train", tmp_path)
     assert not (tmp_path / "tiny" / "adapter").exists()
+    tokens = tokens_of(Run(tmp_path / "tiny"))
+    step = int(caught.value.what.split("step ")[1].split(":")[0]) - 1
+    names = tokens.of(step_rows(step, len(tokens), 8, Train().seed))
+    assert f"the step's rows: {', '.join(names)})" in caught.value.what
 
 
 def test_damaged_checkpoint_without_state_is_not_used(finished: tuple[Config, Run], tmp_path: Path) -> None:
     (tmp_path / "step-000007").mkdir()
     assert checkpoint.steps(tmp_path) == []
     assert checkpoint.newest(tmp_path, "x") is None
+
+
+# --- the two paths
+
+
+def test_both_paths_learn_the_same(finished: tuple[Config, Run], undropped: Run, tmp_path: Path) -> None:
+    plain = branch(finished, tmp_path, *UNDROPPED, "train.fast=false")
+    assert undropped.manifest("adapter")["counts"]["path"] == "fast"
+    assert plain.manifest("adapter")["counts"]["path"] == "plain"
+    assert_close(undropped, plain)
+    held_out = [
+        [m["val_loss"] for m in metrics.read(r.root / "metrics.jsonl") if "val_loss" in m] for r in (undropped, plain)
+    ]
+    assert held_out[0] == pytest.approx(held_out[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("how", ["block", "offload"])
+def test_what_blocks_keep_changes_nothing(
+    finished: tuple[Config, Run], undropped: Run, tmp_path: Path, how: str
+) -> None:
+    run = branch(finished, tmp_path, *UNDROPPED, f"train.checkpointing={how}")
+    assert_same(run, undropped)
+    assert losses_of(run) == losses_of(undropped)
+    states = [
+        json.loads((r.folder("checkpoints") / "step-000006" / "state.json").read_text()) for r in (run, undropped)
+    ]
+    assert [state["recompute"] for state in states] == [True, False]
+
+
+def test_dropout_does_not_depend_on_what_blocks_keep(finished: tuple[Config, Run], tmp_path: Path) -> None:
+    assert_same(branch(finished, tmp_path, "train.checkpointing=block"), finished[1])
+
+
+@pytest.mark.parametrize("off", [(0.0, 0.5), (0.5, 0.0), (math.nan, 0.0)])
+def test_a_path_that_differs_is_not_used(
+    finished: tuple[Config, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], off: tuple[float, float],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(paths, "difference", lambda *_: off)
+    run = branch(finished, tmp_path, "train.max_steps=1")
+    assert "too much, so the plain path is used" in capsys.readouterr().out
+    assert run.manifest("adapter")["counts"]["path"] == "plain"
+
+
+def test_a_model_that_cannot_be_packed_takes_the_plain_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = make_base(tmp_path / "base", attention_dropout=0.1)
+    run = run_to(make_config(tmp_path, base, "train.max_steps=1"), "train", tmp_path)
+    assert "the plain path is used: the base has attention dropout" in capsys.readouterr().out
+    assert run.manifest("adapter")["counts"]["path"] == "plain"
+
+
+def test_fp8_needs_a_card_that_has_it(base: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a card")
+    with pytest.raises(UserError, match=r"fp8 needs a Hopper card or newer .* no GPU"):
+        run_to(make_config(tmp_path, base, "model.quantize=fp8"), "train", tmp_path)
+
+
+def test_a_base_in_fp8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU, where the plain twin computes; runs refuse it there."""
+    monkeypatch.setattr(loop, "check_card", lambda _: None)
+    base = make_base(tmp_path / "base", hidden_size=64, intermediate_size=128)
+    ours = run_to(make_config(tmp_path, base, "model.quantize=fp8"), "train", tmp_path)
+    assert ours.manifest("adapter")["counts"]["path"] == "fast"
+    exact = run_to(make_config(tmp_path, base, "name=exact"), "train", tmp_path)
+    assert losses_of(ours) == pytest.approx(losses_of(exact), rel=2e-2)
+    assert losses_of(ours) != losses_of(exact)
+
+
+def test_fp8_is_not_replaced_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "check_card", lambda _: None)
+    base = make_base(tmp_path / "base", hidden_size=64, intermediate_size=128, attention_dropout=0.1)
+    with pytest.raises(UserError, match="no fp8: the base has attention dropout"):
+        run_to(make_config(tmp_path, base, "model.quantize=fp8"), "train", tmp_path)
+
+
+def both_paths(finished: tuple[Config, Run]) -> tuple[Packed, Plain, list[torch.Tensor]]:
+    config, run = finished
+    tokens = tokens_of(run)
+    model = adapters.attach(load_folder(Path(config.model.base), torch.float32), config.adapter, 1)
+    packed = Packed(Fast(model, 200), tokens, [], 250)
+    return packed, Plain(model, tokens, Accelerator(cpu=True), 250), list(adapters.trained(model).values())
+
+
+def test_difference(finished: tuple[Config, Run]) -> None:
+    """Dropout, which the adapter has, is off meanwhile; nothing is left behind."""
+    packed, plain, trained = both_paths(finished)
+    plain.model.train()
+    loss, gradient = paths.difference(packed, plain, range(8), trained)
+    assert 0 <= loss < 1e-6
+    assert 0 < gradient < 1e-5
+    assert plain.model.training
+    assert all(linear.drops for linear in (packed.fast.blocks[0].qkv, packed.fast.blocks[1].qkv))
+    assert [w for w in trained if w.grad is not None] == []
+
+
+def test_difference_sees_a_gradient_that_is_missing(
+    finished: tuple[Config, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed, plain, trained = both_paths(finished)
+    stock = Packed.loss
+    monkeypatch.setattr(Packed, "loss", lambda path, part: stock(path, part).detach())
+    assert paths.difference(packed, plain, range(8), trained)[1] == pytest.approx(1)
+
+
+def test_packs_are_made_ahead(finished: tuple[Config, Run]) -> None:
+    """And anew, when other rows are asked for or the capacity has changed."""
+    packed, _, _ = both_paths(finished)
+
+    def ids(parts: list[Part]) -> list[list[int]]:
+        return [part.held.ids[0].tolist() for part in parts]
+
+    made = ids(packed.parts(range(8)))
+    packed.ahead(range(8))
+    assert packed.next is not None
+    future = packed.next[2]
+    assert packed.parts(range(8)) is future.result()
+    assert ids(future.result()) == made
+    packed.ahead(range(8, 16))
+    assert ids(packed.parts(range(8))) == made
+    assert packed.next is None
+    packed.ahead(range(8))
+    packed.micro_tokens = 1000
+    assert len(packed.parts(range(8))) == 1 < len(made)
+
+
+# --- memory
+
+
+def out_of_memory(monkeypatch: pytest.MonkeyPatch, calls: range) -> list[int]:
+    """The card's memory runs out in these passes; returns the capacities of all of them."""
+    counted, stock, seen = itertools.count(), Packed.loss, []
+
+    def loss(path: Packed, part: Part) -> torch.Tensor:
+        seen.append(path.micro_tokens)
+        if next(counted) in calls:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return stock(path, part)
+
+    monkeypatch.setattr(Packed, "loss", loss)
+    monkeypatch.setattr(paths, "difference", lambda *_: (0.0, 0.0))
+    return seen
+
+
+def test_out_of_memory_halves_what_goes_through_at_once(
+    finished: tuple[Config, Run], undropped: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """In the middle of a step, whose first half must not count twice."""
+    seen = out_of_memory(monkeypatch, range(4, 5))
+    run = branch(finished, tmp_path, *UNDROPPED)
+    longest = int(tokens_of(run).lengths.max())
+    assert seen[:5] == [250] * 5
+    assert set(seen[5:]) == {max(125, longest)}
+    assert f"out of memory; going on with at most {max(125, longest)} tokens at once" in capsys.readouterr().out
+    assert_close(run, undropped)
+
+
+def test_a_row_that_does_not_fit(finished: tuple[Config, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = out_of_memory(monkeypatch, range(100))
+    with pytest.raises(UserError, match=r"step 1: the longest row, \d+ tokens, does not fit"):
+        branch(finished, tmp_path, *UNDROPPED)
+    assert seen == [250, int(tokens_of(Run(tmp_path / "tiny")).lengths.max())]
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "free", "wanted", "longest", "chosen"),
+    [
+        ("auto", 100_000, 0, 300, (6000, False)),  # a whole step fits with all kept
+        ("auto", 50_000, 0, 300, (4500, False)),  # 4,096 do
+        ("auto", 40_000, 0, 300, (6000, True)),  # 3,600 would, so blocks are computed again
+        ("auto", 40_000, 3000, 300, (3000, False)),  # no more are wanted
+        ("auto", 10_000, 0, 300, (4500, True)),
+        ("auto", 1_000, 0, 500, (500, True)),  # the longest row has to go through
+        ("none", 40_000, 0, 300, (3600, False)),
+        ("block", 100_000, 0, 300, (6000, True)),
+        ("offload", 10_000, 0, 300, (4500, True)),
+        ("none", 10_000, 8000, 300, (8000, False)),  # whoever names a number gets it
+    ],
+)
+def test_what_fits_into_a_card(
+    checkpointing: str, free: int, wanted: int, longest: int, chosen: tuple[int, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token takes 10 bytes with all kept and 2 without, beside 500 that do not depend on it; a step has 6,000."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, free))
+    monkeypatch.setattr(memory, "_peak", lambda fast, tokens: 500 + tokens * (2 if fast.recompute else 10))
+    fast = SimpleNamespace(blocks=[None], recompute=False)
+    assert memory.choose_packed(fast, wanted, checkpointing, longest, 6000) == chosen
+
+
+def test_a_probe_leaves_no_gradient(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("memory_allocated", "reset_peak_memory_stats", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda: 0)
+    model = adapters.attach(load_folder(base, torch.float32), Adapter(r=4), 1, (7,))
+    memory._peak(Fast(model, 128), 256)
+    assert [name for name, weight in adapters.trained(model).items() if weight.grad is not None] == []
+
+
+# --- what stands out
+
+
+def test_spikes() -> None:
+    random_ = random.Random(0)
+    spikes = Spikes()
+    assert not any(spikes.is_one(2 - n / 200 + random_.gauss(0, 0.05)) for n in range(200))  # a run that goes well
+    before = spikes.mean, spikes.variance
+    assert before[0] == pytest.approx(1.1, abs=0.1)
+    assert spikes.is_one(2.0)
+    assert (spikes.mean, spikes.variance) == before
+    assert not spikes.is_one(1.1)
+    assert not spikes.is_one(0.1)  # better is no reason to look
+    early = Spikes()
+    assert [early.is_one(x) for x in [1.0] * (WARM - 1) + [100.0]] == [False] * WARM
+    flat = Spikes()
+    assert [flat.is_one(x) for x in [1.0] * 30 + [1.09, 1.2]] == [False] * 31 + [True]  # no noise at all: a tenth
+
+
+def test_a_spike_names_its_rows(
+    finished: tuple[Config, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = itertools.count(1)
+    monkeypatch.setattr(Spikes, "is_one", lambda *_: next(steps) == 2)
+    run = branch(finished, tmp_path, "train.max_steps=3")
+    tokens = tokens_of(run)
+    named = {m["step"]: m["spike"] for m in metrics.read(run.root / "metrics.jsonl") if "spike" in m}
+    assert named == {2: tokens.of(step_rows(1, len(tokens), 8, Train().seed))}
+    assert "metrics.jsonl has its rows" in capsys.readouterr().out
+
+
+# --- several processes
+
+
+def test_rows_are_dealt_out_alike() -> None:
+    random_ = np.random.default_rng(0)
+    lengths = random_.integers(1, 500, 100)
+    rows = random_.permutation(100)[:37].tolist()
+    assert share_of(rows, lengths, 0, 1) == rows
+    for world in (2, 3, 8):
+        shares = [share_of(rows, lengths, rank, world) for rank in range(world)]
+        assert sorted(row for share in shares for row in share) == sorted(rows)
+        tokens = [int(lengths[share].sum()) for share in shares]
+        assert max(tokens) - min(tokens) <= lengths.max()
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert [share_of(range(4), np.array([8, 7, 6, 5]), rank, 2) for rank in range(2)] == [[0, 3], [1, 2]]
+    assert [share_of([4, 2], np.full(9, 7), rank, 4) for rank in range(4)] == [[2], [4], [], []]
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
+def test_two_processes_learn_the_same(finished: tuple[Config, Run], tmp_path: Path) -> None:
+    """Every other step has one row, so one of them has none."""
+    rows = len(tokens_of(finished[1]))
+    settings = (*UNDROPPED, f"train.batch_size={rows - 1}", "train.max_steps=4")
+    alone = branch(finished, tmp_path / "alone", *settings)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    for stage in ("dataset", "tokens"):
+        shutil.copytree(finished[1].folder(stage), tmp_path / "both" / "tiny" / stage)
+    config = make_config(tmp_path / "both", Path(finished[0].model.base), *settings)
+    children = [a_rank(rank, port, config, tmp_path / "both") for rank in range(2)]
+    deadline = time.time() + 15
+    codes: dict[int, int] = {}
+    while len(codes) < 2 and time.time() < deadline and not any(codes.values()):
+        for child in children:
+            if child not in codes and (ended := os.waitpid(child, os.WNOHANG))[0]:
+                codes[child] = os.waitstatus_to_exitcode(ended[1])
+        time.sleep(0.02)
+    for child in set(children) - set(codes):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert list(codes.values()) == [0, 0]
+    run = Run(tmp_path / "both" / "tiny")
+    assert run.manifest("adapter")["counts"]["processes"] == 2
+    assert_close(run, alone)
+
+
+def a_rank(rank: int, port: str, config: Config, root: Path) -> int:
+    """A process such as `accelerate launch --cpu` starts, without the seconds that its imports take; its id."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        AcceleratorState._reset_state(True)
+        os.environ |= {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true",
+        }  # fmt: skip
+        run_to(config, "train", root)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)

@@ -140,9 +140,9 @@ def attend(
 def merge(out: torch.Tensor, lse: torch.Tensor, out2: torch.Tensor, lse2: torch.Tensor) -> None:
     """Merges the second softmax into the first, in place. out (tokens, heads, size), lse (heads, tokens)."""
     if out.is_cuda:
-        from pipeline.kernels import gpu
+        from pipeline.kernels import gpu_attention
 
-        gpu.merge(out, lse, out2, lse2)
+        gpu_attention.merge(out, lse, out2, lse2)
         return
     both = torch.logaddexp(lse, lse2)
     first, second = (torch.exp(part - both).t()[..., None] for part in (lse, lse2))
@@ -155,7 +155,7 @@ def attend_backward(
     state: Any, layout: Layout, scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:  # fmt: skip
     """Gradients of q, k, v for `attend`, and what is still to be added to that of q from `front` to `shared`."""
-    flash = torch.ops.aten._flash_attention_backward
+    flash = _in_order
     dq, dk, dv = flash(
         grad, q, k, v, out, lse, layout.starts, layout.starts, layout.longest, layout.longest, 0.0, True, *state,
         scale=scale,
@@ -172,6 +172,19 @@ def attend_backward(
             parts = copied[first : first + pieces * size].view(pieces, size, *copied.shape[1:])
             whole[start : start + size] += parts.sum(0, dtype=torch.float32).to(whole.dtype)
     return dq, dk, dv, dq2
+
+
+def _in_order(*args: Any, **how: Any) -> Any:
+    """flash's backward pass with its sums in a fixed order, so that a resumed run ends with the same bits."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over each result
+    torch.use_deterministic_algorithms(True)
+    try:
+        return torch.ops.aten._flash_attention_backward(*args, **how)
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
 class Attention(torch.autograd.Function):

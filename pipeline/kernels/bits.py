@@ -3,8 +3,8 @@
     nf4:  W = code[w] absmax of its block of 64    (Dettmers et al. 2023; the scales quantised once more)
     int8: W = w s / 127, s of each row             (Dettmers et al. 2022, without its rounding of activations)
 
-The dequantised stack lives only as long as the product. Weights that two products need one after the other (a block
-that is computed again, then goes back) are dequantised twice.
+The dequantised stack lives only as long as the product, or until the next one when that is announced (`hold`): a block
+that is computed again needs the same weights for its way back.
 """
 
 from __future__ import annotations
@@ -22,14 +22,26 @@ class Bits(Frozen):
 
     def _hold(self, layers: Sequence[Any]) -> None:
         self.layers = layers
+        self.held: torch.Tensor | None = None
 
     @property
     def weight(self) -> torch.Tensor:
         """W, (out, in)."""
+        if self.held is not None:
+            held, self.held = self.held, None
+            return held
         whole = torch.empty(sum(self.sizes), self.inputs, dtype=self.dtype, device=self.device)
         for layer, part in zip(self.layers, whole.split(self.sizes), strict=True):
             _dequantise(layer, part)
         return whole
+
+    def hold(self) -> None:
+        self.held = self.weight
+
+    def forward(self, x: torch.Tensor, onto: torch.Tensor | None = None) -> torch.Tensor:
+        if self.held is None:
+            return super().forward(x, onto)
+        return self._product(x, self.held.t(), onto)  # stays for the way back
 
     def extend(self, columns: int) -> int:
         return 0
@@ -42,7 +54,10 @@ def _dequantise(layer: Any, out: torch.Tensor) -> None:
     weight = layer.weight
     state = getattr(weight, "quant_state", None) or getattr(layer, "quant_state", None)
     if state is not None:
-        out.copy_(bits.dequantize_4bit(weight.data, state).view_as(out))
+        if out.is_cuda and state.dtype == out.dtype and tuple(state.shape) == tuple(out.shape):
+            bits.dequantize_4bit(weight.data, state, out=out)
+        else:
+            out.copy_(bits.dequantize_4bit(weight.data, state).view_as(out))
         return
     scale = weight.SCB if getattr(weight, "SCB", None) is not None else layer.state.SCB
     rows = weight.CB if getattr(weight, "CB", None) is not None else layer.state.CB

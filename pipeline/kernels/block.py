@@ -98,6 +98,7 @@ class _Block(torch.autograd.Function):
             qkv, gu = rest
         else:
             n2, _ = norm.forward(x2, block.norm2, block.eps, block.gate_up.room)
+            block.gate_up.frozen.hold()
             gu = block.gate_up.again(n2, kept3)
         dh, p = block.down.backward_input(grad, kept4)
         dgu, h = gate.backward(dh, gu, block.act)
@@ -114,6 +115,8 @@ class _Block(torch.autograd.Function):
         grads = block.out.backward_parameters(dx2, o, p, kept2) + grads
         if not rest:
             n1, _ = norm.forward(x, block.norm1, block.eps, block.qkv.room)
+            if ctx.needs_input_grad[0]:
+                block.qkv.frozen.hold()
             qkv = block.qkv.again(n1, kept1)
             rotary.rotate(block.heads_of(qkv)[0], cos, sin)
         _, q, k, v = block.heads_of(qkv)

@@ -49,6 +49,9 @@ class Frozen:
         """The product with `wide`, for x (tokens, in) with as many columns in use behind each row."""
         return self._product(x.as_strided((len(x), self.wide.shape[1]), x.stride()), self.wide.t(), None)
 
+    def hold(self) -> None:
+        """Says that a backward product follows the next forward one; matters where W must be made first."""
+
     def forward(self, x: torch.Tensor, onto: torch.Tensor | None = None) -> torch.Tensor:
         """x (tokens, in) -> (tokens, out), a new tensor."""
         return self._product(x, self.weight.t(), onto)

@@ -13,9 +13,9 @@ import torch
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, back: bool = False) -> None:
     """In place. x (tokens, heads, size), any strides but the last; cos, sin (tokens, size)."""
     if x.is_cuda:
-        from pipeline.kernels import gpu
+        from pipeline.kernels import gpu_attention
 
-        gpu.rotate(x, cos, sin, back)
+        gpu_attention.rotate(x, cos, sin, back)
         return
     half = x.shape[-1] // 2
     turned = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
@@ -32,9 +32,9 @@ def gather_back(
     late: is added to dq from row `front` on, (some tokens, heads, size).
     """
     if dq.is_cuda and dq.dtype != torch.float32:
-        from pipeline.kernels import gpu
+        from pipeline.kernels import gpu_attention
 
-        return gpu.gather_back(dq, dk, dv, late, front, cos, sin)
+        return gpu_attention.gather_back(dq, dk, dv, late, front, cos, sin)
     if late is not None:
         dq[front : front + len(late)] += late
     both = torch.cat([dq, dk], dim=1)

@@ -28,16 +28,22 @@ from pipeline.kernels.block import Block
 from pipeline.kernels.fp8 import Fp8
 from pipeline.kernels.frozen import Frozen
 from pipeline.kernels.gate import ACTS
-from pipeline.kernels.lora import Adapter, Linear, LoraLinear
+from pipeline.kernels.lora import Linear, LoraLinear
 from pipeline.kernels.loss import HeadLoss
+from pipeline.model.packable import (
+    ACTIVATIONS,
+    HALVES,
+    SCALED,
+    NotPackable,
+    activation,
+    adapter_of,
+    check_attention,
+    dtype_of,
+    is_llama,
+)
 from pipeline.prompt.pack import Pack
 
 NAME = "suri_packed"  # of our attention among those of transformers
-HALVES = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
-ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu"}
-# What some models do to their logits; there the head goes through the model's own forward.
-SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
-
 
 _now: list[Any] = []  # what the attention of a model that is on its way sees: its `Ready`
 
@@ -53,10 +59,6 @@ def _packed_attention(
 
 AttentionInterface.register(NAME, _packed_attention)
 AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
-
-
-class NotPackable(Exception):
-    """Why a model or an adapter cannot take the fast path."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,12 @@ class Fast:
     def __init__(self, model: Any, longest: int, fp8: bool = False) -> None:
         self.whole = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.decoder = self.whole.get_decoder() if hasattr(self.whole, "get_decoder") else self.whole.base_model
-        _check_attention(self.whole, longest)
+        check_attention(self.whole, longest)
         self.device = next(model.parameters()).device
         lora = hasattr(model, "peft_config")
         if not lora and self.device.type == "cuda":
             raise NotPackable("every weight is trained, in float32")
-        self.dtype = _dtype(self.decoder) if lora else torch.float32
+        self.dtype = dtype_of(self.decoder) if lora else torch.float32
         self.plain = self.device.type != "cuda" or self.dtype == torch.float32
         self.fp8 = fp8
         self.now: Ready | None = None
@@ -208,7 +210,7 @@ class Fast:
     def _take_blocks(self) -> list[Block]:
         """Blocks of LLaMA's form as functions; none when one of them has another form."""
         layers = getattr(self.decoder, "layers", None)
-        if layers is None or not all(_is_llama(layer) for layer in layers):
+        if layers is None or not all(is_llama(layer) for layer in layers):
             return []
         blocks = [self._block(layer) for layer in layers]
         for n, (layer, block) in enumerate(zip(layers, blocks, strict=True)):
@@ -232,7 +234,7 @@ class Fast:
             key_heads=config.num_key_value_heads,
             size=size,
             scale=float(getattr(attn, "scaling", size**-0.5)),
-            act=ACTS[ACTIVATIONS[_activation(config)]],
+            act=ACTS[ACTIVATIONS[activation(config)]],
             qkv=made[0],
             out=made[1],
             gate_up=made[2],
@@ -240,16 +242,16 @@ class Fast:
         )
 
     def _norm(self, norm: Any) -> tuple[torch.Tensor, float]:
-        """What the unit vector is multiplied with, and epsilon. Gemma keeps its weight around zero."""
+        """What the unit vector is multiplied with, in float32, and epsilon. Gemma keeps its weight around zero."""
         weight = norm.weight.detach().float()
         if "Gemma" in type(norm).__name__:
             weight = weight + 1
-        return weight.to(self.dtype), float(getattr(norm, "variance_epsilon", None) or norm.eps)
+        return weight, float(getattr(norm, "variance_epsilon", None) or norm.eps)
 
     def _linear(self, modules: Sequence[Any], onto: bool = True) -> Linear:
         bases = [getattr(m, "base_layer", m) for m in modules]
         frozen = (Fp8 if self.fp8 else Frozen if type(bases[0]) is torch.nn.Linear else Bits)(bases, self.dtype)
-        linear = Linear(frozen, [b.out_features for b in bases], [_adapter(m) for m in modules], onto)
+        linear = Linear(frozen, [b.out_features for b in bases], [adapter_of(m) for m in modules], onto)
         self.linears.append(linear)
         return linear
 
@@ -264,7 +266,7 @@ class Fast:
 
     def _take_linears(self) -> None:
         for module in self.whole.modules():
-            if _adapter(module) is not None and hasattr(module.base_layer, "in_features"):
+            if adapter_of(module) is not None and isinstance(module.base_layer, torch.nn.Linear):
                 self.forwards.append((module, self._linear_forward(self._linear([module]))))
 
     def _linear_forward(self, linear: Linear) -> Any:
@@ -274,59 +276,3 @@ class Fast:
             return made
 
         return forward
-
-
-def _check_attention(whole: Any, longest: int) -> None:
-    """Raises NotPackable where attention is more than a causal softmax."""
-    config = whole.config
-    if not getattr(whole, "_supports_attention_backend", False):
-        raise NotPackable(f"attention of {config.model_type} cannot be exchanged")
-    if getattr(config, "attn_logit_softcapping", None):
-        raise NotPackable(f"{config.model_type} caps its attention scores")
-    if getattr(config, "attention_dropout", 0.0):
-        raise NotPackable("the base has attention dropout")
-    window = getattr(config, "sliding_window", None)
-    if window and getattr(config, "use_sliding_window", True) and longest > window:
-        raise NotPackable(f"rows are longer than the attention window of {window} tokens")
-
-
-def _dtype(decoder: Any) -> torch.dtype:
-    """Of the arithmetic: that of the frozen weights that are held as numbers, such as norms."""
-    return next(p.dtype for p in decoder.parameters() if p.is_floating_point() and not p.requires_grad)
-
-
-def _activation(config: Any) -> str:
-    return str(getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", ""))
-
-
-def _is_llama(layer: Any) -> bool:
-    """Whether a block is norm, attention, norm, gated MLP, all before their residual, and nothing more."""
-    attn, mlp = getattr(layer, "self_attn", None), getattr(layer, "mlp", None)
-    parts = {name for name, _ in layer.named_children()}
-    if parts != {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}:
-        return False
-    inside = {name for name, _ in attn.named_children()} | {name for name, _ in mlp.named_children()}  # type: ignore[union-attr]
-    wanted = {name for names in HALVES for name in names} | {"act_fn"}
-    config = getattr(attn, "config", None)
-    return inside == wanted and config is not None and _activation(config) in ACTIVATIONS
-
-
-def _adapter(module: Any) -> Adapter | None:
-    """peft's parameters of a linear layer; None when it has no adapter.
-
-    Raises:
-        NotPackable: an adapter that is more than A, B and a scale.
-    """
-    if not hasattr(module, "lora_A"):
-        return None
-    if (
-        list(module.lora_A) != ["default"]
-        or getattr(module, "fan_in_fan_out", False)
-        or any((getattr(module, "use_dora", None) or {}).values())
-    ):
-        raise NotPackable("an adapter of another kind than plain LoRA")
-    a, b = module.lora_A["default"], module.lora_B["default"]
-    if getattr(b, "bias", None) is not None:
-        raise NotPackable("an adapter with a bias")
-    dropout = float(getattr(module.lora_dropout["default"], "p", 0.0))
-    return Adapter(a.weight, b.weight, float(module.scaling["default"]), dropout)

@@ -32,6 +32,24 @@ def dtype_name(model: Model) -> str:
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
 
 
+def check_card(config: Config) -> None:
+    """Stops before anything is loaded when the card cannot compute as the config says.
+
+    Raises:
+        UserError: fp8 on a card without it, or on none.
+    """
+    if config.model.quantize != "fp8":
+        return
+    found = "there is no GPU here"
+    if torch.cuda.is_available():
+        major, minor = torch.cuda.get_device_capability()
+        if (major, minor) >= (9, 0):
+            return
+        found = f"{torch.cuda.get_device_name()} has compute capability {major}.{minor}"
+    fix = "set model.quantize=none, or nf4 when memory is short"
+    raise UserError(f"fp8 needs a Hopper card or newer (9.0): {found}", "model.quantize", fix)
+
+
 def device() -> torch.device:
     """The card of this process, or the CPU."""
     if torch.cuda.is_available():
@@ -52,7 +70,7 @@ def load_base(config: Config, base: Base) -> Any:
         say("model: bf16 can be 200 times slower than fp32 on a CPU without bf16 units; model.dtype=auto avoids it")
     if base.folder is None:
         return _random(config.model, DTYPES[name], config.train.seed).to(device()).eval()
-    if config.model.quantize != "none":
+    if config.model.quantize in ("int8", "nf4"):
         return _quantised(config.model, base.folder, DTYPES[name]).eval()
     return load_folder(base.folder, DTYPES[name])
 

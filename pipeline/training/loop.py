@@ -23,8 +23,7 @@ from pipeline.evaluation.heldout import held_out_loss
 from pipeline.files import disk_errors, need_space, sha256_json, write_json
 from pipeline.model import adapter as adapters
 from pipeline.model.base import Base, kind_of
-from pipeline.model.fast import Fast, NotPackable
-from pipeline.model.load import add_tokens, dtype_name, load_base
+from pipeline.model.load import add_tokens, check_card, dtype_name, load_base
 from pipeline.progress import bar, say
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
@@ -32,9 +31,8 @@ from pipeline.prompt.tokens import Tokens
 from pipeline.run import Run
 from pipeline.training import checkpoint, metrics
 from pipeline.training.interrupt import interruptible
-from pipeline.training.memory import choose_micro_tokens, choose_packed
 from pipeline.training.order import share_of, step_rows
-from pipeline.training.path import Packed, Plain, difference
+from pipeline.training.path import Packed, Plain, halve, open_path
 from pipeline.training.ranks import anyone, sum_gradients
 from pipeline.training.schedule import learning_rate, total_steps, warmup_steps
 from pipeline.training.spike import Spikes
@@ -50,6 +48,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint.
     """
     settings, root = config.train, run.folder("checkpoints")
+    check_card(config)
     accelerator = _accelerator(config, run)
     world, rank, main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
     tokens, val = (Tokens(run.folder("tokens") / f"{part}.arrow") for part in ("train", "val"))
@@ -74,7 +73,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     if state["step"]:
         checkpoint.restore(root, state["step"], weights, optimizer)
         say(f"train: going on from step {state['step']} of {total}") if main else None
-    path = _path(config, plain, tokens, encoder, accelerator, state, list(weights.values()))
+    path = open_path(config, plain, tokens, encoder.leading(), accelerator, state, list(weights.values()))
     log = run.root / "metrics.jsonl"
     if main:
         metrics.rewind(log, state["step"] - (0 if state["step"] else 1))
@@ -132,7 +131,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
                         break
             except torch.cuda.OutOfMemoryError:
                 optimizer.zero_grad(set_to_none=True)
-                _halve(path, int(tokens.lengths.max()), step)
+                halve(path, int(tokens.lengths.max()), step)
                 continue
             if anyone(accelerator, flag.code):
                 optimizer.zero_grad(set_to_none=True)
@@ -161,7 +160,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             epoch = round(step * settings.batch_size / len(tokens), 4)
             line = {"step": step, "epoch": epoch, "loss": float(loss), "lr": rate, "grad_norm": float(norm)}
             line |= {"tokens": count, "learnt": learnt, "seconds": round(seconds, 4)}
-            if spikes.is_one(line["loss"]):
+            if spikes.is_one(line["loss"]) and main:
                 line["spike"] = tokens.of(rows)
                 say(f"train: step {step}: loss {line['loss']:.3f} after {spikes.mean:.3f}; metrics.jsonl has its rows")
             progress.set_postfix_str(f"loss {line['loss']:.3f}, {count / seconds:,.0f} tok/s", refresh=False)
@@ -174,7 +173,6 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             if step % save_every == 0 or step == total:
                 save()
     progress.close()
-    accelerator.end_training()
     if main:
         counts = {"steps": total, "train_seconds": round(before + time.time() - begun, 1), "learnt": learnt_so_far}
         counts |= {
@@ -185,6 +183,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         counts |= {"processes": world, "dtype": dtype_name(config.model), "device": str(accelerator.device)}
         _finish(config, run, base, plain, encoder, stage_key, counts)
     accelerator.wait_for_everyone()
+    accelerator.end_training()
 
 
 def _accelerator(config: Config, run: Run) -> Accelerator:
@@ -204,72 +203,6 @@ def _accelerator(config: Config, run: Run) -> Accelerator:
         log_with=None if tracker == "none" else tracker,
         project_config=ProjectConfiguration(project_dir=str(run.root), logging_dir=str(run.root)),
     )
-
-
-def _path(
-    config: Config, model: Any, tokens: Tokens, encoder: Encoder, accelerator: Accelerator, state: dict[str, Any],
-    weights: list[torch.Tensor],
-) -> Packed | Plain:  # fmt: skip
-    """The fast path where the model can take it and it proves equal to the plain one on some rows, else the plain one.
-
-    Raises:
-        UserError: the base is to be in fp8, and that cannot be.
-    """
-    settings, longest = config.train, int(tokens.lengths.max())
-    told = accelerator.is_main_process
-    if settings.fast:
-        try:
-            fast = Fast(model, longest, fp8=config.model.quantize == "fp8")
-        except NotPackable as reason:
-            if config.model.quantize == "fp8":
-                raise UserError(f"no fp8: {reason}", "model.quantize", "set model.quantize=none or nf4") from None
-            say(f"train: the plain path is used: {reason}") if told else None
-        else:
-            packed = Packed(fast, tokens, encoder.leading(), longest)
-            packed.offload = settings.checkpointing == "offload"
-            packed.micro_tokens, fast.recompute = state["micro_tokens"], state["recompute"]
-            if not state["micro_tokens"]:
-                step = packed.largest_step(settings.batch_size, accelerator.num_processes)
-                wanted = settings.micro_tokens, settings.checkpointing
-                packed.micro_tokens, fast.recompute = choose_packed(fast, *wanted, longest, step)
-            if _is_equal(packed, Plain(model, tokens, accelerator, longest), config, weights, told):
-                return packed
-    micro_tokens = state["micro_tokens"] or choose_micro_tokens(model, settings.micro_tokens, longest)
-    return Plain(model, tokens, accelerator, micro_tokens)
-
-
-# What rounding explains, by arithmetic: relative difference of the loss, and of the gradient. With random weights bf16
-# comes to 0.1 and fp8 to 0.7 of a 7B model's gradient, which then is small beside what it is the sum of.
-ROUNDING = {"fp32": (1e-4, 1e-3), "bf16": (1e-2, 0.3), "fp8": (3e-2, 1.0)}
-PROBE_ROWS = 8
-
-
-def _is_equal(packed: Packed, plain: Plain, config: Config, weights: list[torch.Tensor], told: bool) -> bool:
-    """Whether both ways agree on a few rows of the first step."""
-    rows = step_rows(0, len(packed.tokens), config.train.batch_size, config.train.seed)[:PROBE_ROWS]
-    loss, gradient = difference(packed, plain, rows, weights)
-    kind = "fp8" if config.model.quantize == "fp8" else dtype_name(config.model)
-    fine = loss <= ROUNDING[kind][0] and gradient <= ROUNDING[kind][1]
-    said = f"on {len(rows)} rows the fast path's loss is {loss:.1e} and its gradient {gradient:.1e} off the plain one"
-    if told:
-        say(f"train: {said}" + ("" if fine else ": too much, so the plain path is used"))
-    if not fine and kind == "fp8":
-        raise UserError(said, "model.quantize", "set model.quantize=none or nf4")
-    return fine
-
-
-def _halve(path: Packed | Plain, longest: int, step: int) -> None:
-    """Half as many tokens at once, after the card's memory did not suffice.
-
-    Raises:
-        UserError: the longest row by itself does not fit.
-    """
-    torch.cuda.empty_cache()
-    if path.micro_tokens <= longest:
-        fix = "set train.checkpointing=block, model.quantize=nf4, or lower prompt.cutoff"
-        raise UserError(f"step {step + 1}: the longest row, {longest} tokens, does not fit into the card", "train", fix)
-    path.micro_tokens = max(longest, path.micro_tokens // 2)
-    say(f"train: step {step + 1}: out of memory; going on with at most {path.micro_tokens:,} tokens at once")
 
 
 def _describe(

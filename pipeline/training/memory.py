@@ -22,11 +22,14 @@ MOST = 65536
 FULL = 4096  # tokens with which matrix products run at full speed: below, keeping less is better than smaller packs
 
 
-def choose_packed(fast: Fast, wanted: int, checkpointing: str, longest: int, step: int) -> tuple[int, bool]:
+def choose_packed(
+    fast: Fast, wanted: int, checkpointing: str, longest: int, step: int, told: bool = True
+) -> tuple[int, bool]:
     """Most tokens in a pack, and whether blocks are computed again.
 
     Args:
         wanted: `train.micro_tokens`. step: tokens of a whole optimiser step, beyond which nothing is gained.
+        told: whether to say what was chosen.
 
     Two probes of different size give what a token takes, kept whole and not.
     """
@@ -45,11 +48,12 @@ def choose_packed(fast: Fast, wanted: int, checkpointing: str, longest: int, ste
     recompute = False not in fits or (checkpointing == "auto" and True in fits and fits[False] < min(want, FULL))
     tokens = max(longest, wanted or min(want, fits[recompute]))
     how = "blocks computed again" if recompute else "all kept"
-    say(
-        f"train: {free / 2**30:.1f} GiB free; a token takes "
-        + ", ".join(f"{cost / 2**20:.2f} MiB {'computed again' if r else 'kept'}" for r, cost in costs.items())
-        + f" -> at most {tokens:,} tokens at once, {how}, about {tokens * costs[recompute] / 2**30:.1f} GiB"
-    )
+    if told:
+        say(
+            f"train: {free / 2**30:.1f} GiB free; a token takes "
+            + ", ".join(f"{cost / 2**20:.2f} MiB {'computed again' if r else 'kept'}" for r, cost in costs.items())
+            + f" -> at most {tokens:,} tokens at once, {how}, about {tokens * costs[recompute] / 2**30:.1f} GiB"
+        )
     return tokens, recompute
 
 
@@ -74,9 +78,8 @@ def _peak(fast: Fast, tokens: int) -> int:
         fix = "set model.quantize=nf4, train.checkpointing=block, choose a smaller base, or free the card"
         raise UserError(f"not even {tokens} tokens fit into the card beside the model", "train", fix) from None
     finally:
-        for linear in fast.linears:
-            for parameter in linear.parameters:
-                parameter.grad = None
+        for parameter in fast.whole.parameters():
+            parameter.grad = None
     return torch.cuda.max_memory_allocated() - before
 
 

@@ -12,11 +12,18 @@ from typing import Any
 
 import torch
 
+from pipeline.config import Config
+from pipeline.errors import UserError
 from pipeline.model.fast import Fast
+from pipeline.model.load import dtype_name
 from pipeline.model.loss import loss_sum
+from pipeline.model.packable import NotPackable
+from pipeline.progress import say
 from pipeline.prompt.batch import batches
 from pipeline.prompt.pack import Packer
 from pipeline.prompt.tokens import Tokens
+from pipeline.training.memory import choose_micro_tokens, choose_packed
+from pipeline.training.order import step_rows
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,108 @@ def difference(
                 weight.grad = None
     plain.model.train(was_training)
     (ours, our_grads), (theirs, their_grads) = found
-    pairs = [(a, b) for a, b in zip(our_grads, their_grads, strict=True) if a is not None and b is not None]
-    apart = sum(float((a - b).pow(2).sum()) for a, b in pairs) ** 0.5
-    size = sum(float(b.pow(2).sum()) for _, b in pairs) ** 0.5
+    pairs = [(0 if a is None else a, 0 if b is None else b) for a, b in zip(our_grads, their_grads, strict=True)]
+    apart = sum(float(torch.as_tensor(a - b).pow(2).sum()) for a, b in pairs) ** 0.5
+    size = sum(float(torch.as_tensor(b).pow(2).sum()) for _, b in pairs) ** 0.5
     return abs(ours - theirs) / max(abs(theirs), 1e-12), apart / max(size, 1e-12)
+
+
+# What rounding explains, by arithmetic: relative difference of the loss, and of the gradient. With random weights bf16
+# comes to 0.1 and fp8 to 0.7 of a 7B model's gradient, which then is small beside what it is the sum of.
+ROUNDING = {"fp32": (1e-4, 1e-3), "bf16": (1e-2, 0.3), "fp8": (3e-2, 1.0)}
+PROBE_ROWS = 8
+# What a model of another build than ours may raise on the fast path; an error of ours is among them too, and is said.
+STRANGE = (RuntimeError, TypeError, AttributeError, KeyError, IndexError, ValueError, AssertionError)
+
+
+def open_path(
+    config: Config, model: Any, tokens: Tokens, leading: Sequence[Sequence[int]], accelerator: Any,
+    state: dict[str, Any], weights: Sequence[torch.Tensor],
+) -> Packed | Plain:  # fmt: skip
+    """The fast path where the model can take it and it proves equal to the plain one on some rows, else the plain one.
+
+    Args:
+        state: of a checkpoint, or with zeros: `micro_tokens` and `recompute` as they were chosen then.
+
+    Raises:
+        UserError: the base is to be in fp8, and that cannot be; or not even the longest row fits into memory.
+    """
+    settings, longest = config.train, int(tokens.lengths.max())
+    told = accelerator.is_main_process
+    if settings.fast:
+        try:
+            packed = _packed(config, model, tokens, leading, accelerator, state)
+            if _is_equal(packed, Plain(model, tokens, accelerator, longest), config, weights, told):
+                return packed
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (NotPackable, *STRANGE) as error:
+            why = str(error) if isinstance(error, NotPackable) else f"{type(error).__name__}: {error}"
+            why = " ".join(why.split())[:300]
+            if config.model.quantize == "fp8":
+                raise UserError(f"no fp8: {why}", "model.quantize", "set model.quantize=none or nf4") from None
+            say(f"train: the plain path is used: {why}") if told else None
+        for weight in weights:
+            weight.grad = None
+    if settings.checkpointing in ("block", "offload"):
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    micro_tokens = state["micro_tokens"] or choose_micro_tokens(model, settings.micro_tokens, longest)
+    return Plain(model, tokens, accelerator, micro_tokens)
+
+
+def _packed(
+    config: Config,
+    model: Any,
+    tokens: Tokens,
+    leading: Sequence[Sequence[int]],
+    accelerator: Any,
+    state: dict[str, Any],
+) -> Packed:
+    settings, longest = config.train, int(tokens.lengths.max())
+    fast = Fast(model, longest, fp8=config.model.quantize == "fp8")
+    if settings.checkpointing in ("block", "offload") and not fast.blocks:
+        raise NotPackable(f"train.checkpointing={settings.checkpointing} with blocks of another form than LLaMA's")
+    packed = Packed(fast, tokens, leading, longest)
+    packed.offload = settings.checkpointing == "offload"
+    packed.micro_tokens, fast.recompute = state["micro_tokens"], state["recompute"]
+    if not state["micro_tokens"]:
+        step = packed.largest_step(settings.batch_size, accelerator.num_processes)
+        wanted = settings.micro_tokens, settings.checkpointing
+        packed.micro_tokens, fast.recompute = choose_packed(fast, *wanted, longest, step, accelerator.is_main_process)
+    return packed
+
+
+def _is_equal(packed: Packed, plain: Plain, config: Config, weights: Sequence[torch.Tensor], told: bool) -> bool:
+    """Whether both ways agree on a few rows of the first step."""
+    rows = step_rows(0, len(packed.tokens), config.train.batch_size, config.train.seed)[:PROBE_ROWS]
+    try:
+        loss, gradient = difference(packed, plain, rows, weights)
+    except torch.cuda.OutOfMemoryError:  # the plain path keeps everything; packs may still fit
+        for weight in weights:
+            weight.grad = None
+        torch.cuda.empty_cache()
+        say("train: not compared with the plain path, for which the card's memory is too small") if told else None
+        return True
+    kind = "fp8" if config.model.quantize == "fp8" else dtype_name(config.model)
+    fine = loss <= ROUNDING[kind][0] and gradient <= ROUNDING[kind][1]
+    said = f"on {len(rows)} rows the fast path's loss is {loss:.1e} and its gradient {gradient:.1e} off the plain one"
+    if told:
+        say(f"train: {said}" + ("" if fine else ": too much, so the plain path is used"))
+    if not fine and kind == "fp8":
+        raise UserError(said, "model.quantize", "set model.quantize=none or nf4")
+    return fine
+
+
+def halve(path: Packed | Plain, longest: int, step: int) -> None:
+    """Half as many tokens at once, after the card's memory did not suffice.
+
+    Raises:
+        UserError: the longest row by itself does not fit.
+    """
+    torch.cuda.empty_cache()
+    if path.micro_tokens <= longest:
+        fix = "set train.checkpointing=block, model.quantize=nf4, or lower prompt.cutoff"
+        raise UserError(f"step {step + 1}: the longest row, {longest} tokens, does not fit into the card", "train", fix)
+    path.micro_tokens = max(longest, path.micro_tokens // 2)
+    say(f"train: step {step + 1}: out of memory; going on with at most {path.micro_tokens:,} tokens at once")

@@ -21,15 +21,22 @@ from pipeline.errors import UserError
 from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
 from pipeline.model.load import BYTES, DIVIDE, dtype_name, geometry_config
+from pipeline.model.packable import has_blocks
+from pipeline.training.footprint import Footprint, footprint
+from pipeline.training.memory import MOST
 from pipeline.training.schedule import total_steps, warmup_steps
 
 GIB = 2**30
-WEIGHT_BYTES = {"none": None, "int8": 1.05, "nf4": 0.57}  # with the scales that bitsandbytes keeps
+WEIGHT_BYTES = {"none": None, "int8": 1.05, "nf4": 0.516, "fp8": 2.0}  # with their scales; fp8 by rows and by columns
 
 
 @dataclass(frozen=True)
 class Plan:
-    """rows: to train on, None when unknown. exact: whether `tokens` was counted or is an upper bound."""
+    """rows: to train on, None when unknown. exact: whether `tokens` was counted or is an upper bound.
+
+    token_mib: what the plain path keeps of a token, an estimate. fast: what the fast path takes, where it has whole
+    blocks as functions.
+    """
 
     rows: int | None
     tokens: int | None
@@ -40,6 +47,7 @@ class Plan:
     weights_gib: float
     training_gib: float
     token_mib: float
+    fast: Footprint | None = None
 
 
 def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
@@ -59,6 +67,7 @@ def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
     model = _empty(shape)
     parameters = sum(p.numel() for p in model.parameters())
     weights = _weight_bytes(config, model)
+    packed = config.train.fast and config.adapter.method == "lora" and has_blocks(model)
     adapted = adapters.attach(model, config.adapter, 0, tuple(range(old, shape.vocab_size)))
     trained = sum(p.numel() for p in adapters.trained(adapted).values())
     # Beside the weights: gradient and AdamW's two moments in float32, for LoRA the float32 adapter itself too.
@@ -73,7 +82,15 @@ def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
         weights_gib=weights / GIB,
         training_gib=trained * per_trained / GIB,
         token_mib=_token_bytes(config, shape) / 2**20,
+        fast=_footprint(config, shape, adapted, weights, trained) if packed else None,
     )
+
+
+def _footprint(config: Config, shape: Any, adapted: Any, weights: float, trained: int) -> Footprint:
+    ranks = sum(m.lora_A["default"].weight.shape[0] for m in adapted.modules() if hasattr(m, "lora_A"))
+    bits = config.model.quantize in ("nf4", "int8")
+    a_block = math.ceil(ranks / shape.num_hidden_layers)
+    return footprint(shape, weights, trained, a_block, BYTES[dtype_name(config.model)], bits)
 
 
 def _empty(shape: Any) -> Any:
@@ -94,8 +111,6 @@ def _empty(shape: Any) -> Any:
 
 def lines(config: Config, found: Plan) -> list[str]:
     """The plan as a person reads it."""
-    fixed = found.weights_gib + found.training_gib
-    longest = config.prompt.cutoff * found.token_mib / 1024
     if config.adapter.method == "lora":
         kept = f"adapter    {found.trained * 4 / 1e6:,.1f} MB in float32"
     else:
@@ -108,9 +123,33 @@ def lines(config: Config, found: Plan) -> list[str]:
         kept,
         f"memory     {found.weights_gib:.2f} GiB weights",
         f"           {found.training_gib:.2f} GiB gradients and optimiser" + _and_adapter(config),
+        *(_packs(config, found, found.fast) if found.fast else _one_row(config, found)),
+    ]
+
+
+PACK = 4096  # tokens with which products still run at full speed
+
+
+def _packs(config: Config, found: Plan, fast: Footprint) -> list[str]:
+    """The peak with a whole step at once and all kept, and with small packs and blocks computed again."""
+    mean = found.tokens / found.rows if found.rows and found.tokens else config.prompt.cutoff
+    step = min(MOST, math.ceil(config.train.batch_size * mean))
+    small = min(step, PACK)
+    ways = [(step, False, "a whole step"), (small, False, "all kept"), (small, True, "blocks computed again")]
+    said = [
+        f"           {fast.peak(tokens, again) / GIB:.2f} GiB at the peak with {tokens:,} tokens at once, {how}"
+        for tokens, again, how in (ways if small < step else ways[:1] + ways[2:])
+    ]
+    return [*said, "           what is free when the run begins decides between them"]
+
+
+def _one_row(config: Config, found: Plan) -> list[str]:
+    longest = config.prompt.cutoff * found.token_mib / 1024
+    least = found.weights_gib + found.training_gib + longest
+    return [
         f"           {longest:.2f} GiB activations of one row of {config.prompt.cutoff} tokens, "
         f"about {found.token_mib:.2f} MiB a token (estimate)",
-        f"           {fixed + longest:.2f} GiB at least; what is free beyond that takes more rows at once",
+        f"           {least:.2f} GiB at least; what is free beyond that takes more rows at once",
     ]
 
 

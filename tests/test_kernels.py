@@ -1,0 +1,596 @@
+"""Kernels: each plain twin against autograd of the formula in float64, and the Triton kernels against their twins."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline.kernels import attention, fp8, gate, lora, loss, norm, rotary
+from pipeline.kernels.attention import Layout
+from pipeline.kernels.frozen import Frozen
+from pipeline.kernels.lora import Adapter, Linear, LoraLinear
+from pipeline.prompt.pack import Pack, Packer
+from tests.test_pack import A, B, random_tokens
+from tests.tiny import SHAPE  # noqa: F401  one thread: tiny tensors are slower on more
+
+CUDA = torch.cuda.is_available()
+CPU = torch.device("cpu")
+if not CUDA and "triton" not in sys.modules:
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported, which torch does at times
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def leaf(x: torch.Tensor) -> torch.Tensor:
+    """A copy in float64 that gradients come to."""
+    return x.detach().double().requires_grad_()
+
+
+def close(ours: torch.Tensor | None, theirs: torch.Tensor | None, bound: float = 2e-6) -> None:
+    """Alike up to `bound` of their size as a whole."""
+    assert ours is not None
+    assert theirs is not None
+    assert ours.shape == theirs.shape
+    apart = (ours.double().cpu() - theirs.double().cpu()).norm() / theirs.double().norm().cpu().clamp(min=1e-30)
+    assert apart <= bound, float(apart)
+
+
+# --- norm, rotary, gate
+
+
+@pytest.mark.parametrize("room", [0, 8])
+@pytest.mark.parametrize("past", [False, True])
+def test_norm(room: int, past: bool) -> None:
+    x, weight, grad, around = torch.randn(5, 48), torch.randn(48), torch.randn(5, 48), torch.randn(5, 48)
+    n, r = norm.forward(x, weight, 1e-5, room)
+    wide = leaf(x)
+    wanted = wide / (wide.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * weight.double()
+    close(n, wanted)
+    assert n.stride() == (48 + room, 1)
+    ((wanted * grad).sum() + (wide * around).sum() * past).backward()
+    dx, again = norm.backward(grad, x, weight, r, around if past else None)
+    close(dx, wide.grad)
+    assert torch.equal(again, n)
+
+
+def angles(tokens: int, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Angles of half a head, and cos and sin as transformers gives them: twice side by side."""
+    angle = torch.randn(tokens, size // 2)
+    return angle, torch.cat([angle, angle], 1).cos(), torch.cat([angle, angle], 1).sin()
+
+
+def turned(x: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
+    """Each half of a head is the real and the imaginary part of numbers that are turned by the angle."""
+    real, imaginary = x.double().chunk(2, dim=-1)
+    found = torch.complex(real, imaginary) * torch.exp(1j * angle.double())[:, None]
+    return torch.cat([found.real, found.imag], dim=-1)
+
+
+def test_rotary() -> None:
+    angle, cos, sin = angles(5, 8)
+    whole = torch.randn(5, 9, 8)
+    x = whole.clone()
+    rotary.rotate(x[:, :6], cos, sin)  # a view: q and k of q, k, v
+    close(x[:, :6], turned(whole[:, :6], angle))
+    assert torch.equal(x[:, 6:], whole[:, 6:])
+    rotary.rotate(x[:, :6], cos, sin, back=True)
+    close(x, whole)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_gather_back(late: bool) -> None:
+    """The gradient of q, k, v side by side, from the gradients behind the rotation; some of dq comes later."""
+    angle, cos, sin = angles(7, 8)
+    heads, dq, dk, dv = (torch.randn(7, n, 8) for n in (5, 3, 1, 1))
+    more = torch.randn(4, 3, 8) if late else None
+    x = leaf(heads)
+    whole = dq.double()
+    if more is not None:
+        whole[2:6] += more
+    made = [turned(x[:, :3], angle) * whole, turned(x[:, 3:4], angle) * dk, x[:, 4:] * dv]
+    torch.stack([part.sum() for part in made]).sum().backward()
+    assert x.grad is not None
+    close(rotary.gather_back(dq.clone(), dk, dv, more, 2, cos, sin), x.grad.flatten(1))
+
+
+@pytest.mark.parametrize("name", ["silu", "gelu"])
+def test_gate(name: str) -> None:
+    gu, grad = torch.randn(5, 60) * 3, torch.randn(5, 30)
+    wide = leaf(gu)
+    g, u = wide.chunk(2, dim=1)
+    h = (F.silu(g) if name == "silu" else F.gelu(g, approximate="tanh")) * u
+    close(gate.forward(gu, gate.ACTS[name]), h)
+    h.backward(grad)
+    dgu, again = gate.backward(grad.clone(), gu, gate.ACTS[name])
+    close(dgu, wide.grad)
+    close(again, h)
+
+
+# --- the head
+
+
+@pytest.mark.parametrize("rows", [3, 4096])
+@pytest.mark.parametrize("trained", [False, True])
+def test_head_loss(monkeypatch: pytest.MonkeyPatch, rows: int, trained: bool) -> None:
+    """Slices of three positions, of which the last holds one, and all at once; weights, of which one is zero."""
+    monkeypatch.setattr(loss, "ROWS", rows)
+    h = torch.randn(7, 16).requires_grad_()
+    head = torch.randn(50, 16).requires_grad_(trained)
+    targets, weights = torch.tensor([3, 3, 0, 49, 7, 3, 1]), torch.tensor([1.0, 2, 1, 0, 5, 1, 1])
+    found = loss.HeadLoss.apply(h, head, targets, weights)
+    assert found.dtype == torch.float32
+    (found / 9).backward()
+    wide, wide_head = leaf(h), leaf(head)
+    wanted = (F.cross_entropy(wide @ wide_head.t(), targets, reduction="none") * weights).sum()
+    (wanted / 9).backward()
+    close(found.detach()[None], wanted[None])
+    close(h.grad, wide.grad)
+    if trained:
+        close(head.grad, wide_head.grad)
+    else:
+        assert head.grad is None
+
+
+def test_head_loss_of_large_logits() -> None:
+    """Neither exp of them nor log of nothing."""
+    z = torch.tensor([[1e4, 0.0, -1e4], [-1e4, -1e4, 1e4]])
+    total = loss.to_gradient(z, torch.tensor([1, 2]), torch.ones(2))
+    assert float(total) == 1e4
+    assert z.tolist() == [[1, -1, 0], [0, 0, 0]]
+
+
+# --- linear layers
+
+
+def layers(biases: Sequence[bool], sizes: Sequence[int] = (6, 4, 5), inputs: int = 10) -> list[torch.nn.Linear]:
+    made = [torch.nn.Linear(inputs, n, bias=b, dtype=torch.float64) for n, b in zip(sizes, biases, strict=True)]
+    return [layer.requires_grad_(False) for layer in made]
+
+
+def adapter(rank: int, outputs: int, scale: float, dropout: float = 0.0, inputs: int = 10) -> Adapter:
+    a, b = (torch.nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in ((rank, inputs), (outputs, rank)))
+    return Adapter(a, b, scale, dropout)
+
+
+def stacked(frozen: Sequence[torch.nn.Linear], adapters: Sequence[Adapter | None], onto: bool = True) -> Linear:
+    linear = Linear(Frozen(frozen, torch.float64), [f.out_features for f in frozen], adapters, onto)
+    for copy, parameter, scale in linear.copies():
+        copy.copy_(parameter.detach() * scale)
+    return linear
+
+
+def textbook(x: torch.Tensor, frozen: Sequence[torch.nn.Linear], adapters: Sequence[Adapter | None]) -> torch.Tensor:
+    return torch.cat(
+        [
+            layer(x) if a is None else layer(x) + a.scale * (x @ a.a.t()) @ a.b.t()
+            for layer, a in zip(frozen, adapters, strict=True)
+        ],
+        dim=-1,
+    )
+
+
+def wanted_of(y: torch.Tensor, x: torch.Tensor, linear: Linear, grad: torch.Tensor) -> list[torch.Tensor]:
+    """Gradients of x and of the adapters, by autograd."""
+    return list(torch.autograd.grad(y, [x, *linear.parameters], grad))
+
+
+@pytest.mark.parametrize("biases", [(False, False, False), (True, False, True)])
+@pytest.mark.parametrize("ranks", [(2, 2, 2), (3, 0, 1), (0, 0, 2), (0, 0, 0)])
+@pytest.mark.parametrize("roomy", [False, True])
+def test_linear(biases: tuple[bool, ...], ranks: tuple[int, ...], roomy: bool) -> None:
+    """A stack of three layers, some without an adapter or a bias; t behind the input, or in a product of its own."""
+    frozen = layers(biases)
+    adapters = [adapter(r, f.out_features, 0.5 + r) if r else None for f, r in zip(frozen, ranks, strict=True)]
+    x, grad = torch.randn(7, 10, dtype=torch.float64).requires_grad_(), torch.randn(7, 15, dtype=torch.float64)
+    y = textbook(x, frozen, adapters)
+    linear = stacked(frozen, adapters, onto=not roomy)
+    assert linear.room == (sum(ranks) if roomy else 0)
+    close(textbook(x, frozen, adapters), y, 0)  # the layers hold views of the stack now, of the same numbers
+    assert all(f.weight.untyped_storage().data_ptr() == frozen[0].weight.untyped_storage().data_ptr() for f in frozen)
+
+    given = x.new_empty(7, 10 + linear.room)[:, :10].copy_(x).detach()
+    found, kept = linear.forward(given)
+    close(found, y, 1e-12)
+    close(linear.again(given, kept), y, 1e-12)
+    dx, p = linear.backward_input(grad, kept)
+    grads = linear.backward_parameters(grad, given, p, kept)
+    for ours, theirs in zip([dx, *grads], wanted_of(y, x, linear, grad), strict=True):
+        close(ours, theirs, 1e-12)
+    assert linear.backward_input(grad, kept, wanted=False)[0] is None
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear_onto_the_residual_stream(bias: bool) -> None:
+    frozen, adapters = layers([bias], [6]), [adapter(2, 6, 2.0)]
+    x, stream = torch.randn(7, 10, dtype=torch.float64), torch.randn(7, 6, dtype=torch.float64)
+    found, _ = stacked(frozen, adapters).forward(x, stream.clone())
+    close(found, textbook(x, frozen, adapters) + stream, 1e-12)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_lora_linear(bias: bool) -> None:
+    """As models call it: more than two dimensions, and an input that nobody wants the gradient of."""
+    frozen, adapters = layers([bias], [6]), [adapter(2, 6, 2.0)]
+    x, grad = torch.randn(2, 3, 10, dtype=torch.float64).requires_grad_(), torch.randn(2, 3, 6, dtype=torch.float64)
+    linear = stacked(frozen, adapters)
+    y = LoraLinear.apply(x, linear, 0, *linear.parameters)
+    wanted = textbook(x, frozen, adapters)
+    close(y, wanted, 1e-12)
+    grads = wanted_of(wanted, x, linear, grad)
+    for ours, theirs in zip(wanted_of(y, x, linear, grad), grads, strict=True):
+        close(ours, theirs, 1e-12)
+    LoraLinear.apply(x.detach(), linear, 0, *linear.parameters).backward(grad)
+    for parameter, wanted_grad in zip(linear.parameters, grads[1:], strict=True):
+        close(parameter.grad, wanted_grad, 1e-12)
+
+
+def test_frozen_weights_of_another_type_stay() -> None:
+    """In full precision, for arithmetic in a lower one: the layers keep theirs."""
+    frozen = layers([True, False, False])
+    before = [f.weight.clone() for f in frozen]
+    made = Frozen(frozen, torch.bfloat16)
+    assert made.weight.dtype == made.bias.dtype == torch.bfloat16
+    assert all(torch.equal(f.weight, w) for f, w in zip(frozen, before, strict=True))
+
+
+def dropping(share: float) -> tuple[Linear, torch.Tensor, torch.Tensor]:
+    frozen = layers([False, True, False])
+    adapters = [adapter(3, 6, 2.0, share), None, adapter(2, 5, 1.0, share / 2)]
+    x, grad = torch.randn(7, 10, dtype=torch.float64), torch.randn(7, 15, dtype=torch.float64)
+    return stacked(frozen, adapters), x, grad
+
+
+def test_dropout_is_unbiased() -> None:
+    linear, x, _ = dropping(0.5)
+    ys = torch.stack([linear.forward(x, seed=seed)[0] for seed in range(2000)])
+    linear.drops = False
+    wanted = linear.forward(x)[0]
+    off = (ys.mean(0) - wanted) / (ys.std(0) / 2000**0.5).clamp(min=1e-12)
+    assert off.abs().max() < 4.5  # standard errors, the largest of 77
+    assert torch.equal(ys[0, :, 6:10], wanted[:, 6:10])  # no adapter, nothing to drop
+
+
+def test_dropout_depends_on_its_seed_alone() -> None:
+    linear, x, _ = dropping(0.5)
+    first = linear.forward(x, seed=3)[0]
+    assert torch.equal(linear.forward(x, seed=3)[0], first)
+    assert not torch.equal(linear.forward(x, seed=4)[0], first)
+    masks = [lora._mask(x, 0.25, seed) for seed in range(50)]
+    assert all(set(mask.unique().tolist()) == {0.0, 1 / 0.75} for mask in masks)
+    assert torch.stack(masks).mean() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("which", range(5))
+def test_dropout_goes_back_through_the_same_mask(which: int) -> None:
+    """y is linear in x and in each matrix, so a step of any size tells the slope: exact only with the same mask."""
+    linear, x, grad = dropping(0.4)
+    _, kept = linear.forward(x, seed=5)
+    dx, p = linear.backward_input(grad, kept)
+    slopes = [dx, *linear.backward_parameters(grad, x, p, kept)]
+    inputs = [x, *linear.parameters]
+    before = linear.forward(x, seed=5)[0]
+    step = torch.randn_like(inputs[which])
+    with torch.no_grad():
+        inputs[which] += step
+    for copy, parameter, scale in linear.copies():
+        copy.copy_(parameter.detach() * scale)
+    after = linear.forward(x, seed=5)[0]
+    slope = slopes[which]
+    assert slope is not None
+    assert float(((after - before) * grad).sum()) == pytest.approx(float((slope * step).sum()), rel=1e-10)
+
+
+# --- attention
+
+
+def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pack: Pack, scale: float) -> torch.Tensor:
+    """Each segment with its preamble in front: one causal softmax over the whole row."""
+    made, repeat = [], q.shape[1] // k.shape[1]
+    for n, (start, end) in enumerate(zip(pack.starts[:-1].tolist(), pack.starts[1:].tolist(), strict=True)):
+        shared = [
+            slice(int(pack.starts[g]), int(pack.starts[g + 1]))
+            for g in range(pack.preambles)
+            if n >= pack.preambles and pack.groups[g] <= start < pack.groups[g + 1]
+        ]
+        keys, values = (
+            torch.cat([t[part] for part in (*shared, slice(start, end))]).repeat_interleave(repeat, 1) for t in (k, v)
+        )
+        scores = torch.einsum("qhd,khd->hqk", q[start:end], keys) * scale
+        ahead = torch.ones(end - start, len(keys), dtype=torch.bool).triu(len(keys) - (end - start) + 1)
+        weights = scores.masked_fill(ahead, -torch.inf).softmax(-1)
+        made.append(torch.einsum("hqk,khd->qhd", weights, values))
+    return torch.cat(made)
+
+
+def a_pack(folder: Path, leading: Sequence[list[int]]) -> Pack:
+    return Packer(random_tokens(folder, leading, 14), leading, 1000).pack(range(14))
+
+
+def heads_of(pack: Pack, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+    """q, k, v and a gradient: four heads, two for keys and values."""
+    return [torch.randn(len(pack.ids), n, 8, dtype=dtype) for n in (4, 2, 2, 4)]
+
+
+@pytest.mark.parametrize("leading", [[], [A, B]])
+def test_attention(tmp_path: Path, leading: list[list[int]]) -> None:
+    pack = a_pack(tmp_path, leading)
+    layout = Layout.of(pack, CPU, plain=True)
+    q, k, v, grad = (t.requires_grad_() for t in heads_of(pack))
+    found, wanted = attention.attention(q, k, v, layout, 0.3), dense(q, k, v, pack, 0.3)
+    close(found, wanted, 1e-12)
+    grads = (torch.autograd.grad(y, [q, k, v], grad) for y in (found, wanted))
+    for ours, theirs in zip(*grads, strict=True):
+        close(ours, theirs, 1e-12)
+
+
+def test_merge() -> None:
+    """Two softmaxes over some keys each, into one over all keys; the log-sum-exp is a view, as in `attend`."""
+    scores, values = torch.randn(3, 5, 11) * 4, torch.randn(11, 3, 8)
+
+    def part(keys: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        probabilities = scores[:, :, keys].softmax(-1)
+        return torch.einsum("hqk,khd->qhd", probabilities, values[keys]), scores[:, :, keys].logsumexp(-1)
+
+    (out, lse), (out2, lse2), (whole, sums) = part(slice(0, 4)), part(slice(4, 11)), part(slice(0, 11))
+    wide = torch.full((3, 9), 7.0)
+    wide[:, 2:7] = lse
+    attention.merge(out, wide[:, 2:7], out2, lse2)
+    close(out, whole)
+    close(wide[:, 2:7], sums)
+    assert (wide[:, :2] == 7).all()
+    assert (wide[:, 7:] == 7).all()
+
+
+def test_pieces_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Own tokens of each preamble in pieces of two queries, each with a copy of the preamble's keys."""
+    from tests.test_pack import ROWS, tokens_of
+
+    monkeypatch.setattr(attention, "PIECE", 2)
+    pack = Packer(tokens_of(tmp_path, ROWS, [0] * 5), [A, B], 100).pack(range(5))
+    layout = Layout.of(pack, CPU, plain=False)
+    assert (layout.front, layout.shared, layout.longest, layout.widest) == (7, 14, 4, 4)
+    assert layout.starts.tolist() == [0, 3, 7, 10, 11, 13, 14, 16]
+    assert layout.queries.tolist() == [0, 2, 4, 6, 7]  # four tokens go with A, three with B
+    assert layout.keys.tolist() == [0, 3, 6, 10, 14]
+    assert layout.copies.tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 5, 6, 3, 4, 5, 6]
+    assert layout.folds == ((0, 3, 0, 2), (3, 4, 6, 2))
+    assert (layout.index, layout.prefix) == (None, None)
+
+
+def flash_forward(
+    q: Any, k: Any, v: Any, starts: Any, key_starts: Any, longest: int, widest: int, dropout: float, causal: bool,
+    debug: bool, scale: float,
+) -> Any:  # fmt: skip
+    """What torch's kernel does, in its shapes."""
+    out, lse = torch.zeros_like(q), q.new_zeros(q.shape[1], len(q))
+    for mine, theirs in segments(starts, key_starts, longest, widest):
+        scores = scores_of(q[mine], k[theirs], causal, scale)
+        lse[:, mine] = scores.logsumexp(-1)
+        out[mine] = torch.einsum("hqk,khd->qhd", scores.softmax(-1), repeated(v[theirs], q))
+    return out, lse, torch.zeros(2), torch.zeros(0), torch.zeros(0)
+
+
+def flash_backward(
+    grad: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, starts: Any, key_starts: Any, longest: int, widest: int,
+    dropout: float, causal: bool, seed: Any, unused: Any, scale: float,
+) -> Any:  # fmt: skip
+    dq, dk, dv = (torch.zeros_like(t) for t in (q, k, v))
+    assert lse.is_contiguous()
+    for mine, theirs in segments(starts, key_starts, longest, widest):
+        p = torch.exp(scores_of(q[mine], k[theirs], causal, scale) - lse[:, mine, None])
+        dp = torch.einsum("qhd,khd->hqk", grad[mine], repeated(v[theirs], q))
+        ds = p * (dp - (grad[mine] * out[mine]).sum(-1).t()[..., None]) * scale
+        dq[mine] = torch.einsum("hqk,khd->qhd", ds, repeated(k[theirs], q))
+        for whole, made in (
+            (dk, torch.einsum("hqk,qhd->khd", ds, q[mine])),
+            (dv, torch.einsum("hqk,qhd->khd", p, grad[mine])),
+        ):
+            whole[theirs] = made.unflatten(1, (k.shape[1], -1)).sum(2)
+    return dq, dk, dv
+
+
+def segments(starts: Any, key_starts: Any, longest: int, widest: int) -> list[tuple[slice, slice]]:
+    pairs = [[slice(a, b) for a, b in zip(s[:-1].tolist(), s[1:].tolist(), strict=True)] for s in (starts, key_starts)]
+    for spans, most in zip(pairs, (longest, widest), strict=True):
+        assert all(span.stop - span.start <= most for span in spans)
+    return list(zip(*pairs, strict=True))
+
+
+def repeated(keys: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    return keys.repeat_interleave(q.shape[1] // keys.shape[1], 1)
+
+
+def scores_of(q: torch.Tensor, k: torch.Tensor, causal: bool, scale: float) -> torch.Tensor:
+    scores = torch.einsum("qhd,khd->hqk", q, repeated(k, q)) * scale
+    return scores.masked_fill(torch.ones(len(q), len(k), dtype=torch.bool).triu(1), -torch.inf) if causal else scores
+
+
+@pytest.mark.parametrize("leading", [[], [A, B]])
+@pytest.mark.parametrize("piece", [3, 512])
+def test_attention_in_two_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leading: list[list[int]], piece: int
+) -> None:
+    """What CUDA does, with torch's kernel replaced by its formula: parts, pieces and folds make up the whole."""
+    monkeypatch.setattr(attention, "PIECE", piece)
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", flash_forward)
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_backward", flash_backward)
+    pack = a_pack(tmp_path, leading)
+    q, k, v, grad = (t.requires_grad_() for t in heads_of(pack))
+    found = attention.attention(q, k, v, Layout.of(pack, CPU, plain=False), 0.3)
+    wanted = dense(q, k, v, pack, 0.3)
+    close(found, wanted, 1e-12)
+    grads = (torch.autograd.grad(y, [q, k, v], grad) for y in (found, wanted))
+    for ours, theirs in zip(*grads, strict=True):
+        close(ours, theirs, 1e-6)  # folds add up in float32
+
+
+@pytest.mark.skipif(not CUDA, reason="flash attention needs CUDA")
+@pytest.mark.parametrize("leading", [[], [A, B]])
+def test_attention_on_the_card(tmp_path: Path, leading: list[list[int]]) -> None:
+    pack = a_pack(tmp_path, leading)
+    q, k, v, grad = (t.to(torch.bfloat16).cuda().requires_grad_() for t in heads_of(pack))
+    q64, k64, v64 = (leaf(t.cpu()) for t in (q, k, v))
+    found = attention.attention(q, k, v, Layout.of(pack, q.device, plain=False), 0.3)
+    wanted = dense(q64, k64, v64, pack, 0.3)
+    close(found, wanted, 1e-2)
+    ours = torch.autograd.grad(found, [q, k, v], grad)
+    theirs = torch.autograd.grad(wanted, [q64, k64, v64], grad.double().cpu())
+    for a, b in zip(ours, theirs, strict=True):
+        close(a, b, 2e-2)
+
+
+# --- fp8
+
+
+def test_fp8_rounding() -> None:
+    """Three bits behind the leading one, so 2^-4 of a value; below 2^-6 of the scale, steps of 2^-9."""
+    x = torch.randn(50, 64) * torch.logspace(-12, 12, 50, base=2)[:, None]
+    x[3, :5] = torch.tensor([1e-9, -1e-9, 0, 1, -1])
+    x[4] = 0
+    q, scale = fp8.quantise(x)
+    assert (q.dtype, scale.shape) == (torch.float8_e4m3fn, (50, 1))
+    off = (q.double() * scale - x).abs()
+    assert (off <= torch.maximum(x.abs().double() / 16, scale.double() * 2**-10) * (1 + 1e-6)).all()
+    assert torch.equal(q.float().abs().amax(1), torch.tensor([448.0] * 4 + [0.0] + [448.0] * 45))
+    assert torch.equal(fp8.quantise(x[7:8])[0].float(), q[7:8].float())  # a token does not depend on its neighbours
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_fp8_products(bias: bool) -> None:
+    """Those of the dequantised numbers; the layers' stock forward multiplies with the same weights."""
+    made = [layer.float() for layer in layers([bias, False], [6, 4])]
+    x, grad, stream = torch.randn(7, 10), torch.randn(7, 10), torch.randn(7, 10)
+
+    def rounded(t: torch.Tensor) -> torch.Tensor:
+        q, scale = fp8.quantise(t)
+        return q.double() * scale
+
+    weight = torch.cat([layer.weight for layer in made])
+    rows, columns = rounded(weight), rounded(weight.t().contiguous()).t()
+    shift = torch.cat([made[0].bias, torch.zeros(4)]).double() if bias else 0
+    ours = fp8.Fp8(made, torch.float32)
+    close(ours.forward(x), rounded(x) @ rows.t() + shift)
+    close(ours.forward(x, stream.clone()), rounded(x) @ rows.t() + shift + stream)
+    close(ours.backward(grad), rounded(grad) @ columns)
+    close(torch.cat([layer(x) for layer in made], 1), x.double() @ rows.t() + shift)
+    assert sum(layer.weight.numel() for layer in made) == 0
+    assert ours.extend(3) == 0
+
+
+# --- Triton
+
+
+@pytest.fixture(scope="module")
+def gpu() -> Any:
+    """The Triton kernels, in Triton's interpreter where there is no card."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    if not CUDA and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("without a card Triton needs TRITON_INTERPRET=1 before anything imports it")
+    from pipeline.kernels import gpu
+
+    return gpu
+
+
+@pytest.fixture(scope="module")
+def around(gpu: Any) -> Any:
+    """Those around attention."""
+    from pipeline.kernels import gpu_attention
+
+    return gpu_attention
+
+
+TYPES = [torch.float32, *([torch.bfloat16] if CUDA else [])]
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+
+
+def alike(kernel: Callable[..., Any], twin: Callable[..., Any], *inputs: Any) -> None:
+    """Runs both on copies of the inputs, the twin on the CPU; compares what they return and what they leave behind."""
+    moved = [t.to(DEVICE, copy=True) if isinstance(t, torch.Tensor) else t for t in inputs]
+    copied = [t.clone() if isinstance(t, torch.Tensor) else t for t in inputs]
+    ours, theirs = kernel(*moved), twin(*copied)
+    if ours is None:
+        ours, theirs = moved[0], copied[0]  # in place
+    bound = 1e-2 if inputs[0].dtype == torch.bfloat16 else 1e-6
+    for a, b in zip(*((t,) if isinstance(t, torch.Tensor) else t for t in (ours, theirs)), strict=True):
+        close(a, b, bound)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("past", [False, True])
+def test_triton_norm(gpu: Any, dtype: torch.dtype, past: bool) -> None:
+    x, weight, grad, around = (torch.randn(*shape).to(dtype) for shape in ((5, 48), (48,), (5, 48), (5, 48)))
+    alike(gpu.norm, norm.forward, x, weight, 1e-5, 0)
+    alike(gpu.norm, norm.forward, x, weight, 1e-5, 16)
+    _, r = norm.forward(x, weight, 1e-5)
+    alike(gpu.norm_backward, norm.backward, grad, x, weight, r, around if past else None)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("back", [False, True])
+def test_triton_rotary(around: Any, dtype: torch.dtype, back: bool) -> None:
+    _, cos, sin = (t.to(dtype) for t in angles(7, 24))
+    x = torch.randn(7, 5, 24).to(dtype)
+    alike(around.rotate, rotary.rotate, x, cos, sin, back)
+    view = torch.randn(7, 9, 24, device=DEVICE).to(dtype)
+    wanted = view.cpu()
+    around.rotate(view[:, :5], cos.to(DEVICE), sin.to(DEVICE), back)
+    rotary.rotate(wanted[:, :5], cos, sin, back)
+    close(view, wanted, 1e-2 if dtype == torch.bfloat16 else 1e-6)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("late", [False, True])
+def test_triton_gather_back(around: Any, dtype: torch.dtype, late: bool) -> None:
+    _, cos, sin = (t.to(dtype) for t in angles(7, 24))
+    dq, dk, dv, more = (torch.randn(*shape).to(dtype) for shape in ((7, 3, 24), (7, 1, 24), (7, 1, 24), (4, 3, 24)))
+    alike(around.gather_back, rotary.gather_back, dq, dk, dv, more if late else None, 2, cos, sin)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("act", [0, 1])
+def test_triton_gate(gpu: Any, dtype: torch.dtype, act: int) -> None:
+    gu, grad = torch.randn(3, 2 * 2100).to(dtype), torch.randn(3, 2100).to(dtype)  # more than a program takes
+    alike(gpu.gate, gate.forward, gu, act)
+    alike(gpu.gate_backward, gate.backward, grad, gu, act)
+
+
+def test_triton_merge(around: Any) -> None:
+    out, lse, out2, lse2 = torch.randn(5, 3, 24), torch.randn(3, 9) * 5, torch.randn(5, 3, 24), torch.randn(3, 5) * 5
+    wanted, sums = out.clone(), lse.clone()
+    attention.merge(wanted, sums[:, 2:7], out2, lse2)
+    ours, ours_sums = out.to(DEVICE), lse.to(DEVICE)
+    around.merge(ours, ours_sums[:, 2:7], out2.to(DEVICE), lse2.to(DEVICE))
+    close(ours, wanted, 1e-6)
+    close(ours_sums, sums, 1e-6)
+
+
+@pytest.mark.parametrize("words", [50, 5000])
+def test_triton_loss(gpu: Any, words: int) -> None:
+    z, targets, weights = torch.randn(6, words), torch.randint(0, words, (6,)), torch.rand(6)
+    alike(lambda *args: (gpu.to_gradient(*args), args[0]), lambda *args: (loss.to_gradient(*args), args[0]),
+          z, targets, weights)  # fmt: skip
+
+
+@pytest.mark.skipif(not CUDA, reason="Triton's interpreter cuts off where a card rounds to 8 bits")
+def test_triton_fp8(gpu: Any) -> None:
+    x = torch.randn(5, 300) * torch.logspace(-9, 9, 5, base=2)[:, None]
+    wanted, scales = fp8.quantise(x)
+    ours, ours_scales = gpu.quantise(x.to(DEVICE))
+    assert torch.equal(ours.float().cpu(), wanted.float())
+    assert torch.equal(ours_scales.cpu(), scales)
+
+
+def test_triton_fp8_scales(gpu: Any) -> None:
+    """A row longer than a program reads at once, with room behind it."""
+    x = torch.randn(3, 9016)
+    close(gpu.quantise(x.to(DEVICE)[:, :9000])[1], fp8.quantise(x[:, :9000])[1], 1e-7)
