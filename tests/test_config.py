@@ -118,7 +118,7 @@ def test_names_from_other_tools_lead_to_keys_that_exist() -> None:
         ("train: {lr: }\n", "train.lr = empty: must be a valid number"),
         ("train: {epochs: 0}\n", "train.epochs = 0: must be greater than 0"),
         ("train: {schedule: cos}\n", "train.schedule = 'cos': must be 'cosine', 'linear' or 'constant'"),
-        ("model: {base: x, quantize: no}\n", "model.quantize = 'no': must be 'none', 'int8' or 'nf4'"),
+        ("model: {base: x, quantize: no}\n", "model.quantize = 'no': must be 'none', 'int8', 'nf4' or 'fp8'"),
         ("adapter: {dropout: 1}\n", "adapter.dropout = 1: must be less than 1"),
         ("adapter: {dropout: .nan}\n", "adapter.dropout = nan: must be"),
         ("adapter: {alpha: 0}\n", "adapter.alpha = 0: must be greater than 0"),

@@ -12,6 +12,7 @@ import signal
 import socket
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -237,6 +238,7 @@ def test_interrupted_run_ends_bit_identical(finished: tuple[Config, Run], base: 
         wanted = random_.randint(1, 5)
         while time.time() < deadline and not any(m["step"] >= wanted for m in metrics.read(run.root / "metrics.jsonl")):
             time.sleep(0.001)
+        assert any(m["step"] >= wanted for m in metrics.read(run.root / "metrics.jsonl"))
         time.sleep(random_.random() * 0.05)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -404,6 +406,7 @@ def test_difference_sees_a_gradient_that_is_missing(
 def test_packs_are_made_ahead(finished: tuple[Config, Run]) -> None:
     """And anew, when other rows are asked for or the capacity has changed."""
     packed, _, _ = both_paths(finished)
+    packed.thread = ThreadPoolExecutor(1)  # as on a GPU
 
     def ids(parts: list[Part]) -> list[list[int]]:
         return [part.held.ids[0].tolist() for part in parts]

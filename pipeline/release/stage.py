@@ -57,7 +57,7 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
     else:
         tuned = adapters.load(plain, run.folder("adapter"))
         adapter_says = verify.log_probabilities(tuned, encoder, examples)
-        if config.model.quantize != "none":
+        if config.model.quantize in ("nf4", "int8"):  # fp8 is made while training, from the base as it is here
             # Merging into 4 or 8 bits would round away what was learnt: the base is put into full precision first.
             del tuned, plain
             _free()

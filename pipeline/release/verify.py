@@ -87,8 +87,11 @@ def divergence(p: torch.Tensor, q: torch.Tensor) -> float:
 
 
 def tolerance(*precisions: str) -> tuple[float, str]:
-    """The largest of the precisions that took part (of training, of quantising, of the export), and its name."""
-    name = max((p for p in precisions if p != "none"), key=TOLERANCE.__getitem__)
+    """The largest of the precisions that took part (of training, of quantising, of the export), and its name.
+
+    fp8 takes no part: the base is put into it while training alone.
+    """
+    name = max((p for p in precisions if p in TOLERANCE), key=TOLERANCE.__getitem__)
     return TOLERANCE[name], name
 
 

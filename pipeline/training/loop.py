@@ -62,6 +62,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     add_tokens(plain, encoder.tokenizer.size)
     plain = adapters.attach(plain, config.adapter, settings.seed, tuple(encoder.tokenizer.added.values()))
     weights = adapters.trained(plain)
+    everything = plain.num_parameters()  # before weights in fp8 leave their layers
     fused = accelerator.device.type == "cuda"
     optimizer = torch.optim.AdamW(weights.values(), lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
     if main:
@@ -77,7 +78,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     log = run.root / "metrics.jsonl"
     if main:
         metrics.rewind(log, state["step"] - (0 if state["step"] else 1))
-        _describe(config, weights, plain, tokens, total, path)
+        _describe(config, weights, everything, tokens, total, path)
     if settings.tracker != "none":
         accelerator.init_trackers("tracker", config=_flat(config))
 
@@ -206,11 +207,10 @@ def _accelerator(config: Config, run: Run) -> Accelerator:
 
 
 def _describe(
-    config: Config, weights: dict[str, Any], model: Any, tokens: Tokens, total: int, path: Packed | Plain
+    config: Config, weights: dict[str, Any], everything: int, tokens: Tokens, total: int, path: Packed | Plain
 ) -> None:
     """The arithmetic of the run, derived and printed."""
     trained = sum(p.numel() for p in weights.values())
-    everything = sum(p.numel() for p in model.parameters())
     per_epoch = math.ceil(len(tokens) / config.train.batch_size)
     say(f"train: {len(tokens):,} rows / {config.train.batch_size} a step = {per_epoch} steps an epoch; {total} steps, "
         f"{warmup_steps(total, config.train.warmup)} of them warm-up")  # fmt: skip

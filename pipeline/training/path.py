@@ -60,13 +60,15 @@ class Plain:
 
 
 class Packed:
-    """Packs through `Fast`. Those of the next step are made by a thread while this one computes."""
+    """Packs through `Fast`. On a GPU those of the next step are made by a thread while this one computes; a CPU has no
+    core to spare for that, and OpenMP's threads would not survive a fork of this process."""
 
     name = "fast"
 
     def __init__(self, fast: Fast, tokens: Tokens, leading: Sequence[Sequence[int]], micro_tokens: int) -> None:
         self.fast, self.tokens, self.leading = fast, tokens, leading
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="packs")
+        gpu = fast.device.type == "cuda"
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="packs") if gpu else None
         self.next: tuple[list[int], int, Future[list[Part]]] | None = None
         self.packer = Packer(tokens, leading, micro_tokens)
         self.offload = False
@@ -110,7 +112,8 @@ class Packed:
 
     def ahead(self, rows: Sequence[int]) -> None:
         """Begins to make the parts that are asked for next."""
-        self.next = (list(rows), self.micro_tokens, self.thread.submit(self._made, rows))
+        if self.thread is not None:
+            self.next = (list(rows), self.micro_tokens, self.thread.submit(self._made, rows))
 
     def updated(self) -> None:
         """The kernels' copies of the adapters follow the optimiser."""
