@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from pipeline.kernels.eight import Eight
 from pipeline.kernels.frozen import Frozen
 
 
@@ -38,7 +39,7 @@ class Bits(Frozen):
     def hold(self) -> None:
         self.held = self.weight
 
-    def forward(self, x: torch.Tensor, onto: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, onto: torch.Tensor | None = None, small: Eight | None = None) -> torch.Tensor:
         if self.held is None:
             return super().forward(x, onto)
         return self._product(x, self.held.t(), onto)  # stays for the way back

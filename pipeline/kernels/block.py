@@ -45,6 +45,7 @@ class Block:
 
     def __post_init__(self) -> None:
         self.linears = (self.qkv, self.out, self.gate_up, self.down)
+        self.eight = self.qkv.frozen.eight
         self.parameters = [p for linear in self.linears for p in linear.parameters]
 
     def __call__(
@@ -70,18 +71,18 @@ class _Block(torch.autograd.Function):
         ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, block: Block, layout: Layout,
         keep: torch.Tensor | None, seed: int, *parameters: torch.Tensor,
     ) -> torch.Tensor:  # fmt: skip
-        n1, r1 = norm.forward(x, block.norm1, block.eps, block.qkv.room)
-        qkv, kept1 = block.qkv.forward(n1, seed=seed)
+        n1, r1, small = norm.forward(x, block.norm1, block.eps, block.qkv.room, block.eight)
+        qkv, kept1 = block.qkv.forward(n1, seed=seed, small=small)
         both, q, k, v = block.heads_of(qkv)
         rotary.rotate(both, cos, sin)
         o, saved = _attend(q, k, v, layout, block.scale)
         x2, kept2 = block.out.forward(o, x, seed + 1)
         if keep is not None:
             x2 = x2[keep]
-        n2, r2 = norm.forward(x2, block.norm2, block.eps, block.gate_up.room)
-        gu, kept3 = block.gate_up.forward(n2, seed=seed + 2)
-        h = gate.forward(gu, block.act)
-        y, kept4 = block.down.forward(h, x2, seed + 3)
+        n2, r2, small = norm.forward(x2, block.norm2, block.eps, block.gate_up.room, block.eight)
+        gu, kept3 = block.gate_up.forward(n2, seed=seed + 2, small=small)
+        h, small = gate.forward(gu, block.act, block.eight)
+        y, kept4 = block.down.forward(h, x2, seed + 3, small)
 
         ctx.block, ctx.layout, ctx.keep, ctx.attention = block, layout, keep, saved
         ctx.kept = [Kept(kept.t, kept.seeds) for kept in (kept1, kept2, kept3, kept4)]
@@ -97,27 +98,27 @@ class _Block(torch.autograd.Function):
         if rest:
             qkv, gu = rest
         else:
-            n2, _ = norm.forward(x2, block.norm2, block.eps, block.gate_up.room)
+            n2, _, small = norm.forward(x2, block.norm2, block.eps, block.gate_up.room, block.eight)
             block.gate_up.frozen.hold()
-            gu = block.gate_up.again(n2, kept3)
+            gu = block.gate_up.again(n2, kept3, small=small)
         dh, p = block.down.backward_input(grad, kept4)
-        dgu, h = gate.backward(dh, gu, block.act)
+        dgu, h, small = gate.backward(dh, gu, block.act, block.eight)
         grads = block.down.backward_parameters(grad, h, p, kept4)
         del gu, dh, h
-        dn2, p = block.gate_up.backward_input(dgu, kept3)
-        dx2, n2 = norm.backward(dn2, x2, block.norm2, r2, grad)
+        dn2, p = block.gate_up.backward_input(dgu, kept3, small=small)
+        dx2, n2, small = norm.backward(dn2, x2, block.norm2, r2, grad, block.eight)
         grads = block.gate_up.backward_parameters(dgu, n2, p, kept3) + grads
         del dgu, dn2, n2
         if ctx.keep is not None:  # elsewhere nothing is predicted, so no gradient comes from there
-            dx2 = torch.zeros_like(x).index_copy_(0, ctx.keep, dx2)
+            dx2, small = torch.zeros_like(x).index_copy_(0, ctx.keep, dx2), None
 
-        do, p = block.out.backward_input(dx2, kept2)
+        do, p = block.out.backward_input(dx2, kept2, small=small)
         grads = block.out.backward_parameters(dx2, o, p, kept2) + grads
         if not rest:
-            n1, _ = norm.forward(x, block.norm1, block.eps, block.qkv.room)
+            n1, _, small = norm.forward(x, block.norm1, block.eps, block.qkv.room, block.eight)
             if ctx.needs_input_grad[0]:
                 block.qkv.frozen.hold()
-            qkv = block.qkv.again(n1, kept1)
+            qkv = block.qkv.again(n1, kept1, small=small)
             rotary.rotate(block.heads_of(qkv)[0], cos, sin)
         _, q, k, v = block.heads_of(qkv)
         dq, dk, dv, late = _attend_backward(do, q, k, v, o, ctx.attention, ctx.layout, block.scale)
@@ -126,9 +127,9 @@ class _Block(torch.autograd.Function):
         wanted = ctx.needs_input_grad[0]
         dn1, p = block.qkv.backward_input(dqkv, kept1, wanted)
         if dn1 is not None:
-            dx, n1 = norm.backward(dn1, x, block.norm1, r1, dx2)
+            dx, n1, _ = norm.backward(dn1, x, block.norm1, r1, dx2)
         else:  # the first block: nothing below it is trained
-            dx, (n1, _) = None, norm.forward(x, block.norm1, block.eps)
+            dx, (n1, *_) = None, norm.forward(x, block.norm1, block.eps)
         grads = block.qkv.backward_parameters(dqkv, n1, p, kept1) + grads
         return dx, None, None, None, None, None, None, *grads
 

@@ -11,9 +11,16 @@ from typing import Any
 
 import torch
 
+from pipeline.kernels.eight import Eight
+
 
 class Frozen:
-    """Weights in the arithmetic's own type. The layers' own become views of the stack: nothing is held twice."""
+    """Weights in the arithmetic's own type. The layers' own become views of the stack: nothing is held twice.
+
+    eight: whether products take their input in 8 bits (`small`), and are spared making that when they get it.
+    """
+
+    eight = False
 
     def __init__(self, layers: Sequence[Any], dtype: torch.dtype) -> None:
         self.dtype, self.device = dtype, layers[0].weight.device
@@ -52,11 +59,11 @@ class Frozen:
     def hold(self) -> None:
         """Says that a backward product follows the next forward one; matters where W must be made first."""
 
-    def forward(self, x: torch.Tensor, onto: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, onto: torch.Tensor | None = None, small: Eight | None = None) -> torch.Tensor:
         """x (tokens, in) -> (tokens, out), a new tensor."""
         return self._product(x, self.weight.t(), onto)
 
-    def backward(self, grad: torch.Tensor) -> torch.Tensor:
+    def backward(self, grad: torch.Tensor, small: Eight | None = None) -> torch.Tensor:
         """grad (tokens, out) -> (tokens, in)."""
         return grad @ self.weight
 

@@ -11,6 +11,8 @@ import math
 
 import torch
 
+from pipeline.kernels.eight import Eight, quantise
+
 ACTS = {"silu": 0, "gelu": 1}  # gelu: the tanh form, as Gemma has it
 
 
@@ -24,23 +26,27 @@ def _act(g: torch.Tensor, act: int) -> tuple[torch.Tensor, torch.Tensor]:
     return g * (1 + t) / 2, (1 + t) / 2 + g * (1 - t * t) * c * (1 + 3 * 0.044715 * g * g) / 2
 
 
-def forward(gu: torch.Tensor, act: int) -> torch.Tensor:
-    """gu (tokens, 2 size): g, then u -> h (tokens, size)."""
+def forward(gu: torch.Tensor, act: int, eight: bool = False) -> tuple[torch.Tensor, Eight | None]:
+    """gu (tokens, 2 size): g, then u -> h (tokens, size), and h in 8 bits if that is wanted."""
     if gu.is_cuda:
         from pipeline.kernels import gpu
 
-        return gpu.gate(gu, act)
+        return gpu.gate(gu, act, eight)
     g, u = gu.float().chunk(2, dim=1)
-    return (_act(g, act)[0] * u).to(gu.dtype)
+    h = (_act(g, act)[0] * u).to(gu.dtype)
+    return h, quantise(h) if eight else None
 
 
-def backward(grad: torch.Tensor, gu: torch.Tensor, act: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradient of gu, and h once more (written over `grad` on a GPU)."""
+def backward(
+    grad: torch.Tensor, gu: torch.Tensor, act: int, eight: bool = False
+) -> tuple[torch.Tensor, torch.Tensor, Eight | None]:
+    """Gradient of gu, h once more (written over `grad` on a GPU), and that gradient in 8 bits if wanted."""
     if gu.is_cuda:
         from pipeline.kernels import gpu
 
-        return gpu.gate_backward(grad, gu, act)
+        return gpu.gate_backward(grad, gu, act, eight)
     g, u = gu.float().chunk(2, dim=1)
     value, slope = _act(g, act)
     d = grad.float()
-    return torch.cat([d * u * slope, d * value], dim=1).to(gu.dtype), (value * u).to(gu.dtype)
+    dgu = torch.cat([d * u * slope, d * value], dim=1).to(gu.dtype)
+    return dgu, (value * u).to(gu.dtype), quantise(dgu) if eight else None

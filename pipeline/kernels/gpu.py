@@ -1,4 +1,4 @@
-"""Triton kernels for CUDA. Each has a plain twin whose file has the formula: norm, gate, loss, fp8.
+"""Triton kernels for CUDA. Each has a plain twin whose file has the formula: norm, gate, loss, eight.
 
 Arithmetic is float32 inside, whatever comes in and goes out. One program takes one token unless it says otherwise.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+
+from pipeline.kernels.eight import KIND, Eight
 
 
 def _block(size: int) -> tuple[int, int]:
@@ -20,29 +22,60 @@ def _block(size: int) -> tuple[int, int]:
 
 
 @triton.jit
-def _norm_kernel(x, w, n, r, size, eps, x_row, n_row, BLOCK: tl.constexpr):
+def _eight(value, at, inside, q, scale):
+    """Stores a row, all of it at hand, in 8 bits, and its scale."""
+    step = tl.maximum(tl.max(tl.abs(value), 0) / 448.0, 1e-12)
+    tl.store(scale, step)
+    tl.store(q + at, tl.minimum(tl.maximum(value / step, -448.0), 448.0).to(q.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _norm_kernel(x, w, n, r, q, scales, size, eps, x_row, n_row, EIGHT: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < size
     wide = tl.load(x + row * x_row + at, mask=inside, other=0.0).to(tl.float32)
     root = tl.rsqrt(tl.sum(wide * wide, 0) / size + eps)
     weight = tl.load(w + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(n + row * n_row + at, wide * root * weight, mask=inside)
+    value = wide * root * weight
+    tl.store(n + row * n_row + at, value, mask=inside)
     tl.store(r + row, root)
+    if EIGHT:
+        _eight(value, at, inside, q + row * size, scales + row)
 
 
-def norm(x: torch.Tensor, weight: torch.Tensor, eps: float, room: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _room_for(tokens: int, size: int, like: torch.Tensor, eight: bool) -> Eight | None:
+    if not eight:
+        return None
+    values = torch.empty((tokens, size), dtype=KIND, device=like.device)
+    return Eight(values, torch.empty((tokens, 1), dtype=torch.float32, device=like.device))
+
+
+def _pointers(small: Eight | None, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where a kernel stores 8 bits; anything where it does not."""
+    return (other, other) if small is None else (small.values, small.scales)
+
+
+def norm(
+    x: torch.Tensor, weight: torch.Tensor, eps: float, room: int, eight: bool
+) -> tuple[torch.Tensor, torch.Tensor, Eight | None]:
     """As `norm.forward`."""
     tokens, size = x.shape
     n = torch.empty((tokens, size + room), dtype=x.dtype, device=x.device)[:, :size]
     r = torch.empty(tokens, dtype=torch.float32, device=x.device)
     block, warps = _block(size)
-    _norm_kernel[(tokens,)](x, weight, n, r, size, eps, x.stride(0), n.stride(0), BLOCK=block, num_warps=warps)
-    return n, r
+    small = _room_for(tokens, size, x, eight)
+    _norm_kernel[(tokens,)](
+        x, weight, n, r, *_pointers(small, r), size, eps, x.stride(0), n.stride(0),
+        EIGHT=eight, BLOCK=block, num_warps=warps,
+    )  # fmt: skip
+    return n, r, small
 
 
 @triton.jit
-def _norm_backward_kernel(dn, x, w, r, past, dx, n, size, PAST: tl.constexpr, BLOCK: tl.constexpr):
+def _norm_backward_kernel(
+    dn, x, w, r, past, dx, n, q, scales, size, PAST: tl.constexpr, EIGHT: tl.constexpr, BLOCK: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < size
@@ -55,21 +88,24 @@ def _norm_backward_kernel(dn, x, w, r, past, dx, n, size, PAST: tl.constexpr, BL
         found += tl.load(past + row * size + at, mask=inside, other=0.0).to(tl.float32)
     tl.store(dx + row * size + at, found, mask=inside)
     tl.store(n + row * size + at, unit * weight, mask=inside)
+    if EIGHT:
+        _eight(found, at, inside, q + row * size, scales + row)
 
 
 def norm_backward(
-    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, r: torch.Tensor, past: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, r: torch.Tensor, past: torch.Tensor | None, eight: bool
+) -> tuple[torch.Tensor, torch.Tensor, Eight | None]:
     """As `norm.backward`; dx takes the place of `grad`."""
     x = x.contiguous()
     tokens, size = x.shape
     n = torch.empty_like(x)
     block, warps = _block(size)
+    small = _room_for(tokens, size, x, eight)
     _norm_backward_kernel[(tokens,)](
-        grad, x, weight, r, grad if past is None else past, grad, n, size,
-        PAST=past is not None, BLOCK=block, num_warps=warps,
+        grad, x, weight, r, grad if past is None else past, grad, n, *_pointers(small, r), size,
+        PAST=past is not None, EIGHT=eight, BLOCK=block, num_warps=warps,
     )  # fmt: skip
-    return grad, n
+    return grad, n, small
 
 
 # --- gate
@@ -99,12 +135,30 @@ def _gate_kernel(gu, h, size, ACT: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(h + row * size + at, value * u, mask=inside)
 
 
-def gate(gu: torch.Tensor, act: int) -> torch.Tensor:
-    """As `gate.forward`. A program takes 2,048 values of one token."""
+@triton.jit
+def _gate_row_kernel(gu, h, q, scales, size, ACT: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    inside = at < size
+    g = tl.load(gu + row * 2 * size + at, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(gu + row * 2 * size + size + at, mask=inside, other=0.0).to(tl.float32)
+    value, _ = _act(g, ACT)
+    value = value * u
+    tl.store(h + row * size + at, value, mask=inside)
+    _eight(value, at, inside, q + row * size, scales + row)
+
+
+def gate(gu: torch.Tensor, act: int, eight: bool) -> tuple[torch.Tensor, Eight | None]:
+    """As `gate.forward`. A program takes 2,048 values of one token, or all of them for their scale."""
     tokens, both = gu.shape
     h = torch.empty((tokens, both // 2), dtype=gu.dtype, device=gu.device)
-    _gate_kernel[(tokens, triton.cdiv(both // 2, 2048))](gu, h, both // 2, ACT=act, BLOCK=2048, num_warps=8)
-    return h
+    small = _room_for(tokens, both // 2, gu, eight)
+    if small is None:
+        _gate_kernel[(tokens, triton.cdiv(both // 2, 2048))](gu, h, both // 2, ACT=act, BLOCK=2048, num_warps=8)
+    else:
+        block, warps = _block(both // 2)
+        _gate_row_kernel[(tokens,)](gu, h, small.values, small.scales, both // 2, ACT=act, BLOCK=block, num_warps=warps)
+    return h, small
 
 
 @triton.jit
@@ -121,12 +175,45 @@ def _gate_backward_kernel(dh, gu, dgu, size, ACT: tl.constexpr, BLOCK: tl.conste
     tl.store(dh + row * size + at, value * u, mask=inside)
 
 
-def gate_backward(grad: torch.Tensor, gu: torch.Tensor, act: int) -> tuple[torch.Tensor, torch.Tensor]:
+@triton.jit
+def _gate_backward_row_kernel(dh, gu, dgu, q, scales, size, ACT: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    inside = at < size
+    g = tl.load(gu + row * 2 * size + at, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(gu + row * 2 * size + size + at, mask=inside, other=0.0).to(tl.float32)
+    d = tl.load(dh + row * size + at, mask=inside, other=0.0).to(tl.float32)
+    value, slope = _act(g, ACT)
+    tl.store(dh + row * size + at, value * u, mask=inside)
+    dg = d * u * slope
+    du = d * value
+    step = tl.maximum(tl.maximum(tl.max(tl.abs(dg), 0), tl.max(tl.abs(du), 0)) / 448.0, 1e-12)
+    tl.store(scales + row, step)
+    dgu += row * 2 * size
+    q += row * 2 * size
+    tl.store(dgu + at, dg, mask=inside)
+    tl.store(dgu + size + at, du, mask=inside)
+    dg = tl.minimum(tl.maximum(dg / step, -448.0), 448.0)
+    du = tl.minimum(tl.maximum(du / step, -448.0), 448.0)
+    tl.store(q + at, dg.to(q.dtype.element_ty), mask=inside)
+    tl.store(q + size + at, du.to(q.dtype.element_ty), mask=inside)
+
+
+def gate_backward(
+    grad: torch.Tensor, gu: torch.Tensor, act: int, eight: bool
+) -> tuple[torch.Tensor, torch.Tensor, Eight | None]:
     """As `gate.backward`; h takes the place of `grad`."""
     tokens, size = grad.shape
     dgu = torch.empty_like(gu)
+    small = _room_for(tokens, 2 * size, gu, eight)
+    if small is not None:
+        block, warps = _block(size)
+        _gate_backward_row_kernel[(tokens,)](
+            grad, gu, dgu, small.values, small.scales, size, ACT=act, BLOCK=block, num_warps=warps
+        )
+        return dgu, grad, small
     _gate_backward_kernel[(tokens, triton.cdiv(size, 2048))](grad, gu, dgu, size, ACT=act, BLOCK=2048, num_warps=8)
-    return dgu, grad
+    return dgu, grad, None
 
 
 # --- loss
@@ -184,7 +271,7 @@ def _quantise_kernel(x, q, scales, x_row, SIZE: tl.constexpr, BLOCK: tl.constexp
 
 
 def quantise(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `fp8.quantise`. x may have room behind its rows."""
+    """As `eight.quantise`. x may have room behind its rows."""
     rows, size = x.shape
     q = torch.empty((rows, size), dtype=torch.float8_e4m3fn, device=x.device)
     scales = torch.empty((rows, 1), dtype=torch.float32, device=x.device)

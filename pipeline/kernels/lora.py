@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from pipeline.kernels.eight import Eight
 from pipeline.kernels.frozen import Frozen
 
 
@@ -74,17 +75,24 @@ class Linear:
                 made.append((self.frozen.wide[span, behind], adapter.b, adapter.scale))
         return made
 
-    def forward(self, x: torch.Tensor, onto: torch.Tensor | None = None, seed: int = 0) -> tuple[torch.Tensor, Kept]:
-        """y (tokens, out), with `onto` (the residual stream) added to it. seed: of the dropout."""
-        kept = self._low_rank(x, seed)
-        return self.again(x, kept, onto), kept
+    def forward(
+        self, x: torch.Tensor, onto: torch.Tensor | None = None, seed: int = 0, small: Eight | None = None
+    ) -> tuple[torch.Tensor, Kept]:
+        """y (tokens, out), with `onto` (the residual stream) added to it.
 
-    def again(self, x: torch.Tensor, kept: Kept, onto: torch.Tensor | None = None) -> torch.Tensor:
+        seed: of the dropout. small: x in 8 bits, if it is at hand.
+        """
+        kept = self._low_rank(x, seed)
+        return self.again(x, kept, onto, small), kept
+
+    def again(
+        self, x: torch.Tensor, kept: Kept, onto: torch.Tensor | None = None, small: Eight | None = None
+    ) -> torch.Tensor:
         """y, when t is known."""
         if self.room:
             x.as_strided((len(x), self.frozen.wide.shape[1]), x.stride())[:, self.frozen.inputs :] = kept.t
             return self.frozen.forward_wide(x)
-        y = self.frozen.forward(x, onto)
+        y = self.frozen.forward(x, onto, small)
         for adapter, b, span, rank in zip(self.adapters, self.b, self.spans, self.ranks, strict=True):
             y[:, span].addmm_(kept.t[:, rank], b.t(), alpha=adapter.scale)
         return y
@@ -102,7 +110,7 @@ class Linear:
         return Kept(torch.cat(parts, dim=1), seeds)
 
     def backward_input(
-        self, grad: torch.Tensor, kept: Kept, wanted: bool = True
+        self, grad: torch.Tensor, kept: Kept, wanted: bool = True, small: Eight | None = None
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
         """dx (None where nobody wants it), and p (tokens, sum of ranks)."""
         p = torch.empty_like(kept.t)
@@ -110,7 +118,7 @@ class Linear:
             p[:, rank] = (grad[:, span] @ b).mul_(adapter.scale)
         if not wanted:
             return None, p
-        dx = self.frozen.backward(grad)
+        dx = self.frozen.backward(grad, small)
         if self.a is not None and not self.drops:
             dx.addmm_(p, self.a)
         elif self.a is not None:

@@ -68,7 +68,9 @@ class Packed:
     def __init__(self, fast: Fast, tokens: Tokens, leading: Sequence[Sequence[int]], micro_tokens: int) -> None:
         self.fast, self.tokens, self.leading = fast, tokens, leading
         gpu = fast.device.type == "cuda"
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="packs") if gpu else None
+        # A thread begins on the first card, where every rank would leave its traces.
+        where = {"initializer": torch.cuda.set_device, "initargs": (fast.device,)}
+        self.thread = ThreadPoolExecutor(1, **where) if gpu else None
         self.next: tuple[list[int], int, Future[list[Part]]] | None = None
         self.packer = Packer(tokens, leading, micro_tokens)
         self.offload = False
