@@ -230,6 +230,7 @@ def test_interrupted_run_ends_bit_identical(finished: tuple[Config, Run], base: 
     for _ in range(3):
         child = os.fork()
         if child == 0:
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads did not come along
             try:
                 run_to(config, "train", tmp_path)
             finally:
@@ -583,6 +584,7 @@ def a_rank(rank: int, port: str, config: Config, root: Path) -> int:
     if child:
         return child
     code = 1
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads did not come along
     try:
         AcceleratorState._reset_state(True)
         os.environ |= {
