@@ -206,7 +206,8 @@ def _packed(
     settings, longest = config.train, int(tokens.lengths.max())
     fast = Fast(model, longest, fp8=config.model.quantize == "fp8")
     if settings.checkpointing in ("block", "offload") and not fast.blocks:
-        raise NotPackable(f"train.checkpointing={settings.checkpointing} with blocks of another form than LLaMA's")
+        why = "every weight is trained" if config.adapter.method == "full" else "its blocks are not of LLaMA's form"
+        raise NotPackable(f"train.checkpointing={settings.checkpointing}, and {why}")
     packed = Packed(fast, tokens, leading, longest)
     packed.offload = settings.checkpointing == "offload"
     packed.micro_tokens, fast.recompute = state["micro_tokens"], state["recompute"]
