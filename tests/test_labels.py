@@ -11,7 +11,7 @@ import pytest
 from pipeline.config import Source
 from pipeline.dataset import stage
 from pipeline.dataset.diff import show
-from pipeline.dataset.summary import labels
+from pipeline.dataset.source import labels
 from pipeline.report import stage as report_stage
 from pipeline.run import Run
 from tests.report_run import without_parser

@@ -24,7 +24,7 @@ from pipeline.dataset.raw import Raw
 from pipeline.dataset.row import Rejected, check
 from pipeline.dataset.rules.rule import Cleaner, Texts
 from pipeline.dataset.shingle import Hashes, fingerprint, hashes, normalise, units
-from pipeline.dataset.source import read
+from pipeline.dataset.source import labels, read
 from pipeline.files import json_text
 from pipeline.record import Example
 
@@ -104,6 +104,7 @@ class Work:
     def __init__(self, data: Data, benchmarks: Index | None) -> None:
         self.data, self.benchmarks = data, benchmarks
         self.clean = Cleaner(data.clean, data.rules)
+        self.labels = labels(data.sources)
 
     def __call__(self, chunk: Chunk) -> Result:
         source = self.data.sources[chunk.source]
@@ -114,7 +115,7 @@ class Work:
         for raw in chunk.raws:
             result.forms[form_of(raw.value, source)] += 1
             for one in rows_of(raw, source):
-                found = self._example(one, source, result.changes)
+                found = self._example(one, source, self.labels[chunk.source], result.changes)
                 kept.append(isinstance(found, Example))
                 lines.append(
                     f"{one.place.replace(chr(10), ' ')}{MARK}{_line(found.as_dict())}".encode("utf-8", "surrogatepass")
@@ -130,24 +131,22 @@ class Work:
         result.features = self._features(examples)
         return result
 
-    def _example(self, raw: Raw, source: Source, changes: list[dict[str, Any]]) -> Example | Rejected:
+    def _example(self, raw: Raw, source: Source, label: str, changes: list[dict[str, Any]]) -> Example | Rejected:
         """Checked and cleaned; what the rules did to a row that stays is added to `changes`."""
-        example = check(raw, source)
+        example = check(raw, source, label)
         if isinstance(example, Rejected):
             return example
         cleaned = self.clean(Texts(example.instruction, example.input, example.output), source.language)
         if cleaned.rejected:
             rule, reason = cleaned.rejected
-            return Rejected(rule, reason, raw.place, source.path, raw.value)
+            return Rejected(rule, reason, raw.place, label, raw.value)
         if cleaned.texts != (example.instruction, example.input, example.output):
             example = Example.of(
                 *cleaned.texts, source=example.source, task=example.task, exact=example.exact, thread=example.thread
             )
         for change in cleaned.changes:
             said = {"rule": change.rule, "action": change.action, "reason": change.reason, "place": raw.place}
-            changes.append(
-                {**said, "source": source.path, "id": example.id, "before": change.before, "after": change.after}
-            )
+            changes.append({**said, "source": label, "id": example.id, "before": change.before, "after": change.after})
         return example
 
     def _features(self, examples: Sequence[Example]) -> Features:

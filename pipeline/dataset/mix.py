@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.config import Data, Source
+from pipeline.dataset.source import labels
 from pipeline.dataset.split import rank
 from pipeline.errors import UserError
 
@@ -57,7 +58,7 @@ def mix(rows: Sequence[Candidate], data: Data) -> Mix:
     wanted = {n: len(available[n]) for n in range(len(data.sources))}
     weighted = {n: s.weight for n, s in enumerate(data.sources) if s.weight is not None and not s.rehearsal}
     if weighted:
-        if empty := [data.sources[n].path for n in weighted if not wanted[n]]:
+        if empty := [labels(data.sources)[n] for n in weighted if not wanted[n]]:
             raise UserError(
                 f"a source with a weight has no training row left: {empty[0]}", "data.sources",
                 "see rejected.jsonl of a build without the weight; take it out, or take its weight away",

@@ -36,15 +36,17 @@ class Rejected:
         }
 
 
-def check(raw: Raw, source: Source) -> Example | Rejected:
+def check(raw: Raw, source: Source, label: str = "") -> Example | Rejected:
     """Checks the types of a row in Alpaca form; leaves instruction, input and output byte for byte.
 
+    label: how the source is called in the row, if not by its path.
     An empty output passes: whether it may stay is a rule of cleaning.
     """
     row = raw.value
+    label = label or source.path
 
     def no(rule: str, reason: str) -> Rejected:
-        return Rejected(rule, reason, raw.place, source.path, row)
+        return Rejected(rule, reason, raw.place, label, row)
 
     if raw.error:
         return no(raw.rule, raw.error)
@@ -72,7 +74,7 @@ def check(raw: Raw, source: Source) -> Example | Rejected:
     texts["task"] = texts["task"] or source.task
     if isinstance(thread, str) and THREAD.fullmatch(thread):  # as `conversation.py` makes it
         texts["thread"] = thread
-    return Example.of(**texts, source=source.path, exact=source.exact or source.path == "families")
+    return Example.of(**texts, source=label, exact=source.exact or source.path == "families")
 
 
 def _kind(value: Any) -> str:

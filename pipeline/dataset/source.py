@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import difflib
 import glob
+import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.config import Source
@@ -24,6 +26,17 @@ from pipeline.errors import UserError
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 DATA_FILE = re.compile(r"\.(jsonl?|csv|tsv|txt|parquet|arrow|ya?ml|gz|zip|xz|bz2|zst)$", re.IGNORECASE)
 BOM = b"\xef\xbb\xbf"
+
+
+def labels(sources: Sequence[Source]) -> list[str]:
+    """A name for each source that no other has: its path, if need be with its subset or a number."""
+    paths = Counter(source.path for source in sources)
+    found: list[str] = []
+    for source in sources:
+        name = f"{source.path}:{source.subset}" if source.subset and paths[source.path] > 1 else source.path
+        names = itertools.chain([name], (f"{name} #{number}" for number in itertools.count(2)))
+        found.append(next(n for n in names if n not in found and (n == source.path or n not in paths)))
+    return found
 
 
 def kind_of(source: Source) -> str:

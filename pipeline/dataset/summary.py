@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from pipeline.config import Data, Source
+from pipeline.config import Data
 from pipeline.dataset.chunk import EXAMPLES, Result
 from pipeline.dataset.decide import LEFT_OUT
 from pipeline.dataset.rules.rule import RULES
+from pipeline.dataset.source import labels
 from pipeline.dataset.split import PARTS, group_members
 
 SHOWN = 2000  # letters of a text in the report; the files have the whole
@@ -127,17 +127,6 @@ class Summary:
             "with_input": self.with_input, "sources": self.sources(), "rules": self.rules(), **more, "mix": mix,
             "languages": _sorted(languages), "tasks": _sorted(self.tasks), "groups": groups,
         }  # fmt: skip
-
-
-def labels(sources: Sequence[Source]) -> list[str]:
-    """A name for each source that no other has: its path, if need be with its subset or a number."""
-    paths = Counter(source.path for source in sources)
-    found: list[str] = []
-    for source in sources:
-        name = f"{source.path}:{source.subset}" if source.subset and paths[source.path] > 1 else source.path
-        names = itertools.chain([name], (f"{name} #{number}" for number in itertools.count(2)))
-        found.append(next(n for n in names if n not in found and (n == source.path or n not in paths)))
-    return found
 
 
 def label_of(line: Mapping[str, Any]) -> str:

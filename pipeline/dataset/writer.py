@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import IO, Any
 
 from pipeline.config import Data, Source
 from pipeline.dataset.benchmark import Question
-from pipeline.dataset.chunk import EXAMPLES, MARK, Result, Work, chunks
+from pipeline.dataset.chunk import EXAMPLES, Result, Work, chunks
 from pipeline.dataset.columnar import is_columnar
 from pipeline.dataset.contamination import METHOD, Coverage
 from pipeline.dataset.decide import KINDS
@@ -66,8 +65,6 @@ class Writer:
         pieces = chunks(number, source, self.data.seed)
         with bar(what=f"reading {Path(source.path).name}", total=source.rows) as progress:
             for result in workers.map(work, pieces):
-                if label != source.path:
-                    _label(result, label)
                 self.ledger.add(result)
                 self.summary.add(result)
                 for change in result.changes:
@@ -176,17 +173,6 @@ class Writer:
 
 def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
-
-
-def _label(result: Result, label: str) -> None:
-    """Names the source in every row of a chunk, where its path alone would stand for several."""
-    for n, line in enumerate(result.lines):
-        place, mark, text = line.decode("utf-8", "surrogatepass").rpartition(MARK)
-        with contextlib.suppress(RecursionError):  # a row too deep to be read again, rejected as such
-            text = json_text({**json.loads(text), "source": label})
-        result.lines[n] = _encoded(place + mark + text)
-    for few in (result.changes, *result.examples.values()):
-        few[:] = [{**row, "source": label} for row in few]
 
 
 def _expected(source: Source, first: Result) -> int | None:
