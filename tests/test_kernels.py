@@ -164,8 +164,8 @@ def adapter(rank: int, outputs: int, scale: float, dropout: float = 0.0, inputs:
     return Adapter(a, b, scale, dropout)
 
 
-def stacked(frozen: Sequence[torch.nn.Linear], adapters: Sequence[Adapter | None], onto: bool = True) -> Linear:
-    linear = Linear(Frozen(frozen, torch.float64), [f.out_features for f in frozen], adapters, onto)
+def stacked(frozen: Sequence[torch.nn.Linear], adapters: Sequence[Adapter | None], roomy: bool = False) -> Linear:
+    linear = Linear(Frozen(frozen, torch.float64), [f.out_features for f in frozen], adapters, roomy)
     for copy, parameter, scale in linear.copies():
         copy.copy_(parameter.detach() * scale)
     return linear
@@ -195,7 +195,7 @@ def test_linear(biases: tuple[bool, ...], ranks: tuple[int, ...], roomy: bool) -
     adapters = [adapter(r, f.out_features, 0.5 + r) if r else None for f, r in zip(frozen, ranks, strict=True)]
     x, grad = torch.randn(7, 10, dtype=torch.float64).requires_grad_(), torch.randn(7, 15, dtype=torch.float64)
     y = textbook(x, frozen, adapters)
-    linear = stacked(frozen, adapters, onto=not roomy)
+    linear = stacked(frozen, adapters, roomy)
     assert linear.room == (sum(ranks) if roomy else 0)
     close(textbook(x, frozen, adapters), y, 0)  # the layers hold views of the stack now, of the same numbers
     assert all(f.weight.untyped_storage().data_ptr() == frozen[0].weight.untyped_storage().data_ptr() for f in frozen)

@@ -22,15 +22,13 @@ class Bits(Frozen):
     """Layers of bitsandbytes (Linear4bit, Linear8bitLt), left as they are."""
 
     def _hold(self, layers: Sequence[Any]) -> None:
-        self.layers = layers
         self.held: torch.Tensor | None = None
 
     @property
     def weight(self) -> torch.Tensor:
         """W, (out, in)."""
         if self.held is not None:
-            held, self.held = self.held, None
-            return held
+            return self.held
         whole = torch.empty(sum(self.sizes), self.inputs, dtype=self.dtype, device=self.device)
         for layer, part in zip(self.layers, whole.split(self.sizes), strict=True):
             _dequantise(layer, part)
@@ -39,10 +37,10 @@ class Bits(Frozen):
     def hold(self) -> None:
         self.held = self.weight
 
-    def forward(self, x: torch.Tensor, onto: torch.Tensor | None = None, small: Eight | None = None) -> torch.Tensor:
-        if self.held is None:
-            return super().forward(x, onto)
-        return self._product(x, self.held.t(), onto)  # stays for the way back
+    def backward(self, grad: torch.Tensor, small: Eight | None = None) -> torch.Tensor:
+        dx = super().backward(grad)
+        self.held = None
+        return dx
 
     def extend(self, columns: int) -> int:
         return 0

@@ -125,44 +125,39 @@ def _act(g, ACT: tl.constexpr):
 
 
 @triton.jit
-def _gate_kernel(gu, h, size, ACT: tl.constexpr, BLOCK: tl.constexpr):
+def _gate_kernel(gu, h, q, scales, size, ACT: tl.constexpr, EIGHT: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < size
-    g = tl.load(gu + row * 2 * size + at, mask=inside, other=0.0).to(tl.float32)
-    u = tl.load(gu + row * 2 * size + size + at, mask=inside, other=0.0).to(tl.float32)
-    value, _ = _act(g, ACT)
-    tl.store(h + row * size + at, value * u, mask=inside)
-
-
-@triton.jit
-def _gate_row_kernel(gu, h, q, scales, size, ACT: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    at = tl.arange(0, BLOCK)
     inside = at < size
     g = tl.load(gu + row * 2 * size + at, mask=inside, other=0.0).to(tl.float32)
     u = tl.load(gu + row * 2 * size + size + at, mask=inside, other=0.0).to(tl.float32)
     value, _ = _act(g, ACT)
     value = value * u
     tl.store(h + row * size + at, value, mask=inside)
-    _eight(value, at, inside, q + row * size, scales + row)
+    if EIGHT:
+        _eight(value, at, inside, q + row * size, scales + row)
+
+
+def _pieces(size: int, eight: bool) -> tuple[int, int, int]:
+    """Programs for a row, values that each takes, warps: 2,048 values, or all of them where their scale is wanted."""
+    block, warps = _block(size) if eight else (2048, 8)
+    return triton.cdiv(size, block), block, warps
 
 
 def gate(gu: torch.Tensor, act: int, eight: bool) -> tuple[torch.Tensor, Eight | None]:
-    """As `gate.forward`. A program takes 2,048 values of one token, or all of them for their scale."""
-    tokens, both = gu.shape
-    h = torch.empty((tokens, both // 2), dtype=gu.dtype, device=gu.device)
-    small = _room_for(tokens, both // 2, gu, eight)
-    if small is None:
-        _gate_kernel[(tokens, triton.cdiv(both // 2, 2048))](gu, h, both // 2, ACT=act, BLOCK=2048, num_warps=8)
-    else:
-        block, warps = _block(both // 2)
-        _gate_row_kernel[(tokens,)](gu, h, small.values, small.scales, both // 2, ACT=act, BLOCK=block, num_warps=warps)
+    """As `gate.forward`."""
+    tokens, size = len(gu), gu.shape[1] // 2
+    h = torch.empty((tokens, size), dtype=gu.dtype, device=gu.device)
+    small = _room_for(tokens, size, gu, eight)
+    programs, block, warps = _pieces(size, eight)
+    _gate_kernel[(tokens, programs)](
+        gu, h, *_pointers(small, h), size, ACT=act, EIGHT=eight, BLOCK=block, num_warps=warps
+    )
     return h, small
 
 
 @triton.jit
-def _gate_backward_kernel(dh, gu, dgu, size, ACT: tl.constexpr, BLOCK: tl.constexpr):
+def _gate_backward_kernel(dh, gu, dgu, q, scales, size, ACT: tl.constexpr, EIGHT: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
@@ -170,33 +165,18 @@ def _gate_backward_kernel(dh, gu, dgu, size, ACT: tl.constexpr, BLOCK: tl.conste
     u = tl.load(gu + row * 2 * size + size + at, mask=inside, other=0.0).to(tl.float32)
     d = tl.load(dh + row * size + at, mask=inside, other=0.0).to(tl.float32)
     value, slope = _act(g, ACT)
-    tl.store(dgu + row * 2 * size + at, d * u * slope, mask=inside)
-    tl.store(dgu + row * 2 * size + size + at, d * value, mask=inside)
-    tl.store(dh + row * size + at, value * u, mask=inside)
-
-
-@triton.jit
-def _gate_backward_row_kernel(dh, gu, dgu, q, scales, size, ACT: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    at = tl.arange(0, BLOCK)
-    inside = at < size
-    g = tl.load(gu + row * 2 * size + at, mask=inside, other=0.0).to(tl.float32)
-    u = tl.load(gu + row * 2 * size + size + at, mask=inside, other=0.0).to(tl.float32)
-    d = tl.load(dh + row * size + at, mask=inside, other=0.0).to(tl.float32)
-    value, slope = _act(g, ACT)
-    tl.store(dh + row * size + at, value * u, mask=inside)
     dg = d * u * slope
     du = d * value
-    step = tl.maximum(tl.maximum(tl.max(tl.abs(dg), 0), tl.max(tl.abs(du), 0)) / 448.0, 1e-12)
-    tl.store(scales + row, step)
-    dgu += row * 2 * size
-    q += row * 2 * size
-    tl.store(dgu + at, dg, mask=inside)
-    tl.store(dgu + size + at, du, mask=inside)
-    dg = tl.minimum(tl.maximum(dg / step, -448.0), 448.0)
-    du = tl.minimum(tl.maximum(du / step, -448.0), 448.0)
-    tl.store(q + at, dg.to(q.dtype.element_ty), mask=inside)
-    tl.store(q + size + at, du.to(q.dtype.element_ty), mask=inside)
+    tl.store(dh + row * size + at, value * u, mask=inside)
+    tl.store(dgu + row * 2 * size + at, dg, mask=inside)
+    tl.store(dgu + row * 2 * size + size + at, du, mask=inside)
+    if EIGHT:  # one scale for both halves
+        step = tl.maximum(tl.maximum(tl.max(tl.abs(dg), 0), tl.max(tl.abs(du), 0)) / 448.0, 1e-12)
+        tl.store(scales + row, step)
+        dg = tl.minimum(tl.maximum(dg / step, -448.0), 448.0)
+        du = tl.minimum(tl.maximum(du / step, -448.0), 448.0)
+        tl.store(q + row * 2 * size + at, dg.to(q.dtype.element_ty), mask=inside)
+        tl.store(q + row * 2 * size + size + at, du.to(q.dtype.element_ty), mask=inside)
 
 
 def gate_backward(
@@ -206,14 +186,11 @@ def gate_backward(
     tokens, size = grad.shape
     dgu = torch.empty_like(gu)
     small = _room_for(tokens, 2 * size, gu, eight)
-    if small is not None:
-        block, warps = _block(size)
-        _gate_backward_row_kernel[(tokens,)](
-            grad, gu, dgu, small.values, small.scales, size, ACT=act, BLOCK=block, num_warps=warps
-        )
-        return dgu, grad, small
-    _gate_backward_kernel[(tokens, triton.cdiv(size, 2048))](grad, gu, dgu, size, ACT=act, BLOCK=2048, num_warps=8)
-    return dgu, grad, None
+    programs, block, warps = _pieces(size, eight)
+    _gate_backward_kernel[(tokens, programs)](
+        grad, gu, dgu, *_pointers(small, dgu), size, ACT=act, EIGHT=eight, BLOCK=block, num_warps=warps
+    )
+    return dgu, grad, small
 
 
 # --- loss

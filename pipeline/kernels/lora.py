@@ -4,8 +4,8 @@
     p_i = s_i dy_i B_i,  dx = sum_i dy_i W_i + drop(p_i A_i),  dA_i = p_i' drop(x),  dB_i = s_i dy_i' t_i
 
 Where the input has room behind each row, t goes there and s B stands behind W, so that one product makes all of y:
-[x t] [W sB]'. W has no gradient. The A's lie in one matrix, so the products
-with them are one product. Dropout keeps no mask: it is drawn again from its seed.
+[x t] [W sB]'. W has no gradient. The A's lie in one matrix, so the products with them are one product. Dropout keeps no
+mask: it is drawn again from its seed.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class Linear:
 
     Args:
         sizes: outputs of each layer, in the order in which `frozen` stacks them.
-        onto: whether outputs are added to something, or inputs come from elsewhere than `norm`: then without room.
+        roomy: whether inputs can have room behind each row; outputs are then added to nothing.
 
     Attributes:
         room: columns that must be free behind each row of the input.
     """
 
     def __init__(
-        self, frozen: Frozen, sizes: Sequence[int], adapters: Sequence[Adapter | None], onto: bool = True
+        self, frozen: Frozen, sizes: Sequence[int], adapters: Sequence[Adapter | None], roomy: bool = False
     ) -> None:
         self.frozen = frozen
         ends = [sum(sizes[: n + 1]) for n in range(len(sizes))]
@@ -63,7 +63,7 @@ class Linear:
         like = {"dtype": frozen.dtype, "device": frozen.device}
         self.a = torch.empty(sum(ranks), frozen.inputs, **like) if ranks else None
         self.b = [torch.empty(a.b.shape, **like) for a in self.adapters]
-        self.room = 0 if onto or self.a is None else frozen.extend(sum(ranks))
+        self.room = frozen.extend(sum(ranks)) if roomy and ranks else 0
 
     def copies(self) -> list[tuple[torch.Tensor, torch.nn.Parameter, float]]:
         """Where the adapters' values must be put after each optimiser step, in the arithmetic's type, times what."""

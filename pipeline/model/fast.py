@@ -45,7 +45,7 @@ from pipeline.prompt.pack import Pack
 
 NAME = "suri_packed"  # of our attention among those of transformers
 
-_now: list[Any] = []  # what the attention of a model that is on its way sees: its `Ready`
+_now: list[Ready] = []  # the pack that is on its way through a model
 
 
 def _packed_attention(
@@ -111,7 +111,6 @@ class Fast:
         self.dtype = dtype_of(self.decoder) if lora else torch.float32
         self.plain = self.device.type != "cuda" or self.dtype == torch.float32
         self.fp8 = fp8
-        self.now: Ready | None = None
         self.linears: list[Linear] = []
         self.forwards: list[tuple[Any, Any]] = []  # modules, and what they do while a pack goes through
         self.blocks = self._take_blocks() if lora else []
@@ -146,10 +145,8 @@ class Fast:
         with self._in_place(ready):
             if not self.fused_head:
                 return self._own_head(ready)
-            hidden = self.decoder(input_ids=ready.ids, position_ids=ready.positions, use_cache=False)[0][0]
-        if not self.blocks:
-            hidden = hidden[ready.kept]
-        hidden = hidden[ready.entries]
+            hidden = self.decoder(input_ids=ready.ids, position_ids=ready.positions, use_cache=False)[0]
+        hidden = self._predicting(hidden, ready)
         found: torch.Tensor = HeadLoss.apply(hidden, self.head.weight, ready.targets, ready.weights)
         return found
 
@@ -171,7 +168,6 @@ class Fast:
         """While it lasts, the model's layers take packs."""
         config = self.decoder.config
         stock = config._attn_implementation
-        self.now = ready
         _now.append(ready)
         config._attn_implementation = NAME
         for module, forward in self.forwards:
@@ -182,7 +178,6 @@ class Fast:
             for module, _ in self.forwards:
                 del module.forward  # the class's own is behind it
             config._attn_implementation = stock
-            self.now = None
             _now.pop()
 
     @contextlib.contextmanager
@@ -222,7 +217,7 @@ class Fast:
         made = []
         for names in HALVES:
             modules = [getattr(attn, name, None) or getattr(mlp, name) for name in names]
-            made.append(self._linear(modules, onto=len(names) == 1))
+            made.append(self._linear(modules, roomy=len(names) > 1))
         norms = [self._norm(norm) for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
         config = self.decoder.config
         size = int(attn.head_dim)
@@ -248,19 +243,19 @@ class Fast:
             weight = weight + 1
         return weight, float(getattr(norm, "variance_epsilon", None) or norm.eps)
 
-    def _linear(self, modules: Sequence[Any], onto: bool = True) -> Linear:
+    def _linear(self, modules: Sequence[Any], roomy: bool = False) -> Linear:
         bases = [getattr(m, "base_layer", m) for m in modules]
         frozen = (Fp8 if self.fp8 else Frozen if type(bases[0]) is torch.nn.Linear else Bits)(bases, self.dtype)
-        linear = Linear(frozen, [b.out_features for b in bases], [adapter_of(m) for m in modules], onto)
+        linear = Linear(frozen, [b.out_features for b in bases], [adapter_of(m) for m in modules], roomy)
         self.linears.append(linear)
         return linear
 
     def _block_forward(self, block: Block, last: bool) -> Any:
         def forward(hidden_states: torch.Tensor, *args: Any, position_embeddings: Any = None, **kwargs: Any) -> Any:
-            assert self.now is not None
+            ready = _now[-1]
             cos, sin = (t[0].to(self.dtype) for t in position_embeddings)
-            keep = self.now.kept if last else None
-            return block(hidden_states[0].to(self.dtype), cos, sin, self.now.layout, keep)[None]
+            keep = ready.kept if last else None
+            return block(hidden_states[0].to(self.dtype), cos, sin, ready.layout, keep)[None]
 
         return forward
 

@@ -98,6 +98,6 @@ def choose_micro_tokens(model: Any, wanted: int, longest: int) -> int:
     model.zero_grad(set_to_none=True)
     torch.cuda.empty_cache()
     free = torch.cuda.mem_get_info()[0]
-    chosen = max(longest, min(65536, int(free * SHARE / per_token)))
+    chosen = max(longest, min(MOST, int(free * SHARE / per_token)))
     say(f"train: {free / 2**30:.1f} GiB free, {per_token / 2**20:.2f} MiB a token -> at most {chosen:,} tokens at once")
     return chosen

@@ -28,9 +28,8 @@ from pipeline.training.order import step_rows
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows on their way through the model: how many, and the batch or the pack."""
+    """Some rows on their way through the model: a `Batch`, or a pack that is `Ready`."""
 
-    rows: int
     held: Any
 
 
@@ -45,7 +44,7 @@ class Plain:
 
     def parts(self, rows: Sequence[int]) -> list[Part]:
         """The rows of a step, cut to what fits at once."""
-        return [Part(len(batch.ids), batch) for batch in batches(self.tokens, rows, self.micro_tokens)]
+        return [Part(batch) for batch in batches(self.tokens, rows, self.micro_tokens)]
 
     def loss(self, part: Part) -> torch.Tensor:
         """Sum of -log p over the labelled tokens of the part."""
@@ -66,7 +65,7 @@ class Packed:
     name = "fast"
 
     def __init__(self, fast: Fast, tokens: Tokens, leading: Sequence[Sequence[int]], micro_tokens: int) -> None:
-        self.fast, self.tokens, self.leading = fast, tokens, leading
+        self.fast, self.tokens = fast, tokens
         gpu = fast.device.type == "cuda"
         # A thread begins on the first card, where every rank would leave its traces.
         where = {"initializer": torch.cuda.set_device, "initargs": (fast.device,)}
@@ -103,7 +102,7 @@ class Packed:
         return self._made(rows)
 
     def _made(self, rows: Sequence[int]) -> list[Part]:
-        return [Part(pack.rows, self.fast.ready(pack)) for pack in self.packer.packs(rows)]
+        return [Part(self.fast.ready(pack)) for pack in self.packer.packs(rows)]
 
     def loss(self, part: Part) -> torch.Tensor:
         """As `Plain.loss`."""

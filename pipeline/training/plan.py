@@ -23,7 +23,7 @@ from pipeline.model import base as bases
 from pipeline.model.load import BYTES, DIVIDE, dtype_name, geometry_config
 from pipeline.model.packable import has_blocks
 from pipeline.training.footprint import Footprint, footprint
-from pipeline.training.memory import MOST
+from pipeline.training.memory import FULL, MOST
 from pipeline.training.schedule import total_steps, warmup_steps
 
 GIB = 2**30
@@ -127,14 +127,11 @@ def lines(config: Config, found: Plan) -> list[str]:
     ]
 
 
-PACK = 4096  # tokens with which products still run at full speed
-
-
 def _packs(config: Config, found: Plan, fast: Footprint) -> list[str]:
     """The peak with a whole step at once and all kept, and with small packs and blocks computed again."""
     mean = found.tokens / found.rows if found.rows and found.tokens else config.prompt.cutoff
     step = min(MOST, math.ceil(config.train.batch_size * mean))
-    small = min(step, PACK)
+    small = min(step, FULL)
     ways = [(step, False, "a whole step"), (small, False, "all kept"), (small, True, "blocks computed again")]
     said = [
         f"           {fast.peak(tokens, again) / GIB:.2f} GiB at the peak with {tokens:,} tokens at once, {how}"
