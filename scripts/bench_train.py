@@ -257,6 +257,7 @@ def main() -> None:
             "name the data and the tokenizer's folder", "DATA TOKENIZER [CASE ...]", "see docs/benchmarks.md"
         )
     cases = words[2:] or [name for name in CASES if (name in TINY) != CUDA]
+    cases.sort(key=lambda name: name in CASES and CASES[name].how == "liger")  # last: it changes transformers' modules
     if unknown := [w for w in cases if w not in CASES]:
         raise UserError(f"no such case: {unknown[0]!r}", "CASE", f"there are {', '.join(map(repr, CASES))}")
     lines = []
