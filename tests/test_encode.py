@@ -325,6 +325,25 @@ def test_the_doctor_stops_at_special_ids_from_plain_text(
         examine_rows(encoder, encoder.rows([example(), example("</s>"), example()]), first=11)
 
 
+def test_letters_without_a_token_are_no_smuggled_special_token(tmp_path: Path) -> None:
+    folder = byte_level(tmp_path, unk_token="<unk>")
+    settings = json.loads((folder / "tokenizer.json").read_text())
+    words = settings["model"]["vocab"]
+    words["<unk>"] = words.pop(pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str("\x04")[0][0])
+    settings["model"]["unk_token"] = "<unk>"
+    token = {"id": words["<unk>"], "content": "<unk>", "special": True}
+    settings["added_tokens"].append({**settings["added_tokens"][0], **token})
+    (folder / "tokenizer.json").write_text(json.dumps(settings))
+    encoder = encoder_of(folder)
+    rows = encoder.rows([example(output="a\x04b")])
+    assert encoder.tokenizer.unk_id in rows[0].ids and encoder.tokenizer.unk_id in encoder.tokenizer.special_ids
+    examine_rows(encoder, rows)
+    as_end = encoder_of(byte_level(tmp_path / "other", unk_token="</s>"))
+    smuggled = [1, *as_end.rows([example()])[0].ids]
+    with pytest.raises(UserError, match="gave the special id 1"):
+        examine_rows(as_end, [Row(smuggled, smuggled, 1, cut=False, seam=False)])
+
+
 def test_the_doctor_stops_at_rows_that_lack_their_ends(folders: dict[str, Path]) -> None:
     encoder = encoder_of(folders["sentencepiece"])
     good = encoder.rows([example()])[0]

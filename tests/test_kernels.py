@@ -527,8 +527,9 @@ def alike(kernel: Callable[..., Any], twin: Callable[..., Any], *inputs: Any) ->
     for a, b in zip(*((t,) if isinstance(t, torch.Tensor) else t for t in (ours, theirs)), strict=True):
         if isinstance(b, eight.Eight):
             close(a.scales, b.scales, bound)
-            # Triton's interpreter cuts off where a card rounds to 8 bits.
-            close(a.numbers(), b.numbers(), max(bound, 1e-2) if CUDA else 0.13)
+            # A number that the kernel takes unrounded and its twin rounded to bf16 may fall on either side of an 8-bit
+            # border, 1/16 apart: one in 20 does. Triton's interpreter cuts off where a card rounds to 8 bits.
+            close(a.numbers(), b.numbers(), (3e-2 if bound > 1e-6 else 1e-2) if CUDA else 0.13)
         elif b is not None:
             close(a, b, bound)
         else:
@@ -599,7 +600,7 @@ def test_triton_fp8(gpu: Any) -> None:
     wanted = eight.quantise(x)
     ours, ours_scales = gpu.quantise(x.to(DEVICE))
     assert torch.equal(ours.float().cpu(), wanted.values.float())
-    assert torch.equal(ours_scales.cpu(), wanted.scales)
+    close(ours_scales, wanted.scales, 1e-7)  # Triton divides to within a last digit
 
 
 def test_triton_fp8_scales(gpu: Any) -> None:

@@ -79,6 +79,8 @@ def _mend_tokenizer(tokenizer: Any, file: Path) -> None:
     digits = pre_tokenizers.Digits(individual_digits=True)
     letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, letters])
+    # transformers 5.17 gives <|endoftext|> for the 21 bytes without a token; 5.23, as the original tokenizer, nothing.
+    tokenizer.backend_tokenizer.model.unk_token = None
 
 
 def _pre_tokenizer(file: Path) -> str:

@@ -60,12 +60,13 @@ def examine(encoder: Encoder, vocabulary: int | None, config_eos: Sequence[int])
 
 
 def examine_rows(encoder: Encoder, rows: Sequence[Row], first: int = 0) -> None:
-    """Checks every encoded row: one BOS, one end token, nothing special in between.
+    """Checks every encoded row: one BOS, one end token, nothing special in between but the id for unknown letters.
 
     Raises:
         UserError: naming the first row that breaks a rule.
     """
-    special, begin, end = encoder.tokenizer.special_ids, encoder.bos_id, encoder.end_id
+    begin, end, unknown = encoder.bos_id, encoder.end_id, encoder.tokenizer.unk_id
+    special = {i: t for i, t in encoder.tokenizer.special_ids.items() if i != unknown or i in (begin, end)}
     opening = 0 if begin is None else 1
     for number, row in enumerate(rows, first + 1):
         ids = row.ids

@@ -84,7 +84,7 @@ def build(config: Config, run: Run, vocabulary: Vocabulary, stage_key: dict[str,
 def _encode_part(
     config: Config, encoder: Encoder, examples: Sequence[Example], folder: Path, part: str, rejected: TextIO
 ) -> dict[str, int]:
-    counts = dict.fromkeys(("rows", "tokens", "learnt", "longest", "cut", "rejected", "no_loss", "seam"), 0)
+    counts = dict.fromkeys(("rows", "tokens", "learnt", "longest", "cut", "rejected", "no_loss", "seam", "unknown"), 0)
     writer = TokenWriter(folder / f"{part}.arrow")
     with bar(total=len(examples), what=f"tokens {part}") as progress:
         for start in range(0, len(examples), CHUNK):
@@ -101,6 +101,8 @@ def _encode_part(
                     json_text({"rule": "too-long", "reason": reason, "part": part, **example.as_dict()}) + "\n"
                 )
             _count(counts, [row for row, _ in kept], len(too_long))
+            if (unknown := encoder.tokenizer.unk_id) not in (None, encoder.bos_id, encoder.end_id):
+                counts["unknown"] += sum(unknown in row.ids for row, _ in kept)
             progress.update(len(chunk))
     writer.close()
     return counts
@@ -128,6 +130,7 @@ def _report(counts: dict[str, Any], config: Config) -> None:
         "cut": f"rows were longer than {cutoff} and cut: they do not learn to stop (prompt.too_long=reject drops them)",
         "rejected": f"rows longer than {cutoff} tokens rejected (tokens/rejected.jsonl)",
         "no_loss": "rows carry no loss, their prompt fills the cutoff",
+        "unknown": "rows have letters that the tokenizer has no token for",
         "seam": "rows change prompt tokens where the answer is joined (prompt.join=apart avoids it)",
     }
     for part in PARTS:
