@@ -336,7 +336,8 @@ def test_letters_without_a_token_are_no_smuggled_special_token(tmp_path: Path) -
     (folder / "tokenizer.json").write_text(json.dumps(settings))
     encoder = encoder_of(folder)
     rows = encoder.rows([example(output="a\x04b")])
-    assert encoder.tokenizer.unk_id in rows[0].ids and encoder.tokenizer.unk_id in encoder.tokenizer.special_ids
+    assert encoder.tokenizer.unk_id in rows[0].ids
+    assert encoder.tokenizer.unk_id in encoder.tokenizer.special_ids
     examine_rows(encoder, rows)
     as_end = encoder_of(byte_level(tmp_path / "other", unk_token="</s>"))
     smuggled = [1, *as_end.rows([example()])[0].ids]
