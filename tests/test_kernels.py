@@ -587,6 +587,22 @@ def test_triton_merge(around: Any) -> None:
     close(ours_sums, sums, 1e-6)
 
 
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("rank", [3, 16, 40])
+def test_triton_low_rank(gpu: Any, dtype: torch.dtype, rank: int) -> None:
+    y, t, b = torch.randn(70, 600).to(dtype), torch.randn(70, 90).to(dtype), torch.randn(300, rank).to(dtype)
+
+    def of(add: Callable[..., None]) -> Callable[..., torch.Tensor]:
+        def run(y: torch.Tensor, t: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            add(y[:, 200:500], t[:, 7 : 7 + rank], b.t(), 0.5)
+            return y
+
+        return run
+
+    alike(of(gpu.add_low_rank), of(lora.add), y, t, b)
+    alike(gpu.add_low_rank, lora.add, y[:, :300], t[:, :rank], b.t().contiguous(), 2.0)
+
+
 @pytest.mark.parametrize("words", [50, 5000])
 def test_triton_loss(gpu: Any, words: int) -> None:
     z, targets, weights = torch.randn(6, words), torch.randint(0, words, (6,)), torch.rand(6)

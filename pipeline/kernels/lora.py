@@ -19,6 +19,8 @@ import torch
 from pipeline.kernels.eight import Eight
 from pipeline.kernels.frozen import Frozen
 
+WIDEST = 128  # ranks that our kernel takes at once; wider sums are worth a library's product
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -94,7 +96,7 @@ class Linear:
             return self.frozen.forward_wide(x)
         y = self.frozen.forward(x, onto, small)
         for adapter, b, span, rank in zip(self.adapters, self.b, self.spans, self.ranks, strict=True):
-            y[:, span].addmm_(kept.t[:, rank], b.t(), alpha=adapter.scale)
+            add(y[:, span], kept.t[:, rank], b.t(), adapter.scale)
         return y
 
     def _low_rank(self, x: torch.Tensor, seed: int) -> Kept:
@@ -120,7 +122,7 @@ class Linear:
             return None, p
         dx = self.frozen.backward(grad, small)
         if self.a is not None and not self.drops:
-            dx.addmm_(p, self.a)
+            add(dx, p, self.a)
         elif self.a is not None:
             for adapter, rank, seed in zip(self.adapters, self.ranks, kept.seeds, strict=True):
                 dx += (p[:, rank] @ self.a[rank]).mul_(_mask(dx, adapter.dropout, seed))
@@ -137,6 +139,16 @@ class Linear:
             db = (grad[:, span].t() @ kept.t[:, rank]).mul_(adapter.scale)
             grads += [own.to(adapter.a.dtype), db.to(adapter.b.dtype)]
         return grads
+
+
+def add(y: torch.Tensor, t: torch.Tensor, b: torch.Tensor, scale: float = 1.0) -> None:
+    """y += scale t b, in place. y (tokens, out) and t (tokens, rank), any row strides; b (rank, out), any strides."""
+    if y.is_cuda and y.dtype != torch.float32 and len(b) <= WIDEST:
+        from pipeline.kernels import gpu
+
+        gpu.add_low_rank(y, t, b, scale)
+        return
+    y.addmm_(t, b, alpha=scale)
 
 
 def _mask(like: torch.Tensor, share: float, seed: int) -> torch.Tensor:

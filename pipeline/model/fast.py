@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from pipeline.kernels.attention import Layout, attention
@@ -30,6 +29,7 @@ from pipeline.kernels.frozen import Frozen
 from pipeline.kernels.gate import ACTS
 from pipeline.kernels.lora import Linear, LoraLinear
 from pipeline.kernels.loss import HeadLoss
+from pipeline.model.loss import losses
 from pipeline.model.packable import (
     ACTIVATIONS,
     HALVES,
@@ -156,8 +156,7 @@ class Fast:
             logits = self.whole(input_ids=ready.ids, position_ids=ready.positions, use_cache=False).logits
         finally:
             hook.remove()
-        losses = F.cross_entropy(logits.float(), ready.targets, reduction="none")
-        return (losses * ready.weights).sum()
+        return (losses(logits, ready.targets) * ready.weights).sum()
 
     def _predicting(self, hidden: torch.Tensor, ready: Ready) -> torch.Tensor:
         """The hidden states of the entries. hidden (1, tokens, size), of the kept positions alone behind our blocks."""
