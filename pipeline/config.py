@@ -180,6 +180,9 @@ class Train(Section):
     fast: bool = True
     """Rows in packs without padding, the template's fixed text computed once a pack, fused kernels. false: transformers
     and peft as they are, rows padded; the same loss and gradients up to rounding."""
+    graphs: bool = True
+    """On the fast path a small model's passes are recorded as CUDA graphs, where starting its kernels one by one would
+    take longer than computing them."""
     checkpointing: Literal["auto", "none", "block", "offload"] = "auto"
     """What blocks keep for the backward pass: all, a quarter (the rest is computed again), or that in the computer's
     memory. auto = all, where packs of a good size then fit."""

@@ -31,6 +31,7 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.model.base import Base
 from pipeline.model.fast import Fast
+from pipeline.model.graph import Graphs
 from pipeline.model.load import load_base
 from pipeline.prompt.batch import pad
 from pipeline.prompt.pack import Pack, Packer
@@ -70,6 +71,7 @@ class Case:
     recompute: bool = False
     grouped: bool = True
     quantize: str = "none"
+    graphs: bool = False
 
 
 CASES = {
@@ -84,6 +86,8 @@ CASES = {
     "nf4, checkpointed": Case("ours", tokens=4096, quantize="nf4", recompute=True),
     "135m packed": Case("ours", tokens=65536, shape="135m", share=False),
     "135m shared": Case("ours", tokens=65536, shape="135m"),
+    "135m, 128 rows": Case("ours", tokens=15360, shape="135m"),
+    "135m, 128 rows, graphs": Case("ours", tokens=15360, shape="135m", share=False, graphs=True),
     "tiny": Case("ours", tokens=2048, shape="tiny"),
     "tiny hf": Case("hf", rows=16, shape="tiny"),
 }
@@ -158,12 +162,16 @@ def ours(case: Case, model: Any, tokens: Tokens, leading: list[list[int]]) -> It
         sums = np.cumsum(tokens.lengths[order])
         cuts = np.searchsorted(sums, np.arange(1, 13) * case.tokens)
         packs += [packer.pack(order[a:b].tolist()) for a, b in zip([0, *cuts[:-1]], cuts, strict=True) if b > a]
-    ready = [fast.ready(pack) for pack in packs]
+    weights = [p for p in model.parameters() if p.requires_grad]
+    passes = Graphs(fast, weights, int(tokens.lengths.max())) if case.graphs else fast
+    ready = [passes.ready(pack) for pack in packs]
+    for one in ready if case.graphs else []:  # what a run meets in its first steps
+        passes.loss_sum(one)
     n = 0
     while True:
         pack = packs[n % len(packs)]
         fast.refresh()
-        (fast.loss_sum(ready[n % len(packs)]) / pack.learnt).backward()
+        (passes.loss_sum(ready[n % len(packs)]) / pack.learnt).backward()
         yield pack.original
         n += 1
 

@@ -276,9 +276,14 @@ def test_dropout_depends_on_the_seed_and_not_on_what_is_kept(tokens: Tokens) -> 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 def test_every_adapter_drops_something_else(tokens: Tokens, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A seed for each of the fourteen, and the same ones on the way back."""
-    seeds: list[int] = []
-    mask = lora._mask
-    monkeypatch.setattr(lora, "_mask", lambda like, share, seed: (seeds.append(seed), mask(like, share, seed))[1])
+    seeds: list[tuple[int, int]] = []
+    drop = lora.drop
+
+    def noted(x: torch.Tensor, share: float, seed: lora.Seed) -> torch.Tensor:
+        seeds.append((int(seed.value), seed.place))
+        return drop(x, share, seed)
+
+    monkeypatch.setattr(lora, "drop", noted)
     fast = Fast(adapted(kind, adapter=Adapter(r=4, dropout=0.5)), LONGEST)
     loss = fast.loss_sum(fast.ready(Packer(tokens, [], 1000).pack(range(14))))
     forward = set(seeds)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pipeline.kernels import attention, eight, fp8, gate, lora, loss, norm, rotary
 from pipeline.kernels.attention import Layout
 from pipeline.kernels.frozen import Frozen
-from pipeline.kernels.lora import Adapter, Linear, LoraLinear
+from pipeline.kernels.lora import Adapter, Linear, LoraLinear, Seed
 from pipeline.prompt.pack import Pack, Packer
 from tests.test_pack import A, B, random_tokens
 from tests.tiny import SHAPE  # noqa: F401  one thread: tiny tensors are slower on more
@@ -252,9 +252,13 @@ def dropping(share: float) -> tuple[Linear, torch.Tensor, torch.Tensor]:
     return stacked(frozen, adapters), x, grad
 
 
+def of(seed: int) -> Seed:
+    return Seed(torch.tensor([seed]))
+
+
 def test_dropout_is_unbiased() -> None:
     linear, x, _ = dropping(0.5)
-    ys = torch.stack([linear.forward(x, seed=seed)[0] for seed in range(2000)])
+    ys = torch.stack([linear.forward(x, seed=of(seed))[0] for seed in range(2000)])
     linear.drops = False
     wanted = linear.forward(x)[0]
     off = (ys.mean(0) - wanted) / (ys.std(0) / 2000**0.5).clamp(min=1e-12)
@@ -264,10 +268,10 @@ def test_dropout_is_unbiased() -> None:
 
 def test_dropout_depends_on_its_seed_alone() -> None:
     linear, x, _ = dropping(0.5)
-    first = linear.forward(x, seed=3)[0]
-    assert torch.equal(linear.forward(x, seed=3)[0], first)
-    assert not torch.equal(linear.forward(x, seed=4)[0], first)
-    masks = [lora._mask(x, 0.25, seed) for seed in range(50)]
+    first = linear.forward(x, seed=of(3))[0]
+    assert torch.equal(linear.forward(x, seed=of(3))[0], first)
+    assert not torch.equal(linear.forward(x, seed=of(4))[0], first)
+    masks = [lora.drop(torch.ones_like(x), 0.25, of(3).at(place)) for place in range(50)]
     assert all(set(mask.unique().tolist()) == {0.0, 1 / 0.75} for mask in masks)
     assert torch.stack(masks).mean() == pytest.approx(1, abs=0.02)
 
@@ -276,17 +280,17 @@ def test_dropout_depends_on_its_seed_alone() -> None:
 def test_dropout_goes_back_through_the_same_mask(which: int) -> None:
     """y is linear in x and in each matrix, so a step of any size tells the slope: exact only with the same mask."""
     linear, x, grad = dropping(0.4)
-    _, kept = linear.forward(x, seed=5)
+    _, kept = linear.forward(x, seed=of(5))
     dx, p = linear.backward_input(grad, kept)
     slopes = [dx, *linear.backward_parameters(grad, x, p, kept)]
     inputs = [x, *linear.parameters]
-    before = linear.forward(x, seed=5)[0]
+    before = linear.forward(x, seed=of(5))[0]
     step = torch.randn_like(inputs[which])
     with torch.no_grad():
         inputs[which] += step
     for copy, parameter, scale in linear.copies():
         copy.copy_(parameter.detach() * scale)
-    after = linear.forward(x, seed=5)[0]
+    after = linear.forward(x, seed=of(5))[0]
     slope = slopes[which]
     assert slope is not None
     assert float(((after - before) * grad).sum()) == pytest.approx(float((slope * step).sum()), rel=1e-10)
@@ -512,6 +516,14 @@ def around(gpu: Any) -> Any:
     return gpu_attention
 
 
+@pytest.fixture(scope="module")
+def low_rank(gpu: Any) -> Any:
+    """Those of low-rank updates."""
+    from pipeline.kernels import gpu_lora
+
+    return gpu_lora
+
+
 TYPES = [torch.float32, *([torch.bfloat16] if CUDA else [])]
 DEVICE = torch.device("cuda" if CUDA else "cpu")
 
@@ -589,18 +601,33 @@ def test_triton_merge(around: Any) -> None:
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("rank", [3, 16, 40])
-def test_triton_low_rank(gpu: Any, dtype: torch.dtype, rank: int) -> None:
+def test_triton_low_rank(low_rank: Any, dtype: torch.dtype, rank: int) -> None:
     y, t, b = torch.randn(70, 600).to(dtype), torch.randn(70, 90).to(dtype), torch.randn(300, rank).to(dtype)
 
-    def of(add: Callable[..., None]) -> Callable[..., torch.Tensor]:
-        def run(y: torch.Tensor, t: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def run(add: Callable[..., None]) -> Callable[..., torch.Tensor]:
+        def into(y: torch.Tensor, t: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
             add(y[:, 200:500], t[:, 7 : 7 + rank], b.t(), 0.5)
             return y
 
-        return run
+        return into
 
-    alike(of(gpu.add_low_rank), of(lora.add), y, t, b)
-    alike(gpu.add_low_rank, lora.add, y[:, :300], t[:, :rank], b.t().contiguous(), 2.0)
+    alike(run(low_rank.add_low_rank), run(lora.add), y, t, b)
+    alike(low_rank.add_low_rank, lora.add, y[:, :300], t[:, :rank], b.t().contiguous(), 2.0)
+
+
+def test_triton_dropout(low_rank: Any) -> None:
+    """A share of zeros, the rest larger by as much; by seed and place alone."""
+    x = torch.randn(64, 3000, device=DEVICE)[:, :2000]
+    seed = Seed(torch.tensor([1 << 39], device=DEVICE))
+    first = low_rank.drop(x, 0.25, seed.at(0))
+    dropped = first == 0
+    close(first[~dropped], (x / 0.75)[~dropped], 1e-6)
+    assert float(dropped.float().mean()) == pytest.approx(0.25, abs=0.005)  # four standard errors
+    assert float(dropped.float().mean(0).std()) == pytest.approx((0.25 * 0.75 / 64) ** 0.5, rel=0.1)
+    assert torch.equal(low_rank.drop(x, 0.25, seed.at(0)), first)
+    for other in (seed.at(1), Seed(seed.value + 1).at(0)):
+        both = dropped & (low_rank.drop(x, 0.25, other) == 0)
+        assert float(both.float().mean()) == pytest.approx(0.25**2, abs=0.004)
 
 
 @pytest.mark.parametrize("words", [50, 5000])

@@ -50,8 +50,8 @@ class Layout:
     prefix: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, pack: Pack, device: torch.device, plain: bool) -> Layout:
-        """plain: for `attend_plain` instead of `attend`."""
+    def of(cls, pack: Pack, device: torch.device, plain: bool, longest: int = 0) -> Layout:
+        """plain: for `attend_plain` instead of `attend`. longest: of all packs, where one layout stands for many."""
         bounds, copies, folds = [0], [np.zeros(0, np.int64)], []
         front = int(pack.starts[pack.preambles])
         for number in range(pack.preambles):
@@ -68,7 +68,7 @@ class Layout:
 
         return cls(
             starts=tensor(pack.starts),
-            longest=pack.longest,
+            longest=max(longest, pack.longest),
             front=front,
             shared=int(pack.groups[-1]),
             queries=tensor(bounds),

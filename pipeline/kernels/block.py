@@ -17,7 +17,7 @@ import torch
 
 from pipeline.kernels import attention, gate, norm, rotary
 from pipeline.kernels.attention import Layout
-from pipeline.kernels.lora import Kept, Linear
+from pipeline.kernels.lora import Linear, Seed
 
 
 @dataclass
@@ -49,12 +49,10 @@ class Block:
         self.parameters = [p for linear in self.linears for p in linear.parameters]
 
     def __call__(
-        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, layout: Layout, keep: torch.Tensor | None = None
-    ) -> torch.Tensor:
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, layout: Layout, keep: torch.Tensor | None = None,
+        seed: Seed | None = None,
+    ) -> torch.Tensor:  # fmt: skip
         """x (tokens, hidden), cos and sin (tokens, size) -> (tokens, hidden), or (kept, hidden) with `keep`."""
-        seed = 0
-        if any(linear.drops for linear in self.linears):
-            seed = int(torch.randint(1 << 40, ()))  # from the CPU's generator: the loop seeds it, and no device waits
         made: torch.Tensor = _Block.apply(x, cos, sin, self, layout, keep, seed, *self.parameters)
         return made
 
@@ -69,23 +67,24 @@ class _Block(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, block: Block, layout: Layout,
-        keep: torch.Tensor | None, seed: int, *parameters: torch.Tensor,
+        keep: torch.Tensor | None, seed: Seed | None, *parameters: torch.Tensor,
     ) -> torch.Tensor:  # fmt: skip
+        seeds = [None if seed is None else seed.at(n) for n in range(4)]
         n1, r1, small = norm.forward(x, block.norm1, block.eps, block.qkv.room, block.eight)
-        qkv, kept1 = block.qkv.forward(n1, seed=seed, small=small)
+        qkv, kept1 = block.qkv.forward(n1, seed=seeds[0], small=small)
         both, q, k, v = block.heads_of(qkv)
         rotary.rotate(both, cos, sin)
         o, saved = _attend(q, k, v, layout, block.scale)
-        x2, kept2 = block.out.forward(o, x, seed + 1)
+        x2, kept2 = block.out.forward(o, x, seeds[1])
         if keep is not None:
             x2 = x2[keep]
         n2, r2, small = norm.forward(x2, block.norm2, block.eps, block.gate_up.room, block.eight)
-        gu, kept3 = block.gate_up.forward(n2, seed=seed + 2, small=small)
+        gu, kept3 = block.gate_up.forward(n2, seed=seeds[2], small=small)
         h, small = gate.forward(gu, block.act, block.eight)
-        y, kept4 = block.down.forward(h, x2, seed + 3, small)
+        y, kept4 = block.down.forward(h, x2, seeds[3], small)
 
         ctx.block, ctx.layout, ctx.keep, ctx.attention = block, layout, keep, saved
-        ctx.kept = [Kept(kept.t, kept.seeds) for kept in (kept1, kept2, kept3, kept4)]
+        ctx.kept = [kept1, kept2, kept3, kept4]
         ctx.save_for_backward(x, cos, sin, x2, r1, r2, o, *(() if block.recompute else (qkv, gu)))
         return y
 

@@ -11,8 +11,6 @@ import triton.language as tl
 
 from pipeline.kernels.eight import KIND, Eight
 
-LOW_RANK = 64, 256  # tokens and columns of a tile in `add_low_rank`
-
 
 def _block(size: int) -> tuple[int, int]:
     """A power of two that holds a whole row, and warps for it."""
@@ -257,33 +255,3 @@ def quantise(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     block = min(8192, int(triton.next_power_of_2(size)))
     _quantise_kernel[(rows,)](x, q, scales, x.stride(0), SIZE=size, BLOCK=block, num_warps=max(1, block // 512))
     return q, scales
-
-
-# --- low-rank sums
-
-
-@triton.jit
-def _low_rank_kernel(
-    y, t, b, rows, size, rank, scale, y_row, t_row, b_row, b_column,
-    RANK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    m = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    k = tl.arange(0, RANK)
-    left = tl.load(t + m[:, None] * t_row + k, mask=(m[:, None] < rows) & (k < rank), other=0.0)
-    right = tl.load(b + k[:, None] * b_row + n * b_column, mask=(k[:, None] < rank) & (n < size), other=0.0)
-    inside = (m[:, None] < rows) & (n < size)
-    place = y + m[:, None] * y_row + n
-    found = tl.load(place, mask=inside, other=0.0).to(tl.float32) + scale * tl.dot(left, right, input_precision="ieee")
-    tl.store(place, found, mask=inside)
-
-
-def add_low_rank(y: torch.Tensor, t: torch.Tensor, b: torch.Tensor, scale: float) -> None:
-    """As `lora.add`. A program takes a tile of y: reading and writing it once is all the time it needs."""
-    rows, size = y.shape
-    tile, block = LOW_RANK
-    grid = (triton.cdiv(rows, tile), triton.cdiv(size, block))
-    _low_rank_kernel[grid](
-        y, t, b, rows, size, len(b), scale, y.stride(0), t.stride(0), b.stride(0), b.stride(1),
-        RANK=max(16, int(triton.next_power_of_2(len(b)))), ROWS=tile, BLOCK=block, num_warps=8,
-    )  # fmt: skip

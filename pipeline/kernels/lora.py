@@ -5,7 +5,7 @@
 
 Where the input has room behind each row, t goes there and s B stands behind W, so that one product makes all of y:
 [x t] [W sB]'. W has no gradient. The A's lie in one matrix, so the products with them are one product. Dropout keeps no
-mask: it is drawn again from its seed.
+mask: it is drawn again from its seed, which lies on the device, where a CUDA graph finds another one each time.
 """
 
 from __future__ import annotations
@@ -32,12 +32,24 @@ class Adapter:
     dropout: float = 0.0
 
 
+@dataclass(frozen=True)
+class Seed:
+    """What a draw depends on. value: int64, (1,), on the device, the same for a whole pass; place: which draw of it."""
+
+    value: torch.Tensor
+    place: int = 0
+
+    def at(self, n: int) -> Seed:
+        """The n-th place below this one; seven at most, but for the first level."""
+        return Seed(self.value, self.place * 8 + n + 1)
+
+
 @dataclass
 class Kept:
-    """What the backward pass of `Linear` needs beside its input: t, (tokens, sum of ranks), and the dropout's seeds."""
+    """What the backward pass of `Linear` needs beside its input: t, (tokens, sum of ranks), and the dropout's seed."""
 
     t: torch.Tensor
-    seeds: list[int]
+    seed: Seed | None
 
 
 class Linear:
@@ -78,11 +90,11 @@ class Linear:
         return made
 
     def forward(
-        self, x: torch.Tensor, onto: torch.Tensor | None = None, seed: int = 0, small: Eight | None = None
+        self, x: torch.Tensor, onto: torch.Tensor | None = None, seed: Seed | None = None, small: Eight | None = None
     ) -> tuple[torch.Tensor, Kept]:
         """y (tokens, out), with `onto` (the residual stream) added to it.
 
-        seed: of the dropout. small: x in 8 bits, if it is at hand.
+        seed: of the dropout, where there is one. small: x in 8 bits, if it is at hand.
         """
         kept = self._low_rank(x, seed)
         return self.again(x, kept, onto, small), kept
@@ -99,17 +111,16 @@ class Linear:
             add(y[:, span], kept.t[:, rank], b.t(), adapter.scale)
         return y
 
-    def _low_rank(self, x: torch.Tensor, seed: int) -> Kept:
+    def _low_rank(self, x: torch.Tensor, seed: Seed | None) -> Kept:
         if self.a is None:
-            return Kept(x.new_empty(x.shape[0], 0), [])
-        if not self.drops:
-            return Kept(x @ self.a.t(), [])
-        seeds = [seed * 8 + n for n in range(len(self.adapters))]
+            return Kept(x.new_empty(x.shape[0], 0), None)
+        if not self.drops or seed is None:
+            return Kept(x @ self.a.t(), None)
         parts = [
-            (x * _mask(x, a.dropout, s)) @ self.a[rank].t()
-            for a, s, rank in zip(self.adapters, seeds, self.ranks, strict=True)
+            drop(x, adapter.dropout, seed.at(n)) @ self.a[rank].t()
+            for n, (adapter, rank) in enumerate(zip(self.adapters, self.ranks, strict=True))
         ]
-        return Kept(torch.cat(parts, dim=1), seeds)
+        return Kept(torch.cat(parts, dim=1), seed)
 
     def backward_input(
         self, grad: torch.Tensor, kept: Kept, wanted: bool = True, small: Eight | None = None
@@ -121,21 +132,24 @@ class Linear:
         if not wanted:
             return None, p
         dx = self.frozen.backward(grad, small)
-        if self.a is not None and not self.drops:
+        if self.a is not None and kept.seed is None:
             add(dx, p, self.a)
-        elif self.a is not None:
-            for adapter, rank, seed in zip(self.adapters, self.ranks, kept.seeds, strict=True):
-                dx += (p[:, rank] @ self.a[rank]).mul_(_mask(dx, adapter.dropout, seed))
+        elif self.a is not None and kept.seed is not None:
+            for n, (adapter, rank) in enumerate(zip(self.adapters, self.ranks, strict=True)):
+                dx += drop(p[:, rank] @ self.a[rank], adapter.dropout, kept.seed.at(n))
         return dx, p
 
     def backward_parameters(
         self, grad: torch.Tensor, x: torch.Tensor, p: torch.Tensor, kept: Kept
     ) -> list[torch.Tensor]:
         """Gradients of `parameters`, in their order and type."""
-        da = p.t() @ x if self.adapters and not self.drops else None
+        da = p.t() @ x if self.adapters and kept.seed is None else None
         grads = []
         for n, (adapter, span, rank) in enumerate(zip(self.adapters, self.spans, self.ranks, strict=True)):
-            own = da[rank] if da is not None else p[:, rank].t() @ (x * _mask(x, adapter.dropout, kept.seeds[n]))
+            if da is not None:
+                own = da[rank]
+            elif kept.seed is not None:
+                own = p[:, rank].t() @ drop(x, adapter.dropout, kept.seed.at(n))
             db = (grad[:, span].t() @ kept.t[:, rank]).mul_(adapter.scale)
             grads += [own.to(adapter.a.dtype), db.to(adapter.b.dtype)]
         return grads
@@ -144,35 +158,43 @@ class Linear:
 def add(y: torch.Tensor, t: torch.Tensor, b: torch.Tensor, scale: float = 1.0) -> None:
     """y += scale t b, in place. y (tokens, out) and t (tokens, rank), any row strides; b (rank, out), any strides."""
     if y.is_cuda and y.dtype != torch.float32 and len(b) <= WIDEST:
-        from pipeline.kernels import gpu
+        from pipeline.kernels import gpu_lora
 
-        gpu.add_low_rank(y, t, b, scale)
+        gpu_lora.add_low_rank(y, t, b, scale)
         return
     y.addmm_(t, b, alpha=scale)
 
 
-def _mask(like: torch.Tensor, share: float, seed: int) -> torch.Tensor:
-    """1 / (1 - share) where a value stays, 0 where it is dropped; the same for the same seed."""
-    generator = torch.Generator(like.device).manual_seed(seed)
-    return torch.empty_like(like).bernoulli_(1 - share, generator=generator).div_(1 - share)
+def drop(x: torch.Tensor, share: float, seed: Seed) -> torch.Tensor:
+    """x (tokens, size) with a `share` of it zero and the rest divided by 1 - share; the same for the same seed."""
+    if x.is_cuda:
+        from pipeline.kernels import gpu_lora
+
+        return gpu_lora.drop(x, share, seed)
+    # Neighbouring places must not give neighbouring seeds of one generator.
+    mixed = (int(seed.value) * 0x9E3779B1 + seed.place * 0x85EBCA77) % (1 << 63)
+    generator = torch.Generator().manual_seed(mixed)
+    return torch.empty_like(x).bernoulli_(1 - share, generator=generator).div_(1 - share).mul_(x)
 
 
 class LoraLinear(torch.autograd.Function):
     """`Linear` for models whose own forward calls it; `parameters` come last, so that they get their gradients."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, linear: Linear, seed: int, *parameters: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, linear: Linear, seed: Seed | None, *parameters: torch.Tensor
+    ) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1])
         y, kept = linear.forward(flat, seed=seed)
         ctx.save_for_backward(flat, kept.t)
-        ctx.linear, ctx.seeds, ctx.shape = linear, kept.seeds, x.shape
+        ctx.linear, ctx.seed, ctx.shape = linear, kept.seed, x.shape
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         x, t = ctx.saved_tensors
         flat = grad.reshape(-1, grad.shape[-1])
-        kept = Kept(t, ctx.seeds)
+        kept = Kept(t, ctx.seed)
         dx, p = ctx.linear.backward_input(flat, kept, ctx.needs_input_grad[0])
         grads = ctx.linear.backward_parameters(flat, x, p, kept)
         return None if dx is None else dx.view(ctx.shape), None, None, *grads

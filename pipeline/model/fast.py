@@ -27,7 +27,7 @@ from pipeline.kernels.block import Block
 from pipeline.kernels.fp8 import Fp8
 from pipeline.kernels.frozen import Frozen
 from pipeline.kernels.gate import ACTS
-from pipeline.kernels.lora import Linear, LoraLinear
+from pipeline.kernels.lora import Linear, LoraLinear, Seed
 from pipeline.kernels.loss import HeadLoss
 from pipeline.model.loss import losses
 from pipeline.model.packable import (
@@ -45,7 +45,7 @@ from pipeline.prompt.pack import Pack
 
 NAME = "suri_packed"  # of our attention among those of transformers
 
-_now: list[Ready] = []  # the pack that is on its way through a model
+_now: list[tuple[Ready, Seed | None]] = []  # the pack that is on its way through a model, and its dropout's seed
 
 
 def _packed_attention(
@@ -54,7 +54,7 @@ def _packed_attention(
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
     """transformers' interface: (1, heads, tokens, size) in, (1, tokens, heads, size) out."""
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
-    return attention(q, k, v, _now[-1].layout, scaling if scaling is not None else q.shape[-1] ** -0.5)[None], None
+    return attention(q, k, v, _now[-1][0].layout, scaling if scaling is not None else q.shape[-1] ** -0.5)[None], None
 
 
 AttentionInterface.register(NAME, _packed_attention)
@@ -63,28 +63,31 @@ AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
 
 @dataclass(frozen=True)
 class Ready:
-    """A pack on the device. kept: positions that predict something, ascending; entries: where each entry is in them."""
+    """A pack on the device. kept: positions that predict something; entries: where each entry is in them, None where
+    every position has one."""
 
     ids: torch.Tensor
     positions: torch.Tensor
     layout: Layout
     kept: torch.Tensor
-    entries: torch.Tensor
+    entries: torch.Tensor | None
     targets: torch.Tensor
     weights: torch.Tensor
 
     @classmethod
-    def of(cls, pack: Pack, device: torch.device, plain: bool) -> Ready:
-        """plain: attention without flash kernels (CPU, float32)."""
-        kept, entries = np.unique(pack.where, return_inverse=True)
+    def of(cls, pack: Pack, device: torch.device, plain: bool, longest: int = 0) -> Ready:
+        """plain: attention without flash kernels (CPU, float32). longest: as in `Layout.of`."""
+        kept, entries = pack.where, None
+        if pack.preambles:
+            kept, entries = np.unique(pack.where, return_inverse=True)
 
         def tensor(values: np.ndarray) -> torch.Tensor:
             made = torch.from_numpy(np.ascontiguousarray(values))
             return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made
 
         return cls(
-            tensor(pack.ids[None]), tensor(pack.positions[None]), Layout.of(pack, device, plain), tensor(kept),
-            tensor(entries.reshape(-1)), tensor(pack.targets), tensor(pack.weights),
+            tensor(pack.ids[None]), tensor(pack.positions[None]), Layout.of(pack, device, plain, longest), tensor(kept),
+            None if entries is None else tensor(entries.reshape(-1)), tensor(pack.targets), tensor(pack.weights),
         )  # fmt: skip
 
 
@@ -138,11 +141,19 @@ class Fast:
         """The pack on the device; can be made by another thread, ahead of its step."""
         return Ready.of(pack, self.device, self.plain)
 
-    def loss_sum(self, ready: Ready) -> torch.Tensor:
-        """Sum over the pack's entries of weight * -log p(target); a scalar in float32, zero where there are none."""
+    def seed(self) -> Seed | None:
+        """Of the next pass' dropout, from the CPU's generator, so that no device waits; None where nothing drops."""
+        drops = any(linear.drops for linear in self.linears)
+        return Seed(torch.randint(1 << 40, (1,)).to(self.device, non_blocking=True)) if drops else None
+
+    def loss_sum(self, ready: Ready, seed: Seed | None = None) -> torch.Tensor:
+        """Sum over the pack's entries of weight * -log p(target); a scalar in float32, zero where there are none.
+
+        seed: of the dropout; drawn here where none is given.
+        """
         if not len(ready.targets):
             return torch.zeros((), device=self.device)
-        with self._in_place(ready):
+        with self._in_place(ready, seed or self.seed()):
             if not self.fused_head:
                 return self._own_head(ready)
             hidden = self.decoder(input_ids=ready.ids, position_ids=ready.positions, use_cache=False)[0]
@@ -160,14 +171,15 @@ class Fast:
 
     def _predicting(self, hidden: torch.Tensor, ready: Ready) -> torch.Tensor:
         """The hidden states of the entries. hidden (1, tokens, size), of the kept positions alone behind our blocks."""
-        return hidden[0][ready.entries] if self.blocks else hidden[0][ready.kept][ready.entries]
+        kept = hidden[0] if self.blocks else hidden[0][ready.kept]
+        return kept if ready.entries is None else kept[ready.entries]
 
     @contextlib.contextmanager
-    def _in_place(self, ready: Ready) -> Iterator[None]:
+    def _in_place(self, ready: Ready, seed: Seed | None) -> Iterator[None]:
         """While it lasts, the model's layers take packs."""
         config = self.decoder.config
         stock = config._attn_implementation
-        _now.append(ready)
+        _now.append((ready, seed))
         config._attn_implementation = NAME
         for module, forward in self.forwards:
             module.forward = forward
@@ -208,7 +220,7 @@ class Fast:
             return []
         blocks = [self._block(layer) for layer in layers]
         for n, (layer, block) in enumerate(zip(layers, blocks, strict=True)):
-            self.forwards.append((layer, self._block_forward(block, last=n == len(blocks) - 1)))
+            self.forwards.append((layer, self._block_forward(block, n, last=n == len(blocks) - 1)))
         return blocks
 
     def _block(self, layer: Any) -> Block:
@@ -249,24 +261,26 @@ class Fast:
         self.linears.append(linear)
         return linear
 
-    def _block_forward(self, block: Block, last: bool) -> Any:
+    def _block_forward(self, block: Block, number: int, last: bool) -> Any:
         def forward(hidden_states: torch.Tensor, *args: Any, position_embeddings: Any = None, **kwargs: Any) -> Any:
-            ready = _now[-1]
+            ready, seed = _now[-1]
             cos, sin = (t[0].to(self.dtype) for t in position_embeddings)
             keep = ready.kept if last else None
-            return block(hidden_states[0].to(self.dtype), cos, sin, ready.layout, keep)[None]
+            own = None if seed is None else seed.at(number)
+            return block(hidden_states[0].to(self.dtype), cos, sin, ready.layout, keep, own)[None]
 
         return forward
 
     def _take_linears(self) -> None:
         for module in self.whole.modules():
             if adapter_of(module) is not None and isinstance(module.base_layer, torch.nn.Linear):
-                self.forwards.append((module, self._linear_forward(self._linear([module]))))
+                self.forwards.append((module, self._linear_forward(self._linear([module]), len(self.linears))))
 
-    def _linear_forward(self, linear: Linear) -> Any:
+    def _linear_forward(self, linear: Linear, number: int) -> Any:
         def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-            seed = int(torch.randint(1 << 40, ())) if linear.drops else 0
-            made: torch.Tensor = LoraLinear.apply(x, linear, seed, *linear.parameters)
+            seed = _now[-1][1]
+            own = None if seed is None else seed.at(number)
+            made: torch.Tensor = LoraLinear.apply(x, linear, own, *linear.parameters)
             return made
 
         return forward

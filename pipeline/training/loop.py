@@ -37,7 +37,8 @@ from pipeline.training.ranks import anyone, sum_gradients
 from pipeline.training.schedule import learning_rate, total_steps, warmup_steps
 from pipeline.training.spike import Spikes
 
-EVAL_TOKENS = 1024  # that go through the model at once when loss is only measured, padding included
+# Tokens that go through the model at once when loss is only measured, padding included.
+EVAL_TOKENS = 4096 if torch.cuda.is_available() else 1024
 
 
 def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> None:

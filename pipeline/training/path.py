@@ -15,6 +15,7 @@ import torch
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.model.fast import Fast
+from pipeline.model.graph import Graphs
 from pipeline.model.load import dtype_name
 from pipeline.model.loss import loss_sum
 from pipeline.model.packable import NotPackable
@@ -71,6 +72,7 @@ class Packed:
         where = {"initializer": torch.cuda.set_device, "initargs": (fast.device,)}
         self.thread = ThreadPoolExecutor(1, **where) if gpu else None
         self.next: tuple[list[int], int, Future[list[Part]]] | None = None
+        self.graphs: Graphs | None = None
         self.packer = Packer(tokens, leading, micro_tokens)
         self.offload = False
 
@@ -102,14 +104,19 @@ class Packed:
         return self._made(rows)
 
     def _made(self, rows: Sequence[int]) -> list[Part]:
-        return [Part(self.fast.ready(pack)) for pack in self.packer.packs(rows)]
+        ready = self.graphs.ready if self.graphs else self.fast.ready
+        return [Part(ready(pack)) for pack in self.packer.packs(rows)]
 
     def loss(self, part: Part) -> torch.Tensor:
         """As `Plain.loss`."""
         if self.offload:
             with torch.autograd.graph.save_on_cpu(pin_memory=torch.cuda.is_available()):
                 return self.fast.loss_sum(part.held)
-        return self.fast.loss_sum(part.held)
+        if self.graphs is None:
+            return self.fast.loss_sum(part.held)
+        if self.next is not None and not self.graphs.known(part.held):
+            self.next[2].result()  # nobody else may use the card while a graph is recorded
+        return self.graphs.loss_sum(part.held)
 
     def ahead(self, rows: Sequence[int]) -> None:
         """Begins to make the parts that are asked for next."""
@@ -154,6 +161,9 @@ def difference(
 # comes to 0.1 and fp8 to 0.7 of a 7B model's gradient, which then is small beside what it is the sum of.
 ROUNDING = {"fp32": (1e-4, 1e-3), "bf16": (1e-2, 0.3), "fp8": (3e-2, 1.0)}
 PROBE_ROWS = 8
+# Parameters times tokens of a pass. One of 30 blocks starts some thousand kernels, which took 140 ms where an H200
+# computes 2e13 of these in as long (docs/benchmarks.md).
+LAUNCH_BOUND = 1.2e13
 # What a model of another build than ours may raise on the fast path; an error of ours is among them too, and is said.
 STRANGE = (RuntimeError, TypeError, AttributeError, KeyError, IndexError, ValueError, AssertionError)
 
@@ -176,6 +186,8 @@ def open_path(
         try:
             packed = _packed(config, model, tokens, leading, accelerator, state)
             if _is_equal(packed, Plain(model, tokens, accelerator, longest), config, weights, told):
+                if _wants_graphs(config, packed.fast, tokens, accelerator):
+                    packed.graphs = Graphs(packed.fast, weights, longest)
                 return packed
         except torch.cuda.OutOfMemoryError:
             raise
@@ -207,7 +219,8 @@ def _packed(
     if settings.checkpointing in ("block", "offload") and not fast.blocks:
         why = "every weight is trained" if config.adapter.method == "full" else "its blocks are not of LLaMA's form"
         raise NotPackable(f"train.checkpointing={settings.checkpointing}, and {why}")
-    packed = Packed(fast, tokens, leading, longest)
+    # Graphs want few forms of packs; what sharing the template's text saves is less than what they do.
+    packed = Packed(fast, tokens, [] if _wants_graphs(config, fast, tokens, accelerator) else leading, longest)
     packed.offload = settings.checkpointing == "offload"
     packed.micro_tokens, fast.recompute = state["micro_tokens"], state["recompute"]
     if not state["micro_tokens"]:
@@ -215,6 +228,16 @@ def _packed(
         wanted = settings.micro_tokens, settings.checkpointing
         packed.micro_tokens, fast.recompute = choose_packed(fast, *wanted, longest, step, accelerator.is_main_process)
     return packed
+
+
+def _wants_graphs(config: Config, fast: Fast, tokens: Tokens, accelerator: Any) -> bool:
+    """Whether starting kernels one by one would be what a step waits for. The same on every start of a run."""
+    settings = config.train
+    if not settings.graphs or fast.plain or not fast.blocks or settings.checkpointing == "offload":
+        return False
+    rows = -(-settings.batch_size // accelerator.num_processes)
+    count = min(rows * float(tokens.lengths.mean()), settings.micro_tokens or float("inf"))
+    return fast.whole.num_parameters() * count < LAUNCH_BOUND
 
 
 def _is_equal(packed: Packed, plain: Plain, config: Config, weights: Sequence[torch.Tensor], told: bool) -> bool:

@@ -1,0 +1,139 @@
+"""Padded packs give what packs give, and CUDA graphs of them what passes without a graph give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import Adapter
+from pipeline.model import graph
+from pipeline.model.fast import Fast, Ready
+from pipeline.model.graph import Graphs, padded, up
+from pipeline.prompt.pack import Pack, Packer
+from tests.test_fast import LONGEST, adapted, assert_same, packed, taken
+from tests.test_pack import A, B, random_tokens
+
+CUDA = torch.cuda.is_available()
+
+
+@pytest.fixture
+def packs(tmp_path: Path) -> list[Pack]:
+    tokens = random_tokens(tmp_path, [A, B], 60)
+    return list(Packer(tokens, [], 150).packs(range(len(tokens))))
+
+
+def test_sizes_grow_by_an_eighth_at_most() -> None:
+    sizes = [up(n) for n in range(1, 100_000)]
+    assert all(n <= size <= n + max(8, n / 8 + 1) for n, size in enumerate(sizes, 1))
+    assert len(set(sizes)) < 120
+    assert up(up(1234)) == up(1234)
+
+
+def test_what_is_added_is_apart_from_the_rows(packs: list[Pack]) -> None:
+    for pack in packs:
+        more = padded(pack, LONGEST)
+        count, entries, rows = len(pack.ids), len(pack.where), len(pack.starts)
+        assert (more.starts[:rows] == pack.starts).all()
+        sizes = np.diff(more.starts)
+        assert ((sizes > 0) & (sizes <= LONGEST)).all()
+        assert more.starts[-1] == len(more.ids) == len(more.positions)
+        assert (more.ids[:count] == pack.ids).all()
+        assert (more.where[:entries] == pack.where).all()
+        assert (more.where[entries:] >= count).all()
+        assert not more.weights[entries:].any()
+        assert more.learnt == pack.learnt
+
+
+def test_padded_packs_give_the_same_gradients(packs: list[Pack]) -> None:
+    model = adapted()
+    fast = Fast(model, LONGEST)
+
+    def passed(some: Sequence[Pack]) -> Any:
+        total = 0.0
+        for pack in some:
+            value = fast.loss_sum(fast.ready(pack))
+            value.backward()
+            total += float(value.detach())
+        return total, taken(model)
+
+    assert len(packs) > 3
+    assert_same(passed([padded(pack, LONGEST) for pack in packs]), passed(packs))
+
+
+def on_card(quantize: str = "none", **adapter: Any) -> tuple[Any, Fast]:
+    model = adapted(adapter=Adapter(r=4, **adapter), hidden_size=64, intermediate_size=128, head_dim=16)
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.bfloat16()
+    model.cuda()
+    return model, Fast(model, LONGEST, fp8=quantize == "fp8")
+
+
+@pytest.mark.skipif(not CUDA, reason="graphs need CUDA")
+@pytest.mark.parametrize("quantize", ["none", "fp8"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_graph_gives_what_its_passes_give(packs: list[Pack], quantize: str, dropout: float, recompute: bool) -> None:
+    model, fast = on_card(quantize, dropout=dropout)
+    fast.recompute = recompute
+    weights = [p for p in model.parameters() if p.requires_grad]
+    graphs = Graphs(fast, weights, LONGEST)
+    ready = [graphs.ready(pack) for pack in packs]
+    assert len({graphs._form(one) for one in ready}) < len(ready)
+    for turn in range(2):  # the second one makes no graph
+        for n, one in enumerate(ready):
+            torch.manual_seed(n + 10 * turn)
+            ours = graphs.loss_sum(one)
+            (ours / 3).backward()
+            mine = float(ours.detach()), taken(model)
+            torch.manual_seed(n + 10 * turn)
+            theirs = fast.loss_sum(one)
+            (theirs / 3).backward()
+            assert_same(mine, (float(theirs.detach()), taken(model)))
+        fast.refresh()
+    assert not graphs.why
+    assert 0 < len(graphs.made) < len(ready)
+
+
+@pytest.mark.skipif(not CUDA, reason="graphs need CUDA")
+def test_weights_that_changed_since_it_was_recorded(packs: list[Pack]) -> None:
+    model, fast = on_card()
+    weights = [p for p in model.parameters() if p.requires_grad]
+    graphs = Graphs(fast, weights, LONGEST)
+    one = graphs.ready(packs[0])
+    first = float(graphs.loss_sum(one).detach())
+    with torch.no_grad():
+        for weight in weights:
+            weight.add_(torch.randn_like(weight) * 0.1)
+    fast.refresh()
+    now = float(graphs.loss_sum(one).detach())
+    assert now == pytest.approx(float(fast.loss_sum(one).detach()), rel=1e-6)
+    assert now != pytest.approx(first, rel=1e-3)
+
+
+def test_where_no_graph_can_be_made_passes_go_on_without(
+    packs: list[Pack], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def fails(*args: Any) -> None:
+        raise RuntimeError("capture failed\nbecause")
+
+    model = adapted()
+    fast = Fast(model, LONGEST)
+    monkeypatch.setattr(graph.Graphs, "_make", fails)
+    graphs = Graphs(fast, [p for p in model.parameters() if p.requires_grad], LONGEST)
+    total = 0.0
+    for pack in packs:
+        one: Ready = graphs.ready(pack)
+        assert graphs.known(one) == bool(graphs.why)
+        value = graphs.loss_sum(one)
+        value.backward()
+        total += float(value.detach())
+    assert capsys.readouterr().out.count("no CUDA graphs from here on: capture failed because") == 1
+    ours = total, taken(model)
+    tokens = random_tokens(tmp_path, [A, B], 60)
+    assert_same(ours, packed(fast, model, tokens, 150, []))
