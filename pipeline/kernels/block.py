@@ -10,6 +10,7 @@ computed again, they cost no product. The last block needs its second half only 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +42,7 @@ class Block:
     gate_up: Linear
     down: Linear
     recompute: bool = False
-    parameters: list[torch.nn.Parameter] = field(init=False)
+    parameters: Sequence[torch.Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
         self.linears = (self.qkv, self.out, self.gate_up, self.down)

@@ -203,6 +203,19 @@ class Fast:
             for linear, value in zip(self.linears, drops, strict=True):
                 linear.drops = value
 
+    @contextlib.contextmanager
+    def trains(self, weights: Sequence[torch.Tensor], leaves: Sequence[torch.Tensor]) -> Iterator[None]:
+        """While it lasts, gradients of our blocks' weights go to `leaves`."""
+        table = {id(weight): leaf for weight, leaf in zip(weights, leaves, strict=True)}
+        held = [block.parameters for block in self.blocks]
+        for block in self.blocks:
+            block.parameters = [table[id(parameter)] for parameter in block.parameters]
+        try:
+            yield
+        finally:
+            for block, parameters in zip(self.blocks, held, strict=True):
+                block.parameters = parameters
+
     @property
     def recompute(self) -> bool:
         """Whether blocks keep less and compute again."""

@@ -141,8 +141,15 @@ class Graphs:
         return ready.ids.shape[1], len(ready.targets), len(ready.layout.starts)
 
     def _pass(self, ready: Ready, seed: Seed | None) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
-        loss = self.fast.loss_sum(ready, seed)
-        return loss.detach(), torch.autograd.grad(loss, self.weights)
+        """The loss, a scalar, and the weights' gradients.
+
+        Gradients flow to fresh leaves: autograd ties the weights themselves to the stream on which they last got one,
+        and a graph that had to wait for that stream could not be recorded.
+        """
+        leaves = [weight.detach().requires_grad_() for weight in self.weights]
+        with self.fast.trains(self.weights, leaves):
+            loss = self.fast.loss_sum(ready, seed)
+        return loss.detach(), torch.autograd.grad(loss, leaves)
 
     def _make(self, ready: Ready, seed: Seed | None) -> Graph:
         """Raises RuntimeError where the graph finds something else than the pass without it."""
