@@ -487,7 +487,7 @@ def test_what_fits_into_a_card(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, free))
-    monkeypatch.setattr(memory, "_peak", lambda fast, tokens: 500 + tokens * (2 if fast.recompute else 10))
+    monkeypatch.setattr(memory, "_peak", lambda fast, tokens, offload: 500 + tokens * (2 if fast.recompute else 10))
     fast = SimpleNamespace(blocks=[None], recompute=False)
     assert memory.choose_packed(fast, wanted, checkpointing, longest, 6000) == chosen
 
@@ -496,7 +496,7 @@ def test_a_probe_leaves_no_gradient(base: Path, monkeypatch: pytest.MonkeyPatch)
     for name in ("memory_allocated", "reset_peak_memory_stats", "max_memory_allocated"):
         monkeypatch.setattr(torch.cuda, name, lambda: 0)
     model = adapters.attach(load_folder(base, torch.float32), Adapter(r=4), 1, (7,))
-    memory._peak(Fast(model, 128), 256)
+    memory._peak(Fast(model, 128), 256, False)
     assert [name for name, weight in adapters.trained(model).items() if weight.grad is not None] == []
 
 
@@ -513,6 +513,8 @@ def test_spikes() -> None:
     assert (spikes.mean, spikes.variance) == before
     assert not spikes.is_one(1.1)
     assert not spikes.is_one(0.1)  # better is no reason to look
+    resumed = Spikes([1.0 + 0.01 * (n % 2) for n in range(WARM)])
+    assert resumed.is_one(3.0)
     early = Spikes()
     assert [early.is_one(x) for x in [1.0] * (WARM - 1) + [100.0]] == [False] * WARM
     flat = Spikes()

@@ -110,7 +110,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     if step == 0:
         look()
     plain.train()
-    spikes = Spikes()
+    spikes = Spikes(m["loss"] for m in metrics.read(log) if "loss" in m)
     with interruptible() as flag, disk_errors(run.root):
         while step < total:
             started = time.time()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def choose_packed(
     costs = {}
     for recompute in (True,) if always and fast.blocks else (False, True) if fast.blocks else (False,):
         fast.recompute = recompute
-        small, large = (_peak(fast, n) for n in (FULL // 4, FULL // 2))
+        small, large = (_peak(fast, n, checkpointing == "offload") for n in (FULL // 4, FULL // 2))
         costs[recompute] = max(1, (large - small) // (FULL // 4))
     torch.cuda.empty_cache()
     free = torch.cuda.mem_get_info()[0]
@@ -57,8 +58,10 @@ def choose_packed(
     return tokens, recompute
 
 
-def _peak(fast: Fast, tokens: int) -> int:
+def _peak(fast: Fast, tokens: int, offload: bool) -> int:
     """Bytes that a pack of so many tokens takes at its peak, half of them labelled.
+
+    offload: whether what blocks keep goes to the computer's memory, as it will in training.
 
     Raises:
         UserError: not even that fits.
@@ -73,7 +76,9 @@ def _peak(fast: Fast, tokens: int) -> int:
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     try:
-        fast.loss_sum(fast.ready(pack)).backward()
+        with torch.autograd.graph.save_on_cpu(pin_memory=True) if offload else contextlib.nullcontext():
+            loss = fast.loss_sum(fast.ready(pack))
+        loss.backward()
     except torch.cuda.OutOfMemoryError:
         fix = "set model.quantize=nf4, train.checkpointing=block, choose a smaller base, or free the card"
         raise UserError(f"not even {tokens} tokens fit into the card beside the model", "train", fix) from None
