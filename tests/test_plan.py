@@ -57,9 +57,44 @@ def test_alpaca_7b_full() -> None:
     assert "checkpoint 27.0 GB" in text
 
 
-def test_koalpaca_polyglot() -> None:
-    found, _ = planned("koalpaca-polyglot-5.8b")
-    assert found.parameters == found.trained == 5_885_059_072
+RECIPES = [
+    # config, rows, steps, trained parameters, MB of the adapter in float32: published, or their arithmetic
+    ("alpaca-7b-full", 52_002, 1221, 6_738_423_808, None),
+    ("alpaca-13b-full", 52_002, 2035, 13_015_874_560, None),
+    ("alpaca-opt-6.7b-full", 52_002, 1221, 6_658_473_984, None),
+    ("alpaca-lora-7b", 49_942, 1173, 2 * 32 * 2 * 8 * 4096, "16.8"),
+    ("alpaca-lora-7b-tweak", 49_942, 1173, 2 * 32 * 2 * 8 * 4096, "16.8"),
+    ("alpaca-lora-7b-official", 49_942, 3910, 4 * 32 * 2 * 16 * 4096, "67.1"),
+    ("alpaca-lora-7b-early", 50_002, 1173, 2 * 32 * 2 * 8 * 4096, "16.8"),
+    ("koalpaca-7b-v1.0", 101_622, 2382, 6_738_423_808, None),  # 2,382 as its wandb record has it
+    ("koalpaca-polyglot-12.8b", 21_155, 166, 12_893_603_840, None),
+    ("koalpaca-polyglot-5.8b", 21_155, 498, 5_885_059_072, None),
+    ("koalpaca-polyglot-5.8b-3090", 21_155, 2645, 5_885_059_072, None),
+    ("koalpaca-polyglot-5.8b-tp", 21_155, 662, 5_885_059_072, None),
+    ("koalpaca-polyglot-12.8b-qlora", 21_155, 1323, 40 * 8 * (5120 + 3 * 5120), "26.2"),  # 6.55 M and 26.2 MB
+]
+
+
+@pytest.mark.parametrize(("name", "rows", "steps", "trained", "megabytes"), RECIPES, ids=[r[0] for r in RECIPES])
+def test_recipes_keep_to_the_published_arithmetic(
+    name: str, rows: int, steps: int, trained: int, megabytes: str | None
+) -> None:
+    found, text = planned(name)
+    assert (found.rows, found.steps, found.trained) == (rows, steps, trained)
+    assert megabytes is None or f"adapter    {megabytes} MB in float32" in text
+    assert found.trained == found.parameters or megabytes
+
+
+@pytest.mark.parametrize("name", ["lora-llama-2-7b", "lora-llama-3.1-8b", "lora-qwen2.5-7b", "lora-mistral-7b"])
+def test_the_recipe_on_newer_bases(name: str) -> None:
+    """Rank 16 on every linear layer of each block, in and out."""
+    config = load(CONFIGS / f"{name}.yaml", [])
+    shape = config.model.geometry
+    assert shape is not None
+    hidden, inner, blocks = (shape[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    keys = hidden * shape.get("num_key_value_heads", shape["num_attention_heads"]) // shape["num_attention_heads"]
+    sides = 2 * (hidden + hidden) + 2 * (hidden + keys) + 3 * (hidden + inner)
+    assert plan(config).trained == 16 * blocks * sides
 
 
 def test_unknown_rows_are_said_to_be_unknown(tmp_path: Path) -> None:
