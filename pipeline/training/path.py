@@ -14,6 +14,7 @@ import torch
 
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.model import adapter as adapters
 from pipeline.model.fast import Fast
 from pipeline.model.load import dtype_name
 from pipeline.model.loss import loss_sum
@@ -174,6 +175,9 @@ def open_path(
     told = accelerator.is_main_process
     if settings.fast:
         try:
+            slow = adapters.method_of(config.adapter).plain_because(config.adapter)
+            if slow:
+                raise NotPackable(slow)
             packed = _packed(config, model, tokens, leading, accelerator, state)
             if _is_equal(packed, Plain(model, tokens, accelerator, longest), config, weights, told):
                 return packed
@@ -205,7 +209,8 @@ def _packed(
     settings, longest = config.train, int(tokens.lengths.max())
     fast = Fast(model, longest, fp8=config.model.quantize == "fp8")
     if settings.checkpointing in ("block", "offload") and not fast.blocks:
-        why = "every weight is trained" if config.adapter.method == "full" else "its blocks are not of LLaMA's form"
+        whole = adapters.method_of(config.adapter).kernels(config.adapter)
+        why = "its blocks are not of LLaMA's form" if whole else f"{config.adapter.method} is not LoRA"
         raise NotPackable(f"train.checkpointing={settings.checkpointing}, and {why}")
     packed = Packed(fast, tokens, leading, longest)
     packed.offload = settings.checkpointing == "offload"
