@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from pipeline.config import Config
 from pipeline.dataset.stage import load as load_examples
 from pipeline.errors import UserError
-from pipeline.evaluation.measure import measure, rows_of_table
+from pipeline.evaluation.measure import rows_of_table
 from pipeline.files import need_space, read_json, write_json, write_text
 from pipeline.model import adapter as adapters
 from pipeline.model import hf_tokenizer
@@ -24,7 +23,7 @@ from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.release import verify
 from pipeline.release.card import card, column_names
-from pipeline.release.unmerged import Work, base_with_tokens, unmerged, without_training
+from pipeline.release.unmerged import Work, base_with_tokens, free_memory, unmerged, without_training
 from pipeline.run import Run, StageOutput
 from pipeline.training.memory import CPU_TOKENS
 
@@ -46,59 +45,66 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
     micro_tokens = GPU_TOKENS if torch.cuda.is_available() else CPU_TOKENS
     checks = verify.Checks()
     _same_recipe(run, encoder, checks)
-    method, hash = adapters.method_of(config.adapter), fingerprint(base, config.model)
+    method = adapters.method_of(config.adapter)
     if method.export != "nothing" and method is not FULL:  # before anything that takes minutes
         verify.adapter_has_learnt(run.folder("adapter"), method, checks)
 
     plain = base_with_tokens(config, base, encoder)
     need_space(run.root, 2 * BYTES[dtype] * plain.num_parameters(), "the export")
-    results = {"base": measure(plain, config, run, encoder, micro_tokens, "base")}
+    work = Work(config, run, base, encoder, examples, micro_tokens, checks)
+    results = {"base": work.measured(plain, "base")}
     base_says = verify.log_probabilities(plain, encoder, examples)
-    if method.export != "merged":
-        work = Work(config, run, base, encoder, examples, micro_tokens, checks)
-        with run.writing("export", stage_key) as output:
-            results["tuned"] = (
-                without_training(work, plain, output)
-                if method.export == "nothing"
-                else unmerged(work, plain, base_says, output)
-            )
-            _write_records(config, run, encoder, results, checks, output)
-        show(config, run, results)
-        return
-    if method is FULL:
-        del plain
-        _free()
-        merged = load_folder(run.folder("adapter"), DTYPES[dtype])
-        merged_says = verify.log_probabilities(merged, encoder, examples)
-        verify.weights_have_learnt(merged_says, base_says, checks)
-    else:
-        tuned = adapters.load(plain, run.folder("adapter"), hash)
-        adapter_says = verify.log_probabilities(tuned, encoder, examples)
-        if config.model.quantize in ("nf4", "int8"):  # fp8 is made while training, from the base as it is here
-            # Merging into 4 or 8 bits would round away what was learnt: the base is put into full precision first.
-            del tuned, plain
-            _free()
-            plain = base_with_tokens(config, base, encoder).dequantize(dtype=DTYPES[_merge_dtype(config, dtype)])
-            plain.is_loaded_in_4bit = plain.is_loaded_in_8bit = False  # transformers leaves it set, and peft asks
-            tuned = adapters.load(plain, run.folder("adapter"))
-        merged = _merge(tuned, config, dtype)
-        del tuned, plain
-        merged_says = verify.log_probabilities(merged, encoder, examples)
-        allowed = verify.tolerance(dtype_name(config.model), config.model.quantize, dtype)
-        verify.merged_equals_adapter(adapter_says, merged_says, base_says, allowed, checks)
-
+    held = [plain]  # whoever takes the base out of here is the only one to hold it, and can give it back
+    del plain
+    merged, merged_says = _merged(work, held, base_says, dtype) if method.export == "merged" else (None, base_says)
     with run.writing("export", stage_key) as output:
-        _save(merged, encoder, output.folder)
-        del merged
-        _free()
-        reloaded = load_folder(output.folder, DTYPES[dtype])
-        verify.reload_equals_merged(merged_says, verify.log_probabilities(reloaded, encoder, examples), checks)
-        tokenizer = AutoTokenizer.from_pretrained(output.folder, local_files_only=True)
-        verify.tokenizer_agrees(tokenizer, encoder, examples[:200], checks)
-        verify.answers_stop(reloaded, encoder, examples, config.export.min_eos, checks)
-        results["tuned"] = measure(reloaded, config, run, encoder, micro_tokens, "tuned")
+        if method.export == "nothing":
+            results["tuned"] = without_training(work, held, output)
+        elif method.export == "adapter":
+            results["tuned"] = unmerged(work, held, base_says, output)
+        else:
+            _save(merged, encoder, output.folder)
+            del merged
+            free_memory()
+            reloaded = load_folder(output.folder, DTYPES[dtype])
+            verify.reload_equals_merged(merged_says, verify.log_probabilities(reloaded, encoder, examples), checks)
+            tokenizer = AutoTokenizer.from_pretrained(output.folder, local_files_only=True)
+            verify.tokenizer_agrees(tokenizer, encoder, examples[:200], checks)
+            verify.answers_stop(reloaded, encoder, examples, config.export.min_eos, checks)
+            results["tuned"] = work.measured(reloaded, "tuned")
         _write_records(config, run, encoder, results, checks, output)
     show(config, run, results)
+
+
+def _merged(work: Work, held: list[Any], base_says: torch.Tensor, dtype: str) -> tuple[Any, torch.Tensor]:
+    """The checked model to be exported, in `dtype`, and what it says. `held`: the base, which is taken out.
+
+    Raises:
+        UserError: nothing was learnt, or the merged weights say something else than base + adapter.
+    """
+    config, encoder, folder = work.config, work.encoder, work.run.folder("adapter")
+    plain = held.pop()
+    if adapters.method_of(config.adapter) is FULL:
+        del plain
+        free_memory()
+        merged = load_folder(folder, DTYPES[dtype])
+        merged_says = verify.log_probabilities(merged, encoder, work.examples)
+        verify.weights_have_learnt(merged_says, base_says, work.checks)
+        return merged, merged_says
+    tuned = adapters.load(plain, folder, fingerprint(work.base, config.model))
+    adapter_says = verify.log_probabilities(tuned, encoder, work.examples)
+    if config.model.quantize in ("nf4", "int8"):  # fp8 is made while training, from the base as it is here
+        # Merging into 4 or 8 bits would round away what was learnt: the base is put into full precision first.
+        del tuned, plain
+        free_memory()
+        whole = base_with_tokens(config, work.base, encoder).dequantize(dtype=DTYPES[_merge_dtype(config, dtype)])
+        whole.is_loaded_in_4bit = whole.is_loaded_in_8bit = False  # transformers leaves it set, and peft asks
+        tuned = adapters.load(whole, folder)
+    merged = _merge(tuned, config, dtype)
+    merged_says = verify.log_probabilities(merged, encoder, work.examples)
+    allowed = verify.tolerance(dtype_name(config.model), config.model.quantize, dtype)
+    verify.merged_equals_adapter(adapter_says, merged_says, base_says, allowed, work.checks)
+    return merged, merged_says
 
 
 def _write_records(
@@ -184,9 +190,3 @@ def show(config: Config, run: Run, results: dict[str, Any]) -> None:
 def _flat(said: dict[str, Any]) -> str:
     text = " ".join(said["said"].split())
     return (text if len(text) <= 160 else text[:157] + "...") + ("" if said["stopped"] else " [did not stop]")
-
-
-def _free() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -54,19 +54,23 @@ def base_with_tokens(config: Config, base: Base, encoder: Encoder) -> Any:
     return model
 
 
-def unmerged(work: Work, plain: Any, base_says: torch.Tensor, output: StageOutput) -> dict[str, Any]:
+def unmerged(work: Work, held: list[Any], base_says: torch.Tensor, output: StageOutput) -> dict[str, Any]:
     """Writes adapter and tokenizer, loads them as the card says, checks and measures what was loaded.
+
+    Args:
+        held: the base, which is taken out. base_says: its log-probabilities.
 
     Raises:
         UserError: a check failed.
     """
+    plain = held.pop()
     config, run, encoder, folder = work.config, work.run, work.encoder, output.folder
     tuned = adapters.load(plain, run.folder("adapter"), fingerprint(work.base, config.model))
     tuned_says = verify.log_probabilities(tuned, encoder, work.examples)
     verify.weights_have_learnt(tuned_says, base_says, work.checks)
     limit = getattr(plain.config, "max_position_embeddings", None)
     del tuned, plain
-    _free()
+    free_memory()
 
     say("export: saving the adapter, which no weights of the base's form can hold")
     shutil.copyfile(run.folder("adapter") / WEIGHTS, folder / WEIGHTS)
@@ -86,12 +90,13 @@ def unmerged(work: Work, plain: Any, base_says: torch.Tensor, output: StageOutpu
     return work.measured(reloaded, "tuned")
 
 
-def without_training(work: Work, plain: Any, output: StageOutput) -> dict[str, Any]:
-    """Measures the base with examples in front of each question; only the tokenizer is written.
+def without_training(work: Work, held: list[Any], output: StageOutput) -> dict[str, Any]:
+    """Measures the base, taken out of `held`, with examples in front of each question; only the tokenizer is written.
 
     Raises:
         UserError: the tokenizer does not agree with ours.
     """
+    plain = held.pop()
     limit = getattr(plain.config, "max_position_embeddings", None)
     _save_tokenizer(work, limit, output)
     shots = shots_of(work.config, work.run, work.encoder, limit, work.config.eval.max_new_tokens)
@@ -110,7 +115,8 @@ def _save_tokenizer(work: Work, limit: int | None, output: StageOutput) -> None:
     verify.tokenizer_agrees(tokenizer, work.encoder, work.examples[:200], work.checks)
 
 
-def _free() -> None:
+def free_memory() -> None:
+    """Gives back what nobody holds any more."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
