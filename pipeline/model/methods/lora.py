@@ -55,6 +55,9 @@ class Lora(ThroughPeft):
         if adapter.init != "default" and adapter.dora:
             said = f"no {adapter.init} with DoRA: the difference from its start is no DoRA update; drop one of them"
             found.append((("adapter", "init"), said))
+        if adapter.dora and config.model.quantize == "int8":
+            said = "no DoRA on int8: peft cannot read the norms of such weights back; set model.quantize=nf4 or none"
+            found.append((("adapter", "dora"), said))
         if adapter.dora and adapter.rslora:
             found.append((("adapter", "rslora"), "no rsLoRA with DoRA, whose norms undo any scale; drop one of them"))
         return found

@@ -64,7 +64,9 @@ class Method:
             default = Adapter.model_fields[key].get_default(call_default_factory=True)
             if getattr(adapter, key) != default:
                 reads = f"it reads {', '.join(self.keys)}" if self.keys else "it reads none of these keys"
-                found.append((("adapter", key), f"{self.name} does not use it ({reads}); remove it"))
+                neutral = f"[{', '.join(default)}]" if isinstance(default, tuple) else str(default).lower()
+                said = f"{self.name} does not use it ({reads}); remove it, or set its default, {neutral}"
+                found.append((("adapter", key), said))
         if quantize in ("nf4", "int8") and not self.bits:
             said = f"{self.name} cannot be used on a base in {quantize}: {self.no_bits}; set model.quantize=none"
             found.append((("adapter", "method"), f"{said} or adapter.method=lora"))
