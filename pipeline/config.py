@@ -24,6 +24,13 @@ def _count_or_share(value: object) -> object:
     return int(value) if isinstance(value, float) and value >= 1 else _number(value)
 
 
+def _method(value: object) -> str:
+    """The registry is read when the first config is, since its files name the sections that are defined here."""
+    from pipeline.model.methods import checked
+
+    return checked(value)
+
+
 Action = Literal["on", "warn", "off"]
 Count = Annotated[int, BeforeValidator(_number), Field(ge=0)]
 Positive = Annotated[int, BeforeValidator(_number), Field(ge=1)]
@@ -145,18 +152,34 @@ class Prompt(Section):
 
 
 class Adapter(Section):
-    method: Literal["lora", "full"] = "lora"
-    """lora: low-rank updates of `targets`. full: every weight."""
+    """Each method reads some of these keys (docs/methods.md); one that it does not read must keep its default."""
+
+    method: Annotated[str, BeforeValidator(_method)] = "lora"
+    """lora, full, head, norms, ia3, houlsby, pfeiffer, prefix, prompt, ptuning, none: see docs/methods.md."""
     r: Positive = 16
-    """Rank."""
+    """lora: rank."""
     alpha: Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)] = 32.0
-    """Scale of the update is alpha / r."""
+    """lora: scale of the update is alpha / r."""
     dropout: Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)] = 0.0
-    """On the adapter's input while training."""
+    """lora: on the adapter's input while training."""
     targets: tuple[str, ...] = ("all-linear",)
-    """Names of linear modules, or all-linear (every one but the output head)."""
+    """lora, ia3: names of linear modules. all-linear: for lora every one but the output head, for ia3 the paper's."""
     last_blocks: Count = 0
-    """Adapt only the last so many blocks: those below need no backward pass. 0 = all."""
+    """lora, houlsby, pfeiffer: adapt only the last so many blocks; those below need no backward pass. 0 = all."""
+    dora: bool = False
+    """lora: direction and size of each weight row learn apart. A third slower, on the plain path."""
+    rslora: bool = False
+    """lora: scale of the update is alpha / sqrt(r), for large ranks."""
+    init: Literal["default", "pissa", "olora"] = "default"
+    """lora: where A and B start. pissa, olora: from the base's own weights, which learns faster at the beginning."""
+    lora_plus: Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)] = 1.0
+    """lora: B learns so many times as fast as A (LoRA+; its authors take 16). 1 = alike."""
+    bottleneck: Positive = 64
+    """houlsby, pfeiffer: inner size."""
+    virtual_tokens: Positive = 20
+    """prefix, prompt, ptuning: how many stand in front of each row."""
+    shots: Count = 4
+    """none: how many training rows, with their answers, stand in front of each question."""
 
 
 class Train(Section):

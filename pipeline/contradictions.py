@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.config import Config, Data
+from pipeline.model.methods import BY_NAME
 
 Key = tuple[str | int, ...]
 
@@ -14,9 +15,7 @@ def contradictions(config: Config, model: bool = True) -> list[tuple[Key, str]]:
         found.append((("model", "base"), "missing; name a hub id, a folder or a .gguf file"))
     if config.model.geometry is not None and "model_type" not in config.model.geometry:
         found.append((("model", "geometry"), "needs model_type, such as llama"))
-    if config.adapter.method == "full" and config.model.quantize != "none":
-        said = "full cannot train a quantised base; set model.quantize=none or adapter.method=lora"
-        found.append((("adapter", "method"), said))
+    found += BY_NAME[config.adapter.method].problems(config)
     if config.model.quantize == "fp8" and not config.train.fast:
         found.append((("train", "fast"), "model.quantize=fp8 needs the fast path; set train.fast=true or quantize=nf4"))
     found += _of_data(config.data)

@@ -8,6 +8,7 @@ from pipeline.config import Config
 from pipeline.dataset.stage import load as load_examples
 from pipeline.evaluation.answers import Answer, answer, marks
 from pipeline.evaluation.heldout import held_out_loss
+from pipeline.evaluation.shots import Shots, with_shots
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.tokens import Tokens
 from pipeline.record import Example
@@ -16,8 +17,13 @@ from pipeline.run import Run
 PARTS = ("val", "holdout")
 
 
-def measure(model: Any, config: Config, run: Run, encoder: Encoder, micro_tokens: int, who: str) -> dict[str, Any]:
-    """Held-out loss of each part, marks of the rows with one right answer, and answers to the three prompts."""
+def measure(
+    model: Any, config: Config, run: Run, encoder: Encoder, micro_tokens: int, who: str, shots: Shots | None = None
+) -> dict[str, Any]:
+    """Held-out loss of each part, marks of the rows with one right answer, and answers to the three prompts.
+
+    shots: puts training rows in front of every question.
+    """
     found: dict[str, Any] = {}
     for part in PARTS:
         tokens = Tokens(run.folder("tokens") / f"{part}.arrow")
@@ -28,13 +34,19 @@ def measure(model: Any, config: Config, run: Run, encoder: Encoder, micro_tokens
             continue
         found[part] = {
             "rows": len(rows),
-            "loss": held_out_loss(model, tokens, rows, micro_tokens, f"{who}: loss, {part}"),
+            "loss": held_out_loss(
+                model,
+                with_shots(shots, tokens, rows, load_examples(run, part)),
+                rows,
+                micro_tokens,
+                f"{who}: loss, {part}",
+            ),
         }
         if exact:
-            said = answer(model, encoder, exact, config.eval.max_new_tokens, f"{who}: answers, {part}")
+            said = answer(model, encoder, exact, config.eval.max_new_tokens, f"{who}: answers, {part}", shots)
             found[part] |= {**marks(said), "by_task": _by_task(said), "said": [a.as_dict() for a in said]}
     prompts = [Example.of(text, "", "", source="eval.prompts") for text in config.eval.prompts]
-    said = answer(model, encoder, prompts, config.eval.max_new_tokens, f"{who}: prompts") if prompts else []
+    said = answer(model, encoder, prompts, config.eval.max_new_tokens, f"{who}: prompts", shots) if prompts else []
     found["prompts"] = [{"prompt": a.instruction, "said": a.said.strip(), "stopped": a.stopped} for a in said]
     return found
 

@@ -15,7 +15,7 @@ def loss_sum(model: Any, batch: Batch) -> torch.Tensor:
 
     Only positions that learn go through the output head, which is most of a small model's arithmetic: a hook in front
     of the head picks them, so the model's own forward stays as it is. Hidden states are (rows, length, hidden) before
-    the hook and (positions, hidden) behind it, logits (positions, vocabulary).
+    the hook and (positions, hidden) behind it, logits (positions, vocabulary). Virtual tokens in front are left out.
     """
     whole = getattr(model, "module", model)  # what a data-parallel wrapper holds
     device = next(whole.parameters()).device
@@ -25,7 +25,8 @@ def loss_sum(model: Any, batch: Batch) -> torch.Tensor:
     learns = targets != IGNORE
     if not batch.learnt:  # keep the graph, so that every rank calls backward alike; IGNORE makes it a zero
         learns[0, 0] = True
-    hook = whole.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0][learns],))
+    own = slice(-ids.shape[1], None)
+    hook = whole.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0][:, own][learns],))
     try:
         logits = model(input_ids=ids, use_cache=False).logits
     finally:
