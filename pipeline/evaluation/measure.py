@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.config import Config
 from pipeline.dataset.stage import load as load_examples
 from pipeline.evaluation.answers import Answer, answer, marks
+from pipeline.evaluation.general import forgetting, general_loss, general_windows
 from pipeline.evaluation.heldout import held_out_loss
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.tokens import Tokens
@@ -17,7 +18,8 @@ PARTS = ("val", "holdout")
 
 
 def measure(model: Any, config: Config, run: Run, encoder: Encoder, micro_tokens: int, who: str) -> dict[str, Any]:
-    """Held-out loss of each part, marks of the rows with one right answer, and answers to the three prompts."""
+    """Held-out loss of each part, marks of the rows with one right answer, loss on general text, and answers to the
+    three prompts."""
     found: dict[str, Any] = {}
     for part in PARTS:
         tokens = Tokens(run.folder("tokens") / f"{part}.arrow")
@@ -33,6 +35,7 @@ def measure(model: Any, config: Config, run: Run, encoder: Encoder, micro_tokens
         if exact:
             said = answer(model, encoder, exact, config.eval.max_new_tokens, f"{who}: answers, {part}")
             found[part] |= {**marks(said), "by_task": _by_task(said), "said": [a.as_dict() for a in said]}
+    found["general"] = general_loss(model, general_windows(model, config, encoder), f"{who}: general text")
     prompts = [Example.of(text, "", "", source="eval.prompts") for text in config.eval.prompts]
     said = answer(model, encoder, prompts, config.eval.max_new_tokens, f"{who}: prompts") if prompts else []
     found["prompts"] = [{"prompt": a.instruction, "said": a.said.strip(), "stopped": a.stopped} for a in said]
@@ -58,4 +61,15 @@ def rows_of_table(base: dict[str, Any], tuned: dict[str, Any]) -> list[tuple[str
             rows.append((f"{name}: exact match ({t['answers']} answers)", before, after))
             rows.append((f"{name}: right answer contained", f"{b['contained']:.1%}", f"{t['contained']:.1%}"))
             rows.append((f"{name}: stopped by itself", f"{b['stopped']:.1%}", f"{t['stopped']:.1%}"))
-    return rows
+    return rows + _general_rows(base.get("general"), tuned.get("general"))
+
+
+def _general_rows(base: dict[str, Any] | None, tuned: dict[str, Any] | None) -> list[tuple[str, str, str]]:
+    if not base or not tuned:
+        return []
+    change, error = forgetting(base, tuned)
+    return [
+        (f"general text: loss ({tuned['tokens']:,} tokens)", f"{base['loss']:.3f}", f"{tuned['loss']:.3f}"),
+        ("general text: perplexity", f"{base['perplexity']:.1f}", f"{tuned['perplexity']:.1f}"),
+        ("forgetting: change of that loss", "", f"{change:+.3f} ± {error:.3f}"),
+    ]
