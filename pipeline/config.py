@@ -213,6 +213,8 @@ class Eval(Section):
     """Longest answer in the measurements."""
     general: str = ""
     """Text on which forgetting is measured: a passage a line, or JSONL with `text`; empty = the built-in one."""
+    general_windows: Positive = 48
+    """Of at most 256 tokens each, spread over that text; 48 take a 135M model half a minute on two cores."""
     prompts: tuple[str, ...] = (
         "Give three tips for staying healthy.",
         "What is the capital of France?",

@@ -23,18 +23,18 @@ from pipeline.prompt.batch import micro_rows, pad
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.passages import WINDOW, Window, path_of, read, windows
 
-MOST = 48  # windows in the final table: half a minute of a 135M model on two cores
 LOOK = 4  # windows while training
 AT_ONCE = 1024  # tokens: every one of them has its logits, a row of the vocabulary's size
 
 
-def general_windows(model: Any, config: Config, encoder: Encoder, most: int = MOST) -> list[Window]:
-    """The windows of `eval.general`, no longer than the model can be asked about.
+def general_windows(model: Any, config: Config, encoder: Encoder, most: int = 0) -> list[Window]:
+    """The windows of `eval.general`, no longer than the model can be asked about. most: fewer than the final table has.
 
     Raises:
         UserError: the file cannot be read.
     """
     longest = getattr(model.config, "max_position_embeddings", None) or WINDOW
+    most = min(most or config.eval.general_windows, config.eval.general_windows)
     return windows(read(path_of(config.eval.general)), encoder, most, min(WINDOW, longest))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.config import Config
+from pipeline.config import Config, Data
+from pipeline.dataset.split import group_members
 from pipeline.dataset.stage import load as load_examples
 from pipeline.evaluation.answers import Answer, answer, marks
 from pipeline.evaluation.general import forgetting, general_loss, general_windows
@@ -34,7 +35,12 @@ def measure(model: Any, config: Config, run: Run, encoder: Encoder, micro_tokens
         }
         if exact:
             said = answer(model, encoder, exact, config.eval.max_new_tokens, f"{who}: answers, {part}")
-            found[part] |= {**marks(said), "by_task": _by_task(said), "said": [a.as_dict() for a in said]}
+            found[part] |= {
+                **marks(said),
+                "by_task": _by_task(said),
+                "by_group": _by_group(said, config.data),
+                "said": [a.as_dict() for a in said],
+            }
     found["general"] = general_loss(model, general_windows(model, config, encoder), f"{who}: general text")
     prompts = [Example.of(text, "", "", source="eval.prompts") for text in config.eval.prompts]
     said = answer(model, encoder, prompts, config.eval.max_new_tokens, f"{who}: prompts") if prompts else []
@@ -47,6 +53,17 @@ def _by_task(answers: list[Answer]) -> dict[str, float]:
     return {task: marks([a for a in answers if a.task == task])["exact"] for task in tasks}
 
 
+def _by_group(answers: list[Answer], data: Data) -> dict[str, dict[str, float]]:
+    """Marks of each group of tasks (`data.groups`) that some answer belongs to."""
+    tasks = {a.task for a in answers}
+    found = {}
+    for group in data.groups:
+        members = group_members(group, tasks, data.groups)
+        if members:
+            found[group] = marks([a for a in answers if a.task in members])
+    return found
+
+
 def rows_of_table(base: dict[str, Any], tuned: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(what, base, tuned) for every number that both have."""
     names = {"val": "held-out rows", "holdout": "tasks never trained on"}
@@ -57,11 +74,17 @@ def rows_of_table(base: dict[str, Any], tuned: dict[str, Any]) -> list[tuple[str
         b, t, name = base[part], tuned[part], names[part]
         rows.append((f"{name}: loss ({t['rows']} rows)", f"{b['loss']:.3f}", f"{t['loss']:.3f}"))
         if "exact" in t:
-            before, after = (f"{m['exact']:.1%} ± {m['exact_standard_error']:.1%}" for m in (b, t))
-            rows.append((f"{name}: exact match ({t['answers']} answers)", before, after))
+            rows.append((f"{name}: exact match ({t['answers']} answers)", _exact(b), _exact(t)))
+            for group, marked in t.get("by_group", {}).items():
+                what = f"{name}, group {group}: exact match ({marked['answers']} answers)"
+                rows.append((what, _exact(b["by_group"][group]), _exact(marked)))
             rows.append((f"{name}: right answer contained", f"{b['contained']:.1%}", f"{t['contained']:.1%}"))
             rows.append((f"{name}: stopped by itself", f"{b['stopped']:.1%}", f"{t['stopped']:.1%}"))
     return rows + _general_rows(base.get("general"), tuned.get("general"))
+
+
+def _exact(marked: dict[str, Any]) -> str:
+    return f"{marked['exact']:.1%} ± {marked['exact_standard_error']:.1%}"
 
 
 def _general_rows(base: dict[str, Any] | None, tuned: dict[str, Any] | None) -> list[tuple[str, str, str]]:

@@ -26,7 +26,7 @@ from pipeline.run import Run, StageOutput
 from pipeline.training.memory import CPU_TOKENS
 
 GPU_TOKENS = 16384
-LONG = ("said", "by_task", "by_kind", "sums", "counts")  # of the results; they stay out of the manifest
+LONG = ("said", "by_task", "by_group", "by_kind", "sums", "counts")  # of the results; they stay out of the manifest
 
 
 def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> None:

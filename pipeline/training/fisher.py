@@ -42,7 +42,7 @@ from pipeline.progress import bar, say
 from pipeline.prompt.encode import IGNORE
 from pipeline.training.penalty import Product, Single, layers_of
 
-ROWS = 64  # of general data: a forward and a backward pass each
+ROWS = 32  # of general data: a forward and a backward pass each
 FILE = "fisher.safetensors"
 
 Row = tuple[np.ndarray, np.ndarray]  # ids and labels, int, shape (length,)
@@ -132,7 +132,8 @@ def _backward(model: Any, ids: np.ndarray, labels: np.ndarray, seed: int) -> int
     where = torch.from_numpy(np.flatnonzero(labels[1:] != IGNORE)).to(device)
     if not len(where):
         return 0
-    logits = model(input_ids=torch.from_numpy(ids.astype(np.int64))[None].to(device), use_cache=False).logits[0, where]
+    logits = model(input_ids=torch.from_numpy(ids.astype(np.int64))[None].to(device), use_cache=False).logits[0]
+    logits = logits[-len(ids) :][where]  # prompt tuning puts virtual tokens in front
     generator = torch.Generator(device).manual_seed(seed)
     drawn = torch.multinomial(logits.detach().float().softmax(dim=-1), 1, generator=generator)[:, 0]
     losses(logits, drawn).sum().backward()
