@@ -22,7 +22,7 @@ CASES ?=
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 
-.PHONY: help data train export preview plan chat data-diff bench profile test check clean
+.PHONY: help data train export preview plan chat forgetting data-diff bench profile test check clean
 help:
 	@echo 'make export    data -> tokens -> train -> merged checkpoint (the demo, or CONFIG=configs/NAME.yaml)'
 	@echo 'make data      read, clean, compare, split and tokenise the data; a report to look at'
@@ -33,6 +33,7 @@ help:
 	@echo 'make chat      talk to the exported checkpoint'
 	@echo 'make bench DATA=alpaca_data.json TOKENIZER=folder    training speed on this GPU, beside Hugging Face'
 	@echo 'make profile DATA=... TOKENIZER=... CASES=shared     its largest kernels, and a trace'
+	@echo 'make forgetting    what rehearsal, L2-SP, EWC and LoRA each buy against forgetting, on one config (20 minutes)'
 	@echo 'make test      the test suite        make check   lint, format, types'
 	@echo 'make clean     remove runs/ and .cache/'
 	@echo
@@ -40,6 +41,9 @@ help:
 
 data: .venv/.report
 data train export preview plan chat: $(READY) $(BASE)
+	@$(RUN)
+
+forgetting: $(READY) $(BASE)
 	@$(RUN)
 
 data-diff: $(READY)

@@ -196,6 +196,13 @@ class Train(Section):
     warmup: Rate = 0.03
     """Below 1: share of all steps. 1 and above: steps."""
     weight_decay: Rate = 0.0
+    l2_sp: Rate = 0.0
+    """Against forgetting: strength of a penalty on the squared distance of the weights from their start."""
+    ewc: Rate = 0.0
+    """Against forgetting: as l2_sp, each weight by its Fisher information on general data. 1: a nat of divergence there
+    costs as much as a nat of loss."""
+    ewc_data: str = ""
+    """General text for `ewc` (plain, or JSONL with `text`); empty = training rows of sources marked `rehearsal`."""
     clip: Rate = 1.0
     """Largest gradient norm; 0 = no clipping."""
     seed: Count = 42
@@ -230,6 +237,10 @@ class Eval(Section):
     """Held-out rows (and half as many of the held-out tasks) measured on base and tuned model."""
     max_new_tokens: Positive = 64
     """Longest answer in the measurements."""
+    general: str = ""
+    """Text on which forgetting is measured: a passage a line, or JSONL with `text`; empty = the built-in one."""
+    general_windows: Positive = 48
+    """Of at most 256 tokens each, spread over that text; 48 take a 135M model half a minute on two cores."""
     prompts: tuple[str, ...] = (
         "Give three tips for staying healthy.",
         "What is the capital of France?",

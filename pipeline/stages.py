@@ -18,6 +18,7 @@ from pipeline.dataset import stage as dataset
 from pipeline.files import write_text
 from pipeline.model import base as bases
 from pipeline.progress import say
+from pipeline.prompt import passages
 from pipeline.prompt import stage as tokens
 from pipeline.report import stage as report
 from pipeline.run import Run
@@ -50,6 +51,7 @@ def _train_key(config: Config, run: Run) -> dict[str, Any]:
         "adapter": config.value("adapter"),
         "train": settings,
         "tokens": run.result("tokens"),
+        "ewc_data": passages.identity(config.train.ewc_data, "train.ewc_data") if config.train.ewc_data else "",
     }
 
 
@@ -59,6 +61,7 @@ def _export_key(config: Config, run: Run) -> dict[str, Any]:
         "name": config.name,
         "export": config.value("export"),
         "eval": config.value("eval"),
+        "general": passages.identity(config.eval.general),
         "adapter": run.result("adapter"),
     }
 

@@ -11,7 +11,18 @@ from pipeline.prompt.encode import IGNORE
 
 
 def loss_sum(model: Any, batch: Batch) -> torch.Tensor:
-    """Sum, over the labelled positions of `batch`, of -log p(token | tokens before); a scalar in float32.
+    """Sum, over the labelled positions of `batch`, of -log p(token | tokens before); a scalar in float32."""
+    return label_losses(model, batch)[0].sum()
+
+
+def row_losses(model: Any, batch: Batch) -> torch.Tensor:
+    """`loss_sum` of each row by itself, float32, shape (rows,)."""
+    found, rows = label_losses(model, batch)
+    return found.new_zeros(len(batch.ids)).index_add(0, rows, found)
+
+
+def label_losses(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """-log p(token | tokens before) of every labelled position, float32, and its row, both of shape (positions,).
 
     Only positions that learn go through the output head, which is most of a small model's arithmetic: a hook in front
     of the head picks them, so the model's own forward stays as it is. Hidden states are (rows, length, hidden) before
@@ -32,7 +43,7 @@ def loss_sum(model: Any, batch: Batch) -> torch.Tensor:
     finally:
         hook.remove()
     wanted = targets[learns]
-    return (losses(logits, wanted.clamp(min=0)) * (wanted != IGNORE)).sum()
+    return losses(logits, wanted.clamp(min=0)) * (wanted != IGNORE), learns.nonzero()[:, 0]
 
 
 def losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -28,6 +28,7 @@ from pipeline.run import Run, StageOutput
 from pipeline.training.memory import CPU_TOKENS
 
 GPU_TOKENS = 16384
+LONG = ("said", "by_task", "by_group", "by_kind", "sums", "counts")  # of the results; they stay out of the manifest
 
 
 def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> None:
@@ -125,7 +126,7 @@ def _write_records(
     write_json(output.folder / "suri.json", made)
     write_text(output.folder / "README.md", card(config, run, encoder, results, checks.done))
     parts = {part: found for part, found in results["tuned"].items() if part != "prompts"}
-    output.counts = {p: {k: v for k, v in found.items() if k not in ("said", "by_task")} for p, found in parts.items()}
+    output.counts = {p: {k: v for k, v in found.items() if k not in LONG} for p, found in parts.items()}
 
 
 def _same_recipe(run: Run, encoder: Encoder, checks: verify.Checks) -> None:

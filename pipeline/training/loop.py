@@ -17,10 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
 from pipeline.config import Config
-from pipeline.dataset.stage import load as load_examples
 from pipeline.errors import Interrupted, UserError
-from pipeline.evaluation.answers import answer
-from pipeline.evaluation.heldout import held_out_loss
 from pipeline.files import disk_errors, need_space, sha256_json, write_json
 from pipeline.model import adapter as adapters
 from pipeline.model.base import Base, fingerprint, kind_of
@@ -31,15 +28,15 @@ from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.tokens import Tokens
 from pipeline.run import Run, StageOutput
 from pipeline.training import checkpoint, metrics
+from pipeline.training.forgetting import open_penalties
 from pipeline.training.interrupt import interruptible
+from pipeline.training.look import Look, losses_of
 from pipeline.training.order import share_of, step_rows
 from pipeline.training.path import Packed, Plain, halve, open_path
+from pipeline.training.penalty import gradients_onto
 from pipeline.training.ranks import anyone, sum_gradients
 from pipeline.training.schedule import learning_rate, total_steps, warmup_steps
 from pipeline.training.spike import Spikes
-
-# Tokens that go through the model at once when loss is only measured, padding included.
-EVAL_TOKENS = 4096 if torch.cuda.is_available() else 1024
 
 
 def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> None:
@@ -76,6 +73,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     key = sha256_json(stage_key)
     start = {"step": 0, "micro_tokens": 0, "recompute": False, "seconds": 0.0, "learnt": 0}
     state: dict[str, Any] = checkpoint.newest(root, key, clean=main) or start
+    penalties = open_penalties(config, run, plain, weights, encoder, tokens, accelerator, stage_key)
     if state["step"]:
         checkpoint.restore(root, state["step"], weights, optimizer)
         say(f"train: going on from step {state['step']} of {total}") if main else None
@@ -87,6 +85,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     if settings.tracker != "none":
         accelerator.init_trackers("tracker", config=_flat(config))
 
+    sight = Look(plain, config, run, encoder, val)
     progress = bar(total=total, initial=state["step"], what="training", unit="step", disable=not main)
     begun, before, step, learnt_so_far = time.time(), state["seconds"], state["step"], state["learnt"]
 
@@ -103,12 +102,11 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         accelerator.wait_for_everyone()
 
     def look() -> None:
-        if main and len(val):
+        if main:
             with accelerator.autocast():
-                line = _look(plain, encoder, run, val, settings.eval_rows, config.eval.max_new_tokens)
-            metrics.append(log, {"step": step, **line})
-            accelerator.log({"val_loss": line["val_loss"]}, step=step)
-            say(f"train: step {step}: held-out loss {line['val_loss']:.3f} | {_short(line['samples'])}")
+                line = sight.at(step)
+            metrics.append(log, line)
+            accelerator.log(losses_of(line), step=step)
         accelerator.wait_for_everyone()
 
     if step == 0:
@@ -148,6 +146,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
                     f"stopped at step {step} of {total}; the next `make train` goes on from there", flag.code or 130
                 )
             sum_gradients(accelerator, weights.values())
+            extra = gradients_onto(penalties)
             loss = accelerator.reduce(loss, "sum") / max(1, learnt)
             norm = torch.nn.utils.clip_grad_norm_(weights.values(), settings.clip or math.inf)
             if not (torch.isfinite(loss) and torch.isfinite(norm)):
@@ -164,7 +163,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             count = int(tokens.lengths[rows].sum())
             seconds = time.time() - started
             epoch = round(step * settings.batch_size / len(tokens), 4)
-            line = {"step": step, "epoch": epoch, "loss": float(loss), "lr": rate, "grad_norm": float(norm)}
+            line = {"step": step, "epoch": epoch, "loss": float(loss), "lr": rate, "grad_norm": float(norm), **extra}
             line |= {"tokens": count, "learnt": learnt, "seconds": round(seconds, 4)}
             if spikes.is_one(line["loss"]) and main:
                 line["spike"] = tokens.of(rows)
@@ -224,24 +223,6 @@ def _describe(
         f"train: {config.adapter.method}: {trained:,} of {everything:,} parameters are trained "
         f"({share:{'.2%' if share >= 1e-3 else '.2g'}}); {path.name} path, at most {path.micro_tokens:,} tokens at once"
     )
-
-
-def _look(model: Any, encoder: Encoder, run: Run, val: Tokens, limit: int, max_new: int) -> dict[str, Any]:
-    """Held-out loss and two sample answers."""
-    loss = held_out_loss(model, val, range(min(limit, len(val))), max(EVAL_TOKENS, int(val.lengths.max())))
-    said = answer(model, encoder, load_examples(run, "val")[:2], min(max_new, 48), "sample answers")
-    return {
-        "val_loss": loss,
-        "samples": [{"instruction": a.instruction, "expected": a.expected, "said": a.said} for a in said],
-    }
-
-
-def _short(samples: list[dict[str, str]]) -> str:
-    def clip(text: str) -> str:
-        flat = " ".join(text.split())
-        return flat if len(flat) <= 50 else flat[:47] + "..."
-
-    return " | ".join(f"{clip(s['instruction'])} -> {clip(s['said'])}" for s in samples[:1])
 
 
 def _not_finite(step: int, loss: float, norm: float, saved: list[int], rows: list[str]) -> UserError:
