@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.adapter_name import ALLOWED, check, shown
+from pipeline.adapter_name import check, problem, shown
 from pipeline.errors import UserError
 from pipeline.files import exclusive, read_json, recover, replace_folder, write_json
 
@@ -47,7 +47,7 @@ class Store:
         """Of all adapters, in alphabetical order. What else lies in the folder is not looked at."""
         if not self.root.is_dir():
             return []
-        return sorted(p.name for p in self.root.iterdir() if ALLOWED.fullmatch(p.name) and _is_folder(p))
+        return sorted(p.name for p in self.root.iterdir() if not problem(p.name) and _is_folder(p))
 
     def folder(self, name: str) -> Path:
         """Where an adapter lies.
@@ -77,7 +77,10 @@ class Store:
         fix = "put the adapter in again: make keep ADAPTER=... REPLACE=yes CONFIG=..."
         if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_RECORD:
             raise UserError(f"the adapter {name} has no record", str(path), fix)
-        found = read_json(path)
+        try:
+            found = read_json(path)
+        except RecursionError:  # brackets without end
+            found = None
         if not isinstance(found, dict) or not all(isinstance(found.get(k), kind) for k, kind in FIELDS.items()):
             raise UserError(f"the record of the adapter {name} is damaged", str(path), fix)
         inner = [(found["base"], ("hash", "name")), (found["template"], ("id", "hash"))]
@@ -102,7 +105,7 @@ class Store:
             with _own_words(), replace_folder(self.root / name) as folder:
                 yield folder
 
-    def check_free(self, name: str, replace: bool) -> None:
+    def check_free(self, name: str, replace: bool = False) -> None:
         """Raises:
         UserError: the name is taken, also by one in other letter case, and shall not be replaced.
         """

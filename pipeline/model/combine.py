@@ -87,7 +87,7 @@ def combine(
 def _record(store: Store, name: str) -> dict[str, Any]:
     record = store.record(name)
     config = inspect(store.folder(name))
-    if config["peft_type"] != "LORA" or config.get("use_dora"):
+    if config.get("peft_type") != "LORA" or config.get("use_dora"):
         what = f"{name} is not a plain LoRA but {record['method']}: its update is no product that could be added up"
         raise UserError(what, str(store.folder(name)), "combine LoRAs")
     return record

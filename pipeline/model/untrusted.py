@@ -70,6 +70,10 @@ def _by_word(inner: Callable[[Any], bool]) -> Callable[[Any], bool]:
     )
 
 
+def _setting(value: Any) -> bool:
+    return _plain(value) or _number(value) or _word(value) or _words(value)
+
+
 Keys = dict[str, Callable[[Any], bool]]
 ALWAYS: Keys = {
     "base_model_name_or_path": _text, "revision": _word, "peft_version": _text, "task_type": _word,
@@ -95,6 +99,11 @@ KINDS: dict[str, Keys] = {
         **PROMPTS, "prompt_tuning_init": _word, "prompt_tuning_init_text": _text, "tokenizer_name_or_path": _text,
     },
     "P_TUNING": {**PROMPTS, "encoder_reparameterization_type": _word, "encoder_dropout": _number},
+}  # fmt: skip
+# Methods that peft has not: which one, and its numbers.
+OWN: Keys = {
+    "suri_method": _word, "base_model_name_or_path": _text,
+    "adapter": lambda value: isinstance(value, dict) and all(_word(k) and _setting(v) for k, v in value.items()),
 }  # fmt: skip
 
 
@@ -134,10 +143,13 @@ def _config(folder: Path, fix: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{CONFIG} is damaged: not a JSON object of a sane size", str(folder), fix)
     kind = found.get("peft_type")
-    if kind not in KINDS:
+    if kind is None and "suri_method" in found:
+        allowed, defaults = OWN, {}
+    elif kind in KINDS:
+        allowed, defaults = {**ALWAYS, **KINDS[kind]}, _defaults(kind)
+    else:
         known = ", ".join(sorted(KINDS))
         raise UserError(f"the adapter is of the kind {str(kind)[:60]!r}, known are {known}", str(path), fix)
-    allowed, defaults = {**ALWAYS, **KINDS[kind]}, _defaults(kind)
     for key, value in found.items():
         if key in allowed:
             if not allowed[key](value):
@@ -177,12 +189,12 @@ def _check_sizes(weights: Path, config: dict[str, Any], fix: str) -> None:
         if dtype not in FLOATS:
             raise UserError(f"{name[:80]} is of type {dtype}, not a float", str(weights), fix)
     wanted, there = 0, 0
-    if config["peft_type"] == "LORA":
+    if config.get("peft_type") == "LORA":
         wanted = max([config.get("r", 8), *(config.get("rank_pattern") or {}).values()])
         there = max([shape[0] for name, shape in shapes.items() if ".lora_A." in name], default=0)
     elif "num_virtual_tokens" in config:
         wanted = (config["num_virtual_tokens"] or 0) * (config.get("token_dim") or 0)
-        wanted *= 2 * (config.get("num_layers") or 0) if config["peft_type"] == "PREFIX_TUNING" else 1
+        wanted *= 2 * (config.get("num_layers") or 0) if config.get("peft_type") == "PREFIX_TUNING" else 1
         there = sum(math.prod(shape) for shape in shapes.values())
     if wanted > there:
         what = f"{CONFIG} speaks of {wanted:,} numbers where {weights.name} has {there:,}"
@@ -190,21 +202,21 @@ def _check_sizes(weights: Path, config: dict[str, Any], fix: str) -> None:
 
 
 def check_numbers(folder: Path) -> None:
-    """Every tensor is finite, and the updates are not all zero.
+    """Every tensor is finite, and the updates are not all zero: of a LoRA, neither factor of at least one layer.
 
     Raises:
         UserError: they are.
     """
-    updates = 0
+    learnt = set()
     with safe_open(folder / WEIGHTS, "pt") as file:
-        names = list(file.keys())
-        learnt = [n for n in names if ".lora_B." in n] or names
-        for name in names:
+        for name in file.keys():  # noqa: SIM118  (no dict)
             tensor = file.get_tensor(name)
             if not torch.isfinite(tensor).all():
                 fix = "train again with a lower train.lr"
                 raise UserError(f"{name} holds NaN or infinite numbers", str(folder), fix)
-            updates += name in learnt and bool(tensor.any())
-    if not updates:
+            if tensor.any():
+                learnt.add(name)
+        second = {name for name in file.keys() if ".lora_B." in name}  # noqa: SIM118
+    if not ({n for n in second & learnt if n.replace(".lora_B.", ".lora_A.") in learnt} if second else learnt):
         what = "all its updates are zero: nothing was learnt"
         raise UserError(what, str(folder), "raise train.lr or train for more steps")

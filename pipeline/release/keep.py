@@ -47,7 +47,7 @@ def keep(config: Config, run: Run, base: Base, store: Store, name: str, replace:
     encoder = encoder_of(config, base.tokenizer)
     away = _tried(config, run, base, encoder)
     origin = _origin(config, run, base, encoder)
-    rank = peft.get("r") if peft["peft_type"] == "LORA" else None
+    rank = peft.get("r") if peft.get("peft_type") == "LORA" else None
     with store.writing(name, replace) as folder:
         for file in FILES:
             shutil.copyfile(source / file, folder / file)

@@ -105,7 +105,7 @@ class Mixed:
 def _check_mixable(store: Store, name: str, method: str) -> None:
     config: dict[str, Any] = inspect(store.folder(name))
     why = ""
-    if config["peft_type"] != "LORA":
+    if config.get("peft_type") != "LORA":
         why = f"it is of the method {method}"
     elif config.get("use_dora"):
         why = "it is a DoRA"
