@@ -525,6 +525,17 @@ def test_nothing_unsafe_is_read(spoilt: Store, spoil: Callable[[Path], Any], wha
     verified(spoilt, "two", record["base"]["hash"], record["tokenizer"])  # the others are as before
 
 
+def test_a_form_that_peft_has_not(spoilt: Store) -> None:
+    path = spoilt.folder("one") / "adapter_config.json"
+    own = {"suri_method": "houlsby", "adapter": {"bottleneck": 64}, "base_model_name_or_path": "x/y"}
+    path.write_text(json.dumps(own))
+    assert inspect(path.parent) == own
+    for more in ({"peft_type": None, "auto_mapping": {"a": "b"}}, {"adapter": {"x": {"y": 1}}}, {"suri_method": "a b"}):
+        path.write_text(json.dumps({**own, **more}))
+        with pytest.raises(UserError, match="not safe to load"):
+            inspect(path.parent)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"method": "lora"}', '{"a": ' * 50_000])
 def test_a_damaged_record_hides_no_other(spoilt: Store, text: str) -> None:
     (spoilt.root / "two" / "suri.json").write_text(text)
@@ -579,6 +590,14 @@ def test_cat_is_exact(spoilt: Store, base: Path, config: Config) -> None:
         for layer, delta in wanted.items():
             by_hand.get_submodule(layer.removeprefix("base_model.model.")).weight += delta.float()
         assert torch.allclose(model(input_ids=IDS).logits, by_hand(input_ids=IDS).logits, atol=1e-5)
+
+
+def test_cat_where_the_first_is_an_rslora(spoilt: Store, base: Path) -> None:
+    """peft's own add_weighted_adapter is off by sqrt(r) here."""
+    combine(spoilt, "sum", [("three", 1.0), ("one", -2.0)], "cat", 0, 0.2, False)
+    found = update(spoilt.folder("sum"), base)
+    for layer, delta in total(spoilt, base, {"three": 1.0, "one": -2.0}).items():
+        assert torch.allclose(found[layer], delta, rtol=0, atol=1e-6)
 
 
 def test_svd_is_the_best_of_its_rank(spoilt: Store, base: Path) -> None:
