@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from pipeline.adapter_name import problem
 
 
 def _number(value: object) -> object:
@@ -29,6 +31,12 @@ def _method(value: object) -> str:
     from pipeline.model.methods import checked
 
     return checked(value)
+
+
+def _adapter_name(value: str) -> str:
+    if value and (wrong := problem(value)):
+        raise ValueError(wrong)
+    return value
 
 
 Action = Literal["on", "warn", "off"]
@@ -260,6 +268,8 @@ class Chat(Section):
     max_new_tokens: Positive = 512
     temperature: Rate = 0.0
     """0 = always the likeliest token."""
+    adapter: Annotated[str, AfterValidator(_adapter_name)] = ""
+    """Name in the adapter store (`make adapters`): talk to the base with that adapter. Empty: to the run's export."""
 
 
 class Config(Section):

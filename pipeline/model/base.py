@@ -219,7 +219,7 @@ def _check_weights(folder: Path) -> None:
         what = f"{len(missing)} of {len(files)} weight files are missing, such as {missing[0]}"
         raise UserError(what, where, "fetch them again")
     for name in files:
-        wrong = _damage(folder / name)
+        wrong = damage(folder / name)
         if wrong:
             raise UserError(f"{name} is damaged: {wrong}", where, "fetch it again (after a git clone: git lfs pull)")
 
@@ -233,7 +233,7 @@ def _weight_files(folder: Path) -> list[str]:
     return sorted(set(index["weight_map"].values())) if whole else []
 
 
-def _damage(path: Path) -> str:
+def damage(path: Path) -> str:
     """What is wrong with a safetensors file, as far as its header and its length tell; empty when nothing is.
 
     The file is a uint64 with the header's length, the header as JSON, then the tensors without gaps.

@@ -1,4 +1,4 @@
-"""Talk to an exported checkpoint in the terminal, in the form in which it was trained."""
+"""Talk to an exported checkpoint, or to a stored adapter on its base, in the form in which it was trained."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from pipeline.evaluation.shots import Shots
 from pipeline.files import read_json
 from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
+from pipeline.model import hf_tokenizer
+from pipeline.model.base import Base
+from pipeline.model.generate import answering
 from pipeline.model.load import DTYPES, dtype_name, load_base, load_folder
+from pipeline.model.stored import open_stored
 from pipeline.progress import say
 from pipeline.prompt import template as templates
 from pipeline.prompt.encode import Encoder
@@ -25,12 +29,28 @@ from pipeline.prompt.tokenizer import Tokenizer
 from pipeline.record import Example
 from pipeline.release.unmerged import shots_of
 from pipeline.run import Run
+from pipeline.store import Store
 
 HELP = """Each question stands alone: the model was trained on single ones and remembers nothing.
   /input TEXT   text for the next question to work on
   /help         this
   /quit         ends, as Ctrl-D does; Ctrl-C stops an answer"""
 COMMANDS = ("/input", "/help", "/quit")
+
+
+def chat_with(config: Config, base: Base, store: Store) -> None:
+    """As `chat`, with the base and the stored adapter `chat.adapter`; nothing need be exported.
+
+    Raises:
+        UserError: no such adapter, or one of another base, tokenizer or template.
+    """
+    name = config.chat.adapter
+    say(f"chat: loading {store.root / name} onto its base")
+    model, encoder = open_stored(config, base, store, name)
+    talker = Talker(model, encoder, hf_tokenizer.build(encoder, None), config)
+    say(HELP)
+    with answering(model):  # not with the settings that the base's maker shipped
+        _talk(talker)
 
 
 def chat(config: Config, run: Run) -> None:
