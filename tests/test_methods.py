@@ -190,6 +190,15 @@ def test_virtual_tokens_are_seen(kind: str, base: str) -> None:
     assert greedy(model, prompts, end_id=-1, max_new_tokens=5, what="test") == wanted
 
 
+@pytest.mark.parametrize("base", ["llama", "gpt_neox", "gpt2"])
+def test_prefix_starts_as_words_in_front(base: str) -> None:
+    model, ids = stock(model_type=base), torch.arange(3, 20)[None]
+    words = torch.randint(VOCABULARY, (1, 5), generator=torch.Generator().manual_seed(7))
+    wanted = logits(model, torch.cat([words, ids], dim=1))[:, 5:]
+    adapted = adapters.attach(model, adapter_of("prefix"), seed=7).eval()
+    assert (logits(adapted, ids) - wanted).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
 def test_bottleneck_gradients(activation: str) -> None:
     """Against the formulas written out."""
