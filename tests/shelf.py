@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.config import Config
 from pipeline.model.base import resolve
-from pipeline.model.base_hash import base_hash
+from pipeline.model.fingerprint import fingerprint
 from pipeline.model.stored import write_record
 from pipeline.prompt.stage import encoder_of
 from pipeline.store import Store
@@ -48,7 +48,7 @@ def put(store: Store, name: str, config: Config, seed: int, adapter: PeftConfig 
         (folder / "README.md").unlink()
         record = {
             "method": "ia3" if isinstance(made, IA3Config) else "lora", "rank": getattr(made, "r", None),
-            "trained_parameters": 1, "base": {"name": "base", "hash": base_hash(config, base)},
+            "trained_parameters": 1, "base": {"name": "base", "hash": fingerprint(config, base)},
             "template": {**dataclasses.asdict(encoder.template), "hash": encoder.template.hash},
             "prompt": config.value("prompt"), "tokenizer": encoder.tokenizer.hash, "end_id": encoder.end_id,
         }  # fmt: skip

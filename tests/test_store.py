@@ -25,8 +25,8 @@ from pipeline.config import Config
 from pipeline.config_file import load
 from pipeline.errors import UserError
 from pipeline.model.base import resolve
-from pipeline.model.base_hash import base_hash
 from pipeline.model.combine import combine
+from pipeline.model.fingerprint import fingerprint
 from pipeline.model.stored import open_stored, side_by_side, verified
 from pipeline.model.untrusted import check_numbers, inspect
 from pipeline.prompt.stage import encoder_of
@@ -294,7 +294,7 @@ def test_the_record_says_what_the_adapter_is(sequence: dict[str, Any], base: Pat
     record = sequence["store"].record("first")
     config = sequence["configs"][0]
     encoder = encoder_of(config, base)
-    assert record["base"] == {"name": base.name, "hash": base_hash(config, resolve(config.model)), "quantize": "none"}
+    assert record["base"] == {"name": base.name, "hash": fingerprint(config, resolve(config.model)), "quantize": "none"}
     assert (record["template"]["hash"], record["tokenizer"]) == (encoder.template.hash, encoder.tokenizer.hash)
     assert (record["method"], record["rank"], record["run"], record["end_id"]) == ("lora", 4, "first", 2)
     assert record["trained_parameters"] == 2 * 4 * (32 + 32 + 32 + 16)  # two layers, r (in + out) of q and of v
@@ -410,24 +410,31 @@ def test_another_base(shelf: Store, config: Config, tmp_path: Path, base: Path) 
     open_stored(same, resolve(same.model), shelf, "one")
 
 
-def test_the_hash_of_a_base(base: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SURI_CACHE", str(tmp_path / "cache"))
-    wanted = base_hash(config, resolve(config.model))
-    assert wanted == base_hash(config, resolve(config.model))  # from the cache
-    assert len(list((tmp_path / "cache" / "hashes").iterdir())) == 1
+def test_the_hash_of_a_base(base: Path, config: Config, tmp_path: Path) -> None:
+    wanted = fingerprint(config, resolve(config.model))
     sharded = tmp_path / "sharded"
     plain(base).save_pretrained(sharded, max_shard_size="20KB")
     for file in base.glob("tokenizer*"):
         shutil.copy(file, sharded)
     assert len(list(sharded.glob("*.safetensors"))) > 1
     again = make_config(tmp_path, sharded)
-    assert base_hash(again, resolve(again.model)) == wanted
+    assert fingerprint(again, resolve(again.model)) == wanted
+    whole = plain(base)
+    with torch.no_grad():
+        whole.model.layers[1].mlp.up_proj.weight *= 1.01
+    whole.save_pretrained(tmp_path / "trained")
+    shutil.copytree(sharded, tmp_path / "trained", dirs_exist_ok=True,
+                    ignore=shutil.ignore_patterns("*.safetensors*", "config.json"))  # fmt: skip
+    trained = make_config(tmp_path, tmp_path / "trained")
+    assert fingerprint(trained, resolve(trained.model)) != wanted
     settings = json.loads((sharded / "config.json").read_text())
     (sharded / "config.json").write_text(json.dumps({**settings, "rms_norm_eps": 1e-3}))
-    assert base_hash(again, resolve(again.model)) != wanted
+    assert fingerprint(again, resolve(again.model)) != wanted
     shape = [make_config(tmp_path, base, "model.base=''", f"model.geometry={{model_type: llama, hidden_size: {n}}}",
                          f"model.tokenizer={base}") for n in (32, 64)]  # fmt: skip
-    assert len({base_hash(c, resolve(c.model)) for c in shape}) == 2
+    shape.append(make_config(tmp_path, base, "model.base=''", "model.geometry={model_type: llama, hidden_size: 32}",
+                             f"model.tokenizer={base}", "train.seed=7"))  # fmt: skip
+    assert len({fingerprint(c, resolve(c.model)) for c in shape}) == 3
 
 
 def test_other_template_and_tokenizer(shelf: Store, base: Path, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def load(model: Any, folder: Path, base_hash: str = "") -> Any:
     """Puts a saved adapter onto a base, frozen.
 
     Args:
-        base_hash: `pipeline.model.base.fingerprint` of the base, to be compared with that of the adapter's own.
+        base_hash: `fingerprint` of the base, to be compared with that of the adapter's own.
 
     Raises:
         UserError: the adapter is damaged, or of another base.

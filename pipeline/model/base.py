@@ -17,15 +17,13 @@ from typing import Any
 from pipeline.config import Model
 from pipeline.dataset.source import HUB_ID
 from pipeline.errors import UserError
-from pipeline.files import read_json, sha256_json
+from pipeline.files import read_json
 from pipeline.prompt.tokenizer import identity as tokenizer_files
 from pipeline.run import Run, input_hashes
 
 TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model"]
 HUB_FILES = ["*.safetensors", *TOKENIZER_FILES]
 WANTED = "a hub id such as huggyllama/llama-7b, a folder with safetensors, or a .gguf file"
-SAMPLE = 512  # bytes of a tensor, three times
-VOLATILE = ("use_cache", "bos_token_id", "eos_token_id", "pad_token_id")  # say nothing of the weights
 CAUSAL = re.compile(r"(ForCausalLM|LMHeadModel)$")
 
 
@@ -98,31 +96,6 @@ def identity(model: Model, run: Run, stage: str) -> dict[str, Any]:
             p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(path.glob("*.safetensors"))
         }
     return {**found, "inputs": input_hashes(files, _before(run.manifest(stage)))}
-
-
-def fingerprint(base: Base, model: Model) -> str:
-    """Sixteen hex digits of a base's architecture and weights, the same on every machine and for any cut into files.
-
-    Of each tensor go in its name, type, shape, and some bytes from its beginning, middle and end: 13 GB take a second,
-    and training of any kind changes every tensor that it changes nearly everywhere. A geometry goes by its shape.
-    """
-    if base.folder is None:
-        return sha256_json(["geometry", model.geometry])[:16]
-    config = read_json(base.folder / "config.json") or {}
-    shape = {k: v for k, v in config.items() if isinstance(v, int) and k not in VOLATILE}
-    tensors: dict[str, Any] = {}
-    for name in _weight_files(base.folder):
-        with open(base.folder / name, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            for tensor, entry in json.loads(file.read(length)).items():
-                if tensor != "__metadata__":
-                    parts = []
-                    begin, end = entry["data_offsets"]
-                    for place in (begin, (begin + end) // 2, max(begin, end - SAMPLE)):
-                        file.seek(8 + length + place)
-                        parts.append(file.read(min(SAMPLE, end - place)).hex())
-                    tensors[tensor] = [entry["dtype"], entry["shape"], parts]
-    return sha256_json([shape, tensors])[:16]
 
 
 def _is_small(path: Path) -> bool:
@@ -201,7 +174,7 @@ def _check_weights(folder: Path) -> None:
         UserError: naming the first that is not.
     """
     where = str(folder)
-    files = _weight_files(folder)
+    files = weight_files(folder)
     if not files:
         pickles = [p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in sorted(folder.glob(pattern))]
         if pickles:
@@ -224,7 +197,7 @@ def _check_weights(folder: Path) -> None:
             raise UserError(f"{name} is damaged: {wrong}", where, "fetch it again (after a git clone: git lfs pull)")
 
 
-def _weight_files(folder: Path) -> list[str]:
+def weight_files(folder: Path) -> list[str]:
     """Names of the files that transformers will read; empty when there are none in safetensors."""
     if (folder / "model.safetensors").is_file():
         return ["model.safetensors"]

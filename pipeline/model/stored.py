@@ -15,7 +15,7 @@ from pipeline.files import sha256_file, write_json
 from pipeline.model import adapter as adapters
 from pipeline.model.adapter import WEIGHTS
 from pipeline.model.base import Base
-from pipeline.model.base_hash import base_hash
+from pipeline.model.fingerprint import fingerprint
 from pipeline.model.load import add_tokens, load_base
 from pipeline.model.untrusted import CONFIG, inspect
 from pipeline.prompt.encode import Encoder
@@ -27,7 +27,7 @@ def verified(store: Store, name: str, base: str, tokenizer: str) -> dict[str, An
     """The record of a stored adapter, after comparing its files with it and it with a base and its tokenizer.
 
     Args:
-        base: hash of the base (`base_hash`). tokenizer: hash of its tokenizer, new tokens included.
+        base: hash of the base (`fingerprint`). tokenizer: hash of its tokenizer, new tokens included.
 
     Raises:
         UserError: as `Store.record` and `inspect`; other files than were put in, another base, another tokenizer.
@@ -55,7 +55,7 @@ def open_stored(config: Config, base: Base, store: Store, name: str) -> tuple[An
         UserError: as `verified`; the config names another template than the adapter was trained with.
     """
     encoder = encoder_of(config, base.tokenizer)
-    record = verified(store, name, base_hash(config, base), encoder.tokenizer.hash)
+    record = verified(store, name, fingerprint(config, base), encoder.tokenizer.hash)
     trained, now = record["template"]["hash"], encoder.template.hash
     if trained != now:
         what = f"the adapter {name} was trained with template {trained} ({record['template']['id']}), "

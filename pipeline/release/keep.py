@@ -15,7 +15,7 @@ from pipeline.evaluation.stored import summary
 from pipeline.files import read_json, sha256_file
 from pipeline.model import adapter as adapters
 from pipeline.model.base import Base, kind_of
-from pipeline.model.base_hash import base_hash
+from pipeline.model.fingerprint import fingerprint
 from pipeline.model.load import add_tokens, load_base
 from pipeline.model.stored import write_record
 from pipeline.model.untrusted import CONFIG, check_numbers, inspect
@@ -93,7 +93,7 @@ def _origin(config: Config, run: Run, base: Base, encoder: Encoder) -> dict[str,
         "trained_parameters": manifest.get("counts", {}).get("trained_parameters", 0),
         "base": {
             "name": config.model.base if on_hub else base.folder.name if base.folder else "random weights",
-            "hash": base_hash(config, base),
+            "hash": fingerprint(config, base),
             "quantize": config.model.quantize,
         },
         "template": {**dataclasses.asdict(encoder.template), "hash": encoder.template.hash},

@@ -15,7 +15,8 @@ from pipeline.evaluation.measure import rows_of_table
 from pipeline.files import need_space, read_json, write_json, write_text
 from pipeline.model import adapter as adapters
 from pipeline.model import hf_tokenizer
-from pipeline.model.base import Base, fingerprint
+from pipeline.model.base import Base
+from pipeline.model.fingerprint import fingerprint
 from pipeline.model.load import BYTES, DTYPES, cast, dtype_name, load_folder
 from pipeline.model.methods.full import FULL
 from pipeline.progress import say
@@ -92,7 +93,7 @@ def _merged(work: Work, held: list[Any], base_says: torch.Tensor, dtype: str) ->
         merged_says = verify.log_probabilities(merged, encoder, work.examples)
         verify.weights_have_learnt(merged_says, base_says, work.checks)
         return merged, merged_says
-    tuned = adapters.load(plain, folder, fingerprint(work.base, config.model))
+    tuned = adapters.load(plain, folder, fingerprint(config, work.base))
     adapter_says = verify.log_probabilities(tuned, encoder, work.examples)
     if config.model.quantize in ("nf4", "int8"):  # fp8 is made while training, from the base as it is here
         # Merging into 4 or 8 bits would round away what was learnt: the base is put into full precision first.

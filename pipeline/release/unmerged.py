@@ -19,7 +19,8 @@ from pipeline.evaluation.shots import Shots
 from pipeline.files import read_json, write_json
 from pipeline.model import adapter as adapters
 from pipeline.model import hf_tokenizer
-from pipeline.model.base import Base, fingerprint
+from pipeline.model.base import Base
+from pipeline.model.fingerprint import fingerprint
 from pipeline.model.load import add_tokens, load_base
 from pipeline.model.methods.method import SETTINGS, WEIGHTS
 from pipeline.model.methods.through_peft import ThroughPeft
@@ -65,7 +66,7 @@ def unmerged(work: Work, held: list[Any], base_says: torch.Tensor, output: Stage
     """
     plain = held.pop()
     config, run, encoder, folder = work.config, work.run, work.encoder, output.folder
-    tuned = adapters.load(plain, run.folder("adapter"), fingerprint(work.base, config.model))
+    tuned = adapters.load(plain, run.folder("adapter"), fingerprint(config, work.base))
     tuned_says = verify.log_probabilities(tuned, encoder, work.examples)
     verify.weights_have_learnt(tuned_says, base_says, work.checks)
     limit = getattr(plain.config, "max_position_embeddings", None)

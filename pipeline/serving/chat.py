@@ -19,6 +19,7 @@ from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
+from pipeline.model.fingerprint import fingerprint
 from pipeline.model.generate import answering
 from pipeline.model.load import DTYPES, dtype_name, load_base, load_folder
 from pipeline.model.stored import open_stored
@@ -89,7 +90,7 @@ def _model(config: Config, folder: Path, holds: str) -> Any:
         return load_folder(folder, DTYPES[dtype_name(config.model)])
     base = bases.resolve(config.model)
     model = load_base(config, base)
-    return model if holds == "nothing" else adapters.load(model, folder, bases.fingerprint(base, config.model))
+    return model if holds == "nothing" else adapters.load(model, folder, fingerprint(config, base))
 
 
 @dataclass

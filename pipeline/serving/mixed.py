@@ -16,7 +16,7 @@ from pipeline.adapter_name import BASE
 from pipeline.config import Config, Prompt
 from pipeline.errors import UserError
 from pipeline.model.base import Base
-from pipeline.model.base_hash import base_hash
+from pipeline.model.fingerprint import fingerprint
 from pipeline.model.generate import greedy
 from pipeline.model.load import load_base
 from pipeline.model.stored import side_by_side, verified
@@ -55,7 +55,7 @@ class Mixed:
         names = [name for name in dict.fromkeys(adapters) if name != BASE]
         self.encoders = {BASE: own}
         if names:
-            identity = base_hash(config, base)
+            identity = fingerprint(config, base)
             for name in names:
                 record = verified(store, name, identity, own.tokenizer.hash)
                 _check_mixable(store, name, record["method"])

@@ -20,7 +20,8 @@ from pipeline.config import Config
 from pipeline.errors import Interrupted, UserError
 from pipeline.files import disk_errors, need_space, sha256_json, write_json
 from pipeline.model import adapter as adapters
-from pipeline.model.base import Base, fingerprint, kind_of
+from pipeline.model.base import Base, kind_of
+from pipeline.model.fingerprint import fingerprint
 from pipeline.model.load import add_tokens, check_card, dtype_name, load_base
 from pipeline.progress import bar, say
 from pipeline.prompt.encode import Encoder
@@ -264,7 +265,7 @@ def _save(config: Config, base: Base, model: Any, encoder: Encoder, output: Stag
         "template": {"id": encoder.template.id, "hash": encoder.template.hash},
         "tokenizer": encoder.tokenizer.hash,
         "base": config.model.base if on_hub else base.folder.name if base.folder else "random weights",
-        "base_hash": fingerprint(base, config.model),
+        "base_hash": fingerprint(config, base),
         "end_id": encoder.end_id,
     }
     write_json(output.folder / "suri.json", made)
