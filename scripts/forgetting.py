@@ -28,7 +28,16 @@ from pipeline.training import metrics
 SEEDS = Path("data/seed_tasks.en.jsonl")
 TASK = "data.sources=[{path: families, rows: 660}]"
 WITH_REHEARSAL = f"data.sources=[{{path: families, rows: 660}}, {{path: {SEEDS}, rehearsal: true}}]"
-COLUMNS = ("exact match", "unseen tasks", "held-out loss", "general text", "forgetting", "penalty", "training s")
+COLUMNS = (
+    "exact match",
+    "unseen tasks",
+    "held-out loss",
+    "general text",
+    "forgetting",
+    "beside the first",
+    "penalty",
+    "training s",
+)
 
 
 def variants(text: Path) -> dict[str, tuple[str, ...]]:
@@ -57,11 +66,17 @@ def seeds_as_text(path: Path) -> Path:
     return path
 
 
-def row_of(run: Run) -> list[str]:
-    """A finished run's numbers, in the order of `COLUMNS`."""
-    results = read_json(run.folder("export") / "results.json")
-    base, tuned = results["base"], results["tuned"]
-    change, error = forgetting(base["general"], tuned["general"])
+def results_of(run: Run) -> dict[str, Any]:
+    """What the export measured: `base` and `tuned`."""
+    found: dict[str, Any] = read_json(run.folder("export") / "results.json")
+    return found
+
+
+def row_of(run: Run, first: Run) -> list[str]:
+    """A finished run's numbers, in the order of `COLUMNS`; `first`: that of the table, to compare with window by
+    window."""
+    base, tuned = results_of(run)["base"], results_of(run)["tuned"]
+    beside = _change(results_of(first)["tuned"], tuned) if run != first else ""
     penalties = [m["penalty"] for m in metrics.read(run.root / "metrics.jsonl") if "penalty" in m]
     counts: dict[str, Any] = (run.manifest("adapter") or {})["counts"]
 
@@ -71,17 +86,23 @@ def row_of(run: Run) -> list[str]:
 
     return [
         exact("val"), exact("holdout"), f"{tuned['val']['loss']:.3f}", f"{tuned['general']['loss']:.3f}",
-        f"{change:+.3f} ± {error:.3f}", f"{penalties[-1]:.3f}" if penalties else "", f"{counts['train_seconds']:.0f}",
+        _change(base, tuned), beside, f"{penalties[-1]:.3f}" if penalties else "", f"{counts['train_seconds']:.0f}",
     ]  # fmt: skip
+
+
+def _change(before: dict[str, Any], after: dict[str, Any]) -> str:
+    change, error = forgetting(before["general"], after["general"])
+    return f"{change:+.3f} ± {error:.3f}"
 
 
 def table(runs: dict[str, Run]) -> str:
     """Markdown, with the base in its first line."""
-    results = read_json(next(iter(runs.values())).folder("export") / "results.json")["base"]
+    one = next(iter(runs.values()))
+    results = results_of(one)["base"]
     first = [f"{results['val']['exact']:.0%}", f"{results['holdout']['exact']:.0%}", f"{results['val']['loss']:.3f}",
-             f"{results['general']['loss']:.3f}", "", "", ""]  # fmt: skip
+             f"{results['general']['loss']:.3f}", "", "", "", ""]  # fmt: skip
     lines = [["", *COLUMNS], ["---", *["---:"] * len(COLUMNS)], ["base", *first]]
-    lines += [[name, *row_of(run)] for name, run in runs.items()]
+    lines += [[name, *row_of(run, one)] for name, run in runs.items()]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
