@@ -199,7 +199,7 @@ def keep_adapter(config: Config, run: Run, name: str, replace: bool) -> None:
 
 
 def measure_adapter(config: Config, run: Run, name: str) -> dict[str, Any]:
-    """Measures a stored adapter (`base`: none) on the held-out rows of the config's run; its record keeps the numbers.
+    """Measures a stored adapter (`base`: none) on the held-out rows of the config's run, prints and records it.
 
     Returns:
         What `pipeline.evaluation.measure.measure` found.
@@ -208,8 +208,10 @@ def measure_adapter(config: Config, run: Run, name: str) -> dict[str, Any]:
     record = {} if name == BASE else store.record(name)
     bring_up_to_date(config, run, "tokens")
     from pipeline.evaluation.stored import measure_stored, summary
+    from pipeline.serving.shelf import print_measured
 
     found = measure_stored(config, run, bases.resolve(config.model), store, name)
+    print_measured(found)  # before the store, which may be in use by now
     if record:
         store.note(name, results={**store.record(name).get("results", {}), config.name: summary(found)})
     return found

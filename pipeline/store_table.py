@@ -44,7 +44,7 @@ def _row(store: Store, name: str, record: dict[str, Any]) -> tuple[str, ...]:
     trained, rank = record["trained_parameters"], record["rank"]
     cells = (
         record["method"], "" if rank is None else str(rank), f"{trained:,}", _size(store.size(name)),
-        f"{record['base']['name']} ({record['base']['hash'][:8]})", record["template"]["id"],
+        f"{_clip(record['base']['name'])} ({record['base']['hash'][:8]})", record["template"]["id"],
         _results(record.get("results")), record["kept"][:10],
     )  # fmt: skip
     return (name, *(_clean(cell) for cell in cells))
@@ -73,6 +73,10 @@ def _size(count: int) -> str:
         if count >= 1e6
         else f"{count / 1e3:.0f} kB"
     )
+
+
+def _clip(text: str, most: int = 24) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _clean(text: str) -> str:

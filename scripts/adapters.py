@@ -11,13 +11,15 @@ python -m scripts.adapters combine NAME A=0.7 B=0.3 [--how cat|svd|ties|dare] [-
 import argparse
 
 from pipeline.command import guarded, main
+from pipeline.config import Config
+from pipeline.run import Run
 from pipeline.serving import shelf
 from pipeline.stages import keep_adapter, measure_adapter
 
 WITH_CONFIG = ("keep", "measure")
 
 
-def run() -> int:
+def start() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", nargs="?", default="list", choices=["list", "show", "remove", *WITH_CONFIG, "combine"])
     parser.add_argument("words", nargs="*", help="the name, then what the verb takes")
@@ -28,11 +30,15 @@ def run() -> int:
     parser.add_argument("--density", default="0.2", help="combine: share of entries that ties and dare leave")
     args = parser.parse_intermixed_args()
     name, more = (args.words or [""])[0], args.words[1:]
+
+    def measure(config: Config, run: Run) -> None:
+        measure_adapter(config, run, name)
+
     if args.verb in WITH_CONFIG:
         words = ["--config", args.config, *more]
         if args.verb == "keep":
             return main(lambda config, run: keep_adapter(config, run, name, args.replace), "", words)
-        return main(lambda config, run: shelf.print_measured(measure_adapter(config, run, name)), "", words)
+        return main(measure, "", words)
     if args.verb == "combine":
         how = shelf.Combination(name, more, args.how, args.rank, args.density, args.replace)
         return guarded(lambda: shelf.combine_named(how))
@@ -40,4 +46,4 @@ def run() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run())
+    raise SystemExit(start())

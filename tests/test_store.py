@@ -145,7 +145,7 @@ def test_commands_refuse_names_in_one_message(
     monkeypatch.setenv("RUNS", str(tmp_path / "runs"))
     for words in (["show"], ["remove"], ["keep"], ["measure"], ["combine"]):
         monkeypatch.setattr(sys, "argv", ["adapters", *words, name, *(["a=1"] if words == ["combine"] else [])])
-        assert script.run() == 2
+        assert script.start() == 2
         said = capsys.readouterr().err
         assert said.count("suri:") == 1
         assert "name" in said
@@ -347,9 +347,7 @@ def test_chat_by_name_is_base_and_adapter(
 
 
 def test_listing_needs_no_torch(sequence: dict[str, Any]) -> None:
-    code = (
-        "import sys; from scripts import adapters; adapters.run(); print({'torch', 'transformers'} & set(sys.modules))"
-    )
+    code = "import sys; from scripts import adapters as a; a.start(); print({'torch', 'peft'} & set(sys.modules))"
     env = {**os.environ, "ADAPTERS": str(sequence["store"].root)}
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=env)
     assert "둘째" in made.stdout, made.stderr
@@ -685,7 +683,7 @@ def test_words_of_combine(
 ) -> None:
     monkeypatch.setenv("ADAPTERS", str(shelf.root))
     monkeypatch.setattr(sys, "argv", ["adapters", "combine", *words])
-    assert script.run() == 2
+    assert script.start() == 2
     assert what in capsys.readouterr().err
     assert shelf.names() == ["one", "three", "two"]
 
