@@ -18,11 +18,23 @@ B ?=
 DATA ?=
 TOKENIZER ?=
 CASES ?=
+# Of the adapter store. They reach the shell as environment variables, never as text of a command.
+ADAPTER ?=
+SHOW ?=
+REMOVE ?=
+MEASURE ?=
+COMBINE ?=
+HOW ?= cat
+RANK ?= 0
+DENSITY ?= 0.2
+REPLACE ?=
+export ADAPTER SHOW REMOVE MEASURE COMBINE HOW RANK DENSITY
+STORE = $(PY) -m scripts.adapters
 # Compiled files are kept: without them every import of transformers takes 16 seconds instead of 5.
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 
-.PHONY: help data train export preview plan chat data-diff bench profile test check clean
+.PHONY: help data train export preview plan chat keep adapters ask forgetting data-diff bench profile test check clean
 help:
 	@echo 'make export    data -> tokens -> train -> merged checkpoint (the demo, or CONFIG=configs/NAME.yaml)'
 	@echo 'make data      read, clean, compare, split and tokenise the data; a report to look at'
@@ -30,17 +42,39 @@ help:
 	@echo 'make train     train the adapter; goes on from the newest checkpoint'
 	@echo 'make preview   five encoded rows, with what carries loss in green'
 	@echo 'make plan      rows, tokens, steps, trained parameters and memory of a config'
-	@echo 'make chat      talk to the exported checkpoint'
+	@echo 'make chat      talk to the exported checkpoint; ADAPTER=name: to the base with that adapter of the store'
+	@echo 'make keep ADAPTER=name          put the run'"'"'s adapter into the store, adapters/name (many tasks, one base)'
+	@echo 'make adapters                   list the store; SHOW=name, REMOVE=name, MEASURE=name (on the run'"'"'s held-out rows)'
+	@echo 'make adapters COMBINE="a=0.7 b=0.3" ADAPTER=both   a weighted sum of LoRAs; HOW=cat, svd, ties or dare'
+	@echo 'make ask < questions.txt        several adapters answer in one batch; a line is "name: question"'
 	@echo 'make bench DATA=alpaca_data.json TOKENIZER=folder    training speed on this GPU, beside Hugging Face'
 	@echo 'make profile DATA=... TOKENIZER=... CASES=shared     its largest kernels, and a trace'
+	@echo 'make forgetting    what rehearsal, L2-SP, EWC and LoRA each buy against forgetting, on one config (20 minutes)'
 	@echo 'make test      the test suite        make check   lint, format, types'
 	@echo 'make clean     remove runs/ and .cache/'
 	@echo
 	@echo 'One value only: make train ARGS="train.lr=1e-4 data.val=500".  Another disk: RUNS=/big/runs.'
 
 data: .venv/.report
-data train export preview plan chat: $(READY) $(BASE)
+data train export preview plan ask: $(READY) $(BASE)
 	@$(RUN)
+
+forgetting: $(READY) $(BASE)
+	@$(RUN)
+
+chat: $(READY) $(BASE)
+	@$(RUN) $${ADAPTER:+"chat.adapter=$$ADAPTER"}
+
+keep: $(READY) $(BASE)
+	@$(STORE) keep --config $(CONFIG) $(if $(REPLACE),--replace) -- "$$ADAPTER" $(ARGS)
+
+adapters: $(READY) $(if $(MEASURE),$(BASE))
+	@if [ -n "$$SHOW" ]; then $(STORE) show -- "$$SHOW"; \
+	elif [ -n "$$REMOVE" ]; then $(STORE) remove -- "$$REMOVE"; \
+	elif [ -n "$$MEASURE" ]; then $(STORE) measure --config $(CONFIG) -- "$$MEASURE" $(ARGS); \
+	elif [ -n "$$COMBINE" ]; then set -f; $(STORE) combine --how "$$HOW" --rank "$$RANK" --density "$$DENSITY" \
+	  $(if $(REPLACE),--replace) -- "$$ADAPTER" $$COMBINE; \
+	else $(STORE) list; fi
 
 data-diff: $(READY)
 	@$(PY) -m scripts.data_diff "$(A)" "$(B)"

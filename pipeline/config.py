@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from pipeline.adapter_name import problem
 
 
 def _number(value: object) -> object:
@@ -22,6 +24,19 @@ def _count_or_share(value: object) -> object:
     if isinstance(value, float) and value >= 1 and not value.is_integer():
         raise ValueError("expected a share below 1, or whole rows")
     return int(value) if isinstance(value, float) and value >= 1 else _number(value)
+
+
+def _method(value: object) -> str:
+    """The registry is read when the first config is, since its files name the sections that are defined here."""
+    from pipeline.model.methods import checked
+
+    return checked(value)
+
+
+def _adapter_name(value: str) -> str:
+    if value and (wrong := problem(value)):
+        raise ValueError(wrong)
+    return value
 
 
 Action = Literal["on", "warn", "off"]
@@ -145,18 +160,34 @@ class Prompt(Section):
 
 
 class Adapter(Section):
-    method: Literal["lora", "full"] = "lora"
-    """lora: low-rank updates of `targets`. full: every weight."""
+    """Each method reads some of these keys (docs/methods.md); one that it does not read must keep its default."""
+
+    method: Annotated[str, BeforeValidator(_method)] = "lora"
+    """lora, full, head, norms, ia3, houlsby, pfeiffer, prefix, prompt, ptuning, none: see docs/methods.md."""
     r: Positive = 16
-    """Rank."""
+    """lora: rank."""
     alpha: Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)] = 32.0
-    """Scale of the update is alpha / r."""
+    """lora: scale of the update is alpha / r."""
     dropout: Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)] = 0.0
-    """On the adapter's input while training."""
+    """lora: on the adapter's input while training."""
     targets: tuple[str, ...] = ("all-linear",)
-    """Names of linear modules, or all-linear (every one but the output head)."""
+    """lora, ia3: names of linear modules. all-linear: for lora every one but the output head, for ia3 the paper's."""
     last_blocks: Count = 0
-    """Adapt only the last so many blocks: those below need no backward pass. 0 = all."""
+    """lora, houlsby, pfeiffer: adapt only the last so many blocks; those below need no backward pass. 0 = all."""
+    dora: bool = False
+    """lora: direction and size of each weight row learn apart. A third slower, on the plain path."""
+    rslora: bool = False
+    """lora: scale of the update is alpha / sqrt(r), for large ranks."""
+    init: Literal["default", "pissa", "olora"] = "default"
+    """lora: where A and B start. pissa, olora: from the base's own weights, which learns faster at the beginning."""
+    lora_plus: Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)] = 1.0
+    """lora: B learns so many times as fast as A (LoRA+; its authors take 16). 1 = alike."""
+    bottleneck: Positive = 64
+    """houlsby, pfeiffer: inner size."""
+    virtual_tokens: Positive = 20
+    """prefix, prompt, ptuning: how many stand in front of each row."""
+    shots: Count = 4
+    """none: how many training rows, with their answers, stand in front of each question."""
 
 
 class Train(Section):
@@ -173,6 +204,13 @@ class Train(Section):
     warmup: Rate = 0.03
     """Below 1: share of all steps. 1 and above: steps."""
     weight_decay: Rate = 0.0
+    l2_sp: Rate = 0.0
+    """Against forgetting: strength of a penalty on the squared distance of the weights from their start."""
+    ewc: Rate = 0.0
+    """Against forgetting: as l2_sp, each weight by its Fisher information on general data. 1: a nat of divergence there
+    costs as much as a nat of loss."""
+    ewc_data: str = ""
+    """General text for `ewc` (plain, or JSONL with `text`); empty = training rows of sources marked `rehearsal`."""
     clip: Rate = 1.0
     """Largest gradient norm; 0 = no clipping."""
     seed: Count = 42
@@ -207,6 +245,10 @@ class Eval(Section):
     """Held-out rows (and half as many of the held-out tasks) measured on base and tuned model."""
     max_new_tokens: Positive = 64
     """Longest answer in the measurements."""
+    general: str = ""
+    """Text on which forgetting is measured: a passage a line, or JSONL with `text`; empty = the built-in one."""
+    general_windows: Positive = 48
+    """Of at most 256 tokens each, spread over that text; 48 take a 135M model half a minute on two cores."""
     prompts: tuple[str, ...] = (
         "Give three tips for staying healthy.",
         "What is the capital of France?",
@@ -226,6 +268,8 @@ class Chat(Section):
     max_new_tokens: Positive = 512
     temperature: Rate = 0.0
     """0 = always the likeliest token."""
+    adapter: Annotated[str, AfterValidator(_adapter_name)] = ""
+    """Name in the adapter store (`make adapters`): talk to the base with that adapter. Empty: to the run's export."""
 
 
 class Config(Section):

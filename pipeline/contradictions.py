@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.config import Config, Data
+from pipeline.model.methods import BY_NAME
 
 Key = tuple[str | int, ...]
 
@@ -14,16 +15,27 @@ def contradictions(config: Config, model: bool = True) -> list[tuple[Key, str]]:
         found.append((("model", "base"), "missing; name a hub id, a folder or a .gguf file"))
     if config.model.geometry is not None and "model_type" not in config.model.geometry:
         found.append((("model", "geometry"), "needs model_type, such as llama"))
-    if config.adapter.method == "full" and config.model.quantize != "none":
-        said = "full cannot train a quantised base; set model.quantize=none or adapter.method=lora"
-        found.append((("adapter", "method"), said))
+    found += BY_NAME[config.adapter.method].problems(config)
     if config.model.quantize == "fp8" and not config.train.fast:
         found.append((("train", "fast"), "model.quantize=fp8 needs the fast path; set train.fast=true or quantize=nf4"))
     found += _of_data(config.data)
+    found += _of_forgetting(config)
     if config.train.warmup > 1 and config.train.warmup != int(config.train.warmup):
         said = f"{config.train.warmup} is neither a share below 1 nor whole steps"
         found.append((("train", "warmup"), said))
     return found
+
+
+def _of_forgetting(config: Config) -> list[tuple[Key, str]]:
+    train = config.train
+    if train.ewc_data and not train.ewc:
+        return [(("train", "ewc_data"), "does nothing without train.ewc")]
+    if train.ewc and not train.ewc_data and not any(s.rehearsal for s in config.data.sources):
+        said = "EWC without general data; name a text with train.ewc_data, or mark a source `rehearsal: true`"
+        return [(("train", "ewc"), said)]
+    if train.ewc_data and train.ewc_data == config.eval.general:
+        return [(("train", "ewc_data"), "is eval.general too: one would guard what one measures; name another text")]
+    return []
 
 
 def _of_data(data: Data) -> list[tuple[Key, str]]:

@@ -7,20 +7,24 @@ so that "up to date" costs no torch.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.adapter_name import BASE
 from pipeline.config import Config
 from pipeline.config_file import dump
 from pipeline.dataset import stage as dataset
 from pipeline.files import write_text
 from pipeline.model import base as bases
 from pipeline.progress import say
+from pipeline.prompt import passages
 from pipeline.prompt import stage as tokens
 from pipeline.report import stage as report
 from pipeline.run import Run
+from pipeline.store import Store
 
 RESUMABLE = ("train.tracker", "train.save_every", "train.keep")  # change how a run is watched, not what comes out
 
@@ -50,6 +54,7 @@ def _train_key(config: Config, run: Run) -> dict[str, Any]:
         "adapter": config.value("adapter"),
         "train": settings,
         "tokens": run.result("tokens"),
+        "ewc_data": passages.identity(config.train.ewc_data, "train.ewc_data") if config.train.ewc_data else "",
     }
 
 
@@ -59,6 +64,7 @@ def _export_key(config: Config, run: Run) -> dict[str, Any]:
         "name": config.name,
         "export": config.value("export"),
         "eval": config.value("eval"),
+        "general": passages.identity(config.eval.general),
         "adapter": run.result("adapter"),
     }
 
@@ -169,8 +175,59 @@ def show_preview(config: Config, run: Run) -> None:
 
 
 def talk(config: Config, run: Run) -> None:
-    """Chats with the run's export, making it first when it is missing or stale."""
+    """Chats with a stored adapter where the config names one; else with the run's export, making it first."""
+    if config.chat.adapter:
+        Store.here().folder(config.chat.adapter)  # before anything is loaded
+        from pipeline.serving.chat import chat_with
+
+        chat_with(config, bases.resolve(config.model), Store.here())
+        return
     bring_up_to_date(config, run, "export")
     from pipeline.serving.chat import chat
 
     chat(config, run)
+
+
+def keep_adapter(config: Config, run: Run, name: str, replace: bool) -> None:
+    """Trains, where that is not done, and puts the run's adapter into the store."""
+    store = Store.here()
+    store.check_free(name, replace)
+    bring_up_to_date(config, run, "train")
+    from pipeline.release.keep import keep
+
+    keep(config, run, bases.resolve(config.model), store, name, replace)
+
+
+def measure_adapter(config: Config, run: Run, name: str) -> dict[str, Any]:
+    """Measures a stored adapter (`base`: none) on the held-out rows of the config's run, prints and records it.
+
+    Returns:
+        What `pipeline.evaluation.measure.measure` found.
+    """
+    store = Store.here()
+    record = {} if name == BASE else store.record(name)
+    bring_up_to_date(config, run, "tokens")
+    from pipeline.evaluation.stored import measure_stored, summary
+    from pipeline.serving.shelf import print_measured
+
+    found = measure_stored(config, run, bases.resolve(config.model), store, name)
+    print_measured(found)  # before the store, which may be in use by now
+    if record:
+        store.note(name, results={**store.record(name).get("results", {}), config.name: summary(found)})
+    return found
+
+
+def ask(config: Config, run: Run) -> None:
+    """Questions from standard input to the adapters that each of them names, answered in one batch."""
+    from pipeline.serving.questions import read
+
+    questions = read(sys.stdin)
+    store = Store.here()
+    for name in {q.adapter for q in questions} - {BASE}:
+        store.record(name)  # before torch is imported
+    from pipeline.serving.mixed import Mixed
+
+    mixed = Mixed(config, bases.resolve(config.model), store, [q.adapter for q in questions])
+    for q, reply in zip(questions, mixed.answer(questions, config.chat.max_new_tokens), strict=True):
+        end = "" if reply.stopped else f" [cut off after {config.chat.max_new_tokens} tokens]"
+        say(f"{q.adapter}> {q.instruction}{' | ' + q.input if q.input else ''}\n{reply.text.strip()}{end}\n")

@@ -286,7 +286,7 @@ def test_overrides_that_cannot_be(tmp_path: Path, word: str, said: str) -> None:
         (BASE + "adapter: {method: full}\ntrain: {lr: 1}\n", ""),
         (
             "name: a\nmodel: {base: x, quantize: nf4}\nadapter: {method: full}\n",
-            ":3: adapter.method: full cannot train",
+            ":3: adapter.method: full cannot be used on a base in nf4",
         ),
         (BASE + "data: {val_exact_only: true, sources: [{path: a}]}\n", "no source is marked `exact: true`"),
         (BASE + "data: {sources: [{path: families}]}\n", ":3: data.sources[0].rows: missing"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pipeline.config import Prompt
+from pipeline.dataset.families import generate
+from pipeline.dataset.stage import load as load_examples
 from pipeline.evaluation import answers as marking
 from pipeline.evaluation.answers import Answer, answer, marks
 from pipeline.evaluation.heldout import held_out_loss
@@ -93,13 +96,33 @@ def test_measure_has_all_that_the_table_needs(base: Path, model: torch.nn.Module
     run = run_to(config, "tokens", tmp_path)
     encoder = Encoder(templates.load("alpaca-short"), Tokenizer(base), config.prompt)
     found = measure(model, config, run, encoder, 256, "base")
-    assert found.keys() == {"val", "holdout", "prompts"}
-    wanted = {"rows", "loss", "answers", "exact", "exact_standard_error", "contained", "stopped", "by_task", "said"}
+    assert found.keys() == {"val", "holdout", "general", "prompts"}
+    wanted = {"rows", "loss", "answers", "exact", "exact_standard_error", "contained", "stopped", "said"}
+    wanted |= {"by_task", "by_group"}
     assert found["val"].keys() == found["holdout"].keys() == wanted
     assert found["val"]["rows"] == found["val"]["answers"] == 4
     assert set(found["holdout"]["by_task"]) <= {"extract-phone", "lookup-field"}
     assert found["prompts"] == [{"prompt": "Say hello.", "said": found["prompts"][0]["said"], "stopped": False}]
     table = rows_of_table(found, found)
-    assert len(table) == 8
-    assert all(len(row) == 3 and row[1] == row[2] for row in table)
+    assert len(table) == 11
+    assert all(len(row) == 3 and row[1] == row[2] for row in table[:-1])
+    assert table[-1] == ("forgetting: change of that loss", "", "+0.000 ± 0.000")
     assert rows_of_table(found, {}) == []
+
+
+def test_groups_are_marked_apart(base: Path, tmp_path: Path) -> None:
+    """One task is learnt, a group of others is held out: transfer to tasks never trained on, group by group."""
+    tasks = sorted({r["task"] for r in generate(200, 42)})
+    learnt, rest = tasks[0], tasks[1:]
+    groups = f"data.groups={{left: [{', '.join(rest[:5])}], right: [{', '.join(rest[5:])}]}}"
+    more = ("data.sources=[{path: families, rows: 200}]", "train.max_steps=1", "train.warmup=0", "eval.rows=40")
+    config = make_config(tmp_path, base, groups, "data.holdout=[left, right]", "data.val=2", *more)
+    run = run_to(config, "export", tmp_path)
+    assert {e.task for e in load_examples(run, "train")} == {learnt}
+    results = json.loads((run.folder("export") / "results.json").read_text())
+    found = results["tuned"]["holdout"]
+    assert found["by_group"].keys() == {"left", "right"}
+    assert sum(m["answers"] for m in found["by_group"].values()) == found["answers"] == 20
+    assert "by_group" in results["tuned"]["val"]
+    table = [what for what, _, _ in rows_of_table(results["base"], results["tuned"])]
+    assert [w for w in table if ", group left: exact match" in w and w.startswith("tasks never trained on")]

@@ -63,13 +63,15 @@ def make_base(folder: Path, seed: int = 0, **shape: Any) -> Path:
 def make_config(folder: Path, base: Path, *overrides: str) -> Config:
     """A config for the tiny base: six steps, with dropout, checkpoints and held-out rows."""
     path = folder / "tiny.yaml"
+    lora = not any(o.startswith("adapter.method=") for o in overrides)
+    adapter = "{r: 4, alpha: 8, dropout: 0.1, targets: [q_proj, v_proj]}" if lora else "{}"  # others read other keys
     path.write_text(
         f"""
 name: tiny
 model: {{base: {base}, dtype: fp32}}
 data: {{sources: [{{path: families, rows: 100}}], val: 8, holdout: [extract-phone, lookup-field]}}
 prompt: {{template: alpaca-short, cutoff: 200}}
-adapter: {{r: 4, alpha: 8, dropout: 0.1, targets: [q_proj, v_proj]}}
+adapter: {adapter}
 train: {{batch_size: 8, max_steps: 6, lr: 1e-2, warmup: 1, save_every: 1, eval_every: 3, eval_rows: 4, tracker: none}}
 eval: {{rows: 4, max_new_tokens: 4, prompts: [Say hello.]}}
 export: {{min_eos: 0}}

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline.evaluation.shots import Shots
 from pipeline.model.generate import greedy
 from pipeline.prompt.encode import Encoder
 from pipeline.record import Example
@@ -39,9 +40,16 @@ class Answer:
         return {**asdict(self), "exact": self.exact, "contained": self.contained}
 
 
-def answer(model: Any, encoder: Encoder, examples: Sequence[Example], max_new_tokens: int, what: str) -> list[Answer]:
-    """Greedy answers to examples, in their order."""
-    prompts = [encoder.prompt(e.instruction, e.input) for e in examples]
+def answer(
+    model: Any,
+    encoder: Encoder,
+    examples: Sequence[Example],
+    max_new_tokens: int,
+    what: str,
+    shots: Shots | None = None,
+) -> list[Answer]:
+    """Greedy answers to examples, in their order; `shots`: puts training rows in front of each."""
+    prompts = [shots.prompt(e) if shots else encoder.prompt(e.instruction, e.input) for e in examples]
     made = greedy(model, prompts, end_id=encoder.end_id, max_new_tokens=max_new_tokens, what=what)
     found = []
     for example, ids in zip(examples, made, strict=True):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.config import Config
+from pipeline.config import Config, Data
+from pipeline.dataset.split import group_members
 from pipeline.dataset.stage import load as load_examples
 from pipeline.evaluation.answers import Answer, answer, marks
+from pipeline.evaluation.general import forgetting, general_loss, general_windows
 from pipeline.evaluation.heldout import held_out_loss
+from pipeline.evaluation.shots import Shots, with_shots
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.tokens import Tokens
 from pipeline.record import Example
@@ -16,8 +19,14 @@ from pipeline.run import Run
 PARTS = ("val", "holdout")
 
 
-def measure(model: Any, config: Config, run: Run, encoder: Encoder, micro_tokens: int, who: str) -> dict[str, Any]:
-    """Held-out loss of each part, marks of the rows with one right answer, and answers to the three prompts."""
+def measure(
+    model: Any, config: Config, run: Run, encoder: Encoder, micro_tokens: int, who: str, shots: Shots | None = None
+) -> dict[str, Any]:
+    """Held-out loss of each part, marks of the rows with one right answer, loss on general text, and answers to the
+    three prompts.
+
+    shots: puts training rows in front of every question.
+    """
     found: dict[str, Any] = {}
     for part in PARTS:
         tokens = Tokens(run.folder("tokens") / f"{part}.arrow")
@@ -28,13 +37,25 @@ def measure(model: Any, config: Config, run: Run, encoder: Encoder, micro_tokens
             continue
         found[part] = {
             "rows": len(rows),
-            "loss": held_out_loss(model, tokens, rows, micro_tokens, f"{who}: loss, {part}"),
+            "loss": held_out_loss(
+                model,
+                with_shots(shots, tokens, rows, load_examples(run, part)),
+                rows,
+                micro_tokens,
+                f"{who}: loss, {part}",
+            ),
         }
         if exact:
-            said = answer(model, encoder, exact, config.eval.max_new_tokens, f"{who}: answers, {part}")
-            found[part] |= {**marks(said), "by_task": _by_task(said), "said": [a.as_dict() for a in said]}
+            said = answer(model, encoder, exact, config.eval.max_new_tokens, f"{who}: answers, {part}", shots)
+            found[part] |= {
+                **marks(said),
+                "by_task": _by_task(said),
+                "by_group": _by_group(said, config.data),
+                "said": [a.as_dict() for a in said],
+            }
+    found["general"] = general_loss(model, general_windows(model, config, encoder), f"{who}: general text")
     prompts = [Example.of(text, "", "", source="eval.prompts") for text in config.eval.prompts]
-    said = answer(model, encoder, prompts, config.eval.max_new_tokens, f"{who}: prompts") if prompts else []
+    said = answer(model, encoder, prompts, config.eval.max_new_tokens, f"{who}: prompts", shots) if prompts else []
     found["prompts"] = [{"prompt": a.instruction, "said": a.said.strip(), "stopped": a.stopped} for a in said]
     return found
 
@@ -42,6 +63,17 @@ def measure(model: Any, config: Config, run: Run, encoder: Encoder, micro_tokens
 def _by_task(answers: list[Answer]) -> dict[str, float]:
     tasks = sorted({a.task for a in answers})
     return {task: marks([a for a in answers if a.task == task])["exact"] for task in tasks}
+
+
+def _by_group(answers: list[Answer], data: Data) -> dict[str, dict[str, float]]:
+    """Marks of each group of tasks (`data.groups`) that some answer belongs to."""
+    tasks = {a.task for a in answers}
+    found = {}
+    for group in data.groups:
+        members = group_members(group, tasks, data.groups)
+        if members:
+            found[group] = marks([a for a in answers if a.task in members])
+    return found
 
 
 def rows_of_table(base: dict[str, Any], tuned: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -54,8 +86,25 @@ def rows_of_table(base: dict[str, Any], tuned: dict[str, Any]) -> list[tuple[str
         b, t, name = base[part], tuned[part], names[part]
         rows.append((f"{name}: loss ({t['rows']} rows)", f"{b['loss']:.3f}", f"{t['loss']:.3f}"))
         if "exact" in t:
-            before, after = (f"{m['exact']:.1%} ± {m['exact_standard_error']:.1%}" for m in (b, t))
-            rows.append((f"{name}: exact match ({t['answers']} answers)", before, after))
+            rows.append((f"{name}: exact match ({t['answers']} answers)", _exact(b), _exact(t)))
+            for group, marked in t.get("by_group", {}).items():
+                what = f"{name}, group {group}: exact match ({marked['answers']} answers)"
+                rows.append((what, _exact(b["by_group"][group]), _exact(marked)))
             rows.append((f"{name}: right answer contained", f"{b['contained']:.1%}", f"{t['contained']:.1%}"))
             rows.append((f"{name}: stopped by itself", f"{b['stopped']:.1%}", f"{t['stopped']:.1%}"))
-    return rows
+    return rows + _general_rows(base.get("general"), tuned.get("general"))
+
+
+def _exact(marked: dict[str, Any]) -> str:
+    return f"{marked['exact']:.1%} ± {marked['exact_standard_error']:.1%}"
+
+
+def _general_rows(base: dict[str, Any] | None, tuned: dict[str, Any] | None) -> list[tuple[str, str, str]]:
+    if not base or not tuned:
+        return []
+    change, error = forgetting(base, tuned)
+    return [
+        (f"general text: loss ({tuned['tokens']:,} tokens)", f"{base['loss']:.3f}", f"{tuned['loss']:.3f}"),
+        ("general text: perplexity", f"{base['perplexity']:.1f}", f"{tuned['perplexity']:.1f}"),
+        ("forgetting: change of that loss", "", f"{change:+.3f} ± {error:.3f}"),
+    ]

@@ -174,12 +174,8 @@ def _check_weights(folder: Path) -> None:
         UserError: naming the first that is not.
     """
     where = str(folder)
-    index = read_json(folder / "model.safetensors.index.json")
-    if (folder / "model.safetensors").is_file():
-        files = ["model.safetensors"]
-    elif isinstance(index, dict) and isinstance(index.get("weight_map"), dict):
-        files = sorted(set(index["weight_map"].values()))
-    else:
+    files = weight_files(folder)
+    if not files:
         pickles = [p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in sorted(folder.glob(pattern))]
         if pickles:
             fix = (
@@ -196,12 +192,21 @@ def _check_weights(folder: Path) -> None:
         what = f"{len(missing)} of {len(files)} weight files are missing, such as {missing[0]}"
         raise UserError(what, where, "fetch them again")
     for name in files:
-        wrong = _damage(folder / name)
+        wrong = damage(folder / name)
         if wrong:
             raise UserError(f"{name} is damaged: {wrong}", where, "fetch it again (after a git clone: git lfs pull)")
 
 
-def _damage(path: Path) -> str:
+def weight_files(folder: Path) -> list[str]:
+    """Names of the files that transformers will read; empty when there are none in safetensors."""
+    if (folder / "model.safetensors").is_file():
+        return ["model.safetensors"]
+    index = read_json(folder / "model.safetensors.index.json")
+    whole = isinstance(index, dict) and isinstance(index.get("weight_map"), dict)
+    return sorted(set(index["weight_map"].values())) if whole else []
+
+
+def damage(path: Path) -> str:
     """What is wrong with a safetensors file, as far as its header and its length tell; empty when nothing is.
 
     The file is a uint64 with the header's length, the header as JSON, then the tensors without gaps.

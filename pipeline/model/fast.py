@@ -95,7 +95,7 @@ class Fast:
     """Kernels beside a model, and the loss of packs through them.
 
     Args:
-        model: a peft model with plain LoRA, or a causal LM of which every weight is trained.
+        model: a peft model with plain LoRA; on a CPU any causal LM whose trained parts see one position at a time.
         longest: tokens of the longest row.
         fp8: whether the frozen weights are to be turned into 8-bit floats (for good: the model keeps no others).
 
@@ -108,9 +108,9 @@ class Fast:
         self.decoder = self.whole.get_decoder() if hasattr(self.whole, "get_decoder") else self.whole.base_model
         check_attention(self.whole, longest)
         self.device = next(model.parameters()).device
-        lora = hasattr(model, "peft_config")
+        lora = any(hasattr(module, "lora_A") for module in self.whole.modules())
         if not lora and self.device.type == "cuda":
-            raise NotPackable("every weight is trained, in float32")
+            raise NotPackable("what is trained is not LoRA, and the kernels for GPUs know nothing else")
         self.dtype = dtype_of(self.decoder) if lora else torch.float32
         self.plain = self.device.type != "cuda" or self.dtype == torch.float32
         self.fp8 = fp8

@@ -14,12 +14,19 @@ from pipeline.progress import bar
 
 @torch.inference_mode()
 def greedy(
-    model: Any, prompts: Sequence[Sequence[int]], *, end_id: int, max_new_tokens: int, what: str, batch: int = 32
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    end_id: int,
+    max_new_tokens: int,
+    what: str,
+    batch: int = 32,
+    adapters: Sequence[str] | None = None,
 ) -> list[list[int]]:
     """New ids for each prompt, the end token included when the model gave it.
 
     Prompts go in batches of similar length, padded on the left; the answer depends on the prompt alone, up to
-    rounding.
+    rounding. With `adapters`, peft's name of the adapter that answers each prompt, a batch mixes them.
     """
     answers: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
@@ -27,7 +34,7 @@ def greedy(
     wanted = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, eos_token_id=end_id, pad_token_id=end_id
     )
-    with _answering(model), bar(total=len(prompts), what=what, unit="answer") as progress:
+    with answering(model), bar(total=len(prompts), what=what, unit="answer") as progress:
         for start in range(0, len(order), batch):
             rows = order[start : start + batch]
             width = max(len(prompts[i]) for i in rows)
@@ -36,8 +43,9 @@ def greedy(
             for n, i in enumerate(rows):
                 ids[n, width - len(prompts[i]) :] = torch.tensor(list(prompts[i]))
                 mask[n, width - len(prompts[i]) :] = 1
+            mixed = {} if adapters is None else {"adapter_names": [adapters[i] for i in rows]}
             made = model.generate(
-                input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=wanted
+                input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=wanted, **mixed
             )  # (rows, width + new), rows that ended early filled up with the end token
             for i, new in zip(rows, made[:, width:].tolist(), strict=True):
                 answers[i] = new[: new.index(end_id) + 1] if end_id in new else new
@@ -46,7 +54,7 @@ def greedy(
 
 
 @contextlib.contextmanager
-def _answering(model: Any) -> Iterator[None]:
+def answering(model: Any) -> Iterator[None]:
     """The model as it should answer: no dropout, with a cache, and without the settings that its maker shipped.
 
     transformers fills everything left open from the model's own generation_config, such as a repetition penalty.

@@ -17,6 +17,7 @@ from transformers.utils import logging
 from pipeline.config import Config, Model
 from pipeline.errors import UserError
 from pipeline.model.base import Base
+from pipeline.model.methods import BY_NAME
 from pipeline.progress import say
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -65,7 +66,7 @@ def load_base(config: Config, base: Base) -> Any:
     Raises:
         UserError: transformers does not know the model, or weights and config disagree.
     """
-    name = "fp32" if config.adapter.method == "full" else dtype_name(config.model)
+    name = "fp32" if BY_NAME[config.adapter.method].float32 else dtype_name(config.model)
     if config.model.dtype == "bf16" and not torch.cuda.is_available():
         say("model: bf16 can be 200 times slower than fp32 on a CPU without bf16 units; model.dtype=auto avoids it")
     if base.folder is None:

@@ -10,6 +10,8 @@ import yaml
 from pipeline.config import Config
 from pipeline.evaluation.measure import rows_of_table
 from pipeline.model.base import kind_of
+from pipeline.model.methods import BY_NAME
+from pipeline.model.methods.through_peft import ThroughPeft
 from pipeline.prompt.encode import Encoder
 from pipeline.run import Run
 
@@ -23,6 +25,24 @@ inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, ret
 answer = model.generate(**inputs, max_new_tokens=200)[0, inputs["input_ids"].shape[1]:]
 print(tokenizer.decode(answer, skip_special_tokens=True))
 ```"""
+
+ON_BASE = """```python
+LINES
+```
+
+BASE is NAME, PATH this folder, which holds the tokenizer too: `AutoTokenizer.from_pretrained("PATH")`."""
+PEFT = """from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("BASE")
+model = PeftModel.from_pretrained(model, "PATH")"""
+OWN = """from pathlib import Path
+
+from pipeline.model.adapter import load  # of Suri, which made it
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("BASE")
+model = load(model, Path("PATH"))"""
 
 
 def card(config: Config, run: Run, encoder: Encoder, results: dict[str, Any], checks: dict[str, str]) -> str:
@@ -39,11 +59,11 @@ def card(config: Config, run: Run, encoder: Encoder, results: dict[str, Any], ch
         f"Made by Suri from {_origin(config)}: {_method(config)}. {rows['train']:,} instructions, "
         f"{adapter.get('counts', {}).get('steps', 0):,} steps.",
         "## Use",
-        USE,
+        _use(config),
         f"Prompts must have the form of the template `{template.id}` (hash `{template.hash}`), which is the chat "
         "template of this tokenizer; each question stands alone. A user message may carry `input` beside `content`.",
         "## Results",
-        "\n".join(["| | base | this model |", "|---|---|---|", *table]),
+        "\n".join(["| | {} | {} |".format(*column_names(config, "this model")), "|---|---|---|", *table]),
         "Greedy decoding, both models prompted with the training template. *Contained* counts an answer that holds "
         "the reference anywhere.",
         "## Checked at export",
@@ -72,7 +92,8 @@ def without_paths(value: Any) -> Any:
 
 def _front(config: Config, template: str) -> dict[str, Any]:
     """What the hub reads; a base is named only when it lies there too."""
-    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    library = "peft" if _is_peft(config) else "transformers"
+    front: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation"}
     if kind_of(config.model) == "hub":
         front["base_model"] = config.model.base
     return {**front, "tags": ["suri", "instruction-tuning", template]}
@@ -83,9 +104,41 @@ def _origin(config: Config) -> str:
 
 
 def _method(config: Config) -> str:
-    if config.adapter.method == "full":
-        return "all weights trained"
-    return f"LoRA, r = {config.adapter.r}, alpha = {config.adapter.alpha:g}, merged"
+    return BY_NAME[config.adapter.method].described(config.adapter)
+
+
+def base_name(config: Config) -> str:
+    """The base as it may be named elsewhere: a hub id, or the last part of a path."""
+    return Path(config.model.base).name if kind_of(config.model) != "hub" else config.model.base
+
+
+def column_names(config: Config, tuned: str = "tuned") -> tuple[str, str]:
+    """What the table compares."""
+    if BY_NAME[config.adapter.method].export == "nothing":
+        return "0-shot", f"{config.adapter.shots}-shot"
+    return "base", tuned
+
+
+def _is_peft(config: Config) -> bool:
+    """Whether the export is an adapter that stock peft loads."""
+    method = BY_NAME[config.adapter.method]
+    return method.export == "adapter" and isinstance(method, ThroughPeft)
+
+
+def _use(config: Config) -> str:
+    """How to load it."""
+    method = BY_NAME[config.adapter.method]
+    if method.export == "merged":
+        return USE
+    if method.export == "nothing":
+        return (
+            f"Nothing was trained: take `{base_name(config)}`, and put {config.adapter.shots} training rows of the "
+            "question's task, each with its answer and the end token, in front of the question. `make chat` does so."
+        )
+    lines = PEFT if _is_peft(config) else OWN
+    return ON_BASE.replace("LINES", lines).replace(
+        "`BASE` is the base of this adapter", f"BASE is `{base_name(config)}`"
+    )
 
 
 def _yaml(value: Any) -> str:

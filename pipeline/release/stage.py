@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +10,32 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from pipeline.config import Config
 from pipeline.dataset.stage import load as load_examples
-from pipeline.evaluation.measure import measure, rows_of_table
+from pipeline.errors import UserError
+from pipeline.evaluation.measure import rows_of_table
 from pipeline.files import need_space, read_json, write_json, write_text
 from pipeline.model import adapter as adapters
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
-from pipeline.model.load import BYTES, DTYPES, add_tokens, cast, dtype_name, load_base, load_folder
+from pipeline.model.fingerprint import fingerprint
+from pipeline.model.load import BYTES, DTYPES, cast, dtype_name, load_folder
+from pipeline.model.methods.full import FULL
 from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.release import verify
-from pipeline.release.card import card
+from pipeline.release.card import card, column_names
+from pipeline.release.unmerged import Work, base_with_tokens, free_memory, unmerged, without_training
 from pipeline.run import Run, StageOutput
 from pipeline.training.memory import CPU_TOKENS
 
 GPU_TOKENS = 16384
+LONG = ("said", "by_task", "by_group", "by_kind", "sums", "counts")  # of the results; they stay out of the manifest
 
 
 def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> None:
     """Measures the base, merges, saves, reloads, checks, measures again, and writes the card.
+
+    What cannot be merged is exported as it is (`release.unmerged`).
 
     Raises:
         UserError: a check failed (named), or the disk is full. The export that was there stays.
@@ -41,46 +47,66 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
     micro_tokens = GPU_TOKENS if torch.cuda.is_available() else CPU_TOKENS
     checks = verify.Checks()
     _same_recipe(run, encoder, checks)
-    if config.adapter.method == "lora":  # before anything that takes minutes
-        verify.adapter_has_learnt(run.folder("adapter"), checks)
+    method = adapters.method_of(config.adapter)
+    if method.export != "nothing" and method is not FULL:  # before anything that takes minutes
+        verify.adapter_has_learnt(run.folder("adapter"), method, checks)
 
-    plain = _base(config, base, encoder)
+    plain = base_with_tokens(config, base, encoder)
     need_space(run.root, 2 * BYTES[dtype] * plain.num_parameters(), "the export")
-    results = {"base": measure(plain, config, run, encoder, micro_tokens, "base")}
+    work = Work(config, run, base, encoder, examples, micro_tokens, checks)
+    results = {"base": work.measured(plain, "base")}
     base_says = verify.log_probabilities(plain, encoder, examples)
-    if config.adapter.method == "full":
-        del plain
-        _free()
-        merged = load_folder(run.folder("adapter"), DTYPES[dtype])
-        merged_says = verify.log_probabilities(merged, encoder, examples)
-        verify.weights_have_learnt(merged_says, base_says, checks)
-    else:
-        tuned = adapters.load(plain, run.folder("adapter"))
-        adapter_says = verify.log_probabilities(tuned, encoder, examples)
-        if config.model.quantize in ("nf4", "int8"):  # fp8 is made while training, from the base as it is here
-            # Merging into 4 or 8 bits would round away what was learnt: the base is put into full precision first.
-            del tuned, plain
-            _free()
-            plain = _base(config, base, encoder).dequantize(dtype=DTYPES[_merge_dtype(config, dtype)])
-            tuned = adapters.load(plain, run.folder("adapter"))
-        merged = _merge(tuned, config, dtype)
-        del tuned, plain
-        merged_says = verify.log_probabilities(merged, encoder, examples)
-        allowed = verify.tolerance(dtype_name(config.model), config.model.quantize, dtype)
-        verify.merged_equals_adapter(adapter_says, merged_says, base_says, allowed, checks)
-
+    held = [plain]  # whoever takes the base out of here is the only one to hold it, and can give it back
+    del plain
+    merged, merged_says = _merged(work, held, base_says, dtype) if method.export == "merged" else (None, base_says)
     with run.writing("export", stage_key) as output:
-        _save(merged, encoder, output.folder)
-        del merged
-        _free()
-        reloaded = load_folder(output.folder, DTYPES[dtype])
-        verify.reload_equals_merged(merged_says, verify.log_probabilities(reloaded, encoder, examples), checks)
-        tokenizer = AutoTokenizer.from_pretrained(output.folder, local_files_only=True)
-        verify.tokenizer_agrees(tokenizer, encoder, examples[:200], checks)
-        verify.answers_stop(reloaded, encoder, examples, config.export.min_eos, checks)
-        results["tuned"] = measure(reloaded, config, run, encoder, micro_tokens, "tuned")
+        if method.export == "nothing":
+            results["tuned"] = without_training(work, held, output)
+        elif method.export == "adapter":
+            results["tuned"] = unmerged(work, held, base_says, output)
+        else:
+            _save(merged, encoder, output.folder)
+            del merged
+            free_memory()
+            reloaded = load_folder(output.folder, DTYPES[dtype])
+            verify.reload_equals_merged(merged_says, verify.log_probabilities(reloaded, encoder, examples), checks)
+            tokenizer = AutoTokenizer.from_pretrained(output.folder, local_files_only=True)
+            verify.tokenizer_agrees(tokenizer, encoder, examples[:200], checks)
+            verify.answers_stop(reloaded, encoder, examples, config.export.min_eos, checks)
+            results["tuned"] = work.measured(reloaded, "tuned")
         _write_records(config, run, encoder, results, checks, output)
     show(config, run, results)
+
+
+def _merged(work: Work, held: list[Any], base_says: torch.Tensor, dtype: str) -> tuple[Any, torch.Tensor]:
+    """The checked model to be exported, in `dtype`, and what it says. `held`: the base, which is taken out.
+
+    Raises:
+        UserError: nothing was learnt, or the merged weights say something else than base + adapter.
+    """
+    config, encoder, folder = work.config, work.encoder, work.run.folder("adapter")
+    plain = held.pop()
+    if adapters.method_of(config.adapter) is FULL:
+        del plain
+        free_memory()
+        merged = load_folder(folder, DTYPES[dtype])
+        merged_says = verify.log_probabilities(merged, encoder, work.examples)
+        verify.weights_have_learnt(merged_says, base_says, work.checks)
+        return merged, merged_says
+    tuned = adapters.load(plain, folder, fingerprint(config, work.base))
+    adapter_says = verify.log_probabilities(tuned, encoder, work.examples)
+    if config.model.quantize in ("nf4", "int8"):  # fp8 is made while training, from the base as it is here
+        # Merging into 4 or 8 bits would round away what was learnt: the base is put into full precision first.
+        del tuned, plain
+        free_memory()
+        whole = base_with_tokens(config, work.base, encoder).dequantize(dtype=DTYPES[_merge_dtype(config, dtype)])
+        whole.is_loaded_in_4bit = whole.is_loaded_in_8bit = False  # transformers leaves it set, and peft asks
+        tuned = adapters.load(whole, folder)
+    merged = _merge(tuned, config, dtype)
+    merged_says = verify.log_probabilities(merged, encoder, work.examples)
+    allowed = verify.tolerance(dtype_name(config.model), config.model.quantize, dtype)
+    verify.merged_equals_adapter(adapter_says, merged_says, base_says, allowed, work.checks)
+    return merged, merged_says
 
 
 def _write_records(
@@ -88,7 +114,11 @@ def _write_records(
 ) -> None:
     """What came out and how it was made, beside the weights."""
     write_json(output.folder / "results.json", results)
+    method, trained = adapters.method_of(config.adapter), read_json(run.folder("adapter") / "suri.json") or {}
     made = {
+        "method": method.name,
+        "holds": method.export,
+        **{key: trained[key] for key in ("adapter", "base", "base_hash") if key in trained},
         "template": {"id": encoder.template.id, "hash": encoder.template.hash},
         "tokenizer": encoder.tokenizer.hash,
         "end_id": encoder.end_id,
@@ -97,7 +127,7 @@ def _write_records(
     write_json(output.folder / "suri.json", made)
     write_text(output.folder / "README.md", card(config, run, encoder, results, checks.done))
     parts = {part: found for part, found in results["tuned"].items() if part != "prompts"}
-    output.counts = {p: {k: v for k, v in found.items() if k not in ("said", "by_task")} for p, found in parts.items()}
+    output.counts = {p: {k: v for k, v in found.items() if k not in LONG} for p, found in parts.items()}
 
 
 def _same_recipe(run: Run, encoder: Encoder, checks: verify.Checks) -> None:
@@ -111,13 +141,6 @@ def _same_recipe(run: Run, encoder: Encoder, checks: verify.Checks) -> None:
         raise checks.fail("tokenizer", f"trained with {trained}, now {now}", "train again")
 
 
-def _base(config: Config, base: Base, encoder: Encoder) -> Any:
-    """The base with room for the recipe's new tokens, as training had it."""
-    model = load_base(config, base)
-    add_tokens(model, encoder.tokenizer.size)
-    return model
-
-
 def _merge_dtype(config: Config, dtype: str) -> str:
     """The sum of weight and update is rounded once: in float32, unless base and export share a smaller type."""
     return dtype if dtype == dtype_name(config.model) else "fp32"
@@ -128,7 +151,7 @@ def _merge(tuned: Any, config: Config, dtype: str) -> Any:
     wanted = _merge_dtype(config, dtype)
     if wanted != dtype_name(config.model):
         cast(tuned, DTYPES[wanted])
-    return cast(tuned.merge_and_unload(safe_merge=True), DTYPES[dtype])
+    return cast(adapters.method_of(config.adapter).merge(tuned), DTYPES[dtype])
 
 
 def _save(model: Any, encoder: Encoder, folder: Path) -> None:
@@ -142,6 +165,9 @@ def _save(model: Any, encoder: Encoder, folder: Path) -> None:
     model.generation_config = GenerationConfig(bos_token_id=encoder.tokenizer.bos_id, do_sample=False, **ends)
     say("export: saving the merged model")
     model.save_pretrained(folder, safe_serialization=True, max_shard_size="5GB")
+    tied = bool(getattr(model.config, "tie_word_embeddings", False))
+    if not tied and (read_json(folder / "config.json") or {}).get("tie_word_embeddings", False):
+        raise UserError("config.json says that the head is tied, and it is not", str(folder), verify.REPORT)
     hf_tokenizer.save(tokenizer, encoder, folder)
 
 
@@ -149,24 +175,20 @@ def show(config: Config, run: Run, results: dict[str, Any]) -> None:
     """The table at the end: before and after, three prompts, where it lies, how to talk to it."""
     rows = rows_of_table(results["base"], results["tuned"])
     width = max([len(a) for a, _, _ in rows] + [0])
-    print(f"\n{'':{width}}  {'base':>15}  {'tuned':>15}")
+    names = column_names(config)
+    print(f"\n{'':{width}}  {names[0]:>15}  {names[1]:>15}")
     for what, before, after in rows:
         print(f"{what:{width}}  {before:>15}  {after:>15}")
     for before, after in zip(results["base"]["prompts"], results["tuned"]["prompts"], strict=True):
         print(f"\n> {before['prompt']}")
-        print(f"  base : {_flat(before)}")
-        print(f"  tuned: {_flat(after)}")
-    folder = run.folder("export")
-    print(f"\ncheckpoint: {folder}  (stock transformers loads it; {folder / 'README.md'} is its card)")
+        print(f"  {names[0]:5}: {_flat(before)}")
+        print(f"  {names[1]:5}: {_flat(after)}")
+    folder, holds = run.folder("export"), adapters.method_of(config.adapter).export
+    how = {"merged": "stock transformers loads it; ", "adapter": "an adapter, to be put on its base; ", "nothing": ""}
+    print(f"\ncheckpoint: {folder}  ({how[holds]}{folder / 'README.md'} is its card)")
     print(f"talk to it: make chat{'' if config.name == 'demo' else ' CONFIG=...'}")
 
 
 def _flat(said: dict[str, Any]) -> str:
     text = " ".join(said["said"].split())
     return (text if len(text) <= 160 else text[:157] + "...") + ("" if said["stopped"] else " [did not stop]")
-
-
-def _free() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

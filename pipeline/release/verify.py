@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from pipeline.errors import UserError
 from pipeline.model.adapter import WEIGHTS
 from pipeline.model.generate import greedy
+from pipeline.model.methods import Method
 from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
 from pipeline.record import Example
@@ -43,8 +44,8 @@ class Checks:
         return UserError(f"the export failed its check {name!r}: {said}; nothing was exported", "export", fix)
 
 
-def adapter_has_learnt(folder: Path, checks: Checks) -> None:
-    """The saved adapter holds tensors, finite and not all zero (an adapter starts with B = 0).
+def adapter_has_learnt(folder: Path, method: Method, checks: Checks) -> None:
+    """The saved adapter holds tensors, finite, and not all of them what they were at the start.
 
     Raises:
         UserError: it does not.
@@ -55,18 +56,16 @@ def adapter_has_learnt(folder: Path, checks: Checks) -> None:
         tensors = load_file(path) if path.is_file() else {}
     except SafetensorError as error:
         raise checks.fail(name, f"{path} is damaged ({error})", "remove the folder, then train again") from None
-    learnt = {n: t for n, t in tensors.items() if "lora_A" not in n}
-    if not learnt:
+    if not tensors:
         raise checks.fail(name, f"{path} holds no trained tensors", "remove the folder, then train again")
     if any(not torch.isfinite(t).all() for t in tensors.values()):
         raise checks.fail(name, "it holds NaN or infinite numbers", "train again with a lower train.lr")
-    # New tokens start at the mean of the others and not at zero: they do not show whether anything was learnt.
-    updates = {n: t for n, t in learnt.items() if "lora_B" in n} or learnt
+    updates = method.updates(tensors, folder)
     zero = sum(not t.any() for t in updates.values())
     if zero == len(updates):
-        what = "all its updates are zero: nothing was learnt"
+        what = "all of it is what it was at the start: nothing was learnt"
         raise checks.fail(name, what, "raise train.lr or train for more steps")
-    checks.passed(name, f"{len(tensors)} tensors, {len(updates) - zero} of {len(updates)} updates not zero")
+    checks.passed(name, f"{len(tensors)} tensors, {len(updates) - zero} of {len(updates)} updates not as at the start")
 
 
 @torch.inference_mode()
@@ -76,7 +75,8 @@ def log_probabilities(model: Any, encoder: Encoder, examples: Sequence[Example])
     found = []
     for row in encoder.rows(examples[:PROBE_ROWS]):
         ids = torch.tensor([row.ids[:PROBE_TOKENS]], device=device)
-        found.append(F.log_softmax(model(input_ids=ids, use_cache=False).logits[0].float(), dim=-1).cpu())
+        logits = model(input_ids=ids, use_cache=False).logits[0, -ids.shape[1] :]  # not of virtual tokens in front
+        found.append(F.log_softmax(logits.float(), dim=-1).cpu())
     return torch.cat(found)
 
 
@@ -132,8 +132,13 @@ def weights_have_learnt(tuned: torch.Tensor, base: torch.Tensor, checks: Checks)
     checks.passed(name, f"the base is KL {learnt:.1e} a token away")
 
 
-def reload_equals_merged(merged: torch.Tensor, reloaded: torch.Tensor, checks: Checks) -> None:
-    """What stock transformers loads from the folder is what was merged.
+def reload_equals_merged(
+    merged: torch.Tensor,
+    reloaded: torch.Tensor,
+    checks: Checks,
+    passed: str = "stock AutoModelForCausalLM gives the merged model's logits",
+) -> None:
+    """What is loaded from the folder, as its card says, is what was to be exported.
 
     Raises:
         UserError: it is not.
@@ -142,9 +147,9 @@ def reload_equals_merged(merged: torch.Tensor, reloaded: torch.Tensor, checks: C
     same = merged.shape == reloaded.shape
     off = divergence(merged, reloaded) if same else float("inf")
     if not off <= 1e-6:
-        what = f"the saved weights are not the merged ones (KL {off:.1e})"
+        what = f"the saved weights are not those that were to be exported (KL {off:.1e})"
         raise checks.fail(name, what, "check the disk, then export again")
-    checks.passed(name, "stock AutoModelForCausalLM gives the merged model's logits")
+    checks.passed(name, passed)
 
 
 def tokenizer_agrees(tokenizer: Any, encoder: Encoder, examples: Sequence[Example], checks: Checks) -> None:

@@ -1,10 +1,11 @@
-"""Talk to an exported checkpoint in the terminal, in the form in which it was trained."""
+"""Talk to an exported checkpoint, or to a stored adapter on its base, in the form in which it was trained."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,19 +13,45 @@ from transformers import AutoTokenizer, TextStreamer
 
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.evaluation.shots import Shots
 from pipeline.files import read_json
-from pipeline.model.load import DTYPES, dtype_name, load_folder
+from pipeline.model import adapter as adapters
+from pipeline.model import base as bases
+from pipeline.model import hf_tokenizer
+from pipeline.model.base import Base
+from pipeline.model.fingerprint import fingerprint
+from pipeline.model.generate import answering
+from pipeline.model.load import DTYPES, dtype_name, load_base, load_folder
+from pipeline.model.stored import open_stored
 from pipeline.progress import say
 from pipeline.prompt import template as templates
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.tokenizer import Tokenizer
+from pipeline.record import Example
+from pipeline.release.unmerged import shots_of
 from pipeline.run import Run
+from pipeline.store import Store
 
 HELP = """Each question stands alone: the model was trained on single ones and remembers nothing.
   /input TEXT   text for the next question to work on
   /help         this
   /quit         ends, as Ctrl-D does; Ctrl-C stops an answer"""
 COMMANDS = ("/input", "/help", "/quit")
+
+
+def chat_with(config: Config, base: Base, store: Store) -> None:
+    """As `chat`, with the base and the stored adapter `chat.adapter`; nothing need be exported.
+
+    Raises:
+        UserError: no such adapter, or one of another base, tokenizer or template.
+    """
+    name = config.chat.adapter
+    say(f"chat: loading {store.root / name} onto its base")
+    model, encoder = open_stored(config, base, store, name)
+    talker = Talker(model, encoder, hf_tokenizer.build(encoder, None), config)
+    say(HELP)
+    with answering(model):  # not with the settings that the base's maker shipped
+        _talk(talker)
 
 
 def chat(config: Config, run: Run) -> None:
@@ -43,24 +70,41 @@ def chat(config: Config, run: Run) -> None:
         what = f"the checkpoint was trained with template {trained}, the config names {template.hash}"
         raise UserError(what, str(folder), "put the template back, or train again")
     say(f"chat: loading {folder}")
-    model = load_folder(folder, DTYPES[dtype_name(config.model)])
+    model = _model(config, folder, str(made.get("holds", "merged")))
     # sentencepiece's own file does not know the new tokens, a saved tokenizer.json does.
     added = () if not (folder / "tokenizer.model").is_file() else config.model.add_tokens
     encoder = Encoder(template, Tokenizer(folder, added), config.prompt)
     encoder.end_id = made.get("end_id", encoder.end_id)
-    talker = Talker(model, encoder, AutoTokenizer.from_pretrained(folder, local_files_only=True), config)
+    shots = None
+    if made.get("holds") == "nothing":
+        limit = getattr(model.config, "max_position_embeddings", None)
+        shots = shots_of(config, run, encoder, limit, config.chat.max_new_tokens)
+    talker = Talker(model, encoder, AutoTokenizer.from_pretrained(folder, local_files_only=True), config, shots)
     say(HELP)
     _talk(talker)
 
 
+def _model(config: Config, folder: Path, holds: str) -> Any:
+    """The merged model; or the base, with the exported adapter on it where there is one."""
+    if holds == "merged":
+        return load_folder(folder, DTYPES[dtype_name(config.model)])
+    base = bases.resolve(config.model)
+    model = load_base(config, base)
+    return model if holds == "nothing" else adapters.load(model, folder, fingerprint(config, base))
+
+
 @dataclass
 class Talker:
-    """encoder: makes the prompt's ids, by the code that made those of training. tokenizer: streams the answer."""
+    """encoder: makes the prompt's ids, by the code that made those of training. tokenizer: streams the answer.
+
+    shots: puts examples in front of each question.
+    """
 
     model: Any
     encoder: Encoder
     tokenizer: Any
     config: Config
+    shots: Shots | None = None
 
     @torch.inference_mode()
     def reply(self, question: str, given: str) -> str:
@@ -69,8 +113,11 @@ class Talker:
         Ctrl-C ends the answer, not the chat.
         """
         settings, end = self.config.chat, self.encoder.end_id
-        prompt = self.encoder.prompt(question, given)
+        asked = Example.of(question, given, "", source="chat")
+        prompt = self.shots.prompt(asked) if self.shots else self.encoder.prompt(question, given)
         most = getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
+        virtual = getattr(self.model, "prompt_tokens", {})  # peft's, which stand in front
+        most -= max((len(tokens) for tokens in virtual.values()), default=0)
         room = min(settings.max_new_tokens, most - len(prompt))
         if room < 1:
             return f"{len(prompt):,} tokens are too long for this model: it sees {most:,}, its answer included"

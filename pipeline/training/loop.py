@@ -8,6 +8,7 @@ change it. Ranks compute apart and add up their gradients once a step.
 from __future__ import annotations
 
 import math
+import os
 import time
 from typing import Any
 
@@ -16,29 +17,27 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
 from pipeline.config import Config
-from pipeline.dataset.stage import load as load_examples
 from pipeline.errors import Interrupted, UserError
-from pipeline.evaluation.answers import answer
-from pipeline.evaluation.heldout import held_out_loss
 from pipeline.files import disk_errors, need_space, sha256_json, write_json
 from pipeline.model import adapter as adapters
 from pipeline.model.base import Base, kind_of
+from pipeline.model.fingerprint import fingerprint
 from pipeline.model.load import add_tokens, check_card, dtype_name, load_base
 from pipeline.progress import bar, say
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.tokens import Tokens
-from pipeline.run import Run
+from pipeline.run import Run, StageOutput
 from pipeline.training import checkpoint, metrics
+from pipeline.training.forgetting import open_penalties
 from pipeline.training.interrupt import interruptible
+from pipeline.training.look import Look, losses_of
 from pipeline.training.order import share_of, step_rows
 from pipeline.training.path import Packed, Plain, halve, open_path
+from pipeline.training.penalty import gradients_onto
 from pipeline.training.ranks import anyone, sum_gradients
 from pipeline.training.schedule import learning_rate, total_steps, warmup_steps
 from pipeline.training.spike import Spikes
-
-# Tokens that go through the model at once when loss is only measured, padding included.
-EVAL_TOKENS = 4096 if torch.cuda.is_available() else 1024
 
 
 def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> None:
@@ -48,8 +47,11 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         UserError: the loss is not finite, the disk is full, or the base cannot be trained this way.
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint.
     """
-    settings, root = config.train, run.folder("checkpoints")
+    settings, root, method = config.train, run.folder("checkpoints"), adapters.method_of(config.adapter)
     check_card(config)
+    if method.export == "nothing":
+        _train_nothing(config, run, base, stage_key)
+        return
     accelerator = _accelerator(config, run)
     world, rank, main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
     tokens, val = (Tokens(run.folder("tokens") / f"{part}.arrow") for part in ("train", "val"))
@@ -63,15 +65,16 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     add_tokens(plain, encoder.tokenizer.size)
     plain = adapters.attach(plain, config.adapter, settings.seed, tuple(encoder.tokenizer.added.values()))
     weights = adapters.trained(plain)
-    everything = plain.num_parameters()  # before weights in fp8 leave their layers
-    fused = accelerator.device.type == "cuda"
-    optimizer = torch.optim.AdamW(weights.values(), lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
+    _, everything = adapters.sizes(plain)  # before weights in fp8 leave their layers
+    fused, groups = accelerator.device.type == "cuda", method.groups(weights, config.adapter)
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
     if main:
         need_space(run.root, 16 * sum(p.numel() for p in weights.values()) * settings.keep, "checkpoints")
 
     key = sha256_json(stage_key)
     start = {"step": 0, "micro_tokens": 0, "recompute": False, "seconds": 0.0, "learnt": 0}
     state: dict[str, Any] = checkpoint.newest(root, key, clean=main) or start
+    penalties = open_penalties(config, run, plain, weights, encoder, tokens, accelerator, stage_key)
     if state["step"]:
         checkpoint.restore(root, state["step"], weights, optimizer)
         say(f"train: going on from step {state['step']} of {total}") if main else None
@@ -83,6 +86,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     if settings.tracker != "none":
         accelerator.init_trackers("tracker", config=_flat(config))
 
+    sight = Look(plain, config, run, encoder, val)
     progress = bar(total=total, initial=state["step"], what="training", unit="step", disable=not main)
     begun, before, step, learnt_so_far = time.time(), state["seconds"], state["step"], state["learnt"]
 
@@ -99,12 +103,11 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         accelerator.wait_for_everyone()
 
     def look() -> None:
-        if main and len(val):
+        if main:
             with accelerator.autocast():
-                line = _look(plain, encoder, run, val, settings.eval_rows, config.eval.max_new_tokens)
-            metrics.append(log, {"step": step, **line})
-            accelerator.log({"val_loss": line["val_loss"]}, step=step)
-            say(f"train: step {step}: held-out loss {line['val_loss']:.3f} | {_short(line['samples'])}")
+                line = sight.at(step)
+            metrics.append(log, line)
+            accelerator.log(losses_of(line), step=step)
         accelerator.wait_for_everyone()
 
     if step == 0:
@@ -144,6 +147,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
                     f"stopped at step {step} of {total}; the next `make train` goes on from there", flag.code or 130
                 )
             sum_gradients(accelerator, weights.values())
+            extra = gradients_onto(penalties)
             loss = accelerator.reduce(loss, "sum") / max(1, learnt)
             norm = torch.nn.utils.clip_grad_norm_(weights.values(), settings.clip or math.inf)
             if not (torch.isfinite(loss) and torch.isfinite(norm)):
@@ -151,7 +155,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
                 raise _not_finite(step, float(loss), float(norm), checkpoint.steps(root), tokens.of(rows))
             rate = learning_rate(step, total, settings)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["ratio"]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             path.updated()
@@ -160,7 +164,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             count = int(tokens.lengths[rows].sum())
             seconds = time.time() - started
             epoch = round(step * settings.batch_size / len(tokens), 4)
-            line = {"step": step, "epoch": epoch, "loss": float(loss), "lr": rate, "grad_norm": float(norm)}
+            line = {"step": step, "epoch": epoch, "loss": float(loss), "lr": rate, "grad_norm": float(norm), **extra}
             line |= {"tokens": count, "learnt": learnt, "seconds": round(seconds, 4)}
             if spikes.is_one(line["loss"]) and main:
                 line["spike"] = tokens.of(rows)
@@ -215,28 +219,11 @@ def _describe(
     per_epoch = math.ceil(len(tokens) / config.train.batch_size)
     say(f"train: {len(tokens):,} rows / {config.train.batch_size} a step = {per_epoch} steps an epoch; {total} steps, "
         f"{warmup_steps(total, config.train.warmup)} of them warm-up")  # fmt: skip
+    share = trained / everything
     say(
-        f"train: {trained:,} of {everything:,} parameters are trained ({trained / everything:.2%}); "
-        f"{path.name} path, at most {path.micro_tokens:,} tokens at once"
+        f"train: {config.adapter.method}: {trained:,} of {everything:,} parameters are trained "
+        f"({share:{'.2%' if share >= 1e-3 else '.2g'}}); {path.name} path, at most {path.micro_tokens:,} tokens at once"
     )
-
-
-def _look(model: Any, encoder: Encoder, run: Run, val: Tokens, limit: int, max_new: int) -> dict[str, Any]:
-    """Held-out loss and two sample answers."""
-    loss = held_out_loss(model, val, range(min(limit, len(val))), max(EVAL_TOKENS, int(val.lengths.max())))
-    said = answer(model, encoder, load_examples(run, "val")[:2], min(max_new, 48), "sample answers")
-    return {
-        "val_loss": loss,
-        "samples": [{"instruction": a.instruction, "expected": a.expected, "said": a.said} for a in said],
-    }
-
-
-def _short(samples: list[dict[str, str]]) -> str:
-    def clip(text: str) -> str:
-        flat = " ".join(text.split())
-        return flat if len(flat) <= 50 else flat[:47] + "..."
-
-    return " | ".join(f"{clip(s['instruction'])} -> {clip(s['said'])}" for s in samples[:1])
 
 
 def _not_finite(step: int, loss: float, norm: float, saved: list[int], rows: list[str]) -> UserError:
@@ -262,15 +249,32 @@ def _finish(
     lines = metrics.read(run.root / "metrics.jsonl")
     metrics.plot(run.root / "loss.png", lines, config.name)
     with run.writing("adapter", key) as output:
-        on_hub = kind_of(config.model) == "hub"
-        adapters.save(model, output.folder, config.model.base if on_hub else str(base.folder or ""))
-        made = {
-            "template": {"id": encoder.template.id, "hash": encoder.template.hash},
-            "tokenizer": encoder.tokenizer.hash,
-            "base": config.model.base if on_hub else base.folder.name if base.folder else "random weights",
-            "end_id": encoder.end_id,
-        }
-        write_json(output.folder / "suri.json", made)
+        _save(config, base, model, encoder, output)
         losses = [m["loss"] for m in lines if "loss" in m]
         output.counts = {**counts, "first_loss": losses[0], "last_loss": losses[-1]} if losses else counts
     say(f"train: {counts['steps']} steps in {counts['train_seconds']:.0f} s -> {run.folder('adapter')}")
+
+
+def _save(config: Config, base: Base, model: Any, encoder: Encoder, output: StageOutput) -> None:
+    """What was trained, and beside it what it was trained on and with."""
+    on_hub, method = kind_of(config.model) == "hub", adapters.method_of(config.adapter)
+    method.save(model, output.folder, config.model.base if on_hub else str(base.folder or ""))
+    made = {
+        "method": method.name,
+        "adapter": {key: config.value(f"adapter.{key}") for key in method.keys},
+        "template": {"id": encoder.template.id, "hash": encoder.template.hash},
+        "tokenizer": encoder.tokenizer.hash,
+        "base": config.model.base if on_hub else base.folder.name if base.folder else "random weights",
+        "base_hash": fingerprint(config, base),
+        "end_id": encoder.end_id,
+    }
+    write_json(output.folder / "suri.json", made)
+
+
+def _train_nothing(config: Config, run: Run, base: Base, key: dict[str, Any]) -> None:
+    """`adapter.method=none`: the folder says so."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        with run.writing("adapter", key) as output:
+            _save(config, base, None, encoder_of(config, base.tokenizer), output)
+            output.counts = {"steps": 0, "trained_parameters": 0}
+        say(f"train: nothing is trained (adapter.method=none) -> {run.folder('adapter')}")

@@ -35,7 +35,7 @@ def _step(line: str) -> int:
 
 
 def plot(path: Path, lines: list[dict[str, Any]], title: str) -> None:
-    """Training loss of every step, its running mean, and the held-out loss."""
+    """Training loss of every step, its running mean, the held-out loss, and that on general text."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -54,6 +54,9 @@ def plot(path: Path, lines: list[dict[str, Any]], title: str) -> None:
         axes.plot(steps, means, color="#2171b5", linewidth=2, label="training, running mean")
     if val:
         axes.plot(*zip(*val, strict=True), color="#e6550d", marker="o", linewidth=1.5, label="held out")
+    general = [(m["step"], m["general_loss"]) for m in lines if "general_loss" in m]
+    if general:
+        axes.plot(*zip(*general, strict=True), color="#31a354", marker="s", linewidth=1.5, label="general text")
     axes.set_xlabel("optimiser step")
     axes.set_ylabel("loss per labelled token (nats)")
     axes.set_ylim(bottom=0)

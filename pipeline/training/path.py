@@ -14,6 +14,7 @@ import torch
 
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.model import adapter as adapters
 from pipeline.model.fast import Fast
 from pipeline.model.graph import Graphs
 from pipeline.model.load import dtype_name
@@ -184,6 +185,9 @@ def open_path(
     told = accelerator.is_main_process
     if settings.fast:
         try:
+            slow = adapters.method_of(config.adapter).plain_because(config.adapter)
+            if slow:
+                raise NotPackable(slow)
             packed = _packed(config, model, tokens, leading, accelerator, state)
             if _is_equal(packed, Plain(model, tokens, accelerator, longest), config, weights, told):
                 if _wants_graphs(config, packed.fast, tokens, accelerator):
@@ -217,7 +221,8 @@ def _packed(
     settings, longest = config.train, int(tokens.lengths.max())
     fast = Fast(model, longest, fp8=config.model.quantize == "fp8")
     if settings.checkpointing in ("block", "offload") and not fast.blocks:
-        why = "every weight is trained" if config.adapter.method == "full" else "its blocks are not of LLaMA's form"
+        whole = adapters.method_of(config.adapter).kernels(config.adapter)
+        why = "its blocks are not of LLaMA's form" if whole else f"{config.adapter.method} is not LoRA"
         raise NotPackable(f"train.checkpointing={settings.checkpointing}, and {why}")
     # Graphs want few forms of packs; what sharing the template's text saves is less than what they do.
     packed = Packed(fast, tokens, [] if _wants_graphs(config, fast, tokens, accelerator) else leading, longest)

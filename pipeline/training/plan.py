@@ -67,11 +67,13 @@ def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
     model = _empty(shape)
     parameters = sum(p.numel() for p in model.parameters())
     weights = _weight_bytes(config, model)
-    packed = config.train.fast and config.adapter.method == "lora" and has_blocks(model)
-    adapted = adapters.attach(model, config.adapter, 0, tuple(range(old, shape.vocab_size)))
+    method = adapters.method_of(config.adapter)
+    packed = config.train.fast and method.kernels(config.adapter) and has_blocks(model)
+    with init_empty_weights():
+        adapted = adapters.attach(model, config.adapter, 0, tuple(range(old, shape.vocab_size)))
     trained = sum(p.numel() for p in adapters.trained(adapted).values())
-    # Beside the weights: gradient and AdamW's two moments in float32, for LoRA the float32 adapter itself too.
-    per_trained = 12 if config.adapter.method == "full" else 16
+    # Beside the weights: gradient and AdamW's two moments in float32, for adapters the float32 adapter itself too.
+    per_trained = 12 if method.float32 else 16
     return Plan(
         rows=rows,
         tokens=tokens,
@@ -111,7 +113,10 @@ def _empty(shape: Any) -> Any:
 
 def lines(config: Config, found: Plan) -> list[str]:
     """The plan as a person reads it."""
-    if config.adapter.method == "lora":
+    method = adapters.method_of(config.adapter)
+    if method.export == "nothing":
+        kept = f"adapter    none; {config.adapter.shots} examples in front of each question"
+    elif not method.float32:
         kept = f"adapter    {found.trained * 4 / 1e6:,.1f} MB in float32"
     else:
         kept = f"checkpoint {found.trained * 4 / 1e9:,.1f} GB in float32"
@@ -151,7 +156,7 @@ def _one_row(config: Config, found: Plan) -> list[str]:
 
 
 def _and_adapter(config: Config) -> str:
-    return ", with the adapter itself" if config.adapter.method == "lora" else ""
+    return "" if adapters.method_of(config.adapter).float32 else ", with the adapter itself"
 
 
 def _amounts(config: Config, found: Plan) -> list[str]:
@@ -215,7 +220,7 @@ def _shape(config: Config) -> Any:
 
 def _weight_bytes(config: Config, model: Any) -> float:
     """Bytes of the weights as the run holds them; only linear layers inside the blocks are quantised."""
-    size = 4 if config.adapter.method == "full" else BYTES[dtype_name(config.model)]
+    size = 4 if adapters.method_of(config.adapter).float32 else BYTES[dtype_name(config.model)]
     packed = WEIGHT_BYTES[config.model.quantize]
     total = 0.0
     head = model.get_output_embeddings()
@@ -235,5 +240,5 @@ def _token_bytes(config: Config, shape: Any) -> float:
     hidden = shape.hidden_size
     inner = getattr(shape, "intermediate_size", None) or 4 * hidden
     size = BYTES[dtype_name(config.model)]
-    block = (10 * hidden + 4 * inner) * size * (1.3 if config.adapter.method == "lora" else 1.0)
+    block = (10 * hidden + 4 * inner) * size * (1.0 if adapters.method_of(config.adapter).float32 else 1.3)
     return float(shape.num_hidden_layers * block + 12 * shape.vocab_size * (0.4 if config.prompt.mask_prompt else 1.0))

@@ -1,0 +1,104 @@
+"""What a model loses on general text that no task is about: the measure of forgetting.
+
+    loss       = mean of -log p(token | tokens before) over all scored tokens of the text, in nats
+    forgetting = loss of the tuned model - loss of the base, on the same tokens
+
+That is the definition of Hugging Face peft's method comparison (`method_comparison/MetaMathQA/run.py`, `forgetting`:
+Wikipedia there, rows cut at 768 tokens). Its `calculate_mean_per_token_loss`, as read at commit 026d1e0, compares the
+logits of a position with the token at that same position; here each token is scored by the position before it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from pipeline.config import Config
+from pipeline.model.loss import row_losses
+from pipeline.progress import bar
+from pipeline.prompt.batch import micro_rows, pad
+from pipeline.prompt.encode import Encoder
+from pipeline.prompt.passages import WINDOW, Window, path_of, read, windows
+
+LOOK = 4  # windows while training
+AT_ONCE = 1024  # tokens: every one of them has its logits, a row of the vocabulary's size
+
+
+def general_windows(model: Any, config: Config, encoder: Encoder, most: int = 0) -> list[Window]:
+    """The windows of `eval.general`, no longer than the model can be asked about. most: fewer than the final table has.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    longest = getattr(model.config, "max_position_embeddings", None) or WINDOW
+    most = min(most or config.eval.general_windows, config.eval.general_windows)
+    return windows(read(path_of(config.eval.general)), encoder, most, min(WINDOW, longest))
+
+
+@torch.inference_mode()
+def general_loss(model: Any, chosen: Sequence[Window], what: str = "general text") -> dict[str, Any]:
+    """What the model loses on the windows.
+
+    Returns:
+        windows, tokens: how many were scored. loss: nats a token; standard_error: of it, over windows. perplexity:
+        exp(loss). by_kind: loss of each kind of text. sums, counts: nats and tokens of every window, for `forgetting`.
+        Nothing when there are no windows.
+    """
+    if not chosen:
+        return {}
+    was_training = model.training
+    model.eval()
+    sums = [0.0] * len(chosen)
+    with bar(total=len(chosen), what=what, unit="window") as progress:
+        for group in micro_rows([len(w.ids) for w in chosen], AT_ONCE):
+            batch = pad([(chosen[i].ids, chosen[i].ids) for i in group])
+            for i, value in zip(group, row_losses(model, batch).tolist(), strict=True):
+                sums[i] = value
+            progress.update(len(group))
+    model.train(was_training)
+    counts = [w.scored for w in chosen]
+    loss, error = ratio(sums, counts)
+    kinds = sorted({w.kind for w in chosen} - {""})
+    chosen_of = {kind: [i for i, w in enumerate(chosen) if w.kind == kind] for kind in kinds}
+    return {
+        "windows": len(chosen),
+        "tokens": sum(counts),
+        "loss": loss,
+        "standard_error": error,
+        "perplexity": math.exp(min(loss, 700)),
+        "by_kind": {kind: ratio([sums[i] for i in at], [counts[i] for i in at])[0] for kind, at in chosen_of.items()},
+        "sums": sums,
+        "counts": counts,
+    }
+
+
+def forgetting(base: dict[str, Any], tuned: dict[str, Any]) -> tuple[float, float]:
+    """Change of the loss on general text, tuned - base, in nats a token, and its standard error.
+
+    Both come from `general_loss` on the same windows. The error is that of the windows' differences: what makes a
+    window hard for both models falls out.
+
+    Raises:
+        ValueError: the two were measured on other windows.
+    """
+    if base["counts"] != tuned["counts"]:
+        raise ValueError("base and tuned model were measured on other windows")
+    return ratio([t - b for b, t in zip(base["sums"], tuned["sums"], strict=True)], base["counts"])
+
+
+def ratio(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
+    """sum(sums) / sum(counts) and its standard error with windows as blocks; NaN for a single one.
+
+    Tokens of one window are not independent, windows are: the ratio estimator of cluster sampling (Cochran, Sampling
+    Techniques, 3rd ed. 1977, section 2.11), without its correction for finite populations:
+    error^2 = m / (m - 1) * sum((sum_w - count_w * mean)^2) / sum(counts)^2, m windows.
+    """
+    total, m = sum(counts), len(counts)
+    mean = sum(sums) / total
+    if m < 2:
+        return mean, math.nan
+    spread = sum((s - n * mean) ** 2 for s, n in zip(sums, counts, strict=True))
+    return mean, math.sqrt(m / (m - 1) * spread) / total

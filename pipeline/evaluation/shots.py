@@ -1,0 +1,98 @@
+"""In-context learning: training rows with their answers in front of a question (Brown et al. 2020, arXiv 2005.14165).
+
+    [BOS] question 1, answer 1, END, ..., question k, answer k, END, question
+
+Each example is encoded as a training row is, so the model sees what it would have been trained on, and sees in it that
+answers end with END.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.prompt.encode import IGNORE, Encoder, Row
+from pipeline.prompt.tokens import Tokens
+from pipeline.record import Example
+
+
+class Shots:
+    """Chooses examples for a question, a pure function of the seed and the question.
+
+    Those of the question's own task come first, drawn without replacement; others fill up where they do not suffice.
+
+    Args:
+        pool: rows to take examples from. count: k. most: tokens that the model sees, k becomes smaller where they
+            would not fit. room: of them, kept for the answer.
+    """
+
+    def __init__(self, encoder: Encoder, pool: Sequence[Example], count: int, seed: int, most: int, room: int) -> None:
+        self.encoder, self.pool, self.count, self.seed, self.most = encoder, pool, count, seed, most - room
+        self.by_task: dict[str, list[int]] = {}
+        for i, example in enumerate(pool):
+            self.by_task.setdefault(example.task, []).append(i)
+
+    def chosen(self, example: Example) -> list[Example]:
+        """At most `count` examples, the one that stands next to the question last."""
+        draw = random.Random(f"{self.seed}:{example.id}")
+        own = self.by_task.get(example.task, []) if example.task else []
+        found = draw.sample(own, min(self.count, len(own)))
+        if len(found) < self.count:
+            taken = set(found)
+            others = draw.sample(range(len(self.pool)), min(len(self.pool), 2 * self.count))
+            found = [i for i in others if i not in taken][: self.count - len(found)] + found
+        return [self.pool[i] for i in found if self.pool[i].id != example.id]
+
+    def before(self, example: Example, length: int) -> list[int]:
+        """Ids in front of a question of so many tokens; without BOS where it is the question that begins with it."""
+        found: list[int] = []
+        for row in reversed(self.encoder.rows(self.chosen(example))):
+            ids = self._without_bos(row.ids)
+            if row.cut or len(ids) + len(found) + length > self.most:
+                continue
+            found = ids + found
+        return found
+
+    def prompt(self, example: Example) -> list[int]:
+        """Ids that an answer is generated from."""
+        own = self.encoder.prompt(example.instruction, example.input)
+        return self._joined(self.before(example, len(own)), own)
+
+    def tokens(self, examples: Sequence[Example]) -> ShotTokens:
+        """Examples as encoded rows of which only the question's own part carries loss."""
+        return ShotTokens([self._row(e, row) for e, row in zip(examples, self.encoder.rows(examples), strict=True)])
+
+    def _row(self, example: Example, row: Row) -> tuple[list[int], list[int]]:
+        before = self.before(example, len(row.ids))
+        return self._joined(before, row.ids), self._joined([IGNORE] * len(before), row.labels)
+
+    def _joined(self, before: list[int], own: list[int]) -> list[int]:
+        bos = 0 if self.encoder.bos_id is None else 1
+        return own[:bos] + before + own[bos:]
+
+    def _without_bos(self, ids: list[int]) -> list[int]:
+        return ids if self.encoder.bos_id is None else ids[1:]
+
+
+class ShotTokens:
+    """Rows in memory, with what `pipeline.prompt.batch` asks of `Tokens`."""
+
+    def __init__(self, rows: Sequence[tuple[list[int], list[int]]]) -> None:
+        self.rows = rows
+        self.lengths = np.array([len(ids) for ids, _ in rows], np.int64)
+
+    def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """input_ids and labels of one row, int32, shape (length,)."""
+        ids, labels = self.rows[index]
+        return np.array(ids, np.int32), np.array(labels, np.int32)
+
+
+def with_shots(shots: Shots | None, tokens: Tokens, rows: Sequence[int], examples: Sequence[Example]) -> Any:
+    """The tokens of some rows, with examples in front where there are any; rows count as in `range(len(rows))`."""
+    if shots is None:
+        return tokens
+    by_id = {example.id: example for example in examples}
+    return shots.tokens([by_id[name] for name in tokens.of(rows)])

@@ -1,0 +1,37 @@
+"""A stored adapter, or the base alone, on the held-out rows of any run: how well does it know that run's tasks?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.adapter_name import BASE
+from pipeline.config import Config
+from pipeline.evaluation.measure import PARTS, measure
+from pipeline.model.base import Base
+from pipeline.model.load import add_tokens, device, load_base
+from pipeline.model.stored import open_stored
+from pipeline.prompt.stage import encoder_of
+from pipeline.run import Run
+from pipeline.store import Store
+
+TOKENS = {"cpu": 2048, "cuda": 16384}  # that go through the model at once
+
+
+def measure_stored(config: Config, run: Run, base: Base, store: Store, name: str) -> dict[str, Any]:
+    """As `measure`, for the adapter called `name` (`base`: none), on the rows of `run`.
+
+    Raises:
+        UserError: as `open_stored`.
+    """
+    if name == BASE:
+        encoder = encoder_of(config, base.tokenizer)
+        model = load_base(config, base)
+        add_tokens(model, encoder.tokenizer.size)
+    else:
+        model, encoder = open_stored(config, base, store, name)
+    return measure(model, config, run, encoder, TOKENS.get(device().type, TOKENS["cpu"]), name)
+
+
+def summary(found: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of `measure`, without the answers: what a record keeps."""
+    return {part: {k: v for k, v in found[part].items() if k != "said"} for part in PARTS if part in found}

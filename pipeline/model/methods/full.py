@@ -1,0 +1,42 @@
+"""Full fine-tuning: every weight is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.model.methods.method import Method
+
+if TYPE_CHECKING:
+    from pipeline.config import Adapter
+
+
+class Full(Method):
+    """W is trained. What is saved is the whole model, in float32."""
+
+    name = "full"
+    trains = "every weight"
+    float32 = True
+    bits = False
+    no_bits = "weights in few bits have no gradient"
+    no_tokens = ""
+
+    def described(self, adapter: Adapter) -> str:
+        return "all weights trained"
+
+    def attach(self, model: Any, adapter: Adapter, seed: int, added: tuple[int, ...]) -> Any:
+        return model.requires_grad_(True)
+
+    def save(self, model: Any, folder: Path, base: str) -> None:
+        model.save_pretrained(folder, safe_serialization=True)
+
+    def load(self, model: Any, folder: Path) -> Any:
+        from pipeline.model.load import load_folder
+
+        return load_folder(folder, next(model.parameters()).dtype).requires_grad_(False)
+
+    def merge(self, model: Any) -> Any:
+        return model
+
+
+FULL = Full()

@@ -1,0 +1,33 @@
+"""LN tuning: only the normalisation layers are trained (Zhao et al. 2023, arXiv 2312.11420)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UserError
+from pipeline.model.methods.own_form import OwnForm
+
+if TYPE_CHECKING:
+    from pipeline.config import Adapter
+
+
+class Norms(OwnForm):
+    """y = g * x / rms(x) + b with g, and b where there is one, trained; the result is a stock model."""
+
+    name = "norms"
+    trains = "gains and biases of the normalisation layers"
+
+    def pick(self, model: Any, adapter: Adapter) -> dict[str, Any]:
+        found = {
+            f"{name}.{own}": parameter
+            for name, module in model.named_modules()
+            if type(module).__name__.lower().endswith("norm")
+            for own, parameter in module.named_parameters(recurse=False)
+        }
+        if not found:
+            what = f"{model.config.model_type} has no normalisation layer with weights"
+            raise UserError(what, "adapter.method", "choose another method")
+        return found
+
+
+NORMS = Norms()

@@ -1,0 +1,88 @@
+"""Linear layers by name, and whether a rank fits them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.progress import say
+
+ALL = ("all-linear",)
+
+
+def linear_layers(model: Any) -> dict[str, Any]:
+    """Every linear layer by its full name, also those in few bits."""
+    return {name: module for name, module in model.named_modules() if _is_linear(module)}
+
+
+def _is_linear(module: Any) -> bool:
+    import torch
+
+    return isinstance(module, torch.nn.Linear) or type(module).__name__ in ("Conv1D", "Linear4bit", "Linear8bitLt")
+
+
+def named(model: Any, targets: Sequence[str]) -> dict[str, Any]:
+    """The linear layers that the targets mean: full names, or how they end.
+
+    Raises:
+        UserError: no targets, or one that no layer has; with the nearest name.
+    """
+    if not targets:
+        raise UserError("no targets: nothing would be trained", "adapter.targets", "[all-linear] adapts every layer")
+    linear = linear_layers(model)
+    short = sorted({name.split(".")[-1] for name in linear})
+    chosen: dict[str, Any] = {}
+    for target in targets:
+        found = {name: m for name, m in linear.items() if name == target or name.endswith("." + target)}
+        if not found:
+            near = difflib.get_close_matches(target.split(".")[-1], short, 1)
+            hint = f"did you mean {near[0]}?" if near else f"this model has {', '.join(short)}; or [all-linear]"
+            raise UserError(f"no linear layer is called {target!r}", "adapter.targets", hint)
+        chosen |= found
+    head = model.get_output_embeddings()
+    if head in chosen.values() and head.weight is model.get_input_embeddings().weight:
+        what = "the output head shares its weights with the embedding, so an update of it cannot be merged"
+        raise UserError(what, "adapter.targets", "take the head out of the targets")
+    return chosen
+
+
+def check_rank(rank: int, layers: dict[str, Any]) -> None:
+    """A rank beyond a matrix' smaller side adds parameters and nothing that could be learnt with them.
+
+    Raises:
+        UserError: that holds for every layer.
+    """
+    sides = {name: min(_shape(module)) for name, module in layers.items()}
+    small = {name: side for name, side in sides.items() if side < rank}
+    if len(small) == len(sides):
+        what = f"rank {rank} is more than any of the targets can use ({max(sides.values(), default=0)})"
+        raise UserError(what, "adapter.r", "lower adapter.r")
+    if small:
+        name = min(small, key=small.__getitem__)
+        others = f"{len(small)} of {len(sides)} targets"
+        say(f"adapter: rank {rank} is more than {others} can use, such as {name} ({small[name]})")
+
+
+def _shape(module: Any) -> tuple[int, ...]:
+    """Sides of the matrix; a 4-bit weight is stored flat, so the layer is asked first."""
+    return (module.in_features, module.out_features) if hasattr(module, "in_features") else tuple(module.weight.shape)
+
+
+def last_blocks(model: Any, wanted: int) -> list[int] | None:
+    """Numbers of the last `wanted` blocks; None for all.
+
+    Raises:
+        UserError: the model has fewer.
+    """
+    blocks = model.config.num_hidden_layers
+    if wanted > blocks:
+        raise UserError(f"the model has {blocks} blocks, not {wanted}", "adapter.last_blocks", f"at most {blocks}")
+    return list(range(blocks - wanted, blocks)) if wanted else None
+
+
+def tables(model: Any) -> list[str]:
+    """Names of the embedding and of the head. peft sees by itself when the two share their weights."""
+    both = [model.get_input_embeddings(), model.get_output_embeddings()]
+    return [name.split(".")[-1] for name, module in model.named_modules() if any(module is t for t in both)]

@@ -1,0 +1,101 @@
+"""Methods that peft has: its layers, its files."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UserError
+from pipeline.model.methods.method import WEIGHTS, Method
+
+if TYPE_CHECKING:
+    from pipeline.config import Adapter
+
+NO_FIT = "train again, or name the base it was trained on"
+
+
+class ThroughPeft(Method):
+    """A subclass gives peft's config; stock peft loads what is saved."""
+
+    def settings(self, model: Any, adapter: Adapter, added: tuple[int, ...]) -> Any:
+        """peft's config for this base.
+
+        Raises:
+            UserError: the base has not what it needs.
+        """
+        raise NotImplementedError
+
+    def attach(self, model: Any, adapter: Adapter, seed: int, added: tuple[int, ...]) -> Any:
+        import torch
+        from peft import get_peft_model
+
+        model.requires_grad_(False)
+        settings = self.settings(model, adapter, added)
+        torch.manual_seed(seed)
+        try:
+            adapted = get_peft_model(model, settings)
+        except (ValueError, TypeError, NotImplementedError, AttributeError, KeyError, RuntimeError) as error:
+            said = " ".join(str(error).split())[:300]
+            what = f"{self.name} cannot adapt this model of type {model.config.model_type}: {said}"
+            raise UserError(what, "adapter.method", "choose another method or another base") from None
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        return adapted
+
+    def save(self, model: Any, folder: Path, base: str) -> None:
+        model.peft_config["default"].base_model_name_or_path = base
+        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+
+    def load(self, model: Any, folder: Path) -> Any:
+        return load_peft(model, folder)
+
+    def merge(self, model: Any) -> Any:
+        return model.merge_and_unload(safe_merge=True)
+
+
+def load_peft(model: Any, folder: Path) -> Any:
+    """A saved peft adapter on a base, frozen.
+
+    Raises:
+        UserError: it is damaged, or of another base.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
+
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            saved = set(file.keys())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error below
+            loaded = PeftModel.from_pretrained(model, folder).eval()
+    except Exception as error:  # peft, safetensors and torch each raise their own kinds
+        said = " ".join(str(error).split())[:300]
+        raise UserError(f"the adapter does not fit this base: {said}", str(folder), NO_FIT) from None
+    # peft only warns when tensors find no place, and goes on with an adapter that does nothing.
+    strangers = sorted(saved ^ set(get_peft_model_state_dict(loaded, save_embedding_layers=False)))
+    if strangers:
+        what = f"the adapter does not fit this base: {len(strangers)} tensors do not match, such as {strangers[0]}"
+        raise UserError(what, str(folder), NO_FIT)
+    if loaded.active_peft_config.is_prompt_learning:
+        try_pass(loaded, str(loaded.active_peft_config.peft_type.value))
+    return loaded.requires_grad_(False)
+
+
+def try_pass(model: Any, name: str) -> None:
+    """peft's guess of where words are embedded, or of a cache's shape, shows to be wrong only in a pass.
+
+    Raises:
+        UserError: it is.
+    """
+    import torch
+
+    kind = model.get_base_model().config.model_type
+    try:
+        with torch.no_grad():
+            model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False)
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError, RuntimeError) as error:
+        said = " ".join(str(error).split())[:200]
+        fix = "use lora or houlsby, or another base"
+        raise UserError(f"{name} cannot adapt this model of type {kind}: {said}", "adapter.method", fix) from None

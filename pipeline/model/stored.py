@@ -1,0 +1,102 @@
+"""Adapters of the store on a base: only those that are what was put in, and only on the base they were trained on."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
+
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.files import sha256_file, write_json
+from pipeline.model import adapter as adapters
+from pipeline.model.adapter import WEIGHTS
+from pipeline.model.base import Base
+from pipeline.model.fingerprint import fingerprint
+from pipeline.model.load import add_tokens, load_base
+from pipeline.model.untrusted import CONFIG, inspect
+from pipeline.prompt.encode import Encoder
+from pipeline.prompt.stage import encoder_of
+from pipeline.store import RECORD, Store
+
+
+def verified(store: Store, name: str, base: str, tokenizer: str) -> dict[str, Any]:
+    """The record of a stored adapter, after comparing its files with it and it with a base and its tokenizer.
+
+    Args:
+        base: hash of the base (`fingerprint`). tokenizer: hash of its tokenizer, new tokens included.
+
+    Raises:
+        UserError: as `Store.record` and `inspect`; other files than were put in, another base, another tokenizer.
+    """
+    record, folder = store.record(name), store.folder(name)
+    inspect(folder)
+    for file in (WEIGHTS, CONFIG):
+        if record["files"].get(file) != sha256_file(folder / file):
+            what = f"{file} of the adapter {name} is not the file that was put into the store"
+            raise UserError(what, str(folder), "put it in again: make keep ADAPTER=... REPLACE=yes CONFIG=...")
+    if record["base"]["hash"] != base:
+        trained, now = record["base"]["hash"][:12], base[:12]
+        what = f"the adapter {name} was trained on another base: {record['base']['name']} ({trained}), this is {now}"
+        raise UserError(what, str(folder), "name its base with CONFIG=... or model.base")
+    if record["tokenizer"] != tokenizer:
+        what = f"the adapter {name} was trained with tokenizer {record['tokenizer']}, this is {tokenizer}"
+        raise UserError(what, str(folder), "name its tokenizer and its model.add_tokens with CONFIG=...")
+    return record
+
+
+def open_stored(config: Config, base: Base, store: Store, name: str) -> tuple[Any, Encoder]:
+    """The config's base with a stored adapter on it, frozen, and the encoder of both.
+
+    Raises:
+        UserError: as `verified`; the config names another template than the adapter was trained with.
+    """
+    encoder = encoder_of(config, base.tokenizer)
+    record = verified(store, name, fingerprint(config, base), encoder.tokenizer.hash)
+    trained, now = record["template"]["hash"], encoder.template.hash
+    if trained != now:
+        what = f"the adapter {name} was trained with template {trained} ({record['template']['id']}), "
+        fix = f"prompt.template={record['template']['id']}, or the config that it was trained with"
+        raise UserError(what + f"the config names {now} ({encoder.template.id})", "prompt.template", fix)
+    model = load_base(config, base)
+    add_tokens(model, encoder.tokenizer.size)
+    return adapters.load(model, store.folder(name)), encoder
+
+
+def side_by_side(model: Any, store: Store, names: list[str]) -> Any:
+    """Puts adapters that were `verified` onto one base, side by side, frozen; the i-th is called `a<i>` inside.
+
+    Names of their own, because peft's are keys of a ModuleDict, where `train` or `half` would clash with methods.
+
+    Raises:
+        UserError: an adapter does not fit the base.
+    """
+    for i, name in enumerate(names):
+        folder = store.folder(name)
+        try:
+            if i:
+                model.load_adapter(folder, adapter_name=f"a{i}", is_trainable=False)
+            else:
+                model = PeftModel.from_pretrained(model, folder, adapter_name="a0")
+            with safe_open(folder / WEIGHTS, "pt") as file:
+                saved = set(file.keys())
+        except Exception as error:  # peft, safetensors and torch each raise their own kinds
+            said = " ".join(str(error).split())[:300]
+            raise UserError(f"the adapter {name} does not fit this base: {said}", str(folder)) from None
+        inside = get_peft_model_state_dict(model, adapter_name=f"a{i}", save_embedding_layers=False)
+        if strangers := sorted(saved ^ set(inside)):
+            what = f"the adapter {name} does not fit this base: {len(strangers)} tensors do not match"
+            raise UserError(f"{what}, such as {strangers[0]}", str(folder))
+    return model.eval()
+
+
+def write_record(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Writes, and returns, the record of an adapter whose files lie in `folder`: `values`, their hashes, the time."""
+    files = {name: sha256_file(folder / name) for name in (WEIGHTS, CONFIG)}
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    record = {"version": 1, **values, "files": files, "kept": now}
+    write_json(folder / RECORD, record)
+    return record

@@ -1,0 +1,128 @@
+"""Plain text that is no instruction: passages out of a file, and windows of tokens out of passages.
+
+The text in `general.jsonl` was written for this project, under the project's licence: everyday life, science, history,
+fiction, dialogue, code, arithmetic, advice, in English and Korean, 6,000 words, none of it from elsewhere, so that no
+base has it by heart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.files import sha256_file
+from pipeline.prompt.encode import Encoder
+
+BUILT_IN = Path(__file__).with_name("general.jsonl")
+WINDOW = 256  # most tokens in a window
+FIX = "plain text with one passage a line, or JSONL with `text`"
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A piece of text that is read from its own beginning. kind: what sort of text, empty where it is not said."""
+
+    text: str
+    kind: str = ""
+
+
+def path_of(named: str) -> Path:
+    """The file of `eval.general`; the built-in one when none is named."""
+    return Path(named) if named else BUILT_IN
+
+
+def identity(named: str, key: str = "eval.general") -> str:
+    """Hash of the file's bytes, for the keys of stages.
+
+    Raises:
+        UserError: no such file.
+    """
+    if not path_of(named).is_file():
+        raise UserError(f"no such file: {named}", key, FIX)
+    return sha256_file(path_of(named))
+
+
+def read(path: Path, key: str = "eval.general") -> list[Passage]:
+    """The passages of a file: JSONL with `text` (and perhaps `kind`), or plain text with one passage a line.
+
+    Args:
+        key: the config's key that names the file, for messages.
+
+    Raises:
+        UserError: no such file, not UTF-8, a line that cannot be read, or nothing in it.
+    """
+    if not path.is_file():
+        raise UserError(f"no such file: {path}", key, FIX)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError("not UTF-8 text", f"{path}:{line}", "save the file as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", str(path)) from None
+    numbered = [(n, line.strip()) for n, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
+        raise UserError("the file is empty", str(path), FIX)
+    if path.suffix == ".jsonl" or isinstance(_parsed(numbered[0][1]), dict):
+        return [_passage(line, f"{path}:{n}") for n, line in numbered]
+    return [Passage(line) for _, line in numbered]
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _passage(line: str, place: str) -> Passage:
+    row = _parsed(line)
+    if not isinstance(row, dict):
+        raise UserError("not a JSON object", place, FIX)
+    text, kind = row.get("text"), row.get("kind", "")
+    if not isinstance(text, str) or not text.strip():
+        there = ", ".join(map(repr, list(row)[:5])) or "none"
+        raise UserError(f"`text` is missing, empty or not a text (keys: {there})", place, FIX)
+    return Passage(text, kind if isinstance(kind, str) else "")
+
+
+@dataclass(frozen=True)
+class Window:
+    """Tokens of one passage, int64, with BOS where the recipe has it; all but the first are scored."""
+
+    ids: np.ndarray
+    kind: str
+
+    @property
+    def scored(self) -> int:
+        return len(self.ids) - 1
+
+
+def windows(passages: Sequence[Passage], encoder: Encoder, most: int, size: int = WINDOW) -> list[Window]:
+    """Passages cut into windows that do not overlap, so that each token is scored at most once.
+
+    A window has at most `size` tokens; one with a single token scores nothing and is left out. Where there are more
+    than `most`, every passage gives its first window, then its second, and so on; of the last round, windows evenly
+    spread over the text.
+    """
+    opening = [] if encoder.bos_id is None else [encoder.bos_id]
+    step = size - len(opening)
+    rounds: list[list[Window]] = []
+    for passage, ids in zip(passages, encoder.tokenizer.encode([p.text for p in passages]), strict=True):
+        for n, start in enumerate(range(0, len(ids), step)):
+            window = Window(np.array(opening + ids[start : start + step], np.int64), passage.kind)
+            if window.scored < 1:
+                continue
+            rounds += [[] for _ in range(n + 1 - len(rounds))]
+            rounds[n].append(window)
+    chosen: list[Window] = []
+    for found in rounds:
+        left = min(len(found), most - len(chosen))
+        chosen += [found[i * len(found) // left] for i in range(left)]
+    return chosen

@@ -1,0 +1,104 @@
+"""A run's adapter into the store: its two files as they are, with a record of what they are, after trying them."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from typing import Any
+
+import torch
+
+from pipeline.config import Config
+from pipeline.dataset.stage import load as load_examples
+from pipeline.errors import UserError
+from pipeline.evaluation.stored import summary
+from pipeline.files import read_json, sha256_file
+from pipeline.model import adapter as adapters
+from pipeline.model.base import Base, kind_of
+from pipeline.model.fingerprint import fingerprint
+from pipeline.model.load import add_tokens, load_base
+from pipeline.model.stored import write_record
+from pipeline.model.untrusted import CONFIG, check_numbers, inspect
+from pipeline.progress import say
+from pipeline.prompt.encode import Encoder
+from pipeline.prompt.stage import encoder_of
+from pipeline.release.verify import divergence, log_probabilities
+from pipeline.run import Run
+from pipeline.store import Store
+
+FILES = (adapters.WEIGHTS, CONFIG)
+
+
+def keep(config: Config, run: Run, base: Base, store: Store, name: str, replace: bool) -> None:
+    """Copies the adapter of a finished run into the store as `name`.
+
+    Raises:
+        UserError: the name is taken or no name, the run trained every weight, the adapter is damaged, empty or does
+            not change what its base says; the store is in use.
+    """
+    store.check_free(name, replace)
+    source = run.folder("adapter")
+    if not (source / CONFIG).is_file():
+        what = f"the run has no adapter: adapter.method={config.adapter.method} trained the base's own weights"
+        raise UserError(what, str(source), "`make export` makes a checkpoint of it")
+    peft = inspect(source)
+    check_numbers(source)
+    tried = {file: sha256_file(source / file) for file in FILES}
+    encoder = encoder_of(config, base.tokenizer)
+    away = _tried(config, run, base, encoder)
+    origin = _origin(config, run, base, encoder)
+    rank = peft.get("r") if peft.get("peft_type") == "LORA" else None
+    with store.writing(name, replace) as folder:
+        for file in FILES:
+            shutil.copyfile(source / file, folder / file)
+        record = write_record(folder, {**origin, "method": config.adapter.method, "rank": rank})
+        if record["files"] != tried:
+            raise UserError("the run's adapter changed while it was tried", str(source), "wait for the run, then again")
+    say(f"keep: {store.root / name}: the base is KL {away:.1e} a token away from it")
+
+
+def _tried(config: Config, run: Run, base: Base, encoder: Encoder) -> float:
+    """How far base + adapter are from the base on held-out rows, in nats a token.
+
+    Raises:
+        UserError: the adapter does not fit the base, gives no numbers, or changes nothing.
+    """
+    folder = run.folder("adapter")
+    examples = load_examples(run, "val") or load_examples(run, "train")
+    plain = load_base(config, base)
+    add_tokens(plain, encoder.tokenizer.size)
+    before = log_probabilities(plain, encoder, examples)
+    after = log_probabilities(adapters.load(plain, folder), encoder, examples)
+    if not torch.isfinite(after).all():
+        raise UserError("base + adapter give NaN or infinite numbers", str(folder), "train again with a lower train.lr")
+    away = divergence(after, before)
+    if away <= 0:
+        what = "base + adapter say what the base says: nothing was learnt"
+        raise UserError(what, str(folder), "raise train.lr or train for more steps")
+    return away
+
+
+def _origin(config: Config, run: Run, base: Base, encoder: Encoder) -> dict[str, Any]:
+    """Where the adapter comes from, and all that using it needs."""
+    manifest = run.manifest("adapter") or {}
+    on_hub = kind_of(config.model) == "hub"
+    exported, results = run.manifest("export"), {}
+    if exported and exported["key"].get("adapter") == run.result("adapter"):
+        found = read_json(run.folder("export") / "results.json")
+        results = {config.name: summary(found["tuned"])} if found else {}
+    return {
+        "run": config.name,
+        "trained": manifest.get("written"),
+        "versions": manifest.get("versions"),
+        "trained_parameters": manifest.get("counts", {}).get("trained_parameters", 0),
+        "base": {
+            "name": config.model.base if on_hub else base.folder.name if base.folder else "random weights",
+            "hash": fingerprint(config, base),
+            "quantize": config.model.quantize,
+        },
+        "template": {**dataclasses.asdict(encoder.template), "hash": encoder.template.hash},
+        "prompt": config.value("prompt"),
+        "tokenizer": encoder.tokenizer.hash,
+        "end_id": encoder.end_id,
+        "results": results,
+    }

@@ -1,0 +1,123 @@
+"""Exports without merged weights: an adapter beside its base, or examples for the prompt and no weights at all."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoTokenizer
+
+from pipeline.config import Config
+from pipeline.dataset.stage import load as load_examples
+from pipeline.evaluation.measure import measure
+from pipeline.evaluation.shots import Shots
+from pipeline.files import read_json, write_json
+from pipeline.model import adapter as adapters
+from pipeline.model import hf_tokenizer
+from pipeline.model.base import Base
+from pipeline.model.fingerprint import fingerprint
+from pipeline.model.load import add_tokens, load_base
+from pipeline.model.methods.method import SETTINGS, WEIGHTS
+from pipeline.model.methods.through_peft import ThroughPeft
+from pipeline.progress import say
+from pipeline.prompt.encode import Encoder
+from pipeline.record import Example
+from pipeline.release import verify
+from pipeline.release.card import base_name
+from pipeline.run import Run, StageOutput
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an export is made with; `micro_tokens`: at once, when loss is measured."""
+
+    config: Config
+    run: Run
+    base: Base
+    encoder: Encoder
+    examples: Sequence[Example]
+    micro_tokens: int
+    checks: verify.Checks
+
+    def measured(self, model: Any, who: str, shots: Shots | None = None) -> dict[str, Any]:
+        return measure(model, self.config, self.run, self.encoder, self.micro_tokens, who, shots)
+
+
+def base_with_tokens(config: Config, base: Base, encoder: Encoder) -> Any:
+    """The base with room for the recipe's new tokens, as training had it."""
+    model = load_base(config, base)
+    add_tokens(model, encoder.tokenizer.size)
+    return model
+
+
+def unmerged(work: Work, held: list[Any], base_says: torch.Tensor, output: StageOutput) -> dict[str, Any]:
+    """Writes adapter and tokenizer, loads them as the card says, checks and measures what was loaded.
+
+    Args:
+        held: the base, which is taken out. base_says: its log-probabilities.
+
+    Raises:
+        UserError: a check failed.
+    """
+    plain = held.pop()
+    config, run, encoder, folder = work.config, work.run, work.encoder, output.folder
+    tuned = adapters.load(plain, run.folder("adapter"), fingerprint(config, work.base))
+    tuned_says = verify.log_probabilities(tuned, encoder, work.examples)
+    verify.weights_have_learnt(tuned_says, base_says, work.checks)
+    limit = getattr(plain.config, "max_position_embeddings", None)
+    del tuned, plain
+    free_memory()
+
+    say("export: saving the adapter, which no weights of the base's form can hold")
+    shutil.copyfile(run.folder("adapter") / WEIGHTS, folder / WEIGHTS)
+    settings = read_json(run.folder("adapter") / SETTINGS)
+    write_json(folder / SETTINGS, {**settings, "base_model_name_or_path": base_name(config)})
+    _save_tokenizer(work, limit, output)
+
+    fresh = base_with_tokens(config, work.base, encoder)
+    if isinstance(adapters.method_of(config.adapter), ThroughPeft):
+        reloaded, how = PeftModel.from_pretrained(fresh, folder).eval(), "stock peft on the base"
+    else:
+        reloaded, how = adapters.load(fresh, folder), "the base with the adapter"
+    said = f"{how} gives the logits of what was trained"
+    reloaded_says = verify.log_probabilities(reloaded, encoder, work.examples)
+    verify.reload_equals_merged(tuned_says, reloaded_says, work.checks, said)
+    verify.answers_stop(reloaded, encoder, work.examples, config.export.min_eos, work.checks)
+    return work.measured(reloaded, "tuned")
+
+
+def without_training(work: Work, held: list[Any], output: StageOutput) -> dict[str, Any]:
+    """Measures the base, taken out of `held`, with examples in front of each question; only the tokenizer is written.
+
+    Raises:
+        UserError: the tokenizer does not agree with ours.
+    """
+    plain = held.pop()
+    limit = getattr(plain.config, "max_position_embeddings", None)
+    _save_tokenizer(work, limit, output)
+    shots = shots_of(work.config, work.run, work.encoder, limit, work.config.eval.max_new_tokens)
+    return work.measured(plain, f"{work.config.adapter.shots}-shot", shots)
+
+
+def shots_of(config: Config, run: Run, encoder: Encoder, limit: int | None, room: int) -> Shots:
+    """Examples from the run's training rows; `limit`: tokens that the model sees, `room`: for the answer."""
+    rows = load_examples(run, "train")
+    return Shots(encoder, rows, config.adapter.shots, config.train.seed, limit or 2**31, room)
+
+
+def _save_tokenizer(work: Work, limit: int | None, output: StageOutput) -> None:
+    hf_tokenizer.save(hf_tokenizer.build(work.encoder, limit), work.encoder, output.folder)
+    tokenizer = AutoTokenizer.from_pretrained(output.folder, local_files_only=True)
+    verify.tokenizer_agrees(tokenizer, work.encoder, work.examples[:200], work.checks)
+
+
+def free_memory() -> None:
+    """Gives back what nobody holds any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,133 @@
+"""Questions to several adapters of one base, answered in one batch.
+
+The base goes through once for all rows; each layer adds to a row what that row's adapter says (peft's mixed-batch
+inference, `adapter_names`). peft has this for LoRA and rsLoRA; not for DoRA, whose norm belongs to the whole layer,
+nor for new tokens, IA3, and methods that put virtual tokens in front.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.adapter_name import BASE
+from pipeline.config import Config, Prompt
+from pipeline.errors import UserError
+from pipeline.model.base import Base
+from pipeline.model.fingerprint import fingerprint
+from pipeline.model.generate import greedy
+from pipeline.model.load import load_base
+from pipeline.model.stored import side_by_side, verified
+from pipeline.model.untrusted import inspect
+from pipeline.prompt.encode import Encoder
+from pipeline.prompt.stage import encoder_of
+from pipeline.prompt.template import Template
+from pipeline.serving.questions import Question
+from pipeline.store import Store
+
+FORM = ("id", "prompt_input", "prompt_no_input", "answer_prefix", "end")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """text: without the end token. stopped: the model ended it itself."""
+
+    text: str
+    stopped: bool
+
+
+class Mixed:
+    """A base with several adapters on it.
+
+    Attributes:
+        model: the base, or peft's model with all adapters on it.
+        inside: peft's name of each adapter, `__base__` for the base.
+        encoders: of each adapter, in the form in which it was trained; the base speaks the config's.
+
+    Raises:
+        UserError: an adapter is not in the store, belongs to another base, or cannot be mixed.
+    """
+
+    def __init__(self, config: Config, base: Base, store: Store, adapters: Sequence[str]) -> None:
+        own = encoder_of(config, base.tokenizer)
+        names = [name for name in dict.fromkeys(adapters) if name != BASE]
+        self.encoders = {BASE: own}
+        if names:
+            identity = fingerprint(config, base)
+            for name in names:
+                record = verified(store, name, identity, own.tokenizer.hash)
+                _check_mixable(store, name, record["method"])
+                self.encoders[name] = _encoder(own, record, name)
+        self.config, self.model = config, load_base(config, base)
+        self.inside = {BASE: "__base__", **{name: f"a{i}" for i, name in enumerate(names)}}
+        self.mixes = bool(names)
+        if names:
+            self.model = side_by_side(self.model, store, names)
+
+    def answer(self, questions: Sequence[Question], max_new_tokens: int, batch: int = 32) -> list[Reply]:
+        """Greedy answers, in the order of the questions; batches hold questions to any adapter.
+
+        Raises:
+            UserError: a question leaves no room for an answer.
+        """
+        prompts = [self.encoders[q.adapter].prompt(q.instruction, q.input) for q in questions]
+        most = getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
+        longest = max(map(len, prompts), default=0)
+        if longest >= most:
+            what = f"{longest:,} tokens are too long for this model: it sees {most:,}, its answer included"
+            raise UserError(what, "the questions", "shorten the longest")
+        # What ends an answer is said once a batch, so questions that differ in it do not share one.
+        ends = [
+            (self.encoders[q.adapter].end_id, min(max_new_tokens, most - len(prompt)))
+            for q, prompt in zip(questions, prompts, strict=True)
+        ]
+        replies: dict[int, Reply] = {}
+        for end, room in sorted(set(ends)):
+            rows = [i for i, both in enumerate(ends) if both == (end, room)]
+            names = [self.inside[questions[i].adapter] for i in rows] if self.mixes else None
+            made = greedy(
+                self.model, [prompts[i] for i in rows], end_id=end, max_new_tokens=room, what="answers", batch=batch,
+                adapters=names,
+            )  # fmt: skip
+            for i, ids in zip(rows, made, strict=True):
+                replies[i] = self._reply(self.encoders[questions[i].adapter], ids)
+        return [replies[i] for i in range(len(questions))]
+
+    @staticmethod
+    def _reply(encoder: Encoder, ids: list[int]) -> Reply:
+        stopped = bool(ids) and ids[-1] == encoder.end_id
+        text = encoder.tokenizer.decode(ids[:-1] if stopped else ids)
+        return Reply(text.removeprefix(encoder.template.answer_prefix), stopped)
+
+
+def _check_mixable(store: Store, name: str, method: str) -> None:
+    config: dict[str, Any] = inspect(store.folder(name))
+    why = ""
+    if config.get("peft_type") != "LORA":
+        why = f"it is of the method {method}"
+    elif config.get("use_dora"):
+        why = "it is a DoRA"
+    elif config.get("trainable_token_indices") or config.get("modules_to_save"):
+        why = "it brings tokens or layers of its own"
+    if why:
+        fix = f"talk to it alone: make chat ADAPTER={name}"
+        raise UserError(f"the adapter {name} cannot be mixed with others in one batch: {why}", str(store.root), fix)
+
+
+def _encoder(own: Encoder, record: dict[str, Any], name: str) -> Encoder:
+    """In the template and with the rules that the adapter was trained with, all of which its record holds.
+
+    Raises:
+        UserError: the record does not hold them.
+    """
+    try:
+        template = Template(**{key: str(record["template"][key]) for key in FORM})
+        encoder = Encoder(template, own.tokenizer, Prompt(**record["prompt"]))
+    except (KeyError, TypeError, ValueError):
+        encoder = None
+    if encoder is None or (encoder.template.hash, encoder.end_id) != (record["template"]["hash"], record["end_id"]):
+        fix = "put the adapter in again: make keep ADAPTER=... REPLACE=yes CONFIG=..."
+        raise UserError(f"the record of the adapter {name} is damaged: its template is not whole", name, fix)
+    return encoder

@@ -1,0 +1,57 @@
+"""Questions that name the adapter they go to, one a line: `NAME: instruction`, or a JSON object with its fields."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pipeline.adapter_name import BASE, check, shown
+from pipeline.errors import UserError
+
+FORMS = 'write "NAME: instruction", or {"adapter": ..., "instruction": ..., "input": ...}; base: asks the base alone'
+
+
+@dataclass(frozen=True)
+class Question:
+    """adapter: a name in the store, or `base` for none."""
+
+    adapter: str
+    instruction: str
+    input: str = ""
+
+
+def read(lines: Iterable[str]) -> list[Question]:
+    """Every line that is not empty.
+
+    Raises:
+        UserError: a line is none of the two forms, a name is no name, or there is no line.
+    """
+    found = []
+    try:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            question = _of(line.strip())
+            if question is None or not question.instruction:
+                raise UserError(f"not a question: {shown(line.strip())}", f"line {number}", FORMS)
+            if question.adapter != BASE:
+                check(question.adapter, f"line {number}")
+            found.append(question)
+    except UnicodeDecodeError as error:
+        raise UserError(f"the questions are not UTF-8: {error}", "standard input", "save them as UTF-8") from None
+    if not found:
+        raise UserError("no questions on standard input", "", FORMS)
+    return found
+
+
+def _of(line: str) -> Question | None:
+    if not line.startswith("{"):
+        name, colon, instruction = line.partition(":")
+        return Question(name.strip(), instruction.strip()) if colon else None
+    try:
+        fields = json.loads(line)
+        "".join(fields.values()).encode()  # texts, and no half characters among them
+        return Question(**fields)
+    except (ValueError, TypeError, RecursionError):
+        return None

@@ -1,0 +1,137 @@
+"""`make forgetting`: what each means against forgetting buys, on one config: none, rehearsal, L2-SP, EWC, all weights.
+
+    python -m scripts.forgetting [--steps N] [--only none,l2_sp] --config FILE key=value ...
+
+Every variant is a run of its own, `NAME-VARIANT`, from the same base on the same task rows, exported and measured like
+any other; a finished one is not run again. Rehearsal rows and EWC's general text are this project's English seed tasks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline.command import guarded
+from pipeline.config import Config
+from pipeline.config_file import load
+from pipeline.errors import UserError
+from pipeline.evaluation.general import forgetting
+from pipeline.files import make_folder, read_json, write_text
+from pipeline.progress import say
+from pipeline.run import Run
+from pipeline.stages import bring_up_to_date
+from pipeline.training import metrics
+
+SEEDS = Path("data/seed_tasks.en.jsonl")
+TASK = "data.sources=[{path: families, rows: 660}]"
+WITH_REHEARSAL = f"data.sources=[{{path: families, rows: 660}}, {{path: {SEEDS}, rehearsal: true}}]"
+COLUMNS = (
+    "exact match",
+    "unseen tasks",
+    "held-out loss",
+    "general text",
+    "forgetting",
+    "beside the first",
+    "penalty",
+    "training s",
+)
+
+
+def variants(text: Path) -> dict[str, tuple[str, ...]]:
+    """Overrides of each; strengths were not searched for, but taken a factor of ten apart."""
+    full = ("adapter.method=full", "train.lr=2e-4")
+    ewc = f"train.ewc_data={text}"
+    return {
+        "none": (TASK,),
+        "rehearsal": (WITH_REHEARSAL, "data.rehearsal=0.15"),
+        "l2_sp-0.001": (TASK, "train.l2_sp=0.001"),
+        "l2_sp-0.01": (TASK, "train.l2_sp=0.01"),
+        "ewc-1": (TASK, "train.ewc=1", ewc),
+        "ewc-10": (TASK, "train.ewc=10", ewc),
+        "full": (TASK, *full),
+        "full-l2_sp": (TASK, *full, "train.l2_sp=0.01"),
+        "full-ewc": (TASK, *full, "train.ewc=10", ewc),
+    }
+
+
+def seeds_as_text(path: Path) -> Path:
+    """The seed tasks as general text: instruction, input and output of each, one below the other."""
+    rows = [json.loads(line) for line in SEEDS.read_text(encoding="utf-8").splitlines() if line.strip()]
+    texts = ["\n\n".join(filter(None, (row["instruction"], row["input"], row["output"]))) for row in rows]
+    make_folder(path.parent)
+    write_text(path, "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts))
+    return path
+
+
+def results_of(run: Run) -> dict[str, Any]:
+    """What the export measured: `base` and `tuned`."""
+    found: dict[str, Any] = read_json(run.folder("export") / "results.json")
+    return found
+
+
+def row_of(run: Run, first: Run) -> list[str]:
+    """A finished run's numbers, in the order of `COLUMNS`; `first`: that of the table, to compare with window by
+    window."""
+    base, tuned = results_of(run)["base"], results_of(run)["tuned"]
+    beside = _change(results_of(first)["tuned"], tuned) if run != first else ""
+    penalties = [m["penalty"] for m in metrics.read(run.root / "metrics.jsonl") if "penalty" in m]
+    counts: dict[str, Any] = (run.manifest("adapter") or {})["counts"]
+
+    def exact(part: str) -> str:
+        found = tuned.get(part, {})
+        return f"{found['exact']:.0%} ± {found['exact_standard_error']:.0%}" if "exact" in found else "-"
+
+    return [
+        exact("val"), exact("holdout"), f"{tuned['val']['loss']:.3f}", f"{tuned['general']['loss']:.3f}",
+        _change(base, tuned), beside, f"{penalties[-1]:.3f}" if penalties else "", f"{counts['train_seconds']:.0f}",
+    ]  # fmt: skip
+
+
+def _change(before: dict[str, Any], after: dict[str, Any]) -> str:
+    change, error = forgetting(before["general"], after["general"])
+    return f"{change:+.3f} ± {error:.3f}"
+
+
+def table(runs: dict[str, Run]) -> str:
+    """Markdown, with the base in its first line."""
+    one = next(iter(runs.values()))
+    results = results_of(one)["base"]
+    first = [f"{results['val']['exact']:.0%}", f"{results['holdout']['exact']:.0%}", f"{results['val']['loss']:.3f}",
+             f"{results['general']['loss']:.3f}", "", "", "", ""]  # fmt: skip
+    lines = [["", *COLUMNS], ["---", *["---:"] * len(COLUMNS)], ["base", *first]]
+    lines += [[name, *row_of(run, one)] for name, run in runs.items()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config", default="configs/demo.yaml")
+    parser.add_argument("--steps", type=int, default=60, help="optimiser steps of each run (default: %(default)s)")
+    parser.add_argument("--only", default="", help="some of the variants, with commas between them")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    args = parser.parse_args(sys.argv[1:])
+    text = seeds_as_text(Run.of("forgetting").root / "general.jsonl")
+    chosen = variants(text)
+    if args.only:
+        if unknown := set(args.only.split(",")) - set(chosen):
+            raise UserError(f"no such variant: {', '.join(sorted(unknown))}", "--only", f"one of {', '.join(chosen)}")
+        chosen = {name: chosen[name] for name in args.only.split(",")}
+    # All are checked before the first one runs.
+    configs: dict[str, Config] = {}
+    for name, overrides in chosen.items():
+        common = (f"train.max_steps={args.steps}", f"train.save_every={args.steps}", "export.min_eos=0",
+                  f"name=forgetting-{name}")  # fmt: skip
+        configs[name] = load(args.config, (*common, *args.overrides, *overrides))  # a variant is what it says
+    runs = {}
+    for name, config in configs.items():
+        say(f"--- {name}")
+        runs[name] = Run.of(config.name)
+        bring_up_to_date(config, runs[name], "export")
+    print("\n" + table(runs))
+
+
+if __name__ == "__main__":
+    raise SystemExit(guarded(main))
