@@ -196,7 +196,7 @@ def test_every_run_says_it(tuned: tuple[Config, Run]) -> None:
     results = json.loads((run.folder("export") / "results.json").read_text())
     base, after = results["base"]["general"], results["tuned"]["general"]
     assert base["counts"] == after["counts"]
-    assert base["windows"] == 48
+    assert base["windows"] == 2  # as many as the tiny config asks for
     change, error = forgetting(base, after)
     assert change == pytest.approx(after["loss"] - base["loss"])
     assert change != 0 < error
