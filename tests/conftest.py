@@ -27,3 +27,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny import make_base  # torch: only for tests that want it
 
     return make_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(autouse=True)
+def no_loss_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most runs of the suite are trained for other reasons; drawing 150 curves takes 20 seconds."""
+    monkeypatch.setattr("pipeline.training.metrics.plot", lambda *_: None)
