@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from pipeline.kernels import attention, eight, fp8, gate, lora, loss, norm, rotary
 from pipeline.kernels.attention import Layout
 from pipeline.kernels.frozen import Frozen
+from pipeline.kernels.in_order import in_order
 from pipeline.kernels.lora import Adapter, Linear, LoraLinear, Seed
 from pipeline.prompt.pack import Pack, Packer
 from tests.test_pack import A, B, random_tokens
@@ -492,6 +493,26 @@ def test_fp8_products(bias: bool) -> None:
     close(torch.cat([layer(x) for layer in made], 1), x.double() @ rows.t() + shift)
     assert sum(layer.weight.numel() for layer in made) == 0
     assert ours.extend(3) == 0
+
+
+# --- sums in a fixed order
+
+
+def test_gradients_of_an_index_do_not_depend_on_threads() -> None:
+    """As attention's keys are gathered on CPUs: many places give to one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    x = torch.randn(40, 64, requires_grad=True)
+    where, grad = torch.randint(0, 40, (20_000,)), torch.randn(20_000, 64)
+    found = set()
+    try:
+        with in_order():
+            for _ in range(10):
+                found.add(torch.autograd.grad(x[where], x, grad)[0].numpy().tobytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert len(found) == 1
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 # --- Triton

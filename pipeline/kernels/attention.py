@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from pipeline.kernels.in_order import in_order
 from pipeline.prompt.pack import Pack
 
 PIECE = 512  # queries; 128 to 1,024 take the same time on an H200
@@ -155,15 +156,14 @@ def attend_backward(
     state: Any, layout: Layout, scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:  # fmt: skip
     """Gradients of q, k, v for `attend`, and what is still to be added to that of q from `front` to `shared`."""
-    flash = _in_order
-    dq, dk, dv = flash(
+    dq, dk, dv = _flash_backward(
         grad, q, k, v, out, lse, layout.starts, layout.starts, layout.longest, layout.longest, 0.0, True, *state,
         scale=scale,
     )  # fmt: skip
     if not layout.folds:
         return dq, dk, dv, None
     mine = slice(layout.front, layout.shared)
-    dq2, dk2, dv2 = flash(
+    dq2, dk2, dv2 = _flash_backward(
         grad[mine], q[mine], k[layout.copies], v[layout.copies], out[mine], lse[:, mine].contiguous(), layout.queries,
         layout.keys, min(PIECE, layout.shared), layout.widest, 0.0, False, *state, scale=scale,
     )  # fmt: skip
@@ -174,17 +174,9 @@ def attend_backward(
     return dq, dk, dv, dq2
 
 
-def _in_order(*args: Any, **how: Any) -> Any:
-    """flash's backward pass with its sums in a fixed order, so that a resumed run ends with the same bits."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over each result
-    torch.use_deterministic_algorithms(True)
-    try:
+def _flash_backward(*args: Any, **how: Any) -> Any:
+    with in_order():
         return torch.ops.aten._flash_attention_backward(*args, **how)
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
 class Attention(torch.autograd.Function):

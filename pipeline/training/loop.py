@@ -19,6 +19,7 @@ from accelerate.utils import ProjectConfiguration
 from pipeline.config import Config
 from pipeline.errors import Interrupted, UserError
 from pipeline.files import disk_errors, need_space, sha256_json, write_json
+from pipeline.kernels.in_order import in_order
 from pipeline.model import adapter as adapters
 from pipeline.model.base import Base, kind_of
 from pipeline.model.fingerprint import fingerprint
@@ -114,7 +115,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         look()
     plain.train()
     spikes = Spikes(m["loss"] for m in metrics.read(log) if "loss" in m)
-    with interruptible() as flag, disk_errors(run.root):
+    with interruptible() as flag, disk_errors(run.root), in_order(accelerator.device.type == "cpu"):
         while step < total:
             started = time.time()
             rows = step_rows(step, len(tokens), settings.batch_size, settings.seed)
