@@ -34,7 +34,7 @@ STORE = $(PY) -m scripts.adapters
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 
-.PHONY: help data train export preview plan chat keep adapters ask forgetting data-diff bench profile test check clean
+.PHONY: help data train export preview plan chat keep adapters ask methods forgetting data-diff bench profile test check clean
 help:
 	@echo 'make export    data -> tokens -> train -> merged checkpoint (the demo, or CONFIG=configs/NAME.yaml)'
 	@echo 'make data      read, clean, compare, split and tokenise the data; a report to look at'
@@ -49,6 +49,7 @@ help:
 	@echo 'make ask < questions.txt        several adapters answer in one batch; a line is "name: question"'
 	@echo 'make bench DATA=alpaca_data.json TOKENIZER=folder    training speed on this GPU, beside Hugging Face'
 	@echo 'make profile DATA=... TOKENIZER=... CASES=shared     its largest kernels, and a trace'
+	@echo 'make methods       every way to adapt a model on one config, in one table (an hour)'
 	@echo 'make forgetting    what rehearsal, L2-SP, EWC and LoRA each buy against forgetting, on one config (20 minutes)'
 	@echo 'make test      the test suite        make check   lint, format, types'
 	@echo 'make clean     remove runs/ and .cache/'
@@ -59,7 +60,7 @@ data: .venv/.report
 data train export preview plan ask: $(READY) $(BASE)
 	@$(RUN)
 
-forgetting: $(READY) $(BASE)
+methods forgetting: $(READY) $(BASE)
 	@$(RUN)
 
 chat: $(READY) $(BASE)

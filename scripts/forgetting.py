@@ -76,7 +76,7 @@ def row_of(run: Run, first: Run) -> list[str]:
     """A finished run's numbers, in the order of `COLUMNS`; `first`: that of the table, to compare with window by
     window."""
     base, tuned = results_of(run)["base"], results_of(run)["tuned"]
-    beside = _change(results_of(first)["tuned"], tuned) if run != first else ""
+    beside = change(results_of(first)["tuned"], tuned) if run != first else ""
     penalties = [m["penalty"] for m in metrics.read(run.root / "metrics.jsonl") if "penalty" in m]
     counts: dict[str, Any] = (run.manifest("adapter") or {})["counts"]
 
@@ -86,11 +86,12 @@ def row_of(run: Run, first: Run) -> list[str]:
 
     return [
         exact("val"), exact("holdout"), f"{tuned['val']['loss']:.3f}", f"{tuned['general']['loss']:.3f}",
-        _change(base, tuned), beside, f"{penalties[-1]:.3f}" if penalties else "", f"{counts['train_seconds']:.0f}",
+        change(base, tuned), beside, f"{penalties[-1]:.3f}" if penalties else "", f"{counts['train_seconds']:.0f}",
     ]  # fmt: skip
 
 
-def _change(before: dict[str, Any], after: dict[str, Any]) -> str:
+def change(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """Change of the loss on general text, with its standard error."""
     change, error = forgetting(before["general"], after["general"])
     return f"{change:+.3f} ± {error:.3f}"
 

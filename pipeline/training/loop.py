@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import time
 from typing import Any
 
@@ -182,15 +183,19 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     progress.close()
     if main:
         counts = {"steps": total, "train_seconds": round(before + time.time() - begun, 1), "learnt": learnt_so_far}
-        counts |= {
-            "trained_parameters": sum(p.numel() for p in weights.values()),
-            "micro_tokens": path.micro_tokens,
-            "path": path.name,
-        }
+        counts |= {"trained_parameters": sum(p.numel() for p in weights.values()), "parameters": everything}
+        counts |= {"micro_tokens": path.micro_tokens, "path": path.name, "peak_gib": _peak(accelerator.device)}
         counts |= {"processes": world, "dtype": dtype_name(config.model), "device": str(accelerator.device)}
         _finish(config, run, base, plain, encoder, stage_key, counts)
     accelerator.wait_for_everyone()
     accelerator.end_training()
+
+
+def _peak(device: torch.device) -> float:
+    """The most memory in use so far, GiB: of the card, or of this process, with all that it did before training."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)  # Linux counts in KiB
 
 
 def _accelerator(config: Config, run: Run) -> Accelerator:
@@ -253,7 +258,8 @@ def _finish(
         _save(config, base, model, encoder, output)
         losses = [m["loss"] for m in lines if "loss" in m]
         output.counts = {**counts, "first_loss": losses[0], "last_loss": losses[-1]} if losses else counts
-    say(f"train: {counts['steps']} steps in {counts['train_seconds']:.0f} s -> {run.folder('adapter')}")
+    took = f"{counts['steps']} steps in {counts['train_seconds']:.0f} s, peak {counts['peak_gib']:.1f} GiB"
+    say(f"train: {took} -> {run.folder('adapter')}")
 
 
 def _save(config: Config, base: Base, model: Any, encoder: Encoder, output: StageOutput) -> None:

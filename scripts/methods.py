@@ -1,0 +1,100 @@
+"""`make methods`: every way to adapt a model on one config, in one table.
+
+    python -m scripts.methods [--steps N] [--only lora,ia3] --config FILE key=value ...
+
+Each is a run of its own, `methods-NAME`, in a process of its own (so that its peak of memory is its own), exported and
+measured like any other; a finished one is not run again. Learning rates are usual ones for each method, not searched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+
+from pipeline.command import guarded
+from pipeline.config_file import load
+from pipeline.errors import UserError
+from pipeline.progress import say
+from pipeline.run import Run
+from scripts.forgetting import change, results_of
+
+COLUMNS = ("trained", "share", "training s", "peak GiB", "exact match", "unseen tasks", "held-out loss", "forgetting")
+LORA = "r: 16, alpha: 32, targets: [all-linear]"
+# Section `adapter` and learning rate of each.
+VARIANTS = {
+    "none": ("{method: none, shots: 4}", None),
+    "lora": (f"{{method: lora, {LORA}}}", 2e-3),
+    "lora-plus": (f"{{method: lora, {LORA}, lora_plus: 8}}", 5e-4),
+    "rslora": (f"{{method: lora, {LORA}, rslora: true}}", 5e-4),
+    "dora": (f"{{method: lora, {LORA}, dora: true}}", 2e-3),
+    "pissa": (f"{{method: lora, {LORA}, init: pissa}}", 2e-4),
+    "full": ("{method: full}", 1e-4),
+    "head": ("{method: head}", 1e-3),
+    "norms": ("{method: norms}", 1e-2),
+    "ia3": ("{method: ia3}", 1e-2),
+    "houlsby": ("{method: houlsby}", 2e-3),
+    "pfeiffer": ("{method: pfeiffer}", 2e-3),
+    "prefix": ("{method: prefix}", 1e-2),
+    "prompt": ("{method: prompt}", 3e-2),
+    "ptuning": ("{method: ptuning}", 5e-3),
+}
+
+
+def row_of(run: Run) -> list[str]:
+    """A finished run's numbers, in the order of `COLUMNS`."""
+    base, tuned = results_of(run)["base"], results_of(run)["tuned"]
+    counts = (run.manifest("adapter") or {})["counts"]
+    trained, whole = counts.get("trained_parameters", 0), counts.get("parameters", 0)
+
+    def exact(part: str) -> str:
+        found = tuned.get(part, {})
+        return f"{found['exact']:.0%} ± {found['exact_standard_error']:.0%}" if "exact" in found else "-"
+
+    return [
+        f"{trained:,}", f"{trained / whole:.2%}" if whole else "", f"{counts.get('train_seconds', 0):.0f}",
+        f"{counts['peak_gib']:.1f}" if "peak_gib" in counts else "", exact("val"), exact("holdout"),
+        f"{tuned['val']['loss']:.3f}", change(base, tuned),
+    ]  # fmt: skip
+
+
+def table(runs: dict[str, Run]) -> str:
+    """Markdown, with the base in its first line."""
+    base = results_of(next(iter(runs.values())))["base"]
+    first = ["", "", "", "", f"{base['val']['exact']:.0%}", f"{base['holdout']['exact']:.0%}",
+             f"{base['val']['loss']:.3f}", ""]  # fmt: skip
+    lines = [["", *COLUMNS], ["---", *["---:"] * len(COLUMNS)], ["base", *first]]
+    lines += [[name, *row_of(run)] for name, run in runs.items()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config", default="configs/demo.yaml")
+    parser.add_argument("--steps", type=int, default=74, help="optimiser steps of each run (default: %(default)s)")
+    parser.add_argument("--only", default="", help="some of the methods, with commas between them")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    args = parser.parse_args(sys.argv[1:])
+    names = args.only.split(",") if args.only else list(VARIANTS)
+    if unknown := sorted(set(names) - set(VARIANTS)):
+        raise UserError(f"no such variant: {', '.join(unknown)}", "--only", f"some of {', '.join(VARIANTS)}")
+    runs, commands = {}, {}
+    for name in names:  # all are checked before the first one runs
+        adapter, rate = VARIANTS[name]
+        words = [f"name=methods-{name}", "export.min_eos=0", *args.overrides, f"adapter={adapter}"]
+        if rate is not None:
+            words += [f"train.max_steps={args.steps}", f"train.save_every={args.steps}", f"train.lr={rate}"]
+        runs[name] = Run.of(load(args.config, words).name)
+        commands[name] = [sys.executable, "-m", "scripts.export", "--config", args.config, *words]
+    for name, command in commands.items():
+        say(f"--- {name}")
+        if subprocess.run(command, check=False).returncode:
+            say(f"--- {name} failed, see above; it is left out of the table")
+            del runs[name]
+    if not runs:
+        raise UserError("no run ended well", "make methods", "see what each said")
+    print("\n" + table(runs))
+
+
+if __name__ == "__main__":
+    raise SystemExit(guarded(main))
