@@ -34,11 +34,14 @@ from pipeline.model.load import load_base, load_folder
 from pipeline.model.loss import loss_sum
 from pipeline.model.methods import BY_NAME, METHODS
 from pipeline.model.methods.method import Method
+from pipeline.model.stored import open_stored
 from pipeline.prompt.batch import pad
 from pipeline.prompt.stage import encoder_of
 from pipeline.release import verify
+from pipeline.release.keep import keep
 from pipeline.run import Run
 from pipeline.serving import chat as chatting
+from pipeline.store import Store
 from pipeline.training import checkpoint
 from pipeline.training.plan import lines, plan
 from tests.tiny import SHAPE, make_base, make_config, run_to
@@ -664,3 +667,19 @@ def test_lora_plus_reaches_the_optimiser(prepared: Run, base: Path, tmp_path: Pa
 def test_load_base_in_float32_for_full(base: Path) -> None:
     config = Config(name="a", model={"base": str(base), "dtype": "bf16"}, adapter={"method": "full"})
     assert load_base(config, bases.resolve(config.model)).dtype == torch.float32
+
+
+# The store
+
+
+@pytest.mark.parametrize("kind", ["houlsby", "norms", "prefix", "lora pissa"])
+def test_the_store_keeps_every_kind_of_adapter(kind: str, prepared: Run, base: Path, tmp_path: Path) -> None:
+    config, run = chain(prepared, base, tmp_path, kind, "train.save_every=9")
+    stages.bring_up_to_date(config, run, "train")
+    store, found = Store(tmp_path / "adapters"), bases.resolve(config.model)
+    keep(config, run, found, store, "task", False)
+    model, encoder = open_stored(config, found, store, "task")
+    tuned = adapters.load(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), run.folder("adapter"))
+    examples = load_examples(run, "val")
+    said = [verify.log_probabilities(m.eval(), encoder, examples) for m in (model, tuned)]
+    assert torch.equal(*said)
