@@ -10,41 +10,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from pipeline.adapter_name import problem
+from pipeline.config_values import (
+    Action,
+    Count,
+    Name,
+    Positive,
+    Rate,
+    Share,
+    adapter_name,
+    count_or_share,
+    number,
+)
 
 
-def _number(value: object) -> object:
-    """True would pass as 1; in a config that is a mistake, never a wish."""
-    if isinstance(value, bool):
-        raise ValueError("expected a number, found true/false")
-    return value
-
-
-def _count_or_share(value: object) -> object:
-    if isinstance(value, float) and value >= 1 and not value.is_integer():
-        raise ValueError("expected a share below 1, or whole rows")
-    return int(value) if isinstance(value, float) and value >= 1 else _number(value)
-
-
-def _method(value: object) -> str:
+def method_name(value: object) -> str:
     """The registry is read when the first config is, since its files name the sections that are defined here."""
     from pipeline.model.methods import checked
 
     return checked(value)
-
-
-def _adapter_name(value: str) -> str:
-    if value and (wrong := problem(value)):
-        raise ValueError(wrong)
-    return value
-
-
-Action = Literal["on", "warn", "off"]
-Count = Annotated[int, BeforeValidator(_number), Field(ge=0)]
-Positive = Annotated[int, BeforeValidator(_number), Field(ge=1)]
-Rate = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 
 class Section(BaseModel):
@@ -82,7 +65,7 @@ class Source(Section):
     """Task of rows that name none."""
     limit: Positive | None = None
     """Take at most this many rows, chosen by content hash after all that is removed was removed."""
-    weight: Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)] | None = None
+    weight: Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)] | None = None
     """Share of the training rows relative to the other weighted sources; the scarcest one is used up."""
     repeat: Positive = 1
     """Each training row stands this many times in train.jsonl."""
@@ -99,7 +82,7 @@ class Duplicates(Section):
     """Reject rows equal to an earlier one, letter case, Unicode form and white space aside."""
     near: Share = 0.8
     """Reject rows whose shingles overlap this much (Jaccard) with an earlier one that was kept; 0 = do not look."""
-    shingle: Annotated[int, BeforeValidator(_number), Field(ge=1, le=20)] = 3
+    shingle: Annotated[int, BeforeValidator(number), Field(ge=1, le=20)] = 3
     """Words in a shingle (letters in Korean, at least 3). 1 compares sets of words: it also finds rows in other words'
     order, and takes rows that fill one form with different words for alike."""
     novelty: Share = 0.0
@@ -125,7 +108,7 @@ class Data(Section):
     duplicates: Duplicates = Duplicates()
     benchmarks: tuple[Benchmark, ...] = ()
     """Test questions that must not be trained on; rows that hold one are rejected."""
-    val: Annotated[int | float, BeforeValidator(_count_or_share), Field(ge=0)] = 0
+    val: Annotated[int | float, BeforeValidator(count_or_share), Field(ge=0)] = 0
     """Rows kept out of training for the held-out loss, chosen by content hash. Below 1: a share, and then no row
     changes sides when the data grows. 1 and above: exactly so many."""
     val_exact_only: bool = False
@@ -136,7 +119,7 @@ class Data(Section):
     """Tasks, or groups of them, never trained on: all their rows are measured apart, for transfer to unseen tasks."""
     task_limit: Positive | None = None
     """At most so many training rows of one task (FLAN: 3,000), chosen by content hash."""
-    rehearsal: Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)] = 0.0
+    rehearsal: Annotated[float, BeforeValidator(number), Field(ge=0, lt=1)] = 0.0
     """Share of the training rows that comes from sources marked `rehearsal`."""
     engine: Literal["local", "ray"] = "local"
     """ray: the work on rows is spread over a Ray cluster (extra `ray`); the result is the same."""
@@ -147,7 +130,7 @@ class Data(Section):
 class Prompt(Section):
     template: Annotated[str, Field(min_length=1)] = "alpaca"
     """Name of a built-in template or path of a YAML file with your own."""
-    cutoff: Annotated[int, BeforeValidator(_number), Field(ge=4)] = 512
+    cutoff: Annotated[int, BeforeValidator(number), Field(ge=4)] = 512
     """Most tokens in a row, prompt, answer and end token together."""
     mask_prompt: bool = True
     """true: only the answer carries loss. alpaca-lora trained on the prompt too."""
@@ -162,13 +145,13 @@ class Prompt(Section):
 class Adapter(Section):
     """Each method reads some of these keys (docs/methods.md); one that it does not read must keep its default."""
 
-    method: Annotated[str, BeforeValidator(_method)] = "lora"
+    method: Annotated[str, BeforeValidator(method_name)] = "lora"
     """lora, full, head, norms, ia3, houlsby, pfeiffer, prefix, prompt, ptuning, none: see docs/methods.md."""
     r: Positive = 16
     """lora: rank."""
-    alpha: Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)] = 32.0
+    alpha: Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)] = 32.0
     """lora: scale of the update is alpha / r."""
-    dropout: Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, BeforeValidator(number), Field(ge=0, lt=1)] = 0.0
     """lora: on the adapter's input while training."""
     targets: tuple[str, ...] = ("all-linear",)
     """lora, ia3: names of linear modules. all-linear: for lora every one but the output head, for ia3 the paper's."""
@@ -180,7 +163,7 @@ class Adapter(Section):
     """lora: scale of the update is alpha / sqrt(r), for large ranks."""
     init: Literal["default", "pissa", "olora"] = "default"
     """lora: where A and B start. pissa, olora: from the base's own weights, which learns faster at the beginning."""
-    lora_plus: Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)] = 1.0
+    lora_plus: Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)] = 1.0
     """lora: B learns so many times as fast as A (LoRA+; its authors take 16). 1 = alike."""
     bottleneck: Positive = 64
     """houlsby, pfeiffer: inner size."""
@@ -193,7 +176,7 @@ class Adapter(Section):
 class Train(Section):
     batch_size: Positive = 32
     """Examples per optimiser step, exactly."""
-    epochs: Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)] = 1.0
+    epochs: Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)] = 1.0
     """Passes over the training rows."""
     max_steps: Count = 0
     """Stop after this many optimiser steps; 0 = as many as `epochs` says."""
@@ -268,7 +251,7 @@ class Chat(Section):
     max_new_tokens: Positive = 512
     temperature: Rate = 0.0
     """0 = always the likeliest token."""
-    adapter: Annotated[str, AfterValidator(_adapter_name)] = ""
+    adapter: Annotated[str, AfterValidator(adapter_name)] = ""
     """Name in the adapter store (`make adapters`): talk to the base with that adapter. Empty: to the run's export."""
 
 

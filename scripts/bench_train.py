@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import itertools
 import statistics
 import subprocess
 import sys
@@ -103,17 +104,16 @@ def measure(name: str, case: Case, model: Any, tokens: Tokens, leading: list[lis
     if CUDA:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    times: list[float] = []
-    counts: list[int] = []
+    ends: list[tuple[float, int]] = []
     for n, count in enumerate(_steps(case, model, tokens, leading)):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if CUDA:
             torch.cuda.synchronize()
-        times.append(time.perf_counter())
-        counts.append(count)
+        ends.append((time.perf_counter(), count))
         if n == STEPS + WARM:
             break
+    times, counts = zip(*ends, strict=True)
     spans = np.diff(times)[WARM - 1 :]
     rate = sum(counts[WARM:][: len(spans)]) / spans.sum()
     peak = torch.cuda.max_memory_allocated() / 2**30 if CUDA else 0.0
@@ -167,13 +167,10 @@ def ours(case: Case, model: Any, tokens: Tokens, leading: list[list[int]]) -> It
     ready = [passes.ready(pack) for pack in packs]
     for one in ready if case.graphs else []:  # what a run meets in its first steps
         passes.loss_sum(one)
-    n = 0
-    while True:
-        pack = packs[n % len(packs)]
+    for pack, one in itertools.cycle(list(zip(packs, ready, strict=True))):
         fast.refresh()
-        (passes.loss_sum(ready[n % len(packs)]) / pack.learnt).backward()
+        (passes.loss_sum(one) / pack.learnt).backward()
         yield pack.original
-        n += 1
 
 
 def plain(case: Case, model: Any, tokens: Tokens) -> Iterator[int]:
@@ -257,9 +254,8 @@ def _commit() -> str:
 
 
 def main() -> None:
-    words = sys.argv[1:]
-    profiling = "--profile" in words
-    words = [w for w in words if w != "--profile"]
+    profiling = "--profile" in sys.argv
+    words = [word for word in sys.argv[1:] if word != "--profile"]
     if len(words) < 2 or not Path(words[0]).is_file() or not Path(words[1]).is_dir():
         raise UserError(
             "name the data and the tokenizer's folder", "DATA TOKENIZER [CASE ...]", "see docs/benchmarks.md"
@@ -268,8 +264,7 @@ def main() -> None:
     cases.sort(key=lambda name: name in CASES and CASES[name].how == "liger")  # last: it changes transformers' modules
     if unknown := [w for w in cases if w not in CASES]:
         raise UserError(f"no such case: {unknown[0]!r}", "CASE", f"there are {', '.join(map(repr, CASES))}")
-    lines = []
-    limit = _rate()
+    lines, limit = [], _rate()
     with tempfile.TemporaryDirectory() as folder:
         tokens, leading = _tokens(words[0], words[1], Path(folder))
         model, held = None, ("", "", "")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,12 @@ def table(runs: dict[str, Run]) -> str:
     results = results_of(one)["base"]
     first = [f"{results['val']['exact']:.0%}", f"{results['holdout']['exact']:.0%}", f"{results['val']['loss']:.3f}",
              f"{results['general']['loss']:.3f}", "", "", "", ""]  # fmt: skip
-    lines = [["", *COLUMNS], ["---", *["---:"] * len(COLUMNS)], ["base", *first]]
-    lines += [[name, *row_of(run, one)] for name, run in runs.items()]
+    return markdown(COLUMNS, [["base", *first], *([name, *row_of(run, one)] for name, run in runs.items())])
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; each row has its name in front."""
+    lines = [["", *columns], ["---", *["---:"] * len(columns)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -17,7 +17,7 @@ from pipeline.config_file import load
 from pipeline.errors import UserError
 from pipeline.progress import say
 from pipeline.run import Run
-from scripts.forgetting import change, results_of
+from scripts.forgetting import change, markdown, results_of
 
 COLUMNS = ("trained", "share", "training s", "peak GiB", "exact match", "unseen tasks", "held-out loss", "forgetting")
 LORA = "r: 16, alpha: 32, targets: [all-linear]"
@@ -63,9 +63,7 @@ def table(runs: dict[str, Run]) -> str:
     base = results_of(next(iter(runs.values())))["base"]
     first = ["", "", "", "", f"{base['val']['exact']:.0%}", f"{base['holdout']['exact']:.0%}",
              f"{base['val']['loss']:.3f}", ""]  # fmt: skip
-    lines = [["", *COLUMNS], ["---", *["---:"] * len(COLUMNS)], ["base", *first]]
-    lines += [[name, *row_of(run)] for name, run in runs.items()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(COLUMNS, [["base", *first], *([name, *row_of(run)] for name, run in runs.items())])
 
 
 def main() -> None:

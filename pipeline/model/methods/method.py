@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +14,7 @@ WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"
 
 
-class Method:
+class Method(abc.ABC):
     """One value of `adapter.method`. Subclasses say what differs from this.
 
     Attributes:
@@ -79,29 +80,29 @@ class Method:
             found.append((("model", "add_tokens"), said))
         return found
 
+    @abc.abstractmethod
     def attach(self, model: Any, adapter: Adapter, seed: int, added: tuple[int, ...]) -> Any:
         """The model with exactly the wanted parameters trainable, in float32.
 
         Raises:
             UserError: the base cannot be adapted this way.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def save(self, model: Any, folder: Path, base: str) -> None:
         """Writes what was trained; `base` names what it was trained on."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def load(self, model: Any, folder: Path) -> Any:
         """Puts what was saved onto a base, frozen, in evaluation mode.
 
         Raises:
             UserError: it is damaged, or does not fit.
         """
-        raise NotImplementedError
 
     def merge(self, model: Any) -> Any:
         """The stock model that says what base + adapter say; only where `export` is `merged`."""
-        raise NotImplementedError
+        raise TypeError(f"nothing of {self.name} can be merged")
 
     def groups(self, weights: dict[str, Any], adapter: Adapter) -> list[dict[str, Any]]:
         """Parameter groups for the optimiser; `ratio` multiplies the run's learning rate."""

@@ -9,6 +9,7 @@ model = load(AutoModelForCausalLM.from_pretrained("BASE"), Path("PATH"))
 
 from __future__ import annotations
 
+import abc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
 class OwnForm(Method):
     """A subclass picks the parameters, making them where they are not there yet."""
 
+    @abc.abstractmethod
     def pick(self, model: Any, adapter: Adapter) -> dict[str, Any]:
         """The parameters to train, by their names in the model.
 
         Raises:
             UserError: the base has none of that kind.
         """
-        raise NotImplementedError
 
     def attach(self, model: Any, adapter: Adapter, seed: int, added: tuple[int, ...]) -> Any:
         import torch

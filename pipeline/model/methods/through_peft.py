@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +19,13 @@ NO_FIT = "train again, or name the base it was trained on"
 class ThroughPeft(Method):
     """A subclass gives peft's config; stock peft loads what is saved."""
 
+    @abc.abstractmethod
     def settings(self, model: Any, adapter: Adapter, added: tuple[int, ...]) -> Any:
         """peft's config for this base.
 
         Raises:
             UserError: the base has not what it needs.
         """
-        raise NotImplementedError
 
     def attach(self, model: Any, adapter: Adapter, seed: int, added: tuple[int, ...]) -> Any:
         import torch

@@ -1,0 +1,36 @@
+"""Kinds of values that a config holds, each with what it refuses."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from pipeline.adapter_name import problem
+
+
+def number(value: object) -> object:
+    """True would pass as 1; in a config that is a mistake, never a wish."""
+    if isinstance(value, bool):
+        raise ValueError("expected a number, found true/false")
+    return value
+
+
+def count_or_share(value: object) -> object:
+    if isinstance(value, float) and value >= 1 and not value.is_integer():
+        raise ValueError("expected a share below 1, or whole rows")
+    return int(value) if isinstance(value, float) and value >= 1 else number(value)
+
+
+def adapter_name(value: str) -> str:
+    if value and (wrong := problem(value)):
+        raise ValueError(wrong)
+    return value
+
+
+Action = Literal["on", "warn", "off"]
+Count = Annotated[int, BeforeValidator(number), Field(ge=0)]
+Positive = Annotated[int, BeforeValidator(number), Field(ge=1)]
+Rate = Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, BeforeValidator(number), Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
