@@ -51,12 +51,14 @@ def answer(
     """Greedy answers to examples, in their order; `shots`: puts training rows in front of each."""
     prompts = [shots.prompt(e) if shots else encoder.prompt(e.instruction, e.input) for e in examples]
     made = greedy(model, prompts, end_id=encoder.end_id, max_new_tokens=max_new_tokens, what=what)
-    found = []
-    for example, ids in zip(examples, made, strict=True):
-        stopped = bool(ids) and ids[-1] == encoder.end_id
-        said = encoder.tokenizer.decode(ids[:-1] if stopped else ids).removeprefix(encoder.template.answer_prefix)
-        found.append(Answer(example.instruction, example.input, example.output, said, stopped, example.task))
-    return found
+    return [read(encoder, example, ids) for example, ids in zip(examples, made, strict=True)]
+
+
+def read(encoder: Encoder, example: Example, ids: Sequence[int]) -> Answer:
+    """The answer that new ids are."""
+    stopped = bool(ids) and ids[-1] == encoder.end_id
+    said = encoder.tokenizer.decode(list(ids[:-1] if stopped else ids)).removeprefix(encoder.template.answer_prefix)
+    return Answer(example.instruction, example.input, example.output, said, stopped, example.task)
 
 
 def marks(answers: Sequence[Answer]) -> dict[str, float]:

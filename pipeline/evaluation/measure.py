@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from pipeline.config import Config, Data
 from pipeline.dataset.split import group_members
 from pipeline.dataset.stage import load as load_examples
+from pipeline.evaluation import probes
 from pipeline.evaluation.answers import Answer, answer, marks
 from pipeline.evaluation.general import forgetting, general_loss, general_windows
 from pipeline.evaluation.heldout import held_out_loss
+from pipeline.evaluation.probe_causes import Facts, warnings
+from pipeline.evaluation.probes import fitting, probe
 from pipeline.evaluation.shots import Shots, with_shots
+from pipeline.language import language_of
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.tokens import Tokens
 from pipeline.record import Example
@@ -22,12 +27,13 @@ PARTS = ("val", "holdout")
 def measure(
     model: Any, config: Config, run: Run, encoder: Encoder, micro_tokens: int, who: str, shots: Shots | None = None
 ) -> dict[str, Any]:
-    """Held-out loss of each part, marks of the rows with one right answer, loss on general text, and answers to the
-    three prompts.
+    """Held-out loss of each part, marks of the rows with one right answer, loss on general text, answers to the three
+    prompts, and what the probes see in all answers.
 
     shots: puts training rows in front of every question.
     """
     found: dict[str, Any] = {}
+    answers: list[Answer] = []
     for part in PARTS:
         tokens = Tokens(run.folder("tokens") / f"{part}.arrow")
         limit = config.eval.rows if part == "val" else (config.eval.rows + 1) // 2
@@ -47,6 +53,7 @@ def measure(
         }
         if exact:
             said = answer(model, encoder, exact, config.eval.max_new_tokens, f"{who}: answers, {part}", shots)
+            answers += said
             found[part] |= {
                 **marks(said),
                 "by_task": _by_task(said),
@@ -56,6 +63,9 @@ def measure(
     found["general"] = general_loss(model, general_windows(model, config, encoder), f"{who}: general text")
     prompts = [Example.of(text, "", "", source="eval.prompts") for text in config.eval.prompts]
     said = answer(model, encoder, prompts, config.eval.max_new_tokens, f"{who}: prompts", shots) if prompts else []
+    answers += said
+    fits = fitting(encoder, [a.expected for a in answers], config.eval.max_new_tokens)
+    found["probes"] = probe(answers, encoder.template, fits)
     found["prompts"] = [{"prompt": a.instruction, "said": a.said.strip(), "stopped": a.stopped} for a in said]
     return found
 
@@ -76,6 +86,19 @@ def _by_group(answers: list[Answer], data: Data) -> dict[str, dict[str, float]]:
     return found
 
 
+def look_at_both(base: dict[str, Any], tuned: dict[str, Any], facts: Facts) -> list[dict[str, str]]:
+    """Counts in `tuned["probes"]` how many answers are the base's, letter by letter; returns what to warn of."""
+    before, after = _said(base), _said(tuned)
+    same = sum(b["said"] == a["said"] for b, a in zip(before, after, strict=True))
+    tuned["probes"]["as_base"] = {"count": same, "of": len(after)}
+    asked = Counter(language_of(a.get("instruction") or a.get("prompt", "")) for a in after)
+    return warnings(tuned["probes"], facts, asked)
+
+
+def _said(found: dict[str, Any]) -> list[dict[str, Any]]:
+    return [a for part in PARTS for a in found.get(part, {}).get("said", [])] + found["prompts"]
+
+
 def rows_of_table(base: dict[str, Any], tuned: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(what, base, tuned) for every number that both have."""
     names = {"val": "held-out rows", "holdout": "tasks never trained on"}
@@ -92,6 +115,7 @@ def rows_of_table(base: dict[str, Any], tuned: dict[str, Any]) -> list[tuple[str
                 rows.append((what, _exact(b["by_group"][group]), _exact(marked)))
             rows.append((f"{name}: right answer contained", f"{b['contained']:.1%}", f"{t['contained']:.1%}"))
             rows.append((f"{name}: stopped by itself", f"{b['stopped']:.1%}", f"{t['stopped']:.1%}"))
+    rows += probes.rows(base.get("probes", {}), tuned.get("probes", {}))
     return rows + _general_rows(base.get("general"), tuned.get("general"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pipeline.model.methods.lora import check_targets
 from pipeline.model.methods.method import SETTINGS, WEIGHTS, Method
 from pipeline.model.methods.through_peft import load_peft
 
-__all__ = ["WEIGHTS", "attach", "check_targets", "load", "method_of", "save", "sizes", "trained"]
+__all__ = ["WEIGHTS", "attach", "check_targets", "load", "method_of", "save", "sizes", "trained", "without"]
 
 
 def method_of(adapter: Adapter) -> Method:
@@ -51,6 +52,14 @@ def sizes(model: Any) -> tuple[int, int]:
     inside = {id(p) for p in whole.parameters()}
     beside = sum(p.numel() for p in model.parameters() if id(p) not in inside)  # virtual tokens
     return sum(p.numel() for p in trained(model).values()), whole.num_parameters() + beside
+
+
+def without(model: Any) -> AbstractContextManager[Any] | None:
+    """A context in which the model is the base that it was made of; None where the base's own weights were changed."""
+    if getattr(model.adapted_with, "init", "default") != "default" or not hasattr(model, "disable_adapter"):
+        return None  # pissa and olora begin by taking their start out of the base's weights
+    held: AbstractContextManager[Any] = model.disable_adapter()
+    return held
 
 
 def save(model: Any, folder: Path, base: str) -> None:

@@ -11,7 +11,8 @@ from transformers import AutoTokenizer, GenerationConfig
 from pipeline.config import Config
 from pipeline.dataset.stage import load as load_examples
 from pipeline.errors import UserError
-from pipeline.evaluation.measure import rows_of_table
+from pipeline.evaluation.measure import look_at_both, rows_of_table
+from pipeline.evaluation.probe_causes import Facts, advice
 from pipeline.files import need_space, read_json, write_json, write_text
 from pipeline.model import adapter as adapters
 from pipeline.model import hf_tokenizer
@@ -74,6 +75,9 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
             verify.tokenizer_agrees(tokenizer, encoder, examples[:200], checks)
             verify.answers_stop(reloaded, encoder, examples, config.export.min_eos, checks)
             results["tuned"] = work.measured(reloaded, "tuned")
+        facts = Facts.of(config, run, (run.manifest("adapter") or {}).get("counts", {}))
+        found = look_at_both(results["base"], results["tuned"], facts)
+        results["warnings"] = found if method.export != "nothing" else []  # the cause would be sought in training
         _write_records(config, run, encoder, results, checks, output)
     show(config, run, results)
 
@@ -183,6 +187,8 @@ def show(config: Config, run: Run, results: dict[str, Any]) -> None:
         print(f"\n> {before['prompt']}")
         print(f"  {names[0]:5}: {_flat(before)}")
         print(f"  {names[1]:5}: {_flat(after)}")
+    for warning in results["warnings"]:
+        print(f"\n{advice(warning)}")
     folder, holds = run.folder("export"), adapters.method_of(config.adapter).export
     how = {"merged": "stock transformers loads it; ", "adapter": "an adapter, to be put on its base; ", "nothing": ""}
     print(f"\ncheckpoint: {folder}  ({how[holds]}{folder / 'README.md'} is its card)")

@@ -19,6 +19,7 @@ from accelerate.utils import ProjectConfiguration
 
 from pipeline.config import Config
 from pipeline.errors import Interrupted, UserError
+from pipeline.evaluation.probe_model import probe_model, tell
 from pipeline.files import disk_errors, need_space, sha256_json, write_json
 from pipeline.kernels.in_order import in_order
 from pipeline.model import adapter as adapters
@@ -186,7 +187,17 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         counts |= {"trained_parameters": sum(p.numel() for p in weights.values()), "parameters": everything}
         counts |= {"micro_tokens": path.micro_tokens, "path": path.name, "peak_gib": _peak(accelerator.device)}
         counts |= {"processes": world, "dtype": dtype_name(config.model), "device": str(accelerator.device)}
-        _finish(config, run, base, plain, encoder, stage_key, counts)
+        lines = metrics.read(log)
+        losses = [m["loss"] for m in lines if "loss" in m]
+        counts |= {"first_loss": losses[0], "last_loss": losses[-1]} if losses else {}
+        with accelerator.autocast():
+            probed = probe_model(plain, config, run, encoder, counts)
+        metrics.plot(run.root / "loss.png", lines, config.name)
+        with run.writing("adapter", stage_key) as output:
+            _save(config, base, plain, encoder, output)
+            write_json(output.folder / "probes.json", probed)
+            output.counts = counts
+        _tell(run, counts, probed)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
@@ -249,17 +260,10 @@ def _flat(config: Config) -> dict[str, Any]:
     }
 
 
-def _finish(
-    config: Config, run: Run, base: Base, model: Any, encoder: Encoder, key: dict[str, Any], counts: dict[str, Any]
-) -> None:
-    lines = metrics.read(run.root / "metrics.jsonl")
-    metrics.plot(run.root / "loss.png", lines, config.name)
-    with run.writing("adapter", key) as output:
-        _save(config, base, model, encoder, output)
-        losses = [m["loss"] for m in lines if "loss" in m]
-        output.counts = {**counts, "first_loss": losses[0], "last_loss": losses[-1]} if losses else counts
+def _tell(run: Run, counts: dict[str, Any], probed: dict[str, Any]) -> None:
     took = f"{counts['steps']} steps in {counts['train_seconds']:.0f} s, peak {counts['peak_gib']:.1f} GiB"
     say(f"train: {took} -> {run.folder('adapter')}")
+    tell(probed)
 
 
 def _save(config: Config, base: Base, model: Any, encoder: Encoder, output: StageOutput) -> None:

@@ -1,0 +1,151 @@
+"""From what the probes saw to what may have caused it and what to do, with the run's own facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.evaluation.probes import NAMES, Counts
+from pipeline.files import read_json
+from pipeline.run import Run
+
+# Shares that are warned of. They are settled by taste: of 16 answers, three that do not stop and two of anything else.
+LEAST_STOPPED = 0.85
+MOST = 0.1
+FEWEST = 2  # answers; one alone is an accident
+ALL = 0.9  # of the answers as the base's: nothing was learnt
+CUT = 0.05  # share of the rows without an end token that is worth naming
+FELL = 0.1  # of the loss: less is nothing
+FEW_STEPS = 30
+LOOP_FIX = "train longer; where the loss jumped on the way, lower train.lr; look at the data for answers that loop"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a run. rows, cut: training rows, and those of them that lost their end token at the cutoff.
+    languages: kept rows by language. losses: of the first and of the last step, where there were any."""
+
+    config: Config
+    rows: int = 0
+    cut: int = 0
+    languages: Mapping[str, int] | None = None
+    steps: int = 0
+    losses: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, config: Config, run: Run, counts: Mapping[str, Any]) -> Facts:
+        """From the run folder; `counts`: of the training, as its manifest has them."""
+        train = ((run.manifest("tokens") or {}).get("counts") or {}).get("train") or {}
+        report = read_json(run.folder("dataset") / "report.json") or {}
+        losses = (counts["first_loss"], counts["last_loss"]) if "first_loss" in counts else None
+        return cls(
+            config, train.get("rows", 0), train.get("cut", 0), report.get("languages"), counts.get("steps", 0), losses
+        )
+
+
+def warnings(found: Counts, facts: Facts, wanted: Mapping[str, int] | None = None) -> list[dict[str, str]]:
+    """What to warn of: the probe, what it saw, the likely cause and what to do.
+
+    Args:
+        wanted: questions by language, for the probe of languages.
+    """
+    made = []
+    for name, counted in found.items():
+        if _is_bad(name, counted["count"], counted["of"]):
+            cause, fix = _CAUSES[name](found, facts, wanted or {})
+            made.append({"probe": name, "said": _said(name, counted), "cause": cause, "fix": fix})
+    return made
+
+
+def advice(warning: Mapping[str, str], indent: str = "") -> str:
+    """A warning as a person reads it."""
+    lines = f"warning: {warning['said']}", f"  likely: {warning['cause']}", f"  do: {warning['fix']}"
+    return "\n".join(indent + line for line in lines)
+
+
+def _is_bad(name: str, count: int, of: int) -> bool:
+    if not of:
+        return False
+    if name == "stops":
+        return count / of < LEAST_STOPPED and of - count >= min(FEWEST, of)
+    if name == "as_base":
+        return of >= FEWEST and count / of >= ALL
+    return count >= min(FEWEST, of) and count / of > MOST
+
+
+def _said(name: str, counted: Mapping[str, int]) -> str:
+    count, of = counted["count"], counted["of"]
+    if name == "stops":
+        return f"{of - count} of {of} answers do not end by themselves, though their references are short enough"
+    return f"{count} of {of} answers {'are ' if name in ('language', 'empty', 'as_base') else ''}{NAMES[name]}"
+
+
+def _stops(found: Counts, facts: Facts, _: Mapping[str, int]) -> tuple[str, str]:
+    cutoff = facts.config.prompt.cutoff
+    if facts.rows and facts.cut / facts.rows >= CUT:
+        share = f"{facts.cut / facts.rows:.0%}"
+        cause = f"{share} of the training rows were cut at {cutoff} tokens, and so lost their end token"
+        return cause, "raise prompt.cutoff, or set prompt.too_long=reject"
+    if 2 * found["repeats"]["count"] >= found["stops"]["of"] - found["stops"]["count"] > 0:
+        return "the answers run into loops, and a loop never ends", LOOP_FIX
+    return _too_little(facts)
+
+
+def _repeats(_: Counts, facts: Facts, __: Mapping[str, int]) -> tuple[str, str]:
+    if facts.config.train.epochs > 3 and facts.losses and facts.losses[1] < 0.1:
+        cause = f"the rows are learnt by heart: {facts.config.train.epochs:g} epochs, loss {facts.losses[1]:.3f}"
+        return cause, "train for fewer epochs, or lower train.lr"
+    cause, _fix = _too_little(facts)
+    return cause, LOOP_FIX
+
+
+def _language(_: Counts, facts: Facts, wanted: Mapping[str, int]) -> tuple[str, str]:
+    known = dict(facts.languages or {})
+    total = sum(known.values())
+    asked = [name for name in wanted if known.get(name, 0) < 0.2 * total]
+    if asked and total:
+        few = ", ".join(f"{known.get(name, 0):,} of {total:,} rows are {name}" for name in asked)
+        return f"few rows teach the language asked: {few}", "add rows in that language, or weigh their source higher"
+    return (
+        "the base prefers another language, or rows answer in another one than they are asked in",
+        "set data.sources[].language, so that the rule wrong-language catches such rows; train longer",
+    )
+
+
+def _echoes(_: Counts, facts: Facts, __: Mapping[str, int]) -> tuple[str, str]:
+    if not facts.config.prompt.mask_prompt:
+        return "prompt.mask_prompt is false, so the model learns to write prompts", "set prompt.mask_prompt=true"
+    cause, fix = _too_little(facts)
+    return cause, f"{fix}; look for rows whose answers hold the question or the template's words (`make data`)"
+
+
+def _empty(_: Counts, facts: Facts, __: Mapping[str, int]) -> tuple[str, str]:
+    cause = "rows with empty answers teach to say nothing, or the template's last sign and the answer's first are glued"
+    return cause, "look at `make preview`; keep the rule output-empty on; ask with the template that was trained"
+
+
+def _as_base(_: Counts, facts: Facts, __: Mapping[str, int]) -> tuple[str, str]:
+    if facts.losses and facts.losses[1] < (1 - FELL) * facts.losses[0]:
+        cause = f"the loss fell from {facts.losses[0]:.3f} to {facts.losses[1]:.3f}, and yet the answers are the base's"
+        return cause, "the base may know these answers already: ask others; otherwise report this with your config"
+    return _too_little(facts)
+
+
+def _too_little(facts: Facts) -> tuple[str, str]:
+    """The cause that remains: too few steps, or too small ones."""
+    train = facts.config.train
+    fell = f", loss {facts.losses[0]:.3f} -> {facts.losses[1]:.3f}" if facts.losses else ""
+    cause = f"too little was learnt: {facts.steps:,} steps at train.lr={train.lr:g}{fell}"
+    return cause, "train for more steps" if facts.steps < FEW_STEPS else "raise train.lr, or train for more epochs"
+
+
+_CAUSES = {
+    "stops": _stops,
+    "repeats": _repeats,
+    "language": _language,
+    "echoes": _echoes,
+    "empty": _empty,
+    "as_base": _as_base,
+}

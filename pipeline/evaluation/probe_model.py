@@ -1,0 +1,149 @@
+"""Asks a freshly trained model a few questions and looks at its answers (`probes`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain, zip_longest
+from typing import Any
+
+import torch
+
+from pipeline.config import Config
+from pipeline.dataset.stage import load as load_examples
+from pipeline.errors import UserError
+from pipeline.evaluation.answers import Answer, read
+from pipeline.evaluation.probe_causes import Facts, advice, warnings
+from pipeline.evaluation.probes import NAMES, fitting, languages_asked, probe, signs
+from pipeline.model.adapter import without
+from pipeline.model.generate import answering, greedy
+from pipeline.progress import say
+from pipeline.prompt.batch import micro_rows, pad
+from pipeline.prompt.encode import Encoder
+from pipeline.record import Example
+from pipeline.run import Run
+
+ROWS = 16
+LIMIT = 64  # new tokens at most, whatever `eval.max_new_tokens` allows
+POOL = 256  # rows that the questions are chosen from
+AT_ONCE = 2048  # tokens that go through the base at once
+TIE = {torch.float32: 1e-4, torch.bfloat16: 2.0**-6, torch.float16: 2.0**-9}  # of a logit's size: rounding
+
+
+def probe_model(model: Any, config: Config, run: Run, encoder: Encoder, counts: Mapping[str, Any]) -> dict[str, Any]:
+    """Answers of the model to held-out rows (training rows where there are none) and to `eval.prompts`.
+
+    Args:
+        counts: of the training, as its manifest will have them.
+
+    Returns:
+        What `adapter/probes.json` holds: how it was asked, `probes` (see `probes.probe`), `warnings`, `answers`; or
+        `missing`, why nothing was asked.
+
+    Raises:
+        UserError: the model gives NaN.
+    """
+    limit = min(config.eval.max_new_tokens, LIMIT)
+    part = "val" if load_examples(run, "val") else "train"
+    longest = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+    room = min(config.prompt.cutoff, longest - limit - config.adapter.virtual_tokens)
+    chosen = choose(load_examples(run, part), encoder, limit, room)
+    asked = chosen + [Example.of(text, "", "", source="eval.prompts") for text in config.eval.prompts]
+    if not asked:
+        return {"missing": "no question: no row fits, and eval.prompts is empty", "warnings": []}
+    prompts = [encoder.prompt(e.instruction, e.input) for e in asked]
+    _check_numbers(model, min(prompts, key=len))
+    try:
+        ids = greedy(model, prompts, end_id=encoder.end_id, max_new_tokens=limit, what="probes")
+        same = as_base(model, prompts, ids)
+    except torch.cuda.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return {"missing": "the card's memory did not suffice", "warnings": []}
+    answers = [read(encoder, example, made) for example, made in zip(asked, ids, strict=True)]
+    found = probe(answers, encoder.template, fitting(encoder, [e.output for e in asked], limit))
+    if same is not None:
+        found["as_base"] = {"count": sum(same), "of": len(same)}
+    return {
+        "part": part,
+        "rows": len(chosen),
+        "prompts": len(asked) - len(chosen),
+        "max_new_tokens": limit,
+        "probes": found,
+        "warnings": warnings(found, Facts.of(config, run, counts), languages_asked(answers)),
+        "answers": [_shown(answer, encoder) for answer in answers],
+    }
+
+
+def _shown(answer: Answer, encoder: Encoder) -> dict[str, Any]:
+    shows = [name for name, there in signs(answer, encoder.template).items() if there]
+    return {**answer.as_dict(), "signs": shows}
+
+
+def choose(examples: Sequence[Example], encoder: Encoder, limit: int, room: int, count: int = ROWS) -> list[Example]:
+    """Rows by content hash, so the same ones on every machine; languages in turn, references that fit first.
+
+    Args:
+        room: most tokens of a prompt.
+    """
+    by_language: dict[str, list[Example]] = {}
+    for example in sorted(examples, key=lambda e: e.id):
+        by_language.setdefault(example.language, []).append(example)
+    turns = (e for e in chain.from_iterable(zip_longest(*by_language.values())) if e is not None)
+    pool = [e for e, _ in zip(turns, range(POOL), strict=False)]
+    pool = [e for e in pool if len(encoder.prompt(e.instruction, e.input)) <= room]
+    fits = dict(zip([e.id for e in pool], fitting(encoder, [e.output for e in pool], limit), strict=True))
+    return sorted(pool, key=lambda e: not fits[e.id])[:count]
+
+
+@torch.inference_mode()
+def _check_numbers(model: Any, prompt: Sequence[int]) -> None:
+    """Raises:
+    UserError: the model gives NaN.
+    """
+    with answering(model):
+        device = next(model.parameters()).device
+        logits = model(input_ids=torch.tensor([list(prompt)], device=device), use_cache=False).logits
+    if torch.isnan(logits).any():
+        raise UserError("the trained model gives NaN instead of numbers", "train", "lower train.lr, then train again")
+
+
+@torch.inference_mode()
+def as_base(model: Any, prompts: Sequence[Sequence[int]], ids: Sequence[Sequence[int]]) -> list[bool] | None:
+    """Whether the model without what was trained would give the same answers, ties aside; None where it cannot say.
+
+    One pass instead of many: if at each place of the answer the base's likeliest token is the one that stands there,
+    then the base's own greedy answer is this one.
+    """
+    held = without(model)
+    if held is None:
+        return None
+    same = [True] * len(prompts)
+    rows = [[*prompt, *answer] for prompt, answer in zip(prompts, ids, strict=True)]
+    device = next(model.parameters()).device
+    with answering(model), held:
+        for group in micro_rows([len(row) for row in rows], AT_ONCE):
+            batch = torch.from_numpy(pad([(rows[i], rows[i]) for i in group]).ids).to(device)
+            logits = model(input_ids=batch, use_cache=False).logits
+            for n, i in enumerate(group):
+                start, end = len(prompts[i]) - 1, len(rows[i]) - 1
+                own, there = logits[n, start:end], batch[n, start + 1 : end + 1, None]
+                most, tie = own.amax(-1).float(), TIE.get(logits.dtype, 1e-4)
+                same[i] = bool((own.gather(-1, there)[:, 0].float() >= most - tie * most.abs()).all())
+    return same
+
+
+def tell(found: Mapping[str, Any]) -> None:
+    """The short block at the end of training."""
+    if found.get("missing"):
+        say(f"train: probes: {found['missing']}")
+        return
+    where = "held-out" if found["part"] == "val" else "training"
+    say(
+        f"train: probes: {found['rows']} {where} rows and {found['prompts']} prompts, "
+        f"at most {found['max_new_tokens']} tokens each"
+    )
+    shown = [f"{NAMES[name]} {n['count']} of {n['of']}" for name, n in found["probes"].items() if n["of"]]
+    say(f"       {' | '.join(shown)}")
+    if not found["probes"]["stops"]["of"]:
+        say("       whether they stop was not asked: no reference is short enough (eval.max_new_tokens)")
+    for warning in found["warnings"]:
+        say(advice(warning, "       "))
