@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import json
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -130,9 +132,24 @@ class StageOutput:
     counts: dict[str, Any] = field(default_factory=dict)
 
 
+@functools.cache
+def commit() -> str:
+    """Of the checkout that Suri runs from, with `-dirty` where files differ from it; empty when it is none."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"]
+    quiet = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        made = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=quiet)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return made.stdout.strip()
+
+
 def versions() -> dict[str, str]:
     """Of Suri, Python and the libraries that shape results, without importing them."""
-    found = {"suri": __version__, "python": platform.python_version()}
+    found = {"suri": __version__} | ({"commit": commit()} if commit() else {}) | {"python": platform.python_version()}
     for name in LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)

@@ -166,6 +166,17 @@ def show_plan(config: Config, run: Run) -> None:
     say("\n".join(lines(config, plan(config, counted))))
 
 
+def make_report(config: Config, run: Run) -> None:
+    """One page of all that the run folder holds. It makes no stage.
+
+    Raises:
+        UserError: the run folder is empty.
+    """
+    from pipeline.overview.stage import build
+
+    build(config, run)
+
+
 def show_preview(config: Config, run: Run) -> None:
     """Prints five encoded rows and how many rows change prompt tokens when the answer is joined."""
     from pipeline.prompt.preview import preview

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain, zip_longest
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline.config import Config
@@ -117,7 +118,7 @@ def as_base(model: Any, prompts: Sequence[Sequence[int]], ids: Sequence[Sequence
     if held is None:
         return None
     same = [True] * len(prompts)
-    rows = [[*prompt, *answer] for prompt, answer in zip(prompts, ids, strict=True)]
+    rows = [np.array([*prompt, *answer]) for prompt, answer in zip(prompts, ids, strict=True)]
     device = next(model.parameters()).device
     with answering(model), held:
         for group in micro_rows([len(row) for row in rows], AT_ONCE):

@@ -55,7 +55,7 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
     plain = base_with_tokens(config, base, encoder)
     need_space(run.root, 2 * BYTES[dtype] * plain.num_parameters(), "the export")
     work = Work(config, run, base, encoder, examples, micro_tokens, checks)
-    results = {"base": work.measured(plain, "base")}
+    results: dict[str, Any] = {"base": work.measured(plain, "base")}
     base_says = verify.log_probabilities(plain, encoder, examples)
     held = [plain]  # whoever takes the base out of here is the only one to hold it, and can give it back
     del plain

@@ -44,9 +44,9 @@ class Scale:
     right: float
 
 
-def bars(drawing: Drawing, rows: Sequence[Bar], legend: Sequence[tuple[str, str]] = ()) -> Drawing:
+def bars(drawing: Drawing, rows: Sequence[Bar], meanings: Sequence[tuple[str, str]] = ()) -> Drawing:
     """Horizontal bars below each other, with what their colours mean above."""
-    _bars(drawing, rows, _legend(drawing, legend) if legend else 2.0)
+    _bars(drawing, rows, legend(drawing, meanings) if meanings else 2.0)
     return drawing
 
 
@@ -79,7 +79,7 @@ def _bars(drawing: Drawing, rows: Sequence[Bar], top: float) -> Scale:
     return Scale(left, scale, left + largest * scale)
 
 
-def _legend(drawing: Drawing, entries: Sequence[tuple[str, str]]) -> float:
+def legend(drawing: Drawing, entries: Sequence[tuple[str, str]]) -> float:
     """Squares with words on one or more lines; returns where the chart may begin."""
     x, y = 0.0, 0.0
     for colour, label in entries:

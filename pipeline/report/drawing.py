@@ -81,7 +81,26 @@ class Wedge:
     tip: str = ""
 
 
-Mark = Rect | Line | Text | Wedge
+@dataclass(frozen=True)
+class Curve:
+    """Straight pieces from point to point."""
+
+    points: tuple[tuple[float, float], ...]
+    stroke: str = "accent"
+    width: float = 2
+    tip: str = ""
+
+
+@dataclass(frozen=True)
+class Dot:
+    x: float
+    y: float
+    radius: float
+    fill: str = "accent"
+    tip: str = ""
+
+
+Mark = Rect | Line | Text | Wedge | Curve | Dot
 
 
 @dataclass
@@ -141,6 +160,14 @@ def _element(mark: Mark) -> str:
             f'<line x1="{_n(mark.x1)}" y1="{_n(mark.y1)}" x2="{_n(mark.x2)}" y2="{_n(mark.y2)}"'
             f'{_colour("stroke", mark.stroke)} stroke-width="{_n(mark.width)}"{dash}{tip}/>'
         )
+    elif isinstance(mark, Curve):
+        points = " ".join(f"{_n(x)},{_n(y)}" for x, y in mark.points)
+        shape = (
+            f'<polyline points="{points}" fill="none"{_colour("stroke", mark.stroke)} '
+            f'stroke-width="{_n(mark.width)}" stroke-linejoin="round"{tip}/>'
+        )
+    elif isinstance(mark, Dot):
+        shape = f'<circle cx="{_n(mark.x)}" cy="{_n(mark.y)}" r="{_n(mark.radius)}"{_colour("fill", mark.fill)}{tip}/>'
     elif isinstance(mark, Wedge):
         shape = f'<path d="{_ring(mark)}"{_colour("fill", mark.fill)} class="slice"{tip}/>'
     else:

@@ -35,14 +35,15 @@ class Figure:
 
 
 def table(head: Sequence[str], rows: Rows) -> str:
-    """A column whose head begins with # holds numbers."""
+    """A column whose head begins with # holds numbers. Empty heads all: none is shown."""
     right = [cell.startswith("#") for cell in head]
     top = "".join(
         f"<th{' class=n' if number else ''}>{escape(cell.lstrip('#'))}</th>"
         for number, cell in zip(right, head, strict=True)
     )
     body = "".join(f"<tr>{_cells(right, row)}</tr>" for row in rows)
-    return f'<div class="scroll" tabindex="0"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    top = f"<thead><tr>{top}</tr></thead>" if any(head) else ""
+    return f'<div class="scroll" tabindex="0"><table>{top}<tbody>{body}</tbody></table></div>'
 
 
 def _cells(right: Sequence[bool], row: Sequence[Any]) -> str:

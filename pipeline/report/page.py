@@ -1,4 +1,4 @@
-"""report.html: one page that needs no network, reads without a mouse, and is drawn for wide and narrow screens.
+"""A page of one file that needs no network, reads without a mouse, and is drawn for wide and narrow screens.
 
 The texts of rows are strangers' texts: all are escaped, and the page's own policy (Content-Security-Policy) forbids
 every script but its own and every connection.
@@ -18,13 +18,17 @@ from pipeline.report.text import escape
 HERE = Path(__file__).parent
 
 
-def page(name: str, seed: int, sections: Mapping[str, str]) -> str:
-    """The whole page from the HTML of its sections. The same input gives the same bytes: it names no time."""
+def page(name: str, kind: str, sections: Mapping[str, str], end: str) -> str:
+    """The whole page from the HTML of its sections. The same input gives the same bytes: it names no time.
+
+    Args:
+        name: of the run. kind: what page it is, in two words. end: the last line.
+    """
     title = escape(name)
-    links = "".join(f'<a href="#{heading.lower()}">{heading}</a>' for heading in sections)
+    ids = {heading: heading.lower().replace(" ", "-") for heading in sections}
+    links = "".join(f'<a href="#{ids[heading]}">{heading}</a>' for heading in sections)
     body = "".join(
-        f'<section id="{heading.lower()}"><h2>{heading}</h2>{content}</section>'
-        for heading, content in sections.items()
+        f'<section id="{ids[heading]}"><h2>{heading}</h2>{content}</section>' for heading, content in sections.items()
     )
     style, script = (_file(kind) for kind in ("css", "js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -36,11 +40,11 @@ def page(name: str, seed: int, sections: Mapping[str, str]) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<title>{title}: data report</title><link rel="icon" href="data:,"><style>{_scheme()}{style}</style></head>'
-        f'<body><header><p class="soft">Data report</p><h1>{title}</h1></header>'
+        f'<title>{title}: {kind.lower()}</title><link rel="icon" href="data:,">'
+        f"<style>{_scheme()}{style}</style></head>"
+        f'<body><header><p class="soft">{kind}</p><h1>{title}</h1></header>'
         f'<nav aria-label="sections"><div>{links}</div></nav><main>{body}</main>'
-        f"<footer><p>Made by Suri {__version__}, seed {seed}. The numbers are in report.json and the pictures beside "
-        "it as PNG; the rows and the datasheet (README.md) are in the run's folder dataset.</p></footer>"
+        f"<footer><p>Made by Suri {__version__}{end}</p></footer>"
         f'<div id="tip" role="presentation"></div><script>{script}</script></body></html>\n'
     )
 
@@ -52,4 +56,4 @@ def _file(kind: str) -> str:
 def _scheme() -> str:
     """The colours of the roles as variables, for both schemes."""
     light, dark = ("".join(f"--{role}:{pair[i]};" for role, pair in ROLES.items()) for i in (0, 1))
-    return f":root{{color-scheme:light dark;{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
+    return f":root{{color-scheme:light dark;{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"

@@ -8,7 +8,7 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.report.drawing import ROLES, Drawing, Line, Mark, Rect, Text, Wedge
+from pipeline.report.drawing import ROLES, Curve, Dot, Drawing, Line, Mark, Rect, Text, Wedge
 from pipeline.report.text import visible
 
 if TYPE_CHECKING:
@@ -59,6 +59,13 @@ def _paint(axes: Axes, mark: Mark) -> None:
         style: Any = (0, (4, 3)) if mark.dashed else "-"
         ends = (mark.x1, mark.x2), (mark.y1, mark.y2)
         axes.add_line(Line2D(*ends, color=_colour(mark.stroke), linewidth=0.72 * mark.width, linestyle=style, zorder=1))
+    elif isinstance(mark, Curve):
+        xs, ys = zip(*mark.points, strict=True)
+        axes.add_line(Line2D(xs, ys, color=_colour(mark.stroke), linewidth=0.72 * mark.width, zorder=1))
+    elif isinstance(mark, Dot):
+        axes.add_patch(
+            patches.Circle((mark.x, mark.y), mark.radius, facecolor=_colour(mark.fill), linewidth=0, zorder=1)
+        )
     elif isinstance(mark, Wedge):
         # The y axis points down, which turns matplotlib's counter-clockwise angles into clockwise ones.
         angles = math.degrees(mark.start) - 90, math.degrees(mark.end) - 90

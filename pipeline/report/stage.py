@@ -13,6 +13,11 @@ from pipeline.report.page import page
 from pipeline.report.sections import Sections
 from pipeline.run import Run
 
+END = (
+    ", seed {seed}. The numbers are in report.json and the pictures beside it as PNG; the rows and the datasheet "
+    "(README.md) are in the run's folder dataset."
+)
+
 
 def key(config: Config, run: Run) -> dict[str, Any]:
     """All that the result depends on. Installing a parser later makes a report without verbs stale."""
@@ -32,7 +37,7 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
     found = gather(config, run)
     counted = verbs.count(found.instructions, found.rows)
     sections = Sections(found, counted)
-    html = page(config.name, config.data.seed, sections.all())
+    html = page(config.name, "Data report", sections.all(), END.format(seed=config.data.seed))
     # A parser that could not be used is left out of the key, so that the next call tries again.
     failed = {language for language, entry in counted.items() if entry.get("missing")}
     used = {language: version for language, version in stage_key["parsers"].items() if language not in failed}

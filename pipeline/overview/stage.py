@@ -1,0 +1,49 @@
+"""One page of all that a run folder holds, to be forwarded: `report.html`. It reads, and makes nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.config import Config
+from pipeline.files import write_text
+from pipeline.overview import record, results, sections
+from pipeline.overview.parts import COMMANDS, Parts, read
+from pipeline.progress import say
+from pipeline.report.page import page
+from pipeline.run import Run
+
+NAME = "report.html"
+END = ": one file, which needs no network and no other file. Every number is read from the run's folder."
+
+
+def build(config: Config, run: Run) -> Path:
+    """Writes the page and says where it lies.
+
+    Raises:
+        UserError: nothing was made in the run folder yet.
+    """
+    parts = read(config, run)
+    path = run.root / NAME
+    write_text(path, html(parts))
+    gone = [command for folder, command in COMMANDS.items() if not parts.has(folder)]
+    more = f" (not in it yet: {', '.join(dict.fromkeys(gone))})" if gone else ""
+    say(f"report: {path}{more}")
+    return path
+
+
+def html(parts: Parts) -> str:
+    """The page from what was read."""
+    made = {
+        "Summary": sections.summary(parts, record.warnings(parts)),
+        "Results": results.results(parts),
+        "Probes": results.probes(parts),
+        "Benchmarks": results.benchmarks(parts),
+        "Side by side": results.side_by_side(parts),
+        "Samples": results.samples(parts),
+        "Training": sections.training(parts),
+        "Data": sections.data(parts),
+        "Plan": sections.planned(parts),
+        "Made with": record.made_with(parts),
+        "Not done": record.not_done(parts),
+    }
+    return page(parts.config.name, "Run report", made, END)
