@@ -34,12 +34,13 @@ STORE = $(PY) -m scripts.adapters
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 
-.PHONY: help data train export preview plan chat keep adapters ask methods forgetting data-diff bench profile test check clean
+.PHONY: help data train export report preview plan chat keep adapters ask methods forgetting data-diff bench profile test check clean
 help:
 	@echo 'make export    data -> tokens -> train -> merged checkpoint (the demo, or CONFIG=configs/NAME.yaml)'
 	@echo 'make data      read, clean, compare, split and tokenise the data; a report to look at'
 	@echo 'make data-diff A=run1 B=run2    what changed between two builds of the data'
 	@echo 'make train     train the adapter; goes on from the newest checkpoint'
+	@echo 'make report    one HTML page of all that the run has so far, to be forwarded; it makes no other part'
 	@echo 'make preview   five encoded rows, with what carries loss in green'
 	@echo 'make plan      rows, tokens, steps, trained parameters and memory of a config'
 	@echo 'make chat      talk to the exported checkpoint; ADAPTER=name: to the base with that adapter of the store'
@@ -57,7 +58,7 @@ help:
 	@echo 'One value only: make train ARGS="train.lr=1e-4 data.val=500".  Another disk: RUNS=/big/runs.'
 
 data: .venv/.report
-data train export preview plan ask: $(READY) $(BASE)
+data train export report preview plan ask: $(READY) $(BASE)
 	@$(RUN)
 
 methods forgetting: $(READY) $(BASE)

@@ -4,9 +4,10 @@
       dataset/{train,val,holdout,rejected}.jsonl, report.json
       tokens/{train,val,holdout}.arrow, preview.txt
       checkpoints/step-000400/                all that exact resume needs
-      adapter/                                PEFT format
+      adapter/                                PEFT format; probes.json: what the trained model's answers look like
       metrics.jsonl, loss.png, tracker/
       export/                                 merged model; README.md is the model card
+      report.html                             `make report`: all of the above on one page, to be forwarded
 
 A stage is up to date when the manifest in its folder carries the same key (config values it depends on, hashes of
 its input files, results of the stages before it) and its files are there.

@@ -204,7 +204,7 @@ def test_training_ends_with_probes(base: Path, tmp_path: Path, capsys: pytest.Ca
     assert (found["part"], found["rows"], found["prompts"], found["max_new_tokens"]) == ("val", 8, 1, 24)
     assert len(found["answers"]) == 9
     assert found["probes"]["stops"]["count"] == 0 < found["probes"]["stops"]["of"] <= 8
-    assert found["probes"]["as_base"]["of"] == 9
+    assert found["probes"]["as_base"]["of"] == 8
     assert found["warnings"][0]["probe"] == "stops"
     assert "2 steps at train.lr=0.01" in found["warnings"][0]["cause"]
     assert "probes.json" in run.manifest("adapter")["files"]

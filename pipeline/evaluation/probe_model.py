@@ -25,6 +25,7 @@ from pipeline.run import Run
 
 ROWS = 16
 LIMIT = 64  # new tokens at most, whatever `eval.max_new_tokens` allows
+COMPARED = 8  # answers that the base is asked about: it costs a pass over them
 POOL = 256  # rows that the questions are chosen from
 AT_ONCE = 2048  # tokens that go through the base at once
 TIE = {torch.float32: 1e-4, torch.bfloat16: 2.0**-6, torch.float16: 2.0**-9}  # of a logit's size: rounding
@@ -55,7 +56,7 @@ def probe_model(model: Any, config: Config, run: Run, encoder: Encoder, counts: 
     _check_numbers(model, min(prompts, key=len))
     try:
         ids = greedy(model, prompts, end_id=encoder.end_id, max_new_tokens=limit, what="probes")
-        same = as_base(model, prompts, ids)
+        same = as_base(model, prompts[:COMPARED], ids[:COMPARED])
     except torch.cuda.OutOfMemoryError:
         torch.cuda.empty_cache()
         return {"missing": "the card's memory did not suffice", "warnings": []}

@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.report.charts import GUTTER, legend
 from pipeline.report.drawing import Curve, Dot, Drawing, Line, Rect, Text, fitted
+from pipeline.report.text import visible
 
 POINTS = 300  # of a curve; longer ones are averaged
 Points = list[tuple[float, float]]
@@ -80,7 +81,7 @@ def plot(drawing: Drawing, series: Sequence[Series], height: float, form: str) -
     bottom = top + height
     most = max((y for s in series for _, y in s.points), default=0.0) or 1.0
     last = max((x for s in series for x, _ in s.points), default=0.0) or 1.0
-    for tick in ticks(most, 4 if height > 150 else 3):
+    for tick in ticks(most, 5 if height > 150 else 4):
         y = bottom - height * tick / most
         drawing.add(Line(left, y, right, y, "grid" if tick else "neutral"))
         drawing.add(Text(left - 8, y + 4, f"{tick:,.10g}", 11.5, "soft", "end"))
@@ -145,7 +146,7 @@ def pairs(
         drawing.add(Line(x, top - 4, x, bottom), Text(x, bottom + 15, f"{share:.0%}", 11.5, "soft", "middle"))
     for number, pair in enumerate(found):
         y = top + number * step
-        label = fitted(pair.label, 13, (left - 14) if wide else width - 120)
+        label = fitted(visible(pair.label), 13, (left - 14) if wide else width - 120)
         said = f"{pair.base:.0%} → {pair.tuned:.0%}"
         drawing.add(Text(0, y + 13, label, 13, tip=pair.label if label != pair.label else ""))
         drawing.add(Text(width, y + 13, said, 12.5, "soft", "end"))

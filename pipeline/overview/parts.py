@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,6 +13,7 @@ from pipeline.config import Config
 from pipeline.config_file import load
 from pipeline.errors import UserError
 from pipeline.files import read_json
+from pipeline.release.card import base_name
 from pipeline.report.numbers import gather
 from pipeline.run import Run
 from pipeline.training import metrics
@@ -57,6 +59,14 @@ class Parts:
     def counts(self, folder: str) -> dict[str, Any]:
         """Of a stage's manifest."""
         return dict((self.manifests.get(folder) or {}).get("counts") or {})
+
+    @property
+    def base(self) -> str:
+        """The base as it may be named elsewhere, though it be gone from this machine."""
+        try:
+            return base_name(self.config) or "random weights"
+        except UserError:
+            return Path(self.config.model.base).name
 
     def trained_with(self, key: str) -> Any:
         """A value of the section `train` as the training's manifest has it."""

@@ -8,7 +8,7 @@ import yaml
 
 from pipeline.files import sha256_json
 from pipeline.overview.parts import PARTS, Parts
-from pipeline.release.card import base_name, without_paths
+from pipeline.release.card import without_paths
 from pipeline.report.figure import table
 from pipeline.report.text import escape
 
@@ -20,7 +20,7 @@ def made_with(parts: Parts) -> str:
     """Config, versions and hashes: all that making it again asks for."""
     template = parts.adapter.get("template") or parts.counts("tokens").get("template") or {}
     rows = [
-        ("base", base_name(parts.config)),
+        ("base", parts.base),
         ("hash of the base", parts.adapter.get("base_hash")),
         ("template", template.get("id")),
         ("hash of the template", template.get("hash")),

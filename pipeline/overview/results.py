@@ -85,8 +85,7 @@ def probes(parts: Parts) -> str:
     after = parts.probes.get("probes") or {}
     base, tuned = (parts.results.get(who, {}).get("probes") or {} for who in ("base", "tuned"))
     if not after and not tuned:
-        missing = parts.probes.get("missing")
-        return f"<p>{escape(missing) if missing else parts.missing('adapter', 'Not probed')}</p>"
+        return f"<p>{_not_probed(parts)}</p>"
     rows = []
     for name, what in PROBES.items():
         seen = [counted(found.get(name)) for found in (after, base, tuned)]
@@ -101,6 +100,16 @@ def probes(parts: Parts) -> str:
         )
     note = f"<p class=soft>{asked}At export: all answers of the measurement. Few answers: read the counts.</p>"
     return note + table(head, rows) + _seen(parts)
+
+
+def _not_probed(parts: Parts) -> str:
+    if parts.probes.get("missing"):
+        return f"Nothing was asked: {escape(parts.probes['missing'])}."
+    if parts.config.adapter.method == "none":
+        return parts.missing("export", "Nothing is trained; the export was not measured")
+    if parts.has("adapter"):
+        return "The training left no probes: it was made by an earlier version."
+    return parts.missing("adapter", "Not probed")
 
 
 def counted(found: Mapping[str, int] | None) -> str:

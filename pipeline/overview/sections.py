@@ -6,10 +6,10 @@ from functools import partial
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.evaluation.general import forgetting
 from pipeline.model.methods import BY_NAME
 from pipeline.overview import curves
 from pipeline.overview.parts import PARTS, Parts
-from pipeline.release.card import base_name
 from pipeline.report.figure import Figure, table
 from pipeline.report.numbers import Found
 from pipeline.report.sections import Sections
@@ -20,13 +20,12 @@ from pipeline.training.plan import lines, plan
 def summary(parts: Parts, warnings: list[str]) -> str:
     """One sentence, the headline numbers, what there is, and what to beware of."""
     config, trained = parts.config, parts.counts("adapter")
-    base = base_name(config) or "random weights"
     rows = parts.counts("tokens").get("train", {}).get("rows") or parts.counts("dataset").get("train", 0)
     size = parts.trained_with("batch_size")
     steps = f", {trained['steps']:,} steps of {size} rows" if trained.get("steps") and size else ""
     how = BY_NAME[config.adapter.method].described(config.adapter)
     lead = (
-        f"<p><b>{escape(base)}</b> with {rows:,} instructions in the template "
+        f"<p><b>{escape(parts.base)}</b> with {rows:,} instructions in the template "
         f"<b>{escape(config.prompt.template)}</b>: {escape(how)}{steps}.</p>"
     )
     tiles = "".join(
@@ -56,8 +55,8 @@ def headline(parts: Parts) -> list[tuple[str, str]]:
         shares = f"{base['holdout']['exact']:.0%} → {tuned['holdout']['exact']:.0%}"
         found.append((shares, "exact match, tasks never trained on"))
     if base.get("general") and tuned.get("general"):
-        change = tuned["general"]["loss"] - base["general"]["loss"]
-        found.append((f"{change:+.3f}", "forgetting: change of loss on general text"))
+        change, error = forgetting(base["general"], tuned["general"])
+        found.append((f"{change:+.3f} ± {error:.3f}", "forgetting: change of loss on general text"))
     if isinstance(parts.judge.get("win_rate"), (int, float)):
         found.append((f"{parts.judge['win_rate']:.0%}", "of judged pairs won against the base"))
     return found
@@ -90,18 +89,19 @@ def data(parts: Parts) -> str:
 
 def planned(parts: Parts) -> str:
     """The arithmetic of the config."""
-    counted = parts.counts("tokens").get("train")
+    train = parts.counts("tokens").get("train") or {}
+    counted = train if {"rows", "tokens"} <= train.keys() else None
     try:
         said = lines(parts.config, plan(parts.config, counted))
     except UserError as error:
-        return f"<p>It cannot be worked out here: {escape(error.what)}.</p>"
+        return f"<p>It cannot be worked out here: {escape(without_folders(error.what, parts))}.</p>"
     return f'<pre class="scroll" tabindex="0">{escape(without_folders(chr(10).join(said), parts))}</pre>'
 
 
 def without_folders(text: str, parts: Parts) -> str:
     """The text without this machine's folder of the base."""
     base = parts.config.model.base
-    return text.replace(base, base_name(parts.config)) if base else text
+    return text.replace(base, parts.base) if base else text
 
 
 def training(parts: Parts) -> str:
