@@ -49,7 +49,7 @@ def test_all_of_it_is_there(whole: Path) -> None:
     text = " ".join(seen(whole).text.split())
     for wanted in (
         "1,000parameters trained, 20.00%", "1 min 16 sof training on cpu", "2.00 → 0.50held-out loss",
-        "+0.100 ± 0.100forgetting", "62%of judged pairs won", "40 steps of 8 rows", "step 7", "3 of 4 answers",
+        "+0.100 ± 0.100forgetting", "62%of judged pairs won", "40 steps of 8 rows", "step 7", "held-out rows: loss (4 rows)", "3 of 4 answers",
         "few <steps>", "more & more", "1 of 4", "0.6 ± 0.02", "better", "ab12", "cd34", "one seed",
         "wins 62.5% of the judged pairs against the base (interval 50.0% to 75.0%)", "step 40 <script>",
     ):  # fmt: skip
@@ -100,7 +100,7 @@ def test_what_is_stale_or_differs_is_said(tmp_path: Path) -> None:
     assert "cannot be read by this version" in seen(build(other, run)).text
 
 
-def test_a_real_run_has_the_export_s_table_on_its_page(base: Path, tmp_path: Path) -> None:
+def test_a_real_run_is_read_and_not_touched(base: Path, tmp_path: Path) -> None:
     config = make_config(tmp_path, base, "train.max_steps=2", "eval.max_new_tokens=24")
     run = run_to(config, "train", tmp_path)
     before = {p: p.stat().st_mtime_ns for p in run.root.rglob("*") if p.is_file()}
@@ -110,10 +110,6 @@ def test_a_real_run_has_the_export_s_table_on_its_page(base: Path, tmp_path: Pat
     assert "train.lr=0.01" in text
     assert "parameters 41,120, trained 896" in " ".join(text.split()), "the plan"
     assert str(tmp_path) not in (run.root / "report.html").read_text()
-    run_to(config, "export", tmp_path)
-    text = seen(build(config, run)).text
-    assert "held-out rows: loss (4 rows)" in text
-    assert "merged = base + adapter" in text
 
 
 def test_nothing_trained_is_no_gap(base: Path, tmp_path: Path) -> None:

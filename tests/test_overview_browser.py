@@ -16,8 +16,7 @@ from tests.test_report_browser import browser, open_page, painted
 __all__ = ["browser", "whole"]  # fixtures: used by name
 
 
-@pytest.mark.parametrize(("width", "scheme", "drawing"), [(1100, "light", "wide"), (1100, "dark", "wide"),
-                                                          (390, "light", "narrow")])  # fmt: skip
+@pytest.mark.parametrize(("width", "scheme", "drawing"), [(1100, "dark", "wide"), (390, "light", "narrow")])
 def test_no_picture_is_empty(whole: Path, browser: Any, width: int, scheme: str, drawing: str) -> None:
     page, wrong = open_page(browser, whole.parent, width, scheme)
     page.evaluate("document.querySelectorAll('details').forEach((d) => d.open = true)")
