@@ -34,7 +34,7 @@ STORE = $(PY) -m scripts.adapters
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 
-.PHONY: help data train export preview plan chat keep adapters ask methods forgetting data-diff bench profile test check clean
+.PHONY: help data train export eval preview plan chat keep adapters ask methods forgetting data-diff bench profile test check clean
 help:
 	@echo 'make export    data -> tokens -> train -> merged checkpoint (the demo, or CONFIG=configs/NAME.yaml)'
 	@echo 'make data      read, clean, compare, split and tokenise the data; a report to look at'
@@ -42,6 +42,7 @@ help:
 	@echo 'make train     train the adapter; goes on from the newest checkpoint'
 	@echo 'make preview   five encoded rows, with what carries loss in green'
 	@echo 'make plan      rows, tokens, steps, trained parameters and memory of a config'
+	@echo 'make eval      base against tuned: held-out rows, benchmarks, forgetting, each with its error (docs/evaluation.md)'
 	@echo 'make chat      talk to the exported checkpoint; ADAPTER=name: to the base with that adapter of the store'
 	@echo 'make keep ADAPTER=name          put the run'"'"'s adapter into the store, adapters/name (many tasks, one base)'
 	@echo 'make adapters                   list the store; SHOW=name, REMOVE=name, MEASURE=name (on the run'"'"'s held-out rows)'
@@ -61,6 +62,9 @@ data train export preview plan ask: $(READY) $(BASE)
 	@$(RUN)
 
 methods forgetting: $(READY) $(BASE)
+	@$(RUN)
+
+eval: .venv/.eval $(BASE)
 	@$(RUN)
 
 chat: $(READY) $(BASE)
@@ -84,7 +88,7 @@ data-diff: $(READY)
 bench profile: $(READY)
 	@$(PY) -m scripts.bench_train "$(DATA)" "$(TOKENIZER)" $(if $(filter profile,$@),--profile) $(CASES)
 
-test: .venv/.report .venv/.ray .venv/.browser
+test: .venv/.report .venv/.ray .venv/.browser .venv/.eval
 	@$(PY) -m pytest $(ARGS)
 
 check: $(READY)
@@ -101,7 +105,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 # Extras that only some commands need.
-.venv/.report .venv/.ray .venv/.browser: .venv/.%: $(READY)
+.venv/.report .venv/.ray .venv/.browser .venv/.eval: .venv/.%: $(READY)
 	@echo 'setup: installing the extra $* (once)'
 	@$(PYTHON) scripts/setup_venv.py $* $(PIP_ARGS)
 	@test $* != report || $(PY) -m scripts.fetch_grammar || echo 'without it the report has no English verb chart'

@@ -11,7 +11,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.config import SYNONYMS, Config
+from pipeline.config import Config
+from pipeline.config_values import SYNONYMS
 from pipeline.contradictions import Key, contradictions
 from pipeline.errors import UserError
 

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, TextStreamer
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.evaluation.shots import Shots
+from pipeline.evaluation.shots import Shots, shots_of
 from pipeline.files import read_json
 from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
@@ -28,7 +28,6 @@ from pipeline.prompt import template as templates
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.tokenizer import Tokenizer
 from pipeline.record import Example
-from pipeline.release.unmerged import shots_of
 from pipeline.run import Run
 from pipeline.store import Store
 
@@ -78,7 +77,7 @@ def chat(config: Config, run: Run) -> None:
     shots = None
     if made.get("holds") == "nothing":
         limit = getattr(model.config, "max_position_embeddings", None)
-        shots = shots_of(config, run, encoder, limit, config.chat.max_new_tokens)
+        shots = shots_of(config, run, encoder, limit, config.chat.max_new_tokens, config.adapter.shots)
     talker = Talker(model, encoder, AutoTokenizer.from_pretrained(folder, local_files_only=True), config, shots)
     say(HELP)
     _talk(talker)
