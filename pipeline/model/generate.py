@@ -11,6 +11,8 @@ from transformers import GenerationConfig
 
 from pipeline.progress import bar
 
+CPU_ROWS, GPU_ROWS = 32, 256
+
 
 @torch.inference_mode()
 def greedy(
@@ -20,7 +22,6 @@ def greedy(
     end_id: int,
     max_new_tokens: int,
     what: str,
-    batch: int = 32,
     adapters: Sequence[str] | None = None,
 ) -> list[list[int]]:
     """New ids for each prompt, the end token included when the model gave it.
@@ -35,9 +36,11 @@ def greedy(
         max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, eos_token_id=end_id, pad_token_id=end_id
     )
     with answering(model), bar(total=len(prompts), what=what, unit="answer") as progress:
-        for start in range(0, len(order), batch):
-            rows = order[start : start + batch]
-            width = max(len(prompts[i]) for i in rows)
+        start = 0
+        while start < len(order):
+            width = len(prompts[order[start]])  # the longest of those that are left
+            rows = order[start : start + rows_at_once(model, width + max_new_tokens)]
+            start += len(rows)
             ids = torch.zeros((len(rows), width), dtype=torch.long)
             mask = torch.zeros_like(ids)
             for n, i in enumerate(rows):
@@ -51,6 +54,24 @@ def greedy(
                 answers[i] = new[: new.index(end_id) + 1] if end_id in new else new
             progress.update(len(rows))
     return answers
+
+
+def rows_at_once(model: Any, tokens: int) -> int:
+    """How many answers are made side by side, each with so many tokens, question included.
+
+    A step takes a GPU as long for one row as for hundreds, until the cache of keys and values fills half of what is
+    free: 2 * blocks * key-value heads * head size numbers a token. On a CPU more rows only make the padding longer.
+    """
+    parameter = next(model.parameters())
+    if not parameter.is_cuda:
+        return CPU_ROWS
+    config = model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    cached = 2 * config.num_hidden_layers * heads * size * torch.finfo(parameter.dtype).bits // 8
+    unused = torch.cuda.memory_reserved(parameter.device) - torch.cuda.memory_allocated(parameter.device)
+    free = torch.cuda.mem_get_info(parameter.device)[0] + unused
+    return max(1, min(GPU_ROWS, int(free / 2 / (cached * tokens))))
 
 
 @contextlib.contextmanager
