@@ -6,7 +6,7 @@ A config file holds only what differs from these defaults; `key=value` words on 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -20,6 +20,7 @@ from pipeline.config_values import (
     adapter_name,
     count_or_share,
     number,
+    plain_url,
 )
 
 
@@ -51,6 +52,8 @@ class Model(Section):
 
 
 class Source(Section):
+    needs: ClassVar[tuple[str, ...]] = ("instruction", "output")
+    """Our fields without which a row is none. Not a key: questions (`pipeline.comparison`) need no output."""
     path: Annotated[str, Field(min_length=1)]
     """A file, a glob such as data/*.jsonl.gz, a folder or hub id that `datasets` loads, or `families`."""
     columns: dict[Literal["instruction", "input", "output", "task"], str] = {}
@@ -255,6 +258,35 @@ class Chat(Section):
     """Name in the adapter store (`make adapters`): talk to the base with that adapter. Empty: to the run's export."""
 
 
+class Compare(Section):
+    questions: tuple[str, ...] = ("data/questions_ko.jsonl", "data/questions_en.jsonl")
+    """Question sets for base and tuned model: files, globs, folders or hub ids, in any form that data may have; answers
+    need not be in them."""
+    limit: Positive | None = None
+    """At most so many questions of each set, taken from its categories in turn."""
+    max_new_tokens: Positive = 256
+    """Longest answer. Questions that leave less room than that in the model's context are skipped, and it is said."""
+
+
+class Judge(Section):
+    model: str = ""
+    """Name of the judge, as its server knows it. Empty: `make judge` says what to set."""
+    base_url: Annotated[str, AfterValidator(plain_url)] = ""
+    """Where it is served, such as http://localhost:8000/v1; empty = OpenAI's own address."""
+    key: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key; the key itself stands nowhere."""
+    limit: Positive | None = None
+    """Judge at most so many questions, taken from the categories in turn."""
+    temperature: Rate | None = 0.0
+    """null: not sent, for models that refuse the field."""
+    parallel: Positive = 4
+    """Requests under way at once."""
+    retries: Count = 5
+    """Tries more, with growing pauses, when the server is busy, out of reach or fails; then the command stops."""
+    timeout: Positive = 120
+    """Seconds that one reply may take."""
+
+
 class Config(Section):
     name: Name
     """The run folder is runs/NAME."""
@@ -266,6 +298,8 @@ class Config(Section):
     eval: Eval = Eval()
     export: Export = Export()
     chat: Chat = Chat()
+    compare: Compare = Compare()
+    judge: Judge = Judge()
 
     def value(self, key: str) -> Any:
         """The value at a dotted key such as `train.lr`, as plain data."""

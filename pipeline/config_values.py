@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
 
@@ -25,6 +26,20 @@ def count_or_share(value: object) -> object:
 def adapter_name(value: str) -> str:
     if value and (wrong := problem(value)):
         raise ValueError(wrong)
+    return value
+
+
+def plain_url(value: str) -> str:
+    """An address that can be written into config.yaml, since no key hides in it."""
+    try:
+        parts = urlsplit(value)
+        wrong = bool(value) and (parts.scheme not in ("http", "https") or not parts.hostname)
+    except ValueError:
+        wrong = True
+    if wrong:
+        raise ValueError("expected an address such as http://localhost:8000/v1")
+    if parts.username or parts.password or parts.query:
+        raise ValueError("must not hold a key: put it into the environment variable that judge.key names")
     return value
 
 

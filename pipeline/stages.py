@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.adapter_name import BASE
+from pipeline.comparison import stage as comparison
 from pipeline.config import Config
 from pipeline.config_file import dump
 from pipeline.dataset import stage as dataset
@@ -98,6 +99,7 @@ STAGES = (
 )
 # Beside the chain: nothing depends on it, so only `make data` makes it.
 REPORT = Stage("report", "report", report.key, report.build)
+COMPARE = Stage("compare", "compare", comparison.key, comparison.build)
 
 
 def make_data(config: Config, run: Run) -> None:
@@ -124,6 +126,16 @@ def bring_up_to_date(config: Config, run: Run, last: str) -> None:
         _help_to_train(config, run)
         return
     _bring(config, run, STAGES[: [s.name for s in STAGES].index(last) + 1])
+
+
+def compare(config: Config, run: Run) -> None:
+    """Base and tuned model side by side on the config's question sets.
+
+    Raises:
+        UserError: from a stage; a question set that is not there is told before any other work.
+    """
+    comparison.key(config, run)
+    _bring(config, run, (*STAGES, COMPARE))
 
 
 def _bring(config: Config, run: Run, wanted: tuple[Stage, ...]) -> None:
