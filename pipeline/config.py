@@ -273,8 +273,9 @@ class Judge(Section):
     """Name of the judge, as its server knows it. Empty: `make judge` says what to set."""
     base_url: Annotated[str, AfterValidator(plain_url)] = ""
     """Where it is served, such as http://localhost:8000/v1; empty = OpenAI's own address."""
-    key: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "OPENAI_API_KEY"
-    """Name of the environment variable that holds the key; the key itself stands nowhere."""
+    key: Annotated[str, Field(pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$")] = ""
+    """Name of the environment variable that holds the key, which itself stands nowhere. Empty: OPENAI_API_KEY at
+    OpenAI's own address, none elsewhere."""
     limit: Positive | None = None
     """Judge at most so many questions, taken from the categories in turn."""
     temperature: Rate | None = 0.0

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.adapter_name import BASE
+from pipeline.comparison import endpoint
+from pipeline.comparison import judge as judging
 from pipeline.comparison import stage as comparison
 from pipeline.config import Config
 from pipeline.config_file import dump
@@ -100,6 +102,7 @@ STAGES = (
 # Beside the chain: nothing depends on it, so only `make data` makes it.
 REPORT = Stage("report", "report", report.key, report.build)
 COMPARE = Stage("compare", "compare", comparison.key, comparison.build)
+JUDGE = Stage("judge", "judge", judging.key, judging.build)
 
 
 def make_data(config: Config, run: Run) -> None:
@@ -136,6 +139,19 @@ def compare(config: Config, run: Run) -> None:
     """
     comparison.key(config, run)
     _bring(config, run, (*STAGES, COMPARE))
+
+
+def judge(config: Config, run: Run) -> None:
+    """What a judge says of base and tuned model, on the answers of `compare`.
+
+    Raises:
+        UserError: from a stage; a judge that is not set up is told before any other work.
+    """
+    wanted = (*STAGES, COMPARE, JUDGE)
+    comparison.key(config, run)
+    if not config.judge.model or stale(config, run, wanted):
+        endpoint.check(config.judge)
+    _bring(config, run, wanted)
 
 
 def _bring(config: Config, run: Run, wanted: tuple[Stage, ...]) -> None:

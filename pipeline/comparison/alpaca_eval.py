@@ -1,6 +1,6 @@
 """Answers in the form that AlpacaEval reads (`alpaca_eval --model_outputs tuned.json --reference_outputs base.json`).
 
-A list of {dataset, instruction, output, generator}, as alpaca_eval 0.6.6 loads it (`utils.load_or_convert_to_dataframe`).
+A list of {dataset, instruction, output, generator}, for `load_or_convert_to_dataframe` of alpaca_eval 0.6.6. It
 It pairs the two files by `instruction`, its only field for the question: an input stands under the instruction, as its
 authors merged the two ("{instruction}\\n\\n{input}", README of tatsu-lab/alpaca_eval, "Differences with AlpacaFarm").
 """

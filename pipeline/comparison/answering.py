@@ -118,7 +118,9 @@ def _ask(
     examples = [Example.of(q.instruction, q.input, "", source=q.set, task=q.category) for q in missing]
 
     def keep(i: int, one: Answer) -> None:
-        kept.add(_name(missing[i]), {"said": one.said, "stopped": one.stopped})
+        # A letter that the limit cut in half is no letter.
+        said = one.said if one.stopped else one.said.rstrip("\ufffd")
+        kept.add(_name(missing[i]), {"said": said, "stopped": one.stopped})
 
     device = next(model.parameters()).device.type
     try:
@@ -139,4 +141,3 @@ def _shots(config: Config, run: Run, encoder: Encoder, sees: int | None) -> Shot
     if holds(run) != "nothing":
         return None
     return shots_of(config, run, encoder, sees, config.compare.max_new_tokens)
-

@@ -78,11 +78,11 @@ def about(config: Config, questions: int) -> str:
     from pipeline.release.card import base_name, column_names
 
     method, names = BY_NAME[config.adapter.method], column_names(config)
-    trained = "it" if method.export == "nothing" else f"the run's export ({method.described(config.adapter)})"
+    trained = "the same" if method.export == "nothing" else "the run's export"
     return (
-        f"{questions} questions to {base_name(config) or 'random weights'} ({names[0]}) and to {trained} ({names[1]}), "
-        f"both in the template {config.prompt.template}; always the likeliest token, at most "
-        f"{config.compare.max_new_tokens} of them. Which of the two is A is drawn anew for each question."
+        f"{questions} questions. {names[0]}: {base_name(config) or 'random weights'}. {names[1]}: {trained}, "
+        f"{method.described(config.adapter)}. Both in the template {config.prompt.template}, always the likeliest "
+        f"token, at most {config.compare.max_new_tokens} of them. Which one is A is drawn anew for each question."
     )
 
 
