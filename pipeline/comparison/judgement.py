@@ -46,17 +46,18 @@ def judgement(config: Config, outcomes: Sequence[Mapping[str, Any]]) -> dict[str
     replies = [reply for one in outcomes for reply in one["replies"]]
     sides = [reply["verdict"] for reply in replies if reply["verdict"] in ("first", "second")]
     steady = [one["consistent"] for one in outcomes if one["consistent"] is not None]
-    categories = dict.fromkeys(one["category"] for one in outcomes)
+    categories, sets = (dict.fromkeys(one[name] for one in outcomes) for name in ("category", "set"))
     decided = [one for one in outcomes if one["winner"] != "unparsable"]
 
-    def rate(category: str | None) -> dict[str, Any]:
-        return win_rate([one["winner"] for one in decided if category in (None, one["category"])])
+    def rate(name: str = "", value: str = "") -> dict[str, Any]:
+        return win_rate([one["winner"] for one in decided if not name or one[name] == value])
 
     return {
         "judge": {"model": config.judge.model, "base_url": config.judge.base_url or "OpenAI's own"},
         "asked": len(outcomes),
-        "win_rate": rate(None),
-        "by_category": {category: rate(category) for category in categories},
+        "win_rate": rate(),
+        "by_set": {value: rate("set", value) for value in sets},
+        "by_category": {value: rate("category", value) for value in categories},
         "identical": sum(one["identical"] for one in outcomes),
         "unparsable": {
             "replies": sum(reply["verdict"] == "unparsable" for reply in replies),
@@ -71,7 +72,8 @@ def judgement(config: Config, outcomes: Sequence[Mapping[str, Any]]) -> dict[str
 
 
 def _rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    return table([("all", found["win_rate"]), *found["by_category"].items()])
+    sets = found["by_set"].items() if len(found["by_set"]) > 1 else ()
+    return table([("all", found["win_rate"]), *sets, *found["by_category"].items()])
 
 
 def printed(found: Mapping[str, Any]) -> str:

@@ -111,10 +111,15 @@ const percent = (share) => (100 * share).toFixed(1) + " %";
 function count() {
   const body = document.querySelector("#tally tbody");
   const groups = new Map([["all", items.map((item) => item.dataset.id)]]);
-  for (const item of items) groups.set("· " + item.dataset.category, [...(groups.get("· " + item.dataset.category) || []), item.dataset.id]);
+  for (const by of selects.map((select) => select.name)) {
+    for (const item of items) {
+      const name = `${by} ${item.dataset[by]}`; // a set and a category may share a name
+      groups.set(name, [...(groups.get(name) || []), item.dataset.id]);
+    }
+  }
   body.replaceChildren(...[...groups].map(([name, ids]) => [name, tally(ids)]).filter(([, t]) => t.votes).map(([name, t]) => {
     const row = document.createElement("tr");
-    const cells = [name.replace("· ", ""), t.votes, t.tuned, t.tie, t.base, percent(t.win_rate), t.interval.map(percent).join(" to ")];
+    const cells = [name.replace(/^(set|category) /, ""), t.votes, t.tuned, t.tie, t.base, percent(t.win_rate), t.interval.map(percent).join(" to ")];
     cells.forEach((text, i) => {
       const cell = document.createElement("td");
       cell.textContent = text;
