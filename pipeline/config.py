@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
+from pipeline.config_compare import Compare, Judge
 from pipeline.config_values import (
+    SECTION,
     Action,
     Count,
     Name,
@@ -20,7 +22,6 @@ from pipeline.config_values import (
     adapter_name,
     count_or_share,
     number,
-    plain_url,
 )
 
 
@@ -32,7 +33,7 @@ def method_name(value: object) -> str:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = SECTION
 
 
 class Model(Section):
@@ -256,36 +257,6 @@ class Chat(Section):
     """0 = always the likeliest token."""
     adapter: Annotated[str, AfterValidator(adapter_name)] = ""
     """Name in the adapter store (`make adapters`): talk to the base with that adapter. Empty: to the run's export."""
-
-
-class Compare(Section):
-    questions: tuple[str, ...] = ("data/questions_ko.jsonl", "data/questions_en.jsonl")
-    """Question sets for base and tuned model: files, globs, folders or hub ids, in any form that data may have; answers
-    need not be in them."""
-    limit: Positive | None = None
-    """At most so many questions of each set, taken from its categories in turn."""
-    max_new_tokens: Positive = 256
-    """Longest answer. Questions that leave less room than that in the model's context are skipped, and it is said."""
-
-
-class Judge(Section):
-    model: str = ""
-    """Name of the judge, as its server knows it. Empty: `make judge` says what to set."""
-    base_url: Annotated[str, AfterValidator(plain_url)] = ""
-    """Where it is served, such as http://localhost:8000/v1; empty = OpenAI's own address."""
-    key: Annotated[str, Field(pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$")] = ""
-    """Name of the environment variable that holds the key, which itself stands nowhere. Empty: OPENAI_API_KEY at
-    OpenAI's own address, none elsewhere."""
-    limit: Positive | None = None
-    """Judge at most so many questions, taken from the categories in turn."""
-    temperature: Rate | None = 0.0
-    """null: not sent, for models that refuse the field."""
-    parallel: Positive = 4
-    """Requests under way at once."""
-    retries: Count = 5
-    """Tries more, with growing pauses, when the server is busy, out of reach or fails; then the command stops."""
-    timeout: Positive = 120
-    """Seconds that one reply may take."""
 
 
 class Config(Section):
