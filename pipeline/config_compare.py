@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel
 
-from pipeline.config_values import SECTION, Count, Positive, Rate, plain_url
+from pipeline.config_values import SECTION, Count, Positive, Rate, plain_url, variable_name
 
 
 class Compare(BaseModel):
@@ -28,7 +28,7 @@ class Judge(BaseModel):
     """Name of the judge, as its server knows it. Empty: `make judge` says what to set."""
     base_url: Annotated[str, AfterValidator(plain_url)] = ""
     """Where it is served, such as http://localhost:8000/v1; empty = OpenAI's own address."""
-    key: Annotated[str, Field(pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$")] = ""
+    key: Annotated[str, AfterValidator(variable_name)] = ""
     """Name of the environment variable that holds the key, which itself stands nowhere. Empty: OPENAI_API_KEY at
     OpenAI's own address, none elsewhere."""
     limit: Positive | None = None

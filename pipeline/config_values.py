@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -9,6 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 
 from pipeline.adapter_name import problem
 
+VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*", re.IGNORECASE)
 SECTION = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
 
@@ -28,6 +30,13 @@ def count_or_share(value: object) -> object:
 def adapter_name(value: str) -> str:
     if value and (wrong := problem(value)):
         raise ValueError(wrong)
+    return value
+
+
+def variable_name(value: str) -> str:
+    """A name in the environment; most keys would not pass for one, and those that do are no harm there."""
+    if value and not VARIABLE.fullmatch(value):
+        raise ValueError("must be the name of an environment variable, not the key itself")
     return value
 
 

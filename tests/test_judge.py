@@ -18,6 +18,7 @@ from pipeline.comparison.questions import Question
 from pipeline.comparison.verdict import both, messages, parse, winner
 from pipeline.comparison.winrate import table, wilson, win_rate
 from pipeline.config import Config, Judge
+from pipeline.config_file import load
 from pipeline.errors import UserError
 from pipeline.files import json_text, write_text
 from pipeline.run import Run
@@ -133,6 +134,15 @@ def test_kept_results_outlive_a_torn_line_and_no_other_key(tmp_path: Path) -> No
 def test_no_key_hides_in_the_address(url: str) -> None:
     with pytest.raises(ValueError, match=r"judge\.key|expected an address"):
         Judge(base_url=url)
+
+
+def test_a_key_in_the_config_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("name: c\nmodel: {base: a/b}\n")
+    given = ["judge.key=sk-secret", "judge.base_url=https://user:secret@host/v1"]
+    with pytest.raises(UserError, match="name of an environment variable, not the key itself") as error:
+        load(tmp_path / "c.yaml", given)
+    assert "must not hold a key" in str(error.value)
+    assert "secret" not in str(error.value)
 
 
 def test_a_judge_that_is_not_set_up_is_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
