@@ -34,7 +34,7 @@ STORE = $(PY) -m scripts.adapters
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 
-.PHONY: help data train export eval preview plan chat keep adapters ask methods forgetting data-diff bench profile test check clean
+.PHONY: help data train export eval preview plan chat keep adapters ask compare judge methods forgetting data-diff bench profile test check clean
 help:
 	@echo 'make export    data -> tokens -> train -> merged checkpoint (the demo, or CONFIG=configs/NAME.yaml)'
 	@echo 'make data      read, clean, compare, split and tokenise the data; a report to look at'
@@ -48,6 +48,8 @@ help:
 	@echo 'make adapters                   list the store; SHOW=name, REMOVE=name, MEASURE=name (on the run'"'"'s held-out rows)'
 	@echo 'make adapters COMBINE="a=0.7 b=0.3" ADAPTER=both   a weighted sum of LoRAs; HOW=cat, svd, ties or dare'
 	@echo 'make ask < questions.txt        several adapters answer in one batch; a line is "name: question"'
+	@echo 'make compare   base and tuned model side by side on question sets: a page to vote on, files for AlpacaEval'
+	@echo 'make judge     a model behind an OpenAI-compatible address votes: ARGS="judge.model=NAME judge.base_url=http://..."'
 	@echo 'make bench DATA=alpaca_data.json TOKENIZER=folder    training speed on this GPU, beside Hugging Face'
 	@echo 'make profile DATA=... TOKENIZER=... CASES=shared     its largest kernels, and a trace'
 	@echo 'make methods       every way to adapt a model on one config, in one table (an hour)'
@@ -58,7 +60,8 @@ help:
 	@echo 'One value only: make train ARGS="train.lr=1e-4 data.val=500".  Another disk: RUNS=/big/runs.'
 
 data: .venv/.report
-data train export preview plan ask: $(READY) $(BASE)
+judge: .venv/.judge
+data train export preview plan ask compare judge: $(READY) $(BASE)
 	@$(RUN)
 
 methods forgetting: $(READY) $(BASE)
@@ -88,7 +91,7 @@ data-diff: $(READY)
 bench profile: $(READY)
 	@$(PY) -m scripts.bench_train "$(DATA)" "$(TOKENIZER)" $(if $(filter profile,$@),--profile) $(CASES)
 
-test: .venv/.report .venv/.ray .venv/.browser .venv/.eval
+test: .venv/.report .venv/.ray .venv/.browser .venv/.eval .venv/.judge
 	@$(PY) -m pytest $(ARGS)
 
 check: $(READY)
@@ -105,7 +108,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 # Extras that only some commands need.
-.venv/.report .venv/.ray .venv/.browser .venv/.eval: .venv/.%: $(READY)
+.venv/.report .venv/.ray .venv/.browser .venv/.eval .venv/.judge: .venv/.%: $(READY)
 	@echo 'setup: installing the extra $* (once)'
 	@$(PYTHON) scripts/setup_venv.py $* $(PIP_ARGS)
 	@test $* != report || $(PY) -m scripts.fetch_grammar || echo 'without it the report has no English verb chart'

@@ -6,11 +6,13 @@ A config file holds only what differs from these defaults; `key=value` words on 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
+from pipeline.config_compare import Compare, Judge
 from pipeline.config_values import (
+    SECTION,
     Action,
     Count,
     Name,
@@ -31,7 +33,7 @@ def method_name(value: object) -> str:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = SECTION
 
 
 class Model(Section):
@@ -51,6 +53,8 @@ class Model(Section):
 
 
 class Source(Section):
+    needs: ClassVar[tuple[str, ...]] = ("instruction", "output")
+    """Our fields without which a row is none. Not a key: questions (`pipeline.comparison`) need no output."""
     path: Annotated[str, Field(min_length=1)]
     """A file, a glob such as data/*.jsonl.gz, a folder or hub id that `datasets` loads, or `families`."""
     columns: dict[Literal["instruction", "input", "output", "task"], str] = {}
@@ -283,6 +287,8 @@ class Config(Section):
     eval: Eval = Eval()
     export: Export = Export()
     chat: Chat = Chat()
+    compare: Compare = Compare()
+    judge: Judge = Judge()
 
     def value(self, key: str) -> Any:
         """The value at a dotted key such as `train.lr`, as plain data."""

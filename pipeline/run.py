@@ -8,6 +8,7 @@
       metrics.jsonl, loss.png, tracker/
       export/                                 merged model; README.md is the model card
       benchmarks/, eval/                      questions and finished measurements; eval.json, eval.md, eval.png
+      compare/, judge/, partial/              answers side by side, verdicts; both as they come
 
 A stage is up to date when the manifest in its folder carries the same key (config values it depends on, hashes of
 its input files, results of the stages before it) and its files are there.

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.adapter_name import BASE
+from pipeline.comparison import endpoint
+from pipeline.comparison import judge as judging
+from pipeline.comparison import stage as comparison
 from pipeline.config import Config
 from pipeline.config_file import dump
 from pipeline.dataset import stage as dataset
@@ -124,6 +127,8 @@ STAGES = (
 # Beside the chain: nothing depends on it, so only `make data` makes it.
 REPORT = Stage("report", "report", report.key, report.build)
 EVAL = Stage("eval", "eval", _eval_key, _build_eval)
+COMPARE = Stage("compare", "compare", comparison.key, comparison.build)
+JUDGE = Stage("judge", "judge", judging.key, judging.build)
 
 
 def make_data(config: Config, run: Run) -> None:
@@ -150,6 +155,29 @@ def bring_up_to_date(config: Config, run: Run, last: str) -> None:
         _help_to_train(config, run)
         return
     _bring(config, run, STAGES[: [s.name for s in STAGES].index(last) + 1])
+
+
+def compare(config: Config, run: Run) -> None:
+    """Base and tuned model side by side on the config's question sets.
+
+    Raises:
+        UserError: from a stage; a question set that is not there is told before any other work.
+    """
+    comparison.key(config, run)
+    _bring(config, run, (*STAGES, COMPARE))
+
+
+def judge(config: Config, run: Run) -> None:
+    """What a judge says of base and tuned model, on the answers of `compare`.
+
+    Raises:
+        UserError: from a stage; a judge that is not set up is told before any other work.
+    """
+    wanted = (*STAGES, COMPARE, JUDGE)
+    comparison.key(config, run)
+    if not config.judge.model or stale(config, run, wanted):
+        endpoint.check(config.judge)
+    _bring(config, run, wanted)
 
 
 def _bring(config: Config, run: Run, wanted: tuple[Stage, ...]) -> None:

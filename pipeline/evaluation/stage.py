@@ -28,7 +28,7 @@ from pipeline.evaluation.tasks import local_files, write_local
 from pipeline.files import read_json, write_json, write_text
 from pipeline.model import base as bases
 from pipeline.model.base import Base
-from pipeline.model.exported import base_with_tokens, exported, free_memory
+from pipeline.model.exported import base_with_tokens, export_dtype, exported_model, free_memory
 from pipeline.model.methods import BY_NAME
 from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
@@ -102,7 +102,7 @@ class Evaluation:
         self.harness = None
         free_memory()
         if who == "tuned":
-            return exported(self.config, self.run, self.base, self.encoder)
+            return exported_model(self.config, self.run, export_dtype(self.config))
         return base_with_tokens(self.config, self.base, self.encoder)
 
     def _has_rows(self) -> bool:

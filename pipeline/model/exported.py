@@ -10,10 +10,12 @@ import torch
 from pipeline.config import Config
 from pipeline.files import read_json
 from pipeline.model import adapter as adapters
+from pipeline.model import base as bases
 from pipeline.model.base import Base
 from pipeline.model.fingerprint import fingerprint
 from pipeline.model.load import DTYPES, add_tokens, dtype_name, load_base, load_folder
 from pipeline.prompt.encode import Encoder
+from pipeline.prompt.stage import encoder_of
 from pipeline.run import Run
 
 
@@ -29,17 +31,24 @@ def export_dtype(config: Config) -> str:
     return dtype_name(config.model) if config.export.dtype == "auto" else config.export.dtype
 
 
-def exported(config: Config, run: Run, base: Base, encoder: Encoder) -> Any:
-    """What `make export` made, loaded: merged weights as they are, an adapter on its base; without training the base.
+def holds(run: Run) -> str:
+    """`merged`, `adapter` or `nothing`: what the run's export is, as `Method.export` says."""
+    made = read_json(run.folder("export") / "suri.json")
+    return str(made.get("holds", "merged")) if isinstance(made, dict) else "merged"
+
+
+def exported_model(config: Config, run: Run, dtype: str) -> Any:
+    """The merged model, computing in `dtype`; or the base, with the exported adapter on it where there is one.
 
     Raises:
-        UserError: it is damaged, or belongs to another base.
+        UserError: base or adapter cannot be loaded, or they do not belong together.
     """
-    holds = (read_json(run.folder("export") / "suri.json") or {}).get("holds", "merged")
-    if holds == "merged":
-        return load_folder(run.folder("export"), DTYPES[export_dtype(config)])
-    model = base_with_tokens(config, base, encoder)
-    return model if holds == "nothing" else adapters.load(model, run.folder("adapter"), fingerprint(config, base))
+    folder, kind = run.folder("export"), holds(run)
+    if kind == "merged":
+        return load_folder(folder, DTYPES[dtype])
+    base = bases.resolve(config.model)
+    model = base_with_tokens(config, base, encoder_of(config, base.tokenizer))
+    return model if kind == "nothing" else adapters.load(model, folder, fingerprint(config, base))
 
 
 def free_memory() -> None:

@@ -1,4 +1,5 @@
-"""report.html: one page that needs no network, reads without a mouse, and is drawn for wide and narrow screens.
+"""A page that needs no network, reads without a mouse, and is drawn for wide and narrow screens: report.html, and the
+shell of others.
 
 The texts of rows are strangers' texts: all are escaped, and the page's own policy (Content-Security-Policy) forbids
 every script but its own and every connection.
@@ -19,14 +20,28 @@ HERE = Path(__file__).parent
 
 
 def page(name: str, seed: int, sections: Mapping[str, str]) -> str:
-    """The whole page from the HTML of its sections. The same input gives the same bytes: it names no time."""
-    title = escape(name)
+    """The whole report from the HTML of its sections. The same input gives the same bytes: it names no time."""
     links = "".join(f'<a href="#{heading.lower()}">{heading}</a>' for heading in sections)
     body = "".join(
         f'<section id="{heading.lower()}"><h2>{heading}</h2>{content}</section>'
         for heading, content in sections.items()
     )
-    style, script = (_file(kind) for kind in ("css", "js"))
+    about = (
+        f"Made by Suri {__version__}, seed {seed}. The numbers are in report.json and the pictures beside "
+        "it as PNG; the rows and the datasheet (README.md) are in the run's folder dataset."
+    )
+    return shell(name, "Data report", f'<nav aria-label="sections"><div>{links}</div></nav><main>{body}</main>', about)
+
+
+def shell(name: str, kind: str, body: str, about: str, style: str = "", script: str = "") -> str:
+    """A page of this look with its own policy.
+
+    Args:
+        name: of the run. kind: what the page is. body: HTML between header and footer. about: HTML of the footer.
+        style, script: CSS on top of the report's, JavaScript in place of it.
+    """
+    title = escape(name)
+    script = script or _file("js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
@@ -36,11 +51,9 @@ def page(name: str, seed: int, sections: Mapping[str, str]) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<title>{title}: data report</title><link rel="icon" href="data:,"><style>{_scheme()}{style}</style></head>'
-        f'<body><header><p class="soft">Data report</p><h1>{title}</h1></header>'
-        f'<nav aria-label="sections"><div>{links}</div></nav><main>{body}</main>'
-        f"<footer><p>Made by Suri {__version__}, seed {seed}. The numbers are in report.json and the pictures beside "
-        "it as PNG; the rows and the datasheet (README.md) are in the run's folder dataset.</p></footer>"
+        f'<title>{title}: {kind.lower()}</title><link rel="icon" href="data:,">'
+        f"<style>{_scheme()}{_file('css')}{style}</style></head>"
+        f'<body><header><p class="soft">{kind}</p><h1>{title}</h1></header>{body}<footer><p>{about}</p></footer>'
         f'<div id="tip" role="presentation"></div><script>{script}</script></body></html>\n'
     )
 
