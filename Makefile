@@ -34,7 +34,7 @@ STORE = $(PY) -m scripts.adapters
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 
-.PHONY: help data train export report preview plan chat keep adapters ask methods forgetting data-diff bench profile test check clean
+.PHONY: help data train export report eval preview plan chat keep adapters ask compare judge methods forgetting data-diff bench profile test check clean
 help:
 	@echo 'make export    data -> tokens -> train -> merged checkpoint (the demo, or CONFIG=configs/NAME.yaml)'
 	@echo 'make data      read, clean, compare, split and tokenise the data; a report to look at'
@@ -43,11 +43,14 @@ help:
 	@echo 'make report    one HTML page of all that the run has so far, to be forwarded; it makes no other part'
 	@echo 'make preview   five encoded rows, with what carries loss in green'
 	@echo 'make plan      rows, tokens, steps, trained parameters and memory of a config'
+	@echo 'make eval      base against tuned: held-out rows, benchmarks, forgetting, each with its error (docs/evaluation.md)'
 	@echo 'make chat      talk to the exported checkpoint; ADAPTER=name: to the base with that adapter of the store'
 	@echo 'make keep ADAPTER=name          put the run'"'"'s adapter into the store, adapters/name (many tasks, one base)'
 	@echo 'make adapters                   list the store; SHOW=name, REMOVE=name, MEASURE=name (on the run'"'"'s held-out rows)'
 	@echo 'make adapters COMBINE="a=0.7 b=0.3" ADAPTER=both   a weighted sum of LoRAs; HOW=cat, svd, ties or dare'
 	@echo 'make ask < questions.txt        several adapters answer in one batch; a line is "name: question"'
+	@echo 'make compare   base and tuned model side by side on question sets: a page to vote on, files for AlpacaEval'
+	@echo 'make judge     a model behind an OpenAI-compatible address votes: ARGS="judge.model=NAME judge.base_url=http://..."'
 	@echo 'make bench DATA=alpaca_data.json TOKENIZER=folder    training speed on this GPU, beside Hugging Face'
 	@echo 'make profile DATA=... TOKENIZER=... CASES=shared     its largest kernels, and a trace'
 	@echo 'make methods       every way to adapt a model on one config, in one table (an hour)'
@@ -58,10 +61,14 @@ help:
 	@echo 'One value only: make train ARGS="train.lr=1e-4 data.val=500".  Another disk: RUNS=/big/runs.'
 
 data: .venv/.report
-data train export report preview plan ask: $(READY) $(BASE)
+judge: .venv/.judge
+data train export report preview plan ask compare judge: $(READY) $(BASE)
 	@$(RUN)
 
 methods forgetting: $(READY) $(BASE)
+	@$(RUN)
+
+eval: .venv/.eval $(BASE)
 	@$(RUN)
 
 chat: $(READY) $(BASE)
@@ -85,7 +92,7 @@ data-diff: $(READY)
 bench profile: $(READY)
 	@$(PY) -m scripts.bench_train "$(DATA)" "$(TOKENIZER)" $(if $(filter profile,$@),--profile) $(CASES)
 
-test: .venv/.report .venv/.ray .venv/.browser
+test: .venv/.report .venv/.ray .venv/.browser .venv/.eval .venv/.judge
 	@$(PY) -m pytest $(ARGS)
 
 check: $(READY)
@@ -102,7 +109,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 # Extras that only some commands need.
-.venv/.report .venv/.ray .venv/.browser: .venv/.%: $(READY)
+.venv/.report .venv/.ray .venv/.browser .venv/.eval .venv/.judge: .venv/.%: $(READY)
 	@echo 'setup: installing the extra $* (once)'
 	@$(PYTHON) scripts/setup_venv.py $* $(PIP_ARGS)
 	@test $* != report || $(PY) -m scripts.fetch_grammar || echo 'without it the report has no English verb chart'

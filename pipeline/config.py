@@ -6,11 +6,13 @@ A config file holds only what differs from these defaults; `key=value` words on 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
+from pipeline.config_compare import Compare, Judge
 from pipeline.config_values import (
+    SECTION,
     Action,
     Count,
     Name,
@@ -31,7 +33,7 @@ def method_name(value: object) -> str:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = SECTION
 
 
 class Model(Section):
@@ -51,6 +53,8 @@ class Model(Section):
 
 
 class Source(Section):
+    needs: ClassVar[tuple[str, ...]] = ("instruction", "output")
+    """Our fields without which a row is none. Not a key: questions (`pipeline.comparison`) need no output."""
     path: Annotated[str, Field(min_length=1)]
     """A file, a glob such as data/*.jsonl.gz, a folder or hub id that `datasets` loads, or `families`."""
     columns: dict[Literal["instruction", "input", "output", "task"], str] = {}
@@ -238,6 +242,23 @@ class Eval(Section):
         "Write a short thank-you note to a neighbour.",
     )
     """Answered by base and tuned model at the end of `make export`."""
+    tasks: tuple[str, ...] = (
+        "arc_easy", "arc_challenge", "hellaswag", "mmlu", "truthfulqa_mc1", "truthfulqa_mc2", "lambada_openai",
+        "kobest",
+    )  # fmt: skip
+    """Benchmarks of `make eval`, by lm-evaluation-harness's names; [] = none."""
+    task_files: str = ""
+    """Folder with their questions (docs/evaluation.md); empty = the harness fetches them from the hub."""
+    limit: Count = 0
+    """First so many questions of each benchmark, for a quick look; 0 = all."""
+    num_fewshot: Count = 0
+    """Examples in front of each benchmark question, out of its training rows."""
+    prompting: Literal["plain", "template"] = "plain"
+    """plain: benchmark questions as the harness words them. template: inside the training template."""
+    batch_size: Count = 0
+    """Benchmark questions at once; 0 = from memory."""
+    shots: Count = 4
+    """Training rows in front of each held-out question to the base: in-context learning, which tuning has to beat."""
 
 
 class Export(Section):
@@ -266,6 +287,8 @@ class Config(Section):
     eval: Eval = Eval()
     export: Export = Export()
     chat: Chat = Chat()
+    compare: Compare = Compare()
+    judge: Judge = Judge()
 
     def value(self, key: str) -> Any:
         """The value at a dotted key such as `train.lr`, as plain data."""
@@ -273,25 +296,3 @@ class Config(Section):
         for part in key.split("."):
             found = found[part]
         return found
-
-
-# Names that people bring along from the tools of 2023.
-SYNONYMS = {
-    "base_model": "model.base", "model_name_or_path": "model.base", "load_in_8bit": "model.quantize",
-    "load_in_4bit": "model.quantize", "torch_dtype": "model.dtype", "bf16": "model.dtype",
-    "keep_empty_output": "data.rules (output-empty: off)", "dedup": "data.duplicates",
-    "decontaminate": "data.benchmarks",
-    "data_path": "data.sources", "dataset": "data.sources", "path": "data.sources", "val_set_size": "data.val",
-    "prompt_template_name": "prompt.template", "prompt_template": "prompt.template",
-    "cutoff_len": "prompt.cutoff", "model_max_length": "prompt.cutoff", "max_length": "prompt.cutoff",
-    "max_seq_length": "prompt.cutoff", "train_on_inputs": "prompt.mask_prompt (the opposite)",
-    "lora_r": "adapter.r", "rank": "adapter.r", "lora_alpha": "adapter.alpha", "lora_dropout": "adapter.dropout",
-    "lora_target_modules": "adapter.targets", "target_modules": "adapter.targets",
-    "learning_rate": "train.lr", "num_epochs": "train.epochs", "num_train_epochs": "train.epochs",
-    "per_device_train_batch_size": "train.batch_size", "micro_batch_size": "train.micro_tokens",
-    "gradient_accumulation_steps": "train.batch_size", "gradient_checkpointing": "train.checkpointing",
-    "packing": "train.fast", "sample_packing": "train.fast", "lr_scheduler_type": "train.schedule",
-    "warmup_steps": "train.warmup", "warmup_ratio": "train.warmup", "max_grad_norm": "train.clip",
-    "logging": "train.tracker", "report_to": "train.tracker", "save_steps": "train.save_every",
-    "eval_steps": "train.eval_every", "output_dir": "name", "run_name": "name",
-}  # fmt: skip

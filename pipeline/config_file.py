@@ -11,7 +11,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.config import SYNONYMS, Config
+from pipeline.config import Config
+from pipeline.config_values import SYNONYMS
 from pipeline.contradictions import Key, contradictions
 from pipeline.errors import UserError
 
@@ -214,7 +215,9 @@ def _problem(item: dict[str, Any], lines: dict[Key, str], path: str) -> str:
     if kind == "model_type":
         message = f"expected a table of keys ({', '.join(_fields(key))})"
     message = own.get(kind, message)
-    return f"{at}: {_dotted(key)} = {_shown(given)}: {message[0].lower() + message[1:]}"
+    # Whoever takes judge.key for the key itself, or puts one into the address, does not want to read it in a log.
+    shown = "(not shown)" if key[:1] == ("judge",) and key[-1:] in (("key",), ("base_url",)) else _shown(given)
+    return f"{at}: {_dotted(key)} = {shown}: {message[0].lower() + message[1:]}"
 
 
 def _suggest(key: Key) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from pipeline.adapter_name import problem
+
+VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*", re.IGNORECASE)
+SECTION = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
 
 def number(value: object) -> object:
@@ -28,9 +33,52 @@ def adapter_name(value: str) -> str:
     return value
 
 
+def variable_name(value: str) -> str:
+    """A name in the environment; most keys would not pass for one, and those that do are no harm there."""
+    if value and not VARIABLE.fullmatch(value):
+        raise ValueError("must be the name of an environment variable, not the key itself")
+    return value
+
+
+def plain_url(value: str) -> str:
+    """An address that can be written into config.yaml, since no key hides in it."""
+    try:
+        parts = urlsplit(value)
+        wrong = bool(value) and (parts.scheme not in ("http", "https") or not parts.hostname)
+    except ValueError:
+        wrong = True
+    if wrong:
+        raise ValueError("expected an address such as http://localhost:8000/v1")
+    if parts.username or parts.password or parts.query:
+        raise ValueError("must not hold a key: put it into the environment variable that judge.key names")
+    return value
+
+
 Action = Literal["on", "warn", "off"]
 Count = Annotated[int, BeforeValidator(number), Field(ge=0)]
 Positive = Annotated[int, BeforeValidator(number), Field(ge=1)]
 Rate = Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(number), Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+
+
+# Names that people bring along from the tools of 2023.
+SYNONYMS = {
+    "base_model": "model.base", "model_name_or_path": "model.base", "load_in_8bit": "model.quantize",
+    "load_in_4bit": "model.quantize", "torch_dtype": "model.dtype", "bf16": "model.dtype",
+    "keep_empty_output": "data.rules (output-empty: off)", "dedup": "data.duplicates",
+    "decontaminate": "data.benchmarks",
+    "data_path": "data.sources", "dataset": "data.sources", "path": "data.sources", "val_set_size": "data.val",
+    "prompt_template_name": "prompt.template", "prompt_template": "prompt.template",
+    "cutoff_len": "prompt.cutoff", "model_max_length": "prompt.cutoff", "max_length": "prompt.cutoff",
+    "max_seq_length": "prompt.cutoff", "train_on_inputs": "prompt.mask_prompt (the opposite)",
+    "lora_r": "adapter.r", "rank": "adapter.r", "lora_alpha": "adapter.alpha", "lora_dropout": "adapter.dropout",
+    "lora_target_modules": "adapter.targets", "target_modules": "adapter.targets",
+    "learning_rate": "train.lr", "num_epochs": "train.epochs", "num_train_epochs": "train.epochs",
+    "per_device_train_batch_size": "train.batch_size", "micro_batch_size": "train.micro_tokens",
+    "gradient_accumulation_steps": "train.batch_size", "gradient_checkpointing": "train.checkpointing",
+    "packing": "train.fast", "sample_packing": "train.fast", "lr_scheduler_type": "train.schedule",
+    "warmup_steps": "train.warmup", "warmup_ratio": "train.warmup", "max_grad_norm": "train.clip",
+    "logging": "train.tracker", "report_to": "train.tracker", "save_steps": "train.save_every",
+    "eval_steps": "train.eval_every", "output_dir": "name", "run_name": "name",
+}  # fmt: skip

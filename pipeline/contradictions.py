@@ -20,6 +20,11 @@ def contradictions(config: Config, model: bool = True) -> list[tuple[Key, str]]:
         found.append((("train", "fast"), "model.quantize=fp8 needs the fast path; set train.fast=true or quantize=nf4"))
     found += _of_data(config.data)
     found += _of_forgetting(config)
+    if config.eval.num_fewshot and config.eval.task_files:
+        said = "files hold no training rows to take examples from; set it to 0, or read the hub (eval.task_files empty)"
+        found.append((("eval", "num_fewshot"), said))
+    if len(set(config.eval.tasks)) < len(config.eval.tasks):
+        found.append((("eval", "tasks"), "names a benchmark twice"))
     if config.train.warmup > 1 and config.train.warmup != int(config.train.warmup):
         said = f"{config.train.warmup} is neither a share below 1 nor whole steps"
         found.append((("train", "warmup"), said))

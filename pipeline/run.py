@@ -7,7 +7,9 @@
       adapter/                                PEFT format; probes.json: what the trained model's answers look like
       metrics.jsonl, loss.png, tracker/
       export/                                 merged model; README.md is the model card
-      report.html                             `make report`: all of the above on one page, to be forwarded
+      benchmarks/, eval/                      questions and finished measurements; eval.json, eval.md, eval.png
+      compare/, judge/, partial/              answers side by side, verdicts; both as they come
+      report.html                             `make report`: all of this on one page, to be forwarded
 
 A stage is up to date when the manifest in its folder carries the same key (config values it depends on, hashes of
 its input files, results of the stages before it) and its files are there.

@@ -11,22 +11,28 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.adapter_name import BASE
+from pipeline.comparison import endpoint
+from pipeline.comparison import judge as judging
+from pipeline.comparison import stage as comparison
 from pipeline.config import Config
 from pipeline.config_file import dump
 from pipeline.dataset import stage as dataset
+from pipeline.evaluation import tasks
 from pipeline.files import write_text
 from pipeline.model import base as bases
 from pipeline.progress import say
 from pipeline.prompt import passages
 from pipeline.prompt import stage as tokens
 from pipeline.report import stage as report
-from pipeline.run import Run
+from pipeline.run import Run, input_hashes
 from pipeline.store import Store
 
 RESUMABLE = ("train.tracker", "train.save_every", "train.keep")  # change how a run is watched, not what comes out
+MEASURED = ("rows", "max_new_tokens", "general", "general_windows", "prompts")  # of `eval`: what every export measures
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ def _export_key(config: Config, run: Run) -> dict[str, Any]:
         "version": 1,
         "name": config.name,
         "export": config.value("export"),
-        "eval": config.value("eval"),
+        "eval": {name: config.value("eval")[name] for name in MEASURED},
         "general": passages.identity(config.eval.general),
         "adapter": run.result("adapter"),
     }
@@ -90,6 +96,28 @@ def _build_export(config: Config, run: Run, key: dict[str, Any]) -> None:
     export(config, run, bases.resolve(config.model), key)
 
 
+def _eval_key(config: Config, run: Run) -> dict[str, Any]:
+    wanted = config.value("eval")
+    names = ("rows", "max_new_tokens", "tasks", "limit", "num_fewshot", "prompting", "shots")
+    files: list[Path] = []
+    if wanted["tasks"] and config.eval.task_files:
+        found = tasks.local_files(config.eval.tasks, Path(config.eval.task_files))
+        files = sorted({path for leaves in found.values() for _, path in leaves})
+    return {
+        "version": 1,
+        "eval": {name: wanted[name] for name in names},
+        "inputs": input_hashes(files, run.manifest("eval")),
+        "tokens": run.result("tokens"),
+        "export": run.result("export"),
+    }
+
+
+def _build_eval(config: Config, run: Run, key: dict[str, Any]) -> None:
+    from pipeline.evaluation.stage import evaluate as build
+
+    build(config, run, bases.resolve(config.model), key)
+
+
 STAGES = (
     Stage("data", "dataset", dataset.key, _build_data),
     Stage("tokens", "tokens", _tokens_key, _build_tokens),
@@ -98,6 +126,9 @@ STAGES = (
 )
 # Beside the chain: nothing depends on it, so only `make data` makes it.
 REPORT = Stage("report", "report", report.key, report.build)
+EVAL = Stage("eval", "eval", _eval_key, _build_eval)
+COMPARE = Stage("compare", "compare", comparison.key, comparison.build)
+JUDGE = Stage("judge", "judge", judging.key, judging.build)
 
 
 def make_data(config: Config, run: Run) -> None:
@@ -126,6 +157,29 @@ def bring_up_to_date(config: Config, run: Run, last: str) -> None:
     _bring(config, run, STAGES[: [s.name for s in STAGES].index(last) + 1])
 
 
+def compare(config: Config, run: Run) -> None:
+    """Base and tuned model side by side on the config's question sets.
+
+    Raises:
+        UserError: from a stage; a question set that is not there is told before any other work.
+    """
+    comparison.key(config, run)
+    _bring(config, run, (*STAGES, COMPARE))
+
+
+def judge(config: Config, run: Run) -> None:
+    """What a judge says of base and tuned model, on the answers of `compare`.
+
+    Raises:
+        UserError: from a stage; a judge that is not set up is told before any other work.
+    """
+    wanted = (*STAGES, COMPARE, JUDGE)
+    comparison.key(config, run)
+    if not config.judge.model or stale(config, run, wanted):
+        endpoint.check(config.judge)
+    _bring(config, run, wanted)
+
+
 def _bring(config: Config, run: Run, wanted: tuple[Stage, ...]) -> None:
     if not stale(config, run, wanted):
         for stage in wanted:
@@ -139,6 +193,17 @@ def _bring(config: Config, run: Run, wanted: tuple[Stage, ...]) -> None:
                 continue
             stage.build(config, run, key)
             write_text(run.root / "config.yaml", dump(config))  # of what is there, so not before it is there
+
+
+def evaluate(config: Config, run: Run) -> None:
+    """Base against tuned model on held-out rows and benchmarks, making the export first.
+
+    Raises:
+        UserError: from a stage.
+    """
+    if config.eval.tasks and config.eval.task_files:
+        tasks.local_files(config.eval.tasks, Path(config.eval.task_files))  # before anything is trained for it
+    _bring(config, run, (*STAGES, EVAL))
 
 
 def _help_to_train(config: Config, run: Run) -> None:

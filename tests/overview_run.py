@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.comparison.winrate import win_rate
 from pipeline.config_file import dump
 from pipeline.evaluation.answers import Answer, marks
 from pipeline.files import json_text, write_json, write_text
@@ -64,6 +65,11 @@ EVAL = {
     "command": f"make eval {NASTY}", "versions": {},
 }  # fmt: skip
 
+JUDGE = {
+    "judge": {"model": f"judge {NASTY}"}, "win_rate": win_rate(["tuned"] * 4 + ["tie"] * 2 + ["base"] * 2),
+    "by_set": {}, "by_category": {f"maths {NASTY}": win_rate(["tuned", "base"])}, "consistency": 0.75, "first": 0.5,
+}  # fmt: skip
+
 
 def finish(run: Run) -> Run:
     """Adds to a run with data and tokens all that training, export, benchmarks and judges write."""
@@ -78,7 +84,7 @@ def finish(run: Run) -> Run:
         write_json(out.folder / "results.json", {"base": measured(False), "tuned": measured(True), "warnings": []})
         write_json(out.folder / "suri.json", {"checks": {"reload": f"fine {NASTY}"}})
     for folder, name, value in (
-        ("eval", "eval.json", EVAL), ("judge", "judge.json", {"win_rate": 0.625, "interval": [0.5, 0.75]}),
+        ("eval", "eval.json", EVAL), ("judge", "judge.json", JUDGE),
     ):  # fmt: skip
         run.folder(folder).mkdir()
         write_json(run.folder(folder) / name, value)

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from pipeline.command import main
-from pipeline.config import SYNONYMS, Config
+from pipeline.config import Config
 from pipeline.config_file import contradictions, dump, load
+from pipeline.config_values import SYNONYMS
 from pipeline.errors import UserError
 
 BASE = "name: a\nmodel: {base: x}\n"

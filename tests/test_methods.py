@@ -20,7 +20,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from pipeline import stages
-from pipeline.config import Adapter, Config
+from pipeline.comparison import stage as comparison
+from pipeline.comparison.pair import load as load_pairs
+from pipeline.config import Adapter, Compare, Config
 from pipeline.config_file import load as load_config
 from pipeline.dataset.stage import load as load_examples
 from pipeline.errors import UserError
@@ -311,6 +313,8 @@ def test_trains_resumes_and_exports(
     check_export(kind, config, run, base)
     if kind in UNMERGED:
         assert talks(config, run, monkeypatch) < 60
+    if kind == "prompt":
+        assert compares(config, run, tmp_path)
 
 
 def check_export(kind: str, config: Config, run: Run, base: Path) -> None:
@@ -415,6 +419,8 @@ def test_none_compares_with_examples(
     assert results["tuned"]["val"]["loss"] == pytest.approx(total / learnt, rel=1e-5)
     stages.bring_up_to_date(config, run, "export")
     assert capsys.readouterr().out.count("up to date") == 4
+    assert compares(config, run, tmp_path)
+    assert "2-shot: the same" in (run.folder("compare") / "page.html").read_text()
 
 
 def test_examples_come_from_the_questions_task(prepared: Run, base: Path, tmp_path: Path) -> None:
@@ -459,6 +465,14 @@ def talks(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> int:
         chatting.chat(config, run)
     assert len(seen) == 1
     return seen[0]
+
+
+def compares(config: Config, run: Run, folder: Path) -> bool:
+    """Base and export answer two questions beside each other; whether they differ in one."""
+    (folder / "asked.jsonl").write_text('{"instruction": "Say hello."}\n{"instruction": "What is 2 + 2?"}\n')
+    asked = Compare(questions=(str(folder / "asked.jsonl"),), max_new_tokens=4)
+    comparison.build(config.model_copy(update={"compare": asked}), run, {})
+    return any(pair.base != pair.tuned for pair in load_pairs(run))
 
 
 # What is refused

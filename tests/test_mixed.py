@@ -74,7 +74,9 @@ def test_logits_of_a_mixed_batch(mixed: Mixed, base: Path, store: Store, side: s
         assert apart == 0 if name == "base" else apart > 1e-3
 
 
-def test_answers_are_those_of_each_alone(mixed: Mixed, base: Path, store: Store) -> None:
+def test_answers_are_those_of_each_alone(
+    mixed: Mixed, base: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Token by token, whatever else is in the batch."""
     questions = [
         Question(name, f"What is {'really ' * i}{i} + 3?", "x y" if i % 2 else "") for i, name in enumerate(NAMES)
@@ -91,7 +93,8 @@ def test_answers_are_those_of_each_alone(mixed: Mixed, base: Path, store: Store)
         text = mixed.encoders[q.adapter].tokenizer.decode(ids[:-1] if ids[-1] == 2 else ids)
         assert reply == Reply(text, ids[-1] == 2)
     for batch in (1, 2):
-        assert mixed.answer(questions, 24, batch=batch) == replies
+        monkeypatch.setattr("pipeline.model.generate.CPU_ROWS", batch)
+        assert mixed.answer(questions, 24) == replies
     assert mixed.answer(questions[::-1], 24) == replies[::-1]
 
 

@@ -392,7 +392,7 @@ def one_by_one(model: Any, prompt: list[int], limit: int, end: int) -> list[int]
     return ids[len(prompt) :]
 
 
-def test_greedy_is_greedy(model: Any) -> None:
+def test_greedy_is_greedy(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     with torch.no_grad():
         model.lm_head.weight *= 30  # clear choices, so that rounding cannot turn one
@@ -404,7 +404,8 @@ def test_greedy_is_greedy(model: Any) -> None:
     model.train()
     model.config.use_cache = False
     for batch in (1, 2, 32):
-        found = greedy(model, prompts, end_id=end, max_new_tokens=8, what="test", batch=batch)
+        monkeypatch.setattr("pipeline.model.generate.CPU_ROWS", batch)
+        found = greedy(model, prompts, end_id=end, max_new_tokens=8, what="test")
         assert found == [one_by_one(model.eval(), p, 8, end) for p in prompts]
         assert all(len(a) <= 8 and end not in a[:-1] for a in found)
         assert found[0][-1] == end

@@ -49,9 +49,10 @@ def test_all_of_it_is_there(whole: Path) -> None:
     text = " ".join(seen(whole).text.split())
     for wanted in (
         "1,000parameters trained, 20.00%", "1 min 16 sof training on cpu", "2.00 → 0.50held-out loss",
-        "+0.100 ± 0.100forgetting", "62%of judged pairs won", "40 steps of 8 rows", "step 7", "held-out rows: loss (4 rows)", "3 of 4 answers",
+        "+0.100 ± 0.100forgetting", "62%win rate before a judge", "40 steps of 8 rows", "step 7", "3 of 4 answers",
+        "held-out rows: loss (4 rows)",
         "few <steps>", "more & more", "1 of 4", "0.6 ± 0.02", "better", "ab12", "cd34", "one seed",
-        "wins 62.5% of the judged pairs against the base (interval 50.0% to 75.0%)", "step 40 <script>",
+        "all842262.5%30.6% to 86.3%", "agreed with itself on 75.0% of the pairs", "step 40 <script>",
     ):  # fmt: skip
         assert wanted in text, wanted
     assert "not made" not in text
@@ -167,10 +168,10 @@ def test_a_change_is_read_by_its_error() -> None:
 def test_odd_results_of_others_do_not_break_the_page(tmp_path: Path) -> None:
     run = finish(make_run(tmp_path / "test"))
     write_text(run.folder("eval") / "eval.json", '{"rows": ["text", {"name": 5}, {"base": "x", "tuned": true}]}')
-    write_text(run.folder("judge") / "judge.json", '{"win_rate": 0.5, "interval": ["a", null]}')
+    write_text(run.folder("judge") / "judge.json", '{"win_rate": 0.5, "by_category": 3}')
     parts = read(RUN, run)
     assert "not measured" in benchmarks(parts)
-    assert "wins 50.0%" in side_by_side(parts)
+    assert "No pairs were judged" in side_by_side(parts)
     write_text(run.folder("judge") / "judge.json", "[]")
     assert "No pairs were judged" in side_by_side(read(RUN, run))
 

@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.browser import browser, open_page
 from tests.overview_run import whole
-from tests.test_report_browser import browser, open_page, painted
+from tests.test_report_browser import painted
 
 __all__ = ["browser", "whole"]  # fixtures: used by name
 
 
 @pytest.mark.parametrize(("width", "scheme", "drawing"), [(1100, "dark", "wide"), (390, "light", "narrow")])
 def test_no_picture_is_empty(whole: Path, browser: Any, width: int, scheme: str, drawing: str) -> None:
-    page, wrong = open_page(browser, whole.parent, width, scheme)
+    page, wrong = open_page(browser, whole, width, scheme)
     page.evaluate("document.querySelectorAll('details').forEach((d) => d.open = true)")
     figures = page.query_selector_all("figure.chart")
     names = {figure.get_attribute("id") for figure in figures}
@@ -39,7 +40,7 @@ def test_no_picture_is_empty(whole: Path, browser: Any, width: int, scheme: str,
 
 def test_answers_are_filtered_and_the_curve_tells_its_numbers(whole: Path, browser: Any) -> None:
     api = pytest.importorskip("playwright.sync_api")
-    page, wrong = open_page(browser, whole.parent)
+    page, wrong = open_page(browser, whole)
     answers = page.locator("#answers")
     answers.locator("select[name=answer]").select_option("wrong")
     api.expect(answers.locator("output")).to_have_text("1 of 2")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,36 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.browser import browser, open_page
 from tests.report_run import built
 
-__all__ = ["built"]  # a fixture: used by name
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Debian's chromium, headless."""
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra `dev`)")
-    if not Path(CHROMIUM).is_file():
-        pytest.skip("needs chromium: apt-get install chromium")
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
-def open_page(browser: Any, folder: Path, width: int = 1100, scheme: str = "light") -> tuple[Any, list[str]]:
-    """The page in a window, and what went wrong or left the machine."""
-    page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
-    wrong: list[str] = []
-    page.on("console", lambda message: wrong.append(message.text))
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda request: wrong.append(request.url) if not request.url.startswith("file:") else None)
-    page.goto((folder / "report.html").resolve().as_uri())
-    return page, wrong
+__all__ = ["browser", "built"]  # fixtures: used by name
 
 
 def painted(picture: Any, box: dict[str, float]) -> float:
@@ -54,7 +26,7 @@ def painted(picture: Any, box: dict[str, float]) -> float:
 @pytest.mark.parametrize(("width", "scheme", "drawing"), [(1100, "light", "wide"), (1100, "dark", "wide"),
                                                           (400, "light", "narrow")])  # fmt: skip
 def test_no_chart_is_empty_in_a_browser(built: Path, browser: Any, width: int, scheme: str, drawing: str) -> None:
-    page, wrong = open_page(browser, built, width, scheme)
+    page, wrong = open_page(browser, built / "report.html", width, scheme)
     figures = page.query_selector_all("figure.chart")
     assert len(figures) == 14
     screen = np.asarray(Image.open(BytesIO(page.screenshot(full_page=True))).convert("RGB")).astype(np.int16)
@@ -71,11 +43,12 @@ def test_no_chart_is_empty_in_a_browser(built: Path, browser: Any, width: int, s
 
 
 def test_a_rule_opens_and_pagers_turn_in_a_browser(built: Path, browser: Any) -> None:
-    page, wrong = open_page(browser, built)
+    page, wrong = open_page(browser, built / "report.html")
     rule = page.locator("#rule-control-characters")
-    assert not rule.locator("del").first.is_visible()
+    mended = rule.locator("del").first
+    assert not mended.is_visible()
     page.locator("#chart-rules svg.wide a[href='#rule-control-characters'] rect").click()
-    assert rule.locator("del").first.is_visible()
+    mended.wait_for(state="visible")  # the page opens it when its address has changed, which is after the click
 
     rows = page.locator("#rows")
     first = rows.locator("article:visible").inner_text()
@@ -94,5 +67,5 @@ def test_a_rule_opens_and_pagers_turn_in_a_browser(built: Path, browser: Any) ->
     rows.locator("select[name=part]").select_option("")
     assert rows.locator("output").inner_text() == "1 of 5"
     page.locator("#chart-flow svg.wide rect").first.hover()
-    assert "91 rows read" in page.locator("#tip").inner_text()
+    page.locator("#tip", has_text="91 rows read").wait_for(state="visible")  # browsers tell of moves once a frame
     assert wrong == []

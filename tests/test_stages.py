@@ -17,19 +17,8 @@ from pipeline.run import Run
 from tests.tiny import make_config, run_to
 
 ROOT = Path(__file__).parents[1]
-ROOMS = [
-    "dataset",
-    "synthesis",
-    "prompt",
-    "report",
-    "kernels",
-    "model",
-    "evaluation",
-    "training",
-    "release",
-    "serving",
-    "overview",
-]
+ROOMS = ["dataset", "synthesis", "prompt", "report", "kernels", "model", "evaluation", "training", "release",
+         "comparison", "serving", "overview"]  # fmt: skip
 REGISTRY = {
     "config.py": {"pipeline.model.methods", "pipeline.model.methods.checked"},
     "contradictions.py": {"pipeline.model.methods", "pipeline.model.methods.BY_NAME"},

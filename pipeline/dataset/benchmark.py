@@ -63,7 +63,7 @@ def read(benchmark: Benchmark) -> list[Question]:
     questions: list[Question] = []
     for path in files_of(benchmark.path):
         before = len(questions)
-        for place, row in _rows(path, benchmark.field):
+        for place, row in rows(path, benchmark.field):
             for text, choices in _asked(row, benchmark.field, place):
                 questions.append(Question(name, text, place, choices))
         if len(questions) == before:
@@ -100,8 +100,12 @@ def files_of(pattern: str) -> list[Path]:
     raise UserError(f"no such benchmark file: {pattern}", "data.benchmarks", fix)
 
 
-def _rows(path: Path, field: str) -> Iterator[tuple[str, Any]]:
-    """Place and value of each row: an object, or a text."""
+def rows(path: Path, field: str = "") -> Iterator[tuple[str, Any]]:
+    """Place (`file:line`) and value of each row of a file: an object, or a text. field: a column of a CSV.
+
+    Raises:
+        UserError: the file cannot be read, or a row of it.
+    """
     text = _text(path)
     start = text.lstrip()[:1]
     if not start:

@@ -98,10 +98,19 @@ def rows(raw: Raw, source: Source) -> list[Raw]:
     if raw.error or not isinstance(row, dict):
         return [raw]
     plan = _plan_of(row, source.columns)
+    if _spared(plan, source):
+        raw = Raw({**row, plan.wanted: ""}, raw.place)
+        row = raw.value
+        plan = _plan_of(row, source.columns)
     made = [raw] if plan.as_is else _made(raw, row, plan, source)
     if plan.unused and (names := lost(row, plan.unused, made)):
         return [raw.refused("field-not-used", _what_to_do(row, names, plan))]
     return made
+
+
+def _spared(plan: Plan, source: Source) -> bool:
+    """Whether all that a row lacks is a field that this source need not have."""
+    return bool(plan.missing) and plan.missing not in source.needs and plan.wanted not in source.columns.values()
 
 
 def _made(raw: Raw, row: dict[str, Any], plan: Plan, source: Source) -> list[Raw]:
@@ -120,7 +129,7 @@ def _made(raw: Raw, row: dict[str, Any], plan: Plan, source: Source) -> list[Raw
     system = system if system and system.strip() else ""
     task = _task(row.get(fields["task"]), "task" in source.columns) if "task" in fields else ""
     if plan.form == "seeds":
-        return _instances(raw, row, plan, system, task)
+        return _instances(raw, row, plan, system, task, "output" in source.needs)
     if plan.form == "conversation":
         return rows_of(raw, row[fields["conversation"]], system, task)
     flat: dict[str, Any] = {ours: row[fields[ours]] for ours in TEXTS if ours in fields}
@@ -160,7 +169,7 @@ def require(names: Sequence[str], source: Source, where: str) -> None:
         UserError: with the columns that there are and the `columns:` line to write.
     """
     plan = _plan(tuple(names), tuple(source.columns.items()))
-    if plan.complete:
+    if plan.complete or _spared(plan, source):
         return
     listed = ", ".join(repr(name[:40]) for name in names[:12]) + (", ..." if len(names) > 12 else "")
     if any("\udc80" <= sign <= "\udcff" for name in names for sign in name):
@@ -242,7 +251,9 @@ def _task(value: Any, named: bool) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _instances(raw: Raw, row: dict[str, Any], plan: Plan, system: str, task: str) -> list[Raw]:
+def _instances(
+    raw: Raw, row: dict[str, Any], plan: Plan, system: str, task: str, needs_output: bool = True
+) -> list[Raw]:
     instances = row[plan.fields["instances"]]
     instruction = _under(system, row[plan.fields["instruction"]])
     if not isinstance(instances, list) or not instances:
@@ -251,6 +262,8 @@ def _instances(raw: Raw, row: dict[str, Any], plan: Plan, system: str, task: str
     found = []
     for k, instance in enumerate(instances, 1):
         place = f"{raw.place}, instance {k}" if len(instances) > 1 else raw.place
+        if isinstance(instance, dict) and not needs_output:
+            instance = {"output": "", **instance}
         if not isinstance(instance, dict) or "output" not in instance:
             found.append(raw.refused("output-missing", "the instance has no field 'output' (form: seeds)", place))
             continue

@@ -7,7 +7,7 @@ answer, which forgives a model that chats around it. stopped: the answer ended b
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,10 +47,22 @@ def answer(
     max_new_tokens: int,
     what: str,
     shots: Shots | None = None,
+    batch: int = 0,
+    done: Callable[[int, Answer], None] | None = None,
 ) -> list[Answer]:
-    """Greedy answers to examples, in their order; `shots`: puts training rows in front of each."""
+    """Greedy answers to examples, in their order.
+
+    Args:
+        shots: puts training rows in front of each. done: is given each example's number and answer once it is there.
+
+    Raises:
+        NotFinite: see `greedy`; its rows are numbers of examples.
+    """
     prompts = [shots.prompt(e) if shots else encoder.prompt(e.instruction, e.input) for e in examples]
-    made = greedy(model, prompts, end_id=encoder.end_id, max_new_tokens=max_new_tokens, what=what)
+    made = greedy(
+        model, prompts, end_id=encoder.end_id, max_new_tokens=max_new_tokens, what=what, batch=batch,
+        done=(lambda i, ids: done(i, read(encoder, examples[i], ids))) if done else None,
+    )  # fmt: skip
     return [read(encoder, example, ids) for example, ids in zip(examples, made, strict=True)]
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from pipeline.model.loss import loss_sum
+from pipeline.model.loss import loss_sum, row_losses
 from pipeline.progress import bar
-from pipeline.prompt.batch import batches
+from pipeline.prompt.batch import batches, micro_rows, pad
+from pipeline.prompt.encode import IGNORE
 from pipeline.prompt.tokens import Tokens
 
 
@@ -29,3 +30,18 @@ def held_out_loss(
             progress.update(len(batch.ids))
     model.train(was_training)
     return total / learnt if learnt else math.nan
+
+
+@torch.inference_mode()
+def row_sums(
+    model: Any, tokens: Tokens, rows: Sequence[int], micro_tokens: int, what: str
+) -> tuple[list[float], list[int]]:
+    """Of each row the sum of -log p over its labelled tokens, in nats, and how many those are."""
+    sums, counts = [0.0] * len(rows), [0] * len(rows)
+    with bar(total=len(rows), what=what) as progress:
+        for group in micro_rows([int(tokens.lengths[i]) for i in rows], micro_tokens):
+            chosen = [tokens.row(rows[i]) for i in group]
+            for i, (_, labels), value in zip(group, chosen, row_losses(model, pad(chosen)).tolist(), strict=True):
+                sums[i], counts[i] = value, int((labels[1:] != IGNORE).sum())
+            progress.update(len(group))
+    return sums, counts

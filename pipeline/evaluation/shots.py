@@ -14,9 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.config import Config
+from pipeline.dataset.stage import load as load_examples
 from pipeline.prompt.encode import IGNORE, Encoder, Row
 from pipeline.prompt.tokens import Tokens
 from pipeline.record import Example
+from pipeline.run import Run
 
 
 class Shots:
@@ -96,3 +99,8 @@ def with_shots(shots: Shots | None, tokens: Tokens, rows: Sequence[int], example
         return tokens
     by_id = {example.id: example for example in examples}
     return shots.tokens([by_id[name] for name in tokens.of(rows)])
+
+
+def shots_of(config: Config, run: Run, encoder: Encoder, limit: int | None, room: int, count: int) -> Shots:
+    """`count` examples from the run's training rows; `limit`: tokens that the model sees, `room`: for the answer."""
+    return Shots(encoder, load_examples(run, "train"), count, config.train.seed, limit or 2**31, room)

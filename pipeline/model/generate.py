@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from pipeline.errors import UserError
 from pipeline.progress import bar
+
+CPU_ROWS, GPU_ROWS = 32, 256
+
+
+class NotFinite(UserError):
+    """The model gave NaN or infinity where a probability should come from. rows: the prompts that it happened to."""
+
+    def __init__(self, rows: Sequence[int], what: str) -> None:
+        self.rows = list(rows)
+        said = f"the model's logits are not finite: prompt {self.rows[0] + 1} ({len(self.rows)} in its batch)"
+        super().__init__(said, what, "train again with a lower train.lr, or set model.dtype=fp32")
+
+    def __reduce__(self) -> Any:
+        return NotFinite, (self.rows, self.where)
+
+
+class _Watch(LogitsProcessor):
+    """Changes nothing; remembers which rows of a batch had NaN or +inf among their scores."""
+
+    def __init__(self) -> None:
+        self.bad: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        found = torch.isnan(scores).any(-1) | torch.isposinf(scores).any(-1)
+        self.bad = found if self.bad is None else self.bad | found
+        return scores
+
+    def rows(self) -> list[int]:
+        return [] if self.bad is None else self.bad.nonzero().flatten().tolist()
 
 
 @torch.inference_mode()
@@ -20,13 +50,21 @@ def greedy(
     end_id: int,
     max_new_tokens: int,
     what: str,
-    batch: int = 32,
+    batch: int = 0,
     adapters: Sequence[str] | None = None,
+    done: Callable[[int, list[int]], None] | None = None,
 ) -> list[list[int]]:
     """New ids for each prompt, the end token included when the model gave it.
 
     Prompts go in batches of similar length, padded on the left; the answer depends on the prompt alone, up to
     rounding. With `adapters`, peft's name of the adapter that answers each prompt, a batch mixes them.
+
+    Args:
+        batch: prompts side by side; 0 = `rows_at_once`.
+        done: is given each prompt's number and ids as soon as its batch has ended.
+
+    Raises:
+        NotFinite: a prompt's logits are NaN or infinite.
     """
     answers: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
@@ -35,9 +73,11 @@ def greedy(
         max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, eos_token_id=end_id, pad_token_id=end_id
     )
     with answering(model), bar(total=len(prompts), what=what, unit="answer") as progress:
-        for start in range(0, len(order), batch):
-            rows = order[start : start + batch]
-            width = max(len(prompts[i]) for i in rows)
+        start = 0
+        while start < len(order):
+            width = len(prompts[order[start]])  # the longest of those that are left
+            rows = order[start : start + (batch or rows_at_once(model, width + max_new_tokens))]
+            start += len(rows)
             ids = torch.zeros((len(rows), width), dtype=torch.long)
             mask = torch.zeros_like(ids)
             for n, i in enumerate(rows):
@@ -45,12 +85,35 @@ def greedy(
                 mask[n, width - len(prompts[i]) :] = 1
             mixed = {} if adapters is None else {"adapter_names": [adapters[i] for i in rows]}
             made = model.generate(
-                input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=wanted, **mixed
-            )  # (rows, width + new), rows that ended early filled up with the end token
+                input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=wanted,
+                logits_processor=LogitsProcessorList([watch := _Watch()]), **mixed,
+            )  # fmt: skip  # (rows, width + new), rows that ended early filled up with the end token
+            if bad := watch.rows():
+                raise NotFinite([rows[n] for n in bad], what)
             for i, new in zip(rows, made[:, width:].tolist(), strict=True):
                 answers[i] = new[: new.index(end_id) + 1] if end_id in new else new
+                if done:
+                    done(i, answers[i])
             progress.update(len(rows))
     return answers
+
+
+def rows_at_once(model: Any, tokens: int) -> int:
+    """How many answers are made side by side, each with so many tokens, question included.
+
+    A step takes a GPU as long for one row as for hundreds, until the cache of keys and values fills half of what is
+    free: 2 * blocks * key-value heads * head size numbers a token. On a CPU more rows only make the padding longer.
+    """
+    parameter = next(model.parameters())
+    if not parameter.is_cuda:
+        return CPU_ROWS
+    config = model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    cached = 2 * config.num_hidden_layers * heads * size * torch.finfo(parameter.dtype).bits // 8
+    unused = torch.cuda.memory_reserved(parameter.device) - torch.cuda.memory_allocated(parameter.device)
+    free = torch.cuda.mem_get_info(parameter.device)[0] + unused
+    return max(1, min(GPU_ROWS, int(free / 2 / (cached * tokens))))
 
 
 @contextlib.contextmanager

@@ -58,6 +58,20 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
+def context_of(config: Config, base: Base) -> int | None:
+    """How many tokens the adapted model sees, prompt and answer together; None where its config does not say.
+
+    Virtual tokens stand in front of each prompt and take their share.
+    """
+    if base.folder is None:
+        shape = geometry_config(config.model)
+    else:
+        shape = AutoConfig.from_pretrained(base.folder, trust_remote_code=False, local_files_only=True)
+    most = getattr(shape, "max_position_embeddings", None)
+    taken = config.adapter.virtual_tokens if "virtual_tokens" in BY_NAME[config.adapter.method].keys else 0
+    return most - taken if most else None
+
+
 def load_base(config: Config, base: Base) -> Any:
     """A causal LM on the device, in evaluation mode, nothing trainable decided yet.
 

@@ -30,7 +30,8 @@ PARTS = (
 )
 COMMANDS = {folder: command for folder, _, command in PARTS}
 # A stage's key holds the result of the one before it under this name.
-BEFORE = {"tokens": "dataset", "adapter": "tokens", "export": "adapter", "eval": "export"}
+BEFORE = {"tokens": "dataset", "adapter": "tokens", "export": "adapter", "eval": "export", "compare": "export",
+          "judge": "compare"}  # fmt: skip
 NUMBERS = ("flow", "sources", "rules", "lengths", "languages", "tasks", "groups", "mix")  # that the page draws
 
 
@@ -77,6 +78,13 @@ class Parts:
         if folder in ("eval", "judge"):
             return bool(getattr(self, folder))
         return self.manifests.get(folder) is not None or (folder == "compare" and self.run.folder(folder).is_dir())
+
+    @property
+    def judged(self) -> dict[str, Any]:
+        """The judge's counts over all questions; empty where there are none."""
+        found = self.judge.get("win_rate")
+        whole = isinstance(found, dict) and isinstance(found.get("win_rate"), (int, float))
+        return found if isinstance(found, dict) and whole else {}
 
     def missing(self, folder: str, what: str) -> str:
         """The sentence for a part that is not there."""

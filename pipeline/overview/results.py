@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from pipeline.comparison.winrate import table as win_rates
 from pipeline.evaluation.measure import PARTS as MEASURED
 from pipeline.evaluation.measure import rows_of_table
 from pipeline.evaluation.probes import NAMES
@@ -148,9 +149,12 @@ def benchmarks(parts: Parts) -> str:
              _number(row.get("tuned_error")))
         for row in rows if _is_share(row.get("base")) and _is_share(row.get("tuned")) and row.get("better") == "up"
     ]  # fmt: skip
-    head = ("benchmark", "metric", "#base", "#tuned", "#change", "reading", "#n", "note")
+    with_shots = any(isinstance(row.get("shots"), (int, float)) for row in rows)
+    shots = f"#{(parts.eval.get('settings') or {}).get('shots', 'k')}-shot"
+    head = ("benchmark", "metric", "#base", *([shots] * with_shots), "#tuned", "#change", "reading", "#n", "note")
     body = [
-        (row.get("name"), row.get("metric"), _with_error(row, "base"), _with_error(row, "tuned"),
+        (row.get("name"), row.get("metric"), _with_error(row, "base"),
+         *([_with_error(row, "shots")] * with_shots), _with_error(row, "tuned"),
          _with_error(row, "change", "+"), reading(row), row.get("n", ""), row.get("note", ""))
         for row in rows
     ]  # fmt: skip
@@ -192,14 +196,7 @@ def _number(value: Any) -> float:
 
 def side_by_side(parts: Parts) -> str:
     """What people and judges said of pairs of answers."""
-    found = ""
-    rate, interval = parts.judge.get("win_rate"), parts.judge.get("interval")
-    if isinstance(rate, (int, float)):
-        ends = [v for v in interval if isinstance(v, (int, float))] if isinstance(interval, list) else []
-        around = f" (interval {ends[0]:.1%} to {ends[1]:.1%})" if len(ends) == 2 else ""
-        found += f"<p>The tuned model wins {rate:.1%} of the judged pairs against the base{around}.</p>"
-    elif not parts.judge:
-        found += f"<p>{parts.missing('judge', 'No pairs were judged')}</p>"
+    found = _judged(parts) if parts.judged else f"<p>{parts.missing('judge', 'No pairs were judged')}</p>"
     links = "".join(
         f'<li><a href="{quote(folder)}/{quote(path.name)}">{escape(folder)}/{escape(path.name)}</a></li>'
         for folder in ("compare", "judge")
@@ -208,6 +205,21 @@ def side_by_side(parts: Parts) -> str:
     if not parts.has("compare"):
         found += f"<p>{parts.missing('compare', 'There is no page with both side by side')}</p>"
     return found + (f"<p>In the run's folder, beside this file:</p><ul>{links}</ul>" if links else "")
+
+
+def _judged(parts: Parts) -> str:
+    """judge/judge.json: win rates, and how steady the judge was."""
+    judge = parts.judge
+    groups = [(str(name), one) for field in ("by_set", "by_category") for name, one in (judge.get(field) or {}).items()]
+    head, *rows = win_rates([("all", parts.judged), *groups])
+    who = (judge.get("judge") or {}).get("model", "not named")
+    said = [f"Judge: {who}."]
+    if isinstance(judge.get("consistency"), (int, float)):
+        said.append(f"Asked in both orders it agreed with itself on {judge['consistency']:.1%} of the pairs.")
+    if isinstance(judge.get("first"), (int, float)):
+        said.append(f"{judge['first']:.1%} of its verdicts went to the answer that stood first.")
+    shown = table((head[0], *(f"#{cell}" for cell in head[1:])), rows)
+    return f"{shown}<p class=soft>{escape(' '.join([*said, str(judge.get('method', ''))]))}</p>"
 
 
 def samples(parts: Parts) -> str:

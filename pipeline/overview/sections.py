@@ -57,8 +57,8 @@ def headline(parts: Parts) -> list[tuple[str, str]]:
     if base.get("general") and tuned.get("general"):
         change, error = forgetting(base["general"], tuned["general"])
         found.append((f"{change:+.3f} ± {error:.3f}", "forgetting: change of loss on general text"))
-    if isinstance(parts.judge.get("win_rate"), (int, float)):
-        found.append((f"{parts.judge['win_rate']:.0%}", "of judged pairs won against the base"))
+    if parts.judged:
+        found.append((f"{parts.judged['win_rate']:.0%}", "win rate before a judge, ties half"))
     return found
 
 

@@ -17,6 +17,7 @@ from pipeline.files import need_space, read_json, write_json, write_text
 from pipeline.model import adapter as adapters
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
+from pipeline.model.exported import base_with_tokens, export_dtype, free_memory
 from pipeline.model.fingerprint import fingerprint
 from pipeline.model.load import BYTES, DTYPES, cast, dtype_name, load_folder
 from pipeline.model.methods.full import FULL
@@ -25,7 +26,7 @@ from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.release import verify
 from pipeline.release.card import card, column_names
-from pipeline.release.unmerged import Work, base_with_tokens, free_memory, unmerged, without_training
+from pipeline.release.unmerged import Work, unmerged, without_training
 from pipeline.run import Run, StageOutput
 from pipeline.training.memory import CPU_TOKENS
 
@@ -44,7 +45,7 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
     torch.manual_seed(0)
     encoder = encoder_of(config, base.tokenizer)
     examples = load_examples(run, "val") or load_examples(run, "train")
-    dtype = dtype_name(config.model) if config.export.dtype == "auto" else config.export.dtype
+    dtype = export_dtype(config)
     micro_tokens = GPU_TOKENS if torch.cuda.is_available() else CPU_TOKENS
     checks = verify.Checks()
     _same_recipe(run, encoder, checks)

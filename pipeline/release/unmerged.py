@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +12,14 @@ from peft import PeftModel
 from transformers import AutoTokenizer
 
 from pipeline.config import Config
-from pipeline.dataset.stage import load as load_examples
 from pipeline.evaluation.measure import measure
-from pipeline.evaluation.shots import Shots
+from pipeline.evaluation.shots import Shots, shots_of
 from pipeline.files import read_json, write_json
 from pipeline.model import adapter as adapters
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
+from pipeline.model.exported import base_with_tokens, free_memory
 from pipeline.model.fingerprint import fingerprint
-from pipeline.model.load import add_tokens, load_base
 from pipeline.model.methods.method import SETTINGS, WEIGHTS
 from pipeline.model.methods.through_peft import ThroughPeft
 from pipeline.progress import say
@@ -46,13 +44,6 @@ class Work:
 
     def measured(self, model: Any, who: str, shots: Shots | None = None) -> dict[str, Any]:
         return measure(model, self.config, self.run, self.encoder, self.micro_tokens, who, shots)
-
-
-def base_with_tokens(config: Config, base: Base, encoder: Encoder) -> Any:
-    """The base with room for the recipe's new tokens, as training had it."""
-    model = load_base(config, base)
-    add_tokens(model, encoder.tokenizer.size)
-    return model
 
 
 def unmerged(work: Work, held: list[Any], base_says: torch.Tensor, output: StageOutput) -> dict[str, Any]:
@@ -100,24 +91,13 @@ def without_training(work: Work, held: list[Any], output: StageOutput) -> dict[s
     plain = held.pop()
     limit = getattr(plain.config, "max_position_embeddings", None)
     _save_tokenizer(work, limit, output)
-    shots = shots_of(work.config, work.run, work.encoder, limit, work.config.eval.max_new_tokens)
+    shots = shots_of(
+        work.config, work.run, work.encoder, limit, work.config.eval.max_new_tokens, work.config.adapter.shots
+    )
     return work.measured(plain, f"{work.config.adapter.shots}-shot", shots)
-
-
-def shots_of(config: Config, run: Run, encoder: Encoder, limit: int | None, room: int) -> Shots:
-    """Examples from the run's training rows; `limit`: tokens that the model sees, `room`: for the answer."""
-    rows = load_examples(run, "train")
-    return Shots(encoder, rows, config.adapter.shots, config.train.seed, limit or 2**31, room)
 
 
 def _save_tokenizer(work: Work, limit: int | None, output: StageOutput) -> None:
     hf_tokenizer.save(hf_tokenizer.build(work.encoder, limit), work.encoder, output.folder)
     tokenizer = AutoTokenizer.from_pretrained(output.folder, local_files_only=True)
     verify.tokenizer_agrees(tokenizer, work.encoder, work.examples[:200], work.checks)
-
-
-def free_memory() -> None:
-    """Gives back what nobody holds any more."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -1,4 +1,5 @@
-"""A page of one file that needs no network, reads without a mouse, and is drawn for wide and narrow screens.
+"""A page that needs no network, reads without a mouse, and is drawn for wide and narrow screens: reports of sections,
+and the shell of others.
 
 The texts of rows are strangers' texts: all are escaped, and the page's own policy (Content-Security-Policy) forbids
 every script but its own and every connection.
@@ -18,19 +19,30 @@ from pipeline.report.text import escape
 HERE = Path(__file__).parent
 
 
-def page(name: str, kind: str, sections: Mapping[str, str], end: str) -> str:
-    """The whole page from the HTML of its sections. The same input gives the same bytes: it names no time.
+def page(name: str, kind: str, sections: Mapping[str, str], about: str) -> str:
+    """A whole report from the HTML of its sections. The same input gives the same bytes: it names no time.
 
     Args:
-        name: of the run. kind: what page it is, in two words. end: the last line.
+        name: of the run. kind: what the page is. about: HTML of the footer, behind the version.
     """
-    title = escape(name)
     ids = {heading: heading.lower().replace(" ", "-") for heading in sections}
     links = "".join(f'<a href="#{ids[heading]}">{heading}</a>' for heading in sections)
     body = "".join(
         f'<section id="{ids[heading]}"><h2>{heading}</h2>{content}</section>' for heading, content in sections.items()
     )
-    style, script = (_file(kind) for kind in ("css", "js"))
+    whole = f'<nav aria-label="sections"><div>{links}</div></nav><main>{body}</main>'
+    return shell(name, kind, whole, f"Made by Suri {__version__}{about}")
+
+
+def shell(name: str, kind: str, body: str, about: str, style: str = "", script: str = "") -> str:
+    """A page of this look with its own policy.
+
+    Args:
+        name: of the run. kind: what the page is. body: HTML between header and footer. about: HTML of the footer.
+        style, script: CSS on top of the report's, JavaScript in place of it.
+    """
+    title = escape(name)
+    script = script or _file("js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
@@ -41,10 +53,8 @@ def page(name: str, kind: str, sections: Mapping[str, str], end: str) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<title>{title}: {kind.lower()}</title><link rel="icon" href="data:,">'
-        f"<style>{_scheme()}{style}</style></head>"
-        f'<body><header><p class="soft">{kind}</p><h1>{title}</h1></header>'
-        f'<nav aria-label="sections"><div>{links}</div></nav><main>{body}</main>'
-        f"<footer><p>Made by Suri {__version__}{end}</p></footer>"
+        f"<style>{_scheme()}{_file('css')}{style}</style></head>"
+        f'<body><header><p class="soft">{kind}</p><h1>{title}</h1></header>{body}<footer><p>{about}</p></footer>'
         f'<div id="tip" role="presentation"></div><script>{script}</script></body></html>\n'
     )
 

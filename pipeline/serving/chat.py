@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,22 +12,19 @@ from transformers import AutoTokenizer, TextStreamer
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.evaluation.shots import Shots
+from pipeline.evaluation.shots import Shots, shots_of
 from pipeline.files import read_json
-from pipeline.model import adapter as adapters
-from pipeline.model import base as bases
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
-from pipeline.model.fingerprint import fingerprint
+from pipeline.model.exported import exported_model
 from pipeline.model.generate import answering
-from pipeline.model.load import DTYPES, dtype_name, load_base, load_folder
+from pipeline.model.load import dtype_name
 from pipeline.model.stored import open_stored
 from pipeline.progress import say
 from pipeline.prompt import template as templates
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.tokenizer import Tokenizer
 from pipeline.record import Example
-from pipeline.release.unmerged import shots_of
 from pipeline.run import Run
 from pipeline.store import Store
 
@@ -70,7 +66,7 @@ def chat(config: Config, run: Run) -> None:
         what = f"the checkpoint was trained with template {trained}, the config names {template.hash}"
         raise UserError(what, str(folder), "put the template back, or train again")
     say(f"chat: loading {folder}")
-    model = _model(config, folder, str(made.get("holds", "merged")))
+    model = exported_model(config, run, dtype_name(config.model))
     # sentencepiece's own file does not know the new tokens, a saved tokenizer.json does.
     added = () if not (folder / "tokenizer.model").is_file() else config.model.add_tokens
     encoder = Encoder(template, Tokenizer(folder, added), config.prompt)
@@ -78,19 +74,10 @@ def chat(config: Config, run: Run) -> None:
     shots = None
     if made.get("holds") == "nothing":
         limit = getattr(model.config, "max_position_embeddings", None)
-        shots = shots_of(config, run, encoder, limit, config.chat.max_new_tokens)
+        shots = shots_of(config, run, encoder, limit, config.chat.max_new_tokens, config.adapter.shots)
     talker = Talker(model, encoder, AutoTokenizer.from_pretrained(folder, local_files_only=True), config, shots)
     say(HELP)
     _talk(talker)
-
-
-def _model(config: Config, folder: Path, holds: str) -> Any:
-    """The merged model; or the base, with the exported adapter on it where there is one."""
-    if holds == "merged":
-        return load_folder(folder, DTYPES[dtype_name(config.model)])
-    base = bases.resolve(config.model)
-    model = load_base(config, base)
-    return model if holds == "nothing" else adapters.load(model, folder, fingerprint(config, base))
 
 
 @dataclass

@@ -66,7 +66,7 @@ class Mixed:
         if names:
             self.model = side_by_side(self.model, store, names)
 
-    def answer(self, questions: Sequence[Question], max_new_tokens: int, batch: int = 32) -> list[Reply]:
+    def answer(self, questions: Sequence[Question], max_new_tokens: int) -> list[Reply]:
         """Greedy answers, in the order of the questions; batches hold questions to any adapter.
 
         Raises:
@@ -88,9 +88,8 @@ class Mixed:
             rows = [i for i, both in enumerate(ends) if both == (end, room)]
             names = [self.inside[questions[i].adapter] for i in rows] if self.mixes else None
             made = greedy(
-                self.model, [prompts[i] for i in rows], end_id=end, max_new_tokens=room, what="answers", batch=batch,
-                adapters=names,
-            )  # fmt: skip
+                self.model, [prompts[i] for i in rows], end_id=end, max_new_tokens=room, what="answers", adapters=names
+            )
             for i, ids in zip(rows, made, strict=True):
                 replies[i] = self._reply(self.encoders[questions[i].adapter], ids)
         return [replies[i] for i in range(len(questions))]

@@ -1,0 +1,120 @@
+"""Replies of a judge added up: a winner for each question, win rates, and how steady the judge was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.comparison.pair import Pair
+from pipeline.comparison.verdict import ANSWERS, INPUT, PROMPT_HASH, SYSTEM, TASK, both, parse, winner
+from pipeline.comparison.winrate import table, win_rate
+from pipeline.config import Config
+
+METHOD = (
+    "Each pair is asked twice, with the answers in either order; verdicts that differ make a tie, equal answers are a "
+    "tie without being asked, and a pair with a reply that holds no verdict is left out. Win rate: of the tuned model, "
+    "a tie counts half. Interval: 95 %, Wilson's score interval (1927) over questions; it says nothing about other "
+    "questions than these or other judges than this."
+)
+
+
+def outcome(pair: Pair, replies: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]:
+    """One line of verdicts.jsonl. replies: what was kept, by whose answer stood first."""
+    q = pair.question
+    head = {"id": q.id, "set": q.set, "category": q.category, "identical": pair.identical}
+    if pair.identical:
+        return {**head, "winner": "tie", "consistent": None, "replies": []}
+    said = []
+    for first, kept in replies.items():
+        if kept is None:
+            raise ValueError(f"no reply for {q.id}")
+        verdict = parse(kept["reply"])
+        said.append({"first": first, "verdict": verdict, "winner": winner(verdict, first), **kept})
+        del said[-1]["name"]
+    one, two = (reply["winner"] for reply in said)
+    together = both(one, two)
+    consistent = None if together == "unparsable" else one == two
+    return {**head, "winner": together, "consistent": consistent, "replies": said}
+
+
+def judgement(config: Config, outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """judge.json.
+
+    consistency: share of pairs with two verdicts on which both orders agree. first: share of verdicts for one side
+    that were for the answer that stood first; a fair judge has one half.
+    """
+    replies = [reply for one in outcomes for reply in one["replies"]]
+    sides = [reply["verdict"] for reply in replies if reply["verdict"] in ("first", "second")]
+    steady = [one["consistent"] for one in outcomes if one["consistent"] is not None]
+    categories, sets = (dict.fromkeys(one[name] for one in outcomes) for name in ("category", "set"))
+    decided = [one for one in outcomes if one["winner"] != "unparsable"]
+
+    def rate(name: str = "", value: str = "") -> dict[str, Any]:
+        return win_rate([one["winner"] for one in decided if not name or one[name] == value])
+
+    return {
+        "judge": {"model": config.judge.model, "base_url": config.judge.base_url or "OpenAI's own"},
+        "asked": len(outcomes),
+        "win_rate": rate(),
+        "by_set": {value: rate("set", value) for value in sets},
+        "by_category": {value: rate("category", value) for value in categories},
+        "identical": sum(one["identical"] for one in outcomes),
+        "unparsable": {
+            "replies": sum(reply["verdict"] == "unparsable" for reply in replies),
+            "questions": len(outcomes) - len(decided),
+        },
+        "consistency": sum(steady) / len(steady) if steady else None,
+        "first": sides.count("first") / len(sides) if sides else None,
+        "tokens": {name: sum(r[name] for r in replies) for name in ("prompt_tokens", "completion_tokens")},
+        "method": METHOD,
+        "prompt": {"hash": PROMPT_HASH, "system": SYSTEM, "user": TASK + INPUT + ANSWERS},
+    }
+
+
+def _rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    sets = found["by_set"].items() if len(found["by_set"]) > 1 else ()
+    return table([("all", found["win_rate"]), *sets, *found["by_category"].items()])
+
+
+def printed(found: Mapping[str, Any]) -> str:
+    """The table and its reservations for a terminal."""
+    rows = _rows(found)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))).rstrip()
+        for r in rows
+    ]
+    return "\n" + "\n".join([*lines, "", *_notes(found)])
+
+
+def _notes(found: Mapping[str, Any]) -> list[str]:
+    notes = [f"judge: {found['judge']['model']}, {found['asked']} questions, each asked in both orders"]
+    if found["consistency"] is not None:
+        notes.append(f"both orders agree: {found['consistency']:.1%}")
+    if found["first"] is not None:
+        notes.append(f"verdicts for the answer that stood first: {found['first']:.1%}")
+    if found["identical"]:
+        notes.append(f"equal answers, ties without being asked: {found['identical']}")
+    if found["unparsable"]["replies"]:
+        bad = found["unparsable"]
+        notes.append(f"replies without a verdict: {bad['replies']}; questions left out for it: {bad['questions']}")
+    return notes
+
+
+def markdown(config: Config, found: Mapping[str, Any]) -> str:
+    """judge.md."""
+    head, *rows = _rows(found)
+    lines = [
+        f"# {config.name}: base and tuned model before a judge",
+        "",
+        *(f"- {note}" for note in _notes(found)),
+        "",
+        f"| {' | '.join(head)} |",
+        f"|---|{'---:|' * (len(head) - 1)}",
+        *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows),
+        "",
+        METHOD,
+        "",
+        f"The judge's prompt (hash `{PROMPT_HASH}`) is in judge.json, its replies are in verdicts.jsonl.",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,95 @@
+"""The compare stage: question sets in, `compare/` out.
+
+    page.html              question by question, to vote on
+    answers.jsonl          one question a line, with both answers
+    alpaca_eval/*.json     the same as AlpacaEval reads it
+
+Answers are kept in `partial/` while they are made, so that a killed run goes on, and one with more questions asks only
+those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.comparison import alpaca_eval
+from pipeline.comparison.page import page
+from pipeline.comparison.pair import Pair, digest_of
+from pipeline.comparison.questions import Question, files, read_all
+from pipeline.config import Config
+from pipeline.files import json_text, write_json, write_text
+from pipeline.progress import say
+from pipeline.run import Run, input_hashes
+
+
+def key(config: Config, run: Run) -> dict[str, Any]:
+    """All that the result depends on.
+
+    Raises:
+        UserError: a question set is not there.
+    """
+    return {
+        "version": 1,
+        "name": config.name,
+        "compare": config.value("compare"),
+        "inputs": input_hashes(files(config.compare.questions), run.manifest("compare")),
+        "export": run.result("export"),
+    }
+
+
+def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
+    """Asks both models, and writes the page and the files.
+
+    Raises:
+        UserError: a set cannot be read, no question fits, a model cannot be loaded or gives no numbers.
+    """
+    questions, twice = read_all(config.compare.questions, config.compare.limit)
+    if twice:
+        say(f"compare: {twice} questions had been asked before and are left out")
+    from pipeline.comparison.answering import answered
+
+    pairs, skipped = answered(config, run, questions)
+    if skipped:
+        say(f"compare: {len(skipped)} questions are too long for the model and left out; the page names them")
+    digest = digest_of(pairs)
+    with run.writing("compare", stage_key) as output:
+        (output.folder / "alpaca_eval").mkdir()
+        for who in ("base", "tuned"):
+            rows = alpaca_eval.outputs(pairs, who, f"{config.name}-{who}")
+            write_json(output.folder / "alpaca_eval" / f"{who}.json", rows)
+        write_text(output.folder / "answers.jsonl", "".join(json_text(pair.as_dict()) + "\n" for pair in pairs))
+        html = page(config.name, about(config, len(pairs)), pairs, skipped, digest, config.compare.max_new_tokens)
+        write_text(output.folder / "page.html", html)
+        output.counts.update(
+            questions=len(pairs),
+            twice=twice,
+            too_long=[{"id": q.id, "set": q.set, "tokens": n} for q, n in skipped],
+            identical=sum(pair.identical for pair in pairs),
+            stopped={"base": sum(p.base.stopped for p in pairs), "tuned": sum(p.tuned.stopped for p in pairs)},
+            digest=digest,
+        )
+    _show(config, run, pairs, skipped)
+
+
+def about(config: Config, questions: int) -> str:
+    """What the page compares, in a sentence or two."""
+    from pipeline.model.methods import BY_NAME
+    from pipeline.release.card import base_name, column_names
+
+    method, names = BY_NAME[config.adapter.method], column_names(config)
+    trained = "the same" if method.export == "nothing" else "the run's export"
+    return (
+        f"{questions} questions. {names[0]}: {base_name(config) or 'random weights'}. {names[1]}: {trained}, "
+        f"{method.described(config.adapter)}. Both in the template {config.prompt.template}, always the likeliest "
+        f"token, at most {config.compare.max_new_tokens} of them. Which one is A is drawn anew for each question."
+    )
+
+
+def _show(config: Config, run: Run, pairs: Sequence[Pair], skipped: Sequence[tuple[Question, int]]) -> None:
+    n = len(pairs)
+    same, base, tuned = (
+        sum(found) for found in zip(*((p.identical, p.base.stopped, p.tuned.stopped) for p in pairs), strict=True)
+    )
+    say(f"compare: {n} questions; stopped by themselves: base {base}, tuned {tuned}; {same} answers the same")
+    say(f"compare: {run.folder('compare') / 'page.html'}  (open it in a browser and vote)")

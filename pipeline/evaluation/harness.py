@@ -1,0 +1,140 @@
+"""One model through lm-evaluation-harness (extra `eval`), one task at a time."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from lm_eval.evaluator import evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from pipeline.errors import UserError
+from pipeline.evaluation.tasks import FIELD, LOCAL
+from pipeline.progress import bar
+
+CPU_BATCH = 8
+FEWSHOT_SEED = 1234  # the harness's own
+BOOTSTRAP = 1000  # draws for errors that have no formula (perplexity); the harness's own default takes minutes
+
+
+class Asked(HFLM):
+    """The harness's own class for transformers models, which also notices what it lets pass.
+
+    cut: questions that were longer than the model's context and lost their beginning. task: for messages.
+    """
+
+    task, cut = "", 0
+    progress: Any = None
+
+    def _model_call(self, inps: torch.Tensor, *args: Any, **more: Any) -> torch.Tensor:
+        logits = super()._model_call(inps, *args, **more)
+        if logits.isnan().any():
+            fix = "look at the loss of its training; a bf16 model run in fp16 does this too"
+            raise UserError("the model's logits are NaN", f"benchmark {self.task}", fix)
+        if self.progress is not None:
+            self.progress.update(len(inps))
+        return logits
+
+    def _detect_batch_size(self, *args: Any, **more: Any) -> Any:
+        shown, self.progress = self.progress, None  # its trial passes answer no question
+        try:
+            return super()._detect_batch_size(*args, **more)
+        finally:
+            self.progress = shown
+
+    def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None) -> Any:
+        longest = self.max_length + 1
+        self.cut += sum(len(context) + len(rest) > longest for _, context, rest in requests)
+        for _, _, rest in requests:
+            if len(rest) > self.max_length:
+                what = f"an answer of {len(rest)} tokens, and the model sees {self.max_length}"
+                raise UserError(what, f"benchmark {self.task}", f"take {self.task} out of {FIELD}")
+        apart = {(*context, *rest[:-1]) for _, context, rest in requests}  # the rest comes out of the same pass
+        with bar(total=len(apart), what=self.task, unit="pass") as self.progress:
+            found = super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+        self.progress = None
+        return found
+
+
+class Harness:
+    """Asks a loaded model. Tasks come from `folder` (see `tasks.write_local`), or, with None, from the hub.
+
+    Args:
+        batch: questions at once; 0 = as many as fit a GPU's memory, 8 on a CPU.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, folder: Path | None, batch: int) -> None:
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        os.environ.setdefault("DISABLE_MULTIPROC", "1")  # it would start a process a core for a second of drawing
+        datasets.disable_progress_bars()
+        self.local = folder is not None
+        self.manager = TaskManager(include_path=folder and str(folder), include_defaults=folder is None)
+        size: int | str = batch or ("auto" if next(model.parameters()).is_cuda else CPU_BATCH)
+        self.model = Asked(pretrained=model, tokenizer=tokenizer, batch_size=size)
+
+    def ask(self, task: str, limit: int, num_fewshot: int, template: bool, who: str) -> dict[str, Any]:
+        """One named task, which may be a group.
+
+        Args:
+            limit: the first so many questions of each of its tasks; 0 = all. template: each question stands in the
+                tokenizer's chat template.
+
+        Returns:
+            results: as the harness gives them, for the task and, in a group, its parts. n: questions. cut: of them,
+            how many lost their beginning. samples: {metric: value of each question}.
+
+        Raises:
+            UserError: no such task, the hub cannot be reached, the model gives NaN.
+        """
+        name = task + LOCAL if self.local else task
+        if name not in self.manager.all_tasks:
+            near = difflib.get_close_matches(task, self.manager.all_tasks, 1)
+            fix = f"did you mean {near[0]}?" if near else "list them: .venv/bin/lm_eval ls tasks"
+            raise UserError(f"lm-evaluation-harness has no task {task!r}", FIELD, fix)
+        self.model.task, self.model.cut = f"{who}: {task}", 0
+        try:
+            loaded = self.manager.load([name])
+        except (ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
+            fix = "check the network, or give the questions as files (eval.task_files)"
+            raise UserError(f"the questions of {task} cannot be fetched: {error}", FIELD, fix) from None
+        for asked in loaded["tasks"].values():  # as the harness's `simple_evaluate` sets them
+            own = asked.get_config("num_fewshot")
+            asked.set_config(key="num_fewshot", value=0 if own == 0 else num_fewshot or own or 0)
+            asked.set_fewshot_seed(seed=FEWSHOT_SEED)
+        # Not `simple_evaluate`: it asks pip and git for their versions, two seconds a task.
+        found = evaluate(
+            lm=self.model, task_dict=loaded, limit=limit or None, bootstrap_iters=BOOTSTRAP, log_samples=True,
+            apply_chat_template=template, fewshot_as_multiturn=False,
+        )  # fmt: skip
+        return {**_results(found, name), "cut": self.model.cut}
+
+
+def _results(found: dict[str, Any], name: str) -> dict[str, Any]:
+    leaves = sorted(found["samples"])
+    results = {**found["results"], **found.get("groups", {})}
+    samples: dict[str, list[float]] = {}
+    for leaf in leaves:
+        for sample in sorted(found["samples"][leaf], key=lambda s: s["doc_id"]):
+            for metric in sample["metrics"]:
+                if isinstance(value := sample[metric], int | float):
+                    samples.setdefault(metric, []).append(float(value))
+    return {
+        "results": {task.removesuffix(LOCAL): _numbers(values) for task, values in results.items()},
+        "higher": found["higher_is_better"].get(name) or found["higher_is_better"][leaves[0]],
+        "versions": {leaf.removesuffix(LOCAL): found["versions"].get(leaf) for leaf in leaves},
+        "n": sum(found["n-samples"][leaf]["effective"] for leaf in leaves),
+        "samples": samples,
+    }
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    """`acc,none` and its like, under the metric's name where there is one filter alone."""
+    kept = {key: value for key, value in values.items() if "," in key and isinstance(value, int | float)}
+    filters = {key.split(",")[1] for key in kept}
+    return {key.split(",")[0] if len(filters) == 1 else key: float(value) for key, value in kept.items()}

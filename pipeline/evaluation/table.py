@@ -1,0 +1,245 @@
+"""The table of an evaluation: base, base with examples, tuned model, and the change, each with its standard error.
+
+Both models answer the same questions, so the error of the change is that of the differences question by question:
+what makes a question hard for both falls out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.evaluation.general import forgetting, ratio
+from pipeline.evaluation.rouge import mean
+
+Row = dict[str, Any]
+Pair = tuple[float, float]  # a value and its standard error
+NAMES = {"val": "held-out rows", "holdout": "tasks never trained on"}
+SHARES = ("acc", "acc_norm", "exact match", "stopped by itself", "f1", "ROUGE-L")  # shown in per cent
+
+
+def rows_of(found: dict[tuple[str, str], dict[str, Any]], results: dict[str, Any]) -> list[Row]:
+    """One row for each number.
+
+    Args:
+        found: what `Evaluation.measure` gave for (who, what). results: of the export, for general text.
+
+    Returns:
+        name, metric, base, base_error, shots, shots_error, tuned, tuned_error, change, change_error, over_shots,
+        over_shots_error (floats, or None where there is none), better (`up`, `down`), n, note.
+    """
+    rows = []
+    for part in NAMES:
+        held = {
+            who: measured[part] for (who, what), measured in found.items() if what == "held-out" and part in measured
+        }
+        if held:
+            rows += _held_out(part, held)
+    rows += _general(results)
+    for task in dict.fromkeys(what for _, what in found if what != "held-out"):
+        rows += _task(task, {who: measured for (who, what), measured in found.items() if what == task})
+    return rows
+
+
+def row(
+    name: str, metric: str, values: dict[str, Pair], changes: dict[str, Pair], better: str, n: int, note: str = ""
+) -> Row:
+    """Fills in what is missing. values: of base, shots, tuned; changes: of tuned over base and shots."""
+    found: Row = {"name": name, "metric": metric}
+    for who in ("base", "shots", "tuned"):
+        found[who], found[f"{who}_error"] = map(_plain, values.get(who, (math.nan, math.nan)))
+    for field, who in (("change", "base"), ("over_shots", "shots")):
+        found[field], found[f"{field}_error"] = map(_plain, changes.get(who, (math.nan, math.nan)))
+    return {**found, "better": better, "n": n, "note": note}
+
+
+def _held_out(part: str, held: dict[str, dict[str, Any]]) -> list[Row]:
+    others: list[str] = [who for who in ("base", "shots") if who in held and "tuned" in held]
+    counts = {who: h["counts"] for who, h in held.items()}
+    losses = {who: ratio(h["sums"], h["counts"]) for who, h in held.items()}
+    changes = {
+        who: ratio([t - b for t, b in zip(held["tuned"]["sums"], held[who]["sums"], strict=True)], counts[who])
+        for who in others
+        if counts[who] == counts["tuned"]  # rows cut to the model's context can lose labels behind examples
+    }
+    found = [row(NAMES[part], "loss", losses, changes, "down", len(held["base"]["sums"]))]
+    for metric, field in (("exact match", "exact"), ("ROUGE-L", "rouge_l"), ("stopped by itself", "stopped")):
+        lists = {who: [v for v in h[field] if v is not None] for who, h in held.items()}
+        if lists["base"]:
+            change = {who: _paired(lists["tuned"], lists[who]) for who in others}
+            values = {who: mean(v) for who, v in lists.items()}
+            found.append(row(NAMES[part], metric, values, change, "up", len(lists["base"])))
+    return found
+
+
+def _general(results: dict[str, Any]) -> list[Row]:
+    base, tuned = (results.get(who, {}).get("general") for who in ("base", "tuned"))
+    if not base or not tuned:
+        return []
+    values = {who: (m["loss"], m["standard_error"]) for who, m in (("base", base), ("tuned", tuned))}
+    note = "the change is the forgetting"
+    return [row("general text", "loss", values, {"base": forgetting(base, tuned)}, "down", base["windows"], note)]
+
+
+def _task(task: str, measured: dict[str, dict[str, Any]]) -> list[Row]:
+    base = measured["base"]
+    own = {who: m["results"].get(task, {}) for who, m in measured.items()}
+    found = []
+    for metric in own["base"]:
+        if "_stderr" in metric:
+            continue
+        values = {who: (o[metric], o.get(_error_of(metric), math.nan)) for who, o in own.items()}
+        changes = {"base": _change(metric, values, measured)} if "tuned" in values else {}
+        cut = base["cut"]
+        lost = "1 pass lost its beginning" if cut == 1 else f"{cut} passes lost their beginning"
+        note = f"{lost}, being longer than the model's context" if cut else ""
+        better = "up" if base["higher"].get(metric, True) else "down"
+        found.append(row(task, metric, values, changes, better, base["n"], note))
+    return found
+
+
+def _error_of(metric: str) -> str:
+    name, _, kept = metric.partition(",")
+    return f"{name}_stderr,{kept}" if kept else f"{name}_stderr"
+
+
+def _change(metric: str, values: dict[str, Pair], measured: dict[str, dict[str, Any]]) -> Pair:
+    """Tuned - base and its error, question by question where the metric is a mean over questions.
+
+    Perplexity, exp(-mean l), is one to first order: a question moves it by -perplexity * (l - mean l) / n.
+    Of other metrics (f1) each model's own errors are added.
+    """
+    change = values["tuned"][0] - values["base"][0]
+    name = metric.split(",")[0]
+    own = {who: measured[who]["samples"].get(name, []) for who in ("base", "tuned")}
+    if len(own["base"]) == len(own["tuned"]) > 1:
+        if name == "perplexity":
+            moved = {who: [-values[who][0] * l for l in own[who]] for who in own}  # noqa: E741
+            return change, _paired(moved["tuned"], moved["base"])[1]
+        paired = _paired(own["tuned"], own["base"])
+        if math.isclose(paired[0], change, rel_tol=1e-6, abs_tol=1e-9):
+            return change, paired[1]
+    return change, math.hypot(values["tuned"][1], values["base"][1])
+
+
+def _paired(tuned: Sequence[float], base: Sequence[float]) -> Pair:
+    return mean([t - b for t, b in zip(tuned, base, strict=True)])
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def cells(found: Row) -> list[str]:
+    """name, metric, base, shots, tuned, change, over shots, n as a table shows them."""
+    share = found["metric"].split(",")[0] in SHARES
+    shown = [_cell(found[k], found[f"{k}_error"], share, k in ("change", "over_shots"))
+             for k in ("base", "shots", "tuned", "change", "over_shots")]  # fmt: skip
+    arrow = {"up": " ↑", "down": " ↓"}.get(found["better"], "")
+    return [found["name"], found["metric"] + arrow, *shown, f"{found['n']:,}"]
+
+
+def _cell(value: float | None, error: float | None, share: bool, signed: bool) -> str:
+    if value is None:
+        return ""
+    scale = 100.0 if share else 1.0
+    form = ".1f" if share else ".3f" if abs(value) < 100 else ",.1f" if abs(value) < 1e6 else ".2e"
+    text = f"{value * scale:{'+' if signed else ''}{form}}"
+    text += "" if error is None else f" ± {error * scale:{form}}"
+    return text + ("" if not share else " %" if not signed else " points")
+
+
+def heads(config: Config) -> list[str]:
+    """Titles of the columns of `cells`."""
+    k = config.eval.shots
+    return ["", "", "base", f"base, {k}-shot", "tuned", "tuned - base", f"tuned - {k}-shot", "n"]
+
+
+def _shown(config: Config, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells, without columns that are empty everywhere."""
+    table = [cells(r) for r in rows]
+    kept = [i for i in range(8) if any(line[i] for line in table)]
+    return [heads(config)[i] for i in kept], [[line[i] for i in kept] for line in table]
+
+
+def printed(config: Config, rows: Sequence[Row]) -> str:
+    """The table for a terminal."""
+    head, body = _shown(config, rows)
+    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
+    lines = []
+    for line in [head, *body]:
+        sized = list(enumerate(zip(line, widths, strict=True)))
+        lines.append("  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in sized).rstrip())
+    notes = [f"{r['name']}, {r['metric']}: {r['note']}" for r in rows if r["note"]]
+    return "\n".join(["", *lines, *dict.fromkeys(notes)])
+
+
+def markdown(config: Config, record: dict[str, Any], folder: Path | None) -> str:
+    """eval.md. folder: local task definitions, where there are."""
+    head, body = _shown(config, record["rows"])
+    base, tuned = record["models"]["base"], record["models"]["tuned"]
+    quantised = "" if base["quantize"] == "none" else f", quantised to {base['quantize']}"
+    lines = [f"# {config.name}: before and after", ""]
+    lines += ["| " + " | ".join(head) + " |", "|" + "---|" * 2 + "---:|" * (len(head) - 2)]
+    lines += ["| " + " | ".join(line) + " |" for line in body]
+    lines += ["", "± is one standard error; that of a difference is taken question by question."]
+    lines += ["↑ more is better, ↓ less is better.", ""]
+    lines += [f"- {r['name']}, {r['metric']}: {r['note']}." for r in record["rows"] if r["note"]]
+    lines += [f"- Base: {base['name']}{quantised}. Tuned: {tuned['method']}, as exported."]
+    lines += [f"- Held-out rows stand in the template `{record['models']['template']['id']}`, answers are greedy."]
+    if config.eval.tasks:
+        lines += [_asked(config, record)]
+    if config.eval.tasks and folder:
+        lines += ["- The questions came from files. The same through the harness's own command line:", ""]
+        lines += ["      " + line for line in command_line(config, folder)]
+    return "\n".join(lines) + "\n"
+
+
+def _asked(config: Config, record: dict[str, Any]) -> str:
+    """How benchmark questions were put."""
+    wanted = config.eval
+    template = "inside the training template" if wanted.prompting == "template" else "without the training template"
+    few = f"{wanted.num_fewshot} examples in front" if wanted.num_fewshot else "no examples but a task's own"
+    part = f"the first {wanted.limit:,} questions of each task" if wanted.limit else "all questions"
+    return f"- Benchmarks: lm-evaluation-harness {record['versions'].get('lm_eval', '')}, {template}, {few}, {part}."
+
+
+def command_line(config: Config, folder: Path) -> list[str]:
+    """What asks the exported model the same questions with the harness alone."""
+    names = ",".join(f"{task}_local" for task in config.eval.tasks)
+    more = " --apply_chat_template" if config.eval.prompting == "template" else ""
+    more += f" --limit {config.eval.limit}" if config.eval.limit else ""
+    export = folder.parent.parent / "export"
+    asked = f"lm_eval run --model hf --model_args pretrained={export} --include_path {folder} \\"
+    return [asked, f"  --tasks {names}{more}"]
+
+
+def picture(path: Path, config: Config, rows: Sequence[Row]) -> None:
+    """Dots with bars of one standard error, for every row that is a share."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    shares = [r for r in rows if r["metric"].split(",")[0] in SHARES and r["base"] is not None][::-1]
+    figure, axes = plt.subplots(figsize=(8, 1.4 + 0.42 * max(1, len(shares))), dpi=120)
+    kinds = (("base", "base", "#8c8c8c"), ("shots", heads(config)[3], "#e6a03c"), ("tuned", "tuned", "#2171b5"))
+    for offset, (who, name, colour) in enumerate(kinds):
+        points = [(i + 0.2 * (1 - offset), r) for i, r in enumerate(shares) if r[who] is not None]
+        if points:
+            values = [100 * r[who] for _, r in points]
+            errors = [100 * (r[f"{who}_error"] or 0) for _, r in points]
+            heights = [at for at, _ in points]
+            axes.errorbar(values, heights, xerr=errors, fmt="o", markersize=5, color=colour, label=name)
+    axes.set_yticks(range(len(shares)), [f"{r['name']}: {r['metric']}" for r in shares])
+    axes.set_xlim(-2, 102)
+    axes.set_xlabel("per cent, ± one standard error")
+    axes.grid(axis="x", alpha=0.3)
+    figure.suptitle(f"{config.name}: before and after", y=1.0)
+    if shares:
+        figure.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.985), ncols=3)
+    figure.savefig(path, bbox_inches="tight")
+    plt.close(figure)
