@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipeline.adapter_name import BASE
@@ -28,7 +27,7 @@ from pipeline.progress import say
 from pipeline.prompt import passages
 from pipeline.prompt import stage as tokens
 from pipeline.report import stage as report
-from pipeline.run import Run, input_hashes
+from pipeline.run import Run
 from pipeline.store import Store
 
 RESUMABLE = ("train.tracker", "train.save_every", "train.keep")  # change how a run is watched, not what comes out
@@ -96,22 +95,6 @@ def _build_export(config: Config, run: Run, key: dict[str, Any]) -> None:
     export(config, run, bases.resolve(config.model), key)
 
 
-def _eval_key(config: Config, run: Run) -> dict[str, Any]:
-    wanted = config.value("eval")
-    names = ("rows", "max_new_tokens", "tasks", "limit", "num_fewshot", "prompting", "shots")
-    files: list[Path] = []
-    if wanted["tasks"] and config.eval.task_files:
-        found = tasks.local_files(config.eval.tasks, Path(config.eval.task_files))
-        files = sorted({path for leaves in found.values() for _, path in leaves})
-    return {
-        "version": 1,
-        "eval": {name: wanted[name] for name in names},
-        "inputs": input_hashes(files, run.manifest("eval")),
-        "tokens": run.result("tokens"),
-        "export": run.result("export"),
-    }
-
-
 def _build_eval(config: Config, run: Run, key: dict[str, Any]) -> None:
     from pipeline.evaluation.stage import evaluate as build
 
@@ -126,7 +109,7 @@ STAGES = (
 )
 # Beside the chain: nothing depends on it, so only `make data` makes it.
 REPORT = Stage("report", "report", report.key, report.build)
-EVAL = Stage("eval", "eval", _eval_key, _build_eval)
+EVAL = Stage("eval", "eval", tasks.key, _build_eval)
 COMPARE = Stage("compare", "compare", comparison.key, comparison.build)
 JUDGE = Stage("judge", "judge", judging.key, judging.build)
 
@@ -201,8 +184,7 @@ def evaluate(config: Config, run: Run) -> None:
     Raises:
         UserError: from a stage.
     """
-    if config.eval.tasks and config.eval.task_files:
-        tasks.local_files(config.eval.tasks, Path(config.eval.task_files))  # before anything is trained for it
+    tasks.files_of(config)  # before anything is trained for it
     _bring(config, run, (*STAGES, EVAL))
 
 

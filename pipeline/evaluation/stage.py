@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from pipeline.evaluation.parts import Parts
 from pipeline.evaluation.rouge import rouge_l
 from pipeline.evaluation.shots import Shots, shots_of, with_shots
 from pipeline.evaluation.table import markdown, picture, printed, rows_of
-from pipeline.evaluation.tasks import local_files, write_local
+from pipeline.evaluation.tasks import files_of, write_local
 from pipeline.files import read_json, write_json, write_text
 from pipeline.model import base as bases
 from pipeline.model.base import Base
@@ -46,9 +45,10 @@ class Evaluation:
         self.config, self.run, self.base = config, run, base
         self.encoder = encoder_of(config, base.tokenizer)
         self.parts = Parts(run.folder("benchmarks"))
-        self.folder = run.folder("benchmarks") / "tasks" if config.eval.task_files else None
+        local = bool(config.eval.task_files and config.eval.tasks)
+        self.folder = run.folder("benchmarks") / "tasks" if local else None
         self.untrained = BY_NAME[config.adapter.method].export == "nothing"
-        self.files = local_files(config.eval.tasks, Path(config.eval.task_files)) if self.folder else {}
+        self.files = files_of(config)
         self.harness: Any = None
 
     def units(self) -> list[tuple[str, str]]:

@@ -17,9 +17,11 @@ from typing import Any
 
 import yaml
 
+from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.evaluation.local_rows import KOBEST, read
 from pipeline.files import json_text, write_text
+from pipeline.run import Run, input_hashes
 
 LOCAL = "_local"  # at the end of a task's name in files and in the harness; tables leave it out
 FIELD = "eval.tasks"
@@ -48,6 +50,35 @@ SINGLE = {
 }
 MMLU = "mmlu"  # a folder with SUBJECT_test.csv
 GROUPS = (MMLU, "kobest")
+
+
+def key(config: Config, run: Run) -> dict[str, Any]:
+    """All that an evaluation depends on.
+
+    Raises:
+        UserError: as `local_files`.
+    """
+    wanted = config.value("eval")
+    names = ("rows", "max_new_tokens", "tasks", "limit", "num_fewshot", "prompting", "shots")
+    files = sorted({path for leaves in files_of(config).values() for _, path in leaves})
+    return {
+        "version": 1,
+        "eval": {name: wanted[name] for name in names},
+        "inputs": input_hashes(files, run.manifest("eval")),
+        "tokens": run.result("tokens"),
+        "export": run.result("export"),
+    }
+
+
+def files_of(config: Config) -> dict[str, list[tuple[str, Path]]]:
+    """`local_files` of a config; nothing where its questions come from the hub.
+
+    Raises:
+        UserError: as `local_files`.
+    """
+    if not config.eval.task_files:
+        return {}
+    return local_files(config.eval.tasks, Path(config.eval.task_files))
 
 
 def local_files(tasks: Sequence[str], folder: Path) -> dict[str, list[tuple[str, Path]]]:
