@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,10 @@ def test_without_the_harness_it_says_how_to_get_it(
     def missing(name: str) -> str:
         raise metadata.PackageNotFoundError(name)
 
+    config, run = evaluated
     monkeypatch.setattr(stage.metadata, "version", missing)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    shorter = config.model_copy(update={"eval": config.eval.model_copy(update={"limit": 1})})
     with pytest.raises(UserError, match="is not installed") as error:
-        stage.harness_version()
+        stages.evaluate(shorter, run)
     assert "make eval" in error.value.fix

@@ -134,6 +134,8 @@ def evaluate(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) ->
     if not units:
         fix = "keep rows out of training (data.val=64), or name benchmarks (eval.tasks)"
         raise UserError("nothing to evaluate: no held-out rows and no benchmarks", "eval", fix)
+    if config.eval.tasks:
+        harness_version()
     if work.folder:
         write_local(work.files, work.folder)  # checks every row before a model is loaded
     hashes = {path: entry["sha256"] for path, entry in stage_key["inputs"].items()}
