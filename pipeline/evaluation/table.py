@@ -238,8 +238,8 @@ def picture(path: Path, config: Config, rows: Sequence[Row]) -> None:
     axes.set_xlim(-2, 102)
     axes.set_xlabel("per cent, ± one standard error")
     axes.grid(axis="x", alpha=0.3)
-    figure.suptitle(f"{config.name}: before and after", y=1.0)
+    axes.set_title(f"{config.name}: before and after", pad=28)
     if shares:
-        figure.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.985), ncols=3)
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     figure.savefig(path, bbox_inches="tight")
     plt.close(figure)
