@@ -81,9 +81,9 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", help="instruction data in Alpaca form")
     parser.add_argument("--config", default="configs/alpaca-lora-7b.yaml", help="the recipe (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=48, help="optimiser steps of each run (default: %(default)s)")
-    parser.add_argument("--rows", type=int, default=384, help="rows to train on (default: %(default)s)")
-    parser.add_argument("--looks", type=int, default=6, help="held-out losses after the first (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=32, help="optimiser steps of each run (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=256, help="rows to train on (default: %(default)s)")
+    parser.add_argument("--looks", type=int, default=4, help="held-out losses after the first (default: %(default)s)")
     parser.add_argument(
         "--seeds", default="1,2,3", help="with commas; one alone is only trained (default: %(default)s)"
     )
