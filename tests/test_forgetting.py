@@ -8,8 +8,6 @@ import math
 import os
 import shutil
 import signal
-import socket
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,8 +37,7 @@ from pipeline.training import metrics
 from pipeline.training.fisher import FILE, _backward, fisher, silent, with_fisher
 from pipeline.training.path import Packed
 from pipeline.training.penalty import Penalty, Product, Single, gradients_onto, parts_of
-from tests.test_training import a_rank
-from tests.tiny import make_config, run_to
+from tests.tiny import make_config, run_to, train_on_two
 
 ALONE = Accelerator(cpu=True)
 
@@ -584,25 +581,8 @@ def test_ewc_with_rows_or_text_that_are_not_there(tuned: tuple[Config, Run], enc
 def test_two_processes_are_held_alike(tuned: tuple[Config, Run], text: Path, tmp_path: Path) -> None:
     settings = ("adapter.dropout=0", "train.l2_sp=5", "train.ewc=5", f"train.ewc_data={text}", "train.max_steps=4")
     alone = branch(tuned, tmp_path / "alone", *settings)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     for stage in ("dataset", "tokens"):
         shutil.copytree(tuned[1].folder(stage), tmp_path / "both" / "tiny" / stage)
-    config = make_config(tmp_path / "both", Path(tuned[0].model.base), *settings)
-    children = [a_rank(rank, port, config, tmp_path / "both") for rank in range(2)]
-    codes: dict[int, int] = {}
-    deadline = time.time() + 20
-    while len(codes) < 2 and time.time() < deadline:
-        for child in children:
-            if child not in codes and (ended := os.waitpid(child, os.WNOHANG))[0]:
-                codes[child] = os.waitstatus_to_exitcode(ended[1])
-        time.sleep(0.02)
-    for child in set(children) - set(codes):
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    assert list(codes.values()) == [0, 0]
-    run = Run(tmp_path / "both" / "tiny")
-    assert run.manifest("adapter")["counts"]["processes"] == 2
+    run = train_on_two(make_config(tmp_path / "both", Path(tuned[0].model.base), *settings), tmp_path / "both")
     assert losses_of(run) == pytest.approx(losses_of(alone), rel=1e-5)
     assert penalties_of(run) == pytest.approx(penalties_of(alone), rel=1e-3)
