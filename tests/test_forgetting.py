@@ -401,6 +401,41 @@ def test_rows_are_squared_one_by_one(base: Path) -> None:
     assert not torch.allclose(wanted, batch.square(), rtol=0.1)
 
 
+def test_rank_one_importances_beside_the_whole_diagonal(base: Path) -> None:
+    """What is kept is exact where squared changes are alike along rows or along columns of W, by its definition; how
+    far it is off otherwise, on a LLaMA with random weights and changes of rank 4: 1 % in all, a few of a hundred in a
+    layer. 0.9 of the diagonal's squared size is rank one there."""
+    model = adapters.attach(load_folder(base, torch.float32), Adapter(r=4), 1)
+    parts = parts_of(model, adapters.trained(model))
+    random_ = np.random.default_rng(0)
+    rows = [(ids, ids) for ids in (random_.integers(3, 300, 40) for _ in range(24))]
+    held = with_fisher(parts, fisher(model, parts, rows, ALONE, seed=2))
+    weights = {name: dict(model.named_modules())[name].base_layer.weight.requires_grad_(True) for name in parts}
+    whole = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    for n, row in enumerate(rows):
+        _backward(model.eval(), *row, (2 << 20) + n)
+        for name, weight in weights.items():
+            whole[name] += weight.grad.square() / (24 * 39)
+            weight.grad = None
+    torch.manual_seed(6)
+    kept, true = [], []
+    for name, part in held.items():
+        assert isinstance(part, Product)
+        assert part.rows is not None
+        assert part.columns is not None
+        factored, exact = part.rows[:, None] * part.columns, whole[name]
+        along_rows, along_columns = torch.rand(len(factored), 1), torch.rand(1, factored.shape[1])
+        for alike in (along_rows, along_columns):
+            torch.testing.assert_close((factored * alike).sum(), (exact * alike).sum(), rtol=1e-3, atol=0)
+        assert 1 - float((factored - exact).square().sum() / exact.square().sum()) > 0.8
+        change = (torch.randn(len(factored), 4) @ torch.randn(4, factored.shape[1])).square()
+        kept.append(float((factored * change).sum()))
+        true.append(float((exact * change).sum()))
+    print([a / b for a, b in zip(kept, true, strict=True)], sum(kept) / sum(true))
+    assert kept == pytest.approx(true, rel=0.1)
+    assert sum(kept) == pytest.approx(sum(true), rel=0.03)
+
+
 def test_ranks_share_the_rows() -> None:
     """Two of them end with what one has alone."""
     model = Softmax(lora=True)
