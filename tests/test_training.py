@@ -358,9 +358,9 @@ def test_a_base_in_fp8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU, where the plain twin computes; runs refuse it there."""
     monkeypatch.setattr(loop, "check_card", lambda _: None)
     base = make_base(tmp_path / "base", hidden_size=64, intermediate_size=128)
-    ours = run_to(make_config(tmp_path, base, "model.quantize=fp8"), "train", tmp_path)
+    ours = run_to(make_config(tmp_path, base, "model.quantize=fp8", "train.max_steps=3"), "train", tmp_path)
     assert ours.manifest("adapter")["counts"]["path"] == "fast"
-    exact = run_to(make_config(tmp_path, base, "name=exact"), "train", tmp_path)
+    exact = run_to(make_config(tmp_path, base, "name=exact", "train.max_steps=3"), "train", tmp_path)
     assert losses_of(ours) == pytest.approx(losses_of(exact), rel=2e-2)
     assert losses_of(ours) != losses_of(exact)
 
