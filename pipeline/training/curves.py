@@ -134,7 +134,8 @@ def draw(path: Path, train: Curves, held: Curves) -> None:
                       linestyle="--" if marker else "-", label=f"{name}: {what}")  # fmt: skip
     panels[2].set_yscale("log")
     panels[2].set_title("how far apart")
-    panels[2].legend(frameon=False, fontsize=7.5)
+    panels[2].set_ylabel("nats a labelled token")
+    panels[2].legend(frameon=False, fontsize=7.5, loc="center right", bbox_to_anchor=(1.0, 0.27))
     for axes in panels:
         axes.set_xlabel("optimiser step")
         axes.grid(alpha=0.3)
