@@ -127,10 +127,11 @@ def main() -> None:
     train, look = ({who: {s: curve(found, name) for s, found in runs.items()} for who, runs in lines.items()}
                    for name in ("loss", "val_loss"))  # fmt: skip
     found = numbers(train, look, [adapters_apart(Run.of(c.name)) for c in configs.values()])
-    picture = Path(args.picture or Run.of("curves").root / "curves.png")
-    make_folder(Run.of("curves").root)
+    folder = Run.of("curves").root
+    make_folder(folder)
+    picture = Path(args.picture or folder / "curves.png")
     draw(picture, train, look)
-    write_json(picture.with_suffix(".json"), {"found": found, "where": where(), "train": train, "held_out": look})
+    write_json(folder / "curves.json", {"found": found, "where": where(), "train": train, "held_out": look})
     print(f"\n{table(found)}\n\n{where()}\n{picture}")
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from pipeline.model import adapter as adapters
 from pipeline.model.base import resolve
+from pipeline.model.load import load_base
 from pipeline.prompt.tokens import Tokens
 from pipeline.training import metrics
 from pipeline.training.curves import OURS, TRAINER, apart, curve, draw, numbers, outside, smoothed, table
@@ -24,7 +27,13 @@ def test_trainer_and_the_stages_agree_step_by_step(base: Path, tmp_path: Path, m
     run = run_to(config, "train", tmp_path)
     tokens, val = (Tokens(run.folder("tokens") / f"{part}.arrow") for part in ("train", "val"))
     assert len(tokens) % 8, "an epoch should end with a smaller step"
-    theirs = train_stock(stock_model(config, resolve(config.model)), config, tokens, val, tmp_path / "trainer")
+    model = stock_model(config, resolve(config.model))
+    start = adapters.trained(
+        adapters.attach(load_base(config, resolve(config.model)), config.adapter, config.train.seed)
+    )
+    assert len(start) == 8
+    assert all(torch.equal(start[name], weight) for name, weight in adapters.trained(model).items())
+    theirs = train_stock(model, config, tokens, val, tmp_path / "trainer")
     ours = metrics.read(run.root / "metrics.jsonl")
     assert (run.manifest("adapter") or {})["counts"]["path"] == "fast"
     for name, near in (("loss", 1e-5), ("val_loss", 1e-5), ("grad_norm", 1e-5), ("lr", 1e-9)):
