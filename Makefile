@@ -34,7 +34,7 @@ STORE = $(PY) -m scripts.adapters
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 
-.PHONY: help data train export report eval preview plan chat keep adapters ask compare judge methods forgetting data-diff bench profile test check clean
+.PHONY: help data train export report eval preview plan chat keep adapters ask compare judge methods forgetting curves data-diff bench profile test check clean
 help:
 	@echo 'make export    data -> tokens -> train -> merged checkpoint (the demo, or CONFIG=configs/NAME.yaml)'
 	@echo 'make data      read, clean, compare, split and tokenise the data; a report to look at'
@@ -55,6 +55,7 @@ help:
 	@echo 'make profile DATA=... TOKENIZER=... CASES=shared     its largest kernels, and a trace'
 	@echo 'make methods       every way to adapt a model on one config, in one table (an hour)'
 	@echo 'make forgetting    what rehearsal, L2-SP, EWC and LoRA each buy against forgetting, on one config (20 minutes)'
+	@echo 'make curves DATA=alpaca_data.json   loss curves beside those of Hugging Face'"'"'s Trainer, three seeds each (an hour)'
 	@echo 'make test      the test suite        make check   lint, format, types'
 	@echo 'make clean     remove runs/ and .cache/'
 	@echo
@@ -87,6 +88,9 @@ adapters: $(READY) $(if $(MEASURE),$(BASE))
 
 data-diff: $(READY)
 	@$(PY) -m scripts.data_diff "$(A)" "$(B)"
+
+curves: $(READY) $(DEMO)
+	@$(PY) -m scripts.curves "$(DATA)" $(ARGS)
 
 # DATA: instruction data in Alpaca form. TOKENIZER: a folder with tokenizer.model.
 bench profile: $(READY)

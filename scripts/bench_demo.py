@@ -13,9 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from pipeline.command import guarded
 from pipeline.config import Config
@@ -24,7 +23,6 @@ from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
 from pipeline.model.fast import Fast
 from pipeline.model.load import load_base
-from pipeline.prompt.batch import pad
 from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.tokens import Tokens
 from pipeline.run import Run
@@ -32,6 +30,7 @@ from pipeline.stages import bring_up_to_date
 from pipeline.training.memory import CPU_TOKENS, choose_packed
 from pipeline.training.order import step_rows
 from pipeline.training.path import Packed
+from pipeline.training.trainer import InOrder, Rows, collate
 
 DEMO = Path(__file__).parents[1] / "configs" / "demo.yaml"
 WARM = 2
@@ -81,29 +80,14 @@ def theirs(config: Config, model: Any, tokens: Tokens, steps: int, folder: Path)
     """Trainer, told to change nothing: constant rate, no schedule, no saving."""
     clock = Clock()
     size = config.train.batch_size
-    order = [row for step in range(steps) for row in step_rows(step, len(tokens), size, config.train.seed)]
-    assert all(len(step_rows(step, len(tokens), size, config.train.seed)) == size for step in range(steps))
-
-    def collate(rows: list[dict[str, int]]) -> dict[str, torch.Tensor]:
-        batch = pad([tokens.row(row["row"]) for row in rows])
-        widths = np.array([tokens.lengths[row["row"]] for row in rows])
-        mask = (np.arange(batch.ids.shape[1]) < widths[:, None]).astype(np.int64)
-        return {k: torch.from_numpy(v) for k, v in
-                (("input_ids", batch.ids), ("labels", batch.labels), ("attention_mask", mask))}  # fmt: skip
-
     arguments = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=size, max_steps=steps, learning_rate=config.train.lr,
         lr_scheduler_type="constant", max_grad_norm=1.0, weight_decay=0.0, logging_steps=1, save_strategy="no",
-        report_to=[], remove_unused_columns=False, disable_tqdm=True, use_cpu=not torch.cuda.is_available(),
+        seed=config.train.seed, report_to=[], remove_unused_columns=False, disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
     )  # fmt: skip
-
-    class InOrder(Trainer):
-        def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-            return torch.utils.data.SequentialSampler(self.train_dataset)
-
     InOrder(
-        model=model, args=arguments, data_collator=collate, train_dataset=[{"row": row} for row in order],
-        callbacks=[clock],
+        model=model, args=arguments, data_collator=collate, train_dataset=Rows(tokens), callbacks=[clock]
     ).train()  # fmt: skip
     return clock
 

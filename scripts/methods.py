@@ -3,20 +3,26 @@
     python -m scripts.methods [--steps N] [--only lora,ia3] --config FILE key=value ...
 
 Each is a run of its own, `methods-NAME`, in a process of its own (so that its peak of memory is its own), exported and
-measured like any other; a finished one is not run again. Learning rates are usual ones for each method, not searched.
+measured like any other; a finished one is not run again, so a call that was stopped goes on with the next. Learning
+rates are usual ones for each method, not searched.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Mapping, Sequence
 
 from pipeline.command import guarded
+from pipeline.config import Config
 from pipeline.config_file import load
 from pipeline.errors import UserError
 from pipeline.progress import say
 from pipeline.run import Run
+from pipeline.stages import stale
 from scripts.forgetting import change, markdown, results_of
 
 COLUMNS = ("trained", "share", "training s", "peak GiB", "exact match", "unseen tasks", "held-out loss", "forgetting")
@@ -76,22 +82,45 @@ def main() -> None:
     names = args.only.split(",") if args.only else list(VARIANTS)
     if unknown := sorted(set(names) - set(VARIANTS)):
         raise UserError(f"no such variant: {', '.join(unknown)}", "--only", f"some of {', '.join(VARIANTS)}")
-    runs, commands = {}, {}
+    commands, configs = {}, {}
     for name in names:  # all are checked before the first one runs
         adapter, rate = VARIANTS[name]
         words = [f"name=methods-{name}", "export.min_eos=0", *args.overrides, f"adapter={adapter}"]
         if rate is not None:
             words += [f"train.max_steps={args.steps}", f"train.save_every={args.steps}", f"train.lr={rate}"]
-        runs[name] = Run.of(load(args.config, words).name)
+        configs[name] = load(args.config, words)
         commands[name] = [sys.executable, "-m", "scripts.export", "--config", args.config, *words]
-    for name, command in commands.items():
-        say(f"--- {name}")
-        if subprocess.run(command, check=False).returncode:
-            say(f"--- {name} failed, see above; it is left out of the table")
-            del runs[name]
+    runs = run_all(configs, commands)
     if not runs:
         raise UserError("no run ended well", "make methods", "see what each said")
     print("\n" + table(runs))
+
+
+def run_all(configs: Mapping[str, Config], commands: Mapping[str, Sequence[str]]) -> dict[str, Run]:
+    """The runs that ended well, after those that were not finished have been run, with the time it took and will take.
+
+    Args:
+        configs, commands: of each variant, what it is and how a process of its own brings it up to date.
+    """
+    runs = {name: Run.of(config.name) for name, config in configs.items()}
+    left = [name for name, run in runs.items() if stale(configs[name], run)]
+    if done := [name for name in runs if name not in left]:
+        say(f"finished before: {', '.join(done)}")
+    spent: list[float] = []
+    for n, name in enumerate(left, 1):
+        say(f"--- {name}, {n} of {len(left)}")
+        started = time.monotonic()
+        failed = subprocess.run(commands[name], check=False).returncode
+        spent.append(time.monotonic() - started)
+        if failed:
+            say(f"--- {name} failed, see above; it is left out of the table")
+            del runs[name]
+        rest = statistics.mean(spent) * (len(left) - n)
+        say(
+            f"--- {name}: {spent[-1]:.0f} s"
+            + (f"; the other {len(left) - n}: about {rest / 60:.0f} min" if rest else "")
+        )
+    return runs
 
 
 if __name__ == "__main__":

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.store import Store
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported, so it must be set this early
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+
+# Looking for garbage among a million objects of imported modules takes 0.3 s a time, and an export looks twice.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What was imported so far stays, and is looked at no more."""
+    gc.freeze()
+    gc.enable()
+
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -27,6 +43,27 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny import make_base  # torch: only for tests that want it
 
     return make_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def config(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """Of a run on the tiny base; nothing of it is built."""
+    from tests.tiny import make_config
+
+    return make_config(tmp_path_factory.mktemp("config"), base)
+
+
+@pytest.fixture(scope="session")
+def shelf(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Three random LoRAs of one base: another rank, other layers, another way to scale. Tests only read it."""
+    from pipeline.store import Store
+    from tests.shelf import put
+
+    made = Store(tmp_path_factory.mktemp("shelf"))
+    put(made, "one", config, 1)
+    put(made, "two", config, 2, r=3, lora_alpha=5, target_modules=["v_proj", "o_proj"])
+    put(made, "three", config, 3, r=2, use_rslora=True, alpha_pattern={"layers.1.self_attn.q_proj": 7})
+    return made
 
 
 @pytest.fixture(autouse=True)

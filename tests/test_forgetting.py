@@ -8,8 +8,6 @@ import math
 import os
 import shutil
 import signal
-import socket
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,8 +37,7 @@ from pipeline.training import metrics
 from pipeline.training.fisher import FILE, _backward, fisher, silent, with_fisher
 from pipeline.training.path import Packed
 from pipeline.training.penalty import Penalty, Product, Single, gradients_onto, parts_of
-from tests.test_training import a_rank
-from tests.tiny import make_config, run_to
+from tests.tiny import make_config, run_to, train_on_two
 
 ALONE = Accelerator(cpu=True)
 
@@ -404,6 +401,41 @@ def test_rows_are_squared_one_by_one(base: Path) -> None:
     assert not torch.allclose(wanted, batch.square(), rtol=0.1)
 
 
+def test_rank_one_importances_beside_the_whole_diagonal(base: Path) -> None:
+    """What is kept is exact where squared changes are alike along rows or along columns of W, by its definition; how
+    far it is off otherwise, on a LLaMA with random weights and changes of rank 4: 1 % in all, a few of a hundred in a
+    layer. 0.9 of the diagonal's squared size is rank one there."""
+    model = adapters.attach(load_folder(base, torch.float32), Adapter(r=4), 1)
+    parts = parts_of(model, adapters.trained(model))
+    random_ = np.random.default_rng(0)
+    rows = [(ids, ids) for ids in (random_.integers(3, 300, 40) for _ in range(24))]
+    held = with_fisher(parts, fisher(model, parts, rows, ALONE, seed=2))
+    weights = {name: dict(model.named_modules())[name].base_layer.weight.requires_grad_(True) for name in parts}
+    whole = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    for n, row in enumerate(rows):
+        _backward(model.eval(), *row, (2 << 20) + n)
+        for name, weight in weights.items():
+            whole[name] += weight.grad.square() / (24 * 39)
+            weight.grad = None
+    torch.manual_seed(6)
+    kept, true = [], []
+    for name, part in held.items():
+        assert isinstance(part, Product)
+        assert part.rows is not None
+        assert part.columns is not None
+        factored, exact = part.rows[:, None] * part.columns, whole[name]
+        along_rows, along_columns = torch.rand(len(factored), 1), torch.rand(1, factored.shape[1])
+        for alike in (along_rows, along_columns):
+            torch.testing.assert_close((factored * alike).sum(), (exact * alike).sum(), rtol=1e-3, atol=0)
+        assert 1 - float((factored - exact).square().sum() / exact.square().sum()) > 0.8
+        change = (torch.randn(len(factored), 4) @ torch.randn(4, factored.shape[1])).square()
+        kept.append(float((factored * change).sum()))
+        true.append(float((exact * change).sum()))
+    print([a / b for a, b in zip(kept, true, strict=True)], sum(kept) / sum(true))
+    assert kept == pytest.approx(true, rel=0.1)
+    assert sum(kept) == pytest.approx(sum(true), rel=0.03)
+
+
 def test_ranks_share_the_rows() -> None:
     """Two of them end with what one has alone."""
     model = Softmax(lora=True)
@@ -584,25 +616,8 @@ def test_ewc_with_rows_or_text_that_are_not_there(tuned: tuple[Config, Run], enc
 def test_two_processes_are_held_alike(tuned: tuple[Config, Run], text: Path, tmp_path: Path) -> None:
     settings = ("adapter.dropout=0", "train.l2_sp=5", "train.ewc=5", f"train.ewc_data={text}", "train.max_steps=4")
     alone = branch(tuned, tmp_path / "alone", *settings)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     for stage in ("dataset", "tokens"):
         shutil.copytree(tuned[1].folder(stage), tmp_path / "both" / "tiny" / stage)
-    config = make_config(tmp_path / "both", Path(tuned[0].model.base), *settings)
-    children = [a_rank(rank, port, config, tmp_path / "both") for rank in range(2)]
-    codes: dict[int, int] = {}
-    deadline = time.time() + 20
-    while len(codes) < 2 and time.time() < deadline:
-        for child in children:
-            if child not in codes and (ended := os.waitpid(child, os.WNOHANG))[0]:
-                codes[child] = os.waitstatus_to_exitcode(ended[1])
-        time.sleep(0.02)
-    for child in set(children) - set(codes):
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    assert list(codes.values()) == [0, 0]
-    run = Run(tmp_path / "both" / "tiny")
-    assert run.manifest("adapter")["counts"]["processes"] == 2
+    run = train_on_two(make_config(tmp_path / "both", Path(tuned[0].model.base), *settings), tmp_path / "both")
     assert losses_of(run) == pytest.approx(losses_of(alone), rel=1e-5)
     assert penalties_of(run) == pytest.approx(penalties_of(alone), rel=1e-3)

@@ -9,6 +9,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ from pipeline.serving import chat as chatting
 from pipeline.store import Store
 from pipeline.training import checkpoint
 from pipeline.training.plan import lines, plan
+from scripts import methods as script
 from tests.tiny import SHAPE, make_base, make_config, run_to
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft", "ignore::RuntimeWarning:peft")
@@ -697,3 +699,27 @@ def test_the_store_keeps_every_kind_of_adapter(kind: str, prepared: Run, base: P
     examples = load_examples(run, "val")
     said = [verify.log_probabilities(m.eval(), encoder, examples) for m in (model, tuned)]
     assert torch.equal(*said)
+
+
+def test_the_table_goes_on_where_it_was_stopped(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make methods`: a finished variant is not started again, a failed one is left out, and the time is said."""
+    monkeypatch.setenv("RUNS", str(tmp_path))
+    finished, code = {"ia3"}, {"norms": 1}
+    configs = {name: make_config(tmp_path, base, f"name={name}") for name in ("lora", "ia3", "norms")}
+    monkeypatch.setattr(script, "stale", lambda config, _: [] if config.name in finished else ["train"])
+    started: list[str] = []
+
+    def process(command: list[str], check: bool) -> Any:
+        started.append(command[0])
+        finished.add(command[0])
+        return SimpleNamespace(returncode=code.get(command[0], 0))
+
+    monkeypatch.setattr(script.subprocess, "run", process)
+    runs = script.run_all(configs, {name: [name] for name in configs})
+    assert started == ["lora", "norms"]
+    assert list(runs) == ["lora", "ia3"]
+    said = capsys.readouterr().out
+    assert "finished before: ia3\n--- lora, 1 of 2\n--- lora: 0 s; the other 1: about 0 min\n" in said
+    assert "norms failed" in said

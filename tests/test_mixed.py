@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,11 @@ NAMES = ["one", "base", "two", "train", "one", "셋"]
 
 
 @pytest.fixture(scope="module")
-def config(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    return make_config(tmp_path_factory.mktemp("config"), base)
-
-
-@pytest.fixture(scope="module")
-def store(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """LoRAs of other ranks, layers and scales; one has the name of a method of torch's modules."""
-    made = Store(tmp_path_factory.mktemp("store"))
-    put(made, "one", config, 1)
-    put(made, "two", config, 2, r=3, target_modules=["v_proj", "o_proj", "up_proj"])
-    put(made, "train", config, 3, r=2, use_rslora=True)
-    put(made, "셋", config, 4, r=1, target_modules=["down_proj"], layers_to_transform=[1])
+def store(config: Config, shelf: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Two more LoRAs: one has the name of a method of torch's modules."""
+    made = Store(Path(shutil.copytree(shelf.root, tmp_path_factory.mktemp("store"), dirs_exist_ok=True)))
+    put(made, "train", config, 4, r=2, target_modules=["up_proj"])
+    put(made, "셋", config, 5, r=1, target_modules=["down_proj"], layers_to_transform=[1])
     return made
 
 

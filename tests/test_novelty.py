@@ -104,10 +104,10 @@ def few_words(rows: int, seed: int) -> list[Row]:
 
 
 def test_decisions_are_those_of_the_reference(english: list[Row]) -> None:
-    rows = english[::2]
+    rows = english[::3]
     found = listed(Novelty(0.7).filter(rows))
     assert found == reference(rows, 0.7)
-    assert 200 < sum(not kept for kept, _, _ in found) < 1200
+    assert 150 < sum(not kept for kept, _, _ in found) < 1200
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.3, 0.5, 0.7, 0.9, 1.0])
@@ -290,8 +290,8 @@ def test_all_alpaca_rows_are_kept(shared_data: Path) -> None:
 
 
 def test_korean_chatbot_rows(shared_data: Path) -> None:
-    """Real Korean questions: the decisions of the plain rule on the first 1,200."""
-    lines = (shared_data / "korean_chatbot.csv").read_text(encoding="utf-8").splitlines()[1:1201]
+    """Real Korean questions: the decisions of the plain rule on the first 800."""
+    lines = (shared_data / "korean_chatbot.csv").read_text(encoding="utf-8").splitlines()[1:801]
     rows = [tokens(line.split(",")[0], "ko") for line in lines]
     found = listed(Novelty(0.7).filter(rows))
     assert found == reference(rows, 0.7)

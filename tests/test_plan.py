@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from pipeline.command import guarded
 from pipeline.config import Config
 from pipeline.config_file import load
 from pipeline.errors import Interrupted, UserError
+from pipeline.model import adapter as adapters
+from pipeline.model.load import load_folder
+from pipeline.training.fisher import _zeros, with_fisher
+from pipeline.training.penalty import parts_of
 from pipeline.training.plan import Plan, lines, plan
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -174,3 +180,36 @@ def test_unexpected_errors_keep_their_traceback() -> None:
 
     with pytest.raises(RuntimeError, match="a mistake in a library"):
         guarded(work)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "penalties"),
+    [
+        ("{method: full}", ("train.l2_sp=1", "train.ewc=1")),  # they share the start
+        ("{method: norms}", ("train.l2_sp=1",)),
+        ("{r: 4}", ("train.l2_sp=1",)),  # nothing: B A starts at zero
+        ("{r: 4, dora: true}", ("train.ewc=1",)),
+        ("{r: 4, init: olora}", ("train.ewc=1",)),
+    ],
+)
+def test_penalties_keep_as_much_as_the_plan_says(
+    adapter: str, penalties: tuple[str, ...], base: Path, tmp_path: Path
+) -> None:
+    """Counted on the tensors that a run holds: starts, and importances in the form in which they are used."""
+    (tmp_path / "config.yaml").write_text(f"name: x\nmodel: {{base: {base}, dtype: fp32}}\nadapter: {adapter}\n")
+    config = load(
+        tmp_path / "config.yaml", [*penalties, "train.ewc_data=x"] if "train.ewc=1" in penalties else penalties
+    )
+    model = adapters.attach(load_folder(base, torch.float32), config.adapter, 0)
+    parts: Any = parts_of(model, adapters.trained(model))
+    if config.train.ewc:
+        parts = with_fisher(parts, _zeros(model, parts))
+    own = {"a", "b", "weight", "scale"}
+    held = [v for part in parts.values() for name, v in vars(part).items() if name not in own and v is not None]
+    size = sum(t.numel() * t.element_size() for v in held for t in (v if isinstance(v, tuple) else (v,)))
+    found = plan(config)
+    assert found.penalty_gib * 2**30 == size
+    assert (size == 0) == (adapter == "{r: 4}")
+    assert f"{size / 2**30:.2f} GiB for penalties" in "\n".join(lines(config, found))
+    if found.fast:
+        assert found.fast.weights == found.weights_gib * 2**30 + size

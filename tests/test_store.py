@@ -58,21 +58,6 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "deep" / "adapters")
 
 
-@pytest.fixture(scope="session")
-def config(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    return make_config(tmp_path_factory.mktemp("config"), base)
-
-
-@pytest.fixture(scope="module")
-def shelf(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Three random LoRAs of one base: another rank, other layers, another way to scale. Tests only read it."""
-    made = Store(tmp_path_factory.mktemp("shelf"))
-    put(made, "one", config, 1)
-    put(made, "two", config, 2, r=3, lora_alpha=5, target_modules=["v_proj", "o_proj"])
-    put(made, "three", config, 3, r=2, use_rslora=True, alpha_pattern={"layers.1.self_attn.q_proj": 7})
-    return made
-
-
 @pytest.fixture
 def spoilt(shelf: Store, tmp_path: Path) -> Store:
     """A copy, to be spoilt."""

@@ -9,9 +9,7 @@ import os
 import random
 import shutil
 import signal
-import socket
 import time
-import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +18,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from pipeline.config import Adapter, Config, Train
@@ -38,7 +35,7 @@ from pipeline.training.order import share_of, step_rows
 from pipeline.training.path import Packed, Part, Plain
 from pipeline.training.schedule import learning_rate, total_steps, warmup_steps
 from pipeline.training.spike import WARM, Spikes
-from tests.tiny import make_base, make_config, run_to
+from tests.tiny import make_base, make_config, run_to, train_on_two
 
 
 @pytest.fixture(scope="session")
@@ -361,9 +358,9 @@ def test_a_base_in_fp8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU, where the plain twin computes; runs refuse it there."""
     monkeypatch.setattr(loop, "check_card", lambda _: None)
     base = make_base(tmp_path / "base", hidden_size=64, intermediate_size=128)
-    ours = run_to(make_config(tmp_path, base, "model.quantize=fp8"), "train", tmp_path)
+    ours = run_to(make_config(tmp_path, base, "model.quantize=fp8", "train.max_steps=3"), "train", tmp_path)
     assert ours.manifest("adapter")["counts"]["path"] == "fast"
-    exact = run_to(make_config(tmp_path, base, "name=exact"), "train", tmp_path)
+    exact = run_to(make_config(tmp_path, base, "name=exact", "train.max_steps=3"), "train", tmp_path)
     assert losses_of(ours) == pytest.approx(losses_of(exact), rel=2e-2)
     assert losses_of(ours) != losses_of(exact)
 
@@ -557,45 +554,7 @@ def test_two_processes_learn_the_same(finished: tuple[Config, Run], tmp_path: Pa
     rows = len(tokens_of(finished[1]))
     settings = (*UNDROPPED, f"train.batch_size={rows - 1}", "train.max_steps=4")
     alone = branch(finished, tmp_path / "alone", *settings)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     for stage in ("dataset", "tokens"):
         shutil.copytree(finished[1].folder(stage), tmp_path / "both" / "tiny" / stage)
-    config = make_config(tmp_path / "both", Path(finished[0].model.base), *settings)
-    children = [a_rank(rank, port, config, tmp_path / "both") for rank in range(2)]
-    deadline = time.time() + 15
-    codes: dict[int, int] = {}
-    while len(codes) < 2 and time.time() < deadline and not any(codes.values()):
-        for child in children:
-            if child not in codes and (ended := os.waitpid(child, os.WNOHANG))[0]:
-                codes[child] = os.waitstatus_to_exitcode(ended[1])
-        time.sleep(0.02)
-    for child in set(children) - set(codes):
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    assert list(codes.values()) == [0, 0]
-    run = Run(tmp_path / "both" / "tiny")
-    assert run.manifest("adapter")["counts"]["processes"] == 2
+    run = train_on_two(make_config(tmp_path / "both", Path(finished[0].model.base), *settings), tmp_path / "both")
     assert_close(run, alone)
-
-
-def a_rank(rank: int, port: str, config: Config, root: Path) -> int:
-    """A process such as `accelerate launch --cpu` starts, without the seconds that its imports take; its id."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads did not come along
-    try:
-        AcceleratorState._reset_state(True)
-        os.environ |= {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true",
-        }  # fmt: skip
-        run_to(config, "train", root)
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
+import time
+import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from pipeline import stages
@@ -85,3 +91,46 @@ def run_to(config: Config, last: str, root: Path) -> Run:
     run = Run(root / config.name)
     stages.bring_up_to_date(config, run, last)
     return run
+
+
+def train_on_two(config: Config, root: Path) -> Run:
+    """Trains in two processes, each with its share of the rows; whichever is left after a minute is killed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    children = [_rank(rank, port, config, root) for rank in range(2)]
+    codes: dict[int, int] = {}
+    deadline = time.time() + 60
+    while len(codes) < 2 and time.time() < deadline and not any(codes.values()):
+        for child in children:
+            if child not in codes and (ended := os.waitpid(child, os.WNOHANG))[0]:
+                codes[child] = os.waitstatus_to_exitcode(ended[1])
+        time.sleep(0.02)
+    for child in set(children) - set(codes):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert list(codes.values()) == [0, 0]
+    run = Run(root / config.name)
+    assert (run.manifest("adapter") or {})["counts"]["processes"] == 2
+    return run
+
+
+def _rank(rank: int, port: str, config: Config, root: Path) -> int:
+    """A process such as `accelerate launch --cpu` starts, without the seconds that its imports take; its id."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads did not come along
+    try:
+        AcceleratorState._reset_state(True)
+        os.environ |= {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true",
+        }  # fmt: skip
+        run_to(config, "train", root)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)

@@ -18,7 +18,8 @@ row the gradient of W is g' x (g: gradient of the layer's output, x: its input),
 frozen and quantised W. A matrix of importances beside each W would be as large as the base in float32, 26 GB for 7B;
 kept are its row sums R and column sums C, and F_oi = R_o C_i / sum(R): the rank-one matrix with those sums, Adafactor's
 (Shazeer and Stern 2018, section 3). That is 10 MB for 7B, and lets the penalty be computed from A and B alone
-(`penalty.py`).
+(`penalty.py`). It gives the whole diagonal's penalty exactly for changes whose squares are alike along rows or columns
+of W; how near it comes for others was measured (docs/forgetting.md).
 
 Tensors that are trained themselves have their exact diagonal. Where one stands behind a factor that starts at zero (the
 lower half of a bottleneck adapter), its information is zero too; `fisher` says how many tensors EWC does not hold.

@@ -111,16 +111,39 @@ def parts_of(model: Any, weights: Mapping[str, torch.nn.Parameter]) -> dict[str,
     Args:
         weights: the trainable parameters by name, at the start of the run.
     """
-    named = {id(p): name for name, p in weights.items()}
+    layers, alone = _split(model, weights)
     parts: dict[str, Product | Single] = {}
-    for name, module in layers_of(model):
+    for name, module in layers.items():
         a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
-        if id(a) in named and id(b) in named:
-            start = (a.detach().float().clone(), b.detach().float().clone()) if b.detach().any() else None
-            parts[name] = Product(a, b, float(module.scaling["default"]), start)
-            del named[id(a)], named[id(b)]
-    for identity, name in named.items():
-        weight = weights[name]
-        assert identity == id(weight)
-        parts[name] = Single(weight, weight.detach().clone())
-    return parts
+        start = (a.detach().float().clone(), b.detach().float().clone()) if b.detach().any() else None
+        parts[name] = Product(a, b, float(module.scaling["default"]), start)
+    return parts | {name: Single(weight, weight.detach().clone()) for name, weight in alone.items()}
+
+
+def kept_numbers(model: Any, weights: Mapping[str, torch.nn.Parameter], fisher: bool, started: bool) -> int:
+    """How many float32 numbers the penalties hold on to beside the weights: starts, and with `fisher` importances.
+
+    Args:
+        model: may be without storage. started: whether LoRA's B A is anything but zero at the start.
+    """
+    layers, alone = _split(model, weights)
+    total = sum(weight.numel() for weight in alone.values()) * (2 if fisher else 1)
+    for module in layers.values():
+        a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+        total += (a.numel() + b.numel()) * started + (b.shape[0] + a.shape[1]) * fisher
+    return total
+
+
+def _split(
+    model: Any, weights: Mapping[str, torch.nn.Parameter]
+) -> tuple[dict[str, Any], dict[str, torch.nn.Parameter]]:
+    """The layers of which A and B are trained, and the weights that are trained themselves, by name."""
+    alone = {id(weight): name for name, weight in weights.items()}
+    layers = {}
+    for name, module in layers_of(model):
+        pair = id(module.lora_A["default"].weight), id(module.lora_B["default"].weight)
+        if all(one in alone for one in pair):
+            layers[name] = module
+            for one in pair:
+                del alone[one]
+    return layers, {name: weights[name] for name in alone.values()}

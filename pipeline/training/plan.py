@@ -24,6 +24,7 @@ from pipeline.model.load import BYTES, DIVIDE, dtype_name, geometry_config
 from pipeline.model.packable import has_blocks
 from pipeline.training.footprint import Footprint, footprint
 from pipeline.training.memory import FULL, MOST
+from pipeline.training.penalty import kept_numbers
 from pipeline.training.schedule import total_steps, warmup_steps
 
 GIB = 2**30
@@ -35,7 +36,7 @@ class Plan:
     """rows: to train on, None when unknown. exact: whether `tokens` was counted or is an upper bound.
 
     token_mib: what the plain path keeps of a token, an estimate. fast: what the fast path takes, where it has whole
-    blocks as functions.
+    blocks as functions. penalty_gib: starts and importances that `train.l2_sp` and `train.ewc` hold on to.
     """
 
     rows: int | None
@@ -48,6 +49,7 @@ class Plan:
     training_gib: float
     token_mib: float
     fast: Footprint | None = None
+    penalty_gib: float = 0.0
 
 
 def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
@@ -72,6 +74,7 @@ def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
     with init_empty_weights():
         adapted = adapters.attach(model, config.adapter, 0, tuple(range(old, shape.vocab_size)))
     trained = sum(p.numel() for p in adapters.trained(adapted).values())
+    penalty = _penalty_bytes(config, adapted)
     # Beside the weights: gradient and AdamW's two moments in float32, for adapters the float32 adapter itself too.
     per_trained = 12 if method.float32 else 16
     return Plan(
@@ -84,8 +87,18 @@ def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
         weights_gib=weights / GIB,
         training_gib=trained * per_trained / GIB,
         token_mib=_token_bytes(config, shape) / 2**20,
-        fast=_footprint(config, shape, adapted, weights, trained) if packed else None,
+        fast=_footprint(config, shape, adapted, weights + penalty, trained) if packed else None,
+        penalty_gib=penalty / GIB,
     )
+
+
+def _penalty_bytes(config: Config, adapted: Any) -> int:
+    """What penalties towards the start keep for the whole run, all of it in float32."""
+    settings = config.train
+    if not (settings.l2_sp or settings.ewc):
+        return 0
+    started = config.adapter.init != "default"
+    return 4 * kept_numbers(adapted, adapters.trained(adapted), bool(settings.ewc), started)
 
 
 def _footprint(config: Config, shape: Any, adapted: Any, weights: float, trained: int) -> Footprint:
@@ -128,8 +141,17 @@ def lines(config: Config, found: Plan) -> list[str]:
         kept,
         f"memory     {found.weights_gib:.2f} GiB weights",
         f"           {found.training_gib:.2f} GiB gradients and optimiser" + _and_adapter(config),
+        *_penalties(config, found),
         *(_packs(config, found, found.fast) if found.fast else _one_row(config, found)),
     ]
+
+
+def _penalties(config: Config, found: Plan) -> list[str]:
+    """What penalties take, where there are any; with `l2_sp` a plain LoRA takes nothing, as it starts at zero."""
+    if not (config.train.l2_sp or config.train.ewc):
+        return []
+    kept = "the weights' start and their Fisher information" if config.train.ewc else "the weights' start"
+    return [f"           {found.penalty_gib:.2f} GiB for penalties: {kept}"]
 
 
 def _packs(config: Config, found: Plan, fast: Footprint) -> list[str]:
@@ -147,7 +169,7 @@ def _packs(config: Config, found: Plan, fast: Footprint) -> list[str]:
 
 def _one_row(config: Config, found: Plan) -> list[str]:
     longest = config.prompt.cutoff * found.token_mib / 1024
-    least = found.weights_gib + found.training_gib + longest
+    least = found.weights_gib + found.training_gib + found.penalty_gib + longest
     return [
         f"           {longest:.2f} GiB activations of one row of {config.prompt.cutoff} tokens, "
         f"about {found.token_mib:.2f} MiB a token (estimate)",

@@ -1,0 +1,146 @@
+"""Loss curves of two programs, several seeds each: how far they lie apart, and a picture.
+
+What is asked of ours beside Trainer's (`trainer.py`), and was written down before the first run:
+  spread      Each of our curves lies within mean ± 2 standard deviations of Trainer's (one for each seed, n - 1), at
+              every step: of the held-out loss, and of the training loss' running mean (0.9, as in loss.png).
+  same seed   How far each step's loss is from Trainer's with the same seed, and that in parts of the spread. Adapter
+              and batches are the same, so only rounding, and what it grows into, may lie between them.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+TRAINER, OURS = "Trainer + peft", "Suri"
+Curve = dict[int, float]  # step -> loss
+Curves = dict[str, dict[int, Curve]]  # whose -> seed -> curve
+
+
+def curve(lines: Sequence[Mapping[str, Any]], name: str) -> Curve:
+    return {m["step"]: m[name] for m in lines if name in m}
+
+
+def smoothed(found: Curve) -> Curve:
+    """The running mean of loss.png."""
+    mean, means = next(iter(found.values())), {}
+    for step, loss in found.items():
+        mean = 0.9 * mean + 0.1 * loss
+        means[step] = mean
+    return means
+
+
+def outside(ours: Mapping[int, Curve], theirs: Mapping[int, Curve]) -> tuple[int, int, float]:
+    """How many points of ours lie outside mean ± 2 standard deviations of theirs at their step, of how many, and the
+    largest distance from the mean in standard deviations. Where theirs are all one (before the first step) there is no
+    spread to compare with."""
+    count, points, farthest = 0, 0, 0.0
+    for step in next(iter(theirs.values())):
+        values = [c[step] for c in theirs.values()]
+        mean, deviation = statistics.mean(values), statistics.stdev(values)
+        if deviation < 1e-6:
+            continue
+        for found in ours.values():
+            far = abs(found[step] - mean) / deviation
+            count, points, farthest = count + (far > 2), points + 1, max(farthest, far)
+    return count, points, farthest
+
+
+def apart(ours: Mapping[int, Curve], theirs: Mapping[int, Curve]) -> Curve:
+    """The largest distance between curves of the same seed, at each step."""
+    return {step: max(abs(ours[seed][step] - c[step]) for seed, c in theirs.items()) for step in
+            next(iter(theirs.values()))}  # fmt: skip
+
+
+def numbers(train: Curves, held: Curves, weights: Sequence[float]) -> dict[str, Any]:
+    """All that is said of the curves; `weights`: `adapters_apart` of each seed."""
+    found: dict[str, Any] = {}
+    means = {who: {seed: smoothed(c) for seed, c in curves.items()} for who, curves in train.items()}
+    for name, curves in (("held-out loss", held), ("training loss, running mean", means)):
+        count, points, farthest = outside(curves[OURS], curves[TRAINER])
+        found[name] = {"outside": count, "points": points, "farthest_in_deviations": farthest}
+    for name, curves in (("training loss", train), ("held-out loss", held)):
+        steps = apart(curves[OURS], curves[TRAINER])
+        spread = [statistics.stdev(c[step] for c in curves[TRAINER].values()) for step in steps]
+        found.setdefault(name, {})["same_seed"] = {
+            "first": next(iter(steps.values())), "median": statistics.median(steps.values()),
+            "largest": max(steps.values()), "last": list(steps.values())[-1],
+            "median_deviation_of_seeds": statistics.median(spread),
+        }  # fmt: skip
+    found["held-out loss"]["last"] = {who: {s: list(c.values())[-1] for s, c in held[who].items()} for who in held}
+    found["adapters_apart"] = list(weights)
+    return found
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Markdown."""
+    lines = ["| | points | outside Trainer's mean ± 2 sd | farthest from its mean |", "|---|---:|---:|---:|"]
+    for name in ("held-out loss", "training loss, running mean"):
+        one = found[name]
+        lines.append(f"| {name} | {one['points']} | {one['outside']} | {one['farthest_in_deviations']:.2f} sd |")
+    lines += ["", "| same seed: distance | first step | median | largest | last | sd between Trainer's seeds |",
+              "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
+    for name in ("training loss", "held-out loss"):
+        one = found[name]["same_seed"]
+        values = [f"{one[key]:.1e}" for key in ("first", "median", "largest", "last", "median_deviation_of_seeds")]
+        lines.append(f"| {name} | {' | '.join(values)} |")
+    lines += [
+        "",
+        "| held-out loss at the end | " + " | ".join(f"seed {s}" for s in found["held-out loss"]["last"][OURS]) + " |",
+    ]
+    lines.append("|---|" + "---:|" * len(found["held-out loss"]["last"][OURS]))
+    for who, last in found["held-out loss"]["last"].items():
+        lines.append(f"| {who} | " + " | ".join(f"{value:.5f}" for value in last.values()) + " |")
+    lines += [
+        "",
+        "What B learnt differs by " + ", ".join(f"{x:.1e}" for x in found["adapters_apart"]) + " of its size.",
+    ]
+    return "\n".join(lines)
+
+
+def draw(path: Path, train: Curves, held: Curves) -> None:
+    """Training loss (running mean), held-out loss, and how far curves of one seed lie apart beside those of different
+    seeds. Trainer's are warm and wide, ours blue and thin, so that what lies beneath shows."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    styles: dict[str, dict[str, Any]] = {
+        TRAINER: {"linewidth": 4.5, "alpha": 0.9, "colors": ("#fdae6b", "#e6550d", "#a63603")},
+        OURS: {"linewidth": 1.3, "colors": ("#6baed6", "#2171b5", "#08306b"), "linestyle": (0, (4, 2))},
+    }
+    figure, panels = plt.subplots(1, 3, figsize=(14, 4.6), dpi=120)
+    means = {who: {seed: smoothed(c) for seed, c in curves.items()} for who, curves in train.items()}
+    for axes, curves, title in ((panels[0], means, "training loss, running mean"), (panels[1], held, "held-out loss")):
+        for who, style in styles.items():
+            rest = {key: value for key, value in style.items() if key != "colors"}
+            for n, (seed, found) in enumerate(curves[who].items()):
+                colour = style["colors"][n % 3]
+                axes.plot(*zip(*found.items(), strict=True), color=colour, label=f"{who}, seed {seed}", **rest)
+        axes.set_title(title)
+        axes.set_ylabel("nats a labelled token")
+    panels[0].legend(frameon=False, fontsize=8)
+    for curves, name, marker in ((train, "training loss", ""), (held, "held-out loss", "o")):
+        steps = apart(curves[OURS], curves[TRAINER])
+        spread = {s: statistics.stdev(c[s] for c in curves[TRAINER].values()) for s in steps}
+        for values, colour, what in ((spread, "#e6550d", "Trainer, sd between seeds"),
+                                     (steps, "#2171b5", "Suri to Trainer, same seed")):  # fmt: skip
+            values = {s: v for s, v in values.items() if v > 1e-9}
+            axis = panels[2]
+            axis.plot(*zip(*values.items(), strict=True), color=colour, linewidth=1.2, marker=marker, markersize=4,
+                      linestyle="--" if marker else "-", label=f"{name}: {what}")  # fmt: skip
+    panels[2].set_yscale("log")
+    panels[2].set_title("how far apart")
+    panels[2].set_ylabel("nats a labelled token")
+    panels[2].legend(frameon=False, fontsize=7.5, loc="center right", bbox_to_anchor=(1.0, 0.27))
+    for axes in panels:
+        axes.set_xlabel("optimiser step")
+        axes.grid(alpha=0.3)
+    figure.tight_layout()
+    temporary = path.with_name(f".{path.name}.tmp.png")
+    figure.savefig(temporary)
+    plt.close(figure)
+    temporary.replace(path)
