@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,5 +69,10 @@ def shelf(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(autouse=True)
 def no_loss_curve(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most runs of the suite are trained for other reasons; drawing 150 curves takes 20 seconds."""
+    """Most runs of the suite are trained for other reasons; drawing 150 curves takes 20 seconds.
+
+    Nor does any test read the README that peft writes beside each adapter, 30 ms each.
+    """
     monkeypatch.setattr("pipeline.training.metrics.plot", lambda *_: None)
+    if peft := sys.modules.get("peft"):
+        monkeypatch.setattr(peft.PeftModel, "create_or_update_model_card", lambda *_: None)

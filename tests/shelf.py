@@ -45,7 +45,7 @@ def put(store: Store, name: str, config: Config, seed: int, adapter: PeftConfig 
     )
     with store.writing(name) as folder:
         make_adapter(folder, base.folder, seed, made)
-        (folder / "README.md").unlink()
+        (folder / "README.md").unlink(missing_ok=True)
         record = {
             "method": "ia3" if isinstance(made, IA3Config) else "lora", "rank": getattr(made, "r", None),
             "trained_parameters": 1, "base": {"name": "base", "hash": fingerprint(config, base)},

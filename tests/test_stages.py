@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -108,6 +109,7 @@ def test_second_run_in_one_folder_stops(base: Path, tmp_path: Path) -> None:
     assert config.name == "tiny"
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     """Every `pipeline.X` that a file imports, wherever in the file."""
     found = set()
