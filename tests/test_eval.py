@@ -122,9 +122,9 @@ def held(sums: list[float], exact: list[float | None], stopped: list[float]) -> 
 def asked(acc: list[float], loglikelihoods: list[float], cut: int = 0) -> dict[str, Any]:
     perplexity = math.exp(-sum(loglikelihoods) / len(loglikelihoods))
     results = {"acc": mean(acc)[0], "acc_stderr": mean(acc)[1], "perplexity": perplexity, "perplexity_stderr": 9.0}
-    higher = {"acc": True, "perplexity": False}
-    samples = {"acc": acc, "perplexity": loglikelihoods}
-    return {"results": {"lambada_openai": results}, "higher": higher, "n": len(acc), "cut": cut, "samples": samples}
+    name, higher = "lambada_openai", {"acc": True, "perplexity": False}
+    samples = {name: {"acc": acc, "perplexity": loglikelihoods}}
+    return {"results": {name: results}, "higher": higher, "n": {name: len(acc)}, "cut": cut, "samples": samples}
 
 
 def test_the_error_of_a_change_is_taken_question_by_question() -> None:
@@ -178,3 +178,22 @@ def test_numbers_that_are_not_there_leave_their_cell_empty() -> None:
     assert found["tuned"] is None
     assert json.dumps(found)
     assert cells(found) == ["x", "acc ↑", "50.0 %", "", "", "", "", "3"]
+
+
+def test_a_small_group_has_its_parts() -> None:
+    def group(first: list[float], second: list[float]) -> dict[str, Any]:
+        own = {"one": first, "two": second, "both": first + second}
+        results = {name: {"acc": mean(v)[0], "acc_stderr": mean(v)[1]} for name, v in own.items()}
+        results["both"]["f1"] = results["one"]["f1"] = 0.5  # macro f1: no value a question, no error
+        samples = {"one": {"acc": first}, "two": {"acc": second}}
+        sizes = {"one": len(first), "two": len(second)}
+        return {"results": results, "higher": {"acc": True, "f1": True}, "cut": 0, "n": sizes, "samples": samples}
+
+    found = rows_of({("base", "both"): group([0, 1, 1], [0, 0]), ("tuned", "both"): group([1, 1, 1], [0, 1])}, {})
+    table = {(r["name"], r["metric"]): r for r in found}
+    assert list(table) == [("both", "acc"), ("both", "f1"), ("one", "acc"), ("one", "f1"), ("two", "acc")]
+    assert (table["both", "acc"]["n"], table["one", "acc"]["n"], table["two", "acc"]["n"]) == (5, 3, 2)
+    assert table["both", "acc"]["change_error"] == mean([1.0, 0.0, 0.0, 0.0, 1.0])[1]
+    assert table["two", "acc"]["change_error"] == mean([0.0, 1.0])[1]
+    assert table["one", "f1"]["change"] == 0.0
+    assert table["one", "f1"]["change_error"] is None

@@ -86,8 +86,8 @@ class Harness:
                 tokenizer's chat template.
 
         Returns:
-            results: as the harness gives them, for the task and, in a group, its parts. n: questions. cut: of them,
-            how many lost their beginning. samples: {metric: value of each question}.
+            results: {task: {metric: value}} for the task and, in a group, its parts. n: {part: questions}. samples:
+            {part: {metric: value of each question}}. cut: how many questions lost their beginning.
 
         Raises:
             UserError: no such task, the hub cannot be reached, the model gives NaN.
@@ -118,19 +118,23 @@ class Harness:
 def _results(found: dict[str, Any], name: str) -> dict[str, Any]:
     leaves = sorted(found["samples"])
     results = {**found["results"], **found.get("groups", {})}
-    samples: dict[str, list[float]] = {}
-    for leaf in leaves:
-        for sample in sorted(found["samples"][leaf], key=lambda s: s["doc_id"]):
-            for metric in sample["metrics"]:
-                if isinstance(value := sample[metric], int | float):
-                    samples.setdefault(metric, []).append(float(value))
     return {
         "results": {task.removesuffix(LOCAL): _numbers(values) for task, values in results.items()},
-        "higher": found["higher_is_better"].get(name) or found["higher_is_better"][leaves[0]],
+        "higher": {m: up for leaf in leaves for m, up in found["higher_is_better"][leaf].items()},
         "versions": {leaf.removesuffix(LOCAL): found["versions"].get(leaf) for leaf in leaves},
-        "n": sum(found["n-samples"][leaf]["effective"] for leaf in leaves),
-        "samples": samples,
+        "n": {leaf.removesuffix(LOCAL): found["n-samples"][leaf]["effective"] for leaf in leaves},
+        "samples": {leaf.removesuffix(LOCAL): _values(found["samples"][leaf]) for leaf in leaves},
     }
+
+
+def _values(samples: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """{metric: value of each question}, for metrics that have one."""
+    values: dict[str, list[float]] = {}
+    for sample in sorted(samples, key=lambda s: s["doc_id"]):
+        for metric in sample["metrics"]:
+            if isinstance(value := sample[metric], int | float):
+                values.setdefault(metric, []).append(float(value))
+    return values
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:

@@ -74,7 +74,7 @@ class Evaluation:
             asked = {"limit": wanted.limit, "num_fewshot": wanted.num_fewshot, "template": template,
                      "files": [hashes[str(path)] for _, path in self.files.get(what, [])],
                      "lm_eval": harness_version()}  # fmt: skip
-        return {"version": 1, "what": what, "tokenizer": self.encoder.tokenizer.hash, **model, **asked}
+        return {"version": 2, "what": what, "tokenizer": self.encoder.tokenizer.hash, **model, **asked}
 
     def measure(self, model: Any, who: str, what: str) -> dict[str, Any]:
         """One unit on its loaded model.

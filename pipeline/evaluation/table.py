@@ -18,6 +18,7 @@ from pipeline.evaluation.rouge import mean
 Row = dict[str, Any]
 Pair = tuple[float, float]  # a value and its standard error
 NAMES = {"val": "held-out rows", "holdout": "tasks never trained on"}
+SMALL = 8  # parts of a group that still have rows of their own: KoBEST's five, not MMLU's 57
 SHARES = ("acc", "acc_norm", "exact match", "stopped by itself", "f1", "ROUGE-L")  # shown in per cent
 
 
@@ -85,19 +86,33 @@ def _general(results: dict[str, Any]) -> list[Row]:
 
 
 def _task(task: str, measured: dict[str, dict[str, Any]]) -> list[Row]:
+    """Rows of a task; of a small group also those of its parts."""
+    parts = list(measured["base"]["n"])
+    found = _metrics(task, parts, measured)
+    if 1 < len(parts) <= SMALL:
+        found += [one for part in parts for one in _metrics(part, [part], measured)]
+    return found
+
+
+def _metrics(name: str, parts: Sequence[str], measured: dict[str, dict[str, Any]]) -> list[Row]:
     base = measured["base"]
-    own = {who: m["results"].get(task, {}) for who, m in measured.items()}
+    own = {who: m["results"].get(name, {}) for who, m in measured.items()}
+    cut = base["cut"] if len(parts) == len(base["n"]) else 0
+    lost = "1 pass lost its beginning" if cut == 1 else f"{cut} passes lost their beginning"
+    note = f"{lost}, being longer than the model's context" if cut else ""
     found = []
     for metric in own["base"]:
         if "_stderr" in metric:
             continue
+        plain = metric.split(",")[0]
+        having = [part for part in parts if plain in base["samples"][part]] or list(parts)
         values = {who: (o[metric], o.get(_error_of(metric), math.nan)) for who, o in own.items()}
-        changes = {"base": _change(metric, values, measured)} if "tuned" in values else {}
-        cut = base["cut"]
-        lost = "1 pass lost its beginning" if cut == 1 else f"{cut} passes lost their beginning"
-        note = f"{lost}, being longer than the model's context" if cut else ""
-        better = "up" if base["higher"].get(metric, True) else "down"
-        found.append(row(task, metric, values, changes, better, base["n"], note))
+        samples = {
+            who: [v for part in having for v in m["samples"][part].get(plain, [])] for who, m in measured.items()
+        }
+        changes = {"base": _change(plain, values, samples)} if "tuned" in values else {}
+        better = "up" if base["higher"].get(plain, True) else "down"
+        found.append(row(name, metric, values, changes, better, sum(base["n"][part] for part in having), note))
     return found
 
 
@@ -106,20 +121,18 @@ def _error_of(metric: str) -> str:
     return f"{name}_stderr,{kept}" if kept else f"{name}_stderr"
 
 
-def _change(metric: str, values: dict[str, Pair], measured: dict[str, dict[str, Any]]) -> Pair:
+def _change(metric: str, values: dict[str, Pair], samples: dict[str, list[float]]) -> Pair:
     """Tuned - base and its error, question by question where the metric is a mean over questions.
 
     Perplexity, exp(-mean l), is one to first order: a question moves it by -perplexity * (l - mean l) / n.
     Of other metrics (f1) each model's own errors are added.
     """
     change = values["tuned"][0] - values["base"][0]
-    name = metric.split(",")[0]
-    own = {who: measured[who]["samples"].get(name, []) for who in ("base", "tuned")}
-    if len(own["base"]) == len(own["tuned"]) > 1:
-        if name == "perplexity":
-            moved = {who: [-values[who][0] * l for l in own[who]] for who in own}  # noqa: E741
+    if len(samples["base"]) == len(samples["tuned"]) > 1:
+        if metric == "perplexity":
+            moved = {who: [-values[who][0] * l for l in samples[who]] for who in samples}  # noqa: E741
             return change, _paired(moved["tuned"], moved["base"])[1]
-        paired = _paired(own["tuned"], own["base"])
+        paired = _paired(samples["tuned"], samples["base"])
         if math.isclose(paired[0], change, rel_tol=1e-6, abs_tol=1e-9):
             return change, paired[1]
     return change, math.hypot(values["tuned"][1], values["base"][1])

@@ -62,7 +62,7 @@ def key(config: Config, run: Run) -> dict[str, Any]:
     names = ("rows", "max_new_tokens", "tasks", "limit", "num_fewshot", "prompting", "shots")
     files = sorted({path for leaves in files_of(config).values() for _, path in leaves})
     return {
-        "version": 1,
+        "version": 2,
         "eval": {name: wanted[name] for name in names},
         "inputs": input_hashes(files, run.manifest("eval")),
         "tokens": run.result("tokens"),
