@@ -42,6 +42,8 @@ def test_no_chart_is_empty_in_a_browser(built: Path, browser: Any, width: int, s
 
 
 def test_a_rule_opens_and_pagers_turn_in_a_browser(built: Path, browser: Any) -> None:
+    from playwright.sync_api import expect
+
     page, wrong = open_page(browser, built / "report.html")
     rule = page.locator("#rule-control-characters")
     mended = rule.locator("del").first
@@ -50,21 +52,22 @@ def test_a_rule_opens_and_pagers_turn_in_a_browser(built: Path, browser: Any) ->
     mended.wait_for(state="visible")  # the page opens it when its address has changed, which is after the click
 
     rows = page.locator("#rows")
-    first = rows.locator("article:visible").inner_text()
-    assert rows.locator("article:visible").count() == 1
+    shown, place = rows.locator("article:visible"), rows.locator("output")
+    expect(shown).to_have_count(1)
+    first = shown.inner_text()
     rows.locator(".next").click()
-    assert rows.locator("article:visible").inner_text() != first
+    expect(shown).not_to_have_text(first, use_inner_text=True)
     page.keyboard.press("ArrowLeft")
-    assert rows.locator("article:visible").inner_text() == first
+    expect(shown).to_have_text(first, use_inner_text=True)
     rows.locator(".back").click()
     count = rows.locator("article").count()
-    assert rows.locator("output").inner_text() == f"{count} of {count}"
+    expect(place).to_have_text(f"{count} of {count}")
     rows.locator("select[name=part]").select_option("val")
-    assert rows.locator("article:visible").get_attribute("data-part") == "val"
+    expect(shown).to_have_attribute("data-part", "val")
     rows.locator("select[name=rule]").select_option("output-empty")
-    assert rows.locator("output").inner_text() == "none"
+    expect(place).to_have_text("none")
     rows.locator("select[name=part]").select_option("")
-    assert rows.locator("output").inner_text() == "1 of 5"
+    expect(place).to_have_text("1 of 5")
     page.locator("#chart-flow svg.wide rect").first.hover()
     page.locator("#tip", has_text="91 rows read").wait_for(state="visible")  # browsers tell of moves once a frame
     assert wrong == []
