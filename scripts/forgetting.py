@@ -112,13 +112,18 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def arguments(about: str, steps: int) -> argparse.Namespace:
+    """The command line of a script that compares short runs: config, steps, only, overrides."""
+    parser = argparse.ArgumentParser(description=about.split("\n")[0])
     parser.add_argument("--config", default="configs/demo.yaml")
-    parser.add_argument("--steps", type=int, default=60, help="optimiser steps of each run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=steps, help="optimiser steps of each run (default: %(default)s)")
     parser.add_argument("--only", default="", help="some of the variants, with commas between them")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    args = parser.parse_args(sys.argv[1:])
+    return parser.parse_args(sys.argv[1:])
+
+
+def main() -> None:
+    args = arguments(__doc__, 60)
     text = seeds_as_text(Run.of("forgetting").root / "general.jsonl")
     chosen = variants(text)
     if args.only:

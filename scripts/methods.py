@@ -9,7 +9,6 @@ rates are usual ones for each method, not searched.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from pipeline.errors import UserError
 from pipeline.progress import say
 from pipeline.run import Run
 from pipeline.stages import stale
-from scripts.forgetting import change, markdown, results_of
+from scripts.forgetting import arguments, change, markdown, results_of
 
 COLUMNS = ("trained", "share", "training s", "peak GiB", "exact match", "unseen tasks", "held-out loss", "forgetting")
 LORA = "r: 16, alpha: 32, targets: [all-linear]"
@@ -73,12 +72,7 @@ def table(runs: dict[str, Run]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config", default="configs/demo.yaml")
-    parser.add_argument("--steps", type=int, default=74, help="optimiser steps of each run (default: %(default)s)")
-    parser.add_argument("--only", default="", help="some of the methods, with commas between them")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    args = parser.parse_args(sys.argv[1:])
+    args = arguments(__doc__, 74)
     names = args.only.split(",") if args.only else list(VARIANTS)
     if unknown := sorted(set(names) - set(VARIANTS)):
         raise UserError(f"no such variant: {', '.join(unknown)}", "--only", f"some of {', '.join(VARIANTS)}")

@@ -21,8 +21,9 @@ from safetensors.torch import load_file
 from pipeline import stages
 from pipeline.config import Adapter, Config, Prompt
 from pipeline.errors import Interrupted, UserError
-from pipeline.evaluation.general import forgetting, general_loss, general_windows, ratio
+from pipeline.evaluation.general import forgetting, general_loss, general_windows
 from pipeline.evaluation.measure import rows_of_table
+from pipeline.evaluation.standard_error import ratio
 from pipeline.model import adapter as adapters
 from pipeline.model.load import load_folder
 from pipeline.prompt import template as templates

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pipeline.evaluation.standard_error import mean
+
 Z = 1.959963984540054  # of a 95 % interval
 
 
@@ -29,10 +31,10 @@ def win_rate(winners: Sequence[str]) -> dict[str, Any]:
     if not n:
         return {"questions": 0, **counts, "win_rate": None, "interval": None, "standard_error": None}
     scores = [{"tuned": 1.0, "tie": 0.5, "base": 0.0}[winner] for winner in winners]
-    rate = sum(scores) / n
-    error = math.sqrt(sum((s - rate) ** 2 for s in scores) / (n - 1) / n) if n > 1 else None
+    rate, error = mean(scores)
     return {
-        "questions": n, **counts, "win_rate": rate, "interval": list(wilson(rate, n)), "standard_error": error,
+        "questions": n, **counts, "win_rate": rate, "interval": list(wilson(rate, n)),
+        "standard_error": None if math.isnan(error) else error,
     }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from pipeline.config import Config
+from pipeline.evaluation.standard_error import ratio
 from pipeline.model.loss import row_losses
 from pipeline.progress import bar
 from pipeline.prompt.batch import micro_rows, pad
@@ -87,18 +88,3 @@ def forgetting(base: dict[str, Any], tuned: dict[str, Any]) -> tuple[float, floa
     if base["counts"] != tuned["counts"]:
         raise ValueError("base and tuned model were measured on other windows")
     return ratio([t - b for b, t in zip(base["sums"], tuned["sums"], strict=True)], base["counts"])
-
-
-def ratio(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
-    """sum(sums) / sum(counts) and its standard error with windows as blocks; NaN for a single one.
-
-    Tokens of one window are not independent, windows are: the ratio estimator of cluster sampling (Cochran, Sampling
-    Techniques, 3rd ed. 1977, section 2.11), without its correction for finite populations:
-    error^2 = m / (m - 1) * sum((sum_w - count_w * mean)^2) / sum(counts)^2, m windows.
-    """
-    total, m = sum(counts), len(counts)
-    mean = sum(sums) / total
-    if m < 2:
-        return mean, math.nan
-    spread = sum((s - n * mean) ** 2 for s, n in zip(sums, counts, strict=True))
-    return mean, math.sqrt(m / (m - 1) * spread) / total

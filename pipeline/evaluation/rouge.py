@@ -5,9 +5,6 @@ L = longest common subsequence of tokens, P = L / tokens said, R = L / tokens ex
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 from rapidfuzz.distance import LCSseq
 
 from pipeline.dataset.rouge_tokens import tokens
@@ -21,13 +18,3 @@ def rouge_l(expected: str, said: str, language: str) -> float:
         return 0.0
     precision, recall = common / len(own), common / len(theirs)
     return 2 * precision * recall / (precision + recall)
-
-
-def mean(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and its standard error; NaN where there are too few values for one."""
-    n = len(values)
-    if not n:
-        return math.nan, math.nan
-    average = sum(values) / n
-    spread = sum((v - average) ** 2 for v in values)
-    return average, math.sqrt(spread / (n - 1) / n) if n > 1 else math.nan

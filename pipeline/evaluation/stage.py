@@ -17,7 +17,7 @@ from pipeline.config import Config
 from pipeline.dataset.stage import load as load_examples
 from pipeline.errors import UserError
 from pipeline.evaluation.answers import answer
-from pipeline.evaluation.heldout import row_sums
+from pipeline.evaluation.heldout import row_sums, tokens_at_once
 from pipeline.evaluation.measure import PARTS
 from pipeline.evaluation.parts import Parts
 from pipeline.evaluation.rouge import rouge_l
@@ -34,8 +34,6 @@ from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.tokens import Tokens
 from pipeline.run import Run, versions
-
-AT_ONCE = {"cpu": 2048, "cuda": 16384}  # tokens, when loss is measured
 
 
 class Evaluation:
@@ -194,7 +192,6 @@ def held_out(
         exact (of each answer; None where a row has more than one right answer), cut (answers at the limit).
     """
     found = {}
-    at_once = AT_ONCE.get(next(model.parameters()).device.type, AT_ONCE["cpu"])
     for part in PARTS:
         tokens = Tokens(run.folder("tokens") / f"{part}.arrow")
         limit = config.eval.rows if part == "val" else (config.eval.rows + 1) // 2
@@ -203,7 +200,7 @@ def held_out(
             continue
         examples = load_examples(run, part)
         shown = with_shots(shots, tokens, rows, examples)
-        sums, counts = row_sums(model, shown, rows, at_once, f"{who}: loss, {part}")
+        sums, counts = row_sums(model, shown, rows, tokens_at_once(), f"{who}: loss, {part}")
         said = answer(model, encoder, examples[:limit], config.eval.max_new_tokens, f"{who}: answers, {part}", shots)
         pairs = list(zip(examples[:limit], said, strict=True))
         found[part] = {

@@ -6,15 +6,14 @@ from typing import Any
 
 from pipeline.adapter_name import BASE
 from pipeline.config import Config
+from pipeline.evaluation.heldout import tokens_at_once
 from pipeline.evaluation.measure import PARTS, measure
 from pipeline.model.base import Base
-from pipeline.model.load import add_tokens, device, load_base
+from pipeline.model.load import add_tokens, load_base
 from pipeline.model.stored import open_stored
 from pipeline.prompt.stage import encoder_of
 from pipeline.run import Run
 from pipeline.store import Store
-
-TOKENS = {"cpu": 2048, "cuda": 16384}  # that go through the model at once
 
 
 def measure_stored(config: Config, run: Run, base: Base, store: Store, name: str) -> dict[str, Any]:
@@ -29,7 +28,7 @@ def measure_stored(config: Config, run: Run, base: Base, store: Store, name: str
         add_tokens(model, encoder.tokenizer.size)
     else:
         model, encoder = open_stored(config, base, store, name)
-    return measure(model, config, run, encoder, TOKENS.get(device().type, TOKENS["cpu"]), name)
+    return measure(model, config, run, encoder, tokens_at_once(), name)
 
 
 def summary(found: dict[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.evaluation.general import forgetting, ratio
-from pipeline.evaluation.rouge import mean
+from pipeline.evaluation.general import forgetting
+from pipeline.evaluation.standard_error import mean, ratio
 
 Row = dict[str, Any]
 Pair = tuple[float, float]  # a value and its standard error

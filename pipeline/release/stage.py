@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from pipeline.config import Config
 from pipeline.dataset.stage import load as load_examples
 from pipeline.errors import UserError
+from pipeline.evaluation.heldout import tokens_at_once
 from pipeline.evaluation.measure import look_at_both, rows_of_table
 from pipeline.evaluation.probe_causes import Facts, advice
 from pipeline.files import need_space, read_json, write_json, write_text
@@ -28,9 +29,7 @@ from pipeline.release import verify
 from pipeline.release.card import card, column_names
 from pipeline.release.unmerged import Work, unmerged, without_training
 from pipeline.run import Run, StageOutput
-from pipeline.training.memory import CPU_TOKENS
 
-GPU_TOKENS = 16384
 LONG = ("said", "by_task", "by_group", "by_kind", "sums", "counts")  # of the results; they stay out of the manifest
 
 
@@ -46,7 +45,6 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
     encoder = encoder_of(config, base.tokenizer)
     examples = load_examples(run, "val") or load_examples(run, "train")
     dtype = export_dtype(config)
-    micro_tokens = GPU_TOKENS if torch.cuda.is_available() else CPU_TOKENS
     checks = verify.Checks()
     _same_recipe(run, encoder, checks)
     method = adapters.method_of(config.adapter)
@@ -55,7 +53,7 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
 
     plain = base_with_tokens(config, base, encoder)
     need_space(run.root, 2 * BYTES[dtype] * plain.num_parameters(), "the export")
-    work = Work(config, run, base, encoder, examples, micro_tokens, checks)
+    work = Work(config, run, base, encoder, examples, tokens_at_once(), checks)
     results: dict[str, Any] = {"base": work.measured(plain, "base")}
     base_says = verify.log_probabilities(plain, encoder, examples)
     held = [plain]  # whoever takes the base out of here is the only one to hold it, and can give it back

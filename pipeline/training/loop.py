@@ -187,17 +187,8 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         counts |= {"trained_parameters": sum(p.numel() for p in weights.values()), "parameters": everything}
         counts |= {"micro_tokens": path.micro_tokens, "path": path.name, "peak_gib": _peak(accelerator.device)}
         counts |= {"processes": world, "dtype": dtype_name(config.model), "device": str(accelerator.device)}
-        lines = metrics.read(log)
-        losses = [m["loss"] for m in lines if "loss" in m]
-        counts |= {"first_loss": losses[0], "last_loss": losses[-1]} if losses else {}
         with accelerator.autocast():
-            probed = probe_model(plain, config, run, encoder, counts)
-        metrics.plot(run.root / "loss.png", lines, config.name)
-        with run.writing("adapter", stage_key) as output:
-            _save(config, base, plain, encoder, output)
-            write_json(output.folder / "probes.json", probed)
-            output.counts = counts
-        _tell(run, counts, probed)
+            _finish(config, run, base, plain, encoder, stage_key, counts)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
@@ -260,7 +251,19 @@ def _flat(config: Config) -> dict[str, Any]:
     }
 
 
-def _tell(run: Run, counts: dict[str, Any], probed: dict[str, Any]) -> None:
+def _finish(
+    config: Config, run: Run, base: Base, model: Any, encoder: Encoder, key: dict[str, Any], counts: dict[str, Any]
+) -> None:
+    """Looks at the trained model's answers, and writes it with all that is known of its training."""
+    lines = metrics.read(run.root / "metrics.jsonl")
+    losses = [m["loss"] for m in lines if "loss" in m]
+    counts |= {"first_loss": losses[0], "last_loss": losses[-1]} if losses else {}
+    probed = probe_model(model, config, run, encoder, counts)
+    metrics.plot(run.root / "loss.png", lines, config.name)
+    with run.writing("adapter", key) as output:
+        _save(config, base, model, encoder, output)
+        write_json(output.folder / "probes.json", probed)
+        output.counts = counts
     took = f"{counts['steps']} steps in {counts['train_seconds']:.0f} s, peak {counts['peak_gib']:.1f} GiB"
     say(f"train: {took} -> {run.folder('adapter')}")
     tell(probed)
