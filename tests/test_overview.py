@@ -20,6 +20,7 @@ from pipeline.overview.stage import build
 from pipeline.report.drawing import Curve, Dot, Drawing, svg
 from pipeline.run import Run
 from pipeline.stages import make_report
+from pipeline.training.metrics import running
 from tests.overview_run import RUN, finish, metrics_lines, whole
 from tests.report_run import CONFIG, make_run
 from tests.test_report import Seen
@@ -130,7 +131,8 @@ def test_curves_take_any_numbers() -> None:
         for found in ([], lines, metrics_lines(3)):
             for width in (340.0, 880.0):
                 assert svg(draw(found, width), "wide").startswith("<svg")
-    assert curves.running([(1, 2.0), (2, 1.0)]) == [(1, 2.0), (2, pytest.approx(1.9))]
+    assert running([2.0, 1.0]) == [2.0, pytest.approx(1.9)]
+    assert running([]) == []
     many = [(float(n), 1.0) for n in range(10_000)]
     assert len(curves.thinned(many)) <= 300
     assert curves.thinned(many[:10]) == many[:10]

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.report.charts import GUTTER, legend
 from pipeline.report.drawing import Curve, Dot, Drawing, Line, Rect, Text, fitted
 from pipeline.report.text import visible
+from pipeline.training.metrics import running
 
 POINTS = 300  # of a curve; longer ones are averaged
 Points = list[tuple[float, float]]
@@ -30,9 +31,10 @@ class Series:
 def losses(lines: Sequence[Mapping[str, Any]], width: float) -> Drawing:
     """Training loss of every step with its running mean, held-out loss, and loss on general text; nats a token."""
     train = points(lines, "loss")
+    means = list(zip([x for x, _ in train], running([y for _, y in train]), strict=True))
     series = [
         Series("training, each step", thinned(train), "accent-3", 1),
-        Series("training, running mean", thinned(running(train)), "accent"),
+        Series("training, running mean", thinned(means), "accent"),
         Series("held-out rows", points(lines, "val_loss"), "warn", 1.5, True),
         Series("general text", points(lines, "general_loss"), "neutral", 1.5, True),
     ]
@@ -55,15 +57,6 @@ def speed(lines: Sequence[Mapping[str, Any]], width: float) -> Drawing:
 def points(lines: Sequence[Mapping[str, Any]], name: str) -> Points:
     """(step, value) of every line that has the value; one that is no finite number is left out."""
     return [(float(m["step"]), float(m[name])) for m in lines if name in m and math.isfinite(float(m[name] or 0))]
-
-
-def running(found: Points, keep: float = 0.9) -> Points:
-    """Exponential mean."""
-    mean, means = found[0][1] if found else 0.0, []
-    for step, value in found:
-        mean = keep * mean + (1 - keep) * value
-        means.append((step, mean))
-    return means
 
 
 def thinned(found: Points, most: int = POINTS) -> Points:

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.training.metrics import running
+
 TRAINER, OURS = "Trainer + peft", "Suri"
 Curve = dict[int, float]  # step -> loss
 Curves = dict[str, dict[int, Curve]]  # whose -> seed -> curve
@@ -25,11 +27,7 @@ def curve(lines: Sequence[Mapping[str, Any]], name: str) -> Curve:
 
 def smoothed(found: Curve) -> Curve:
     """The running mean of loss.png."""
-    mean, means = next(iter(found.values())), {}
-    for step, loss in found.items():
-        mean = 0.9 * mean + 0.1 * loss
-        means[step] = mean
-    return means
+    return dict(zip(found, running(list(found.values())), strict=True))
 
 
 def outside(ours: Mapping[int, Curve], theirs: Mapping[int, Curve]) -> tuple[int, int, float]:

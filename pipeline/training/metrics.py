@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,15 @@ def _step(line: str) -> int:
         return 1 << 60
 
 
+def running(values: Sequence[float]) -> list[float]:
+    """Exponential mean: nine tenths of what it was, one of what is new; starts at the first value."""
+    mean, means = values[0] if values else 0.0, []
+    for value in values:
+        mean = 0.9 * mean + 0.1 * value
+        means.append(mean)
+    return means
+
+
 def plot(path: Path, lines: list[dict[str, Any]], title: str) -> None:
     """Training loss of every step, its running mean, the held-out loss, and that on general text."""
     import matplotlib
@@ -46,12 +56,8 @@ def plot(path: Path, lines: list[dict[str, Any]], title: str) -> None:
     figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120)
     if train:
         steps, losses = zip(*train, strict=True)
-        mean, means = losses[0], []
-        for loss in losses:
-            mean = 0.9 * mean + 0.1 * loss
-            means.append(mean)
         axes.plot(steps, losses, color="#9ecae1", linewidth=1, label="training, each step")
-        axes.plot(steps, means, color="#2171b5", linewidth=2, label="training, running mean")
+        axes.plot(steps, running(losses), color="#2171b5", linewidth=2, label="training, running mean")
     if val:
         axes.plot(*zip(*val, strict=True), color="#e6550d", marker="o", linewidth=1.5, label="held out")
     general = [(m["step"], m["general_loss"]) for m in lines if "general_loss" in m]
