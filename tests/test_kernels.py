@@ -515,6 +515,23 @@ def test_gradients_of_an_index_do_not_depend_on_threads() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+def test_attention_asks_for_a_fixed_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernel takes one only where anything else would be an error."""
+    asked = []
+
+    def backward(*args: Any, **how: Any) -> None:
+        asked.append(
+            (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
+        )
+
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_backward", backward)
+    for wanted in (False, True):
+        with in_order(wanted):
+            attention._flash_backward()
+    assert asked == [(True, False)] * 2
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 # --- Triton
 
 

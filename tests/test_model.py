@@ -241,23 +241,45 @@ def test_gguf_that_transformers_cannot_read(tmp_path: Path, monkeypatch: pytest.
     assert not [p for p in (tmp_path / "cache" / "base").iterdir() if p.is_dir()]
 
 
-def test_pre_tokenizer_is_read_from_the_header(tmp_path: Path) -> None:
-    def entry(key: bytes, kind: int, value: bytes) -> bytes:
-        return struct.pack("<Q", len(key)) + key + struct.pack("<I", kind) + value
+def entry(key: str, kind: int, value: bytes) -> bytes:
+    """A key with its value, as they stand in the header of a GGUF file."""
+    return struct.pack("<Q", len(key)) + key.encode() + struct.pack("<I", kind) + value
 
-    def text(value: bytes) -> bytes:
-        return struct.pack("<Q", len(value)) + value
 
+def text(value: str) -> bytes:
+    return struct.pack("<Q", len(value)) + value.encode()
+
+
+HEAD = b"GGUF" + struct.pack("<IQQ", 3, 0, 3) + entry("tokenizer.ggml.prefix_token_id", 4, struct.pack("<I", 8))
+
+
+@pytest.mark.parametrize(
+    ("rest", "value"),
+    [
+        (entry("tokenizer.ggml.pre", 8, text("smollm")), "smollm"),
+        (entry("tokenizer.ggml.model", 8, text("gpt2")), None),
+        (entry("tokenizer.ggml.pre", 4, struct.pack("<I", 70_000)) + bytes(8), 70_000),
+        (entry("tokenizer.ggml.pre", 7, b"1") + bytes(8), None),
+        (entry("tokenizer.ggml.pre", 8, b"")[:-4], None),
+    ],
+)
+def test_values_are_read_from_the_header(rest: bytes, value: str | int | None) -> None:
+    assert gguf._value(HEAD + rest, "tokenizer.ggml.pre") == value
+
+
+def test_special_tokens_are_those_of_the_file(tmp_path: Path) -> None:
+    """transformers 5.17 reads the demo's end of a turn as its beginning, and no padding."""
+    make_tokenizer(tmp_path / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    tokenizer.eos_token = "<s>"
     file = tmp_path / "x.gguf"
-    begin = b"GGUF" + struct.pack("<IQQ", 3, 0, 3) + entry(b"tokenizer.ggml.prefix_token_id", 4, struct.pack("<I", 8))
-    for rest, wanted in (
-        (entry(b"tokenizer.ggml.pre", 8, text(b"smollm")), "smollm"),
-        (entry(b"tokenizer.ggml.model", 8, text(b"gpt2")), ""),
-        (entry(b"tokenizer.ggml.pre", 4, struct.pack("<I", 1)), ""),
-        (entry(b"tokenizer.ggml.pre", 8, b"")[:-4], ""),
-    ):
-        file.write_bytes(begin + rest)
-        assert gguf._pre_tokenizer(file) == wanted
+    ids = {"bos": 1, "eos": 2, "padding": 10**6}
+    numbers = [entry(f"tokenizer.ggml.{key}_token_id", 4, struct.pack("<I", id)) for key, id in ids.items()]
+    file.write_bytes(b"".join([HEAD, *numbers, entry("tokenizer.ggml.pre", 8, text("other"))]))
+    before = tokenizer.pad_token
+    gguf._mend_tokenizer(tokenizer, file)
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<s>", "</s>", before)
+    assert tokenizer.eos_token_id == 2
 
 
 def test_converted_demo_splits_digits() -> None:

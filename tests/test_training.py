@@ -29,7 +29,7 @@ from pipeline.model.loss import loss_sum
 from pipeline.prompt.batch import Batch, micro_rows, pad
 from pipeline.prompt.tokens import Tokens
 from pipeline.run import Run
-from pipeline.training import checkpoint, loop, memory, metrics
+from pipeline.training import checkpoint, loop, memory, metrics, proof
 from pipeline.training import path as paths
 from pipeline.training.order import share_of, step_rows
 from pipeline.training.path import Packed, Part, Plain
@@ -292,6 +292,22 @@ def test_infinite_loss_stops_with_the_step(base: Path, tmp_path: Path) -> None:
     assert f"the step's rows: {', '.join(names)})" in caught.value.what
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_step_counts_lie_where_the_optimizer_wants_them(tmp_path: Path, fused: bool) -> None:
+    """AdamW's one kernel wants them on its own device, the others on the CPU."""
+    one = {"a": torch.nn.Parameter(torch.ones(2))}
+    optimizer = torch.optim.AdamW(one.values())
+    one["a"].sum().backward()
+    optimizer.step()
+    checkpoint.save(tmp_path, 1, one, optimizer, {}, 1)
+    other = {"a": torch.nn.Parameter(torch.zeros(2, device="meta"))}
+    optimizer = torch.optim.AdamW(other.values())
+    optimizer.param_groups[0]["fused"] = fused
+    checkpoint.restore(tmp_path, 1, other, optimizer)
+    places = {moment: str(value.device) for moment, value in optimizer.state[other["a"]].items()}
+    assert places == {"step": "meta" if fused else "cpu", "exp_avg": "meta", "exp_avg_sq": "meta"}
+
+
 def test_damaged_checkpoint_without_state_is_not_used(finished: tuple[Config, Run], tmp_path: Path) -> None:
     (tmp_path / "step-000007").mkdir()
     assert checkpoint.steps(tmp_path) == []
@@ -334,7 +350,7 @@ def test_a_path_that_differs_is_not_used(
     finished: tuple[Config, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], off: tuple[float, float],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(paths, "difference", lambda *_: off)
+    monkeypatch.setattr(proof, "difference", lambda *_: off)
     run = branch(finished, tmp_path, "train.max_steps=1")
     assert "too much, so the plain path is used" in capsys.readouterr().out
     assert run.manifest("adapter")["counts"]["path"] == "plain"
@@ -384,7 +400,7 @@ def test_difference(finished: tuple[Config, Run]) -> None:
     """Dropout, which the adapter has, is off meanwhile; nothing is left behind."""
     packed, plain, trained = both_paths(finished)
     plain.model.train()
-    loss, gradient = paths.difference(packed, plain, range(8), trained)
+    loss, gradient = proof.difference(packed, plain, range(8), trained)
     assert 0 <= loss < 1e-6
     assert 0 < gradient < 1e-5
     assert plain.model.training
@@ -398,7 +414,30 @@ def test_difference_sees_a_gradient_that_is_missing(
     packed, plain, trained = both_paths(finished)
     stock = Packed.loss
     monkeypatch.setattr(Packed, "loss", lambda path, part: stock(path, part).detach())
-    assert paths.difference(packed, plain, range(8), trained)[1] == pytest.approx(1)
+    assert proof.difference(packed, plain, range(8), trained)[1] == pytest.approx(1)
+
+
+def test_operations_without_a_fixed_order_are_named(
+    finished: tuple[Config, Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Asked on a card; here of an operation that raises there as it would."""
+    _, plain, trained = both_paths(finished)
+    assert proof.repeats(plain, 0, trained, True)
+    assert not plain.strict
+    stock = Plain.loss
+
+    def loss(path: Plain, part: Part) -> torch.Tensor:
+        if torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled():
+            raise RuntimeError("kthvalue CUDA does not have a deterministic implementation, but you set")
+        return stock(path, part)
+
+    monkeypatch.setattr(Plain, "loss", loss)
+    assert not proof.repeats(plain, 0, trained, True)
+    assert "may differ in its last digits: kthvalue CUDA does not" in capsys.readouterr().out
+    monkeypatch.setattr(Plain, "loss", lambda path, part: 1 / torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size"):
+        proof.repeats(plain, 0, trained, True)
+    assert [w for w in trained if w.grad is not None] == []
 
 
 def test_packs_are_made_ahead(finished: tuple[Config, Run]) -> None:
@@ -437,7 +476,7 @@ def out_of_memory(monkeypatch: pytest.MonkeyPatch, calls: range) -> list[int]:
         return stock(path, part)
 
     monkeypatch.setattr(Packed, "loss", loss)
-    monkeypatch.setattr(paths, "difference", lambda *_: (0.0, 0.0))
+    monkeypatch.setattr(proof, "difference", lambda *_: (0.0, 0.0))
     return seen
 
 

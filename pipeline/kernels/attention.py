@@ -175,7 +175,7 @@ def attend_backward(
 
 
 def _flash_backward(*args: Any, **how: Any) -> Any:
-    with in_order():
+    with in_order(strict=True):
         return torch.ops.aten._flash_attention_backward(*args, **how)
 
 

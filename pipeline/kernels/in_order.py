@@ -9,17 +9,20 @@ import torch
 
 
 @contextlib.contextmanager
-def in_order(wanted: bool = True) -> Iterator[None]:
-    """While it lasts, torch takes algorithms whose sums do not depend on which thread comes first.
+def in_order(wanted: bool = True, strict: bool = False) -> Iterator[None]:
+    """While it lasts, torch takes algorithms whose sums do not depend on which thread comes first, or, not `wanted`,
+    those it likes.
 
-    On CPUs it is the gradient of an index that has no order of its own: threads add to the same place as they come. On
-    CUDA flash attention's backward pass asks for this flag.
+    On CPUs it is the gradient of an index that has no order of its own: threads add to the same place as they come.
+
+    Args:
+        strict: what has no such algorithm is a RuntimeError, and not only said once. Attention's backward passes on
+            CUDA have one and take it only then.
     """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory
-    if wanted:
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid: a pass over each result
-        torch.use_deterministic_algorithms(True, warn_only=True)  # what has no such algorithm goes on, and says so
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid: a pass over each result
+    torch.use_deterministic_algorithms(wanted, warn_only=not strict)
     try:
         yield
     finally:

@@ -7,7 +7,7 @@
 
 Layers get a forward of their own while a pack goes through, and have the stock one otherwise: held-out loss, answers
 and saving never meet any of this. `loss_sum` of `pipeline.model.loss` is the plain twin, and
-`pipeline.training.path.difference` compares the two before a run begins.
+`pipeline.training.proof.difference` compares the two before a run begins.
 """
 
 from __future__ import annotations

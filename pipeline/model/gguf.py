@@ -1,8 +1,8 @@
 """A .gguf file becomes, once, a folder with safetensors and tokenizer that stock transformers loads.
 
-transformers does the dequantising. Two things it gets wrong are mended here: the model stays marked as quantised
-unless asked otherwise, and a tokenizer loses the pre-tokenizer that the file names (checked against llama.cpp: 188 of
-4,000 texts differed for SmolLM2, none after).
+transformers does the dequantising. Three things it gets wrong are mended here: the model stays marked as quantised
+unless asked otherwise; a tokenizer loses the pre-tokenizer that the file names (checked against llama.cpp: 188 of
+4,000 texts differed for SmolLM2, none after); and 5.17 takes the token that opens a turn for the one that ends it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from pipeline.errors import UserError
 from pipeline.files import exclusive, need_space, replace_folder, sha256_file
 from pipeline.progress import bar, say
 
-CONVERTER = 1  # raise when the conversion's result changes: cached folders of older versions are then left alone
+CONVERTER = 2  # raise when the conversion's result changes: cached folders of older versions are then left alone
+
+# Attributes of a tokenizer, and what GGUF calls them.
+SPECIAL = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding"}
 
 
 def convert(file: Path, root: Path) -> Path:
@@ -66,10 +69,17 @@ def _convert(file: Path, folder: Path) -> None:
 
 
 def _mend_tokenizer(tokenizer: Any, file: Path) -> None:
-    """Puts back the digit splitting that the file's `tokenizer.ggml.pre` stands for; says when it is another one."""
+    """Puts back the special tokens that the file names, and the digit splitting that its `tokenizer.ggml.pre` stands
+    for; says when it is another one."""
     from tokenizers import pre_tokenizers
 
-    name = _pre_tokenizer(file)
+    with open(file, "rb") as handle:
+        head = handle.read(64 * 2**20)
+    for role, key in SPECIAL.items():
+        id = _value(head, f"tokenizer.ggml.{key}_token_id")
+        if isinstance(id, int) and id < len(tokenizer):
+            setattr(tokenizer, role, tokenizer.convert_ids_to_tokens(id))
+    name = _value(head, "tokenizer.ggml.pre")
     if name != "smollm":
         say(
             f"base: the tokenizer ({name or 'no name given'}) is used as transformers reads it; it was not compared "
@@ -83,18 +93,20 @@ def _mend_tokenizer(tokenizer: Any, file: Path) -> None:
     tokenizer.backend_tokenizer.model.unk_token = None
 
 
-def _pre_tokenizer(file: Path) -> str:
-    """The string behind `tokenizer.ggml.pre` in the file's header; empty when it has none.
+def _value(head: bytes, key: str) -> str | int | None:
+    """What a GGUF file's header says under `key`, where that is a string or a uint32; None otherwise.
 
-    Read by hand: gguf's own reader spends seconds on the vocabulary that stands beside it. After the key come the
-    type (uint32, 8 = string), the length (uint64) and the bytes, little-endian (GGUF specification, version 3).
+    Read by hand: gguf's own reader spends seconds on the vocabulary that stands beside it. A key has its length in
+    front (uint64); after it come the type (uint32; 4 = uint32, 8 = string), and the value, a string again with its
+    length, little-endian (GGUF specification, version 3).
     """
-    with open(file, "rb") as handle:
-        head = handle.read(64 * 2**20)
-    # With its length in front, or it would also be found in tokenizer.ggml.prefix_token_id.
-    key = struct.pack("<Q", 18) + b"tokenizer.ggml.pre"
-    at = head.find(key) + len(key)
-    if at < len(key) or len(head) < at + 12:
-        return ""
-    kind, length = struct.unpack_from("<IQ", head, at)
-    return head[at + 12 : at + 12 + length].decode("utf-8", "replace") if kind == 8 else ""
+    # With its length, or tokenizer.ggml.pre would also be found in tokenizer.ggml.prefix_token_id.
+    name = struct.pack("<Q", len(key)) + key.encode()
+    at = head.find(name) + len(name)
+    if at < len(name) or len(head) < at + 12:
+        return None
+    kind, number = struct.unpack_from("<II", head, at)
+    if kind == 8:
+        (length,) = struct.unpack_from("<Q", head, at + 4)
+        return head[at + 12 : at + 12 + length].decode("utf-8", "replace")
+    return int(number) if kind == 4 else None

@@ -59,10 +59,12 @@ def restore(root: Path, step: int, weights: dict[str, torch.nn.Parameter], optim
     """Puts weights and moments back, bit for bit."""
     folder = folder_of(root, step)
     saved, moments = load_file(folder / "weights.safetensors"), load_file(folder / "optimizer.safetensors")
+    fused = any(group.get("fused") for group in optimizer.param_groups)
     with torch.no_grad():
         for name, parameter in weights.items():
             parameter.copy_(saved[name])
             found = {m: moments[f"{name}|{m}"] for m in MOMENTS if f"{name}|{m}" in moments}
             if found:
-                # AdamW keeps its own step count on the CPU, the moments beside the weights.
-                optimizer.state[parameter] = {m: v if m == "step" else v.to(parameter.device) for m, v in found.items()}
+                # The moments lie beside the weights; AdamW's own step count does so only where its kernel is one.
+                beside = {m: v for m, v in found.items() if fused or m != "step"}
+                optimizer.state[parameter] = found | {m: v.to(parameter.device) for m, v in beside.items()}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +15,18 @@ import torch
 
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.kernels.in_order import in_order
 from pipeline.model import adapter as adapters
 from pipeline.model.fast import Fast
 from pipeline.model.graph import Graphs
-from pipeline.model.load import dtype_name
 from pipeline.model.loss import loss_sum
 from pipeline.model.packable import NotPackable
 from pipeline.progress import say
 from pipeline.prompt.batch import batches
 from pipeline.prompt.pack import Packer
 from pipeline.prompt.tokens import Tokens
+from pipeline.training import proof
 from pipeline.training.memory import choose_micro_tokens, choose_packed
-from pipeline.training.order import step_rows
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Plain:
 
     def __init__(self, model: Any, tokens: Tokens, accelerator: Any, micro_tokens: int) -> None:
         self.model, self.tokens, self.accelerator, self.micro_tokens = model, tokens, accelerator, micro_tokens
+        self.strict = False
 
     def parts(self, rows: Sequence[int]) -> list[Part]:
         """The rows of a step, cut to what fits at once."""
@@ -52,6 +54,10 @@ class Plain:
         """Sum of -log p over the labelled tokens of the part."""
         with self.accelerator.autocast():
             return loss_sum(self.model, part.held)
+
+    def in_order(self) -> AbstractContextManager[None]:
+        """For the steps of a run: the same bits from every run, wherever torch can."""
+        return in_order(strict=self.strict)
 
     def ahead(self, rows: Sequence[int]) -> None:
         """Nothing to prepare."""
@@ -119,6 +125,10 @@ class Packed:
             self.next[2].result()  # nobody else may use the card while a graph is recorded
         return self.graphs.loss_sum(part.held)
 
+    def in_order(self) -> AbstractContextManager[None]:
+        """As `Plain.in_order`; on CUDA our kernels need no flag, and ask for attention's themselves."""
+        return in_order(self.fast.device.type == "cpu")
+
     def ahead(self, rows: Sequence[int]) -> None:
         """Begins to make the parts that are asked for next."""
         if self.thread is not None:
@@ -129,39 +139,6 @@ class Packed:
         self.fast.refresh()
 
 
-def difference(
-    packed: Packed, plain: Plain, rows: Sequence[int], weights: Sequence[torch.Tensor]
-) -> tuple[float, float]:
-    """How far the two ways are apart on some rows: relative difference of the loss, and of the gradient as a whole.
-
-    Dropout is off meanwhile; gradients are left empty.
-    """
-    found = []
-    was_training = plain.model.training
-    plain.model.eval()
-    with packed.fast.without_dropout():
-        for path in (packed, plain):
-            loss = 0.0
-            for part in path.parts(rows):
-                value = path.loss(part)
-                if value.requires_grad:
-                    value.backward()
-                loss += float(value.detach())
-            found.append((loss, [None if w.grad is None else w.grad.float().clone() for w in weights]))
-            for weight in weights:
-                weight.grad = None
-    plain.model.train(was_training)
-    (ours, our_grads), (theirs, their_grads) = found
-    pairs = [(0 if a is None else a, 0 if b is None else b) for a, b in zip(our_grads, their_grads, strict=True)]
-    apart = sum(float(torch.as_tensor(a - b).pow(2).sum()) for a, b in pairs) ** 0.5
-    size = sum(float(torch.as_tensor(b).pow(2).sum()) for _, b in pairs) ** 0.5
-    return abs(ours - theirs) / max(abs(theirs), 1e-12), apart / max(size, 1e-12)
-
-
-# What rounding explains, by arithmetic: relative difference of the loss, and of the gradient. With random weights bf16
-# comes to 0.1 and fp8 to 0.7 of a 7B model's gradient, which then is small beside what it is the sum of.
-ROUNDING = {"fp32": (1e-4, 1e-3), "bf16": (1e-2, 0.3), "fp8": (3e-2, 1.0)}
-PROBE_ROWS = 8
 # Parameters times tokens of a pass. One of 30 blocks starts some thousand kernels, which took 140 ms where an H200
 # computes 2e13 of these in as long (docs/benchmarks.md).
 LAUNCH_BOUND = 1.2e13
@@ -189,7 +166,7 @@ def open_path(
             if slow:
                 raise NotPackable(slow)
             packed = _packed(config, model, tokens, leading, accelerator, state)
-            if _is_equal(packed, Plain(model, tokens, accelerator, longest), config, weights, told):
+            if proof.is_equal(packed, Plain(model, tokens, accelerator, longest), config, weights, told):
                 if _wants_graphs(config, packed.fast, tokens, accelerator):
                     packed.graphs = Graphs(packed.fast, weights, longest)
                 return packed
@@ -207,7 +184,9 @@ def open_path(
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     micro_tokens = state["micro_tokens"] or choose_micro_tokens(model, settings.micro_tokens, longest)
-    return Plain(model, tokens, accelerator, micro_tokens)
+    path = Plain(model, tokens, accelerator, micro_tokens)
+    path.strict = accelerator.device.type == "cuda" and proof.repeats(path, int(tokens.lengths.argmax()), weights, told)
+    return path
 
 
 def _packed(
@@ -243,27 +222,6 @@ def _wants_graphs(config: Config, fast: Fast, tokens: Tokens, accelerator: Any) 
     rows = -(-settings.batch_size // accelerator.num_processes)
     count = min(rows * float(tokens.lengths.mean()), settings.micro_tokens or float("inf"))
     return fast.whole.num_parameters() * count < LAUNCH_BOUND
-
-
-def _is_equal(packed: Packed, plain: Plain, config: Config, weights: Sequence[torch.Tensor], told: bool) -> bool:
-    """Whether both ways agree on a few rows of the first step."""
-    rows = step_rows(0, len(packed.tokens), config.train.batch_size, config.train.seed)[:PROBE_ROWS]
-    try:
-        loss, gradient = difference(packed, plain, rows, weights)
-    except torch.cuda.OutOfMemoryError:  # the plain path keeps everything; packs may still fit
-        for weight in weights:
-            weight.grad = None
-        torch.cuda.empty_cache()
-        say("train: not compared with the plain path, for which the card's memory is too small") if told else None
-        return True
-    kind = "fp8" if config.model.quantize == "fp8" else dtype_name(config.model)
-    fine = loss <= ROUNDING[kind][0] and gradient <= ROUNDING[kind][1]
-    said = f"on {len(rows)} rows the fast path's loss is {loss:.1e} and its gradient {gradient:.1e} off the plain one"
-    if told:
-        say(f"train: {said}" + ("" if fine else ": too much, so the plain path is used"))
-    if not fine and kind == "fp8":
-        raise UserError(said, "model.quantize", "set model.quantize=none or nf4")
-    return fine
 
 
 def halve(path: Packed | Plain, longest: int, step: int) -> None:

@@ -1,0 +1,113 @@
+"""What only a card shows: a run that was stopped there ends with the same bits, on each way through the model."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.kernels import attention
+from pipeline.run import Run
+from pipeline.training import checkpoint
+from tests.tiny import make_base, make_config, run_to
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+WORDS = ["the", "name", "of", "city", "is", "hello", "list", "copy", "write", "number", "word", "text", "red"]
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base with heads as flash attention takes them, and widths as fp8 does."""
+    shape = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32, "max_position_embeddings": 2048}
+    return make_base(tmp_path_factory.mktemp("wide"), **shape)
+
+
+@pytest.fixture(scope="session")
+def long_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Answers of several of attention's pieces: sums over one piece have only one order."""
+    draw = random.Random(5)
+    rows = [
+        {"instruction": f"Say {n}.", "output": " ".join(draw.choices(WORDS, k=draw.randint(100, 900)))}
+        for n in range(100)
+    ]
+    path = tmp_path_factory.mktemp("rows") / "rows.json"
+    path.write_text(json.dumps(rows))
+    return path
+
+
+class Killed(Exception):
+    pass
+
+
+WAYS = {
+    "graphs": ("train.batch_size=16",),
+    "no graphs": ("train.graphs=false",),
+    "shared, several packs": ("train.graphs=false", "train.micro_tokens=4096", "prompt.template=alpaca"),
+    "blocks again": ("train.graphs=false", "train.checkpointing=block"),
+    "fp8": ("model.quantize=fp8",),
+    "plain": ("train.fast=false",),
+    "full": ("adapter.method=full", "train.lr=1e-3"),
+    "ia3": ("adapter.method=ia3",),
+    "houlsby": ("adapter.method=houlsby",),
+    "prefix": ("adapter.method=prefix",),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_that_was_killed_ends_bit_identical(
+    wide: Path, long_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    way: str,
+) -> None:  # fmt: skip
+    overrides = (
+        f"data.sources=[{{path: {long_rows}}}]", "data.holdout=[]", "prompt.cutoff=1024", "model.dtype=bf16", *WAYS[way]
+    )  # fmt: skip
+    whole = run_to(make_config(tmp_path, wide, "name=whole", *overrides), "train", tmp_path)
+    said = capsys.readouterr().out
+    assert "no CUDA graphs" not in said
+    assert "may differ in its last digits" not in said
+    stock = checkpoint.save
+
+    def dies(root: Path, step: int, *args: Any) -> None:
+        stock(root, step, *args)
+        if step == 3:
+            raise Killed
+
+    killed = make_config(tmp_path, wide, "name=killed", *overrides)
+    monkeypatch.setattr(checkpoint, "save", dies)
+    with pytest.raises(Killed):
+        run_to(killed, "train", tmp_path)
+    monkeypatch.setattr(checkpoint, "save", stock)
+    run_to(killed, "train", tmp_path)
+    assert "going on from step 3" in capsys.readouterr().out
+    ours, theirs = ({f.name: load_file(f) for f in adapter_of(run)} for run in (Run(tmp_path / "killed"), whole))
+    assert ours.keys() == theirs.keys()
+    for file, tensors in ours.items():
+        assert [name for name, tensor in tensors.items() if not torch.equal(tensor, theirs[file][name])] == []
+
+
+def adapter_of(run: Run) -> list[Path]:
+    return sorted(run.folder("adapter").glob("*.safetensors"))
+
+
+def test_attention_adds_in_a_fixed_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients of queries come from several pieces of keys, each from another part of the card."""
+    torch.manual_seed(0)
+    size = (4096, 9, 64)
+    q, k, v, grad = (torch.randn(size, device="cuda", dtype=torch.bfloat16) for _ in range(4))
+    starts = torch.arange(0, 4097, 1024, device="cuda", dtype=torch.int32)
+    out, lse, *state, _ = torch.ops.aten._flash_attention_forward(
+        q, k, v, starts, starts, 1024, 1024, 0.0, True, False, scale=0.125
+    )
+    found = {
+        torch.cat([t.flatten() for t in attention._flash_backward(
+            grad, q, k, v, out, lse, starts, starts, 1024, 1024, 0.0, True, *state, scale=0.125
+        )]).cpu().view(torch.int16).numpy().tobytes()
+        for _ in range(10)
+    }  # fmt: skip
+    assert len(found) == 1
