@@ -106,6 +106,7 @@ class Graphs:
         self.fast, self.weights, self.longest = fast, list(weights), longest
         self.made: dict[tuple[Form, bool], Graph] = {}
         self.pool: Any = None
+        self.aside: Any = None  # one stream for all: each new one gets 32 MiB of cuBLAS for good
         self.why = ""
 
     def ready(self, pack: Pack) -> Ready:
@@ -154,16 +155,16 @@ class Graphs:
     def _make(self, ready: Ready, seed: Seed | None) -> Graph:
         """Raises RuntimeError where the graph finds something else than the pass without it."""
         here = torch.cuda.current_stream()
-        aside = torch.cuda.Stream()
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):  # kernels are compiled and chosen before a graph sees them
+        self.aside = self.aside or torch.cuda.Stream()
+        self.aside.wait_stream(here)
+        with torch.cuda.stream(self.aside):  # kernels are compiled and chosen before a graph sees them
             loss, grads = self._pass(ready, seed)
             wanted = [loss.clone(), *(grad.clone() for grad in grads)]
             del loss, grads
-        here.wait_stream(aside)
+        here.wait_stream(self.aside)
         self.pool = self.pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.aside):
             loss, grads = self._pass(ready, seed)
         made = Graph(graph, inputs(ready, seed), loss, grads)
         graph.replay()
