@@ -2,8 +2,9 @@
 
     python -m scripts.forgetting [--steps N] [--only none,l2_sp] --config FILE key=value ...
 
-Every variant is a run of its own, `NAME-VARIANT`, from the same base on the same task rows, exported and measured like
-any other; a finished one is not run again. Rehearsal rows and EWC's general text are this project's English seed tasks.
+Every variant is a run of its own, `forgetting-VARIANT`, from the same base on the same rows, exported and measured like
+any other; a finished one is not run again. Rehearsal rows and EWC's general text are this project's English seed tasks,
+so the config's sources are taken without them.
 """
 
 from __future__ import annotations
@@ -27,8 +28,6 @@ from pipeline.stages import bring_up_to_date
 from pipeline.training import metrics
 
 SEEDS = Path("data/seed_tasks.en.jsonl")
-TASK = "data.sources=[{path: families, rows: 660}]"
-WITH_REHEARSAL = f"data.sources=[{{path: families, rows: 660}}, {{path: {SEEDS}, rehearsal: true}}]"
 COLUMNS = (
     "exact match",
     "unseen tasks",
@@ -41,20 +40,29 @@ COLUMNS = (
 )
 
 
-def variants(text: Path) -> dict[str, tuple[str, ...]]:
+def variants(config: Config, text: Path) -> dict[str, tuple[str, ...]]:
     """Overrides of each; strengths were not searched for, but taken a factor of ten apart."""
-    full = ("adapter.method=full", "train.lr=2e-4")
+    own = [
+        source.model_dump(mode="json", exclude_unset=True)
+        for source in config.data.sources
+        if not source.path.startswith(SEEDS.as_posix().split(".")[0])
+    ]
+    if not own:
+        raise UserError("nothing but seed tasks, which are what is rehearsed", "data.sources", "name a task to learn")
+    task = f"data.sources={json.dumps(own)}"
+    with_rehearsal = f"data.sources={json.dumps([*own, {'path': SEEDS.as_posix(), 'rehearsal': True}])}"
+    full = ("adapter={method: full}", "train.lr=2e-4")
     ewc = f"train.ewc_data={text}"
     return {
-        "none": (TASK,),
-        "rehearsal": (WITH_REHEARSAL, "data.rehearsal=0.15"),
-        "l2_sp-0.001": (TASK, "train.l2_sp=0.001"),
-        "l2_sp-0.01": (TASK, "train.l2_sp=0.01"),
-        "ewc-1": (TASK, "train.ewc=1", ewc),
-        "ewc-10": (TASK, "train.ewc=10", ewc),
-        "full": (TASK, *full),
-        "full-l2_sp": (TASK, *full, "train.l2_sp=0.01"),
-        "full-ewc": (TASK, *full, "train.ewc=10", ewc),
+        "none": (task,),
+        "rehearsal": (with_rehearsal, "data.rehearsal=0.15"),
+        "l2_sp-0.001": (task, "train.l2_sp=0.001"),
+        "l2_sp-0.01": (task, "train.l2_sp=0.01"),
+        "ewc-1": (task, "train.ewc=1", ewc),
+        "ewc-10": (task, "train.ewc=10", ewc),
+        "full": (task, *full),
+        "full-l2_sp": (task, *full, "train.l2_sp=0.01"),
+        "full-ewc": (task, *full, "train.ewc=10", ewc),
     }
 
 
@@ -81,14 +89,16 @@ def row_of(run: Run, first: Run) -> list[str]:
     penalties = [m["penalty"] for m in metrics.read(run.root / "metrics.jsonl") if "penalty" in m]
     counts: dict[str, Any] = (run.manifest("adapter") or {})["counts"]
 
-    def exact(part: str) -> str:
-        found = tuned.get(part, {})
-        return f"{found['exact']:.0%} ± {found['exact_standard_error']:.0%}" if "exact" in found else "-"
-
     return [
-        exact("val"), exact("holdout"), f"{tuned['val']['loss']:.3f}", f"{tuned['general']['loss']:.3f}",
+        exact(tuned, "val"), exact(tuned, "holdout"), f"{tuned['val']['loss']:.3f}", f"{tuned['general']['loss']:.3f}",
         change(base, tuned), beside, f"{penalties[-1]:.3f}" if penalties else "", f"{counts['train_seconds']:.0f}",
     ]  # fmt: skip
+
+
+def exact(results: dict[str, Any], part: str) -> str:
+    """Share of right answers with its standard error; empty where no row has one right answer."""
+    found = results.get(part, {})
+    return f"{found['exact']:.0%} ± {found['exact_standard_error']:.0%}" if "exact" in found else ""
 
 
 def change(before: dict[str, Any], after: dict[str, Any]) -> str:
@@ -101,14 +111,16 @@ def table(runs: dict[str, Run]) -> str:
     """Markdown, with the base in its first line."""
     one = next(iter(runs.values()))
     results = results_of(one)["base"]
-    first = [f"{results['val']['exact']:.0%}", f"{results['holdout']['exact']:.0%}", f"{results['val']['loss']:.3f}",
+    first = [exact(results, "val"), exact(results, "holdout"), f"{results['val']['loss']:.3f}",
              f"{results['general']['loss']:.3f}", "", "", "", ""]  # fmt: skip
     return markdown(COLUMNS, [["base", *first], *([name, *row_of(run, one)] for name, run in runs.items())])
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; each row has its name in front."""
+    """A table without the columns that are empty; each row has its name in front."""
+    filled = [0, *(n for n in range(1, len(columns) + 1) if any(row[n] for row in rows))]
     lines = [["", *columns], ["---", *["---:"] * len(columns)], *rows]
+    lines = [[line[n] for n in filled] for line in lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -125,7 +137,7 @@ def arguments(about: str, steps: int) -> argparse.Namespace:
 def main() -> None:
     args = arguments(__doc__, 60)
     text = seeds_as_text(Run.of("forgetting").root / "general.jsonl")
-    chosen = variants(text)
+    chosen = variants(load(args.config, args.overrides), text)
     if args.only:
         if unknown := set(args.only.split(",")) - set(chosen):
             raise UserError(f"no such variant: {', '.join(sorted(unknown))}", "--only", f"one of {', '.join(chosen)}")

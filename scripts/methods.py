@@ -22,7 +22,7 @@ from pipeline.errors import UserError
 from pipeline.progress import say
 from pipeline.run import Run
 from pipeline.stages import stale
-from scripts.forgetting import arguments, change, markdown, results_of
+from scripts.forgetting import arguments, change, exact, markdown, results_of
 
 COLUMNS = ("trained", "share", "training s", "peak GiB", "exact match", "unseen tasks", "held-out loss", "forgetting")
 LORA = "r: 16, alpha: 32, targets: [all-linear]"
@@ -52,13 +52,9 @@ def row_of(run: Run) -> list[str]:
     counts = (run.manifest("adapter") or {})["counts"]
     trained, whole = counts.get("trained_parameters", 0), counts.get("parameters", 0)
 
-    def exact(part: str) -> str:
-        found = tuned.get(part, {})
-        return f"{found['exact']:.0%} ± {found['exact_standard_error']:.0%}" if "exact" in found else "-"
-
     return [
         f"{trained:,}", f"{trained / whole:.2%}" if whole else "", f"{counts.get('train_seconds', 0):.0f}",
-        f"{counts['peak_gib']:.1f}" if "peak_gib" in counts else "", exact("val"), exact("holdout"),
+        f"{counts['peak_gib']:.1f}" if "peak_gib" in counts else "", exact(tuned, "val"), exact(tuned, "holdout"),
         f"{tuned['val']['loss']:.3f}", change(base, tuned),
     ]  # fmt: skip
 
@@ -66,8 +62,7 @@ def row_of(run: Run) -> list[str]:
 def table(runs: dict[str, Run]) -> str:
     """Markdown, with the base in its first line."""
     base = results_of(next(iter(runs.values())))["base"]
-    first = ["", "", "", "", f"{base['val']['exact']:.0%}", f"{base['holdout']['exact']:.0%}",
-             f"{base['val']['loss']:.3f}", ""]  # fmt: skip
+    first = ["", "", "", "", exact(base, "val"), exact(base, "holdout"), f"{base['val']['loss']:.3f}", ""]
     return markdown(COLUMNS, [["base", *first], *([name, *row_of(run)] for name, run in runs.items())])
 
 
