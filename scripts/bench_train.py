@@ -73,6 +73,7 @@ class Case:
     grouped: bool = True
     quantize: str = "none"
     graphs: bool = False
+    dropout: float = 0.0
 
 
 CASES = {
@@ -82,6 +83,7 @@ CASES = {
     "hf grouped 48, Liger": Case("liger", rows=48),
     "packed": Case("ours", share=False),
     "shared": Case("ours"),
+    "shared, dropout": Case("ours", dropout=0.05),
     "shared, checkpointed": Case("ours", tokens=4096, recompute=True),
     "fp8": Case("ours", quantize="fp8"),
     "nf4, checkpointed": Case("ours", tokens=4096, quantize="nf4", recompute=True),
@@ -89,6 +91,7 @@ CASES = {
     "135m shared": Case("ours", tokens=65536, shape="135m"),
     "135m, 128 rows": Case("ours", tokens=15360, shape="135m"),
     "135m, 128 rows, graphs": Case("ours", tokens=15360, shape="135m", share=False, graphs=True),
+    "135m, 128 rows, graphs, dropout": Case("ours", tokens=15360, shape="135m", share=False, graphs=True, dropout=0.05),
     "tiny": Case("ours", tokens=2048, shape="tiny"),
     "tiny hf": Case("hf", rows=16, shape="tiny"),
 }
@@ -118,7 +121,7 @@ def measure(name: str, case: Case, model: Any, tokens: Tokens, leading: list[lis
     rate = sum(counts[WARM:][: len(spans)]) / spans.sum()
     peak = torch.cuda.max_memory_allocated() / 2**30 if CUDA else 0.0
     share = 4 * PARAMETERS[case.shape] * rate / limit
-    return f"| {name:22} | {rate:9,.0f} | {statistics.median(spans) * 1e3:8.1f} | {share:6.0%} | {peak:6.1f} |"
+    return f"| {name:31} | {rate:9,.0f} | {statistics.median(spans) * 1e3:8.1f} | {share:6.0%} | {peak:6.1f} |"
 
 
 def profile(name: str, case: Case, model: Any, tokens: Tokens, leading: list[list[int]]) -> None:
@@ -203,7 +206,9 @@ def _model(case: Case) -> Any:
     base.config.use_cache = False
     base.requires_grad_(False)
     # As alpaca-lora's users run it today: everything in bf16, no autocast around it.
-    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    lora = LoraConfig(
+        r=16, lora_alpha=32, lora_dropout=case.dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
     return get_peft_model(base, lora, autocast_adapter_dtype=case.how == "ours")
 
 
@@ -267,16 +272,18 @@ def main() -> None:
     lines, limit = [], _rate()
     with tempfile.TemporaryDirectory() as folder:
         tokens, leading = _tokens(words[0], words[1], Path(folder))
-        model, held = None, ("", "", "")
+        model: Any = None
+        held: tuple[object, ...] | None = None
         for name in cases:
             case = CASES[name]
             if case.how == "liger" and importlib.util.find_spec("liger_kernel") is None:
-                lines.append(f"| {name:22} | liger-kernel is not installed (pip install -e .[liger]) |")
+                lines.append(f"| {name:31} | liger-kernel is not installed (pip install -e .[liger]) |")
                 continue
-            if model is None or held != (case.shape, case.quantize, case.how):
+            kind = case.shape, case.quantize, case.how, case.dropout
+            if held != kind:
                 del model
                 gc.collect()
-                model, held = _model(case), (case.shape, case.quantize, case.how)
+                model, held = _model(case), kind
             try:
                 if profiling:
                     profile(name, case, model, tokens, leading)
@@ -284,14 +291,14 @@ def main() -> None:
                     lines.append(measure(name, case, model, tokens, leading, limit))
                     print(lines[-1], flush=True)
             except torch.cuda.OutOfMemoryError:
-                lines.append(f"| {name:22} | out of memory |")
+                lines.append(f"| {name:31} | out of memory |")
                 model.zero_grad()
             gc.collect()
     if not profiling:
         card = torch.cuda.get_device_name() if CUDA else "CPU"
         print(f"\n{card}, torch {torch.__version__}, commit {_commit()}, large products {limit / 1e12:,.1f} TFLOP/s\n")
-        print(f"| {'case':22} | {'tok/s':>9} | {'ms':>8} | {'limit':>6} | {'GiB':>6} |")
-        print(f"|{'-' * 24}|{'-' * 10}:|{'-' * 9}:|{'-' * 7}:|{'-' * 7}:|")
+        print(f"| {'case':31} | {'tok/s':>9} | {'ms':>8} | {'limit':>6} | {'GiB':>6} |")
+        print(f"|{'-' * 33}|{'-' * 10}:|{'-' * 9}:|{'-' * 7}:|{'-' * 7}:|")
         print("\n".join(lines))
 
 

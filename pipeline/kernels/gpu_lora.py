@@ -6,10 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from pipeline.kernels.lora import Seed
-
 TILE = 32, 256  # tokens and columns: beside larger ones the fastest on an H200, within a tenth of its memory's speed
-BLOCK = 1024  # values that a program of `drop` takes
 
 
 @triton.jit
@@ -37,24 +34,3 @@ def add_low_rank(y: torch.Tensor, t: torch.Tensor, b: torch.Tensor, scale: float
         y, t, b, rows, size, len(b), scale, y.stride(0), t.stride(0), b.stride(0), b.stride(1),
         RANK=max(16, int(triton.next_power_of_2(len(b)))), ROWS=tile, BLOCK=block, num_warps=8,
     )  # fmt: skip
-
-
-@triton.jit
-def _drop_kernel(x, y, seed, place, size, share, row_stride, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < size
-    # Philox (Salmon et al. 2011): a draw for each place in x, keyed by the seed. Its counter has 32 bits.
-    drawn = tl.rand(tl.load(seed) + place, (row * size + at).to(tl.int32))
-    value = tl.load(x + row * row_stride + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(y + row * size + at, tl.where(drawn < share, 0.0, value / (1 - share)), mask=inside)
-
-
-def drop(x: torch.Tensor, share: float, seed: Seed) -> torch.Tensor:
-    """As `lora.drop`, with other draws. x may have room behind its rows."""
-    rows, size = x.shape
-    y = torch.empty((rows, size), dtype=x.dtype, device=x.device)
-    grid = (rows, triton.cdiv(size, BLOCK))
-    # Apart by an odd number of 40 bits, so that places of one pass do not meet those of another one's seed.
-    _drop_kernel[grid](x, y, seed.value, seed.place * 0x9E3779B97F, size, share, x.stride(0), BLOCK=BLOCK, num_warps=4)
-    return y

@@ -4,13 +4,14 @@
     p_i = s_i dy_i B_i,  dx = sum_i dy_i W_i + drop(p_i A_i),  dA_i = p_i' drop(x),  dB_i = s_i dy_i' t_i
 
 Where the input has room behind each row, t goes there and s B stands behind W, so that one product makes all of y:
-[x t] [W sB]'. W has no gradient. The A's lie in one matrix, so the products with them are one product. Dropout keeps no
-mask: it is drawn again from its seed, which lies on the device, where a CUDA graph finds another one each time.
+[x t] [W sB]'. W has no gradient. The A's lie in one matrix, so the products with them are one product, or one kernel
+where something is dropped. Dropout keeps no mask: it is drawn again from its seed, which lies on the device, where a
+CUDA graph finds another one each time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from pipeline.kernels.eight import Eight
 from pipeline.kernels.frozen import Frozen
 
-WIDEST = 128  # ranks that our kernel takes at once; wider sums are worth a library's product
+WIDEST = 128  # ranks that our kernels take at once; wider sums are worth a library's product
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,17 @@ class Seed:
     def at(self, n: int) -> Seed:
         """The n-th place below this one; seven at most, but for the first level."""
         return Seed(self.value, self.place * 8 + n + 1)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Adapters of one input, of equal rank, whose dropout is drawn at once: `rows` of A, `count` of them, the n-th
+    drawing at `seed.at(place + n)`. share: that is dropped."""
+
+    rows: slice
+    count: int
+    share: float
+    place: int
 
 
 @dataclass
@@ -74,6 +86,7 @@ class Linear:
         ranks = [a.a.shape[0] for a in self.adapters]
         self.ranks = [slice(sum(ranks[:n]), sum(ranks[: n + 1])) for n in range(len(ranks))]
         self.drops = any(a.dropout for a in self.adapters)
+        self.groups = groups_of(self.ranks, [a.dropout for a in self.adapters])
         like = {"dtype": frozen.dtype, "device": frozen.device}
         self.a = torch.empty(sum(ranks), frozen.inputs, **like) if ranks else None
         self.b = [torch.empty(a.b.shape, **like) for a in self.adapters]
@@ -116,11 +129,7 @@ class Linear:
             return Kept(x.new_empty(x.shape[0], 0), None)
         if not self.drops or seed is None:
             return Kept(x @ self.a.t(), None)
-        parts = [
-            drop(x, adapter.dropout, seed.at(n)) @ self.a[rank].t()
-            for n, (adapter, rank) in enumerate(zip(self.adapters, self.ranks, strict=True))
-        ]
-        return Kept(torch.cat(parts, dim=1), seed)
+        return Kept(dropped_low_rank(x, self.a, self.groups, seed), seed)
 
     def backward_input(
         self, grad: torch.Tensor, kept: Kept, wanted: bool = True, small: Eight | None = None
@@ -135,23 +144,20 @@ class Linear:
         if self.a is not None and kept.seed is None:
             add(dx, p, self.a)
         elif self.a is not None and kept.seed is not None:
-            for n, (adapter, rank) in enumerate(zip(self.adapters, self.ranks, strict=True)):
-                dx += drop(p[:, rank] @ self.a[rank], adapter.dropout, kept.seed.at(n))
+            add_dropped(dx, p, self.a, self.groups, kept.seed)
         return dx, p
 
     def backward_parameters(
         self, grad: torch.Tensor, x: torch.Tensor, p: torch.Tensor, kept: Kept
     ) -> list[torch.Tensor]:
         """Gradients of `parameters`, in their order and type."""
-        da = p.t() @ x if self.adapters and kept.seed is None else None
+        if not self.adapters:
+            return []
+        da = p.t() @ x if kept.seed is None else dropped_gradient(p, x, self.groups, kept.seed)
         grads = []
-        for n, (adapter, span, rank) in enumerate(zip(self.adapters, self.spans, self.ranks, strict=True)):
-            if da is not None:
-                own = da[rank]
-            elif kept.seed is not None:
-                own = p[:, rank].t() @ drop(x, adapter.dropout, kept.seed.at(n))
+        for adapter, span, rank in zip(self.adapters, self.spans, self.ranks, strict=True):
             db = (grad[:, span].t() @ kept.t[:, rank]).mul_(adapter.scale)
-            grads += [own.to(adapter.a.dtype), db.to(adapter.b.dtype)]
+            grads += [da[rank].to(adapter.a.dtype), db.to(adapter.b.dtype)]
         return grads
 
 
@@ -165,12 +171,69 @@ def add(y: torch.Tensor, t: torch.Tensor, b: torch.Tensor, scale: float = 1.0) -
     y.addmm_(t, b, alpha=scale)
 
 
-def drop(x: torch.Tensor, share: float, seed: Seed) -> torch.Tensor:
-    """x (tokens, size) with a `share` of it zero and the rest divided by 1 - share; the same for the same seed."""
-    if x.is_cuda:
-        from pipeline.kernels import gpu_lora
+# --- dropout
 
-        return gpu_lora.drop(x, share, seed)
+
+def groups_of(ranks: Sequence[slice], shares: Sequence[float]) -> list[Group]:
+    """All adapters at once where they are alike; else each by itself, in pieces of `WIDEST` rows with the same draw."""
+    sizes = {rank.stop - rank.start for rank in ranks}
+    if len(sizes) == 1 and len(set(shares)) == 1 and max(sizes) <= WIDEST:
+        return [Group(slice(0, ranks[-1].stop), len(ranks), shares[0], 0)]
+    return [
+        Group(slice(start, min(start + WIDEST, rank.stop)), 1, share, n)
+        for n, (rank, share) in enumerate(zip(ranks, shares, strict=True))
+        for start in range(rank.start, rank.stop, WIDEST)
+    ]
+
+
+def _each(groups: Sequence[Group], seed: Seed) -> Iterator[tuple[slice, float, Seed]]:
+    """Rows of A, share and seed of each adapter (or piece of one)."""
+    for group in groups:
+        rank = (group.rows.stop - group.rows.start) // group.count
+        for n in range(group.count):
+            start = group.rows.start + n * rank
+            yield slice(start, start + rank), group.share, seed.at(group.place + n)
+
+
+def dropped_low_rank(x: torch.Tensor, a: torch.Tensor, groups: Sequence[Group], seed: Seed) -> torch.Tensor:
+    """t_i = drop_i(x) A_i' side by side, (tokens, all ranks). a (all ranks, in)."""
+    t = x.new_empty(len(x), len(a))
+    if x.is_cuda:
+        from pipeline.kernels import gpu_dropout
+
+        for group in groups:
+            gpu_dropout.low_rank(t[:, group.rows], x, a[group.rows], group, seed)
+        return t
+    for rows, share, own in _each(groups, seed):
+        t[:, rows] = drop(x, share, own) @ a[rows].t()
+    return t
+
+
+def add_dropped(dx: torch.Tensor, p: torch.Tensor, a: torch.Tensor, groups: Sequence[Group], seed: Seed) -> None:
+    """dx += sum_i drop_i(p_i A_i), in place. dx (tokens, in), p (tokens, all ranks)."""
+    if dx.is_cuda:
+        from pipeline.kernels import gpu_dropout
+
+        for group in groups:
+            gpu_dropout.add_input(dx, p[:, group.rows], a[group.rows], group, seed)
+        return
+    for rows, share, own in _each(groups, seed):
+        dx += drop(p[:, rows] @ a[rows], share, own)
+
+
+def dropped_gradient(p: torch.Tensor, x: torch.Tensor, groups: Sequence[Group], seed: Seed) -> torch.Tensor:
+    """dA_i = p_i' drop_i(x) one below the other, (all ranks, in); in float32 on CUDA."""
+    if x.is_cuda:
+        from pipeline.kernels import gpu_dropout
+
+        parts = [gpu_dropout.gradient(p[:, group.rows], x, group, seed) for group in groups]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return torch.cat([p[:, rows].t() @ drop(x, share, own) for rows, share, own in _each(groups, seed)])
+
+
+def drop(x: torch.Tensor, share: float, seed: Seed) -> torch.Tensor:
+    """x (tokens, size) with a `share` of it zero and the rest divided by 1 - share; the same for the same seed. The
+    kernels for CUDA draw other numbers, and write none of them."""
     # Neighbouring places must not give neighbouring seeds of one generator.
     mixed = (int(seed.value) * 0x9E3779B1 + seed.place * 0x85EBCA77) % (1 << 63)
     generator = torch.Generator().manual_seed(mixed)
