@@ -14,7 +14,6 @@ import gc
 import importlib.util
 import itertools
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -40,6 +39,7 @@ from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.tokens import Tokens
 from pipeline.run import Run
 from pipeline.stages import bring_up_to_date
+from scripts.curves import where
 
 SHAPES: dict[str, dict[str, Any]] = {
     "7b": {
@@ -206,9 +206,8 @@ def _model(case: Case) -> Any:
     base.config.use_cache = False
     base.requires_grad_(False)
     # As alpaca-lora's users run it today: everything in bf16, no autocast around it.
-    lora = LoraConfig(
-        r=16, lora_alpha=32, lora_dropout=case.dropout, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
+    common = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=case.dropout, **common)
     return get_peft_model(base, lora, autocast_adapter_dtype=case.how == "ours")
 
 
@@ -253,11 +252,6 @@ def _rate() -> float:
     return 2 * size**3 * done / spent
 
 
-def _commit() -> str:
-    found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
-
-
 def main() -> None:
     profiling = "--profile" in sys.argv
     words = [word for word in sys.argv[1:] if word != "--profile"]
@@ -295,8 +289,7 @@ def main() -> None:
                 model.zero_grad()
             gc.collect()
     if not profiling:
-        card = torch.cuda.get_device_name() if CUDA else "CPU"
-        print(f"\n{card}, torch {torch.__version__}, commit {_commit()}, large products {limit / 1e12:,.1f} TFLOP/s\n")
+        print(f"\n{where()}, large products {limit / 1e12:,.1f} TFLOP/s\n")
         print(f"| {'case':31} | {'tok/s':>9} | {'ms':>8} | {'limit':>6} | {'GiB':>6} |")
         print(f"|{'-' * 33}|{'-' * 10}:|{'-' * 9}:|{'-' * 7}:|{'-' * 7}:|")
         print("\n".join(lines))
