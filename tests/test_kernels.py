@@ -644,13 +644,13 @@ def test_triton_low_rank(low_rank: Any, dtype: torch.dtype, rank: int) -> None:
 
     def run(add: Callable[..., None]) -> Callable[..., torch.Tensor]:
         def into(y: torch.Tensor, t: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-            add(y[:, 200:500], t[:, 7 : 7 + rank], b.t(), 0.5)
+            add(y[:, 200:500], t[:, 7 : 7 + rank], b.t())
             return y
 
         return into
 
     alike(run(low_rank.add_low_rank), run(lora.add), y, t, b)
-    alike(low_rank.add_low_rank, lora.add, y[:, :300], t[:, :rank], b.t().contiguous(), 2.0)
+    alike(low_rank.add_low_rank, lora.add, y[:, :300], t[:, :rank], b.t().contiguous())
 
 
 @pytest.fixture(scope="module")

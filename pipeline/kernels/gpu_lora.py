@@ -11,7 +11,7 @@ TILE = 32, 256  # tokens and columns: beside larger ones the fastest on an H200,
 
 @triton.jit
 def _low_rank_kernel(
-    y, t, b, rows, size, rank, scale, y_row, t_row, b_row, b_column,
+    y, t, b, rows, size, rank, y_row, t_row, b_row, b_column,
     RANK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -21,16 +21,16 @@ def _low_rank_kernel(
     right = tl.load(b + k[:, None] * b_row + n * b_column, mask=(k[:, None] < rank) & (n < size), other=0.0)
     inside = (m[:, None] < rows) & (n < size)
     place = y + m[:, None] * y_row + n
-    found = tl.load(place, mask=inside, other=0.0).to(tl.float32) + scale * tl.dot(left, right, input_precision="ieee")
+    found = tl.load(place, mask=inside, other=0.0).to(tl.float32) + tl.dot(left, right, input_precision="ieee")
     tl.store(place, found, mask=inside)
 
 
-def add_low_rank(y: torch.Tensor, t: torch.Tensor, b: torch.Tensor, scale: float) -> None:
+def add_low_rank(y: torch.Tensor, t: torch.Tensor, b: torch.Tensor) -> None:
     """As `lora.add`. A program takes a tile of y: reading and writing it once is all the time it needs."""
     rows, size = y.shape
     tile, block = TILE
     grid = (triton.cdiv(rows, tile), triton.cdiv(size, block))
     _low_rank_kernel[grid](
-        y, t, b, rows, size, len(b), scale, y.stride(0), t.stride(0), b.stride(0), b.stride(1),
+        y, t, b, rows, size, len(b), y.stride(0), t.stride(0), b.stride(0), b.stride(1),
         RANK=max(16, int(triton.next_power_of_2(len(b)))), ROWS=tile, BLOCK=block, num_warps=8,
     )  # fmt: skip

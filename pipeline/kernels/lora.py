@@ -1,12 +1,13 @@
 """Low-rank updates of frozen linear layers that share one input (q, k, v; gate, up; or one layer by itself).
 
-    y_i = x W_i' + b_i + s_i t_i B_i',    t_i = drop(x) A_i'                                   (Hu et al. 2021)
-    p_i = s_i dy_i B_i,  dx = sum_i dy_i W_i + drop(p_i A_i),  dA_i = p_i' drop(x),  dB_i = s_i dy_i' t_i
+    y_i = x W_i' + b_i + t_i B_i',    t_i = drop(x) (s_i A_i)'                                 (Hu et al. 2021)
+    p_i = dy_i (s_i B_i),  dx = sum_i dy_i W_i + drop(p_i A_i),  dA_i = p_i' drop(x),  dB_i = dy_i' t_i
 
-Where the input has room behind each row, t goes there and s B stands behind W, so that one product makes all of y:
-[x t] [W sB]'. W has no gradient. The A's lie in one matrix, so the products with them are one product, or one kernel
-where something is dropped. Dropout keeps no mask: it is drawn again from its seed, which lies on the device, where a
-CUDA graph finds another one each time.
+The scales s stand in copies of A and B, made once an optimiser step, so nothing is multiplied by them here. Where the
+input has room behind each row, t goes there and B stands behind W, so that one product makes all of y: [x t] [W B]'. W
+has no gradient. The A's lie in one matrix, so the products with them are one product, or one kernel where something is
+dropped. Dropout keeps no mask: it is drawn again from its seed, which lies on the device, where a CUDA graph finds
+another one each time.
 """
 
 from __future__ import annotations
@@ -88,18 +89,23 @@ class Linear:
         self.drops = any(a.dropout for a in self.adapters)
         self.groups = groups_of(self.ranks, [a.dropout for a in self.adapters])
         like = {"dtype": frozen.dtype, "device": frozen.device}
-        self.a = torch.empty(sum(ranks), frozen.inputs, **like) if ranks else None
-        self.b = [torch.empty(a.b.shape, **like) for a in self.adapters]
+        self.a, self.scaled_a = (torch.empty(sum(ranks), frozen.inputs, **like) for _ in range(2))
+        self.scaled_b = [torch.empty(a.b.shape, **like) for a in self.adapters]
         self.room = frozen.extend(sum(ranks)) if roomy and ranks else 0
+        self.b = [self._behind(span, rank) for span, rank in zip(self.spans, self.ranks, strict=True)]
+
+    def _behind(self, span: slice, rank: slice) -> torch.Tensor:
+        """Where a copy of B lies: behind W, where there is room."""
+        if not self.room:
+            return self.scaled_a.new_empty(span.stop - span.start, rank.stop - rank.start)
+        return self.frozen.wide[span, self.frozen.inputs + rank.start : self.frozen.inputs + rank.stop]
 
     def copies(self) -> list[tuple[torch.Tensor, torch.nn.Parameter, float]]:
         """Where the adapters' values must be put after each optimiser step, in the arithmetic's type, times what."""
         made = []
-        for adapter, b, span, rank in zip(self.adapters, self.b, self.spans, self.ranks, strict=True):
-            made += [(self.a[rank], adapter.a, 1.0), (b, adapter.b, 1.0)]  # type: ignore[index]
-            if self.room:
-                behind = slice(self.frozen.inputs + rank.start, self.frozen.inputs + rank.stop)
-                made.append((self.frozen.wide[span, behind], adapter.b, adapter.scale))
+        for adapter, rank, b, scaled_b in zip(self.adapters, self.ranks, self.b, self.scaled_b, strict=True):
+            made += [(self.a[rank], adapter.a, 1.0), (self.scaled_a[rank], adapter.a, adapter.scale)]
+            made += [(b, adapter.b, 1.0), (scaled_b, adapter.b, adapter.scale)]
         return made
 
     def forward(
@@ -120,30 +126,30 @@ class Linear:
             x.as_strided((len(x), self.frozen.wide.shape[1]), x.stride())[:, self.frozen.inputs :] = kept.t
             return self.frozen.forward_wide(x)
         y = self.frozen.forward(x, onto, small)
-        for adapter, b, span, rank in zip(self.adapters, self.b, self.spans, self.ranks, strict=True):
-            add(y[:, span], kept.t[:, rank], b.t(), adapter.scale)
+        for b, span, rank in zip(self.b, self.spans, self.ranks, strict=True):
+            add(y[:, span], kept.t[:, rank], b.t())
         return y
 
     def _low_rank(self, x: torch.Tensor, seed: Seed | None) -> Kept:
-        if self.a is None:
+        if not self.adapters:
             return Kept(x.new_empty(x.shape[0], 0), None)
         if not self.drops or seed is None:
-            return Kept(x @ self.a.t(), None)
-        return Kept(dropped_low_rank(x, self.a, self.groups, seed), seed)
+            return Kept(x @ self.scaled_a.t(), None)
+        return Kept(dropped_low_rank(x, self.scaled_a, self.groups, seed), seed)
 
     def backward_input(
         self, grad: torch.Tensor, kept: Kept, wanted: bool = True, small: Eight | None = None
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
         """dx (None where nobody wants it), and p (tokens, sum of ranks)."""
         p = torch.empty_like(kept.t)
-        for adapter, b, span, rank in zip(self.adapters, self.b, self.spans, self.ranks, strict=True):
-            p[:, rank] = (grad[:, span] @ b).mul_(adapter.scale)
+        for b, span, rank in zip(self.scaled_b, self.spans, self.ranks, strict=True):
+            torch.mm(grad[:, span], b, out=p[:, rank])
         if not wanted:
             return None, p
         dx = self.frozen.backward(grad, small)
-        if self.a is not None and kept.seed is None:
+        if self.adapters and kept.seed is None:
             add(dx, p, self.a)
-        elif self.a is not None and kept.seed is not None:
+        elif self.adapters and kept.seed is not None:
             add_dropped(dx, p, self.a, self.groups, kept.seed)
         return dx, p
 
@@ -153,22 +159,29 @@ class Linear:
         """Gradients of `parameters`, in their order and type."""
         if not self.adapters:
             return []
-        da = p.t() @ x if kept.seed is None else dropped_gradient(p, x, self.groups, kept.seed)
+        kind = self.parameters[0].dtype
+        da = over_tokens(p, x, kind) if kept.seed is None else dropped_gradient(p, x, self.groups, kept.seed).to(kind)
         grads = []
-        for adapter, span, rank in zip(self.adapters, self.spans, self.ranks, strict=True):
-            db = (grad[:, span].t() @ kept.t[:, rank]).mul_(adapter.scale)
-            grads += [da[rank].to(adapter.a.dtype), db.to(adapter.b.dtype)]
+        for span, rank in zip(self.spans, self.ranks, strict=True):
+            grads += [da[rank], over_tokens(grad[:, span], kept.t[:, rank], kind)]
         return grads
 
 
-def add(y: torch.Tensor, t: torch.Tensor, b: torch.Tensor, scale: float = 1.0) -> None:
-    """y += scale t b, in place. y (tokens, out) and t (tokens, rank), any row strides; b (rank, out), any strides."""
+def over_tokens(left: torch.Tensor, right: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
+    """left' right in `kind`, (n, m); left (tokens, n) and right (tokens, m), any row strides."""
+    if left.is_cuda and left.dtype != kind == torch.float32:
+        return torch.mm(left.t(), right, out_dtype=kind)  # sums are in float32 anyway
+    return (left.t() @ right).to(kind)
+
+
+def add(y: torch.Tensor, t: torch.Tensor, b: torch.Tensor) -> None:
+    """y += t b, in place. y (tokens, out) and t (tokens, rank), any row strides; b (rank, out), any strides."""
     if y.is_cuda and y.dtype != torch.float32 and len(b) <= WIDEST:
         from pipeline.kernels import gpu_lora
 
-        gpu_lora.add_low_rank(y, t, b, scale)
+        gpu_lora.add_low_rank(y, t, b)
         return
-    y.addmm_(t, b, alpha=scale)
+    y.addmm_(t, b)
 
 
 # --- dropout
