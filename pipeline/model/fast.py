@@ -125,17 +125,19 @@ class Fast:
             and self.head.bias is None
             and not any(getattr(self.whole.config, name, None) not in (None, 1, 1.0) for name in SCALED)
         )
-        self.copies = [copy for linear in self.linears for copy in linear.copies()]
+        # Copies behind other weights are not dense, and one such in a list makes torch take all of it one by one.
+        copies = [copy for linear in self.linears for copy in linear.copies()]
+        self.copies = [[c for c in copies if c[0].is_contiguous() is dense] for dense in (True, False)]
+        self.scaled = [(copy, scale) for copy, _, scale in copies if scale != 1]
         self.refresh()
 
     def refresh(self) -> None:
         """Copies the adapters' values into the arithmetic's type; to be called after every optimiser step."""
-        if self.copies:
-            with torch.no_grad():
-                torch._foreach_copy_([copy for copy, _, _ in self.copies], [p.detach() for _, p, _ in self.copies])
-                scaled = [(copy, scale) for copy, _, scale in self.copies if scale != 1]
-                if scaled:
-                    torch._foreach_mul_([copy for copy, _ in scaled], [scale for _, scale in scaled])
+        with torch.no_grad():
+            for part in filter(None, self.copies):
+                torch._foreach_copy_([copy for copy, _, _ in part], [p for _, p, _ in part])
+            if self.scaled:
+                torch._foreach_mul_([copy for copy, _ in self.scaled], [scale for _, scale in self.scaled])
 
     def ready(self, pack: Pack) -> Ready:
         """The pack on the device; can be made by another thread, ahead of its step."""
@@ -228,8 +230,8 @@ class Fast:
 
     def _take_blocks(self) -> list[Block]:
         """Blocks of LLaMA's form as functions; none when one of them has another form."""
-        layers = getattr(self.decoder, "layers", None)
-        if layers is None or not all(is_llama(layer) for layer in layers):
+        layers = getattr(self.decoder, "layers", None) or []
+        if not all(is_llama(layer) for layer in layers):
             return []
         blocks = [self._block(layer) for layer in layers]
         for n, (layer, block) in enumerate(zip(layers, blocks, strict=True)):
@@ -290,10 +292,8 @@ class Fast:
                 self.forwards.append((module, self._linear_forward(self._linear([module]), len(self.linears))))
 
     def _linear_forward(self, linear: Linear, number: int) -> Any:
-        def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             seed = _now[-1][1]
-            own = None if seed is None else seed.at(number)
-            made: torch.Tensor = LoraLinear.apply(x, linear, own, *linear.parameters)
-            return made
+            return LoraLinear.apply(x, linear, None if seed is None else seed.at(number), *linear.parameters)
 
         return forward

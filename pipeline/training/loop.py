@@ -153,15 +153,16 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             extra = gradients_onto(penalties)
             loss = accelerator.reduce(loss, "sum") / max(1, learnt)
             norm = torch.nn.utils.clip_grad_norm_(weights.values(), settings.clip or math.inf)
-            if not (torch.isfinite(loss) and torch.isfinite(norm)):
-                progress.close()
-                raise _not_finite(step, float(loss), float(norm), checkpoint.steps(root), tokens.of(rows))
             rate = learning_rate(step, total, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["ratio"]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             path.updated()
+            # Only here is the card waited for, when all that ends a step is in its queue; nothing has been saved yet.
+            if not (torch.isfinite(loss) and torch.isfinite(norm)):
+                progress.close()
+                raise _not_finite(step, float(loss), float(norm), checkpoint.steps(root), tokens.of(rows))
             step += 1
             learnt_so_far += learnt
             count = int(tokens.lengths[rows].sum())
