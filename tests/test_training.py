@@ -27,6 +27,7 @@ from pipeline.model.fast import Fast
 from pipeline.model.load import load_folder
 from pipeline.model.loss import loss_sum
 from pipeline.prompt.batch import Batch, micro_rows, pad
+from pipeline.prompt.pack import Packer
 from pipeline.prompt.tokens import Tokens
 from pipeline.run import Run
 from pipeline.training import checkpoint, loop, memory, metrics, proof
@@ -354,6 +355,28 @@ def test_a_path_that_differs_is_not_used(
     run = branch(finished, tmp_path, "train.max_steps=1")
     assert "too much, so the plain path is used" in capsys.readouterr().out
     assert run.manifest("adapter")["counts"]["path"] == "plain"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+def test_rows_that_reach_each_other_are_not_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Through a convolution, by however little."""
+    monkeypatch.setattr(proof, "difference", lambda *_: (0.0, 0.0))
+    base = make_base(tmp_path / "base", model_type="lfm2", layer_types=["conv", "full_attention"])
+    config = make_config(tmp_path, base, "train.max_steps=1", "adapter.targets=[all-linear]")
+    run = run_to(config, "train", tmp_path)
+    assert "rows of a pack reach each other in this model, so the plain path is used" in capsys.readouterr().out
+    assert run.manifest("adapter")["counts"]["path"] == "plain"
+
+
+def test_rows_do_not_reach_each_other_by_what_they_share(finished: tuple[Config, Run]) -> None:
+    packed, _, trained = both_paths(finished)
+    start = packed.tokens.row(0)[0][:3].tolist()
+    packed.packer = Packer(packed.tokens, [start], 1 << 20)
+    assert packed.packer.pack(range(8)).preambles == 1
+    assert not proof.leaks(packed, range(8))
+    assert [w for w in trained if w.grad is not None] == []
 
 
 def test_a_model_that_cannot_be_packed_takes_the_plain_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

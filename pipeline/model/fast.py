@@ -49,7 +49,7 @@ _now: list[tuple[Ready, Seed | None]] = []  # the pack that is on its way throug
 
 
 def _packed_attention(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any,
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any = None,
     scaling: float | None = None, **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
     """transformers' interface: (1, heads, tokens, size) in, (1, tokens, heads, size) out."""
