@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterable
 from typing import Any
 
 from tqdm import tqdm
+
+# tqdm's own lock is shared with processes forked from this one: one that is killed while it holds it stops all others
+# for good. Only one process draws here.
+tqdm.set_lock(threading.RLock())
 
 
 def bar(
