@@ -14,6 +14,7 @@ from pipeline.progress import say
 
 
 def test_a_process_killed_while_it_drew_stops_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    tqdm.get_lock()  # made before the fork, as by any bar
     ready, told = os.pipe()
     child = os.fork()
     if child == 0:
