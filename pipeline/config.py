@@ -39,6 +39,8 @@ class Section(BaseModel):
 class Model(Section):
     base: str = ""
     """Hub id, folder with safetensors, or .gguf file of a causal language model."""
+    revision: str = ""
+    """Hub ids: a branch, tag or commit. Empty: what the hub's cache holds, else the newest."""
     tokenizer: str = ""
     """Folder with tokenizer.model or tokenizer.json; empty = the base's own."""
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
@@ -61,6 +63,8 @@ class Source(Section):
     """What our fields are called there: {instruction: Q, output: A}. For CSV and for forms not known by name."""
     subset: str = ""
     """Hub data sets that come in several: which."""
+    revision: str = ""
+    """Hub data sets: a branch, tag or commit. Empty: the newest."""
     split: Annotated[str, Field(min_length=1)] = "train"
     """Hub data sets and folders: which of their splits."""
     language: Literal["", "en", "ko"] = ""

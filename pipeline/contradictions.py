@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 from pipeline.config import Config, Data
 from pipeline.model.methods import BY_NAME
 
 Key = tuple[str | int, ...]
+LOCAL = "is for hub ids; what lies here is what it is: remove this"
 
 
 def contradictions(config: Config, model: bool = True) -> list[tuple[Key, str]]:
@@ -15,6 +18,8 @@ def contradictions(config: Config, model: bool = True) -> list[tuple[Key, str]]:
         found.append((("model", "base"), "missing; name a hub id, a folder or a .gguf file"))
     if config.model.geometry is not None and "model_type" not in config.model.geometry:
         found.append((("model", "geometry"), "needs model_type, such as llama"))
+    if config.model.revision and (not config.model.base or os.path.exists(config.model.base)):
+        found.append((("model", "revision"), LOCAL))
     found += BY_NAME[config.adapter.method].problems(config)
     if config.model.quantize == "fp8" and not config.train.fast:
         found.append((("train", "fast"), "model.quantize=fp8 needs the fast path; set train.fast=true or quantize=nf4"))
@@ -51,6 +56,8 @@ def _of_data(data: Data) -> list[tuple[Key, str]]:
         key = ("data", "sources", i)
         if source.path == "families" and source.rows is None:
             found.append(((*key, "rows"), "missing; say how many rows `families` shall make"))
+        if source.revision and (source.path == "families" or os.path.exists(source.path)):
+            found.append(((*key, "revision"), LOCAL))
         if source.path == "families" and source.columns:
             found.append(((*key, "columns"), "`families` has the fields it needs; remove this"))
         if source.rehearsal and source.weight is not None:

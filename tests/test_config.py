@@ -128,7 +128,7 @@ def test_names_from_other_tools_lead_to_keys_that_exist() -> None:
         ("prompt: {cutoff: 3}\n", "prompt.cutoff = 3: must be greater than or equal to 4"),
         ("prompt: {template: ''}\n", "prompt.template = '': must not be empty"),
         ("data: {val: -1}\n", "data.val = -1: must be greater than or equal to 0"),
-        ("data: {sources: [3]}\n", "data.sources[0] = 3: expected a table of keys (path, columns, subset, split,"),
+        ("data: {sources: [3]}\n", "data.sources[0] = 3: expected a table of keys (path, columns, subset, revision,"),
         ("data: {sources: [{limit: 3}]}\n", "data.sources[0].path is missing"),
         ("data: {sources: x.json}\n", "data.sources = 'x.json': expected a list, such as [x.json]"),
         ("eval: {prompts: [1]}\n", "eval.prompts[0] = 1: expected text; put it in quotes"),
@@ -291,6 +291,8 @@ def test_overrides_that_cannot_be(tmp_path: Path, word: str, said: str) -> None:
         ),
         (BASE + "data: {val_exact_only: true, sources: [{path: a}]}\n", "no source is marked `exact: true`"),
         (BASE + "data: {sources: [{path: families}]}\n", ":3: data.sources[0].rows: missing"),
+        ("name: a\nmodel: {base: /, revision: v1}\n", ":2: model.revision: is for hub ids; what lies here"),
+        (BASE + "data: {sources: [{path: /, revision: v1}]}\n", ":3: data.sources[0].revision: is for hub ids"),
         (BASE + "train: {warmup: 1.5}\n", ":3: train.warmup: 1.5 is neither a share below 1 nor whole steps"),
     ],
 )

@@ -191,11 +191,39 @@ def test_hub_id_in_the_cache(base: Path, tmp_path: Path, monkeypatch: pytest.Mon
     )
     found = bases.resolve(Model(base="org/name"))
     assert found.folder == root / "snapshots" / commit
-    assert found.vocabulary == 400
+    assert (found.vocabulary, found.commit) == (400, commit)
+    assert bases.resolve(Model(base="org/name", revision=commit)) == found
+    with pytest.raises(UserError, match="'org/name' at 'v2' is no folder here, and cannot be fetched"):
+        bases.resolve(Model(base="org/name", revision="v2"))
     (root / "snapshots" / commit / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"no model.safetensors") as caught:
         bases.resolve(Model(base="org/name"))
     assert "only safetensors are fetched" in caught.value.fix
+
+
+def test_a_whole_snapshot_in_the_cache_is_taken_without_asking_the_hub(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a run would go on with another base when the hub's main branch moves."""
+    import huggingface_hub
+
+    held, asked = tmp_path / ("a" * 40), []
+    shutil.copytree(base, held)
+
+    def fetch(id: str, **more: Any) -> str:
+        asked.append((more["revision"], more.get("local_files_only", False)))
+        return str(held)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert bases.resolve(Model(base="org/name")).commit == "a" * 40
+    assert asked == [(None, True)]
+    bases.resolve(Model(base="org/name", revision="main"))
+    assert asked[1:] == [("main", False)]
+    os.truncate(held / "model.safetensors", 100)
+    with pytest.raises(UserError, match="damaged"):
+        bases.resolve(Model(base="org/name"))
+    assert asked[2:] == [(None, True), (None, False)]
+    assert bases.identity(Model(base="org/name", revision="v1"), Run(tmp_path / "run"), "tokens")["id"] == "org/name@v1"
 
 
 def test_identity_changes_with_content_alone(folder: Path, tmp_path: Path) -> None:

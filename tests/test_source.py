@@ -603,15 +603,30 @@ def test_a_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
     asked = []
 
-    def load(path: str, name: str | None) -> Any:
-        asked.append((path, name))
+    def load(path: str, name: str | None, revision: str | None) -> Any:
+        asked.append((path, name, revision))
         return datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS), more=datasets.Dataset.from_list([A]))
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert values("who/what", subset="s") == ROWS
     assert [raw.place for raw in raws("who/what", split="more")] == ["who/what, row 1"]
-    assert asked == [("who/what", "s"), ("who/what", None)]
+    assert asked == [("who/what", "s", None), ("who/what", None, None)]
     assert "no split 'mroe'; there are: train, more" in refused("who/what", split="mroe")
+
+
+def test_a_hub_data_set_says_its_commit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import datasets
+
+    def load(path: str, name: str | None, revision: str | None) -> Any:
+        commit = {"v1": "1" * 40}.get(str(revision), "a" * 40)
+        files = {f"hf://datasets/{path}@{commit}/data/train.parquet": {"num_bytes": 9, "checksum": None}}
+        return datasets.Dataset.from_list(ROWS, info=datasets.DatasetInfo(download_checksums=files))
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: datasets.DatasetDict(train=load(*a, **k)))
+    assert raws("who/what")[0].place == "who/what@aaaaaaaaaa, row 1"
+    assert f"who/what is read at commit {'a' * 40}; `revision:` keeps it" in capsys.readouterr().out
+    assert raws("who/what", revision="v1")[0].place == "who/what@1111111111, row 1"
+    assert capsys.readouterr().out.endswith(f"is read at commit {'1' * 40}\n")
 
 
 # --- large things, scaled down

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipeline.errors import UserError
 from pipeline.progress import say
 
 OURS = ("json", "csv", "parquet", "arrow")  # loaders of `datasets` whose files are read here
+COMMIT = re.compile(r"hf://datasets/[^@]+@([0-9a-f]{40})/")
 ENDINGS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".zst", ".bz2", ".xz")
 
 
@@ -68,16 +70,29 @@ def loaded(source: Source, kind: str) -> Iterator[Raw]:
         if kind == "folder" and _is_saved(Path(source.path)):
             data = datasets.load_from_disk(source.path)
         else:
-            data = datasets.load_dataset(source.path, name=source.subset or None)
+            data = datasets.load_dataset(source.path, name=source.subset or None, revision=source.revision or None)
     if isinstance(data, Mapping):
         _check_split(source, data)
         data = data[source.split]
+    name, commit = source.path, _commit(data) if kind == "hub" else ""
+    if commit:
+        name = f"{name}@{commit[:10]}"
+        say(f"data: {source.path} is read at commit {commit}" + ("" if source.revision else "; `revision:` keeps it"))
     # As Arrow: `datasets` would decode pictures and sounds, for which it needs more packages.
     batches = data.with_format("arrow").iter(BATCH)
     try:
-        yield from from_batches(batches, list(data.column_names), source.path, source)
+        yield from from_batches(batches, list(data.column_names), name, source)
     except OSError as error:
         raise UserError(f"the data set cannot be read: {error}", source.path, fix) from None
+
+
+def _commit(data: Any) -> str:
+    """Of the repository that the rows came from, by the addresses of its files; empty where those do not tell."""
+    for address in getattr(data.info, "download_checksums", None) or {}:
+        found = COMMIT.match(str(address))
+        if found:
+            return found[1]
+    return ""
 
 
 def _is_saved(folder: Path) -> bool:

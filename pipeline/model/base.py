@@ -6,6 +6,7 @@ only, never from a pickle, and no code of a repository is ever run.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
@@ -37,13 +38,14 @@ class Base:
     """A base that can be loaded now.
 
     folder: safetensors and config.json, None for a geometry. tokenizer: folder of the tokenizer.
-    vocabulary: rows of its embedding. eos: end ids in its own files.
+    vocabulary: rows of its embedding. eos: end ids in its own files. commit: of a hub id, what it stood for.
     """
 
     folder: Path | None
     tokenizer: Path
     vocabulary: int | None
     eos: tuple[int, ...]
+    commit: str = ""
 
 
 def kind_of(model: Model) -> str:
@@ -79,7 +81,8 @@ def identity(model: Model, run: Run, stage: str) -> dict[str, Any]:
     """What decides a base's weights and tokenizer, cheap to ask.
 
     Small files and .gguf go by content; weights in safetensors by size and time, since hashing 13 GB at every
-    question would take longer than many stages. A hub id goes by its name: what it stands for is fetched once.
+    question would take longer than many stages. A hub id goes by its name: what it stands for is
+    asked once.
     """
     kind, path = kind_of(model), Path(model.base)
     files = tokenizer_files(Path(model.tokenizer)) if model.tokenizer else []
@@ -87,7 +90,7 @@ def identity(model: Model, run: Run, stage: str) -> dict[str, Any]:
     if kind == "geometry":
         found["geometry"] = model.geometry
     elif kind == "hub":
-        found["id"] = model.base
+        found["id"] = f"{model.base}@{model.revision}" if model.revision else model.base
     elif kind == "gguf":
         files.append(path)
     else:
@@ -115,7 +118,7 @@ def resolve(model: Model) -> Base:
     Raises:
         UserError: missing, unsafe or unfit weights; a tokenizer folder that is none.
     """
-    kind = kind_of(model)
+    kind, commit = kind_of(model), ""
     if kind == "geometry":
         geometry = model.geometry or {}
         if not model.tokenizer:
@@ -130,12 +133,13 @@ def resolve(model: Model) -> Base:
 
         folder = convert(Path(model.base), cache() / "base")
     elif kind == "hub":
-        folder = _download(model.base, "model.base", HUB_FILES)
+        folder = _download(model.base, "model.base", HUB_FILES, model.revision)
+        commit = folder.name
     else:
         folder = Path(model.base)
     config = check_folder(folder)
     vocabulary = config.get("vocab_size")
-    return Base(folder, _tokenizer_folder(model.tokenizer or str(folder)), vocabulary, _end_ids(folder, config))
+    return Base(folder, _tokenizer_folder(model.tokenizer or str(folder)), vocabulary, _end_ids(folder, config), commit)
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
@@ -242,17 +246,33 @@ def _tokenizer_folder(path: str) -> Path:
     raise UserError(f"no such folder: {path}", "model.tokenizer", fix)
 
 
-def _download(id: str, where: str, patterns: list[str]) -> Path:
-    """A hub repository's safe files, from the hub's cache when they are there. Files in its subfolders are not read.
+def _download(id: str, where: str, patterns: list[str], revision: str = "") -> Path:
+    """A hub repository's safe files. Files in its subfolders are not read.
+
+    Without a revision those in the hub's cache are taken when they are whole, so a run does not change its base when
+    the hub does, and needs no network again.
 
     Raises:
         UserError: with the hub's own words; a relative path that does not exist looks like a hub id, so that is said.
     """
     from huggingface_hub import snapshot_download
 
+    wanted: dict[str, Any] = {"allow_patterns": patterns, "ignore_patterns": ["*/*"], "revision": revision or None}
+    with contextlib.suppress(Exception):  # of many kinds: not there
+        if not revision and _is_whole(there := Path(snapshot_download(id, local_files_only=True, **wanted)), patterns):
+            return there
     try:
-        return Path(snapshot_download(id, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        return Path(snapshot_download(id, **wanted))
     except Exception as error:  # many kinds, from the network up to the hub's own
         said = " ".join(str(error).split())[:300]
         fix = _nearest(Path(id)) or "check the id, the network, and HF_TOKEN for gated models; or give a local folder"
-        raise UserError(f"{id!r} is no folder here, and cannot be fetched from the hub: {said}", where, fix) from None
+        name = f"{id!r} at {revision!r}" if revision else f"{id!r}"
+        raise UserError(f"{name} is no folder here, and cannot be fetched from the hub: {said}", where, fix) from None
+
+
+def _is_whole(folder: Path, patterns: list[str]) -> bool:
+    """Whether a cached snapshot has all that is asked of it: other programs fetch single files."""
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        return False
+    files = weight_files(folder)
+    return patterns is TOKENIZER_FILES or (bool(files) and not any(damage(folder / name) for name in files))

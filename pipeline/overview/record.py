@@ -21,6 +21,7 @@ def made_with(parts: Parts) -> str:
     template = parts.adapter.get("template") or parts.counts("tokens").get("template") or {}
     rows = [
         ("base", parts.base),
+        ("commit of the base", parts.adapter.get("commit")),
         ("hash of the base", parts.adapter.get("base_hash")),
         ("template", template.get("id")),
         ("hash of the template", template.get("hash")),

@@ -9,6 +9,7 @@ import yaml
 
 from pipeline.config import Config
 from pipeline.evaluation.measure import rows_of_table
+from pipeline.files import read_json
 from pipeline.model.base import kind_of
 from pipeline.model.methods import BY_NAME
 from pipeline.model.methods.through_peft import ThroughPeft
@@ -56,7 +57,7 @@ def card(config: Config, run: Run, encoder: Encoder, results: dict[str, Any], ch
     sections = [
         f"---\n{_yaml(_front(config, template.id))}\n---",
         f"# {config.name}",
-        f"Made by Suri from {_origin(config)}: {_method(config)}. {rows['train']:,} instructions, "
+        f"Made by Suri from {_origin(config, run)}: {_method(config)}. {rows['train']:,} instructions, "
         f"{adapter.get('counts', {}).get('steps', 0):,} steps.",
         "## Use",
         _use(config),
@@ -99,8 +100,11 @@ def _front(config: Config, template: str) -> dict[str, Any]:
     return {**front, "tags": ["suri", "instruction-tuning", template]}
 
 
-def _origin(config: Config) -> str:
-    return f"`{without_paths(config.model.base)}`" if config.model.base else "random weights"
+def _origin(config: Config, run: Run) -> str:
+    if not config.model.base:
+        return "random weights"
+    commit = (read_json(run.folder("adapter") / "suri.json") or {}).get("commit")
+    return f"`{without_paths(config.model.base)}`" + (f" at commit `{commit}`" if commit else "")
 
 
 def _method(config: Config) -> str:

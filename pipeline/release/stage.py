@@ -121,7 +121,7 @@ def _write_records(
     made = {
         "method": method.name,
         "holds": method.export,
-        **{key: trained[key] for key in ("adapter", "base", "base_hash") if key in trained},
+        **{key: trained[key] for key in ("adapter", "base", "base_hash", "commit") if key in trained},
         "template": {"id": encoder.template.id, "hash": encoder.template.hash},
         "tokenizer": encoder.tokenizer.hash,
         "end_id": encoder.end_id,
