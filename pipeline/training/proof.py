@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,7 @@ def _reached(fast: Fast, pack: Pack, start: int, end: int) -> bool:
 def is_equal(packed: Packed, plain: Plain, config: Config, weights: Sequence[torch.Tensor], told: bool) -> bool:
     """Whether both ways agree on a few rows of the first step."""
     rows = step_rows(0, len(packed.tokens), config.train.batch_size, config.train.seed)[:PROBE_ROWS]
+    reached, loss, gradient = False, math.nan, math.nan
     try:
         with packed.fast.without_dropout():
             reached = leaks(packed, rows)
@@ -100,7 +102,8 @@ def is_equal(packed: Packed, plain: Plain, config: Config, weights: Sequence[tor
             weight.grad = None
         torch.cuda.empty_cache()
         say("train: not compared with the plain path, for which the card's memory is too small") if told else None
-        return True
+        if not reached:
+            return True
     kind = "fp8" if config.model.quantize == "fp8" else dtype_name(config.model)
     fine = not reached and loss <= ROUNDING[kind][0] and gradient <= ROUNDING[kind][1]
     said = f"on {len(rows)} rows the fast path's loss is {loss:.1e} and its gradient {gradient:.1e} off the plain one"
