@@ -19,6 +19,7 @@ from pipeline.evaluation.tasks import FIELD, LOCAL
 from pipeline.progress import bar
 
 CPU_BATCH = 8
+MOST = 512  # questions at once that are tried first on a GPU; the harness would stop at 64, where a small model idles
 FEWSHOT_SEED = 1234  # the harness's own
 BOOTSTRAP = 1000  # draws for errors that have no formula (perplexity); the harness's own default takes minutes
 
@@ -76,7 +77,7 @@ class Harness:
         self.local = folder is not None
         self.manager = TaskManager(include_path=folder and str(folder), include_defaults=folder is None)
         size: int | str = batch or ("auto" if next(model.parameters()).is_cuda else CPU_BATCH)
-        self.model = Asked(pretrained=model, tokenizer=tokenizer, batch_size=size)
+        self.model = Asked(pretrained=model, tokenizer=tokenizer, batch_size=size, max_batch_size=MOST)
 
     def ask(self, task: str, limit: int, num_fewshot: int, template: bool, who: str) -> dict[str, Any]:
         """One named task, which may be a group.
