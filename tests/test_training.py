@@ -19,6 +19,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from pipeline.config import Adapter, Config, Train
 from pipeline.errors import Interrupted, UserError
@@ -384,6 +385,25 @@ def test_rows_do_not_reach_each_other_by_what_they_share(finished: tuple[Config,
     assert packed.packer.pack(range(8)).preambles == 1
     assert not proof.leaks(packed, range(8))
     assert [w for w in trained if w.grad is not None] == []
+
+
+def test_a_tokenizer_that_stock_transformers_would_not_read_stops_before_training(tmp_path: Path) -> None:
+    """For some types of models AutoTokenizer builds the tokenizer anew, whatever tokenizer.json says."""
+    base = make_base(tmp_path / "base", model_type="qwen2", vocab_size=512)
+    config = make_config(tmp_path, base, "train.max_steps=1")
+    with pytest.raises(UserError, match="would not read this tokenizer as training does") as caught:
+        run_to(config, "train", tmp_path)
+    assert "for model type qwen2 AutoTokenizer makes a Qwen2Tokenizer" in caught.value.fix
+    assert not (tmp_path / "tiny" / "checkpoints").exists()
+    AutoTokenizer.from_pretrained(base).save_pretrained(base)  # one of that type's own
+    assert run_to(config, "train", tmp_path).manifest("adapter") is not None
+
+
+def test_experts_are_not_dropped_out(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", model_type="mixtral", num_local_experts=2)
+    with pytest.raises(UserError, match="lora cannot adapt this model of type mixtral") as caught:
+        run_to(make_config(tmp_path, base, "train.max_steps=1", "adapter.targets=[all-linear]"), "train", tmp_path)
+    assert (caught.value.where, "set adapter.dropout=0" in caught.value.fix) == ("adapter.dropout", True)
 
 
 def test_a_model_that_cannot_be_packed_takes_the_plain_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

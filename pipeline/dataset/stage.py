@@ -12,6 +12,7 @@ Rows read = rows kept + rows rejected, on every run.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -103,7 +104,7 @@ def _said(report: dict[str, Any], run: Run) -> None:
     )
 
 
-def load(run: Run, part: str) -> list[Example]:
-    """The examples of `train`, `val` or `holdout`, as the data stage wrote them."""
+def load(run: Run, part: str, limit: int | None = None) -> list[Example]:
+    """The examples of `train`, `val` or `holdout`, as the data stage wrote them, or the first so many."""
     with open(run.folder("dataset") / f"{part}.jsonl", encoding="utf-8", errors="surrogatepass") as file:
-        return [Example(**json.loads(line)) for line in file]
+        return [Example(**json.loads(line)) for line in itertools.islice(file, limit)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline.files import read_json, write_json
 from pipeline.prompt.encode import Encoder
+from pipeline.record import Example
 
 
 def build(encoder: Encoder, max_length: int | None) -> Any:
@@ -66,6 +68,34 @@ def save(tokenizer: Any, encoder: Encoder, folder: Path) -> None:
         write_json(path, {**settings, "tokenizer_class": "PreTrainedTokenizerFast"})
     if encoder.tokenizer.kind == "sentencepiece":
         shutil.copyfile(encoder.tokenizer.folder / "tokenizer.model", folder / "tokenizer.model")
+
+
+def disagreement(tokenizer: Any, encoder: Encoder, examples: Iterable[Example]) -> tuple[str, int]:
+    """How a loaded tokenizer differs from training's, on prompts as text and through the chat template: empty when it
+    does not, and on how many."""
+    specials = list(encoder.tokenizer.special_ids.values())
+    tried = 0
+    for example in examples:
+        instruction, more = example.instruction, example.input
+        if any(token in instruction + more for token in specials):
+            continue  # transformers reads such a spelling as the token itself; training reads it as text
+        wanted, prompt = encoder.prompt(instruction, more), f"the prompt {instruction[:60]!r}"
+        message = {"role": "user", "content": instruction, "input": more}
+        given = tokenizer.apply_chat_template([message], tokenize=True, add_generation_prompt=True, return_dict=False)
+        if list(given) != wanted:
+            return f"the chat template gives other ids than training for {prompt}", tried
+        if list(tokenizer(encoder.template.prompt(instruction, more)).input_ids) != wanted:
+            return f"the tokenizer gives other ids than training for {prompt}", tried
+        tried += 1
+    if tokenizer.eos_token_id != encoder.end_id:
+        return f"its end token is {tokenizer.eos_token_id}, training's is {encoder.end_id}", tried
+    for token, id in encoder.tokenizer.added.items():
+        if tokenizer.convert_tokens_to_ids(token) != id:
+            return (
+                f"the new token {token} has id {tokenizer.convert_tokens_to_ids(token)}, in training it had {id}",
+                tried,
+            )
+    return "", tried
 
 
 def _llama(encoder: Encoder) -> Any:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from pipeline.errors import UserError
 from pipeline.model.adapter import WEIGHTS
 from pipeline.model.generate import greedy
+from pipeline.model.hf_tokenizer import disagreement
 from pipeline.model.methods import Method
 from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
@@ -159,28 +160,9 @@ def tokenizer_agrees(tokenizer: Any, encoder: Encoder, examples: Sequence[Exampl
         UserError: naming the first prompt that differs.
     """
     name = "tokenizer and chat template"
-    specials = list(encoder.tokenizer.special_ids.values())
-    tried = 0
-    for example in examples:
-        if any(token in example.instruction + example.input for token in specials):
-            continue  # transformers reads such a spelling as the token itself; training reads it as text
-        wanted = encoder.prompt(example.instruction, example.input)
-        message = {"role": "user", "content": example.instruction, "input": example.input}
-        given = tokenizer.apply_chat_template([message], tokenize=True, add_generation_prompt=True, return_dict=False)
-        prompt = f"the prompt {example.instruction[:60]!r}"
-        if list(given) != wanted:
-            raise checks.fail(name, f"the chat template gives other ids than training for {prompt}", REPORT)
-        text = encoder.template.prompt(example.instruction, example.input)
-        if list(tokenizer(text).input_ids) != wanted:
-            raise checks.fail(name, f"the tokenizer gives other ids than training for {prompt}", REPORT)
-        tried += 1
-    if tokenizer.eos_token_id != encoder.end_id:
-        what = f"its end token is {tokenizer.eos_token_id}, training's is {encoder.end_id}"
-        raise checks.fail(name, what, REPORT)
-    for token, id in encoder.tokenizer.added.items():
-        if tokenizer.convert_tokens_to_ids(token) != id:
-            what = f"the new token {token} has id {tokenizer.convert_tokens_to_ids(token)}, in training it had {id}"
-            raise checks.fail(name, what, REPORT)
+    why, tried = disagreement(tokenizer, encoder, examples)
+    if why:
+        raise checks.fail(name, why, REPORT)
     checks.passed(name, f"same ids as in training for {tried} prompts")
 
 

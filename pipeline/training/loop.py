@@ -38,6 +38,7 @@ from pipeline.training.look import Look, losses_of
 from pipeline.training.order import share_of, step_rows
 from pipeline.training.path import Packed, Plain, halve, open_path
 from pipeline.training.penalty import gradients_onto
+from pipeline.training.preflight import preflight
 from pipeline.training.ranks import anyone, sum_gradients
 from pipeline.training.schedule import learning_rate, total_steps, warmup_steps
 from pipeline.training.spike import Spikes
@@ -64,6 +65,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
 
     say("train: loading the base") if main else None
     encoder = encoder_of(config, base.tokenizer)
+    preflight(run, base, encoder) if main and method.export == "merged" else None
     plain = load_base(config, base)
     add_tokens(plain, encoder.tokenizer.size)
     plain = adapters.attach(plain, config.adapter, settings.seed, tuple(encoder.tokenizer.added.values()))

@@ -39,6 +39,10 @@ class ThroughPeft(Method):
         except (ValueError, TypeError, NotImplementedError, AttributeError, KeyError, RuntimeError) as error:
             said = " ".join(str(error).split())[:300]
             what = f"{self.name} cannot adapt this model of type {model.config.model_type}: {said}"
+            if "lora_dropout" in said:  # of experts, whose weights are no layers
+                raise UserError(
+                    what, "adapter.dropout", "set adapter.dropout=0, or name other adapter.targets"
+                ) from None
             raise UserError(what, "adapter.method", "choose another method or another base") from None
         for parameter in adapted.parameters():
             if parameter.requires_grad:

@@ -1,0 +1,43 @@
+"""What would stop the export, looked for before training begins."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from pipeline.dataset.stage import load as load_examples
+from pipeline.errors import UserError
+from pipeline.files import read_json
+from pipeline.model import hf_tokenizer
+from pipeline.model.base import Base
+from pipeline.prompt.encode import Encoder
+from pipeline.run import Run
+
+ROWS = 50  # that are read
+
+
+def preflight(run: Run, base: Base, encoder: Encoder) -> None:
+    """Makes the tokenizer as the export will, and loads it as users will.
+
+    Raises:
+        UserError: stock transformers gives other ids than training.
+    """
+    if base.folder is None:
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        hf_tokenizer.save(hf_tokenizer.build(encoder, None), encoder, folder)
+        shutil.copyfile(base.folder / "config.json", folder / "config.json")  # its model type chooses the class
+        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    why, _ = hf_tokenizer.disagreement(loaded, encoder, load_examples(run, "train", ROWS))
+    if why:
+        kind = (read_json(base.folder / "config.json") or {}).get("model_type")
+        what = f"stock transformers would not read this tokenizer as training does, so nothing could be exported: {why}"
+        fix = (
+            f"for model type {kind} AutoTokenizer makes a {type(loaded).__name__}, which may build itself anew where "
+            "the base has a tokenizer of its own; try another base or another version of transformers"
+        )
+        raise UserError(what, str(encoder.tokenizer.folder), fix)
