@@ -25,6 +25,7 @@ from pipeline.run import Run, input_hashes
 TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model"]
 HUB_FILES = ["*.safetensors", *TOKENIZER_FILES]
 WANTED = "a hub id such as huggyllama/llama-7b, a folder with safetensors, or a .gguf file"
+COMMIT = re.compile(r"[0-9a-f]{40}")
 CAUSAL = re.compile(r"(ForCausalLM|LMHeadModel)$")
 
 
@@ -249,8 +250,8 @@ def _tokenizer_folder(path: str) -> Path:
 def _download(id: str, where: str, patterns: list[str], revision: str = "") -> Path:
     """A hub repository's safe files. Files in its subfolders are not read.
 
-    Without a revision those in the hub's cache are taken when they are whole, so a run does not change its base when
-    the hub does, and needs no network again.
+    Without a revision, or with a commit, those in the hub's cache are taken when they are whole, so a run does not
+    change its base when the hub does, and needs no network again.
 
     Raises:
         UserError: with the hub's own words; a relative path that does not exist looks like a hub id, so that is said.
@@ -258,9 +259,11 @@ def _download(id: str, where: str, patterns: list[str], revision: str = "") -> P
     from huggingface_hub import snapshot_download
 
     wanted: dict[str, Any] = {"allow_patterns": patterns, "ignore_patterns": ["*/*"], "revision": revision or None}
-    with contextlib.suppress(Exception):  # of many kinds: not there
-        if not revision and _is_whole(there := Path(snapshot_download(id, local_files_only=True, **wanted)), patterns):
-            return there
+    if not revision or COMMIT.fullmatch(revision):
+        with contextlib.suppress(Exception):  # of many kinds: it is not there
+            there = Path(snapshot_download(id, local_files_only=True, **wanted))
+            if _is_whole(there, patterns):
+                return there
     try:
         return Path(snapshot_download(id, **wanted))
     except Exception as error:  # many kinds, from the network up to the hub's own
