@@ -22,6 +22,7 @@ from pipeline.kernels.eight import Eight
 from pipeline.kernels.frozen import Frozen
 
 WIDEST = 128  # ranks that our kernels take at once; wider sums are worth a library's product
+DRAWN = 64  # and those of dropout: with 128 they want 150 KB of a multiprocessor, which only large cards have
 
 
 @dataclass(frozen=True)
@@ -188,14 +189,14 @@ def add(y: torch.Tensor, t: torch.Tensor, b: torch.Tensor) -> None:
 
 
 def groups_of(ranks: Sequence[slice], shares: Sequence[float]) -> list[Group]:
-    """All adapters at once where they are alike; else each by itself, in pieces of `WIDEST` rows with the same draw."""
+    """All adapters at once where they are alike; else each by itself, in pieces of `DRAWN` rows with the same draw."""
     sizes = {rank.stop - rank.start for rank in ranks}
-    if len(sizes) == 1 and len(set(shares)) == 1 and max(sizes) <= WIDEST:
+    if len(sizes) == 1 and len(set(shares)) == 1 and max(sizes) <= DRAWN:
         return [Group(slice(0, ranks[-1].stop), len(ranks), shares[0], 0)]
     return [
-        Group(slice(start, min(start + WIDEST, rank.stop)), 1, share, n)
+        Group(slice(start, min(start + DRAWN, rank.stop)), 1, share, n)
         for n, (rank, share) in enumerate(zip(ranks, shares, strict=True))
-        for start in range(rank.start, rank.stop, WIDEST)
+        for start in range(rank.start, rank.stop, DRAWN)
     ]
 
 
