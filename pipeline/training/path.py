@@ -142,8 +142,6 @@ class Packed:
 # Parameters times tokens of a pass. One of 30 blocks starts some thousand kernels, which took 140 ms where an H200
 # computes 2e13 of these in as long (docs/benchmarks.md).
 LAUNCH_BOUND = 1.2e13
-# What a model of another build than ours may raise on the fast path; an error of ours is among them too, and is said.
-STRANGE = (RuntimeError, TypeError, AttributeError, KeyError, IndexError, ValueError, AssertionError)
 
 
 def open_path(
@@ -170,9 +168,11 @@ def open_path(
                 if _wants_graphs(config, packed.fast, tokens, accelerator):
                     packed.graphs = Graphs(packed.fast, weights, longest)
                 return packed
-        except torch.cuda.OutOfMemoryError:
+        except (torch.cuda.OutOfMemoryError, UserError):
             raise
-        except (NotPackable, *STRANGE) as error:
+        # A model of another build may raise anything, so may a kernel on a card without room for it, and so may a
+        # mistake of ours; all are said.
+        except Exception as error:
             why = str(error) if isinstance(error, NotPackable) else f"{type(error).__name__}: {error}"
             why = " ".join(why.split())[:300]
             if config.model.quantize == "fp8":
