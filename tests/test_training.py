@@ -413,6 +413,23 @@ def test_a_model_that_cannot_be_packed_takes_the_plain_path(tmp_path: Path, caps
     assert run.manifest("adapter")["counts"]["path"] == "plain"
 
 
+def test_a_kernel_that_a_card_has_no_room_for(
+    finished: tuple[Config, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Triton's own errors are no RuntimeErrors."""
+
+    class OutOfResources(Exception):
+        pass
+
+    def leaks(*_: object) -> bool:
+        raise OutOfResources("out of resource: shared memory")
+
+    monkeypatch.setattr(proof, "leaks", leaks)
+    run = branch(finished, tmp_path, "train.max_steps=1")
+    assert "the plain path is used: OutOfResources: out of resource: shared memory" in capsys.readouterr().out
+    assert run.manifest("adapter")["counts"]["path"] == "plain"
+
+
 def test_fp8_needs_a_card_that_has_it(base: Path, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a card")
