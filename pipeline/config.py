@@ -198,8 +198,7 @@ class Train(Section):
     l2_sp: Rate = 0.0
     """Against forgetting: strength of a penalty on the squared distance of the weights from their start."""
     ewc: Rate = 0.0
-    """Against forgetting: as l2_sp, each weight by its Fisher information on general data. 1: a nat of divergence there
-    costs as much as a nat of loss."""
+    """As l2_sp, each weight by its Fisher information on general data. 1: a nat of divergence costs one of loss."""
     ewc_data: str = ""
     """General text for `ewc` (plain, or JSONL with `text`); empty = training rows of sources marked `rehearsal`."""
     clip: Rate = 1.0
@@ -210,8 +209,7 @@ class Train(Section):
     """Rows in packs without padding, the template's fixed text computed once a pack, fused kernels. false: transformers
     and peft as they are, rows padded; the same loss and gradients up to rounding."""
     graphs: bool = True
-    """On the fast path a small model's passes are recorded as CUDA graphs, where starting its kernels one by one would
-    take longer than computing them."""
+    """On the fast path, CUDA graphs of a small model's passes, where starting kernels takes longer than computing."""
     checkpointing: Literal["auto", "none", "block", "offload"] = "auto"
     """What blocks keep for the backward pass: all, a quarter (the rest is computed again), or that in the computer's
     memory. auto = all, where packs of a good size then fit."""

@@ -279,7 +279,8 @@ def test_the_record_says_what_the_adapter_is(sequence: dict[str, Any], base: Pat
     record = sequence["store"].record("first")
     config = sequence["configs"][0]
     encoder = encoder_of(config, base)
-    assert record["base"] == {"name": base.name, "hash": fingerprint(config, resolve(config.model)), "quantize": "none"}
+    wanted = {"name": base.name, "hash": fingerprint(config, resolve(config.model)), "commit": "", "quantize": "none"}
+    assert record["base"] == wanted
     assert (record["template"]["hash"], record["tokenizer"]) == (encoder.template.hash, encoder.tokenizer.hash)
     assert (record["method"], record["rank"], record["run"], record["end_id"]) == ("lora", 4, "first", 2)
     assert record["trained_parameters"] == 2 * 4 * (32 + 32 + 32 + 16)  # two layers, r (in + out) of q and of v

@@ -82,8 +82,8 @@ def identity(model: Model, run: Run, stage: str) -> dict[str, Any]:
     """What decides a base's weights and tokenizer, cheap to ask.
 
     Small files and .gguf go by content; weights in safetensors by size and time, since hashing 13 GB at every
-    question would take longer than many stages. A hub id goes by its name: what it stands for is
-    asked once.
+    question would take longer than many stages. A hub id goes by its name and
+    revision; `Base.commit` says what that stood for.
     """
     kind, path = kind_of(model), Path(model.base)
     files = tokenizer_files(Path(model.tokenizer)) if model.tokenizer else []

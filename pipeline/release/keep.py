@@ -94,7 +94,7 @@ def _origin(config: Config, run: Run, base: Base, encoder: Encoder) -> dict[str,
         "base": {
             "name": config.model.base if on_hub else base.folder.name if base.folder else "random weights",
             "hash": fingerprint(config, base),
-            **({"commit": base.commit} if base.commit else {}),
+            "commit": base.commit,
             "quantize": config.model.quantize,
         },
         "template": {**dataclasses.asdict(encoder.template), "hash": encoder.template.hash},

@@ -76,7 +76,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     if main:
         need_space(run.root, 16 * sum(p.numel() for p in weights.values()) * settings.keep, "checkpoints")
 
-    key = sha256_json(stage_key | ({"commit": base.commit} if base.commit else {}))
+    key = sha256_json({**stage_key, "commit": base.commit})
     start = {"step": 0, "micro_tokens": 0, "recompute": False, "seconds": 0.0, "learnt": 0}
     state: dict[str, Any] = checkpoint.newest(root, key, clean=main) or start
     penalties = open_penalties(config, run, plain, weights, encoder, tokens, accelerator, stage_key)
@@ -285,7 +285,7 @@ def _save(config: Config, base: Base, model: Any, encoder: Encoder, output: Stag
         "tokenizer": encoder.tokenizer.hash,
         "base": config.model.base if on_hub else base.folder.name if base.folder else "random weights",
         "base_hash": fingerprint(config, base),
-        **({"commit": base.commit} if base.commit else {}),
+        "commit": base.commit,
         "end_id": encoder.end_id,
     }
     write_json(output.folder / "suri.json", made)

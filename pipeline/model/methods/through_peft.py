@@ -36,7 +36,7 @@ class ThroughPeft(Method):
         torch.manual_seed(seed)
         try:
             adapted = get_peft_model(model, settings)
-        except (ValueError, TypeError, NotImplementedError, AttributeError, KeyError, RuntimeError) as error:
+        except (ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
             said = " ".join(str(error).split())[:300]
             what = f"{self.name} cannot adapt this model of type {model.config.model_type}: {said}"
             if "lora_dropout" in said:  # of experts, whose weights are no layers
