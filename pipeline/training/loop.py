@@ -98,12 +98,9 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     def save() -> None:
         if main and step not in checkpoint.steps(root):
             now = {
-                "key": key,
-                "micro_tokens": path.micro_tokens,
-                "recompute": path.recompute,
-                "seconds": before + time.time() - begun,
-                "learnt": learnt_so_far,
-            }
+                "key": key, "micro_tokens": path.micro_tokens, "recompute": path.recompute, "learnt": learnt_so_far,
+                "seconds": before + time.time() - begun, "peak_gib": _peak(accelerator.device, state),
+            }  # fmt: skip
             checkpoint.save(root, step, weights, optimizer, now, settings.keep)
         accelerator.wait_for_everyone()
 
@@ -188,7 +185,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     if main:
         counts = {"steps": total, "train_seconds": round(before + time.time() - begun, 1), "learnt": learnt_so_far}
         counts |= {"trained_parameters": sum(p.numel() for p in weights.values()), "parameters": everything}
-        counts |= {"micro_tokens": path.micro_tokens, "path": path.name, "peak_gib": _peak(accelerator.device)}
+        counts |= {"micro_tokens": path.micro_tokens, "path": path.name, "peak_gib": _peak(accelerator.device, state)}
         counts |= {"processes": world, "dtype": dtype_name(config.model), "device": str(accelerator.device)}
         with accelerator.autocast():
             _finish(config, run, base, plain, encoder, stage_key, counts)
@@ -196,11 +193,12 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     accelerator.end_training()
 
 
-def _peak(device: torch.device) -> float:
-    """The most memory in use so far, GiB: of the card, or of this process, with all that it did before training."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)  # Linux counts in KiB
+def _peak(device: torch.device, state: dict[str, Any]) -> float:
+    """The most memory in use in this run, GiB: of the card, or of the process with all it did before training."""
+    cuda = device.type == "cuda"
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10  # Linux counts in KiB
+    used = torch.cuda.max_memory_allocated(device) if cuda else rss
+    return max(float(state.get("peak_gib", 0)), round(used / 2**30, 2))
 
 
 def _accelerator(config: Config, run: Run) -> Accelerator:
