@@ -183,7 +183,8 @@ def open_path(
     if settings.checkpointing in ("block", "offload"):
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    micro_tokens = state["micro_tokens"] or choose_micro_tokens(model, settings.micro_tokens, longest)
+    with accelerator.autocast():  # what is trained is in float32 and may stand beside frozen weights in bf16
+        micro_tokens = state["micro_tokens"] or choose_micro_tokens(model, settings.micro_tokens, longest)
     path = Plain(model, tokens, accelerator, micro_tokens)
     path.strict = accelerator.device.type == "cuda" and proof.repeats(path, int(tokens.lengths.argmax()), weights, told)
     return path
