@@ -90,8 +90,8 @@ CASES = {
     "135m packed": Case("ours", tokens=65536, shape="135m", share=False),
     "135m shared": Case("ours", tokens=65536, shape="135m"),
     "135m, 128 rows": Case("ours", tokens=15360, shape="135m"),
-    "135m, 128 rows, graphs": Case("ours", tokens=15360, shape="135m", share=False, graphs=True),
-    "135m, 128 rows, graphs, dropout": Case("ours", tokens=15360, shape="135m", share=False, graphs=True, dropout=0.05),
+    "135m, 128 rows, graphs": Case("ours", tokens=15360, shape="135m", graphs=True),
+    "135m, 128 rows, graphs, dropout": Case("ours", tokens=15360, shape="135m", graphs=True, dropout=0.05),
     "tiny": Case("ours", tokens=2048, shape="tiny"),
     "tiny hf": Case("hf", rows=16, shape="tiny"),
 }
@@ -166,7 +166,7 @@ def ours(case: Case, model: Any, tokens: Tokens, leading: list[list[int]]) -> It
         cuts = np.searchsorted(sums, np.arange(1, 13) * case.tokens)
         packs += [packer.pack(order[a:b].tolist()) for a, b in zip([0, *cuts[:-1]], cuts, strict=True) if b > a]
     weights = [p for p in model.parameters() if p.requires_grad]
-    passes = Graphs(fast, weights, int(tokens.lengths.max())) if case.graphs else fast
+    passes = Graphs(fast, weights, packs[0]) if case.graphs else fast
     ready = [passes.ready(pack) for pack in packs]
     for one in ready if case.graphs else []:  # what a run meets in its first steps
         passes.loss_sum(one)

@@ -12,8 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.kernels import attention
+from pipeline.kernels.attention import Layout
+from pipeline.prompt.pack import Packer
 from pipeline.run import Run
 from pipeline.training import checkpoint
+from tests.test_pack import tokens_of
 from tests.tiny import make_base, make_config, run_to
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -23,7 +26,7 @@ WORDS = ["the", "name", "of", "city", "is", "hello", "list", "copy", "write", "n
 
 @pytest.fixture(scope="session")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base with heads as flash attention takes them, and widths as fp8 does."""
+    """A base with widths as fp8 takes them."""
     shape = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32, "max_position_embeddings": 2048}
     return make_base(tmp_path_factory.mktemp("wide"), **shape)
 
@@ -53,6 +56,9 @@ WAYS = {
     "fp8": ("model.quantize=fp8",),
     "plain": ("train.fast=false",),
     "full": ("adapter.method=full", "train.lr=1e-3"),
+    "head": ("adapter.method=head",),
+    "norms": ("adapter.method=norms",),
+    "dora": ("adapter.dora=true",),
     "ia3": ("adapter.method=ia3",),
     "houlsby": ("adapter.method=houlsby",),
     "prefix": ("adapter.method=prefix",),
@@ -95,19 +101,19 @@ def adapter_of(run: Run) -> list[Path]:
     return sorted(run.folder("adapter").glob("*.safetensors"))
 
 
-def test_attention_adds_in_a_fixed_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradients of queries come from several pieces of keys, each from another part of the card."""
+@pytest.mark.parametrize("leading", [[], [list(range(1000, 1100))]], ids=["apart", "shared"])
+def test_attention_adds_in_a_fixed_order(tmp_path: Path, leading: list[list[int]]) -> None:
+    """Gradients of a preamble's keys come from several pieces of queries, each from another part of the card."""
     torch.manual_seed(0)
-    size = (4096, 9, 64)
-    q, k, v, grad = (torch.randn(size, device="cuda", dtype=torch.bfloat16) for _ in range(4))
-    starts = torch.arange(0, 4097, 1024, device="cuda", dtype=torch.int32)
-    out, lse, *state, _ = torch.ops.aten._flash_attention_forward(
-        q, k, v, starts, starts, 1024, 1024, 0.0, True, False, scale=0.125
-    )
-    found = {
-        torch.cat([t.flatten() for t in attention._flash_backward(
-            grad, q, k, v, out, lse, starts, starts, 1024, 1024, 0.0, True, *state, scale=0.125
-        )]).cpu().view(torch.int16).numpy().tobytes()
-        for _ in range(10)
-    }  # fmt: skip
+    rows = [[*(leading[0] if leading else []), *range(7, 7 + 31 * n)] for n in range(1, 25)]
+    pack = Packer(tokens_of(tmp_path, rows, [0] * 24), leading, 1 << 40).pack(range(24))
+    layout = Layout.of(pack, torch.device("cuda"), plain=False)
+    size = (len(pack.ids), 9, 64)
+    leaves = [torch.randn(size, device="cuda", dtype=torch.bfloat16).requires_grad_() for _ in range(3)]
+    grad = torch.randn(size, device="cuda", dtype=torch.bfloat16)
+    found = set()
+    for _ in range(10):
+        out = attention.attention(*leaves, layout, 0.125)
+        made = torch.cat([t.flatten() for t in (out.detach(), *torch.autograd.grad(out, leaves, grad))])
+        found.add(made.cpu().view(torch.int16).numpy().tobytes())
     assert len(found) == 1

@@ -6,47 +6,55 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from pipeline.config import Adapter
+from pipeline.kernels.attention import Room
 from pipeline.model import graph
 from pipeline.model.fast import Fast, Ready
-from pipeline.model.graph import Graphs, padded, up
+from pipeline.model.graph import STEP, Form, Graphs, padded
 from pipeline.prompt.pack import Pack, Packer
 from tests.test_fast import LONGEST, adapted, assert_same, packed, taken
 from tests.test_pack import A, B, random_tokens
 
 CUDA = torch.cuda.is_available()
+CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def packs(tmp_path: Path) -> list[Pack]:
-    tokens = random_tokens(tmp_path, [A, B], 60)
-    return list(Packer(tokens, [], 150).packs(range(len(tokens))))
+@pytest.fixture(params=[[], [A, B]], ids=["apart", "shared"])
+def packs(tmp_path: Path, request: pytest.FixtureRequest) -> list[Pack]:
+    tokens = random_tokens(tmp_path, [A, B], 120)
+    return list(Packer(tokens, request.param, 150).packs(range(len(tokens))))
 
 
-def test_sizes_grow_by_an_eighth_at_most() -> None:
-    sizes = [up(n) for n in range(1, 100_000)]
-    assert all(n <= size <= n + max(8, n / 8 + 1) for n, size in enumerate(sizes, 1))
-    assert len(set(sizes)) < 120
-    assert up(up(1234)) == up(1234)
+def test_forms_are_few_and_little_larger(packs: list[Pack]) -> None:
+    first = Form.of(packs[0])
+    forms = [first.for_(pack) for pack in packs]
+    assert first.for_(packs[0]).tokens <= first.tokens * STEP**2 + 1
+    assert len(set(forms)) < len(packs)
+    for form, pack in zip(forms, packs, strict=True):
+        assert len(pack.ids) < form.tokens
+        assert all(need <= size for need, size in zip(Form.of(pack), form, strict=True))
 
 
 def test_what_is_added_is_apart_from_the_rows(packs: list[Pack]) -> None:
+    first = Form.of(packs[0])
     for pack in packs:
-        more = padded(pack, LONGEST)
+        form = first.for_(pack)
+        more = padded(pack, form)
         count, entries, rows = len(pack.ids), len(pack.where), len(pack.starts)
         assert (more.starts[:rows] == pack.starts).all()
-        sizes = np.diff(more.starts)
-        assert ((sizes > 0) & (sizes <= LONGEST)).all()
-        assert more.starts[-1] == len(more.ids) == len(more.positions)
+        assert len(more.starts) == rows + 1
+        assert more.starts[-1] == len(more.ids) == len(more.positions) == form.tokens
         assert (more.ids[:count] == pack.ids).all()
         assert (more.where[:entries] == pack.where).all()
         assert (more.where[entries:] >= count).all()
         assert not more.weights[entries:].any()
         assert more.learnt == pack.learnt
+        one = Ready.of(more, CPU, False, Room(form.blocks, form.pieces, form.lines), form.kept)
+        found = [one.ids.shape[1], len(one.targets), len(one.kept), len(one.layout.blocks), len(one.layout.pieces)]
+        assert (*found, one.layout.lines) == form
 
 
 def test_padded_packs_give_the_same_gradients(packs: list[Pack]) -> None:
@@ -62,7 +70,7 @@ def test_padded_packs_give_the_same_gradients(packs: list[Pack]) -> None:
         return total, taken(model)
 
     assert len(packs) > 3
-    assert_same(passed([padded(pack, LONGEST) for pack in packs]), passed(packs))
+    assert_same(passed([padded(pack, Form.of(packs[0]).for_(pack)) for pack in packs]), passed(packs))
 
 
 def test_gradients_that_flow_to_other_leaves(packs: list[Pack]) -> None:
@@ -70,7 +78,7 @@ def test_gradients_that_flow_to_other_leaves(packs: list[Pack]) -> None:
     fast = Fast(model, LONGEST)
     weights = [p for p in model.parameters() if p.requires_grad]
     one = fast.ready(packs[0])
-    loss, grads = Graphs(fast, weights, LONGEST)._pass(one, None)
+    loss, grads = Graphs(fast, weights, packs[0])._pass(one, None)
     assert all(weight.grad is None for weight in weights)
     wanted = fast.loss_sum(one)
     wanted.backward()
@@ -95,9 +103,9 @@ def test_a_graph_gives_what_its_passes_give(packs: list[Pack], quantize: str, dr
     model, fast = on_card(quantize, dropout=dropout)
     fast.recompute = recompute
     weights = [p for p in model.parameters() if p.requires_grad]
-    graphs = Graphs(fast, weights, LONGEST)
+    graphs = Graphs(fast, weights, packs[0])
     ready = [graphs.ready(pack) for pack in packs]
-    assert len({graphs._form(one) for one in ready}) < len(ready)
+    assert len({graphs._form(one, False) for one in ready}) < len(ready)
     alive = fast.loss_sum(ready[0])  # ties the weights to the stream of today, as earlier passes of a run may
     for turn in range(2):  # the second one makes no graph
         for n, one in enumerate(ready):
@@ -119,7 +127,7 @@ def test_a_graph_gives_what_its_passes_give(packs: list[Pack], quantize: str, dr
 def test_weights_that_changed_since_it_was_recorded(packs: list[Pack]) -> None:
     model, fast = on_card()
     weights = [p for p in model.parameters() if p.requires_grad]
-    graphs = Graphs(fast, weights, LONGEST)
+    graphs = Graphs(fast, weights, packs[0])
     one = graphs.ready(packs[0])
     first = float(graphs.loss_sum(one).detach())
     with torch.no_grad():
@@ -140,7 +148,7 @@ def test_where_no_graph_can_be_made_passes_go_on_without(
     model = adapted()
     fast = Fast(model, LONGEST)
     monkeypatch.setattr(graph.Graphs, "_make", fails)
-    graphs = Graphs(fast, [p for p in model.parameters() if p.requires_grad], LONGEST)
+    graphs = Graphs(fast, [p for p in model.parameters() if p.requires_grad], packs[0])
     total = 0.0
     for pack in packs:
         one: Ready = graphs.ready(pack)
@@ -150,5 +158,5 @@ def test_where_no_graph_can_be_made_passes_go_on_without(
         total += float(value.detach())
     assert capsys.readouterr().out.count("no CUDA graphs from here on: capture failed because") == 1
     ours = total, taken(model)
-    tokens = random_tokens(tmp_path, [A, B], 60)
+    tokens = random_tokens(tmp_path, [A, B], 120)
     assert_same(ours, packed(fast, model, tokens, 150, []))

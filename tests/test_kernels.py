@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from pipeline.kernels.frozen import Frozen
 from pipeline.kernels.in_order import in_order
 from pipeline.kernels.lora import Adapter, Group, Linear, LoraLinear, Seed
 from pipeline.prompt.pack import Pack, Packer
-from tests.test_pack import A, B, random_tokens
+from tests.test_pack import A, B, random_tokens, tokens_of
 from tests.tiny import SHAPE  # noqa: F401  one thread: tiny tensors are slower on more
 
 CUDA = torch.cuda.is_available()
@@ -88,22 +89,6 @@ def test_rotary() -> None:
     assert torch.equal(x[:, 6:], whole[:, 6:])
     rotary.rotate(x[:, :6], cos, sin, back=True)
     close(x, whole)
-
-
-@pytest.mark.parametrize("late", [False, True])
-def test_gather_back(late: bool) -> None:
-    """The gradient of q, k, v side by side, from the gradients behind the rotation; some of dq comes later."""
-    angle, cos, sin = angles(7, 8)
-    heads, dq, dk, dv = (torch.randn(7, n, 8) for n in (5, 3, 1, 1))
-    more = torch.randn(4, 3, 8) if late else None
-    x = leaf(heads)
-    whole = dq.double()
-    if more is not None:
-        whole[2:6] += more
-    made = [turned(x[:, :3], angle) * whole, turned(x[:, 3:4], angle) * dk, x[:, 4:] * dv]
-    torch.stack([part.sum() for part in made]).sum().backward()
-    assert x.grad is not None
-    close(rotary.gather_back(dq.clone(), dk, dv, more, 2, cos, sin), x.grad.flatten(1))
 
 
 @pytest.mark.parametrize("name", ["silu", "gelu"])
@@ -340,108 +325,88 @@ def test_attention(tmp_path: Path, leading: list[list[int]]) -> None:
         close(ours, theirs, 1e-12)
 
 
-def test_merge() -> None:
-    """Two softmaxes over some keys each, into one over all keys; the log-sum-exp is a view, as in `attend`."""
-    scores, values = torch.randn(3, 5, 11) * 4, torch.randn(11, 3, 8)
+def test_layout_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of two tokens, pieces of three queries."""
+    from tests.test_pack import ROWS
 
-    def part(keys: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        probabilities = scores[:, :, keys].softmax(-1)
-        return torch.einsum("hqk,khd->qhd", probabilities, values[keys]), scores[:, :, keys].logsumexp(-1)
-
-    (out, lse), (out2, lse2), (whole, sums) = part(slice(0, 4)), part(slice(4, 11)), part(slice(0, 11))
-    wide = torch.full((3, 9), 7.0)
-    wide[:, 2:7] = lse
-    attention.merge(out, wide[:, 2:7], out2, lse2)
-    close(out, whole)
-    close(wide[:, 2:7], sums)
-    assert (wide[:, :2] == 7).all()
-    assert (wide[:, 7:] == 7).all()
-
-
-def test_pieces_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Own tokens of each preamble in pieces of two queries, each with a copy of the preamble's keys."""
-    from tests.test_pack import ROWS, tokens_of
-
-    monkeypatch.setattr(attention, "PIECE", 2)
+    monkeypatch.setattr(attention, "TILE", 2)
+    monkeypatch.setattr(attention, "PIECE", 3)
     pack = Packer(tokens_of(tmp_path, ROWS, [0] * 5), [A, B], 100).pack(range(5))
+    assert pack.starts.tolist() == [0, 3, 7, 10, 11, 13, 14, 16]  # A, B; two rows of A, two of B, one of neither
     layout = Layout.of(pack, CPU, plain=False)
-    assert (layout.front, layout.shared, layout.longest, layout.widest) == (7, 14, 4, 4)
-    assert layout.starts.tolist() == [0, 3, 7, 10, 11, 13, 14, 16]
-    assert layout.queries.tolist() == [0, 2, 4, 6, 7]  # four tokens go with A, three with B
-    assert layout.keys.tolist() == [0, 3, 6, 10, 14]
-    assert layout.copies.tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 5, 6, 3, 4, 5, 6]
-    assert layout.folds == ((0, 3, 0, 2), (3, 4, 6, 2))
+    assert layout.blocks.tolist() == [
+        [0, 0, 3, 0, 0], [2, 0, 3, 0, 0], [3, 3, 7, 0, 0], [5, 3, 7, 0, 0], [7, 7, 10, 0, 3], [9, 7, 10, 0, 3],
+        [10, 10, 11, 0, 3], [11, 11, 13, 3, 7], [13, 13, 14, 3, 7], [14, 14, 16, 0, 0],
+    ]  # fmt: skip
+    assert layout.pieces.tolist() == [
+        [7, 10, 0, 3, 0], [7, 10, 2, 3, 2], [10, 11, 0, 3, 3], [10, 11, 2, 3, 5], [11, 14, 3, 7, 6], [11, 14, 5, 7, 8],
+    ]  # fmt: skip
+    assert layout.folds.tolist() == [[0, 3, 2], [1, 3, 2], [2, 3, 2], [6, 4, 1], [7, 4, 1], [8, 4, 1], [9, 4, 1]]
+    assert layout.lines == 10
     assert (layout.index, layout.prefix) == (None, None)
+    more = Layout.of(pack, CPU, plain=False, room=attention.Room(12, 7, 20))
+    assert more.blocks[10:].tolist() == [[0] * 5] * 2
+    assert (len(more.pieces), more.lines) == (7, 20)
 
 
-def flash_forward(
-    q: Any, k: Any, v: Any, starts: Any, key_starts: Any, longest: int, widest: int, dropout: float, causal: bool,
-    debug: bool, scale: float,
-) -> Any:  # fmt: skip
-    """What torch's kernel does, in its shapes."""
-    out, lse = torch.zeros_like(q), q.new_zeros(q.shape[1], len(q))
-    for mine, theirs in segments(starts, key_starts, longest, widest):
-        scores = scores_of(q[mine], k[theirs], causal, scale)
-        lse[:, mine] = scores.logsumexp(-1)
-        out[mine] = torch.einsum("hqk,khd->qhd", scores.softmax(-1), repeated(v[theirs], q))
-    return out, lse, torch.zeros(2), torch.zeros(0), torch.zeros(0)
+def by_layout(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, grad: torch.Tensor, layout: Layout, scale: float
+) -> list[torch.Tensor]:
+    """What the kernels do, program by program: out and the gradients of q, k and v."""
+    group = q.shape[1] // k.shape[1]
+    out, dq, p_of, ds_of = torch.zeros_like(q), torch.zeros_like(q), {}, {}
+    dk, dv = torch.zeros_like(k), torch.zeros_like(v)
 
+    def to_keys(weights: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("hqk,qhd->khd", weights, rows).unflatten(1, (-1, group)).sum(2)
 
-def flash_backward(
-    grad: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, starts: Any, key_starts: Any, longest: int, widest: int,
-    dropout: float, causal: bool, seed: Any, unused: Any, scale: float,
-) -> Any:  # fmt: skip
-    dq, dk, dv = (torch.zeros_like(t) for t in (q, k, v))
-    assert lse.is_contiguous()
-    for mine, theirs in segments(starts, key_starts, longest, widest):
-        p = torch.exp(scores_of(q[mine], k[theirs], causal, scale) - lse[:, mine, None])
-        dp = torch.einsum("qhd,khd->hqk", grad[mine], repeated(v[theirs], q))
-        ds = p * (dp - (grad[mine] * out[mine]).sum(-1).t()[..., None]) * scale
-        dq[mine] = torch.einsum("hqk,khd->qhd", ds, repeated(k[theirs], q))
-        for whole, made in (
-            (dk, torch.einsum("hqk,qhd->khd", ds, q[mine])),
-            (dv, torch.einsum("hqk,qhd->khd", p, grad[mine])),
-        ):
-            whole[theirs] = made.unflatten(1, (k.shape[1], -1)).sum(2)
-    return dq, dk, dv
-
-
-def segments(starts: Any, key_starts: Any, longest: int, widest: int) -> list[tuple[slice, slice]]:
-    pairs = [[slice(a, b) for a, b in zip(s[:-1].tolist(), s[1:].tolist(), strict=True)] for s in (starts, key_starts)]
-    for spans, most in zip(pairs, (longest, widest), strict=True):
-        assert all(span.stop - span.start <= most for span in spans)
-    return list(zip(*pairs, strict=True))
-
-
-def repeated(keys: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    return keys.repeat_interleave(q.shape[1] // keys.shape[1], 1)
-
-
-def scores_of(q: torch.Tensor, k: torch.Tensor, causal: bool, scale: float) -> torch.Tensor:
-    scores = torch.einsum("qhd,khd->hqk", q, repeated(k, q)) * scale
-    return scores.masked_fill(torch.ones(len(q), len(k), dtype=torch.bool).triu(1), -torch.inf) if causal else scores
+    for first, own, end, before, until in layout.blocks.tolist():
+        rows = torch.arange(first, min(first + attention.TILE, end))
+        keys = torch.cat([torch.arange(before, until), torch.arange(own, end)])
+        ks, vs = (t[keys].repeat_interleave(group, 1) for t in (k, v))
+        ahead = (keys[None] > rows[:, None]) & (keys >= own)[None]
+        p = (torch.einsum("qhd,khd->hqk", q[rows], ks) * scale).masked_fill(ahead, -torch.inf).softmax(-1)
+        out[rows] = torch.einsum("hqk,khd->qhd", p, vs)
+        d = (grad[rows] * out[rows]).sum(-1).t()[..., None]
+        ds = p * (torch.einsum("qhd,khd->hqk", grad[rows], vs) - d) * scale
+        dq[rows] = torch.einsum("hqk,khd->qhd", ds, ks)
+        shared = until - before
+        dv[own:end] += to_keys(p[:, :, shared:], grad[rows])
+        dk[own:end] += to_keys(ds[:, :, shared:], q[rows])
+        for n, row in enumerate(rows.tolist()):
+            p_of[row], ds_of[row] = p[:, n, :shared], ds[:, n, :shared]
+    to_k, to_v = (q.new_full((layout.lines, *k.shape[1:]), torch.nan) for _ in range(2))
+    for begin, end, key, until, line in layout.pieces.tolist():
+        start = min(key_ for _, _, key_, until_, _ in layout.pieces.tolist() if until_ == until)
+        mine = slice(key - start, min(key + attention.TILE, until) - start)
+        rows = slice(begin, end)
+        there = slice(line, line + mine.stop - mine.start)
+        to_v[there] = to_keys(torch.stack([p_of[row][:, mine] for row in range(begin, end)], 1), grad[rows])
+        to_k[there] = to_keys(torch.stack([ds_of[row][:, mine] for row in range(begin, end)], 1), q[rows])
+    for token, (line, apart, count) in enumerate(layout.folds.tolist()):
+        dk[token] += to_k[line : line + apart * count : apart].sum(0)
+        dv[token] += to_v[line : line + apart * count : apart].sum(0)
+    return [out, dq, dk, dv]
 
 
 @pytest.mark.parametrize("leading", [[], [A, B]])
-@pytest.mark.parametrize("piece", [3, 512])
-def test_attention_in_two_parts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leading: list[list[int]], piece: int
+@pytest.mark.parametrize(("tile", "piece"), [(2, 3), (64, 512)])
+def test_attention_by_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leading: list[list[int]], tile: int, piece: int
 ) -> None:
-    """What CUDA does, with torch's kernel replaced by its formula: parts, pieces and folds make up the whole."""
+    """Blocks, pieces and folds make up the whole."""
+    monkeypatch.setattr(attention, "TILE", tile)
     monkeypatch.setattr(attention, "PIECE", piece)
-    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", flash_forward)
-    monkeypatch.setattr(torch.ops.aten, "_flash_attention_backward", flash_backward)
     pack = a_pack(tmp_path, leading)
-    q, k, v, grad = (t.requires_grad_() for t in heads_of(pack))
-    found = attention.attention(q, k, v, Layout.of(pack, CPU, plain=False), 0.3)
+    q, k, v, grad = heads_of(pack)
+    found = by_layout(q, k, v, grad, Layout.of(pack, CPU, plain=False), 0.3)
+    leaves = [t.requires_grad_() for t in (q, k, v)]
     wanted = dense(q, k, v, pack, 0.3)
-    close(found, wanted, 1e-12)
-    grads = (torch.autograd.grad(y, [q, k, v], grad) for y in (found, wanted))
-    for ours, theirs in zip(*grads, strict=True):
-        close(ours, theirs, 1e-6)  # folds add up in float32
+    for ours, theirs in zip(found, (wanted, *torch.autograd.grad(wanted, leaves, grad)), strict=True):
+        close(ours, theirs, 1e-12)
 
 
-@pytest.mark.skipif(not CUDA, reason="flash attention needs CUDA")
+@pytest.mark.skipif(not CUDA, reason="kernels need CUDA")
 @pytest.mark.parametrize("leading", [[], [A, B]])
 def test_attention_on_the_card(tmp_path: Path, leading: list[list[int]]) -> None:
     pack = a_pack(tmp_path, leading)
@@ -515,23 +480,6 @@ def test_gradients_of_an_index_do_not_depend_on_threads() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_attention_asks_for_a_fixed_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its kernel takes one only where anything else would be an error."""
-    asked = []
-
-    def backward(*args: Any, **how: Any) -> None:
-        asked.append(
-            (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
-        )
-
-    monkeypatch.setattr(torch.ops.aten, "_flash_attention_backward", backward)
-    for wanted in (False, True):
-        with in_order(wanted):
-            attention._flash_backward()
-    assert asked == [(True, False)] * 2
-    assert not torch.are_deterministic_algorithms_enabled()
-
-
 # --- Triton
 
 
@@ -547,8 +495,16 @@ def gpu() -> Any:
 
 
 @pytest.fixture(scope="module")
-def around(gpu: Any) -> Any:
-    """Those around attention."""
+def turns(gpu: Any) -> Any:
+    """That of rotary positions."""
+    from pipeline.kernels import gpu_rotary
+
+    return gpu_rotary
+
+
+@pytest.fixture(scope="module")
+def attends(gpu: Any) -> Any:
+    """Those of attention."""
     from pipeline.kernels import gpu_attention
 
     return gpu_attention
@@ -599,23 +555,15 @@ def test_triton_norm(gpu: Any, dtype: torch.dtype, past: bool) -> None:
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("back", [False, True])
-def test_triton_rotary(around: Any, dtype: torch.dtype, back: bool) -> None:
+def test_triton_rotary(turns: Any, dtype: torch.dtype, back: bool) -> None:
     _, cos, sin = (t.to(dtype) for t in angles(7, 24))
     x = torch.randn(7, 5, 24).to(dtype)
-    alike(around.rotate, rotary.rotate, x, cos, sin, back)
+    alike(turns.rotate, rotary.rotate, x, cos, sin, back)
     view = torch.randn(7, 9, 24, device=DEVICE).to(dtype)
     wanted = view.cpu()
-    around.rotate(view[:, :5], cos.to(DEVICE), sin.to(DEVICE), back)
+    turns.rotate(view[:, :5], cos.to(DEVICE), sin.to(DEVICE), back)
     rotary.rotate(wanted[:, :5], cos, sin, back)
     close(view, wanted, 1e-2 if dtype == torch.bfloat16 else 1e-6)
-
-
-@pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("late", [False, True])
-def test_triton_gather_back(around: Any, dtype: torch.dtype, late: bool) -> None:
-    _, cos, sin = (t.to(dtype) for t in angles(7, 24))
-    dq, dk, dv, more = (torch.randn(*shape).to(dtype) for shape in ((7, 3, 24), (7, 1, 24), (7, 1, 24), (4, 3, 24)))
-    alike(around.gather_back, rotary.gather_back, dq, dk, dv, more if late else None, 2, cos, sin)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -627,14 +575,42 @@ def test_triton_gate(gpu: Any, dtype: torch.dtype, act: int) -> None:
         alike(gpu.gate_backward, gate.backward, grad, gu, act, small)
 
 
-def test_triton_merge(around: Any) -> None:
-    out, lse, out2, lse2 = torch.randn(5, 3, 24), torch.randn(3, 9) * 5, torch.randn(5, 3, 24), torch.randn(3, 5) * 5
-    wanted, sums = out.clone(), lse.clone()
-    attention.merge(wanted, sums[:, 2:7], out2, lse2)
-    ours, ours_sums = out.to(DEVICE), lse.to(DEVICE)
-    around.merge(ours, ours_sums[:, 2:7], out2.to(DEVICE), lse2.to(DEVICE))
-    close(ours, wanted, 1e-6)
-    close(ours_sums, sums, 1e-6)
+def long_pack(folder: Path, leading: Sequence[list[int]]) -> Pack:
+    """Rows and a preamble of several blocks."""
+    rng, rows = np.random.default_rng(0), []
+    for n in range(8):
+        opening = leading[n % 2] if leading else []
+        rows.append([*opening, *rng.integers(0, 50, 1 + 25 * n).tolist()])
+    pack = Packer(tokens_of(folder, rows, [0] * 8), leading, 10_000).pack(range(8))
+    assert pack.preambles == len(leading)
+    return pack
+
+
+@pytest.mark.parametrize("leading", [[], [A * 30, B]], ids=["apart", "shared"])
+@pytest.mark.parametrize(("heads", "key_heads", "size"), [(4, 2, 8), (2, 2, 24), (3, 1, 16), (2, 1, 160)])
+def test_triton_attention(
+    tmp_path: Path, attends: Any, monkeypatch: pytest.MonkeyPatch, leading: list[list[int]], heads: int, key_heads: int,
+    size: int,
+) -> None:  # fmt: skip
+    """Against the dense formula; q, k and v are views of one tensor, and so are their gradients. A layout with room."""
+    monkeypatch.setattr(attention, "PIECE", 100)
+    kind, bound = (torch.bfloat16, 2e-2) if CUDA else (torch.float32, 2e-6)
+    pack = long_pack(tmp_path, leading)
+    tokens, ends = len(pack.ids), (heads, heads + key_heads)
+    wide = torch.randn(tokens, heads + 2 * key_heads, size, device=DEVICE).to(kind)
+    grad = torch.randn(tokens, heads, size, device=DEVICE).to(kind)
+    parts = wide.tensor_split(ends, dim=1)
+    leaves = [leaf(t.cpu()) for t in parts]
+    wanted = dense(*leaves, pack, 0.3)
+    grads = torch.autograd.grad(wanted, leaves, grad.double().cpu())
+    for room in (None, attention.Room(40, 60, 9000)):
+        layout = Layout.of(pack, DEVICE, plain=False, room=room)
+        out, lse = attends.attend(*parts, layout, 0.3)
+        close(out, wanted, bound)
+        made = torch.full_like(wide, 7.0)
+        attends.attend_backward(grad, *parts, out, lse, layout, 0.3, made.tensor_split(ends, dim=1))
+        for ours, theirs in zip(made.tensor_split(ends, dim=1), grads, strict=True):
+            close(ours, theirs, bound)
 
 
 @pytest.mark.parametrize("dtype", TYPES)

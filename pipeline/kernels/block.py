@@ -75,7 +75,7 @@ class _Block(torch.autograd.Function):
         qkv, kept1 = block.qkv.forward(n1, seed=seeds[0], small=small)
         both, q, k, v = block.heads_of(qkv)
         rotary.rotate(both, cos, sin)
-        o, saved = _attend(q, k, v, layout, block.scale)
+        o, lse = _attend(q, k, v, layout, block.scale)
         x2, kept2 = block.out.forward(o, x, seeds[1])
         if keep is not None:
             x2 = x2[keep]
@@ -84,7 +84,7 @@ class _Block(torch.autograd.Function):
         h, small = gate.forward(gu, block.act, block.eight)
         y, kept4 = block.down.forward(h, x2, seeds[3], small)
 
-        ctx.block, ctx.layout, ctx.keep, ctx.attention = block, layout, keep, saved
+        ctx.block, ctx.layout, ctx.keep, ctx.lse = block, layout, keep, lse
         ctx.kept = [kept1, kept2, kept3, kept4]
         ctx.save_for_backward(x, cos, sin, x2, r1, r2, o, *(() if block.recompute else (qkv, gu)))
         return y
@@ -120,10 +120,11 @@ class _Block(torch.autograd.Function):
                 block.qkv.frozen.hold()
             qkv = block.qkv.again(n1, kept1, small=small)
             rotary.rotate(block.heads_of(qkv)[0], cos, sin)
-        _, q, k, v = block.heads_of(qkv)
-        dq, dk, dv, late = _attend_backward(do, q, k, v, o, ctx.attention, ctx.layout, block.scale)
-        dqkv = rotary.gather_back(dq, dk, dv, late, ctx.layout.front, cos, sin)
-        del qkv, do, dq, dk, dv, late
+        dqkv = torch.empty_like(qkv)
+        both, *made = block.heads_of(dqkv)
+        _attend_backward(do, block.heads_of(qkv)[1:], o, ctx.lse, ctx.layout, block.scale, made)
+        rotary.rotate(both, cos, sin, back=True)
+        del qkv, do
         wanted = ctx.needs_input_grad[0]
         dn1, p = block.qkv.backward_input(dqkv, kept1, wanted)
         if dn1 is not None:
@@ -136,24 +137,29 @@ class _Block(torch.autograd.Function):
 
 def _attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout, scale: float
-) -> tuple[torch.Tensor, Any]:
-    """o (tokens, heads * size), and what the backward pass needs."""
-    if layout.index is None:
-        out, lse, state = attention.attend(q, k, v, layout, scale)
-        return out.flatten(1), (lse, state)
-    return attention.attend_plain(q, k, v, layout, scale).flatten(1), None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """o (tokens, heads * size), and what the backward pass on CUDA needs."""
+    if layout.index is not None:
+        return attention.attend_plain(q, k, v, layout, scale).flatten(1), None
+    from pipeline.kernels import gpu_attention
+
+    out, lse = gpu_attention.attend(q, k, v, layout, scale)
+    return out.flatten(1), lse
 
 
 def _attend_backward(
-    grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, saved: Any,
-    layout: Layout, scale: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:  # fmt: skip
-    """As `attention.attend_backward`. The plain twin goes through autograd, forward once more."""
-    if saved is not None:
-        lse, state = saved
-        return attention.attend_backward(grad.view_as(q), q, k, v, out.view_as(q), lse, state, layout, scale)
+    grad: torch.Tensor, qkv: Sequence[torch.Tensor], out: torch.Tensor, lse: torch.Tensor | None, layout: Layout,
+    scale: float, made: Sequence[torch.Tensor],
+) -> None:  # fmt: skip
+    """Writes the gradients of q, k and v into `made`. The plain twin goes through autograd, forward once more."""
+    q, k, v = qkv
+    if lse is not None:
+        from pipeline.kernels import gpu_attention
+
+        gpu_attention.attend_backward(grad.view_as(q), q, k, v, out.view_as(q), lse, layout, scale, made)
+        return
     with torch.enable_grad():
-        leaves = [t.detach().requires_grad_() for t in (q, k, v)]
+        leaves = [t.detach().requires_grad_() for t in qkv]
         again = attention.attend_plain(leaves[0], leaves[1], leaves[2], layout, scale)
-    dq, dk, dv = torch.autograd.grad(again, leaves, grad.view_as(again))
-    return dq, dk, dv, None
+    for into, found in zip(made, torch.autograd.grad(again, leaves, grad.view_as(again)), strict=True):
+        into.copy_(found)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from pipeline.kernels.attention import Layout, attention
+from pipeline.kernels.attention import Layout, Room, attention
 from pipeline.kernels.bits import Bits
 from pipeline.kernels.block import Block
 from pipeline.kernels.fp8 import Fp8
@@ -75,18 +75,20 @@ class Ready:
     weights: torch.Tensor
 
     @classmethod
-    def of(cls, pack: Pack, device: torch.device, plain: bool, longest: int = 0) -> Ready:
-        """plain: attention without flash kernels (CPU, float32). longest: as in `Layout.of`."""
+    def of(cls, pack: Pack, device: torch.device, plain: bool, room: Room | None = None, positions: int = 0) -> Ready:
+        """plain: attention without our kernels (CPU, float32). room: as in `Layout.of`. positions: that are kept at
+        least; the last one again and again."""
         kept, entries = pack.where, None
         if pack.preambles:
             kept, entries = np.unique(pack.where, return_inverse=True)
+            kept = np.concatenate([kept, np.full(max(0, positions - len(kept)), kept[-1] if len(kept) else 0)])
 
         def tensor(values: np.ndarray) -> torch.Tensor:
             made = torch.from_numpy(np.ascontiguousarray(values))
             return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made
 
         return cls(
-            tensor(pack.ids[None]), tensor(pack.positions[None]), Layout.of(pack, device, plain, longest), tensor(kept),
+            tensor(pack.ids[None]), tensor(pack.positions[None]), Layout.of(pack, device, plain, room), tensor(kept),
             None if entries is None else tensor(entries.reshape(-1)), tensor(pack.targets), tensor(pack.weights),
         )  # fmt: skip
 

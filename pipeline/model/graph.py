@@ -1,8 +1,8 @@
 """CUDA graphs of whole passes: a small model's thousands of kernels are started by one call instead of one by one.
 
 A graph repeats its kernels on the same memory with the same shapes. So packs are padded to a few forms; the pack, the
-seed of the dropout and the adapters' copies lie where the graph found them. What is added is a few segments that nobody
-attends to, and entries of weight zero: loss and gradients are those of the pack.
+seed of the dropout and the adapters' copies lie where the graph found them. What is added is a segment that nobody
+attends to, and entries of weight zero in it: loss and gradients are those of the pack.
 
 Each graph is compared with the same pass without it when it is made. Where that fails, or memory runs out, passes go on
 without graphs and with the same results.
@@ -10,61 +10,80 @@ without graphs and with the same results.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from pipeline.kernels.attention import TILE, Room, blocks_of, pieces_of
 from pipeline.kernels.lora import Seed
 from pipeline.model.fast import Fast, Ready
 from pipeline.progress import say
 from pipeline.prompt.pack import Pack
 
 MOST = 32  # graphs; further forms go without
-Form = tuple[int, int, int]
+STEP = 1.08  # from one form to the next larger one
 
 
-def up(count: int, least: int = 8) -> int:
-    """The next of the sizes that packs are padded to: at most an eighth more, in steps of `least` at least."""
-    step = max(least, 1 << max(0, count.bit_length() - 4))
-    return -(-count // step) * step
+class Form(NamedTuple):
+    """How many there are of what differs from pack to pack."""
+
+    tokens: int
+    entries: int
+    kept: int
+    blocks: int
+    pieces: int
+    lines: int
+
+    @classmethod
+    def of(cls, pack: Pack) -> Form:
+        """What the pack has, and one token more, that no row has."""
+        pieces, _, lines = pieces_of(pack)
+        blocks, kept = len(blocks_of(pack)) + 1, len(np.unique(pack.where)) + 1
+        return cls(len(pack.ids) + 1, len(pack.where) + 1, kept, blocks, len(pieces), lines)
+
+    def times(self, level: int) -> Form:
+        """Of another level; those of one level are in the same ratio to each other."""
+        return Form(*(math.ceil(size * STEP**level) for size in self))
+
+    def for_(self, pack: Pack) -> Form:
+        """The smallest level into which the pack fits."""
+        needs = Form.of(pack)
+        level = max(math.ceil(math.log(need / size, STEP)) for need, size in zip(needs, self, strict=True) if need)
+        while True:
+            found = self.times(level)
+            filled = needs._replace(blocks=needs.blocks - 1 - (len(pack.ids) - found.tokens) // TILE)
+            if all(need <= size for need, size in zip(filled, found, strict=True)):
+                return found
+            level += 1
 
 
-def padded(pack: Pack, longest: int) -> Pack:
-    """The pack with more tokens, segments and entries, so that few forms stand for all.
-
-    longest: tokens that a segment may have. The pack must have no preambles.
-    """
-    assert not pack.preambles
-    count, rows, entries = len(pack.ids), len(pack.starts) - 1, len(pack.where)
-    segments = up(rows + 1)
-    size = up(count + segments - rows, 128)
-    while size - count > (segments - rows) * longest:
-        segments = up(segments + 1)
-        size = up(count + segments - rows, 128)
-    sizes = np.diff(np.linspace(count, size, segments - rows + 1).astype(np.int64))
-    more = up(entries + 1, 64) - entries
-    return Pack(
-        ids=np.concatenate([pack.ids, np.zeros(size - count, np.int64)]),
-        positions=np.concatenate([pack.positions, *(np.arange(n) for n in sizes)]),
-        starts=np.concatenate([pack.starts, count + np.cumsum(sizes)]),
-        preambles=0,
-        groups=np.array([0]),
+def padded(pack: Pack, form: Form) -> Pack:
+    """The pack with one more segment and with entries of weight zero in it, as large as its form."""
+    count, entries = len(pack.ids), form.entries - len(pack.where)
+    more = form.tokens - count
+    return dataclasses.replace(
+        pack,
+        ids=np.concatenate([pack.ids, np.zeros(more, np.int64)]),
+        positions=np.concatenate([pack.positions, np.arange(more)]),
+        starts=np.concatenate([pack.starts, [form.tokens]]),
         # All at one place that no row has: what flows back to it is zero, whichever of them is written last.
-        where=np.concatenate([pack.where, np.full(more, size - 1)]),
-        targets=np.concatenate([pack.targets, np.zeros(more, np.int64)]),
-        weights=np.concatenate([pack.weights, np.zeros(more, np.float32)]),
-        rows=pack.rows,
-        original=pack.original,
+        where=np.concatenate([pack.where, np.full(entries, form.tokens - 1)]),
+        targets=np.concatenate([pack.targets, np.zeros(entries, np.int64)]),
+        weights=np.concatenate([pack.weights, np.zeros(entries, np.float32)]),
     )
 
 
 def inputs(ready: Ready, seed: Seed | None) -> list[torch.Tensor]:
     """All that differs between passes of one form."""
-    held = [ready.ids, ready.positions, ready.layout.starts, ready.kept, ready.targets, ready.weights]
-    return held if seed is None else [*held, seed.value]
+    layout = ready.layout
+    held = [ready.ids, ready.positions, layout.blocks, layout.pieces, layout.folds, ready.kept, ready.targets]
+    held += [t for t in (ready.weights, ready.entries, None if seed is None else seed.value) if t is not None]
+    return held
 
 
 @dataclass
@@ -99,29 +118,31 @@ class Graphs:
 
     Args:
         weights: what is trained; each must get a gradient from every pack.
-        longest: tokens of the longest row.
+        first: a pack of usual size; the sizes of all forms are steps up and down from its own.
     """
 
-    def __init__(self, fast: Fast, weights: Sequence[torch.Tensor], longest: int) -> None:
-        self.fast, self.weights, self.longest = fast, list(weights), longest
-        self.made: dict[tuple[Form, bool], Graph] = {}
+    def __init__(self, fast: Fast, weights: Sequence[torch.Tensor], first: Pack) -> None:
+        self.fast, self.weights, self.first = fast, list(weights), Form.of(first)
+        self.made: dict[tuple[int, ...], Graph] = {}
         self.pool: Any = None
         self.aside: Any = None  # one stream for all: each new one gets 32 MiB of cuBLAS for good
         self.why = ""
 
     def ready(self, pack: Pack) -> Ready:
         """As `Fast.ready`, padded."""
-        return Ready.of(padded(pack, self.longest), self.fast.device, self.fast.plain, self.longest)
+        form = self.first.for_(pack)
+        room = Room(form.blocks, form.pieces, form.lines)
+        return Ready.of(padded(pack, form), self.fast.device, self.fast.plain, room, form.kept)
 
     def known(self, ready: Ready) -> bool:
         """Whether a pass would make no new graph."""
         drops = any(linear.drops for linear in self.fast.linears)
-        return bool(self.why) or (self._form(ready), drops) in self.made or len(self.made) >= MOST
+        return bool(self.why) or self._form(ready, drops) in self.made or len(self.made) >= MOST
 
     def loss_sum(self, ready: Ready) -> torch.Tensor:
         """As `Fast.loss_sum`."""
         seed = self.fast.seed()
-        key = self._form(ready), seed is not None
+        key = self._form(ready, seed is not None)
         if not self.known(ready):
             try:
                 self.made[key] = self._make(ready, seed)
@@ -138,8 +159,8 @@ class Graphs:
         return found
 
     @staticmethod
-    def _form(ready: Ready) -> Form:
-        return ready.ids.shape[1], len(ready.targets), len(ready.layout.starts)
+    def _form(ready: Ready, drops: bool) -> tuple[int, ...]:
+        return (*(t.numel() for t in inputs(ready, None)), ready.layout.lines, drops)
 
     def _pass(self, ready: Ready, seed: Seed | None) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
         """The loss, a scalar, and the weights' gradients.

@@ -27,6 +27,7 @@ from pipeline.prompt.pack import Packer
 from pipeline.prompt.tokens import Tokens
 from pipeline.training import proof
 from pipeline.training.memory import choose_micro_tokens, choose_packed
+from pipeline.training.order import step_rows
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Packed:
         return self.graphs.loss_sum(part.held)
 
     def in_order(self) -> AbstractContextManager[None]:
-        """As `Plain.in_order`; on CUDA our kernels need no flag, and ask for attention's themselves."""
+        """As `Plain.in_order`; on CUDA our kernels need no flag."""
         return in_order(self.fast.device.type == "cpu")
 
     def ahead(self, rows: Sequence[int]) -> None:
@@ -166,7 +167,8 @@ def open_path(
             packed = _packed(config, model, tokens, leading, accelerator, state)
             if proof.is_equal(packed, Plain(model, tokens, accelerator, longest), config, weights, told):
                 if _wants_graphs(config, packed.fast, tokens, accelerator):
-                    packed.graphs = Graphs(packed.fast, weights, longest)
+                    rows = step_rows(0, len(tokens), settings.batch_size, settings.seed)
+                    packed.graphs = Graphs(packed.fast, weights, next(packed.packer.packs(rows)))
                 return packed
         except (torch.cuda.OutOfMemoryError, UserError):
             raise
@@ -204,8 +206,7 @@ def _packed(
         whole = adapters.method_of(config.adapter).kernels(config.adapter)
         why = "its blocks are not of LLaMA's form" if whole else f"{config.adapter.method} is not LoRA"
         raise NotPackable(f"train.checkpointing={settings.checkpointing}, and {why}")
-    # Graphs want few forms of packs; what sharing the template's text saves is less than what they do.
-    packed = Packed(fast, tokens, [] if _wants_graphs(config, fast, tokens, accelerator) else leading, longest)
+    packed = Packed(fast, tokens, leading, longest)
     packed.offload = settings.checkpointing == "offload"
     packed.micro_tokens, fast.recompute = state["micro_tokens"], state["recompute"]
     if not state["micro_tokens"]:
