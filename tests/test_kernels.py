@@ -662,7 +662,7 @@ def test_triton_dropout(holes: Any) -> None:
     for other in (seed.at(1), Seed(seed.value + 1).at(0)):
         both = gone & (dropped(holes, x, 0.25, other) == 0)
         assert float(both.float().mean()) == pytest.approx(0.25**2, abs=0.0027)
-    for shift in (32, 64, 96, 128):  # the four numbers of a counter, and its neighbours
+    for shift in (1, 2, 32, 64, 96, 128):  # the halves of a number, the four of a counter, and its neighbours
         both = gone[:, shift:] & gone[:, :-shift]
         assert float(both.float().mean()) == pytest.approx(0.25**2, abs=0.0035)
 

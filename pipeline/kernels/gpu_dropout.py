@@ -3,8 +3,9 @@
     t_i = drop_i(x) A_i',   dx += sum_i drop_i(p_i A_i),   dA_i = p_i' drop_i(x)       drop_i: zero where u_i < share
 
 for adapters of one input and of equal rank at once. What is dropped is drawn again in each of them and never written: u
-is a pure function of seed, adapter, token and column (Philox 4x32, Salmon et al. 2011). A counter gives four numbers,
-for columns `APART` from each other, so a tile is taken in four parts. Sums over tokens have a fixed order.
+is a pure function of seed, adapter, token and column (Philox 4x32 with seven rounds, the fewest that pass BigCrush:
+Salmon et al. 2011). These kernels wait for arithmetic, not for memory, so each draw of 32 bits is two u of 16, and a
+share is rounded to 1/65536, in what is divided by too. Sums over tokens have a fixed order.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pipeline.kernels.lora import Group, Seed
 
 APART = 32  # columns between those that one counter is for; a tile is four times as wide
 ROWS = 64  # tokens of a tile
-SPLIT = 1024  # tokens that a program adds up
+SPLIT = 512  # tokens that a program adds up
 WARPS = 8  # with four, most of the registers of a multiprocessor go to two programs
 # Between keys of neighbouring places: odd and of 40 bits, so that those of one pass do not meet another one's.
 STEP = tl.constexpr(0x9E3779B97F)
@@ -25,17 +26,24 @@ STEP = tl.constexpr(0x9E3779B97F)
 
 @triton.jit
 def _drawn(seed, first, n, m, start, size, APART: tl.constexpr):
-    """Four of u, (tokens, APART) each, for the columns from `start` on; `start` is a multiple of 4 APART."""
+    """Four of u times 2^32, (tokens, APART) each, for the columns from `start` on, a multiple of 4 APART."""
     value = tl.load(seed)
     key = value + first + (value * 0 + n) * STEP  # in 64 bits, which n has not
-    counters = (m * (tl.cdiv(size, 4 * APART) * APART))[:, None] + (start // 4 + tl.arange(0, APART))[None, :]
-    return tl.rand4x(key, counters.to(tl.int32))
+    counters = (m * (tl.cdiv(size, 4 * APART) * APART // 2))[:, None] + (start // 8 + tl.arange(0, APART // 2))[None, :]
+    a, b, c, d = tl.randint4x(key, counters.to(tl.int32), n_rounds=7)
+    return _two(a, APART), _two(b, APART), _two(c, APART), _two(d, APART)
 
 
 @triton.jit
-def _kept(x, u, m, at, rows, size, share, x_row):
-    """Part of a tile of x, zero where it is dropped; not yet divided by 1 - share."""
-    return tl.load(x + m[:, None] * x_row + at, mask=(m[:, None] < rows) & (at < size) & (u >= share), other=0.0)
+def _two(drawn, APART: tl.constexpr):
+    """Both halves of each, side by side, as the upper half."""
+    return tl.join(drawn, drawn << 16).reshape(drawn.shape[0], APART)
+
+
+@triton.jit
+def _tile(x, m, at, rows, size, x_row):
+    """(tokens, columns), zero where there is nothing."""
+    return tl.load(x + m[:, None] * x_row + at, mask=(m[:, None] < rows) & (at < size), other=0.0)
 
 
 @triton.jit
@@ -45,31 +53,24 @@ def _columns(a, n, k, at, size, rank):
     return tl.load(a + (n * rank + k[:, None]).to(tl.int64) * size + at, mask=inside, other=0.0)
 
 
-@triton.jit(do_not_specialize=["first", "rows"])
+@triton.jit(do_not_specialize=["first", "rows", "cut"])
 def _low_rank_kernel(
-    x, a, t, seed, first, rows, rank, share, x_row, t_row,
+    x, a, t, seed, first, rows, rank, cut, x_row, t_row,
     size: tl.constexpr, RANK: tl.constexpr, ROWS: tl.constexpr, APART: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     n = tl.program_id(1)
     k = tl.arange(0, RANK)
+    least = (cut << 16).to(tl.uint32)
     found = tl.zeros((ROWS, RANK), tl.float32)
     for start in range(0, size, 4 * APART):
-        u0, u1, u2, u3 = _drawn(seed, first, n, m, start, size, APART)
-        at = start + tl.arange(0, APART)
-        left, right = _kept(x, u0, m, at, rows, size, share, x_row), _columns(a, n, k, at, size, rank)
-        found += tl.dot(left, tl.trans(right), input_precision="ieee")
-        at += APART
-        left, right = _kept(x, u1, m, at, rows, size, share, x_row), _columns(a, n, k, at, size, rank)
-        found += tl.dot(left, tl.trans(right), input_precision="ieee")
-        at += APART
-        left, right = _kept(x, u2, m, at, rows, size, share, x_row), _columns(a, n, k, at, size, rank)
-        found += tl.dot(left, tl.trans(right), input_precision="ieee")
-        at += APART
-        left, right = _kept(x, u3, m, at, rows, size, share, x_row), _columns(a, n, k, at, size, rank)
-        found += tl.dot(left, tl.trans(right), input_precision="ieee")
+        drawn = _drawn(seed, first, n, m, start, size, APART)
+        for part in tl.static_range(4):
+            at = start + part * APART + tl.arange(0, APART)
+            left = tl.where(drawn[part] >= least, _tile(x, m, at, rows, size, x_row), 0.0)
+            found = tl.dot(left, tl.trans(_columns(a, n, k, at, size, rank)), found, input_precision="ieee")
     place = t + m[:, None] * t_row + n * rank + k
-    tl.store(place, found / (1 - share), mask=(m[:, None] < rows) & (k < rank))
+    tl.store(place, found * (65536 / (65536 - cut)), mask=(m[:, None] < rows) & (k < rank))
 
 
 def low_rank(t: torch.Tensor, x: torch.Tensor, a: torch.Tensor, group: Group, seed: Seed) -> None:
@@ -77,8 +78,8 @@ def low_rank(t: torch.Tensor, x: torch.Tensor, a: torch.Tensor, group: Group, se
     rows, size = x.shape
     rank = len(a) // group.count
     _low_rank_kernel[triton.cdiv(rows, ROWS), group.count](
-        x, a, t, seed.value, _first(group, seed), rows, rank, group.share, x.stride(0), t.stride(0),
-        size=size, RANK=_room(rank), ROWS=ROWS, APART=APART, num_warps=WARPS,
+        x, a, t, seed.value, _first(group, seed), rows, rank, _cut(group), x.stride(0), t.stride(0),
+        size=size, RANK=_room(rank), ROWS=ROWS, APART=APART, num_warps=WARPS, num_stages=2,
     )  # fmt: skip
 
 
@@ -86,47 +87,40 @@ def _first(group: Group, seed: Seed) -> int:
     return seed.at(group.place).place * STEP.value
 
 
+def _cut(group: Group) -> int:
+    """Its share in 65,536ths; something is left of the largest."""
+    return min(65535, round(group.share * 65536))
+
+
 def _room(rank: int) -> int:
     """What products ask for at least."""
     return max(16, int(triton.next_power_of_2(rank)))
 
 
-@triton.jit
-def _more(dx, sum, m, at, rows, size, share):
-    inside = (m[:, None] < rows) & (at < size)
-    place = dx + m[:, None] * size + at
-    tl.store(place, tl.load(place, mask=inside, other=0.0).to(tl.float32) + sum / (1 - share), mask=inside)
-
-
-@triton.jit(do_not_specialize=["first", "rows"])
+@triton.jit(do_not_specialize=["first", "rows", "cut"])
 def _input_kernel(
-    dx, p, a, seed, first, rows, size, rank, share, p_row,
+    dx, p, a, seed, first, rows, size, rank, cut, p_row,
     count: tl.constexpr, RANK: tl.constexpr, ROWS: tl.constexpr, APART: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     start = tl.program_id(1) * 4 * APART
     k = tl.arange(0, RANK)
-    at = start + tl.arange(0, APART)
-    sum0 = tl.zeros((ROWS, APART), tl.float32)
-    sum1 = tl.zeros((ROWS, APART), tl.float32)
-    sum2 = tl.zeros((ROWS, APART), tl.float32)
-    sum3 = tl.zeros((ROWS, APART), tl.float32)
-    for n in range(count):
-        u0, u1, u2, u3 = _drawn(seed, first, n, m, start, size, APART)
-        inside = (m[:, None] < rows) & (k < rank)
-        left = tl.load(p + m[:, None] * p_row + n * rank + k, mask=inside, other=0.0)
-        found = tl.dot(left, _columns(a, n, k, at, size, rank), input_precision="ieee")
-        sum0 += tl.where(u0 < share, 0.0, found)
-        found = tl.dot(left, _columns(a, n, k, at + APART, size, rank), input_precision="ieee")
-        sum1 += tl.where(u1 < share, 0.0, found)
-        found = tl.dot(left, _columns(a, n, k, at + 2 * APART, size, rank), input_precision="ieee")
-        sum2 += tl.where(u2 < share, 0.0, found)
-        found = tl.dot(left, _columns(a, n, k, at + 3 * APART, size, rank), input_precision="ieee")
-        sum3 += tl.where(u3 < share, 0.0, found)
-    _more(dx, sum0, m, at, rows, size, share)
-    _more(dx, sum1, m, at + APART, rows, size, share)
-    _more(dx, sum2, m, at + 2 * APART, rows, size, share)
-    _more(dx, sum3, m, at + 3 * APART, rows, size, share)
+    least = (cut << 16).to(tl.uint32)
+    zero = tl.zeros((ROWS, APART), tl.float32)
+    sums = (zero, zero, zero, zero)
+    for n in tl.static_range(count):
+        drawn = _drawn(seed, first, n, m, start, size, APART)
+        left = tl.load(p + m[:, None] * p_row + n * rank + k, mask=(m[:, None] < rows) & (k < rank), other=0.0)
+        more = ()
+        for part in tl.static_range(4):
+            at = start + part * APART + tl.arange(0, APART)
+            found = tl.dot(left, _columns(a, n, k, at, size, rank), input_precision="ieee")
+            more = more + (sums[part] + tl.where(drawn[part] >= least, found, 0.0),)  # noqa: RUF005
+        sums = more
+    for part in tl.static_range(4):
+        at = start + part * APART + tl.arange(0, APART)
+        total = _tile(dx, m, at, rows, size, size).to(tl.float32) + sums[part] * (65536 / (65536 - cut))
+        tl.store(dx + m[:, None] * size + at, total, mask=(m[:, None] < rows) & (at < size))
 
 
 def add_input(dx: torch.Tensor, p: torch.Tensor, a: torch.Tensor, group: Group, seed: Seed) -> None:
@@ -136,43 +130,38 @@ def add_input(dx: torch.Tensor, p: torch.Tensor, a: torch.Tensor, group: Group, 
     assert dx.is_contiguous()
     rank = len(a) // group.count
     _input_kernel[triton.cdiv(rows, ROWS), triton.cdiv(size, 4 * APART)](
-        dx, p, a, seed.value, _first(group, seed), rows, size, rank, group.share, p.stride(0),
+        dx, p, a, seed.value, _first(group, seed), rows, size, rank, _cut(group), p.stride(0),
         count=group.count, RANK=_room(rank), ROWS=ROWS, APART=APART, num_warps=WARPS,
     )  # fmt: skip
 
 
-@triton.jit
-def _part(da, found, share, k, at, size, rank):
-    tl.store(da + k[:, None].to(tl.int64) * size + at, found / (1 - share), mask=(k[:, None] < rank) & (at < size))
-
-
-@triton.jit(do_not_specialize=["first", "rows"])
+@triton.jit(do_not_specialize=["first", "rows", "cut"])
 def _gradient_kernel(
-    p, x, da, seed, first, rows, size, rank, count, share, p_row, x_row,
+    p, x, da, seed, first, rows, size, rank, count, cut, p_row, x_row,
     RANK: tl.constexpr, ROWS: tl.constexpr, SPLIT: tl.constexpr, APART: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0)
     start = tl.program_id(1) * 4 * APART
     k = tl.arange(0, RANK)
-    at = start + tl.arange(0, APART)
-    sum0 = tl.zeros((RANK, APART), tl.float32)
-    sum1 = tl.zeros((RANK, APART), tl.float32)
-    sum2 = tl.zeros((RANK, APART), tl.float32)
-    sum3 = tl.zeros((RANK, APART), tl.float32)
+    least = (cut << 16).to(tl.uint32)
+    zero = tl.zeros((RANK, APART), tl.float32)
+    sums = (zero, zero, zero, zero)
     for begin in range(0, SPLIT, ROWS):
         m = tl.program_id(2).to(tl.int64) * SPLIT + begin + tl.arange(0, ROWS)
-        u0, u1, u2, u3 = _drawn(seed, first, n, m, start, size, APART)
+        drawn = _drawn(seed, first, n, m, start, size, APART)
         inside = (m[None, :] < rows) & (k[:, None] < rank)
         left = tl.load(p + m[None, :] * p_row + n * rank + k[:, None], mask=inside, other=0.0)
-        sum0 += tl.dot(left, _kept(x, u0, m, at, rows, size, share, x_row), input_precision="ieee")
-        sum1 += tl.dot(left, _kept(x, u1, m, at + APART, rows, size, share, x_row), input_precision="ieee")
-        sum2 += tl.dot(left, _kept(x, u2, m, at + 2 * APART, rows, size, share, x_row), input_precision="ieee")
-        sum3 += tl.dot(left, _kept(x, u3, m, at + 3 * APART, rows, size, share, x_row), input_precision="ieee")
+        more = ()
+        for part in tl.static_range(4):
+            at = start + part * APART + tl.arange(0, APART)
+            right = tl.where(drawn[part] >= least, _tile(x, m, at, rows, size, x_row), 0.0)
+            more = more + (tl.dot(left, right, sums[part], input_precision="ieee"),)  # noqa: RUF005
+        sums = more
     da += ((tl.program_id(2) * count + n) * rank).to(tl.int64) * size
-    _part(da, sum0, share, k, at, size, rank)
-    _part(da, sum1, share, k, at + APART, size, rank)
-    _part(da, sum2, share, k, at + 2 * APART, size, rank)
-    _part(da, sum3, share, k, at + 3 * APART, size, rank)
+    for part in tl.static_range(4):
+        at = start + part * APART + tl.arange(0, APART)
+        place = da + k[:, None].to(tl.int64) * size + at
+        tl.store(place, sums[part] * (65536 / (65536 - cut)), mask=(k[:, None] < rank) & (at < size))
 
 
 def gradient(p: torch.Tensor, x: torch.Tensor, group: Group, seed: Seed) -> torch.Tensor:
@@ -181,7 +170,7 @@ def gradient(p: torch.Tensor, x: torch.Tensor, group: Group, seed: Seed) -> torc
     rank, splits = p.shape[1] // group.count, triton.cdiv(rows, SPLIT)
     parts = torch.empty((splits, p.shape[1], size), dtype=torch.float32, device=x.device)
     _gradient_kernel[group.count, triton.cdiv(size, 4 * APART), splits](
-        p, x, parts, seed.value, _first(group, seed), rows, size, rank, group.count, group.share, p.stride(0),
+        p, x, parts, seed.value, _first(group, seed), rows, size, rank, group.count, _cut(group), p.stride(0),
         x.stride(0), RANK=_room(rank), ROWS=ROWS, SPLIT=SPLIT, APART=APART, num_warps=WARPS,
     )  # fmt: skip
     return parts.sum(0)
