@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from pipeline.kernels import attention, eight, fp8, gate, lora, loss, norm, rotary
 from pipeline.kernels.attention import Layout
+from pipeline.kernels.copies import Copies
 from pipeline.kernels.frozen import Frozen
 from pipeline.kernels.in_order import in_order
 from pipeline.kernels.lora import Adapter, Group, Linear, LoraLinear, Seed
@@ -152,8 +153,7 @@ def adapter(rank: int, outputs: int, scale: float, dropout: float = 0.0, inputs:
 
 def stacked(frozen: Sequence[torch.nn.Linear], adapters: Sequence[Adapter | None], roomy: bool = False) -> Linear:
     linear = Linear(Frozen(frozen, torch.float64), [f.out_features for f in frozen], adapters, roomy)
-    for copy, parameter, scale in linear.copies():
-        copy.copy_(parameter.detach() * scale)
+    Copies(linear.copies()).refresh()
     return linear
 
 
@@ -173,16 +173,22 @@ def wanted_of(y: torch.Tensor, x: torch.Tensor, linear: Linear, grad: torch.Tens
 
 
 @pytest.mark.parametrize("biases", [(False, False, False), (True, False, True)])
-@pytest.mark.parametrize("ranks", [(2, 2, 2), (3, 0, 1), (0, 0, 2), (0, 0, 0)])
+@pytest.mark.parametrize("ranks", [(2, 2, 2), (3, 1, 2), (3, 0, 1), (0, 0, 2), (0, 0, 0)])
 @pytest.mark.parametrize("roomy", [False, True])
-def test_linear(biases: tuple[bool, ...], ranks: tuple[int, ...], roomy: bool) -> None:
-    """A stack of three layers, some without an adapter or a bias; t behind the input, or in a product of its own."""
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_linear(
+    biases: tuple[bool, ...], ranks: tuple[int, ...], roomy: bool, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stack of three layers, some without an adapter or a bias; t behind the input, or in a product of its own; as
+    on a CPU, and with all B as one as on a GPU."""
+    monkeypatch.setattr(lora, "TOGETHER", ("cpu",) if device == "cuda" else ())
     frozen = layers(biases)
     adapters = [adapter(r, f.out_features, 0.5 + r) if r else None for f, r in zip(frozen, ranks, strict=True)]
     x, grad = torch.randn(7, 10, dtype=torch.float64).requires_grad_(), torch.randn(7, 15, dtype=torch.float64)
     y = textbook(x, frozen, adapters)
     linear = stacked(frozen, adapters, roomy)
     assert linear.room == (sum(ranks) if roomy else 0)
+    assert len(linear.parts) == (1 if device == "cuda" and all(ranks) else len(linear.adapters))
     close(textbook(x, frozen, adapters), y, 0)  # the layers hold views of the stack now, of the same numbers
     assert all(f.weight.untyped_storage().data_ptr() == frozen[0].weight.untyped_storage().data_ptr() for f in frozen)
 
@@ -627,6 +633,26 @@ def test_triton_low_rank(low_rank: Any, dtype: torch.dtype, rank: int) -> None:
 
     alike(run(low_rank.add_low_rank), run(lora.add), y, t, b)
     alike(low_rank.add_low_rank, lora.add, y[:, :300], t[:, :rank], b.t().contiguous())
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_triton_copies(low_rank: Any, dtype: torch.dtype) -> None:
+    """Into matrices of their own and into others, of several tiles and of one element; then of other numbers."""
+    inside = torch.zeros(400, 50, device=DEVICE, dtype=dtype)
+    places = [inside[:, 3:19], inside[10:11, 40:41], torch.empty(30, 300, device=DEVICE, dtype=dtype)]
+    parameters = [torch.randn(p.shape, device=DEVICE) for p in places]
+    made = Copies(list(zip(places, parameters, (1.0, 0.3, 2.0), strict=True)))
+    for _ in range(2):
+        made.at_once()
+        for place, parameter, scale in zip(places, parameters, made.scales, strict=True):
+            assert torch.equal(place, (parameter * scale).to(dtype))
+        for parameter in parameters:
+            parameter.normal_()
+    assert inside[:, :3].eq(0).all()
+    assert inside[:, 19:40].eq(0).all()
+    made.sources[0] = parameters[0] + 1
+    made.at_once()
+    assert torch.equal(places[0], made.sources[0].to(dtype))
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@
 The scales s stand in copies of A and B, made once an optimiser step, so nothing is multiplied by them here. Where the
 input has room behind each row, t goes there and B stands behind W, so that one product makes all of y: [x t] [W B]'. W
 has no gradient. The A's lie in one matrix, so the products with them are one product, or one kernel where something is
-dropped. Dropout keeps no mask: it is drawn again from its seed, which lies on the device, where a CUDA graph finds
-another one each time.
+dropped. On a GPU so do the B's, each in columns of its own: products that narrow wait for memory, zeros cost nothing.
+Dropout keeps no mask: it is drawn again from its seed, which lies on the device, where a CUDA graph finds another one
+each time.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pipeline.kernels.eight import Eight
 from pipeline.kernels.frozen import Frozen
 
 WIDEST = 128  # ranks that our kernels take at once; wider sums are worth a library's product
+TOGETHER = ("cuda",)  # where all B of an input are one matrix; a CPU would wait for the products with zeros
 DRAWN = 64  # and those of dropout: with 128 they want 150 KB of a multiprocessor, which only large cards have
 
 
@@ -75,6 +77,7 @@ class Linear:
 
     Attributes:
         room: columns that must be free behind each row of the input.
+        parts: columns of y, those of t, and the B between them, scaled: one adapter's, or all of them in one.
     """
 
     def __init__(
@@ -91,7 +94,14 @@ class Linear:
         self.groups = groups_of(self.ranks, [a.dropout for a in self.adapters])
         like = {"dtype": frozen.dtype, "device": frozen.device}
         self.a, self.scaled_a = (torch.empty(sum(ranks), frozen.inputs, **like) for _ in range(2))
-        self.scaled_b = [torch.empty(a.b.shape, **like) for a in self.adapters]
+        all_of_y = len(self.adapters) == len(sizes) > 1
+        if all_of_y and sum(ranks) <= WIDEST and frozen.device.type in TOGETHER:
+            b = torch.zeros(ends[-1], sum(ranks), **like)
+            self.scaled_b = [b[span, rank] for span, rank in zip(self.spans, self.ranks, strict=True)]
+            self.parts = [(slice(0, ends[-1]), slice(0, sum(ranks)), b)]
+        else:
+            self.scaled_b = [torch.empty(a.b.shape, **like) for a in self.adapters]
+            self.parts = list(zip(self.spans, self.ranks, self.scaled_b, strict=True))
         self.room = frozen.extend(sum(ranks)) if roomy and ranks else 0
         self.b = [self._behind(span, rank) for span, rank in zip(self.spans, self.ranks, strict=True)]
 
@@ -143,7 +153,7 @@ class Linear:
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
         """dx (None where nobody wants it), and p (tokens, sum of ranks)."""
         p = torch.empty_like(kept.t)
-        for b, span, rank in zip(self.scaled_b, self.spans, self.ranks, strict=True):
+        for span, rank, b in self.parts:
             torch.mm(grad[:, span], b, out=p[:, rank])
         if not wanted:
             return None, p
@@ -162,10 +172,10 @@ class Linear:
             return []
         kind = self.parameters[0].dtype
         da = over_tokens(p, x, kind) if kept.seed is None else dropped_gradient(p, x, self.groups, kept.seed).to(kind)
-        grads = []
-        for span, rank in zip(self.spans, self.ranks, strict=True):
-            grads += [da[rank], over_tokens(grad[:, span], kept.t[:, rank], kind)]
-        return grads
+        db = [over_tokens(grad[:, span], kept.t[:, rank], kind) for span, rank, _ in self.parts]
+        if len(db) < len(self.adapters):
+            db = [db[0][span, rank].contiguous() for span, rank in zip(self.spans, self.ranks, strict=True)]
+        return [one for rank, b in zip(self.ranks, db, strict=True) for one in (da[rank], b)]
 
 
 def over_tokens(left: torch.Tensor, right: torch.Tensor, kind: torch.dtype) -> torch.Tensor:

@@ -24,6 +24,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from pipeline.kernels.attention import Layout, Room, attention
 from pipeline.kernels.bits import Bits
 from pipeline.kernels.block import Block
+from pipeline.kernels.copies import Copies
 from pipeline.kernels.fp8 import Fp8
 from pipeline.kernels.frozen import Frozen
 from pipeline.kernels.gate import ACTS
@@ -127,19 +128,12 @@ class Fast:
             and self.head.bias is None
             and not any(getattr(self.whole.config, name, None) not in (None, 1, 1.0) for name in SCALED)
         )
-        # Copies behind other weights are not dense, and one such in a list makes torch take all of it one by one.
-        copies = [copy for linear in self.linears for copy in linear.copies()]
-        self.copies = [[c for c in copies if c[0].is_contiguous() is dense] for dense in (True, False)]
-        self.scaled = [(copy, scale) for copy, _, scale in copies if scale != 1]
+        self.copies = Copies([copy for linear in self.linears for copy in linear.copies()])
         self.refresh()
 
     def refresh(self) -> None:
         """Copies the adapters' values into the arithmetic's type; to be called after every optimiser step."""
-        with torch.no_grad():
-            for part in filter(None, self.copies):
-                torch._foreach_copy_([copy for copy, _, _ in part], [p for _, p, _ in part])
-            if self.scaled:
-                torch._foreach_mul_([copy for copy, _ in self.scaled], [scale for _, scale in self.scaled])
+        self.copies.refresh()
 
     def ready(self, pack: Pack) -> Ready:
         """The pack on the device; can be made by another thread, ahead of its step."""
