@@ -220,7 +220,7 @@ def attend(
 def attend_backward(
     grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor,
     layout: Layout, scale: float, made: Sequence[torch.Tensor],
-    warps: tuple[int, int, int] = (0, 0, 0), stages: tuple[int, int, int] = (2, 2, 2),
+    warps: tuple[int, int, int] = (0, 0, 0), stages: tuple[int, int, int] = (2, 0, 2),
 ) -> None:  # fmt: skip
     """Writes the gradients of q, k and v into `made`, shaped as they are, any stride between tokens."""
     tokens, heads, size = q.shape
@@ -234,7 +234,7 @@ def attend_backward(
     )  # fmt: skip
     _key_kernel[len(layout.blocks), key_heads, parts](
         grad, q, k, v, lse, delta, dk, dv, layout.blocks, tokens, scale, *rows, dk.stride(0), dv.stride(0), **shape,
-        num_warps=warps[1] or _warps(shape), num_stages=stages[1],
+        num_warps=warps[1] or _warps(shape), num_stages=stages[1] or (2 if shape["WIDE"] > 64 else 1),
     )  # fmt: skip
     if not layout.lines:
         return
