@@ -19,7 +19,7 @@ from pipeline.kernels.lora import Group, Seed
 APART = 32  # columns between those that one counter is for; a tile is four times as wide
 ROWS = 64  # tokens of a tile
 SPLIT = 512  # tokens that a program adds up
-WARPS = 4  # fastest of the tiles tried on an H200; with eight the sum onto wide inputs takes three to five times as long
+WARPS = 4  # fastest of the tiles tried on an H200; with eight the sum onto wide inputs takes three to five times that
 # Between keys of neighbouring places: odd and of 40 bits, so that those of one pass do not meet another one's.
 STEP = tl.constexpr(0x9E3779B97F)
 
