@@ -20,6 +20,7 @@ from pipeline.kernels.frozen import Frozen
 from pipeline.kernels.in_order import in_order
 from pipeline.kernels.lora import Adapter, Group, Linear, LoraLinear, Seed
 from pipeline.prompt.pack import Pack, Packer
+from pipeline.training.proof import MASKS, mask_error
 from tests.test_pack import A, B, random_tokens, tokens_of
 from tests.tiny import SHAPE  # noqa: F401  one thread: tiny tensors are slower on more
 
@@ -266,6 +267,24 @@ def test_dropout_depends_on_its_seed_alone() -> None:
     masks = [lora.drop(torch.ones_like(x), 0.25, of(3).at(place)) for place in range(50)]
     assert all(set(mask.unique().tolist()) == {0.0, 1 / 0.75} for mask in masks)
     assert torch.stack(masks).mean() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_masks_that_are_not_one(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """What a run asks of kernels before it begins: each of the three drawing by itself is found, and a wrong share."""
+    frozen = [layer.to(dtype) for layer in layers([False] * 2, (64, 32), 96)]
+    adapters = [adapter(4, 64, 2.0, 0.05, 96), adapter(4, 32, 2.0, 0.05, 96)]
+    linear = Linear(Frozen(frozen, dtype), [64, 32], adapters)
+    assert mask_error(linear) < 0.01
+    for name in ("dropped_low_rank", "add_dropped", "dropped_gradient"):
+        stock = getattr(lora, name)
+        with monkeypatch.context() as broken:
+            broken.setattr(lora, name, lambda *args, stock=stock: stock(*args[:-1], args[-1].at(3)))
+            assert mask_error(linear) > 0.2
+    shares = [Group(group.rows, group.count, 0.5, group.place) for group in linear.groups]
+    stock = lora.dropped_low_rank
+    monkeypatch.setattr(lora, "dropped_low_rank", lambda x, a, groups, seed: stock(x, a, shares, seed))
+    assert mask_error(linear) > MASKS
 
 
 @pytest.mark.parametrize("which", range(5))

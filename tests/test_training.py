@@ -361,6 +361,15 @@ def test_a_path_that_differs_is_not_used(
     assert run.manifest("adapter")["counts"]["path"] == "plain"
 
 
+def test_masks_that_differ_are_not_used(
+    finished: tuple[Config, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(proof, "masks_apart", lambda _: 0.31)
+    run = branch(finished, tmp_path, "train.max_steps=1")
+    assert "dropout's kernels are 31% apart from each other, so the plain path is used" in capsys.readouterr().out
+    assert run.manifest("adapter")["counts"]["path"] == "plain"
+
+
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.filterwarnings("ignore::UserWarning:peft")
 def test_rows_that_reach_each_other_are_not_packed(
