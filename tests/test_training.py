@@ -442,6 +442,20 @@ def test_a_kernel_that_a_card_has_no_room_for(
     assert run.manifest("adapter")["counts"]["path"] == "plain"
 
 
+def test_what_fits_is_measured_as_steps_are_run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In mixed types: trained weights are in float32 beside frozen ones in bf16."""
+    seen = []
+
+    def chosen(*_: object) -> int:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return 400
+
+    monkeypatch.setattr(paths, "choose_micro_tokens", chosen)
+    words = ("adapter.method=norms", "model.dtype=bf16", "train.fast=false", "train.max_steps=1")
+    run_to(make_config(tmp_path, base, *words), "train", tmp_path)
+    assert seen == [True]
+
+
 def test_fp8_needs_a_card_that_has_it(base: Path, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a card")
