@@ -416,8 +416,10 @@ def test_dtype_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert [dtype_name(Model(dtype=d)) for d in ("auto", "bf16", "fp32")] == ["fp32", "bf16", "fp32"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     assert dtype_name(Model()) == "bf16"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)  # a T4
+    assert dtype_name(Model()) == "fp32"
 
 
 def test_loss_ignores_right_padding(model: Any) -> None:

@@ -27,10 +27,11 @@ BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 
 def dtype_name(model: Model) -> str:
-    """`bf16` or `fp32`: what `auto` comes to on this machine."""
+    """`bf16` or `fp32`: what `auto` comes to on this machine. Cards before Ampere have bf16 by slow emulation alone."""
     if model.dtype != "auto":
         return model.dtype
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    has = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if has else "fp32"
 
 
 def check_card(config: Config) -> None:
