@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
@@ -451,6 +452,7 @@ def test_what_fits_is_measured_as_steps_are_run(base: Path, tmp_path: Path, monk
         return 400
 
     monkeypatch.setattr(paths, "choose_micro_tokens", chosen)
+    monkeypatch.setattr(AcceleratorState, "_shared_state", {})  # a process otherwise has one precision for good
     words = ("adapter.method=norms", "model.dtype=bf16", "train.fast=false", "train.max_steps=1")
     run_to(make_config(tmp_path, base, *words), "train", tmp_path)
     assert seen == [True]
