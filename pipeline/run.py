@@ -153,10 +153,16 @@ def commit() -> str:
 def versions() -> dict[str, str]:
     """Of Suri, Python and the libraries that shape results, without importing them."""
     found = {"suri": __version__} | ({"commit": commit()} if commit() else {}) | {"python": platform.python_version()}
+    return found | dict(_libraries())
+
+
+@functools.cache
+def _libraries() -> tuple[tuple[str, str], ...]:
+    found = []
     for name in LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            found.append((name, metadata.version(name)))
+    return tuple(found)
 
 
 def input_hashes(paths: list[Path], manifest: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
