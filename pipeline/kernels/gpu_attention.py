@@ -70,11 +70,11 @@ def _forward_kernel(
 
 
 @triton.jit
-def _scores(q, k, do, v, lse, delta, seen, scale):
-    """p and ds of some queries and keys, (keys, queries)."""
-    s = tl.dot(k, tl.trans(q)) * (scale * LOG2E)
-    p = tl.where(seen, tl.exp2(s - lse[None, :]), 0.0)
-    return p, p * (tl.dot(v, tl.trans(do)) - delta[None, :])
+def _slope(q, k, do, v, lse, delta, seen, found, scale):
+    """Adds to the gradient of some queries what comes from some keys."""
+    p = tl.where(seen, tl.exp2(tl.dot(q, tl.trans(k)) * (scale * LOG2E) - lse[:, None]), 0.0)
+    ds = p * (tl.dot(do, tl.trans(v)) - delta[:, None])
+    return tl.dot(ds.to(k.dtype), k, found)
 
 
 @triton.jit
@@ -98,18 +98,39 @@ def _query_kernel(
     for at in range(before, until, ROWS):
         key = at + tl.arange(0, ROWS)
         ks, vs = _tile(k, key, k_row, key_head, until, size, WIDE), _tile(v, key, v_row, key_head, until, size, WIDE)
-        s = tl.dot(mine, tl.trans(ks)) * (scale * LOG2E)
-        p = tl.where((key < until)[None, :], tl.exp2(s - sums[:, None]), 0.0)
-        ds = p * (tl.dot(do, tl.trans(vs)) - d[:, None])
-        found = tl.dot(ds.to(ks.dtype), ks, found)
+        found = _slope(mine, ks, do, vs, sums, d, (key < until)[None, :], found, scale)
     for at in range(own, start + ROWS, ROWS):
         key = at + tl.arange(0, ROWS)
         ks, vs = _tile(k, key, k_row, key_head, end, size, WIDE), _tile(v, key, v_row, key_head, end, size, WIDE)
-        s = tl.dot(mine, tl.trans(ks)) * (scale * LOG2E)
-        p = tl.where(key[None, :] <= row[:, None], tl.exp2(s - sums[:, None]), 0.0)
-        ds = p * (tl.dot(do, tl.trans(vs)) - d[:, None])
-        found = tl.dot(ds.to(ks.dtype), ks, found)
+        found = _slope(mine, ks, do, vs, sums, d, key[None, :] <= row[:, None], found, scale)
     _put(dq, found * scale, row, dq_row, head, end, size, WIDE)
+
+
+@triton.jit
+def _of_keys(
+    grad, q, k, v, lse, delta, key, until, begin, end, tokens, scale, q_row, k_row, v_row, OWN: tl.constexpr,
+    group: tl.constexpr, heads: tl.constexpr, size: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Gradients of some keys and values, from the queries `begin` to `end`. OWN: of the keys' own row, in its order."""
+    key_head = tl.program_id(1)
+    ks, vs = _tile(k, key, k_row, key_head, until, size, WIDE), _tile(v, key, v_row, key_head, until, size, WIDE)
+    to_k = tl.zeros((ROWS, WIDE), tl.float32)
+    to_v = tl.zeros((ROWS, WIDE), tl.float32)
+    for n in range(group):
+        head = key_head * group + n
+        for at in range(begin, end, ROWS):
+            row = at + tl.arange(0, ROWS)
+            mine = _tile(q, row, q_row, head, end, size, WIDE)
+            do = _tile(grad, row, heads * size, head, end, size, WIDE)
+            sums = tl.load(lse + head * tokens + row, mask=row < end, other=0.0)
+            d = tl.load(delta + head * tokens + row, mask=row < end, other=0.0)
+            seen = key[:, None] <= row[None, :] if OWN else (key < until)[:, None]
+            s = tl.dot(ks, tl.trans(mine)) * (scale * LOG2E)
+            p = tl.where(seen & (row < end)[None, :], tl.exp2(s - sums[None, :]), 0.0)
+            ds = p * (tl.dot(vs, tl.trans(do)) - d[None, :])
+            to_v = tl.dot(p.to(do.dtype), do, to_v)
+            to_k = tl.dot(ds.to(mine.dtype), mine, to_k)
+    return to_k * scale, to_v
 
 
 @triton.jit
@@ -120,25 +141,13 @@ def _key_kernel(
     """Own tokens' keys, from the queries at and behind them."""
     place = blocks + tl.program_id(0) * 5
     start, end = tl.load(place) + tl.program_id(2) * ROWS, tl.load(place + 2)
-    key_head = tl.program_id(1)
     key = start + tl.arange(0, ROWS)
-    ks, vs = _tile(k, key, k_row, key_head, end, size, WIDE), _tile(v, key, v_row, key_head, end, size, WIDE)
-    to_k = tl.zeros((ROWS, WIDE), tl.float32)
-    to_v = tl.zeros((ROWS, WIDE), tl.float32)
-    for n in range(group):
-        head = key_head * group + n
-        for at in range(start, end, ROWS):
-            row = at + tl.arange(0, ROWS)
-            mine = _tile(q, row, q_row, head, end, size, WIDE)
-            do = _tile(grad, row, heads * size, head, end, size, WIDE)
-            sums = tl.load(lse + head * tokens + row, mask=row < end, other=0.0)
-            d = tl.load(delta + head * tokens + row, mask=row < end, other=0.0)
-            seen = (key[:, None] <= row[None, :]) & (row < end)[None, :]
-            p, ds = _scores(mine, ks, do, vs, sums, d, seen, scale)
-            to_v = tl.dot(p.to(do.dtype), do, to_v)
-            to_k = tl.dot(ds.to(mine.dtype), mine, to_k)
-    _put(dk, to_k * scale, key, dk_row, key_head, end, size, WIDE)
-    _put(dv, to_v, key, dv_row, key_head, end, size, WIDE)
+    to_k, to_v = _of_keys(
+        grad, q, k, v, lse, delta, key, end, start, end, tokens, scale, q_row, k_row, v_row, True,
+        group, heads, size, WIDE, ROWS,
+    )  # fmt: skip
+    _put(dk, to_k, key, dk_row, tl.program_id(1), end, size, WIDE)
+    _put(dv, to_v, key, dv_row, tl.program_id(1), end, size, WIDE)
 
 
 @triton.jit
@@ -150,26 +159,13 @@ def _preamble_kernel(
     place = pieces + tl.program_id(0) * 5
     begin, end, part = tl.load(place), tl.load(place + 1), tl.program_id(2) * ROWS
     start, until, write = tl.load(place + 2) + part, tl.load(place + 3), tl.load(place + 4) + part
-    key_head = tl.program_id(1)
-    key = start + tl.arange(0, ROWS)
-    ks, vs = _tile(k, key, k_row, key_head, until, size, WIDE), _tile(v, key, v_row, key_head, until, size, WIDE)
-    sum_k = tl.zeros((ROWS, WIDE), tl.float32)
-    sum_v = tl.zeros((ROWS, WIDE), tl.float32)
-    for n in range(group):
-        head = key_head * group + n
-        for at in range(begin, end, ROWS):
-            row = at + tl.arange(0, ROWS)
-            mine = _tile(q, row, q_row, head, end, size, WIDE)
-            do = _tile(grad, row, heads * size, head, end, size, WIDE)
-            sums = tl.load(lse + head * tokens + row, mask=row < end, other=0.0)
-            d = tl.load(delta + head * tokens + row, mask=row < end, other=0.0)
-            seen = (key < until)[:, None] & (row < end)[None, :]
-            p, ds = _scores(mine, ks, do, vs, sums, d, seen, scale)
-            sum_v = tl.dot(p.to(do.dtype), do, sum_v)
-            sum_k = tl.dot(ds.to(mine.dtype), mine, sum_k)
+    sum_k, sum_v = _of_keys(
+        grad, q, k, v, lse, delta, start + tl.arange(0, ROWS), until, begin, end, tokens, scale, q_row, k_row, v_row,
+        False, group, heads, size, WIDE, ROWS,
+    )  # fmt: skip
     line, last = write + tl.arange(0, ROWS), write + until - start
-    _put(to_k, sum_k * scale, line, heads // group * size, key_head, last, size, WIDE)
-    _put(to_v, sum_v, line, heads // group * size, key_head, last, size, WIDE)
+    _put(to_k, sum_k, line, heads // group * size, tl.program_id(1), last, size, WIDE)
+    _put(to_v, sum_v, line, heads // group * size, tl.program_id(1), last, size, WIDE)
 
 
 @triton.jit
