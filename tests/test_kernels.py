@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -281,6 +282,9 @@ def test_masks_that_are_not_one(monkeypatch: pytest.MonkeyPatch, dtype: torch.dt
         with monkeypatch.context() as broken:
             broken.setattr(lora, name, lambda *args, stock=stock: stock(*args[:-1], args[-1].at(3)))
             assert mask_error(linear) > 0.2
+    with monkeypatch.context() as broken:
+        broken.setattr(lora, "dropped_gradient", lambda *_: torch.full_like(linear.a, torch.nan))
+        assert math.isnan(mask_error(linear))
     shares = [Group(group.rows, group.count, 0.5, group.place) for group in linear.groups]
     stock = lora.dropped_low_rank
     monkeypatch.setattr(lora, "dropped_low_rank", lambda x, a, groups, seed: stock(x, a, shares, seed))

@@ -362,12 +362,14 @@ def test_a_path_that_differs_is_not_used(
     assert run.manifest("adapter")["counts"]["path"] == "plain"
 
 
+@pytest.mark.parametrize(("apart", "said"), [(0.31, "31%"), (math.nan, "nan%")])
 def test_masks_that_differ_are_not_used(
-    finished: tuple[Config, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(proof, "masks_apart", lambda _: 0.31)
+    finished: tuple[Config, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], apart: float, said: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(proof, "masks_apart", lambda _: apart)
     run = branch(finished, tmp_path, "train.max_steps=1")
-    assert "dropout's kernels are 31% apart from each other, so the plain path is used" in capsys.readouterr().out
+    assert f"dropout's kernels are {said} apart from each other, so the plain path is used" in capsys.readouterr().out
     assert run.manifest("adapter")["counts"]["path"] == "plain"
 
 

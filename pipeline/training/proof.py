@@ -100,7 +100,7 @@ def masks_apart(fast: Fast) -> float:
     kinds = {
         (one.a.shape, *((group.count, group.share) for group in one.groups)): one for one in fast.linears if one.drops
     }
-    return max(map(mask_error, kinds.values()), default=0.0)
+    return float(np.max([mask_error(one) for one in kinds.values()], initial=0.0))
 
 
 def mask_error(linear: Linear, tokens: int = 600) -> float:
@@ -129,7 +129,7 @@ def mask_error(linear: Linear, tokens: int = 600) -> float:
         ((da.float() * a.float()).sum(1), of_both.sum(0)),
         (mean, torch.ones_like(mean)),
     )
-    return max(float((ours - theirs).norm() / theirs.norm()) for ours, theirs in pairs)
+    return float(np.max([float((ours - theirs).norm() / theirs.norm()) for ours, theirs in pairs]))  # NaN stays NaN
 
 
 def is_equal(packed: Packed, plain: Plain, config: Config, weights: Sequence[torch.Tensor], told: bool) -> bool:
@@ -139,7 +139,7 @@ def is_equal(packed: Packed, plain: Plain, config: Config, weights: Sequence[tor
     try:
         if leaks(packed, rows):  # with dropout, whose kernels are tried by it too
             why = "rows of a pack reach each other in this model"
-        elif (apart := masks_apart(packed.fast)) > MASKS:
+        elif not (apart := masks_apart(packed.fast)) <= MASKS:  # nor NaN
             why = f"dropout's kernels are {apart:.0%} apart from each other"
         loss, gradient = difference(packed, plain, rows, weights)
     except torch.cuda.OutOfMemoryError:  # the plain path keeps everything; packs may still fit
