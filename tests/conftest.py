@@ -67,12 +67,20 @@ def shelf(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Store:
     return made
 
 
+@pytest.fixture(scope="module", autouse=True)
+def what_modules_imported_stays() -> None:
+    """Most of transformers is imported late, by the tests that want it."""
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def no_loss_curve(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most runs of the suite are trained for other reasons; drawing 150 curves takes 20 seconds.
 
-    Nor does any test read the README that peft writes beside each adapter, 30 ms each.
+    Nor does any test read the README that peft writes beside each adapter, 30 ms each, or pull the plug: 8,000 times
+    waiting for the disk are 3 seconds.
     """
     monkeypatch.setattr("pipeline.training.metrics.plot", lambda *_: None)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
     if peft := sys.modules.get("peft"):
         monkeypatch.setattr(peft.PeftModel, "create_or_update_model_card", lambda *_: None)
