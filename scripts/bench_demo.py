@@ -57,7 +57,7 @@ def ours(config: Config, model: Any, tokens: Tokens, leading: list[list[int]], s
     weights = list(adapters.trained(model).values())
     optimizer = torch.optim.AdamW(weights, lr=config.train.lr, weight_decay=0)
     fast = Fast(model, int(tokens.lengths.max()))
-    micro_tokens, fast.recompute = choose_packed(fast, CPU_TOKENS, "none", int(tokens.lengths.max()), CPU_TOKENS)
+    micro_tokens, fast.recompute = choose_packed(fast, CPU_TOKENS, "none", int(tokens.lengths.max()), CPU_TOKENS, 0)
     path = Packed(fast, tokens, leading, micro_tokens)
     for step in range(steps):
         rows = step_rows(step, len(tokens), config.train.batch_size, config.train.seed)

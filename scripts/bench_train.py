@@ -1,10 +1,11 @@
 """Measures training on one GPU: `python -m scripts.bench_train DATA TOKENIZER [CASE ...]`, or `make bench`.
 
 DATA: instruction data in Alpaca form. TOKENIZER: a folder with tokenizer.model. Weights are random (speed does not
-depend on them), the rows are real, cut at 512, LoRA r=16 on all linear layers, an optimizer step per micro-batch.
-tok/s counts the rows' own tokens: padding and shared preambles are not counted twice. Each case: warm-up steps, then
-timed ones, the card waited for after each. `limit` is what the products alone allow (4 FLOPs a parameter and token,
-at the rate of large bf16 products on this card, measured first): shared preambles and fp8 can pass it.
+depend on them), the rows are real, cut at 512, LoRA r=16 on all linear layers (`full`: every weight is trained, under
+autocast), an optimizer step per micro-batch. tok/s counts the rows' own tokens: padding and shared preambles are not
+counted twice. Each case: warm-up steps, then timed ones, the card waited for after each. `limit` is what the products
+alone allow (4 FLOPs a parameter and token, 6 with `full`, at the rate of large bf16 products on this card, measured
+first): shared preambles and fp8 can pass it.
 With `--profile CASE ...` each case writes a trace and prints its ten largest kernels instead.
 """
 
@@ -39,25 +40,11 @@ from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.tokens import Tokens
 from pipeline.run import Run
 from pipeline.stages import bring_up_to_date
+from scripts.bench_shapes import PARAMETERS, SHAPES
 from scripts.curves import where
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "7b": {
-        "model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
-        "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32000, "max_position_embeddings": 2048,
-    },
-    "135m": {
-        "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
-        "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 2048,
-        "tie_word_embeddings": True,
-    },
-    "tiny": {
-        "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 32000, "max_position_embeddings": 2048,
-    },
-}  # fmt: skip
-
 CUDA = torch.cuda.is_available()
+KIND = torch.bfloat16 if CUDA else torch.float32
 
 
 @dataclass
@@ -74,6 +61,7 @@ class Case:
     quantize: str = "none"
     graphs: bool = False
     dropout: float = 0.0
+    full: bool = False
 
 
 CASES = {
@@ -92,13 +80,14 @@ CASES = {
     "135m, 128 rows": Case("ours", tokens=15360, shape="135m"),
     "135m, 128 rows, graphs": Case("ours", tokens=15360, shape="135m", graphs=True),
     "135m, 128 rows, graphs, dropout": Case("ours", tokens=15360, shape="135m", graphs=True, dropout=0.05),
+    "135m full, 128 rows": Case("ours", tokens=15360, shape="135m", full=True),
+    "135m full, hf grouped 128": Case("hf", rows=128, shape="135m", full=True),
     "tiny": Case("ours", tokens=2048, shape="tiny"),
     "tiny hf": Case("hf", rows=16, shape="tiny"),
-}
-TINY = ("tiny", "tiny hf")  # for machines without a GPU: that it runs, no more
+    "tiny full": Case("ours", tokens=2048, shape="tiny", full=True),
+}  # tiny: for machines without a GPU: that it runs, no more
 WARM = 4
 STEPS = 10
-PARAMETERS = {"7b": 6.61e9, "135m": 1.345e8, "tiny": 2.2e6}  # that a token is multiplied with, head included
 
 
 def measure(name: str, case: Case, model: Any, tokens: Tokens, leading: list[list[int]], limit: float) -> str:
@@ -111,8 +100,7 @@ def measure(name: str, case: Case, model: Any, tokens: Tokens, leading: list[lis
     for n, count in enumerate(_steps(case, model, tokens, leading)):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if CUDA:
-            torch.cuda.synchronize()
+        _wait()
         ends.append((time.perf_counter(), count))
         if n == STEPS + WARM:
             break
@@ -120,7 +108,7 @@ def measure(name: str, case: Case, model: Any, tokens: Tokens, leading: list[lis
     spans = np.diff(times)[WARM - 1 :]
     rate = sum(counts[WARM:][: len(spans)]) / spans.sum()
     peak = torch.cuda.max_memory_allocated() / 2**30 if CUDA else 0.0
-    share = 4 * PARAMETERS[case.shape] * rate / limit
+    share = (6 if case.full else 4) * PARAMETERS[case.shape] * rate / limit
     return f"| {name:31} | {rate:9,.0f} | {statistics.median(spans) * 1e3:8.1f} | {share:6.0%} | {peak:6.1f} |"
 
 
@@ -134,8 +122,7 @@ def profile(name: str, case: Case, model: Any, tokens: Tokens, leading: list[lis
         for _ in range(2):
             next(steps)
             model.zero_grad()
-        if CUDA:
-            torch.cuda.synchronize()
+        _wait()
     path = Path("runs") / f"profile-{name.replace(' ', '-').replace(',', '')}.json"
     path.parent.mkdir(exist_ok=True)
     found.export_chrome_trace(str(path))
@@ -154,9 +141,8 @@ def _steps(case: Case, model: Any, tokens: Tokens, leading: list[list[int]]) -> 
 
 def ours(case: Case, model: Any, tokens: Tokens, leading: list[list[int]]) -> Iterator[int]:
     """Packs through the fast path; yields original tokens after each backward pass."""
-    fast = Fast(model, int(tokens.lengths.max()), fp8=case.quantize == "fp8")
-    for block in fast.blocks:
-        block.recompute = case.recompute
+    fast = Fast(model, int(tokens.lengths.max()), fp8=case.quantize == "fp8", dtype=KIND)
+    fast.recompute = case.recompute
     packer = Packer(tokens, leading if case.share else [], 1 << 40)
     rng = np.random.default_rng(0)
     packs: list[Pack] = []
@@ -165,8 +151,7 @@ def ours(case: Case, model: Any, tokens: Tokens, leading: list[list[int]]) -> It
         sums = np.cumsum(tokens.lengths[order])
         cuts = np.searchsorted(sums, np.arange(1, 13) * case.tokens)
         packs += [packer.pack(order[a:b].tolist()) for a, b in zip([0, *cuts[:-1]], cuts, strict=True) if b > a]
-    weights = [p for p in model.parameters() if p.requires_grad]
-    passes = Graphs(fast, weights, packs[0]) if case.graphs else fast
+    passes = Graphs(fast, [p for p in model.parameters() if p.requires_grad], packs[0]) if case.graphs else fast
     ready = [passes.ready(pack) for pack in packs]
     for one in ready if case.graphs else []:  # what a run meets in its first steps
         passes.loss_sum(one)
@@ -190,13 +175,16 @@ def plain(case: Case, model: Any, tokens: Tokens) -> Iterator[int]:
             ids, labels = torch.from_numpy(batch.ids).to(device), torch.from_numpy(batch.labels).to(device)
             widths = torch.from_numpy(tokens.lengths[chosen]).to(device)
             mask = (torch.arange(ids.shape[1], device=device)[None] < widths[:, None]).long()
-            model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss.backward()
+            with torch.autocast(device.type, torch.bfloat16, enabled=case.full and CUDA):
+                loss = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss
+            loss.backward()
             yield int(widths.sum())
 
 
 def _model(case: Case) -> Any:
-    config = Config.model_validate({"name": "bench", "model": {"geometry": SHAPES[case.shape]}})
-    base = load_base(config, Base(None, Path(), 0, ()))
+    adapter = {"method": "full" if case.full else "lora"}
+    values = {"name": "bench", "model": {"geometry": SHAPES[case.shape]}, "adapter": adapter}
+    base = load_base(Config.model_validate(values), Base(None, Path(), 0, ()))
     if case.how == "liger":
         from liger_kernel.transformers import apply_liger_kernel_to_llama
 
@@ -204,7 +192,9 @@ def _model(case: Case) -> Any:
     if case.quantize == "nf4":
         _four_bits(base)
     base.config.use_cache = False
-    base.requires_grad_(False)
+    base.requires_grad_(case.full)
+    if case.full:
+        return base
     # As alpaca-lora's users run it today: everything in bf16, no autocast around it.
     common = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
     lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=case.dropout, **common)
@@ -235,18 +225,20 @@ def _tokens(data: str, tokenizer: str, work: Path) -> tuple[Tokens, list[list[in
     return Tokens(run.folder("tokens") / "train.arrow"), encoder_of(config, Path(tokenizer)).leading()
 
 
+def _wait() -> None:
+    torch.cuda.synchronize() if CUDA else None
+
+
 def _rate() -> float:
     """FLOPs a second of large bf16 products on a warm card; on a CPU of float32 ones."""
-    kind = torch.bfloat16 if CUDA else torch.float32
     size = 8192 if CUDA else 1024
-    a, b = (torch.randn(size, size, device="cuda" if CUDA else "cpu", dtype=kind) for _ in range(2))
+    a, b = (torch.randn(size, size, device="cuda" if CUDA else "cpu", dtype=KIND) for _ in range(2))
     done, spent = 0, 0.0
     while spent < 2:  # a short burst is faster than what a card can keep up
         started = time.perf_counter()
         for _ in range(20):
             torch.mm(a, b)
-        if CUDA:
-            torch.cuda.synchronize()
+        _wait()
         spent += time.perf_counter() - started
         done += 20
     return 2 * size**3 * done / spent
@@ -256,10 +248,8 @@ def main() -> None:
     profiling = "--profile" in sys.argv
     words = [word for word in sys.argv[1:] if word != "--profile"]
     if len(words) < 2 or not Path(words[0]).is_file() or not Path(words[1]).is_dir():
-        raise UserError(
-            "name the data and the tokenizer's folder", "DATA TOKENIZER [CASE ...]", "see docs/benchmarks.md"
-        )
-    cases = words[2:] or [name for name in CASES if (name in TINY) != CUDA]
+        raise UserError("no data and tokenizer's folder", "DATA TOKENIZER [CASE ...]", "see docs/benchmarks.md")
+    cases = words[2:] or [name for name, case in CASES.items() if (case.shape == "tiny") != CUDA]
     cases.sort(key=lambda name: name in CASES and CASES[name].how == "liger")  # last: it changes transformers' modules
     if unknown := [w for w in cases if w not in CASES]:
         raise UserError(f"no such case: {unknown[0]!r}", "CASE", f"there are {', '.join(map(repr, CASES))}")
@@ -271,9 +261,9 @@ def main() -> None:
         for name in cases:
             case = CASES[name]
             if case.how == "liger" and importlib.util.find_spec("liger_kernel") is None:
-                lines.append(f"| {name:31} | liger-kernel is not installed (pip install -e .[liger]) |")
+                lines.append(f"| {name:31} | not installed: pip install -e .[liger] |")
                 continue
-            kind = case.shape, case.quantize, case.how, case.dropout
+            kind = case.shape, case.quantize, case.how, case.dropout, case.full
             if held != kind:
                 del model
                 gc.collect()
@@ -289,8 +279,9 @@ def main() -> None:
                 model.zero_grad()
             gc.collect()
     if not profiling:
-        print(f"\n{where()}, large products {limit / 1e12:,.1f} TFLOP/s\n")
-        print(f"| {'case':31} | {'tok/s':>9} | {'ms':>8} | {'limit':>6} | {'GiB':>6} |")
+        print(
+            f"\n{where()}, large products {limit / 1e12:,.1f} TFLOP/s\n\n| {'case':31} | {'tok/s':>9} | {'ms':>8} | {'limit':>6} | {'GiB':>6} |"
+        )
         print(f"|{'-' * 33}|{'-' * 10}:|{'-' * 9}:|{'-' * 7}:|{'-' * 7}:|")
         print("\n".join(lines))
 

@@ -56,6 +56,7 @@ WAYS = {
     "fp8": ("model.quantize=fp8",),
     "plain": ("train.fast=false",),
     "full": ("adapter.method=full", "train.lr=1e-3"),
+    "full, blocks again": ("adapter.method=full", "train.lr=1e-3", "train.checkpointing=block"),
     "head": ("adapter.method=head",),
     "norms": ("adapter.method=norms",),
     "dora": ("adapter.dora=true",),
@@ -77,6 +78,7 @@ def test_a_run_that_was_killed_ends_bit_identical(
     said = capsys.readouterr().out
     assert "no CUDA graphs" not in said
     assert "may differ in its last digits" not in said
+    assert (whole.manifest("adapter") or {})["counts"]["path"] == ("plain" if way in ("plain", "prefix") else "fast")
     stock = checkpoint.save
 
     def dies(root: Path, step: int, *args: Any) -> None:

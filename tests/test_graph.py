@@ -12,8 +12,9 @@ import torch
 from pipeline.config import Adapter
 from pipeline.kernels.attention import Room
 from pipeline.model import graph
-from pipeline.model.fast import Fast, Ready
+from pipeline.model.fast import Fast
 from pipeline.model.graph import STEP, Form, Graphs, padded
+from pipeline.model.ready import Ready
 from pipeline.prompt.pack import Pack, Packer
 from tests.test_fast import LONGEST, adapted, assert_same, packed, taken
 from tests.test_pack import A, B, random_tokens

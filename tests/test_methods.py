@@ -74,7 +74,7 @@ KINDS: dict[str, dict[str, Any]] = {
 # Plain LoRA and full go all the way in test_release; OLoRA is saved as PiSSA is.
 CHAINS = [k for k in KINDS if k not in ("lora", "lora rslora", "lora olora", "lora plus", "full")]
 UNMERGED = ("houlsby", "pfeiffer", "prefix", "prompt", "ptuning")
-PLAIN = ("lora dora", "prefix", "prompt", "ptuning")
+PLAIN = ("prefix", "prompt", "ptuning")
 # Of the tiny LLaMA (2 blocks, hidden 32, inner 48, keys 16, 64 words): rank 4 in q, k, v, o, gate, up, down.
 LORA = 2 * 4 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 48))
 COUNTS = {

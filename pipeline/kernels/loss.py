@@ -16,7 +16,8 @@ ROWS = 4096  # positions in a slice; at 32,000 words 250 MiB of logits in bf16
 
 
 class HeadLoss(torch.autograd.Function):
-    """h (positions, hidden), head (words, hidden), targets int64 and weights float32 (positions,) -> sum in float32."""
+    """h (positions, hidden), head (words, hidden) of h's type, or in float32 where it is trained, targets int64 and
+    weights float32 (positions,) -> sum in float32."""
 
     @staticmethod
     def forward(
@@ -25,11 +26,12 @@ class HeadLoss(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=h.device)
         dh = torch.empty_like(h)
         dhead = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        low = head.to(h.dtype)
         for start in range(0, len(h), ROWS):
             part = slice(start, start + ROWS)
-            z = h[part] @ head.t()
+            z = h[part] @ low.t()
             total += to_gradient(z, targets[part], weights[part])
-            torch.mm(z, head, out=dh[part])
+            torch.mm(z, low, out=dh[part])
             if dhead is not None:
                 dhead += z.t() @ h[part]
         ctx.save_for_backward(dh, *(() if dhead is None else (dhead.to(head.dtype),)))

@@ -1,8 +1,9 @@
 """The fast path: packs through stock transformers models, with peft's parameters and our kernels.
 
-- Attention comes in through transformers' `AttentionInterface`, so any model that uses it can take packs.
-- A block of LLaMA's form (LLaMA, Mistral, Qwen2, Gemma 1) becomes one function (`kernels.block`).
-- Elsewhere every linear layer with an adapter becomes one (`kernels.lora`).
+- Attention stays within the rows of a pack (`ready`).
+- A block of LLaMA's form (LLaMA, Mistral, Qwen2, Gemma 1) with plain LoRA becomes one function (`kernels.block`).
+- In other models every linear layer with a plain LoRA becomes one (`kernels.lora`).
+- Whatever else is trained goes through the model's own layers, under autocast where the arithmetic is bf16.
 - The head sees only positions that predict something (`kernels.loss`).
 
 Layers get a forward of their own while a pack goes through, and have the stock one otherwise: held-out loss, answers
@@ -14,14 +15,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
 
-from pipeline.kernels.attention import Layout, Room, attention
 from pipeline.kernels.bits import Bits
 from pipeline.kernels.block import Block
 from pipeline.kernels.copies import Copies
@@ -41,87 +39,45 @@ from pipeline.model.packable import (
     check_attention,
     dtype_of,
     is_llama,
+    is_plain_lora,
 )
+from pipeline.model.ready import NAME, Passing, Ready, now
 from pipeline.prompt.pack import Pack
-
-NAME = "suri_packed"  # of our attention among those of transformers
-
-_now: list[tuple[Ready, Seed | None]] = []  # the pack that is on its way through a model, and its dropout's seed
-
-
-def _packed_attention(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any = None,
-    scaling: float | None = None, **kwargs: Any,
-) -> tuple[torch.Tensor, None]:  # fmt: skip
-    """transformers' interface: (1, heads, tokens, size) in, (1, tokens, heads, size) out."""
-    q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
-    return attention(q, k, v, _now[-1][0].layout, scaling if scaling is not None else q.shape[-1] ** -0.5)[None], None
-
-
-AttentionInterface.register(NAME, _packed_attention)
-AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A pack on the device. kept: positions that predict something; entries: where each entry is in them, None where
-    every position has one."""
-
-    ids: torch.Tensor
-    positions: torch.Tensor
-    layout: Layout
-    kept: torch.Tensor
-    entries: torch.Tensor | None
-    targets: torch.Tensor
-    weights: torch.Tensor
-
-    @classmethod
-    def of(cls, pack: Pack, device: torch.device, plain: bool, room: Room | None = None, positions: int = 0) -> Ready:
-        """plain: attention without our kernels (CPU, float32). room: as in `Layout.of`. positions: that are kept at
-        least; the last one again and again."""
-        kept, entries = pack.where, None
-        if pack.preambles:
-            kept, entries = np.unique(pack.where, return_inverse=True)
-            kept = np.concatenate([kept, np.full(max(0, positions - len(kept)), kept[-1] if len(kept) else 0)])
-
-        def tensor(values: np.ndarray) -> torch.Tensor:
-            made = torch.from_numpy(np.ascontiguousarray(values))
-            return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made
-
-        return cls(
-            tensor(pack.ids[None]), tensor(pack.positions[None]), Layout.of(pack, device, plain, room), tensor(kept),
-            None if entries is None else tensor(entries.reshape(-1)), tensor(pack.targets), tensor(pack.weights),
-        )  # fmt: skip
 
 
 class Fast:
     """Kernels beside a model, and the loss of packs through them.
 
     Args:
-        model: a peft model with plain LoRA; on a CPU any causal LM whose trained parts see one position at a time.
+        model: a causal LM whose trained parts see one position at a time, adapted by peft or not.
         longest: tokens of the longest row.
         fp8: whether the frozen weights are to be turned into 8-bit floats (for good: the model keeps no others).
+        dtype: of the arithmetic where the layers are the model's own; with our kernels it is that of the weights.
 
     Raises:
-        NotPackable: the model's attention or its adapters are of another kind.
+        NotPackable: the model's attention is of another kind, or fp8 is asked for and something else than plain LoRA
+            is trained.
     """
 
-    def __init__(self, model: Any, longest: int, fp8: bool = False) -> None:
+    def __init__(self, model: Any, longest: int, fp8: bool = False, dtype: torch.dtype = torch.float32) -> None:
         self.whole = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.decoder = self.whole.get_decoder() if hasattr(self.whole, "get_decoder") else self.whole.base_model
         check_attention(self.whole, longest)
         self.device = next(model.parameters()).device
-        lora = any(hasattr(module, "lora_A") for module in self.whole.modules())
-        if not lora and self.device.type == "cuda":
-            raise NotPackable("what is trained is not LoRA, and the kernels for GPUs know nothing else")
-        self.dtype = dtype_of(self.decoder) if lora else torch.float32
+        self.fused = is_plain_lora(self.whole)  # so that our kernels take the place of its layers
+        if fp8 and not self.fused:
+            raise NotPackable("what is trained is not plain LoRA, and the kernels for fp8 know nothing else")
+        self.dtype = dtype_of(self.decoder) if self.fused else dtype
+        self.autocast = not self.fused and dtype != torch.float32
         self.plain = self.device.type != "cuda" or self.dtype == torch.float32
         self.fp8 = fp8
         self.linears: list[Linear] = []
         self.forwards: list[tuple[Any, Any]] = []  # modules, and what they do while a pack goes through
-        self.blocks = self._take_blocks() if lora else []
-        if not self.blocks and lora:
+        self.blocks = self._take_blocks() if self.fused else []
+        if not self.blocks and self.fused:
             self._take_linears()
+        self.can_recompute = bool(self.blocks) or bool(getattr(self.whole, "supports_gradient_checkpointing", False))
+        self._again = False
         self.head = self.whole.get_output_embeddings()
         self.fused_head = (
             type(self.head) is torch.nn.Linear
@@ -151,11 +107,11 @@ class Fast:
         """
         if not len(ready.targets):
             return torch.zeros((), device=self.device)
-        with self._in_place(ready, seed or self.seed()):
+        with self._in_place(Passing(ready, seed or self.seed(), self.dtype)):
             if not self.fused_head:
                 return self._own_head(ready)
             hidden = self.decoder(input_ids=ready.ids, position_ids=ready.positions, use_cache=False)[0]
-        hidden = self._predicting(hidden, ready)
+        hidden = self._predicting(hidden, ready).to(self.dtype)
         found: torch.Tensor = HeadLoss.apply(hidden, self.head.weight, ready.targets, ready.weights)
         return found
 
@@ -173,21 +129,27 @@ class Fast:
         return kept if ready.entries is None else kept[ready.entries]
 
     @contextlib.contextmanager
-    def _in_place(self, ready: Ready, seed: Seed | None) -> Iterator[None]:
+    def _in_place(self, passing: Passing) -> Iterator[None]:
         """While it lasts, the model's layers take packs."""
         config = self.decoder.config
         stock = config._attn_implementation
-        _now.append((ready, seed))
+        now.append(passing)
         config._attn_implementation = NAME
         for module, forward in self.forwards:
             module.forward = forward
         try:
-            yield
+            with torch.autocast(self.device.type, self.dtype) if self.autocast else contextlib.nullcontext():
+                yield
         finally:
             for module, _ in self.forwards:
                 del module.forward  # the class's own is behind it
             config._attn_implementation = stock
-            _now.pop()
+            now.pop()
+
+    def _around(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """For torch's checkpoint: what a block of the model's own stands in on its way forward, where all is in place,
+        and when it is computed again, long after the pack went through."""
+        return contextlib.nullcontext(), self._in_place(now[-1]) if now else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def without_dropout(self) -> Iterator[None]:
@@ -216,13 +178,20 @@ class Fast:
 
     @property
     def recompute(self) -> bool:
-        """Whether blocks keep less and compute again."""
-        return any(block.recompute for block in self.blocks)
+        """Whether blocks keep less and compute again: ours by themselves, a model's own by transformers' means, in
+        training alone."""
+        return self._again
 
     @recompute.setter
     def recompute(self, value: bool) -> None:
         for block in self.blocks:
             block.recompute = value
+        if not self.blocks and value != self._again:
+            if value:
+                self.whole.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": self._around})
+            else:
+                self.whole.gradient_checkpointing_disable()
+        self._again = value
 
     def _take_blocks(self) -> list[Block]:
         """Blocks of LLaMA's form as functions; none when one of them has another form."""
@@ -274,7 +243,7 @@ class Fast:
 
     def _block_forward(self, block: Block, number: int, last: bool) -> Any:
         def forward(hidden_states: torch.Tensor, *args: Any, position_embeddings: Any = None, **kwargs: Any) -> Any:
-            ready, seed = _now[-1]
+            ready, seed, _ = now[-1]
             cos, sin = (t[0].to(self.dtype) for t in position_embeddings)
             keep = ready.kept if last else None
             own = None if seed is None else seed.at(number)
@@ -289,7 +258,7 @@ class Fast:
 
     def _linear_forward(self, linear: Linear, number: int) -> Any:
         def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            seed = _now[-1][1]
+            seed = now[-1].seed
             return LoraLinear.apply(x, linear, None if seed is None else seed.at(number), *linear.parameters)
 
         return forward

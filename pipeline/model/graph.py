@@ -21,7 +21,8 @@ import torch
 
 from pipeline.kernels.attention import TILE, Room, blocks_of, pieces_of
 from pipeline.kernels.lora import Seed
-from pipeline.model.fast import Fast, Ready
+from pipeline.model.fast import Fast
+from pipeline.model.ready import Ready
 from pipeline.progress import say
 from pipeline.prompt.pack import Pack
 

@@ -71,6 +71,15 @@ def has_blocks(whole: Any) -> bool:
     return layers is not None and all(is_llama(layer) for layer in layers)
 
 
+def is_plain_lora(whole: Any) -> bool:
+    """Whether adapters are what our kernels know: one LoRA a layer, of A, B and a scale, and something of it."""
+    try:
+        found = [adapter_of(module) for module in whole.modules()]
+    except NotPackable:
+        return False
+    return any(adapter is not None for adapter in found)
+
+
 def adapter_of(module: Any) -> Adapter | None:
     """peft's parameters of a linear layer; None when it has no adapter.
 

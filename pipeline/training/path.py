@@ -19,6 +19,7 @@ from pipeline.kernels.in_order import in_order
 from pipeline.model import adapter as adapters
 from pipeline.model.fast import Fast
 from pipeline.model.graph import Graphs
+from pipeline.model.load import dtype_name
 from pipeline.model.loss import loss_sum
 from pipeline.model.packable import NotPackable
 from pipeline.progress import say
@@ -26,7 +27,7 @@ from pipeline.prompt.batch import batches
 from pipeline.prompt.pack import Packer
 from pipeline.prompt.tokens import Tokens
 from pipeline.training import proof
-from pipeline.training.memory import choose_micro_tokens, choose_packed
+from pipeline.training.memory import choose_micro_tokens, choose_packed, to_come
 from pipeline.training.order import step_rows
 
 
@@ -82,7 +83,7 @@ class Packed:
         self.next: tuple[list[int], int, Future[list[Part]]] | None = None
         self.graphs: Graphs | None = None
         self.packer = Packer(tokens, leading, micro_tokens)
-        self.offload = False
+        self.offload = self.strict = False
 
     @property
     def recompute(self) -> bool:
@@ -128,7 +129,8 @@ class Packed:
 
     def in_order(self) -> AbstractContextManager[None]:
         """As `Plain.in_order`; on CUDA our kernels need no flag."""
-        return in_order(self.fast.device.type == "cpu")
+        ours = self.fast.fused and self.fast.device.type == "cuda"
+        return in_order(not ours, strict=self.strict)
 
     def ahead(self, rows: Sequence[int]) -> None:
         """Begins to make the parts that are asked for next."""
@@ -158,17 +160,20 @@ def open_path(
         UserError: the base is to be in fp8, and that cannot be; or not even the longest row fits into memory.
     """
     settings, longest = config.train, int(tokens.lengths.max())
-    told = accelerator.is_main_process
+    told, gpu = accelerator.is_main_process, accelerator.device.type == "cuda"
+    reserve = to_come(weights, moments=not state["step"])
     if settings.fast:
         try:
-            slow = adapters.method_of(config.adapter).plain_because(config.adapter)
+            slow = adapters.method_of(config.adapter).never_packed
             if slow:
                 raise NotPackable(slow)
-            packed = _packed(config, model, tokens, leading, accelerator, state)
+            packed = _packed(config, model, tokens, leading, accelerator, state, reserve)
             if proof.is_equal(packed, Plain(model, tokens, accelerator, longest), config, weights, told):
                 if _wants_graphs(config, packed.fast, tokens, accelerator):
                     rows = step_rows(0, len(tokens), settings.batch_size, settings.seed)
                     packed.graphs = Graphs(packed.fast, weights, next(packed.packer.packs(rows)))
+                if gpu and not packed.fast.fused:
+                    packed.strict = proof.repeats(packed, int(tokens.lengths.argmax()), weights, told)
                 return packed
         except (torch.cuda.OutOfMemoryError, UserError):
             raise
@@ -182,13 +187,15 @@ def open_path(
             say(f"train: the plain path is used: {why}") if told else None
         for weight in weights:
             weight.grad = None
+        if model.is_gradient_checkpointing:
+            model.gradient_checkpointing_disable()
     if settings.checkpointing in ("block", "offload"):
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     with accelerator.autocast():  # what is trained is in float32 and may stand beside frozen weights in bf16
-        micro_tokens = state["micro_tokens"] or choose_micro_tokens(model, settings.micro_tokens, longest)
+        micro_tokens = state["micro_tokens"] or choose_micro_tokens(model, settings.micro_tokens, longest, reserve)
     path = Plain(model, tokens, accelerator, micro_tokens)
-    path.strict = accelerator.device.type == "cuda" and proof.repeats(path, int(tokens.lengths.argmax()), weights, told)
+    path.strict = gpu and proof.repeats(path, int(tokens.lengths.argmax()), weights, told)
     return path
 
 
@@ -199,20 +206,24 @@ def _packed(
     leading: Sequence[Sequence[int]],
     accelerator: Any,
     state: dict[str, Any],
+    reserve: int,
 ) -> Packed:
     settings, longest = config.train, int(tokens.lengths.max())
-    fast = Fast(model, longest, fp8=config.model.quantize == "fp8")
-    if settings.checkpointing in ("block", "offload") and not fast.blocks:
-        whole = adapters.method_of(config.adapter).kernels(config.adapter)
-        why = "its blocks are not of LLaMA's form" if whole else f"{config.adapter.method} is not LoRA"
-        raise NotPackable(f"train.checkpointing={settings.checkpointing}, and {why}")
+    dtype = torch.bfloat16 if dtype_name(config.model) == "bf16" else torch.float32
+    fast = Fast(model, longest, fp8=config.model.quantize == "fp8", dtype=dtype)
+    if settings.checkpointing in ("block", "offload") and not fast.can_recompute:
+        raise NotPackable(
+            f"train.checkpointing={settings.checkpointing}, and blocks of this model cannot be computed again"
+        )
     packed = Packed(fast, tokens, leading, longest)
     packed.offload = settings.checkpointing == "offload"
     packed.micro_tokens, fast.recompute = state["micro_tokens"], state["recompute"]
     if not state["micro_tokens"]:
         step = packed.largest_step(settings.batch_size, accelerator.num_processes)
         wanted = settings.micro_tokens, settings.checkpointing
-        packed.micro_tokens, fast.recompute = choose_packed(fast, *wanted, longest, step, accelerator.is_main_process)
+        packed.micro_tokens, fast.recompute = choose_packed(
+            fast, *wanted, longest, step, reserve, accelerator.is_main_process
+        )
     return packed
 
 

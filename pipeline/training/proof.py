@@ -49,7 +49,7 @@ def difference(
                 if value.requires_grad:
                     value.backward()
                 loss += float(value.detach())
-            found.append((loss, [None if w.grad is None else w.grad.float().clone() for w in weights]))
+            found.append((loss, [None if w.grad is None else w.grad.float() for w in weights]))
             for weight in weights:
                 weight.grad = None
     plain.model.train(was_training)
@@ -160,7 +160,7 @@ def is_equal(packed: Packed, plain: Plain, config: Config, weights: Sequence[tor
     return not why
 
 
-def repeats(plain: Plain, row: int, weights: Sequence[torch.Tensor], told: bool) -> bool:
+def repeats(path: Packed | Plain, row: int, weights: Sequence[torch.Tensor], told: bool) -> bool:
     """Whether each operation of a step has an algorithm on this card that gives the same bits again; says which has
     not. torch has no list of them, but raises.
 
@@ -169,8 +169,8 @@ def repeats(plain: Plain, row: int, weights: Sequence[torch.Tensor], told: bool)
     """
     try:
         with in_order(strict=True):
-            for part in plain.parts([row]):
-                loss = plain.loss(part)
+            for part in path.parts([row]):
+                loss = path.loss(part)
                 loss.backward() if loss.requires_grad else None
     except torch.cuda.OutOfMemoryError:
         pass  # the first step will say so

@@ -35,9 +35,6 @@ class Lora(ThroughPeft):
     keys = ("r", "alpha", "dropout", "targets", "last_blocks", "dora", "rslora", "init", "lora_plus")
     no_tokens = ""
 
-    def plain_because(self, adapter: Adapter) -> str:
-        return "DoRA normalises W + BA anew in each pass, which the fused kernels do not" if adapter.dora else ""
-
     def kernels(self, adapter: Adapter) -> bool:
         return not adapter.dora
 

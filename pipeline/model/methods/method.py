@@ -26,7 +26,7 @@ class Method(abc.ABC):
         bits: whether the frozen base may be in nf4 or int8; where not, `no_bits` says why.
         identity: whether the model says at step 0 what the base says, up to 1e-6.
         no_tokens: why it cannot train new tokens; empty when it can.
-        never_packed: why rows never go through as packs; empty when they may.
+        never_packed: why rows never go through as packs; empty when they may, and then the model decides.
     """
 
     name = ""
@@ -39,10 +39,6 @@ class Method(abc.ABC):
     identity = True
     no_tokens = "it trains none of their rows in the embedding and in the head"
     never_packed = ""
-
-    def plain_because(self, adapter: Adapter) -> str:
-        """Why this run cannot take the fast path; empty when it may, and then the model decides."""
-        return self.never_packed
 
     def kernels(self, adapter: Adapter) -> bool:
         """Whether the fused kernels know its parameters, so that whole blocks go through as one function."""
@@ -71,7 +67,7 @@ class Method(abc.ABC):
         if quantize in ("nf4", "int8") and not self.bits:
             said = f"{self.name} cannot be used on a base in {quantize}: {self.no_bits}; set model.quantize=none"
             found.append((("adapter", "method"), f"{said} or adapter.method=lora"))
-        slow = self.plain_because(adapter)
+        slow = self.never_packed
         if quantize == "fp8" and (slow or not self.kernels(adapter)):
             why = slow or "the kernels for fp8 know plain LoRA alone"
             found.append((("model", "quantize"), f"no fp8 with {self.name}: {why}; set quantize=none"))
