@@ -166,7 +166,7 @@ class Adapter(Section):
     last_blocks: Count = 0
     """lora, houlsby, pfeiffer: adapt only the last so many blocks; those below need no backward pass. 0 = all."""
     dora: bool = False
-    """lora: direction and size of each weight row learn apart. A third slower, on the plain path."""
+    """lora: direction and size of each weight row learn apart. Slower: rows are normalised anew in each pass."""
     rslora: bool = False
     """lora: scale of the update is alpha / sqrt(r), for large ranks."""
     init: Literal["default", "pissa", "olora"] = "default"
@@ -254,7 +254,7 @@ class Eval(Section):
     limit: Count = 0
     """First so many questions of each benchmark, for a quick look; 0 = all."""
     num_fewshot: Count = 0
-    """Examples in front of each benchmark question, out of its training rows."""
+    """Examples in front of each benchmark question, out of its training rows; 0 = the task's own number."""
     prompting: Literal["plain", "template"] = "plain"
     """plain: benchmark questions as the harness words them. template: inside the training template."""
     batch_size: Count = 0

@@ -17,6 +17,7 @@ from pipeline.contradictions import Key, contradictions
 from pipeline.errors import UserError
 
 INDEX = re.compile(r"^[0-9]{1,6}$")
+NUMBER = re.compile(r"^[0-9.]+([eE][-+]?[0-9]+)?$")
 
 
 class _Loader(yaml.SafeLoader):
@@ -210,19 +211,29 @@ def _problem(item: dict[str, Any], lines: dict[Key, str], path: str) -> str:
         "string_pattern_mismatch": "expected letters, digits, '.', '_' or '-', beginning with a letter or digit",
         "string_too_short": "must not be empty",
         "string_type": "expected text; put it in quotes",
-        "tuple_type": f"expected a list, such as [{given if isinstance(given, str) else 'a, b'}]",
     }
     if kind == "model_type":
         message = f"expected a table of keys ({', '.join(_fields(key))})"
+    if kind == "tuple_type":
+        message = f"expected a list, such as [{_item(key, given)}]"
     message = own.get(kind, message)
     # Whoever takes judge.key for the key itself, or puts one into the address, does not want to read it in a log.
     shown = "(not shown)" if key[:1] == ("judge",) and key[-1:] in (("key",), ("base_url",)) else _shown(given)
     return f"{at}: {_dotted(key)} = {shown}: {message[0].lower() + message[1:]}"
 
 
+def _item(key: Key, given: Any) -> str:
+    """What a list at `key` could hold."""
+    if not any(_models(_section(key[:-1]).model_fields[str(key[-1])].annotation)):
+        return given if isinstance(given, str) else "a, b"
+    return f"{{path: {given if isinstance(given, str) else 'FILE'}}}"
+
+
 def _suggest(key: Key) -> str:
     known = [".".join(k) for k in _all_keys(Config)]
     leaf = str(key[-1])
+    if NUMBER.match(leaf):
+        return "; decimals take a point, not a comma"
     if leaf in SYNONYMS:
         return f"; here it is {SYNONYMS[leaf]}"
     dotted = ".".join(p for p in key if isinstance(p, str))
@@ -232,7 +243,7 @@ def _suggest(key: Key) -> str:
         same = [k for k in known if k.split(".")[-1] == leaf]
         beside = [k for k in known if ".".join(k.split(".")[:-1]) == parent]
         close = difflib.get_close_matches(leaf, [k.split(".")[-1] for k in beside], 1, 0.5)
-        near = same[:1] or [k for k in beside if close and k.split(".")[-1] == close[0]]
+        near = [" or ".join(same)] if same else [k for k in beside if close and k.split(".")[-1] == close[0]]
     if near:
         return f"; did you mean {near[0]}?"
     return f"; there is {', '.join(_fields(key[:-1]))}"

@@ -22,6 +22,8 @@ def number(value: object) -> object:
 
 
 def count_or_share(value: object) -> object:
+    if isinstance(value, str):
+        raise ValueError("expected a share such as 0.02, or whole rows such as 200")
     if isinstance(value, float) and value >= 1 and not value.is_integer():
         raise ValueError("expected a share below 1, or whole rows")
     return int(value) if isinstance(value, float) and value >= 1 else number(value)
@@ -72,6 +74,7 @@ SYNONYMS = {
     "prompt_template_name": "prompt.template", "prompt_template": "prompt.template",
     "cutoff_len": "prompt.cutoff", "model_max_length": "prompt.cutoff", "max_length": "prompt.cutoff",
     "max_seq_length": "prompt.cutoff", "train_on_inputs": "prompt.mask_prompt (the opposite)",
+    "lora": "adapter", "peft": "adapter",
     "lora_r": "adapter.r", "rank": "adapter.r", "lora_alpha": "adapter.alpha", "lora_dropout": "adapter.dropout",
     "lora_target_modules": "adapter.targets", "target_modules": "adapter.targets",
     "learning_rate": "train.lr", "num_epochs": "train.epochs", "num_train_epochs": "train.epochs",

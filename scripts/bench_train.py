@@ -279,9 +279,8 @@ def main() -> None:
                 model.zero_grad()
             gc.collect()
     if not profiling:
-        print(
-            f"\n{where()}, large products {limit / 1e12:,.1f} TFLOP/s\n\n| {'case':31} | {'tok/s':>9} | {'ms':>8} | {'limit':>6} | {'GiB':>6} |"
-        )
+        print(f"\n{where()}, large products {limit / 1e12:,.1f} TFLOP/s\n")
+        print(f"| {'case':31} | {'tok/s':>9} | {'ms':>8} | {'limit':>6} | {'GiB':>6} |")
         print(f"|{'-' * 33}|{'-' * 10}:|{'-' * 9}:|{'-' * 7}:|{'-' * 7}:|")
         print("\n".join(lines))
 

@@ -37,9 +37,7 @@ class RayEngine:
             import ray
             import ray.data
         except ImportError:
-            raise UserError(
-                "ray is not installed", "data.engine", "pip install 'suri[ray]', or engine: local"
-            ) from None
+            raise UserError("ray is not installed", "data.engine", "make .venv/.ray, or engine: local") from None
         if not ray.is_initialized():
             try:
                 ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)

@@ -93,7 +93,7 @@ def held_out_tasks(tasks: set[str], data: Data, strict: bool = True) -> set[str]
         members = group_members(name, tasks, data.groups) if name in data.groups else {name} & tasks
         if not members and strict:
             near = difflib.get_close_matches(name, [*tasks, *data.groups], 1)
-            there = f"tasks in the data: {', '.join(sorted(tasks)[:20]) or 'none'}"
+            there = f"tasks in the data: {', '.join(sorted(tasks)[:20]) or 'none; name them with data.sources[].task'}"
             what = (
                 f"no row has a task of the group {name!r}" if name in data.groups else f"no row has the task {name!r}"
             )

@@ -68,7 +68,8 @@ def kind_of(model: Model) -> str:
         return "folder"
     if HUB_ID.match(model.base) and path.suffix != ".gguf":
         return "hub"
-    raise UserError(f"no such base model: {model.base}", "model.base", _nearest(path) or f"give {WANTED}")
+    fetched = "make fetches it: make train CONFIG=..." if path.parts[:2] == (".cache", "demo") else ""
+    raise UserError(f"no such base model: {model.base}", "model.base", fetched or _nearest(path) or f"give {WANTED}")
 
 
 def _nearest(path: Path) -> str:

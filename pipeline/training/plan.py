@@ -35,6 +35,8 @@ WEIGHT_BYTES = {"none": None, "int8": 1.05, "nf4": 0.516, "fp8": 2.0}  # with th
 class Plan:
     """rows: to train on, None when unknown. exact: whether `tokens` was counted or is an upper bound.
 
+    parameters: of the base. everything: with those that the method adds.
+
     token_mib: what the plain path keeps of a token, an estimate. fast: what the fast path takes, where it has whole
     blocks as functions. penalty_gib: starts and importances that `train.l2_sp` and `train.ewc` hold on to.
     """
@@ -44,6 +46,7 @@ class Plan:
     exact: bool
     steps: int | None
     parameters: int
+    everything: int
     trained: int
     weights_gib: float
     training_gib: float
@@ -73,7 +76,7 @@ def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
     packed = config.train.fast and method.kernels(config.adapter) and has_blocks(model)
     with init_empty_weights():
         adapted = adapters.attach(model, config.adapter, 0, tuple(range(old, shape.vocab_size)))
-    trained = sum(p.numel() for p in adapters.trained(adapted).values())
+    trained, everything = adapters.sizes(adapted)
     penalty = _penalty_bytes(config, adapted)
     # Beside the weights: gradient and AdamW's two moments in float32, for adapters the float32 adapter itself too.
     per_trained = 12 if method.float32 else 16
@@ -83,6 +86,7 @@ def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
         exact=exact,
         steps=total_steps(rows, config.train) if rows else None,
         parameters=parameters,
+        everything=everything,
         trained=trained,
         weights_gib=weights / GIB,
         training_gib=trained * per_trained / GIB,
@@ -137,7 +141,7 @@ def lines(config: Config, found: Plan) -> list[str]:
         f"run        {config.name}: {config.adapter.method} on {config.model.base or 'random weights'}, "
         f"template {config.prompt.template}",
         *_amounts(config, found),
-        f"parameters {found.parameters:,}, trained {found.trained:,} ({found.trained / found.parameters:.3%})",
+        f"parameters {found.parameters:,}, trained {found.trained:,} ({found.trained / found.everything:.3%})",
         kept,
         f"memory     {found.weights_gib:.2f} GiB weights",
         f"           {found.training_gib:.2f} GiB gradients and optimiser" + _and_adapter(config),
@@ -230,7 +234,8 @@ def _shape(config: Config) -> Any:
     if config.model.geometry is not None:
         return geometry_config(config.model)
     if bases.kind_of(config.model) == "hub":
-        place, fix = config.model.base, "check the id and the network, or give the shape as model.geometry"
+        place = config.model.base
+        fix = "check the id, the network, and HF_TOKEN for gated models, or give the shape as model.geometry"
     else:
         place, fix = str(bases.resolve(config.model).folder), "check that this transformers knows the model"
     try:
