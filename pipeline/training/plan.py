@@ -204,7 +204,8 @@ def _amounts(config: Config, found: Plan) -> list[str]:
     arithmetic = f"{an_epoch:,} an epoch x {config.train.epochs:g} epochs"
     if found.steps == config.train.max_steps:
         arithmetic = f"train.max_steps; an epoch would be {an_epoch:,}"
-    return [rows, tokens, f"steps      {found.steps:,} of {size} rows ({arithmetic}), {warm:,} of them warm-up"]
+    most = "" if found.exact else "at most "
+    return [rows, tokens, f"steps      {most}{found.steps:,} of {size} rows ({arithmetic}), {warm:,} of them warm-up"]
 
 
 def _rows(config: Config, counted: dict[str, int] | None) -> tuple[int | None, int | None, bool]:
