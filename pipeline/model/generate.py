@@ -57,7 +57,8 @@ def greedy(
     """New ids for each prompt, the end token included when the model gave it.
 
     Prompts go in batches of similar length, padded on the left; the answer depends on the prompt alone, up to
-    rounding. With `adapters`, peft's name of the adapter that answers each prompt, a batch mixes them.
+    rounding. With `adapters`, peft's name of the adapter that answers each prompt, a batch mixes them. No answer goes
+    beyond what the model sees; a prompt that leaves no room has an empty one.
 
     Args:
         batch: prompts side by side; 0 = `rows_at_once`.
@@ -72,11 +73,15 @@ def greedy(
     wanted = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, eos_token_id=end_id, pad_token_id=end_id
     )
+    sees = getattr(model.config, "max_position_embeddings", None)
     with answering(model), bar(total=len(prompts), what=what, unit="answer") as progress:
         start = 0
         while start < len(order):
             width = len(prompts[order[start]])  # the longest of those that are left
+            room = min(max_new_tokens, sees - virtual_tokens(model) - width) if sees else max_new_tokens
             rows = order[start : start + (batch or rows_at_once(model, width + max_new_tokens))]
+            if room < max_new_tokens or _needs_no_padding(model, width + max_new_tokens):
+                rows = [i for i in rows if len(prompts[i]) == width]
             start += len(rows)
             ids = torch.zeros((len(rows), width), dtype=torch.long)
             mask = torch.zeros_like(ids)
@@ -84,18 +89,57 @@ def greedy(
                 ids[n, width - len(prompts[i]) :] = torch.tensor(list(prompts[i]))
                 mask[n, width - len(prompts[i]) :] = 1
             mixed = {} if adapters is None else {"adapter_names": [adapters[i] for i in rows]}
-            made = model.generate(
-                input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=wanted,
-                logits_processor=LogitsProcessorList([watch := _Watch()]), **mixed,
-            )  # fmt: skip  # (rows, width + new), rows that ended early filled up with the end token
-            if bad := watch.rows():
-                raise NotFinite([rows[n] for n in bad], what)
-            for i, new in zip(rows, made[:, width:].tolist(), strict=True):
+            made: list[list[int]] = [[] for _ in rows]
+            if room > 0:
+                wanted.max_new_tokens, watch = room, _Watch()
+                asked, inputs = _inputs(model, ids.to(device), mask.to(device))
+                found = asked.generate(
+                    **inputs, **mixed, generation_config=wanted, logits_processor=LogitsProcessorList([watch])
+                )  # (rows, width + new), or (rows, new) from embeddings; rows that ended early have the end token
+                if bad := watch.rows():
+                    raise NotFinite([rows[n] for n in bad], what)
+                made = found[:, width if "input_ids" in inputs else 0 :].tolist()
+            for i, new in zip(rows, made, strict=True):
                 answers[i] = new[: new.index(end_id) + 1] if end_id in new else new
                 if done:
                     done(i, answers[i])
             progress.update(len(rows))
     return answers
+
+
+def virtual_tokens(model: Any) -> int:
+    """How many stand in front of each row."""
+    found = getattr(model, "active_peft_config", None)
+    return int(found.num_virtual_tokens) if found is not None and found.is_prompt_learning else 0
+
+
+def _needs_no_padding(model: Any, tokens: int) -> bool:
+    """Whether rows of a batch must be of one length: peft puts a prefix in front of the padding, and a window that
+    ends within the row would reach as far less of it."""
+    window = getattr(model.config, "sliding_window", None)
+    return bool(virtual_tokens(model) and window and virtual_tokens(model) + tokens > window)
+
+
+def _inputs(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Whom to ask, and with what. ids, mask (rows, width), padded on the left.
+
+    peft puts learnt embeddings in front of the padding, and takes all positions as they come, so a row's answer would
+    depend on how long the others are. Here they stand behind the padding: [0; P; E(x)].
+    """
+    count = virtual_tokens(model)
+    if not count or str(model.active_peft_config.peft_type.value) == "PREFIX_TUNING":
+        return model, {"input_ids": ids, "attention_mask": mask}
+    base = model.get_base_model()
+    words = base.get_input_embeddings()(ids)
+    learnt = model.get_prompt(batch_size=len(ids)).to(words.dtype)
+    both = torch.cat([learnt, words], dim=1)  # (rows, count + width, hidden)
+    padding = (mask == 0).sum(dim=1, keepdim=True)
+    place = torch.arange(both.shape[1], device=ids.device) - padding  # where each comes from, before it is moved
+    place = torch.where((place >= 0) & (place < count), place, torch.arange(both.shape[1], device=ids.device))
+    both = both.gather(1, place.clamp(min=0)[..., None].expand_as(both))
+    seen = torch.cat([mask.new_zeros(len(ids), count), mask], dim=1)
+    seen |= (torch.arange(both.shape[1], device=ids.device) >= padding).to(mask.dtype)
+    return base, {"inputs_embeds": both, "attention_mask": seen}
 
 
 def rows_at_once(model: Any, tokens: int) -> int:
