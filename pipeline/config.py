@@ -18,6 +18,7 @@ from pipeline.config_values import (
     Name,
     Positive,
     Rate,
+    Seed,
     Share,
     adapter_name,
     count_or_share,
@@ -203,7 +204,7 @@ class Train(Section):
     """General text for `ewc` (plain, or JSONL with `text`); empty = training rows of sources marked `rehearsal`."""
     clip: Rate = 1.0
     """Largest gradient norm; 0 = no clipping."""
-    seed: Count = 42
+    seed: Seed = 42
     """Order of rows, start of the adapter, dropout."""
     fast: bool = True
     """Rows in packs without padding, the template's fixed text computed once a pack, fused kernels. false: transformers
@@ -211,8 +212,7 @@ class Train(Section):
     graphs: bool = True
     """On the fast path, CUDA graphs of a small model's passes, where starting kernels takes longer than computing."""
     checkpointing: Literal["auto", "none", "block", "offload"] = "auto"
-    """What blocks keep for the backward pass: all, a quarter (the rest is computed again), or that in the computer's
-    memory. auto = all, where packs of a good size then fit."""
+    """What blocks keep: all; a quarter (the rest is computed again); that, in main memory; auto = all that fits."""
     micro_tokens: Count = 0
     """Most tokens that go through the model at once; 0 = chosen from memory."""
     eval_every: Count = 0

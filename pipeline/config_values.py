@@ -58,6 +58,7 @@ def plain_url(value: str) -> str:
 
 Action = Literal["on", "warn", "off"]
 Count = Annotated[int, BeforeValidator(number), Field(ge=0)]
+Seed = Annotated[int, BeforeValidator(number), Field(ge=0, lt=1 << 63)]  # what torch takes
 Positive = Annotated[int, BeforeValidator(number), Field(ge=1)]
 Rate = Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(number), Field(ge=0, le=1)]

@@ -176,7 +176,7 @@ def need_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(there).free
     if free < needed:
         raise UserError(
-            f"{what} needs {needed / 1e9:.1f} GB of disk and {free / 1e9:.1f} GB are free", str(folder),
+            f"{what} needs {needed / 1e9:.2g} GB of disk and {free / 1e9:.2g} GB are free", str(folder),
             "free some space or move the run folder with RUNS=/other/disk",
         )  # fmt: skip
 

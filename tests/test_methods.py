@@ -198,6 +198,31 @@ def test_virtual_tokens_are_seen(kind: str, base: str) -> None:
     assert greedy(model, prompts, end_id=-1, max_new_tokens=5, what="test") == wanted
 
 
+@pytest.mark.parametrize("shape", [{"model_type": "gpt2"}, {"model_type": "mistral", "sliding_window": 24}], ids=str)
+@pytest.mark.parametrize("kind", ["prefix", "prompt", "ptuning", "houlsby"])
+def test_answers_do_not_depend_on_who_else_is_asked(kind: str, shape: dict[str, Any]) -> None:
+    """Where positions are learnt, and where a window is shorter than what the longest prompt adds to the others."""
+    model = moved(adapters.attach(stock(**shape), adapter_of(kind), seed=1)).eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight *= 30  # clear choices
+    random = np.random.default_rng(0)
+    prompts = [random.integers(3, VOCABULARY, n).tolist() for n in (4, 60, 30, 4)]
+
+    def asked(chosen: list[list[int]]) -> list[list[int]]:
+        return greedy(model, chosen, end_id=-1, max_new_tokens=6, what="test")
+
+    assert asked(prompts) == [asked([prompt])[0] for prompt in prompts]
+
+
+def test_answers_end_where_the_model_does() -> None:
+    model = stock(model_type="gpt2", max_position_embeddings=32)
+    prompts = [[5] * 29, [6] * 4, [7] * 32]
+    done: dict[int, list[int]] = {}
+    made = greedy(model, prompts, end_id=-1, max_new_tokens=8, what="test", done=done.__setitem__)
+    assert [len(ids) for ids in made] == [3, 8, 0]
+    assert [done[n] for n in range(3)] == made
+
+
 @pytest.mark.parametrize("base", ["llama", "gpt_neox", "gpt2"])
 def test_prefix_starts_as_words_in_front(base: str) -> None:
     model, ids = stock(model_type=base), torch.arange(3, 20)[None]

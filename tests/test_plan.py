@@ -60,7 +60,7 @@ def test_alpaca_7b_full() -> None:
     assert found.parameters == found.trained == 6_738_423_808  # with [PAD], twice a row of 4,096
     assert found.steps == 1221
     assert found.weights_gib + found.training_gib == pytest.approx(16 * 6_738_423_808 / 2**30)
-    assert "checkpoint 27.0 GB" in text
+    assert "checkpoint 80.9 GB" in text
 
 
 RECIPES = [

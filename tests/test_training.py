@@ -37,7 +37,7 @@ from pipeline.training import checkpoint, loop, memory, metrics, proof
 from pipeline.training import path as paths
 from pipeline.training.order import share_of, step_rows
 from pipeline.training.path import Packed, Part, Plain
-from pipeline.training.schedule import learning_rate, total_steps, warmup_steps
+from pipeline.training.schedule import epochs_of, learning_rate, total_steps, warmup_steps
 from pipeline.training.spike import WARM, Spikes
 from tests.tiny import make_base, make_config, run_to, train_on_two
 
@@ -318,7 +318,7 @@ def test_step_counts_lie_where_the_optimizer_wants_them(tmp_path: Path, fused: b
 def test_damaged_checkpoint_without_state_is_not_used(finished: tuple[Config, Run], tmp_path: Path) -> None:
     (tmp_path / "step-000007").mkdir()
     assert checkpoint.steps(tmp_path) == []
-    assert checkpoint.newest(tmp_path, "x") is None
+    assert checkpoint.newest(tmp_path, "x", {}) is None
 
 
 # --- the two paths
@@ -634,7 +634,69 @@ def test_a_row_that_does_not_fit(finished: tuple[Config, Run], tmp_path: Path, m
     seen = out_of_memory(monkeypatch, range(100))
     with pytest.raises(UserError, match=r"step 1: the longest row, \d+ tokens, does not fit"):
         branch(finished, tmp_path, *UNDROPPED)
-    assert seen == [250, int(tokens_of(Run(tmp_path / "tiny")).lengths.max())]
+    longest = int(tokens_of(Run(tmp_path / "tiny")).lengths.max())
+    assert seen == [250, longest, longest]  # the last one with blocks computed again
+
+
+def test_blocks_keep_less_before_a_run_gives_up(
+    finished: tuple[Config, Run], undropped: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = out_of_memory(monkeypatch, range(2))
+    run = branch(finished, tmp_path, *UNDROPPED)
+    assert len(set(seen)) == 2
+    state = json.loads((run.folder("checkpoints") / "step-000006" / "state.json").read_text())
+    assert state["recompute"]
+    assert_close(run, undropped)
+
+
+@pytest.mark.parametrize("words", [("train.checkpointing=block",), ("train.micro_tokens=300", "train.eval_every=2")])
+def test_a_run_goes_on_when_its_steps_are_cut_up_otherwise(
+    finished: tuple[Config, Run], undropped: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Whoever runs out of memory is told to change just that."""
+    config, _ = finished
+    shutil.copytree(undropped.root, tmp_path / config.name)
+    run = Run(tmp_path / config.name)
+    shutil.rmtree(run.folder("adapter"))
+    shutil.rmtree(checkpoint.folder_of(run.folder("checkpoints"), 6))
+    capsys.readouterr()
+    branched = run_to(make_config(tmp_path, Path(config.model.base), *UNDROPPED, *words), "train", tmp_path)
+    said = capsys.readouterr().out
+    assert "going on from step 5 of 6" in said
+    assert "cut up otherwise" in said
+    assert_close(branched, undropped)
+
+
+def test_large_seeds(base: Path, tmp_path: Path) -> None:
+    """Dates are what many take."""
+    words = ("train.seed=20261123", "train.max_steps=1", "eval.prompts=[]")
+    run = run_to(make_config(tmp_path, base, *words), "train", tmp_path)
+    assert run.manifest("adapter")["counts"]["steps"] == 1
+    with pytest.raises(UserError, match=r"train\.seed"):
+        make_config(tmp_path, base, f"train.seed={1 << 63}")
+
+
+def test_epochs() -> None:
+    """77 rows, 8 at once: ten steps an epoch, the last of five rows."""
+    assert [epochs_of(step, 77, 8) for step in (0, 1, 9, 10, 11, 30)] == [0, 0.1039, 0.9351, 1, 1.1039, 3]
+
+
+def test_rows_that_the_model_does_not_see(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", max_position_embeddings=64)
+    with pytest.raises(UserError, match=r"rows have up to \d+ tokens, and this model sees 64"):
+        run_to(make_config(tmp_path, base), "train", tmp_path)
+
+
+def test_disk_for_checkpoints(tmp_path: Path) -> None:
+    """Three of 12 bytes a number while the third is written; those that are there are not asked for again."""
+    weights = {"a": torch.nn.Parameter(torch.zeros(1000))}
+    assert checkpoint.space(tmp_path, weights, 2) == 36_000
+    (tmp_path / "step-000001").mkdir()
+    (tmp_path / "step-000001" / "weights.safetensors").write_bytes(bytes(20_000))
+    assert checkpoint.space(tmp_path, weights, 2) == 16_000
+    (tmp_path / "step-000001" / "optimizer.safetensors").write_bytes(bytes(20_000))
+    assert checkpoint.space(tmp_path, weights, 2) == 12_000
 
 
 @pytest.mark.parametrize(
@@ -663,6 +725,32 @@ def test_what_fits_into_a_card(
     monkeypatch.setattr(memory, "_peak", lambda fast, tokens, offload: 500 + tokens * (2 if fast.recompute else 10))
     fast = SimpleNamespace(can_recompute=True, recompute=False)
     assert memory.choose_packed(fast, wanted, checkpointing, longest, 6000, reserve=1000) == chosen
+
+
+@pytest.mark.parametrize("longest", [300, 6000])
+@pytest.mark.parametrize("checkpointing", ["auto", "none"])
+def test_a_card_that_holds_only_what_is_computed_again(
+    checkpointing: str, longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A probe with all kept runs out of memory, or the longest row would."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (50_000, 50_000))
+
+    def peak(fast: Any, tokens: int, offload: bool) -> int:
+        if longest == 300 and not fast.recompute:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return tokens * (2 if fast.recompute else 10)
+
+    monkeypatch.setattr(memory, "_peak", peak)
+    fast = SimpleNamespace(can_recompute=True, recompute=False)
+    if checkpointing == "auto":
+        assert memory.choose_packed(fast, 0, "auto", longest, 6000, 0) == (6000, True)
+    elif longest == 300:
+        with pytest.raises(UserError, match="not even 2,048 tokens fit"):
+            memory.choose_packed(fast, 0, "none", longest, 6000, 0)
+    else:
+        assert memory.choose_packed(fast, 0, "none", longest, 6000, 0) == (6000, False)
 
 
 def test_a_probe_leaves_no_gradient(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,7 @@ class Fast:
         self.whole = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.decoder = self.whole.get_decoder() if hasattr(self.whole, "get_decoder") else self.whole.base_model
         check_attention(self.whole, longest)
+        self.numbers = self.whole.num_parameters()  # before weights in fp8 leave their layers
         self.device = next(model.parameters()).device
         self.fused = is_plain_lora(self.whole)  # so that our kernels take the place of its layers
         if fp8 and not self.fused:

@@ -20,7 +20,7 @@ from accelerate.utils import ProjectConfiguration
 from pipeline.config import Config
 from pipeline.errors import Interrupted, UserError
 from pipeline.evaluation.probe_model import probe_model, tell
-from pipeline.files import disk_errors, need_space, sha256_json, write_json
+from pipeline.files import disk_errors, need_space, write_json
 from pipeline.kernels.in_order import in_order
 from pipeline.model import adapter as adapters
 from pipeline.model.base import Base, kind_of
@@ -38,9 +38,9 @@ from pipeline.training.look import Look, losses_of
 from pipeline.training.order import share_of, step_rows
 from pipeline.training.path import Packed, Plain, halve, open_path
 from pipeline.training.penalty import gradients_onto
-from pipeline.training.preflight import preflight
+from pipeline.training.preflight import open_tokens, preflight
 from pipeline.training.ranks import anyone, sum_gradients
-from pipeline.training.schedule import learning_rate, total_steps, warmup_steps
+from pipeline.training.schedule import epochs_of, learning_rate, total_steps, warmup_steps
 from pipeline.training.spike import Spikes
 
 
@@ -58,7 +58,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         return
     accelerator = _accelerator(config, run)
     world, rank, main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
-    tokens, val = (Tokens(run.folder("tokens") / f"{part}.arrow") for part in ("train", "val"))
+    tokens, val = open_tokens(config, run, base)
     total = total_steps(len(tokens), settings)
     eval_every = settings.eval_every or max(1, math.ceil(total / 4))
     save_every = settings.save_every or max(1, math.ceil(total / 12))
@@ -74,11 +74,11 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     fused, groups = accelerator.device.type == "cuda", method.groups(weights, config.adapter)
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
     if main:
-        need_space(run.root, 16 * sum(p.numel() for p in weights.values()) * settings.keep, "checkpoints")
+        need_space(run.root, checkpoint.space(root, weights, settings.keep), "checkpoints")
 
-    key = sha256_json({**stage_key, "commit": base.commit})
+    key, sizes = checkpoint.key_of(stage_key, base.commit)
     start = {"step": 0, "micro_tokens": 0, "recompute": False, "seconds": 0.0, "learnt": 0}
-    state: dict[str, Any] = checkpoint.newest(root, key, clean=main) or start
+    state: dict[str, Any] = checkpoint.newest(root, key, sizes, clean=main) or start
     penalties = open_penalties(config, run, plain, weights, encoder, tokens, accelerator, stage_key)
     if state["step"]:
         checkpoint.restore(root, state["step"], weights, optimizer)
@@ -98,8 +98,9 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     def save() -> None:
         if main and step not in checkpoint.steps(root):
             now = {
-                "key": key, "micro_tokens": path.micro_tokens, "recompute": path.recompute, "learnt": learnt_so_far,
-                "seconds": before + time.time() - begun, "peak_gib": _peak(accelerator.device, state),
+                "key": key, "sizes": sizes, "micro_tokens": path.micro_tokens, "recompute": path.recompute,
+                "learnt": learnt_so_far, "seconds": before + time.time() - begun,
+                "peak_gib": _peak(accelerator.device, state),
             }  # fmt: skip
             checkpoint.save(root, step, weights, optimizer, now, settings.keep)
         accelerator.wait_for_everyone()
@@ -129,7 +130,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
                     path.ahead(share_of(following, tokens.lengths, rank, world))
                 for n, part in enumerate(parts):
                     # Dropout, too, is a pure function of seed and place, so it is the same after resume.
-                    torch.manual_seed((settings.seed << 40) + (step << 16) + n * world + rank)
+                    torch.manual_seed(((settings.seed << 40) + (step << 16) + n * world + rank) % (1 << 63))
                     found = path.loss(part)
                     if found.requires_grad:  # a part in which nothing is labelled has no gradient
                         (found / max(1, learnt)).backward()
@@ -138,7 +139,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
                         break
             except torch.cuda.OutOfMemoryError:
                 optimizer.zero_grad(set_to_none=True)
-                halve(path, int(tokens.lengths.max()), step)
+                halve(path, int(tokens.lengths.max()), step, settings.checkpointing == "auto")
                 continue
             if anyone(accelerator, flag.code):
                 optimizer.zero_grad(set_to_none=True)
@@ -166,7 +167,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             learnt_so_far += learnt
             count = int(tokens.lengths[rows].sum())
             seconds = time.time() - started
-            epoch = round(step * settings.batch_size / len(tokens), 4)
+            epoch = epochs_of(step, len(tokens), settings.batch_size)
             line = {"step": step, "epoch": epoch, "loss": float(loss), "lr": rate, "grad_norm": float(norm), **extra}
             line |= {"tokens": count, "learnt": learnt, "seconds": round(seconds, 4)}
             if spikes.is_one(line["loss"]) and main:
@@ -241,7 +242,7 @@ def _not_finite(step: int, loss: float, norm: float, saved: list[int], rows: lis
     last = f"the newest checkpoint is step {saved[-1]}" if saved else "there is no checkpoint yet"
     return UserError(f"step {step + 1}: loss {loss}, gradient norm {norm}: training cannot go on "
                      f"({last}; the step's rows: {', '.join(rows[:8])}{', ...' if len(rows) > 8 else ''})", "train",
-                     "lower train.lr, or raise train.warmup")  # fmt: skip
+                     "lower train.lr, train.l2_sp or train.ewc, or raise train.warmup")  # fmt: skip
 
 
 def _flat(config: Config) -> dict[str, Any]:

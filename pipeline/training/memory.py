@@ -48,7 +48,15 @@ def choose_packed(
     costs, fixed = {}, 0
     for recompute in (True,) if always and fast.can_recompute else (False, True) if fast.can_recompute else (False,):
         fast.recompute = recompute
-        small, large = (_peak(fast, n, checkpointing == "offload") for n in (FULL // 4, FULL // 2))
+        try:
+            small, large = (_peak(fast, n, checkpointing == "offload") for n in (FULL // 4, FULL // 2))
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            if not recompute and checkpointing == "auto" and fast.can_recompute:
+                continue
+            fix = "set model.quantize=nf4, train.checkpointing=block, choose a smaller base, or free the card"
+            what = f"not even {FULL // 2:,} tokens fit into the card beside the model"
+            raise UserError(what, "train", fix) from None
         costs[recompute] = max(1, (large - small) // (FULL // 4))
         fixed = max(fixed, small - costs[recompute] * (FULL // 4))
     torch.cuda.empty_cache()
@@ -56,7 +64,9 @@ def choose_packed(
     room = max(0, free - reserve) * PACKED_SHARE - fixed
     fits = {recompute: int(room / cost) for recompute, cost in costs.items()}
     want = wanted or min(step, MOST)
-    recompute = False not in fits or (checkpointing == "auto" and True in fits and fits[False] < min(want, FULL))
+    recompute = False not in fits or (
+        checkpointing == "auto" and True in fits and fits[False] < max(longest, min(want, FULL))
+    )
     tokens = max(longest, wanted or min(want, fits[recompute]))
     how = "blocks computed again" if recompute else "all kept"
     if told:
@@ -73,9 +83,6 @@ def _peak(fast: Fast, tokens: int, offload: bool) -> int:
     """Bytes that a pack of so many tokens takes at its peak, half of them labelled.
 
     offload: whether what blocks keep goes to the computer's memory, as it will in training.
-
-    Raises:
-        UserError: not even that fits.
     """
     rows, length = tokens // 128, 128
     where = np.arange(tokens).reshape(rows, length)[:, length // 2 : -1].ravel()
@@ -89,9 +96,6 @@ def _peak(fast: Fast, tokens: int, offload: bool) -> int:
     try:
         with torch.autograd.graph.save_on_cpu(pin_memory=True) if offload else contextlib.nullcontext():
             return _taken(lambda: fast.loss_sum(fast.ready(pack)), fast.whole)
-    except torch.cuda.OutOfMemoryError:
-        fix = "set model.quantize=nf4, train.checkpointing=block, choose a smaller base, or free the card"
-        raise UserError(f"not even {tokens} tokens fit into the card beside the model", "train", fix) from None
     finally:
         fast.whole.train(was_training)
 
@@ -120,7 +124,11 @@ def choose_micro_tokens(model: Any, wanted: int, longest: int, reserve: int) -> 
         return max(CPU_TOKENS, longest)
     torch.cuda.empty_cache()
     ids = np.ones((2, PROBE_TOKENS // 2), np.int64)
-    per_token = max(1, _taken(lambda: loss_sum(model, Batch(ids, ids)), model) // PROBE_TOKENS)
+    try:
+        per_token = max(1, _taken(lambda: loss_sum(model, Batch(ids, ids)), model) // PROBE_TOKENS)
+    except torch.cuda.OutOfMemoryError:
+        what = f"not even {PROBE_TOKENS} tokens fit into the card beside the model"
+        raise UserError(what, "train", "set model.quantize=nf4, choose a smaller base, or free the card") from None
     torch.cuda.empty_cache()
     free = torch.cuda.mem_get_info()[0]
     chosen = max(longest, min(MOST, int(max(0, free - reserve) * SHARE / per_token)))

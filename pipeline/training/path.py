@@ -90,6 +90,13 @@ class Packed:
         """Whether blocks keep less and compute again."""
         return self.fast.recompute
 
+    def keeps_less(self) -> bool:
+        """Has blocks computed again from now on; False where they are already, or cannot be."""
+        if self.fast.recompute or not self.fast.can_recompute:
+            return False
+        self.graphs, self.fast.recompute = None, True  # graphs would keep what they were recorded with
+        return True
+
     def largest_step(self, batch_size: int, world: int) -> int:
         """About the most tokens that a rank computes in a step: the mean of the rows' own, and three deviations."""
         own = self.tokens.lengths - self.packer.shared
@@ -234,16 +241,21 @@ def _wants_graphs(config: Config, fast: Fast, tokens: Tokens, accelerator: Any) 
         return False
     rows = -(-settings.batch_size // accelerator.num_processes)
     count = min(rows * float(tokens.lengths.mean()), settings.micro_tokens or float("inf"))
-    return fast.whole.num_parameters() * count < LAUNCH_BOUND
+    return fast.numbers * count < LAUNCH_BOUND
 
 
-def halve(path: Packed | Plain, longest: int, step: int) -> None:
-    """Half as many tokens at once, after the card's memory did not suffice.
+def halve(path: Packed | Plain, longest: int, step: int, auto: bool) -> None:
+    """Half as many tokens at once, after the card's memory did not suffice; where that cannot be, blocks keep less.
+
+    auto: whether what blocks keep may be chosen.
 
     Raises:
         UserError: the longest row by itself does not fit.
     """
     torch.cuda.empty_cache()
+    if path.micro_tokens <= longest and auto and isinstance(path, Packed) and path.keeps_less():
+        say(f"train: step {step + 1}: out of memory; going on with blocks computed again")
+        return
     if path.micro_tokens <= longest:
         fix = "set train.checkpointing=block, model.quantize=nf4, or lower prompt.cutoff"
         raise UserError(f"step {step + 1}: the longest row, {longest} tokens, does not fit into the card", "train", fix)

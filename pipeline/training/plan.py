@@ -136,7 +136,7 @@ def lines(config: Config, found: Plan) -> list[str]:
     elif not method.float32:
         kept = f"adapter    {found.trained * 4 / 1e6:,.1f} MB in float32"
     else:
-        kept = f"checkpoint {found.trained * 4 / 1e9:,.1f} GB in float32"
+        kept = f"checkpoint {found.trained * 12 / 1e9:,.1f} GB in float32, weights and AdamW's moments"
     return [
         f"run        {config.name}: {config.adapter.method} on {config.model.base or 'random weights'}, "
         f"template {config.prompt.template}",

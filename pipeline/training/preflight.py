@@ -1,4 +1,4 @@
-"""What would stop the export, looked for before training begins."""
+"""What would stop training or the export, looked for before anything is loaded."""
 
 from __future__ import annotations
 
@@ -8,15 +8,33 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
+from pipeline.config import Config
 from pipeline.dataset.stage import load as load_examples
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
+from pipeline.model.load import context_of
 from pipeline.prompt.encode import Encoder
+from pipeline.prompt.tokens import Tokens
 from pipeline.run import Run
 
 ROWS = 50  # that are read
+
+
+def open_tokens(config: Config, run: Run, base: Base) -> tuple[Tokens, Tokens]:
+    """The rows to train on, and those held out.
+
+    Raises:
+        UserError: a row is longer than what the model sees.
+    """
+    train, val = (Tokens(run.folder("tokens") / f"{part}.arrow") for part in ("train", "val"))
+    sees = context_of(config, base)
+    longest = max(int(part.lengths.max()) for part in (train, val) if len(part))
+    if sees is not None and longest > sees:
+        what = f"rows have up to {longest:,} tokens, and this model sees {sees:,}"
+        raise UserError(what, "prompt.cutoff", f"set prompt.cutoff={sees}, or name a base that sees more")
+    return train, val
 
 
 def preflight(run: Run, base: Base, encoder: Encoder) -> None:

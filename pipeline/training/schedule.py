@@ -16,6 +16,12 @@ def total_steps(rows: int, train: Train) -> int:
     return min(steps, train.max_steps) if train.max_steps else steps
 
 
+def epochs_of(step: int, rows: int, batch_size: int) -> float:
+    """How many times the rows have been seen after so many steps; the last step of an epoch may be a smaller one."""
+    whole, part = divmod(step, math.ceil(rows / batch_size))
+    return round(whole + part * batch_size / rows, 4)
+
+
 def warmup_steps(total: int, warmup: float) -> int:
     """Below 1, `warmup` is a share of all steps, rounded up; otherwise steps."""
     return math.ceil(total * warmup) if warmup < 1 else int(warmup)
