@@ -131,7 +131,10 @@ def arguments(about: str, steps: int) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=steps, help="optimiser steps of each run (default: %(default)s)")
     parser.add_argument("--only", default="", help="some of the variants, with commas between them")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    return parser.parse_args(sys.argv[1:])
+    args = parser.parse_args(sys.argv[1:])
+    if args.steps < 1:
+        raise UserError(f"{args.steps} steps train nothing", "--steps", "give 1 or more")
+    return args
 
 
 def main() -> None:

@@ -75,7 +75,9 @@ def main() -> None:
     for name in names:  # all are checked before the first one runs
         adapter, rate = VARIANTS[name]
         words = [f"name=methods-{name}", "export.min_eos=0", *args.overrides, f"adapter={adapter}"]
-        if rate is not None:
+        if rate is None:
+            words += ["train.max_steps=0"]
+        else:
             words += [f"train.max_steps={args.steps}", f"train.save_every={args.steps}", f"train.lr={rate}"]
         configs[name] = load(args.config, words)
         commands[name] = [sys.executable, "-m", "scripts.export", "--config", args.config, *words]
@@ -83,6 +85,16 @@ def main() -> None:
     if not runs:
         raise UserError("no run ended well", "make methods", "see what each said")
     print("\n" + table(runs))
+    all_ended_well(configs, runs)
+
+
+def all_ended_well(configs: Mapping[str, Config], runs: Mapping[str, Run]) -> None:
+    """Raises:
+    UserError: a variant is not in the table.
+    """
+    if missing := [name for name in configs if name not in runs]:
+        what = f"{len(missing)} of {len(configs)} runs failed: {', '.join(missing)}"
+        raise UserError(what, "the table above", "see what each said; the next call runs those alone")
 
 
 def run_all(configs: Mapping[str, Config], commands: Mapping[str, Sequence[str]]) -> dict[str, Run]:

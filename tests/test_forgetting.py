@@ -604,12 +604,12 @@ def test_ewc_with_rows_or_text_that_are_not_there(tuned: tuple[Config, Run], enc
     config, run = tuned
     tokens = Tokens(run.folder("tokens") / "train.arrow")
     with pytest.raises(UserError, match="EWC without general data"):
-        opening.general_rows(config, run, encoder, tokens)
+        opening.general_rows(config, run, encoder, tokens, 256)
     copy = tmp_path / "copy.jsonl"
     copy.write_text("\n".join(BUILT_IN.read_text().splitlines()[:2]))
     train = config.train.model_copy(update={"ewc": 1.0, "ewc_data": str(copy)})
     with pytest.raises(UserError, match="2 of its passages are those that forgetting is measured on"):
-        opening.general_rows(config.model_copy(update={"train": train}), run, encoder, tokens)
+        opening.general_rows(config.model_copy(update={"train": train}), run, encoder, tokens, 256)
     with pytest.raises(UserError, match="no such file") as caught:
         branch(tuned, tmp_path / "run", "train.ewc=1", f"train.ewc_data={tmp_path / 'none.txt'}")
     assert caught.value.where == "train.ewc_data"

@@ -542,6 +542,26 @@ def test_quantised_bases_that_cannot_be(tmp_path: Path, kind: str, quantize: str
     assert "set model.quantize=n" in said or "set quantize=none" in said
 
 
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_start_out_of_the_weights_needs_its_rank_in_each(init: str) -> None:
+    """Keys have 16 rows, queries 32."""
+    model = stock()
+    with pytest.raises(UserError, match=r"takes 24 parts out of every matrix, and \S+k_proj has no more than 16"):
+        adapters.attach(model, Adapter(r=24, init=init, targets=("q_proj", "k_proj")), seed=1)
+    adapters.attach(model, Adapter(r=24, init=init, targets=("q_proj",)), seed=1)
+
+
+def test_full_names_leave_no_blocks_to_choose() -> None:
+    with pytest.raises(UserError, match=r"q_proj names one layer in full"):
+        adapters.attach(stock(), Adapter(r=4, targets=("model.layers.0.self_attn.q_proj",), last_blocks=1), seed=1)
+
+
+def test_nothing_trained_is_nothing_held(tmp_path: Path) -> None:
+    assert "train.ewc: adapter.method=none trains nothing" in refused(
+        tmp_path, "adapter: {method: none}\ntrain: {ewc: 1.0, ewc_data: x}\n"
+    )
+
+
 def test_dora_needs_weights_that_peft_reads(tmp_path: Path) -> None:
     said = "adapter.dora: no DoRA on int8"
     assert said in refused(tmp_path, "adapter: {dora: true}\n", "model.quantize=int8")

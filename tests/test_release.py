@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer as Fast
@@ -266,6 +267,46 @@ def test_every_weight_trained(base: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert "all weights trained" in (run.folder("export") / "README.md").read_text()
     shutil.copyfile(base / "model.safetensors", run.folder("adapter") / "model.safetensors")
     assert "nothing was learnt" in assert_refused(config, run, "weights changed").what
+
+
+@pytest.mark.parametrize(
+    ("moved", "share"),
+    # A step of bf16 is 1/128 above one and 1/256 below: 1e-3 is lost everywhere, 1/64 nowhere.
+    [(1e-3, "1"), (1 / 64, "0")],
+)
+def test_what_rounding_takes_of_a_change(tmp_path: Path, moved: float, share: str) -> None:
+    start = {"a": torch.ones(4), "b": torch.ones(2, 2).to(torch.bfloat16), "elsewhere": torch.ones(1)}
+    save_file({"a": start["a"] + moved, "b": start["b"].float() - moved}, tmp_path / "adapter_model.safetensors")
+    checks = verify.Checks()
+    if share == "1":
+        with pytest.raises(UserError, match="moves the weights by 1 of what training moved them by: it eats"):
+            verify.change_survives(tmp_path, start, torch.bfloat16, checks, "bf16")
+    else:
+        verify.change_survives(tmp_path, start, torch.bfloat16, checks, "bf16")
+        assert f"weights by {share} of" in checks.done["rounding"]
+    verify.change_survives(tmp_path, start, torch.float32, checks, "fp32")
+
+
+def test_small_changes_are_not_exported_in_bf16_as_if_they_were_there(base: Path, tmp_path: Path) -> None:
+    words = ("adapter.method=full", "train.lr=1e-6", "train.max_steps=2", "eval.rows=1", "eval.prompts=[]")
+    run = run_to(make_config(tmp_path, base, *words), "train", tmp_path)
+    assert_refused(make_config(tmp_path, base, *words, "export.dtype=bf16"), run, "rounding")
+
+
+def test_norms_trained_in_bf16_are_exported_as_they_were_trained(base: Path, tmp_path: Path) -> None:
+    """Gains near one move by less than a step of bf16."""
+    AcceleratorState._reset_state(True)  # one process takes one precision
+    try:
+        words = (
+            "adapter={method: norms}", "model.dtype=bf16", "export.dtype=fp32", "train.lr=1e-3", "eval.rows=1",
+            "train.max_steps=2", "eval.prompts=[]",
+        )  # fmt: skip
+        run = run_to(make_config(tmp_path, base, *words), "export", tmp_path)
+    finally:
+        AcceleratorState._reset_state(True)
+    saved = load_file(run.folder("export") / "model.safetensors")
+    trained = load_file(run.folder("adapter") / "adapter_model.safetensors")
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in trained.items())
 
 
 def test_export_in_bf16(copy: tuple[Config, Run], base: Path, tmp_path: Path) -> None:

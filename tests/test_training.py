@@ -737,7 +737,7 @@ def test_a_card_that_holds_only_what_is_computed_again(
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (50_000, 50_000))
 
-    def peak(fast: Any, tokens: int, offload: bool) -> int:
+    def peak(fast: SimpleNamespace, tokens: int, offload: bool) -> int:
         if longest == 300 and not fast.recompute:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return tokens * (2 if fast.recompute else 10)

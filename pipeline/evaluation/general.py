@@ -18,6 +18,7 @@ import torch
 
 from pipeline.config import Config
 from pipeline.evaluation.standard_error import ratio
+from pipeline.model.adapter import method_of
 from pipeline.model.loss import row_losses
 from pipeline.progress import bar
 from pipeline.prompt.batch import micro_rows, pad
@@ -28,13 +29,20 @@ LOOK = 4  # windows while training
 AT_ONCE = 1024  # tokens: every one of them has its logits, a row of the vocabulary's size
 
 
+def seen_by(model: Any, config: Config) -> int:
+    """How long a window may be. Virtual tokens take their share, of the base's windows too: both see the same."""
+    taken = config.adapter.virtual_tokens if "virtual_tokens" in method_of(config.adapter).keys else 0
+    sees: int = getattr(model.config, "max_position_embeddings", None) or WINDOW + taken
+    return sees - taken
+
+
 def general_windows(model: Any, config: Config, encoder: Encoder, most: int = 0) -> list[Window]:
     """The windows of `eval.general`, no longer than the model can be asked about. most: fewer than the final table has.
 
     Raises:
         UserError: the file cannot be read.
     """
-    longest = getattr(model.config, "max_position_embeddings", None) or WINDOW
+    longest = seen_by(model, config)
     most = min(most or config.eval.general_windows, config.eval.general_windows)
     return windows(read(path_of(config.eval.general)), encoder, most, min(WINDOW, longest))
 

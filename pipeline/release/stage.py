@@ -22,6 +22,7 @@ from pipeline.model.exported import base_with_tokens, export_dtype, free_memory
 from pipeline.model.fingerprint import fingerprint
 from pipeline.model.load import BYTES, DTYPES, cast, dtype_name, load_folder
 from pipeline.model.methods.full import FULL
+from pipeline.model.methods.own_form import OwnForm
 from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
@@ -88,17 +89,23 @@ def _merged(work: Work, held: list[Any], base_says: torch.Tensor, dtype: str) ->
         UserError: nothing was learnt, or the merged weights say something else than base + adapter.
     """
     config, encoder, folder = work.config, work.encoder, work.run.folder("adapter")
-    plain = held.pop()
-    if adapters.method_of(config.adapter) is FULL:
+    plain, method = held.pop(), adapters.method_of(config.adapter)
+    own = method is FULL or isinstance(method, OwnForm)
+    if own:
+        verify.change_survives(folder, plain.state_dict(), DTYPES[dtype], work.checks, dtype)
+    if method is FULL:
         del plain
         free_memory()
         merged = load_folder(folder, DTYPES[dtype])
         merged_says = verify.log_probabilities(merged, encoder, work.examples)
         verify.weights_have_learnt(merged_says, base_says, work.checks)
         return merged, merged_says
+    few = config.model.quantize in ("nf4", "int8")
+    if own and not few:  # before what was learnt is put into it
+        plain = cast(plain, DTYPES[_merge_dtype(config, dtype)])
     tuned = adapters.load(plain, folder, fingerprint(config, work.base))
     adapter_says = verify.log_probabilities(tuned, encoder, work.examples)
-    if config.model.quantize in ("nf4", "int8"):  # fp8 is made while training, from the base as it is here
+    if few:  # fp8 is made while training, from the base as it is here
         # Merging into 4 or 8 bits would round away what was learnt: the base is put into full precision first.
         del tuned, plain
         free_memory()

@@ -15,9 +15,10 @@ from pipeline.config import Config
 from pipeline.dataset.source import labels
 from pipeline.dataset.stage import load as load_examples
 from pipeline.errors import UserError
+from pipeline.evaluation.general import seen_by
 from pipeline.files import sha256_json
 from pipeline.prompt.encode import Encoder
-from pipeline.prompt.passages import path_of, read, windows
+from pipeline.prompt.passages import WINDOW, path_of, read, windows
 from pipeline.prompt.tokens import Tokens
 from pipeline.run import Run
 from pipeline.training.fisher import ROWS, Row, load_or_make, with_fisher
@@ -42,7 +43,7 @@ def open_penalties(
     parts = parts_of(model, weights)
     found = [Penalty(parts, settings.l2_sp)] if settings.l2_sp else []
     if settings.ewc:
-        rows = general_rows(config, run, encoder, tokens)
+        rows = general_rows(config, run, encoder, tokens, seen_by(model, config))
         own = {name: value for name, value in key.items() if name not in ("train", "version")}
         own |= {"seed": settings.seed, "rows": ROWS}
         made = load_or_make(run.root, sha256_json(own), model, parts, rows, accelerator, settings.seed)
@@ -50,9 +51,12 @@ def open_penalties(
     return found
 
 
-def general_rows(config: Config, run: Run, encoder: Encoder, tokens: Tokens) -> list[Row]:
+def general_rows(config: Config, run: Run, encoder: Encoder, tokens: Tokens, longest: int) -> list[Row]:
     """Up to `ROWS` rows of general data as ids and labels: windows of `train.ewc_data`, or else training rows of the
     sources marked `rehearsal`, chosen by content hash.
+
+    Args:
+        longest: tokens that the model can be asked about.
 
     Raises:
         UserError: there are none, or passages of it are those that forgetting is measured on.
@@ -63,7 +67,7 @@ def general_rows(config: Config, run: Run, encoder: Encoder, tokens: Tokens) -> 
         if both := sum(p.text.strip() in measured for p in passages):
             what = f"{both} of its passages are those that forgetting is measured on (eval.general)"
             raise UserError(what, f"train.ewc_data, {named}", "name another text: one would guard what one measures")
-        return [(w.ids, w.ids) for w in windows(passages, encoder, ROWS)]
+        return [(w.ids, w.ids) for w in windows(passages, encoder, ROWS, min(WINDOW, longest))]
     names = labels(config.data.sources)
     general = {name for name, source in zip(names, config.data.sources, strict=True) if source.rehearsal}
     wanted = {e.id for e in load_examples(run, "train") if e.source in general}

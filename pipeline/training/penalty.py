@@ -30,6 +30,8 @@ from typing import Any
 
 import torch
 
+from pipeline.errors import UserError
+
 
 @dataclass(frozen=True)
 class Product:
@@ -137,11 +139,18 @@ def kept_numbers(model: Any, weights: Mapping[str, torch.nn.Parameter], fisher: 
 def _split(
     model: Any, weights: Mapping[str, torch.nn.Parameter]
 ) -> tuple[dict[str, Any], dict[str, torch.nn.Parameter]]:
-    """The layers of which A and B are trained, and the weights that are trained themselves, by name."""
+    """The layers of which A and B are trained, and the weights that are trained themselves, by name.
+
+    Raises:
+        UserError: a LoRA over a mixture's experts, whose factors are stacked: B A is not the change of one matrix.
+    """
     alone = {id(weight): name for name, weight in weights.items()}
     layers = {}
     for name, module in layers_of(model):
         pair = id(module.lora_A["default"].weight), id(module.lora_B["default"].weight)
+        if type(module).__name__ == "ParamWrapper":
+            what = f"l2_sp and ewc cannot hold experts, such as {name}"
+            raise UserError(what, "adapter.targets", "name layers outside of the experts, or drop train.l2_sp and ewc")
         if all(one in alone for one in pair):
             layers[name] = module
             for one in pair:

@@ -134,15 +134,20 @@ def check_targets(model: Any, adapter: Adapter) -> str | list[str]:
     """The targets as peft wants them.
 
     Raises:
-        UserError: a target that no linear layer has, or a rank above every layer's size.
+        UserError: a target that no linear layer has, a rank above the layers' size, or a full name with last_blocks.
     """
+    all_of = "" if adapter.init == "default" else adapter.init
     if adapter.targets == ALL:
         head = model.get_output_embeddings()
         inside = {name: module for name, module in linear_layers(model).items() if module is not head}
-        check_rank(adapter.r, inside)
+        check_rank(adapter.r, inside, all_of)
         # peft chooses blocks by number only for targets that are given by name.
         return sorted({name.split(".")[-1] for name in inside}) if adapter.last_blocks else "all-linear"
-    check_rank(adapter.r, named(model, adapter.targets))
+    chosen = named(model, adapter.targets)
+    check_rank(adapter.r, chosen, all_of)
+    if adapter.last_blocks and (whole := [t for t in adapter.targets if t in chosen]):
+        what = f"{whole[0]} names one layer in full, and adapter.last_blocks chooses among blocks"
+        raise UserError(what, "adapter.targets", "drop one of the two keys, or give how names end, such as q_proj")
     return list(adapter.targets)
 
 

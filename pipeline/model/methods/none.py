@@ -29,6 +29,9 @@ class Nothing(Method):
         found = super().problems(config)
         if config.train.max_steps:
             found.append((("train", "max_steps"), "adapter.method=none trains nothing: it takes no steps; remove it"))
+        for key in ("l2_sp", "ewc"):
+            if getattr(config.train, key):
+                found.append((("train", key), "adapter.method=none trains nothing that could be held; remove it"))
         return found
 
     def attach(self, model: Any, adapter: Adapter, seed: int, added: tuple[int, ...]) -> Any:

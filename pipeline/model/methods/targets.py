@@ -48,11 +48,14 @@ def named(model: Any, targets: Sequence[str]) -> dict[str, Any]:
     return chosen
 
 
-def check_rank(rank: int, layers: dict[str, Any]) -> None:
+def check_rank(rank: int, layers: dict[str, Any], all_of: str = "") -> None:
     """A rank beyond a matrix' smaller side adds parameters and nothing that could be learnt with them.
 
+    Args:
+        all_of: what needs the rank in every layer; empty: nothing does.
+
     Raises:
-        UserError: that holds for every layer.
+        UserError: that holds for every layer, or for one where all must have the rank.
     """
     sides = {name: min(_shape(module)) for name, module in layers.items()}
     small = {name: side for name, side in sides.items() if side < rank}
@@ -61,6 +64,9 @@ def check_rank(rank: int, layers: dict[str, Any]) -> None:
         raise UserError(what, "adapter.r", "lower adapter.r")
     if small:
         name = min(small, key=small.__getitem__)
+        if all_of:
+            what = f"{all_of} takes {rank} parts out of every matrix, and {name} has no more than {small[name]}"
+            raise UserError(what, "adapter.r", f"lower adapter.r to {small[name]}, or take it out of adapter.targets")
         others = f"{len(small)} of {len(sides)} targets"
         say(f"adapter: rank {rank} is more than {others} can use, such as {name} ({small[name]})")
 
