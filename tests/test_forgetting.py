@@ -17,6 +17,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline import stages
 from pipeline.config import Adapter, Config, Prompt
@@ -40,7 +41,7 @@ from pipeline.training.path import Packed
 from pipeline.training.penalty import Penalty, Product, Single, gradients_onto, parts_of
 from scripts import forgetting as script
 from scripts import methods
-from tests.tiny import make_config, run_to, train_on_two
+from tests.tiny import SHAPE, make_config, run_to, train_on_two
 
 ALONE = Accelerator(cpu=True)
 
@@ -290,6 +291,15 @@ def test_parts_of_an_adapter_begin_at_zero(base: Path) -> None:
     assert gradients_onto([Penalty(parts, 2.0)]) == {"penalty": 0.0}
     assert all(not w.grad.any() for w in trained.values())
     assert gradients_onto([]) == {}
+
+
+def test_experts_are_refused() -> None:
+    """peft stacks their factors, so that B A is no change of one matrix."""
+    shape = {**SHAPE, "vocab_size": 64, "num_local_experts": 2, "num_experts_per_tok": 1}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("mixtral", **{**shape, "model_type": "mixtral"}))
+    model = adapters.attach(model, Adapter(r=2), 1, ())
+    with pytest.raises(UserError, match="cannot hold a mixture's experts and routers, such as"):
+        parts_of(model, adapters.trained(model))
 
 
 def test_an_adapter_that_does_not_begin_at_zero(base: Path) -> None:

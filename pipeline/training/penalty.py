@@ -149,8 +149,8 @@ def _split(
     for name, module in layers_of(model):
         pair = id(module.lora_A["default"].weight), id(module.lora_B["default"].weight)
         if type(module).__name__ == "ParamWrapper":
-            what = f"l2_sp and ewc cannot hold experts, such as {name}"
-            raise UserError(what, "adapter.targets", "name layers outside of the experts, or drop train.l2_sp and ewc")
+            what = f"l2_sp and ewc cannot hold a mixture's experts and routers, such as {name}"
+            raise UserError(what, "adapter.targets", "name the layers of attention, or drop train.l2_sp and train.ewc")
         if all(one in alone for one in pair):
             layers[name] = module
             for one in pair:
