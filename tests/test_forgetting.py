@@ -293,10 +293,11 @@ def test_parts_of_an_adapter_begin_at_zero(base: Path) -> None:
     assert gradients_onto([]) == {}
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:peft", "ignore::RuntimeWarning:peft")
 def test_experts_are_refused() -> None:
     """peft stacks their factors, so that B A is no change of one matrix."""
-    shape = {**SHAPE, "vocab_size": 64, "num_local_experts": 2, "num_experts_per_tok": 1}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("mixtral", **{**shape, "model_type": "mixtral"}))
+    shape = {**SHAPE, "vocab_size": 64, "num_local_experts": 2, "num_experts_per_tok": 1, "model_type": "mixtral"}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape))
     model = adapters.attach(model, Adapter(r=2), 1, ())
     with pytest.raises(UserError, match="cannot hold a mixture's experts and routers, such as"):
         parts_of(model, adapters.trained(model))
