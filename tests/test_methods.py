@@ -551,6 +551,13 @@ def test_a_start_out_of_the_weights_needs_its_rank_in_each(init: str) -> None:
     adapters.attach(model, Adapter(r=24, init=init, targets=("q_proj",)), seed=1)
 
 
+def test_one_name_in_attention_and_in_the_mlp() -> None:
+    """GPT-2's c_proj: behind the one, in front of the other, of 48 numbers."""
+    model = adapters.attach(stock(model_type="gpt2", n_inner=48), Adapter(method="ia3", targets=("c_proj",)), seed=1)
+    shapes = {name.split("transformer.")[1][:8]: tuple(p.shape) for name, p in adapters.trained(model).items()}
+    assert shapes == {"h.0.attn": (32, 1), "h.0.mlp.": (1, 48), "h.1.attn": (32, 1), "h.1.mlp.": (1, 48)}
+
+
 def test_full_names_leave_no_blocks_to_choose() -> None:
     with pytest.raises(UserError, match=r"q_proj names one layer in full"):
         adapters.attach(stock(), Adapter(r=4, targets=("model.layers.0.self_attn.q_proj",), last_blocks=1), seed=1)

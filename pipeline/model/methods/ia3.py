@@ -34,9 +34,9 @@ class Ia3(ThroughPeft):
         from peft.utils import constants
 
         if adapter.targets != ALL:
-            names = list(adapter.targets)
-            chosen = named(model, adapter.targets)
-            return names, [t for t in names if not any("att" in n for n in chosen if n.endswith(t))]
+            # With what they stand in: GPT-2 has a c_proj in its attention and one in its MLP.
+            names = sorted({".".join(name.split(".")[-2:]) for name in named(model, adapter.targets)})
+            return names, [name for name in names if "att" not in name]
         kind = model.config.model_type
         if kind in constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING:
             return (
