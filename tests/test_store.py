@@ -26,7 +26,7 @@ from pipeline.config_file import load
 from pipeline.errors import UserError
 from pipeline.model.base import resolve
 from pipeline.model.combine import combine
-from pipeline.model.fingerprint import fingerprint
+from pipeline.model.fingerprint import fingerprint, settings_of
 from pipeline.model.stored import open_stored, side_by_side, verified
 from pipeline.model.untrusted import check_numbers, inspect
 from pipeline.prompt.stage import encoder_of
@@ -419,6 +419,72 @@ def test_the_hash_of_a_base(base: Path, config: Config, tmp_path: Path) -> None:
     shape.append(make_config(tmp_path, base, "model.base=''", "model.geometry={model_type: llama, hidden_size: 32}",
                              f"model.tokenizer={base}", "train.seed=7"))  # fmt: skip
     assert len({fingerprint(c, resolve(c.model)) for c in shape}) == 3
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        ({}, {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}),
+        ({"rope_theta": 5000, "rope_scaling": None},
+         {"rope_parameters": {"rope_theta": 5000.0, "rope_type": "default", "partial_rotary_factor": 1.0}}),
+        ({"rope_theta": 5e3, "rope_scaling": {"type": "linear", "factor": 2}},
+         {"rope_parameters": {"rope_theta": 5e3, "rope_type": "linear", "factor": 2.0}}),
+        ({"model_type": "gemma3_text", "rope_theta": 5e5, "rope_local_base_freq": 7e3,
+          "layer_types": ["full_attention"]},
+         {"model_type": "gemma3_text", "rope_parameters": {
+             "full_attention": {"rope_theta": 5e5, "rope_type": "default"},
+             "sliding_attention": {"rope_theta": 7e3, "rope_type": "default"}}, "layer_types": ["full_attention"]}),
+    ],
+)  # fmt: skip
+def test_settings_are_the_same_in_either_form(tmp_path: Path, older: dict[str, Any], newer: dict[str, Any]) -> None:
+    """As transformers 4 and 5 write them."""
+    found = []
+    for name, values in (("4", older), ("5", newer)):
+        (tmp_path / name).mkdir()
+        shape = {"model_type": "llama", "num_hidden_layers": 1, **values}
+        (tmp_path / name / "config.json").write_text(json.dumps(shape))
+        found.append(settings_of(tmp_path / name))
+    assert found[0] == found[1]
+    rope = newer["rope_parameters"]
+    assert found[0]["rope_parameters"] == {k: v for k, v in rope.items() if k != "partial_rotary_factor"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed"),
+    [
+        ("llama", {"rope_theta": 5.0}),
+        ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
+        ("llama", {"hidden_act": "relu"}),
+        ("gpt2", {"activation_function": "relu"}),
+        ("mistral", {"sliding_window": 7}),
+        ("gemma2", {"attn_logit_softcapping": 7.0}),
+        ("gemma2", {"final_logit_softcapping": None}),
+        ("gemma2", {"query_pre_attn_scalar": 7}),
+        ("gemma2", {"hidden_activation": "relu"}),
+        ("granite", {"residual_multiplier": 0.5}),
+        ("granite", {"attention_multiplier": 0.5}),
+        ("granite", {"embedding_multiplier": 0.5}),
+        ("granite", {"logits_scaling": 0.5}),
+        ("cohere", {"logit_scale": 0.5}),
+        ("gpt_neox", {"rotary_pct": 0.5}),
+        ("stablelm", {"partial_rotary_factor": 0.5}),
+    ],
+)
+def test_settings_that_no_tensor_shows(tmp_path: Path, kind: str, changed: dict[str, Any]) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": kind}))
+    before = settings_of(tmp_path)
+    assert None not in before.values()
+    path.write_text(json.dumps({"model_type": kind, "transformers_version": "9", "use_cache": False}))
+    assert settings_of(tmp_path) == before
+    path.write_text(json.dumps({"model_type": kind, **changed}))
+    assert settings_of(tmp_path) != before
+
+
+def test_settings_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "no-such-model"}')
+    with pytest.raises(UserError, match="cannot read the model's settings"):
+        settings_of(tmp_path)
 
 
 def test_other_template_and_tokenizer(shelf: Store, base: Path, tmp_path: Path) -> None:
