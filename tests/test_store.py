@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from pipeline import stages
@@ -24,10 +24,11 @@ from pipeline.adapter_name import problem
 from pipeline.config import Config
 from pipeline.config_file import load
 from pipeline.errors import UserError
+from pipeline.model import adapter as adapters
 from pipeline.model.base import resolve
 from pipeline.model.combine import combine
 from pipeline.model.fingerprint import fingerprint, settings_of
-from pipeline.model.stored import open_stored, side_by_side, verified
+from pipeline.model.stored import open_stored, side_by_side, verified, write_record
 from pipeline.model.untrusted import check_numbers, inspect
 from pipeline.prompt.stage import encoder_of
 from pipeline.run import Run
@@ -580,6 +581,48 @@ def test_nothing_unsafe_is_read(spoilt: Store, spoil: Callable[[Path], Any], wha
         inspect(spoilt.folder("one"))
     record = spoilt.record("two")
     verified(spoilt, "two", record["base"]["hash"], record["tokenizer"])  # the others are as before
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_large_rank_on_paper_takes_no_memory(
+    spoilt: Store, config: Config, mixed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One tensor of 16,384 by 1 stands for the rank, so a file of 64 kB asks for gigabytes on a large base."""
+    folder, record = spoilt.folder("one"), spoilt.record("one")
+    edit(r=16384, target_modules=["q_proj", "v_proj", "down_proj"])(folder)
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    save_file({name: torch.ones(16384, 1)}, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    write_record(folder, {k: v for k, v in record.items() if k not in ("files", "kept")})
+    filled: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.nn.Linear, "reset_parameters", lambda layer: filled.append(layer.weight))
+
+    def opened() -> Any:
+        if mixed:
+            return side_by_side(plain(Path(config.model.base)), spoilt, ["two", "one"])
+        return open_stored(config, resolve(config.model), spoilt, "one")
+
+    with pytest.raises(UserError, match="does not fit this base"):
+        opened()
+    large = [tensor for tensor in filled if 16384 in tensor.shape]
+    assert len(large) == 12  # two factors, three layers, two blocks
+    assert all(tensor.is_meta for tensor in large)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("more", [{}, {"use_dora": True}, {"trainable_token_indices": {"embed_tokens": [5]}}])
+def test_an_adapter_is_not_rounded_to_its_base(
+    config: Config, tmp_path: Path, mixed: bool, more: dict[str, Any]
+) -> None:
+    """An adapter in float32 on a base in bf16 stays what it is."""
+    store = Store(tmp_path / "adapters")
+    put(store, "mine", config, 1, **more)
+    model = plain(Path(config.model.base)).bfloat16()
+    model = side_by_side(model, store, ["mine"]) if mixed else adapters.load(model, store.folder("mine"))
+    found = get_peft_model_state_dict(model, adapter_name="a0" if mixed else "default", save_embedding_layers=False)
+    wanted = load_file(store.folder("mine") / "adapter_model.safetensors")
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+    assert not any(parameter.is_meta for parameter in model.parameters())
 
 
 def test_a_form_that_peft_has_not(spoilt: Store) -> None:

@@ -6,9 +6,6 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel, get_peft_model_state_dict
-from safetensors import safe_open
-
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.files import sha256_file, write_json
@@ -17,6 +14,7 @@ from pipeline.model.adapter import WEIGHTS
 from pipeline.model.base import Base
 from pipeline.model.fingerprint import fingerprint
 from pipeline.model.load import add_tokens, load_base
+from pipeline.model.methods.through_peft import put_onto
 from pipeline.model.untrusted import CONFIG, inspect
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
@@ -75,22 +73,8 @@ def side_by_side(model: Any, store: Store, names: list[str]) -> Any:
         UserError: an adapter does not fit the base.
     """
     for i, name in enumerate(names):
-        folder = store.folder(name)
-        try:
-            if i:
-                model.load_adapter(folder, adapter_name=f"a{i}", is_trainable=False)
-            else:
-                model = PeftModel.from_pretrained(model, folder, adapter_name="a0")
-            with safe_open(folder / WEIGHTS, "pt") as file:
-                saved = set(file.keys())
-        except Exception as error:  # peft, safetensors and torch each raise their own kinds
-            said = " ".join(str(error).split())[:300]
-            raise UserError(f"the adapter {name} does not fit this base: {said}", str(folder)) from None
-        inside = get_peft_model_state_dict(model, adapter_name=f"a{i}", save_embedding_layers=False)
-        if strangers := sorted(saved ^ set(inside)):
-            what = f"the adapter {name} does not fit this base: {len(strangers)} tensors do not match"
-            raise UserError(f"{what}, such as {strangers[0]}", str(folder))
-    return model.eval()
+        model = put_onto(model, store.folder(name), f"a{i}", f"the adapter {name}")
+    return model
 
 
 def write_record(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
