@@ -27,8 +27,8 @@ RECORD = "suri.json"
 LARGEST_RECORD = 4_000_000  # bytes
 # What every record holds, and of which kind; the rest may be absent.
 FIELDS: dict[str, Any] = {
-    "method": str, "rank": (int, type(None)), "trained_parameters": int, "template": dict, "tokenizer": str,
-    "end_id": int, "base": dict, "files": dict, "kept": str,
+    "method": str, "rank": (int, type(None)), "trained_parameters": int, "template": dict, "prompt": dict,
+    "tokenizer": str, "end_id": int, "base": dict, "files": dict, "kept": str,
 }  # fmt: skip
 
 

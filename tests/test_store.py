@@ -497,6 +497,20 @@ def test_other_template_and_tokenizer(shelf: Store, base: Path, tmp_path: Path) 
         open_stored(added, resolve(added.model), shelf, "one")
 
 
+def test_an_adapter_brings_its_own_rules(shelf: Store, config: Config, base: Path, tmp_path: Path) -> None:
+    """Which token opens a row, and how prompt and answer are joined; what rows are read with stays the config's."""
+    store = Store(tmp_path / "adapters")
+    put(store, "mine", make_config(tmp_path, base, "prompt.bos=<s>", "prompt.join=joint", "prompt.cutoff=50"), 1)
+    own = encoder_of(config, base)
+    assert own.prompt("Hi")[0] != 1
+    _, encoder = open_stored(config, resolve(config.model), store, "mine")
+    assert encoder.prompt("Hi") == [1, *own.prompt("Hi")]
+    assert (encoder.prompt_config.join, encoder.prompt_config.cutoff) == ("joint", 200)
+    store.note("mine", prompt={"bos": "<s>"})
+    with pytest.raises(UserError, match="record of the adapter mine is damaged"):
+        open_stored(config, resolve(config.model), store, "mine")
+
+
 def test_files_other_than_were_put_in(spoilt: Store) -> None:
     record = spoilt.record("one")
     path = spoilt.folder("one") / "adapter_model.safetensors"
@@ -741,8 +755,12 @@ def test_what_cannot_be_added_up(spoilt: Store, config: Config, base: Path, tmp_
     put(spoilt, "dora", config, 4, use_dora=True)
     put(spoilt, "tokens", config, 5, trainable_token_indices={"embed_tokens": [5]})
     put(spoilt, "other", make_config(tmp_path, base, "prompt.template=alpaca"), 6)
+    put(spoilt, "bos", make_config(tmp_path, base, "prompt.bos=<s>"), 7)
+    put(spoilt, "joint", make_config(tmp_path, base, "prompt.join=joint"), 8)
     spoilt.note("three", base={"name": "other", "hash": "0" * 64})
     for name, what in (
+        ("bos", r"one and bos have different values of prompt.bos \(auto and <s>\)"),
+        ("joint", r"one and joint have different values of prompt.join \(apart and joint\)"),
         ("dora", "dora is not a plain LoRA"),
         ("tokens", "tokens holds more than a LoRA"),
         ("other", "one and other have different templates"),

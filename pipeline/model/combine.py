@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.errors import UserError
 from pipeline.model.adapter import WEIGHTS
 from pipeline.model.load import device
-from pipeline.model.stored import write_record
+from pipeline.model.stored import RULES, write_record
 from pipeline.model.untrusted import check_numbers, inspect
 from pipeline.progress import bar
 from pipeline.store import Store
@@ -103,6 +103,7 @@ def _same(shares: Sequence[tuple[str, float]], records: Sequence[dict[str, Any]]
             ("bases", first["base"]["hash"][:12], record["base"]["hash"][:12]),
             ("tokenizers", first["tokenizer"], record["tokenizer"]),
             ("templates", first["template"]["hash"], record["template"]["hash"]),
+            *((f"values of prompt.{rule}", first["prompt"].get(rule), record["prompt"].get(rule)) for rule in RULES),
         ):
             if mine != theirs:
                 said = f"{shares[0][0]} and {name} have different {what} ({mine} and {theirs})"

@@ -13,21 +13,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.adapter_name import BASE
-from pipeline.config import Config, Prompt
+from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.model.base import Base
 from pipeline.model.fingerprint import fingerprint
 from pipeline.model.generate import greedy
 from pipeline.model.load import load_base
-from pipeline.model.stored import side_by_side, verified
+from pipeline.model.stored import encoder_as_recorded, side_by_side, verified
 from pipeline.model.untrusted import inspect
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
-from pipeline.prompt.template import Template
 from pipeline.serving.questions import Question
 from pipeline.store import Store
-
-FORM = ("id", "prompt_input", "prompt_no_input", "answer_prefix", "end")
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Mixed:
             for name in names:
                 record = verified(store, name, identity, own.tokenizer.hash)
                 _check_mixable(store, name, record["method"])
-                self.encoders[name] = _encoder(own, record, name)
+                self.encoders[name] = encoder_as_recorded(own, record, name)
         self.config, self.model = config, load_base(config, base)
         self.inside = {BASE: "__base__", **{name: f"a{i}" for i, name in enumerate(names)}}
         self.mixes = bool(names)
@@ -113,20 +110,3 @@ def _check_mixable(store: Store, name: str, method: str) -> None:
     if why:
         fix = f"talk to it alone: make chat ADAPTER={name}"
         raise UserError(f"the adapter {name} cannot be mixed with others in one batch: {why}", str(store.root), fix)
-
-
-def _encoder(own: Encoder, record: dict[str, Any], name: str) -> Encoder:
-    """In the template and with the rules that the adapter was trained with, all of which its record holds.
-
-    Raises:
-        UserError: the record does not hold them.
-    """
-    try:
-        template = Template(**{key: str(record["template"][key]) for key in FORM})
-        encoder = Encoder(template, own.tokenizer, Prompt(**record["prompt"]))
-    except (KeyError, TypeError, ValueError):
-        encoder = None
-    if encoder is None or (encoder.template.hash, encoder.end_id) != (record["template"]["hash"], record["end_id"]):
-        fix = "put the adapter in again: make keep ADAPTER=... REPLACE=yes CONFIG=..."
-        raise UserError(f"the record of the adapter {name} is damaged: its template is not whole", name, fix)
-    return encoder
