@@ -24,6 +24,7 @@ from pipeline.adapter_name import problem
 from pipeline.config import Config
 from pipeline.config_file import load
 from pipeline.errors import UserError
+from pipeline.evaluation.stored import measure_stored
 from pipeline.model import adapter as adapters
 from pipeline.model.base import resolve
 from pipeline.model.combine import combine
@@ -331,6 +332,22 @@ def test_chat_by_name_is_base_and_adapter(
         made = model.generate(input_ids=torch.tensor([ids]), max_new_tokens=5, do_sample=False)[0, len(ids) :]
     assert encoder.tokenizer.decode(made.tolist()) in said
     assert not (sequence["folder"] / "nothing-exported").exists()
+
+
+def test_measuring_is_in_the_form_of_the_adapter(sequence: dict[str, Any], base: Path, tmp_path: Path) -> None:
+    """Another opening token than that of the run's rows: both loss and answers are as on rows with the adapter's."""
+    store = Store(tmp_path / "adapters")
+    first = sequence["configs"][0]
+    other = make_config(tmp_path, base, "name=first", "train.max_steps=2", "data.sources.0.rows=40", "prompt.bos=<s>")
+    put(store, "mine", other, 1)
+    run = Run(tmp_path / "first")
+    shutil.copytree(sequence["folder"] / "first" / "dataset", run.folder("dataset"))
+    stages.bring_up_to_date(other, run, "tokens")
+    wanted = measure_stored(other, run, resolve(other.model), store, "mine")
+    found = measure_stored(first, Run(sequence["folder"] / "first"), resolve(first.model), store, "mine")
+    assert found == wanted
+    store.note("mine", prompt=first.value("prompt"))
+    assert measure_stored(first, Run(sequence["folder"] / "first"), resolve(first.model), store, "mine") != wanted
 
 
 def test_listing_needs_no_torch(sequence: dict[str, Any]) -> None:
