@@ -394,6 +394,25 @@ def test_a_run_without_an_adapter(sequence: dict[str, Any], tmp_path: Path) -> N
         keep(config, run, resolve(config.model), Store(tmp_path / "adapters"), "full", False)
 
 
+def test_nothing_trained_and_experts(sequence: dict[str, Any], base: Path, tmp_path: Path) -> None:
+    from pipeline.release.keep import keep
+
+    def kept(config: Config) -> None:
+        keep(config, run, resolve(config.model), Store(tmp_path / "adapters"), "it", False)
+
+    run = Run(Path(shutil.copytree(sequence["folder"] / "first", tmp_path / "first")))
+    none = make_config(tmp_path, base, "adapter.method=none", "train.max_steps=0")
+    with pytest.raises(UserError, match="nothing was trained, there is nothing to keep"):
+        kept(none)
+    # as peft writes it for a mixture of experts
+    edit(target_parameters=["gate_up_proj", "down_proj"], alpha_pattern={r".*\.gate_up_proj": 16.0})(
+        run.folder("adapter")
+    )
+    with pytest.raises(UserError, match="experts, which cannot be kept in the store yet") as caught:
+        kept(sequence["configs"][0])
+    assert "`make export` makes a checkpoint of it" in caught.value.fix
+
+
 # Only what was put in, only on its base
 
 
@@ -757,6 +776,29 @@ def test_as_peft_adds_them(spoilt: Store, base: Path, how: Any, theirs: str) -> 
         assert torch.allclose(found.float(), wanted, rtol=0, atol=1e-5), layer
 
 
+@pytest.mark.parametrize("how", ["cat", "svd", "ties", "dare"])
+def test_a_weight_of_zero_is_no_part(spoilt: Store, base: Path, how: Any) -> None:
+    """Nor has it a vote on signs, or a say in the rank."""
+    about = combine(spoilt, "sum", [("two", 1.0), ("one", 0.0)], how, 0, 1.0, False)
+    assert about["of"] == {"two": 1.0}
+    assert spoilt.record("sum")["rank"] == 3
+    wanted, found = update(spoilt.folder("two"), base), update(spoilt.folder("sum"), base)
+    assert wanted.keys() == found.keys()
+    assert all(torch.allclose(found[layer], delta, rtol=0, atol=1e-5) for layer, delta in wanted.items())
+
+
+def test_ties_with_a_negative_weight(spoilt: Store, base: Path) -> None:
+    """The turned update votes: where the two agree, the mean of both; elsewhere the larger one alone."""
+    combine(spoilt, "sum", [("one", 2.0), ("three", -1.5)], "ties", 32, 1.0, False)
+    one, three = (update(spoilt.folder(name), base) for name in ("one", "three"))
+    found = update(spoilt.folder("sum"), base)
+    for layer, delta in found.items():
+        mine, theirs = one[layer], -three[layer]
+        alone = torch.where(mine.abs() > theirs.abs(), 2 * mine, 1.5 * theirs)
+        wanted = torch.where(mine.sign() == theirs.sign(), (2 * mine + 1.5 * theirs) / 2, alone)
+        assert torch.allclose(delta, wanted, rtol=0, atol=1e-4)
+
+
 def test_dare_keeps_the_mean_and_repeats_itself(spoilt: Store, base: Path) -> None:
     combine(spoilt, "a", [("one", 1.0)], "dare", 32, 0.5, False)
     combine(spoilt, "b", [("one", 1.0)], "dare", 32, 0.5, False)
@@ -788,8 +830,8 @@ def test_what_cannot_be_added_up(spoilt: Store, config: Config, base: Path, tmp_
             combine(spoilt, "sum", [("one", 1.0), (name, 1.0)], "cat", 0, 0.2, False)
     with pytest.raises(UserError, match="has an adapter called two already"):
         combine(spoilt, "two", [("one", 1.0)], "cat", 0, 0.2, False)
-    with pytest.raises(UserError, match="all its updates are zero"):
-        combine(spoilt, "sum", [("one", 0.0)], "cat", 0, 0.2, False)
+    with pytest.raises(UserError, match="nothing is left to combine: one=0, two=0"):
+        combine(spoilt, "sum", [("one", 0.0), ("two", 0.0)], "cat", 0, 0.2, False)
     assert "sum" not in spoilt.names()
 
 
