@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -10,7 +11,8 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from pipeline.model.untrusted import check_numbers, inspect
 from pipeline.prompt.stage import encoder_of
 from pipeline.run import Run
 from pipeline.serving import chat as chatting
-from pipeline.store import Store
+from pipeline.store import Store, Unreadable
 from pipeline.store_table import detail, table
 from scripts import adapters as script
 from tests.shelf import plain, put
@@ -313,6 +315,26 @@ def test_the_table(
     assert "prompt_no_input" in detail(store, "first")
     with pytest.raises(UserError, match="no adapter is called third"):
         stages.measure_adapter(first, Run(sequence["folder"] / "first"), "third")
+
+
+def test_results_of_an_adapter_that_was_replaced_meanwhile(
+    sequence: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measuring takes minutes: what others do to the store in the meantime is neither lost nor mistaken."""
+    store = Store(Path(shutil.copytree(sequence["store"].root, tmp_path / "adapters")))
+    monkeypatch.setenv("ADAPTERS", str(store.root))
+    first, found = sequence["configs"][0], {"val": {"loss": 1.0, "rows": 4}}
+    files = store.record("first")["files"]
+    store.note("first", results={})
+    meanwhile: Callable[[], Any] = lambda: store.add_results("first", "other", found, files)  # noqa: E731
+    monkeypatch.setattr("pipeline.evaluation.stored.measure_stored", lambda *_: meanwhile() or found)
+    stages.measure_adapter(first, Run(sequence["folder"] / "first"), "first")
+    assert store.record("first")["results"] == {"other": found, "first": found}
+    store.note("first", results={})
+    meanwhile = lambda: combine(store, "first", [("둘째", 1.0)], "cat", 0, 0.2, True) and None  # noqa: E731
+    with pytest.raises(UserError, match="first was replaced while it was measured"):
+        stages.measure_adapter(first, Run(sequence["folder"] / "first"), "first")
+    assert store.record("first")["results"] == {}
 
 
 def test_chat_by_name_is_base_and_adapter(
@@ -693,6 +715,78 @@ def test_a_damaged_record_hides_no_other(spoilt: Store, text: str) -> None:
         spoilt.record("two")
     lines = table(spoilt).splitlines()
     assert [line.split()[:2] for line in lines[1:4]] == [["one", "lora"], ["three", "lora"], ["two", "damaged"]]
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Rights mean nothing to root."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.fixture
+def open_to_all(shelf: Store) -> Iterator[Store]:
+    """A copy where others may look in, too: pytest's folders are their owner's alone."""
+    folder = Path(tempfile.mkdtemp())
+    try:
+        store = Store(Path(shutil.copytree(shelf.root, folder / "adapters")))
+        for path in (folder, store.root, *store.root.iterdir()):
+            path.chmod(0o755)
+        yield store
+        store.root.chmod(0o755)
+        (store.root / "one").chmod(0o755)
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_what_may_not_be_read(open_to_all: Store) -> None:
+    """A folder, a record, weights, the whole store: named, and the rest is as before."""
+    store = open_to_all
+    (store.root / "one").chmod(0)
+    (store.root / "two" / "suri.json").chmod(0)
+    (store.root / "three" / "adapter_model.safetensors").chmod(0)
+    with as_nobody():
+        lines = table(store).splitlines()
+        for name in ("one", "two"):
+            with pytest.raises(Unreadable, match="cannot be read: Permission denied"):
+                detail(store, name)
+        with pytest.raises(Unreadable, match="cannot be read"):
+            inspect(store.root / "three")
+        for use in (lambda: store.remove("one"), lambda: store.note("two", x=1)):
+            with pytest.raises(UserError, match=r"no rights|cannot be read|cannot write"):
+                use()
+    assert [line.split()[:2] for line in lines[1:4]] == [
+        ["one", "unreadable"],
+        ["three", "lora"],
+        ["two", "unreadable"],
+    ]
+    assert lines[4] == "one: cannot be read: Permission denied"
+    assert store.names() == ["one", "three", "two"]
+    store.root.chmod(0)
+    with as_nobody():
+        for use in (lambda: table(store), lambda: store.folder("one"), lambda: store.lock().__enter__()):
+            with pytest.raises(UserError, match="cannot be read") as caught:
+                use()
+            assert "ADAPTERS=" in caught.value.fix
+
+
+def test_a_record_of_many_layers(spoilt: Store) -> None:
+    """JSON reads what YAML's printer cannot show."""
+    deep: Any = 1
+    for _ in range(400):
+        deep = {"a": [deep]}
+    spoilt.note("one", results=spoilt.record("two"))
+    assert "results:" in detail(spoilt, "one")
+    path = spoilt.root / "one" / "suri.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "more": deep}))
+    with pytest.raises(UserError, match="one is damaged"):
+        detail(spoilt, "one")
 
 
 def test_a_record_from_elsewhere_draws_nothing_on_the_terminal(spoilt: Store) -> None:
