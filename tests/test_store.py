@@ -926,6 +926,8 @@ def test_what_cannot_be_added_up(spoilt: Store, config: Config, base: Path, tmp_
         combine(spoilt, "two", [("one", 1.0)], "cat", 0, 0.2, False)
     with pytest.raises(UserError, match="nothing is left to combine: one=0, two=0"):
         combine(spoilt, "sum", [("one", 0.0), ("two", 0.0)], "cat", 0, 0.2, False)
+    with pytest.raises(UserError, match=r"it is 0 in every layer \(one=1, by ties\)"):
+        combine(spoilt, "sum", [("one", 1.0)], "ties", 0, 1e-9, False)
     assert "sum" not in spoilt.names()
 
 

@@ -57,7 +57,7 @@ def combine(
 
     Raises:
         UserError: adapters of different bases, templates, rules or tokenizers, or other than plain LoRAs; no weight
-            but 0; a taken name.
+            but 0, or a sum that is; a taken name.
     """
     store.check_free(name, replace)
     given = ", ".join(f"{part}={weight:g}" for part, weight in shares)
@@ -77,6 +77,9 @@ def combine(
         a, b, lost, size = _sum(parts, how, limit, density)
         made[module] = (a, b)
         left, whole = left + lost, whole + size
+    if not any(a.any() and b.any() for a, b in made.values()):
+        fix = "raise DENSITY, or choose other weights"
+        raise UserError(f"nothing is left of the sum: it is 0 in every layer ({given}, by {how})", "COMBINE", fix)
     about: dict[str, Any] = {"of": dict(shares), "how": how, "kept": 1 - left / whole if whole else 1.0}
     if how in ("ties", "dare"):
         about["density"] = density
