@@ -271,7 +271,7 @@ def measure_adapter(config: Config, run: Run, name: str) -> dict[str, Any]:
     found = measure_stored(config, run, bases.resolve(config.model), store, name)
     print_measured(found)  # before the store, which may be in use by now
     if record:
-        store.note(name, results={**store.record(name).get("results", {}), config.name: summary(found)})
+        store.add_results(name, config.name, summary(found), record["files"])
     return found
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,15 +22,32 @@ from typing import Any
 
 from pipeline.adapter_name import check, problem, shown
 from pipeline.errors import UserError
-from pipeline.files import exclusive, read_json, recover, replace_folder, write_json
+from pipeline.files import disk_errors, exclusive, recover, replace_folder, write_json
 
 RECORD = "suri.json"
 LARGEST_RECORD = 4_000_000  # bytes
+DEEPEST_RECORD = 50  # what stands inside what; ours has eight
 # What every record holds, and of which kind; the rest may be absent.
 FIELDS: dict[str, Any] = {
-    "method": str, "rank": (int, type(None)), "trained_parameters": int, "template": dict, "tokenizer": str,
-    "end_id": int, "base": dict, "files": dict, "kept": str,
+    "method": str, "rank": (int, type(None)), "trained_parameters": int, "template": dict, "prompt": dict,
+    "tokenizer": str, "end_id": int, "base": dict, "files": dict, "kept": str,
 }  # fmt: skip
+
+
+class Unreadable(UserError):
+    """There are no rights to read what is there: nothing is known to be wrong with it."""
+
+
+@contextlib.contextmanager
+def readable() -> Iterator[None]:
+    """Raises:
+    Unreadable: in place of PermissionError.
+    """
+    try:
+        yield
+    except PermissionError as error:
+        fix = "change its rights, or choose another store with ADAPTERS=..."
+        raise Unreadable(f"cannot be read: {error.strerror}", str(error.filename or ""), fix) from None
 
 
 @dataclass(frozen=True)
@@ -43,12 +61,18 @@ class Store:
         """The store under ADAPTERS (default `adapters`)."""
         return cls(Path(os.environ.get("ADAPTERS") or "adapters"))
 
+    @readable()
     def names(self) -> list[str]:
-        """Of all adapters, in alphabetical order. What else lies in the folder is not looked at."""
+        """Of all adapters, in alphabetical order. What else lies in the folder is not looked at.
+
+        Raises:
+            Unreadable: the store.
+        """
         if not self.root.is_dir():
             return []
         return sorted(p.name for p in self.root.iterdir() if not problem(p.name) and _is_folder(p))
 
+    @readable()
     def folder(self, name: str) -> Path:
         """Where an adapter lies.
 
@@ -67,27 +91,33 @@ class Store:
             raise UserError(f"{name} is a link or a file, not a folder", str(found), "remove it: rm " + str(found))
         return found
 
+    @readable()
     def record(self, name: str) -> dict[str, Any]:
         """What is known of an adapter.
 
         Raises:
-            UserError: as `folder`; the record is missing or damaged.
+            UserError: as `folder`; the record is missing, damaged, or may not be read.
         """
         path = self.folder(name) / RECORD
         fix = "put the adapter in again: make keep ADAPTER=... REPLACE=yes CONFIG=..."
         if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_RECORD:
             raise UserError(f"the adapter {name} has no record", str(path), fix)
         try:
-            found = read_json(path)
-        except RecursionError:  # brackets without end
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):  # the latter: brackets without end
             found = None
-        if not isinstance(found, dict) or not all(isinstance(found.get(k), kind) for k, kind in FIELDS.items()):
+        if (
+            not isinstance(found, dict)
+            or _is_deeper(found, DEEPEST_RECORD)
+            or not all(isinstance(found.get(k), kind) for k, kind in FIELDS.items())
+        ):
             raise UserError(f"the record of the adapter {name} is damaged", str(path), fix)
         inner = [(found["base"], ("hash", "name")), (found["template"], ("id", "hash"))]
         if not all(isinstance(part.get(key), str) for part, keys in inner for key in keys):
             raise UserError(f"the record of the adapter {name} is damaged", str(path), fix)
         return found
 
+    @readable()
     def size(self, name: str) -> int:
         """Bytes on disk."""
         return sum(p.lstat().st_size for p in self.folder(name).iterdir())
@@ -127,11 +157,33 @@ class Store:
         Raises:
             UserError: as `folder`, or the store is in use.
         """
-        self.folder(name)
-        with self.lock(), _own_words():
+        if not os.access(self.folder(name), os.R_OK | os.W_OK | os.X_OK):  # else half of it would stay behind
+            raise Unreadable("no rights to remove it", str(self.root / name), "change its rights")
+        with self.lock(), _own_words(), disk_errors(self.root):
             gone = self.root / f".{name}.tmp"
             os.replace(self.folder(name), gone)
             shutil.rmtree(gone)
+
+    def add_results(self, name: str, run: str, found: dict[str, Any], files: dict[str, str]) -> None:
+        """Puts what was measured on a run's rows beside the results of other runs.
+
+        Measuring takes minutes, in which another process may replace the adapter or add results of its own, so both
+        are looked at under the lock.
+
+        Args:
+            files: hashes of the files that were measured, as in the record at that time.
+
+        Raises:
+            UserError: as `record`; the adapter is another one by now; the store is in use.
+        """
+        with self.lock(), _own_words():
+            record = self.record(name)
+            if record["files"] != files:
+                what = f"the adapter {name} was replaced while it was measured: these results are not recorded"
+                raise UserError(what, str(self.root / name), f"measure it again: make adapters MEASURE={name}")
+            before = record.get("results")
+            results = {**(before if isinstance(before, dict) else {}), run: found}
+            write_json(self.folder(name) / RECORD, {**record, "results": results})
 
     def note(self, name: str, **values: Any) -> None:
         """Puts values into an adapter's record in one step; its weights are not touched.
@@ -149,11 +201,12 @@ class Store:
         Raises:
             UserError: another live process holds it, or links are where the store writes.
         """
-        if self.root.is_dir():
-            links = [p for p in self.root.iterdir() if p.name.startswith(".") and p.is_symlink()]
-            if links:
-                what = f"{shown(links[0].name)} is a link: writing there would leave the store"
-                raise UserError(what, str(self.root), "remove it")
+        with readable():
+            there = list(self.root.iterdir()) if self.root.is_dir() else []
+            links = [p for p in there if p.name.startswith(".") and p.is_symlink()]
+        if links:
+            what = f"{shown(links[0].name)} is a link: writing there would leave the store"
+            raise UserError(what, str(self.root), "remove it")
         with contextlib.ExitStack() as held:
             try:
                 with _own_words():
@@ -168,6 +221,17 @@ class Store:
             for half in self.root.glob(".*.tmp"):  # of a process that was killed
                 shutil.rmtree(half, ignore_errors=True)
             yield
+
+
+def _is_deeper(value: Any, most: int) -> bool:
+    """Whether more than `most` lists and objects stand inside each other; without recursion, of which Python has an
+    end, and YAML's printer an early one.
+    """
+    layer = [value]
+    for _ in range(most + 1):
+        inner = [v.values() if isinstance(v, dict) else v for v in layer if isinstance(v, (dict, list))]
+        layer = [value for values in inner for value in values]
+    return bool(layer)
 
 
 def _is_folder(path: Path) -> bool:

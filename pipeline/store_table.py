@@ -8,14 +8,18 @@ import yaml
 
 from pipeline.adapter_name import shown
 from pipeline.errors import UserError
-from pipeline.store import Store
+from pipeline.store import Store, Unreadable
 
 COLUMNS = ("name", "method", "rank", "trained", "size", "base", "template", "results", "kept")
 WIDEST = 60
 
 
 def table(store: Store) -> str:
-    """One line an adapter; one that is damaged says so and does not hide the others."""
+    """One line an adapter; one that is damaged or may not be read says so and does not hide the others.
+
+    Raises:
+        UserError: the store itself may not be read.
+    """
     names = store.names()
     if not names:
         return f"no adapters in {store.root}; `make keep ADAPTER=name CONFIG=...` puts a run's adapter there"
@@ -25,7 +29,9 @@ def table(store: Store) -> str:
         try:
             rows.append(_row(store, name, store.record(name)))
         except UserError as error:
-            rows.append((name, "damaged", *([""] * (len(COLUMNS) - 2))))
+            rows.append(
+                (name, "unreadable" if isinstance(error, Unreadable) else "damaged", *([""] * (len(COLUMNS) - 2)))
+            )
             notes.append(f"{name}: {error.what}")
     widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
     lines = [

@@ -21,7 +21,7 @@ from pipeline.serving.mixed import Mixed, Reply
 from pipeline.serving.questions import Question, read
 from pipeline.store import Store
 from tests.shelf import plain, put
-from tests.tiny import make_config
+from tests.tiny import make_base, make_config
 
 NAMES = ["one", "base", "two", "train", "one", "셋"]
 
@@ -118,8 +118,33 @@ def test_each_adapter_speaks_its_own_template(config: Config, base: Path, tmp_pa
 
 
 def test_no_room_for_an_answer(mixed: Mixed) -> None:
-    with pytest.raises(UserError, match="tokens are too long for this model: it sees 512"):
-        mixed.answer([Question("one", "word " * 600), Question("two", "Hi")], 8)
+    with pytest.raises(UserError, match="tokens are too long for this model: it sees 512") as caught:
+        mixed.answer([Question("two", "Hi"), Question("one", "word " * 600)], 8)
+    assert caught.value.where == "question 2"
+    with pytest.raises(UserError, match="tokens are too long") as caught:
+        mixed.answer(read(["two: Hi", "", "one:" + " word" * 600]), 8)
+    assert caught.value.where == "line 3"
+
+
+def test_new_tokens_of_the_config(base: Path, store: Store, tmp_path: Path) -> None:
+    """The base alone, in a form that begins with one of them."""
+    added = make_config(tmp_path, base, 'model.add_tokens=["[BEGIN]"]', "prompt.bos='[BEGIN]'")
+    mixed = Mixed(added, resolve(added.model), store, ["base"])
+    assert mixed.encoders["base"].prompt("Hi")[0] == len(mixed.model.get_input_embeddings().weight) - 1
+    assert len(mixed.answer([Question("base", "Hi")], 2)) == 1
+
+
+def test_a_base_that_mixes_rows_up(tmp_path: Path) -> None:
+    """OPT flattens rows before its feed-forward layers, so peft cannot tell whose they are."""
+    shape = {"ffn_dim": 48, "word_embed_proj_dim": 32, "pad_token_id": 0}
+    config = make_config(tmp_path, make_base(tmp_path / "opt", model_type="opt", **shape))
+    store = Store(tmp_path / "adapters")
+    put(store, "fine", config, 1, target_modules=["q_proj", "v_proj"])
+    put(store, "flat", config, 2, target_modules=["fc1"])
+    assert len(Mixed(config, resolve(config.model), store, ["fine"]).answer([Question("fine", "Hi")], 2)) == 1
+    with pytest.raises(UserError, match="of a base of the kind opt cannot be mixed in one batch") as caught:
+        Mixed(config, resolve(config.model), store, ["fine", "flat"])
+    assert caught.value.fix == "talk to one at a time: make chat ADAPTER=fine"
 
 
 def test_what_cannot_be_mixed(config: Config, base: Path, tmp_path: Path) -> None:
@@ -148,8 +173,17 @@ def test_questions() -> None:
     lines = ["maths: What is 2: or 3?\n", "\n", '{"adapter": "수학", "instruction": "Sum", "input": "1"}', "base:x"]
     wanted = [Question("maths", "What is 2: or 3?"), Question("수학", "Sum", "1"), Question("base", "x")]
     assert read(lines) == wanted
+    assert [question.line for question in read(lines)] == [1, 3, 4]
+    assert read(["\ufeff" + lines[0], *lines[1:]]) == wanted
     told = '{"adapter": "a", "instruction": '
-    fields = ("{}", '{"adapter": "a"}', told + "3}", told + '"x", "y": "z"}', told + '"\\ud800"}')
+    fields = (
+        "{}",
+        '{"adapter": "a"}',
+        told + "3}",
+        told + '"x", "y": "z"}',
+        told + '"x", "line": "1"}',
+        told + '"\\ud800"}',
+    )
     for bad in ("no colon", "maths:", ": x", "../x: y", '{"adapter": ""}', "{", "{" * 10_000, *fields):
         with pytest.raises(UserError) as caught:
             read(["base: fine", bad])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -10,13 +11,14 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from pipeline import stages
@@ -24,15 +26,17 @@ from pipeline.adapter_name import problem
 from pipeline.config import Config
 from pipeline.config_file import load
 from pipeline.errors import UserError
+from pipeline.evaluation.stored import measure_stored
+from pipeline.model import adapter as adapters
 from pipeline.model.base import resolve
 from pipeline.model.combine import combine
-from pipeline.model.fingerprint import fingerprint
-from pipeline.model.stored import open_stored, side_by_side, verified
+from pipeline.model.fingerprint import fingerprint, settings_of
+from pipeline.model.stored import open_stored, side_by_side, verified, write_record
 from pipeline.model.untrusted import check_numbers, inspect
 from pipeline.prompt.stage import encoder_of
 from pipeline.run import Run
 from pipeline.serving import chat as chatting
-from pipeline.store import Store
+from pipeline.store import Store, Unreadable
 from pipeline.store_table import detail, table
 from scripts import adapters as script
 from tests.shelf import plain, put
@@ -313,6 +317,26 @@ def test_the_table(
         stages.measure_adapter(first, Run(sequence["folder"] / "first"), "third")
 
 
+def test_results_of_an_adapter_that_was_replaced_meanwhile(
+    sequence: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measuring takes minutes: what others do to the store in the meantime is neither lost nor mistaken."""
+    store = Store(Path(shutil.copytree(sequence["store"].root, tmp_path / "adapters")))
+    monkeypatch.setenv("ADAPTERS", str(store.root))
+    first, found = sequence["configs"][0], {"val": {"loss": 1.0, "rows": 4}}
+    files = store.record("first")["files"]
+    store.note("first", results={})
+    meanwhile: Callable[[], Any] = lambda: store.add_results("first", "other", found, files)  # noqa: E731
+    monkeypatch.setattr("pipeline.evaluation.stored.measure_stored", lambda *_: meanwhile() or found)
+    stages.measure_adapter(first, Run(sequence["folder"] / "first"), "first")
+    assert store.record("first")["results"] == {"other": found, "first": found}
+    store.note("first", results={})
+    meanwhile = lambda: combine(store, "first", [("둘째", 1.0)], "cat", 0, 0.2, True) and None  # noqa: E731
+    with pytest.raises(UserError, match="first was replaced while it was measured"):
+        stages.measure_adapter(first, Run(sequence["folder"] / "first"), "first")
+    assert store.record("first")["results"] == {}
+
+
 def test_chat_by_name_is_base_and_adapter(
     sequence: dict[str, Any], base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -330,6 +354,22 @@ def test_chat_by_name_is_base_and_adapter(
         made = model.generate(input_ids=torch.tensor([ids]), max_new_tokens=5, do_sample=False)[0, len(ids) :]
     assert encoder.tokenizer.decode(made.tolist()) in said
     assert not (sequence["folder"] / "nothing-exported").exists()
+
+
+def test_measuring_is_in_the_form_of_the_adapter(sequence: dict[str, Any], base: Path, tmp_path: Path) -> None:
+    """Another opening token than that of the run's rows: both loss and answers are as on rows with the adapter's."""
+    store = Store(tmp_path / "adapters")
+    first = sequence["configs"][0]
+    other = make_config(tmp_path, base, "name=first", "train.max_steps=2", "data.sources.0.rows=40", "prompt.bos=<s>")
+    put(store, "mine", other, 1)
+    run = Run(tmp_path / "first")
+    shutil.copytree(sequence["folder"] / "first" / "dataset", run.folder("dataset"))
+    stages.bring_up_to_date(other, run, "tokens")
+    wanted = measure_stored(other, run, resolve(other.model), store, "mine")
+    found = measure_stored(first, Run(sequence["folder"] / "first"), resolve(first.model), store, "mine")
+    assert found == wanted
+    store.note("mine", prompt=first.value("prompt"))
+    assert measure_stored(first, Run(sequence["folder"] / "first"), resolve(first.model), store, "mine") != wanted
 
 
 def test_listing_needs_no_torch(sequence: dict[str, Any]) -> None:
@@ -374,6 +414,25 @@ def test_a_run_without_an_adapter(sequence: dict[str, Any], tmp_path: Path) -> N
     config = sequence["configs"][0]
     with pytest.raises(UserError, match="the run has no adapter"):
         keep(config, run, resolve(config.model), Store(tmp_path / "adapters"), "full", False)
+
+
+def test_nothing_trained_and_experts(sequence: dict[str, Any], base: Path, tmp_path: Path) -> None:
+    from pipeline.release.keep import keep
+
+    def kept(config: Config) -> None:
+        keep(config, run, resolve(config.model), Store(tmp_path / "adapters"), "it", False)
+
+    run = Run(Path(shutil.copytree(sequence["folder"] / "first", tmp_path / "first")))
+    none = make_config(tmp_path, base, "adapter.method=none", "train.max_steps=0")
+    with pytest.raises(UserError, match="nothing was trained, there is nothing to keep"):
+        kept(none)
+    # as peft writes it for a mixture of experts
+    edit(target_parameters=["gate_up_proj", "down_proj"], alpha_pattern={r".*\.gate_up_proj": 16.0})(
+        run.folder("adapter")
+    )
+    with pytest.raises(UserError, match="experts, which cannot be kept in the store yet") as caught:
+        kept(sequence["configs"][0])
+    assert "`make export` makes a checkpoint of it" in caught.value.fix
 
 
 # Only what was put in, only on its base
@@ -421,6 +480,72 @@ def test_the_hash_of_a_base(base: Path, config: Config, tmp_path: Path) -> None:
     assert len({fingerprint(c, resolve(c.model)) for c in shape}) == 3
 
 
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        ({}, {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}),
+        ({"rope_theta": 5000, "rope_scaling": None},
+         {"rope_parameters": {"rope_theta": 5000.0, "rope_type": "default", "partial_rotary_factor": 1.0}}),
+        ({"rope_theta": 5e3, "rope_scaling": {"type": "linear", "factor": 2}},
+         {"rope_parameters": {"rope_theta": 5e3, "rope_type": "linear", "factor": 2.0}}),
+        ({"model_type": "gemma3_text", "rope_theta": 5e5, "rope_local_base_freq": 7e3,
+          "layer_types": ["full_attention"]},
+         {"model_type": "gemma3_text", "rope_parameters": {
+             "full_attention": {"rope_theta": 5e5, "rope_type": "default"},
+             "sliding_attention": {"rope_theta": 7e3, "rope_type": "default"}}, "layer_types": ["full_attention"]}),
+    ],
+)  # fmt: skip
+def test_settings_are_the_same_in_either_form(tmp_path: Path, older: dict[str, Any], newer: dict[str, Any]) -> None:
+    """As transformers 4 and 5 write them."""
+    found = []
+    for name, values in (("4", older), ("5", newer)):
+        (tmp_path / name).mkdir()
+        shape = {"model_type": "llama", "num_hidden_layers": 1, **values}
+        (tmp_path / name / "config.json").write_text(json.dumps(shape))
+        found.append(settings_of(tmp_path / name))
+    assert found[0] == found[1]
+    rope = newer["rope_parameters"]
+    assert found[0]["rope_parameters"] == {k: v for k, v in rope.items() if k != "partial_rotary_factor"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed"),
+    [
+        ("llama", {"rope_theta": 5.0}),
+        ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
+        ("llama", {"hidden_act": "relu"}),
+        ("gpt2", {"activation_function": "relu"}),
+        ("mistral", {"sliding_window": 7}),
+        ("gemma2", {"attn_logit_softcapping": 7.0}),
+        ("gemma2", {"final_logit_softcapping": None}),
+        ("gemma2", {"query_pre_attn_scalar": 7}),
+        ("gemma2", {"hidden_activation": "relu"}),
+        ("granite", {"residual_multiplier": 0.5}),
+        ("granite", {"attention_multiplier": 0.5}),
+        ("granite", {"embedding_multiplier": 0.5}),
+        ("granite", {"logits_scaling": 0.5}),
+        ("cohere", {"logit_scale": 0.5}),
+        ("gpt_neox", {"rotary_pct": 0.5}),
+        ("stablelm", {"partial_rotary_factor": 0.5}),
+    ],
+)
+def test_settings_that_no_tensor_shows(tmp_path: Path, kind: str, changed: dict[str, Any]) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": kind}))
+    before = settings_of(tmp_path)
+    assert None not in before.values()
+    path.write_text(json.dumps({"model_type": kind, "transformers_version": "9", "use_cache": False}))
+    assert settings_of(tmp_path) == before
+    path.write_text(json.dumps({"model_type": kind, **changed}))
+    assert settings_of(tmp_path) != before
+
+
+def test_settings_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "no-such-model"}')
+    with pytest.raises(UserError, match="cannot read the model's settings"):
+        settings_of(tmp_path)
+
+
 def test_other_template_and_tokenizer(shelf: Store, base: Path, tmp_path: Path) -> None:
     changed = make_config(tmp_path, base, "prompt.template=alpaca")
     with pytest.raises(UserError, match=r"trained with template [0-9a-f]{16} .alpaca-short., the config names"):
@@ -428,6 +553,20 @@ def test_other_template_and_tokenizer(shelf: Store, base: Path, tmp_path: Path) 
     added = make_config(tmp_path, base, 'model.add_tokens=["[PAD]"]')
     with pytest.raises(UserError, match=r"trained with tokenizer [0-9a-f]{16}, this is"):
         open_stored(added, resolve(added.model), shelf, "one")
+
+
+def test_an_adapter_brings_its_own_rules(shelf: Store, config: Config, base: Path, tmp_path: Path) -> None:
+    """Which token opens a row, and how prompt and answer are joined; what rows are read with stays the config's."""
+    store = Store(tmp_path / "adapters")
+    put(store, "mine", make_config(tmp_path, base, "prompt.bos=<s>", "prompt.join=joint", "prompt.cutoff=50"), 1)
+    own = encoder_of(config, base)
+    assert own.prompt("Hi")[0] != 1
+    _, encoder = open_stored(config, resolve(config.model), store, "mine")
+    assert encoder.prompt("Hi") == [1, *own.prompt("Hi")]
+    assert (encoder.prompt_config.join, encoder.prompt_config.cutoff) == ("joint", 200)
+    store.note("mine", prompt={"bos": "<s>"})
+    with pytest.raises(UserError, match="record of the adapter mine is damaged"):
+        open_stored(config, resolve(config.model), store, "mine")
 
 
 def test_files_other_than_were_put_in(spoilt: Store) -> None:
@@ -516,6 +655,48 @@ def test_nothing_unsafe_is_read(spoilt: Store, spoil: Callable[[Path], Any], wha
     verified(spoilt, "two", record["base"]["hash"], record["tokenizer"])  # the others are as before
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_large_rank_on_paper_takes_no_memory(
+    spoilt: Store, config: Config, mixed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One tensor of 16,384 by 1 stands for the rank, so a file of 64 kB asks for gigabytes on a large base."""
+    folder, record = spoilt.folder("one"), spoilt.record("one")
+    edit(r=16384, target_modules=["q_proj", "v_proj", "down_proj"])(folder)
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    save_file({name: torch.ones(16384, 1)}, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    write_record(folder, {k: v for k, v in record.items() if k not in ("files", "kept")})
+    filled: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.nn.Linear, "reset_parameters", lambda layer: filled.append(layer.weight))
+
+    def opened() -> Any:
+        if mixed:
+            return side_by_side(plain(Path(config.model.base)), spoilt, ["two", "one"])
+        return open_stored(config, resolve(config.model), spoilt, "one")
+
+    with pytest.raises(UserError, match="does not fit this base"):
+        opened()
+    large = [tensor for tensor in filled if 16384 in tensor.shape]
+    assert len(large) == 12  # two factors, three layers, two blocks
+    assert all(tensor.is_meta for tensor in large)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("more", [{}, {"use_dora": True}, {"trainable_token_indices": {"embed_tokens": [5]}}])
+def test_an_adapter_is_not_rounded_to_its_base(
+    config: Config, tmp_path: Path, mixed: bool, more: dict[str, Any]
+) -> None:
+    """An adapter in float32 on a base in bf16 stays what it is."""
+    store = Store(tmp_path / "adapters")
+    put(store, "mine", config, 1, **more)
+    model = plain(Path(config.model.base)).bfloat16()
+    model = side_by_side(model, store, ["mine"]) if mixed else adapters.load(model, store.folder("mine"))
+    found = get_peft_model_state_dict(model, adapter_name="a0" if mixed else "default", save_embedding_layers=False)
+    wanted = load_file(store.folder("mine") / "adapter_model.safetensors")
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+    assert not any(parameter.is_meta for parameter in model.parameters())
+
+
 def test_a_form_that_peft_has_not(spoilt: Store) -> None:
     path = spoilt.folder("one") / "adapter_config.json"
     own = {"suri_method": "houlsby", "adapter": {"bottleneck": 64}, "base_model_name_or_path": "x/y"}
@@ -534,6 +715,78 @@ def test_a_damaged_record_hides_no_other(spoilt: Store, text: str) -> None:
         spoilt.record("two")
     lines = table(spoilt).splitlines()
     assert [line.split()[:2] for line in lines[1:4]] == [["one", "lora"], ["three", "lora"], ["two", "damaged"]]
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Rights mean nothing to root."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.fixture
+def open_to_all(shelf: Store) -> Iterator[Store]:
+    """A copy where others may look in, too: pytest's folders are their owner's alone."""
+    folder = Path(tempfile.mkdtemp())
+    try:
+        store = Store(Path(shutil.copytree(shelf.root, folder / "adapters")))
+        for path in (folder, store.root, *store.root.iterdir()):
+            path.chmod(0o755)
+        yield store
+        store.root.chmod(0o755)
+        (store.root / "one").chmod(0o755)
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_what_may_not_be_read(open_to_all: Store) -> None:
+    """A folder, a record, weights, the whole store: named, and the rest is as before."""
+    store = open_to_all
+    (store.root / "one").chmod(0)
+    (store.root / "two" / "suri.json").chmod(0)
+    (store.root / "three" / "adapter_model.safetensors").chmod(0)
+    with as_nobody():
+        lines = table(store).splitlines()
+        for name in ("one", "two"):
+            with pytest.raises(Unreadable, match="cannot be read: Permission denied"):
+                detail(store, name)
+        with pytest.raises(Unreadable, match="cannot be read"):
+            inspect(store.root / "three")
+        for use in (lambda: store.remove("one"), lambda: store.note("two", x=1)):
+            with pytest.raises(UserError, match=r"no rights|cannot be read|cannot write"):
+                use()
+    assert [line.split()[:2] for line in lines[1:4]] == [
+        ["one", "unreadable"],
+        ["three", "lora"],
+        ["two", "unreadable"],
+    ]
+    assert lines[4] == "one: cannot be read: Permission denied"
+    assert store.names() == ["one", "three", "two"]
+    store.root.chmod(0)
+    with as_nobody():
+        for use in (lambda: table(store), lambda: store.folder("one"), lambda: store.lock().__enter__()):
+            with pytest.raises(UserError, match="cannot be read") as caught:
+                use()
+            assert "ADAPTERS=" in caught.value.fix
+
+
+def test_a_record_of_many_layers(spoilt: Store) -> None:
+    """JSON reads what YAML's printer cannot show."""
+    deep: Any = 1
+    for _ in range(400):
+        deep = {"a": [deep]}
+    spoilt.note("one", results=spoilt.record("two"))
+    assert "results:" in detail(spoilt, "one")
+    path = spoilt.root / "one" / "suri.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "more": deep}))
+    with pytest.raises(UserError, match="one is damaged"):
+        detail(spoilt, "one")
 
 
 def test_a_record_from_elsewhere_draws_nothing_on_the_terminal(spoilt: Store) -> None:
@@ -617,6 +870,29 @@ def test_as_peft_adds_them(spoilt: Store, base: Path, how: Any, theirs: str) -> 
         assert torch.allclose(found.float(), wanted, rtol=0, atol=1e-5), layer
 
 
+@pytest.mark.parametrize("how", ["cat", "svd", "ties", "dare"])
+def test_a_weight_of_zero_is_no_part(spoilt: Store, base: Path, how: Any) -> None:
+    """Nor has it a vote on signs, or a say in the rank."""
+    about = combine(spoilt, "sum", [("two", 1.0), ("one", 0.0)], how, 0, 1.0, False)
+    assert about["of"] == {"two": 1.0}
+    assert spoilt.record("sum")["rank"] == 3
+    wanted, found = update(spoilt.folder("two"), base), update(spoilt.folder("sum"), base)
+    assert wanted.keys() == found.keys()
+    assert all(torch.allclose(found[layer], delta, rtol=0, atol=1e-5) for layer, delta in wanted.items())
+
+
+def test_ties_with_a_negative_weight(spoilt: Store, base: Path) -> None:
+    """The turned update votes: where the two agree, the mean of both; elsewhere the larger one alone."""
+    combine(spoilt, "sum", [("one", 2.0), ("three", -1.5)], "ties", 32, 1.0, False)
+    one, three = (update(spoilt.folder(name), base) for name in ("one", "three"))
+    found = update(spoilt.folder("sum"), base)
+    for layer, delta in found.items():
+        mine, theirs = one[layer], -three[layer]
+        alone = torch.where(mine.abs() > theirs.abs(), 2 * mine, 1.5 * theirs)
+        wanted = torch.where(mine.sign() == theirs.sign(), (2 * mine + 1.5 * theirs) / 2, alone)
+        assert torch.allclose(delta, wanted, rtol=0, atol=1e-4)
+
+
 def test_dare_keeps_the_mean_and_repeats_itself(spoilt: Store, base: Path) -> None:
     combine(spoilt, "a", [("one", 1.0)], "dare", 32, 0.5, False)
     combine(spoilt, "b", [("one", 1.0)], "dare", 32, 0.5, False)
@@ -632,8 +908,12 @@ def test_what_cannot_be_added_up(spoilt: Store, config: Config, base: Path, tmp_
     put(spoilt, "dora", config, 4, use_dora=True)
     put(spoilt, "tokens", config, 5, trainable_token_indices={"embed_tokens": [5]})
     put(spoilt, "other", make_config(tmp_path, base, "prompt.template=alpaca"), 6)
+    put(spoilt, "bos", make_config(tmp_path, base, "prompt.bos=<s>"), 7)
+    put(spoilt, "joint", make_config(tmp_path, base, "prompt.join=joint"), 8)
     spoilt.note("three", base={"name": "other", "hash": "0" * 64})
     for name, what in (
+        ("bos", r"one and bos have different values of prompt.bos \(auto and <s>\)"),
+        ("joint", r"one and joint have different values of prompt.join \(apart and joint\)"),
         ("dora", "dora is not a plain LoRA"),
         ("tokens", "tokens holds more than a LoRA"),
         ("other", "one and other have different templates"),
@@ -644,8 +924,10 @@ def test_what_cannot_be_added_up(spoilt: Store, config: Config, base: Path, tmp_
             combine(spoilt, "sum", [("one", 1.0), (name, 1.0)], "cat", 0, 0.2, False)
     with pytest.raises(UserError, match="has an adapter called two already"):
         combine(spoilt, "two", [("one", 1.0)], "cat", 0, 0.2, False)
-    with pytest.raises(UserError, match="all its updates are zero"):
-        combine(spoilt, "sum", [("one", 0.0)], "cat", 0, 0.2, False)
+    with pytest.raises(UserError, match="nothing is left to combine: one=0, two=0"):
+        combine(spoilt, "sum", [("one", 0.0), ("two", 0.0)], "cat", 0, 0.2, False)
+    with pytest.raises(UserError, match=r"it is 0 in every layer \(one=1, by ties\)"):
+        combine(spoilt, "sum", [("one", 1.0)], "ties", 0, 1e-9, False)
     assert "sum" not in spoilt.names()
 
 

@@ -7,7 +7,8 @@ B_i (out, r_i). Wanted is U = sum of w_i U_i.
     svd    the best approximation of U in a chosen rank (Eckart-Young), by way of the factors: with the thin QR
            decompositions B = Q R and A' = P T, U = Q (R T') P', so only R T', of the size of the ranks, is decomposed
     ties   of each U_i the largest entries stay (a share of `density`), of these those whose sign is that of their
-           sum over i, weighted and averaged (Yadav et al. 2023, arXiv 2306.01708); cut to the rank by svd
+           sum over i (a negative w_i turns U_i around before), weighted and averaged (Yadav et al. 2023, arXiv
+           2306.01708); cut to the rank by svd
     dare   of each U_i a random share of `density` stays, divided by it; weighted sum (Yu et al. 2024, arXiv
            2311.03099); cut to the rank by svd
 
@@ -19,6 +20,7 @@ included. Nor does this call its `add_weighted_adapter`, which gives a wrong sca
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -32,7 +34,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.errors import UserError
 from pipeline.model.adapter import WEIGHTS
 from pipeline.model.load import device
-from pipeline.model.stored import write_record
+from pipeline.model.stored import RULES, write_record
 from pipeline.model.untrusted import check_numbers, inspect
 from pipeline.progress import bar
 from pipeline.store import Store
@@ -50,12 +52,18 @@ def combine(
     """Puts a weighted sum of stored LoRAs into the store; returns its record's part about that.
 
     Args:
-        shares: (name, weight) of each. rank: of svd, ties and dare; 0 = the largest among the adapters.
+        shares: (name, weight) of each; one of weight 0 takes no part. rank: of svd, ties and dare; 0 = the largest
+            among the adapters.
 
     Raises:
-        UserError: adapters of different bases, templates or tokenizers, or other than plain LoRAs; a taken name.
+        UserError: adapters of different bases, templates, rules or tokenizers, or other than plain LoRAs; no weight
+            but 0, or a sum that is; a taken name.
     """
     store.check_free(name, replace)
+    given = ", ".join(f"{part}={weight:g}" for part, weight in shares)
+    shares = [(part, weight) for part, weight in shares if weight]
+    if not shares:
+        raise UserError(f"nothing is left to combine: {given}", "COMBINE", "give some adapter a weight other than 0")
     records = [_record(store, part) for part, _ in shares]
     _same(shares, records)
     layers = [_layers(part, store.folder(part)) for part, _ in shares]
@@ -69,6 +77,9 @@ def combine(
         a, b, lost, size = _sum(parts, how, limit, density)
         made[module] = (a, b)
         left, whole = left + lost, whole + size
+    if not any(a.any() and b.any() for a, b in made.values()):
+        fix = "raise DENSITY, or choose other weights"
+        raise UserError(f"nothing is left of the sum: it is 0 in every layer ({given}, by {how})", "COMBINE", fix)
     about: dict[str, Any] = {"of": dict(shares), "how": how, "kept": 1 - left / whole if whole else 1.0}
     if how in ("ties", "dare"):
         about["density"] = density
@@ -103,6 +114,7 @@ def _same(shares: Sequence[tuple[str, float]], records: Sequence[dict[str, Any]]
             ("bases", first["base"]["hash"][:12], record["base"]["hash"][:12]),
             ("tokenizers", first["tokenizer"], record["tokenizer"]),
             ("templates", first["template"]["hash"], record["template"]["hash"]),
+            *((f"values of prompt.{rule}", first["prompt"].get(rule), record["prompt"].get(rule)) for rule in RULES),
         ):
             if mine != theirs:
                 said = f"{shares[0][0]} and {name} have different {what} ({mine} and {theirs})"
@@ -152,9 +164,12 @@ def _sum(
         left, values, right = torch.linalg.svd(r @ t.T, full_matrices=False)
         left, right = q @ left, right @ p.T
     else:
-        updates = [b @ a for _, a, b in parts]
-        weights = torch.tensor([w for w, _, _ in parts], device=updates[0].device)
-        target = (ties if how == "ties" else dare_linear)(updates, weights, density)
+        # With its sign, since `ties` votes on updates before it looks at weights.
+        updates = [b @ a if w > 0 else -(b @ a) for w, a, b in parts]
+        weights = torch.tensor([abs(w) for w, _, _ in parts], device=updates[0].device)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The density")  # of 1, which says what it means
+            target = (ties if how == "ties" else dare_linear)(updates, weights, density)
         left, values, right = torch.linalg.svd(target, full_matrices=False)
     root = values[:rank].sqrt()
     a, b = root[:, None] * right[:rank], left[:, :rank] * root

@@ -6,10 +6,7 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel, get_peft_model_state_dict
-from safetensors import safe_open
-
-from pipeline.config import Config
+from pipeline.config import Config, Prompt
 from pipeline.errors import UserError
 from pipeline.files import sha256_file, write_json
 from pipeline.model import adapter as adapters
@@ -17,10 +14,15 @@ from pipeline.model.adapter import WEIGHTS
 from pipeline.model.base import Base
 from pipeline.model.fingerprint import fingerprint
 from pipeline.model.load import add_tokens, load_base
+from pipeline.model.methods.through_peft import put_onto
 from pipeline.model.untrusted import CONFIG, inspect
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
+from pipeline.prompt.template import Template
 from pipeline.store import RECORD, Store
+
+FORM = ("id", "prompt_input", "prompt_no_input", "answer_prefix", "end")
+RULES = ("bos", "join")  # of `prompt`, what shapes the ids that a model sees
 
 
 def verified(store: Store, name: str, base: str, tokenizer: str) -> dict[str, Any]:
@@ -49,10 +51,11 @@ def verified(store: Store, name: str, base: str, tokenizer: str) -> dict[str, An
 
 
 def open_stored(config: Config, base: Base, store: Store, name: str) -> tuple[Any, Encoder]:
-    """The config's base with a stored adapter on it, frozen, and the encoder of both.
+    """The config's base with a stored adapter on it, frozen, and the encoder of both, with the adapter's own rules.
 
     Raises:
-        UserError: as `verified`; the config names another template than the adapter was trained with.
+        UserError: as `verified` and `encoder_as_recorded`; the config names another template than the adapter was
+            trained with.
     """
     encoder = encoder_of(config, base.tokenizer)
     record = verified(store, name, fingerprint(config, base), encoder.tokenizer.hash)
@@ -61,9 +64,31 @@ def open_stored(config: Config, base: Base, store: Store, name: str) -> tuple[An
         what = f"the adapter {name} was trained with template {trained} ({record['template']['id']}), "
         fix = f"prompt.template={record['template']['id']}, or the config that it was trained with"
         raise UserError(what + f"the config names {now} ({encoder.template.id})", "prompt.template", fix)
+    encoder = encoder_as_recorded(encoder, record, name)
     model = load_base(config, base)
     add_tokens(model, encoder.tokenizer.size)
     return adapters.load(model, store.folder(name)), encoder
+
+
+def encoder_as_recorded(own: Encoder, record: dict[str, Any], name: str) -> Encoder:
+    """In the template and with the rules (`bos`, `join`) that an adapter was trained with, which its record holds.
+
+    What rows are read with (the cutoff, which tokens carry loss) stays that of `own`: it is no part of the adapter's
+    form, and losses of two adapters on the same rows must be of the same tokens.
+
+    Raises:
+        UserError: the record does not hold them.
+    """
+    try:
+        template = Template(**{key: str(record["template"][key]) for key in FORM})
+        rules = {key: record["prompt"][key] for key in RULES}
+        encoder = Encoder(template, own.tokenizer, Prompt(**{**own.prompt_config.model_dump(), **rules}))
+    except (KeyError, TypeError, ValueError):
+        encoder = None
+    if encoder is None or (encoder.template.hash, encoder.end_id) != (record["template"]["hash"], record["end_id"]):
+        fix = "put the adapter in again: make keep ADAPTER=... REPLACE=yes CONFIG=..."
+        raise UserError(f"the record of the adapter {name} is damaged: its template is not whole", name, fix)
+    return encoder
 
 
 def side_by_side(model: Any, store: Store, names: list[str]) -> Any:
@@ -75,22 +100,8 @@ def side_by_side(model: Any, store: Store, names: list[str]) -> Any:
         UserError: an adapter does not fit the base.
     """
     for i, name in enumerate(names):
-        folder = store.folder(name)
-        try:
-            if i:
-                model.load_adapter(folder, adapter_name=f"a{i}", is_trainable=False)
-            else:
-                model = PeftModel.from_pretrained(model, folder, adapter_name="a0")
-            with safe_open(folder / WEIGHTS, "pt") as file:
-                saved = set(file.keys())
-        except Exception as error:  # peft, safetensors and torch each raise their own kinds
-            said = " ".join(str(error).split())[:300]
-            raise UserError(f"the adapter {name} does not fit this base: {said}", str(folder)) from None
-        inside = get_peft_model_state_dict(model, adapter_name=f"a{i}", save_embedding_layers=False)
-        if strangers := sorted(saved ^ set(inside)):
-            what = f"the adapter {name} does not fit this base: {len(strangers)} tensors do not match"
-            raise UserError(f"{what}, such as {strangers[0]}", str(folder))
-    return model.eval()
+        model = put_onto(model, store.folder(name), f"a{i}", f"the adapter {name}")
+    return model
 
 
 def write_record(folder: Path, values: dict[str, Any]) -> dict[str, Any]:

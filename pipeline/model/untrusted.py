@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from pipeline.errors import UserError
 from pipeline.model.adapter import WEIGHTS
 from pipeline.model.base import damage
+from pipeline.store import readable
 
 CONFIG = "adapter_config.json"
 FLOATS = ("F32", "F16", "BF16")
@@ -107,11 +108,13 @@ OWN: Keys = {
 }  # fmt: skip
 
 
+@readable()
 def inspect(folder: Path) -> dict[str, Any]:
     """The adapter's config, after making sure that the folder holds nothing but data of a sane size.
 
     Raises:
-        UserError: links, pickles, missing, damaged or empty files, a kind or a key that is not known to be harmless.
+        UserError: links, pickles, missing, damaged, empty or unreadable files, a kind or a key that is not known to be
+            harmless.
     """
     fix = "take it from a source that you trust, or train it again"
     for path in sorted(folder.iterdir()):

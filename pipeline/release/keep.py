@@ -33,14 +33,23 @@ def keep(config: Config, run: Run, base: Base, store: Store, name: str, replace:
     """Copies the adapter of a finished run into the store as `name`.
 
     Raises:
-        UserError: the name is taken or no name, the run trained every weight, the adapter is damaged, empty or does
-            not change what its base says; the store is in use.
+        UserError: the name is taken or no name, the run trained every weight, none, or experts, the adapter is
+            damaged, empty or does not change what its base says; the store is in use.
     """
     store.check_free(name, replace)
     source = run.folder("adapter")
+    if adapters.method_of(config.adapter).export == "nothing":
+        what = f"nothing was trained, there is nothing to keep: adapter.method={config.adapter.method}"
+        raise UserError(what, "adapter.method", "choose a method that trains, such as lora")
     if not (source / CONFIG).is_file():
         what = f"the run has no adapter: adapter.method={config.adapter.method} trained the base's own weights"
         raise UserError(what, str(source), "`make export` makes a checkpoint of it")
+    settings = read_json(source / CONFIG)
+    if isinstance(settings, dict) and settings.get("target_parameters"):
+        # peft says which by regular expressions, and the store takes none: they may come from elsewhere.
+        what = "the adapter adapts experts, which cannot be kept in the store yet"
+        fix = "`make export` makes a checkpoint of it; or name adapter.targets outside the experts"
+        raise UserError(what, str(source), fix)
     peft = inspect(source)
     check_numbers(source)
     tried = {file: sha256_file(source / file) for file in FILES}

@@ -12,22 +12,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from pipeline.adapter_name import BASE
-from pipeline.config import Config, Prompt
+from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.model.base import Base
 from pipeline.model.fingerprint import fingerprint
 from pipeline.model.generate import greedy
-from pipeline.model.load import load_base
-from pipeline.model.stored import side_by_side, verified
+from pipeline.model.load import add_tokens, load_base
+from pipeline.model.stored import encoder_as_recorded, side_by_side, verified
 from pipeline.model.untrusted import inspect
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
-from pipeline.prompt.template import Template
 from pipeline.serving.questions import Question
 from pipeline.store import Store
-
-FORM = ("id", "prompt_input", "prompt_no_input", "answer_prefix", "end")
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Mixed:
         encoders: of each adapter, in the form in which it was trained; the base speaks the config's.
 
     Raises:
-        UserError: an adapter is not in the store, belongs to another base, or cannot be mixed.
+        UserError: an adapter is not in the store, belongs to another base, or cannot be mixed; the base cannot mix.
     """
 
     def __init__(self, config: Config, base: Base, store: Store, adapters: Sequence[str]) -> None:
@@ -59,12 +58,14 @@ class Mixed:
             for name in names:
                 record = verified(store, name, identity, own.tokenizer.hash)
                 _check_mixable(store, name, record["method"])
-                self.encoders[name] = _encoder(own, record, name)
+                self.encoders[name] = encoder_as_recorded(own, record, name)
         self.config, self.model = config, load_base(config, base)
+        add_tokens(self.model, own.tokenizer.size)
         self.inside = {BASE: "__base__", **{name: f"a{i}" for i, name in enumerate(names)}}
         self.mixes = bool(names)
         if names:
             self.model = side_by_side(self.model, store, names)
+            _try_mixing(self.model, names[0])
 
     def answer(self, questions: Sequence[Question], max_new_tokens: int) -> list[Reply]:
         """Greedy answers, in the order of the questions; batches hold questions to any adapter.
@@ -74,10 +75,11 @@ class Mixed:
         """
         prompts = [self.encoders[q.adapter].prompt(q.instruction, q.input) for q in questions]
         most = getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
-        longest = max(map(len, prompts), default=0)
-        if longest >= most:
-            what = f"{longest:,} tokens are too long for this model: it sees {most:,}, its answer included"
-            raise UserError(what, "the questions", "shorten the longest")
+        for number, (question, prompt) in enumerate(zip(questions, prompts, strict=True), 1):
+            if len(prompt) >= most:
+                what = f"{len(prompt):,} tokens are too long for this model: it sees {most:,}, its answer included"
+                where = f"line {question.line}" if question.line else f"question {number}"
+                raise UserError(what, where, "shorten the question")
         # What ends an answer is said once a batch, so questions that differ in it do not share one.
         ends = [
             (self.encoders[q.adapter].end_id, min(max_new_tokens, most - len(prompt)))
@@ -101,6 +103,23 @@ class Mixed:
         return Reply(text.removeprefix(encoder.template.answer_prefix), stopped)
 
 
+@torch.inference_mode()
+def _try_mixing(model: Any, name: str) -> None:
+    """peft says whose each input of a layer is by the first axis, so rows must reach every layer as rows; some bases
+    flatten them to tokens first (OPT before its fc1), which shows only in a pass of rows of several tokens.
+
+    Raises:
+        UserError: they do.
+    """
+    ids = torch.zeros((2, 2), dtype=torch.long, device=model.device)
+    try:
+        model(input_ids=ids, adapter_names=["a0", "__base__"], use_cache=False)
+    except ValueError as error:
+        said = " ".join(str(error).split())[:200]
+        what = f"adapters of a base of the kind {model.config.model_type} cannot be mixed in one batch: {said}"
+        raise UserError(what, "model.base", f"talk to one at a time: make chat ADAPTER={name}") from None
+
+
 def _check_mixable(store: Store, name: str, method: str) -> None:
     config: dict[str, Any] = inspect(store.folder(name))
     why = ""
@@ -113,20 +132,3 @@ def _check_mixable(store: Store, name: str, method: str) -> None:
     if why:
         fix = f"talk to it alone: make chat ADAPTER={name}"
         raise UserError(f"the adapter {name} cannot be mixed with others in one batch: {why}", str(store.root), fix)
-
-
-def _encoder(own: Encoder, record: dict[str, Any], name: str) -> Encoder:
-    """In the template and with the rules that the adapter was trained with, all of which its record holds.
-
-    Raises:
-        UserError: the record does not hold them.
-    """
-    try:
-        template = Template(**{key: str(record["template"][key]) for key in FORM})
-        encoder = Encoder(template, own.tokenizer, Prompt(**record["prompt"]))
-    except (KeyError, TypeError, ValueError):
-        encoder = None
-    if encoder is None or (encoder.template.hash, encoder.end_id) != (record["template"]["hash"], record["end_id"]):
-        fix = "put the adapter in again: make keep ADAPTER=... REPLACE=yes CONFIG=..."
-        raise UserError(f"the record of the adapter {name} is damaged: its template is not whole", name, fix)
-    return encoder

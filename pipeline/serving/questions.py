@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from pipeline.adapter_name import BASE, check, shown
 from pipeline.errors import UserError
 
 FORMS = 'write "NAME: instruction", or {"adapter": ..., "instruction": ..., "input": ...}; base: asks the base alone'
+FIELDS = {"adapter", "instruction", "input"}
 
 
 @dataclass(frozen=True)
 class Question:
-    """adapter: a name in the store, or `base` for none."""
+    """adapter: a name in the store, or `base` for none. line: where it stands, 0 when it was not read."""
 
     adapter: str
     instruction: str
     input: str = ""
+    line: int = field(default=0, compare=False)
 
 
 def read(lines: Iterable[str]) -> list[Question]:
@@ -30,6 +32,7 @@ def read(lines: Iterable[str]) -> list[Question]:
     found = []
     try:
         for number, line in enumerate(lines, 1):
+            line = line.removeprefix("\ufeff") if number == 1 else line  # some editors begin a file with it
             if not line.strip():
                 continue
             question = _of(line.strip())
@@ -37,7 +40,7 @@ def read(lines: Iterable[str]) -> list[Question]:
                 raise UserError(f"not a question: {shown(line.strip())}", f"line {number}", FORMS)
             if question.adapter != BASE:
                 check(question.adapter, f"line {number}")
-            found.append(question)
+            found.append(replace(question, line=number))
     except UnicodeDecodeError as error:
         raise UserError(f"the questions are not UTF-8: {error}", "standard input", "save them as UTF-8") from None
     if not found:
@@ -52,6 +55,6 @@ def _of(line: str) -> Question | None:
     try:
         fields = json.loads(line)
         "".join(fields.values()).encode()  # texts, and no half characters among them
-        return Question(**fields)
+        return Question(**fields) if fields.keys() <= FIELDS else None
     except (ValueError, TypeError, RecursionError):
         return None

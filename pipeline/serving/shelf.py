@@ -83,7 +83,8 @@ def combine_named(words: Combination) -> None:
         raise UserError(f"HOW={shown(words.how)} is no way to combine", "HOW", f"one of {', '.join(HOWS)}")
     about = combine(store, words.name, shares, words.how, int(rank), density, words.replace)  # type: ignore[arg-type]
     kept = "" if words.how == "cat" else f"; the rank keeps {about['kept']:.1%} of it (squared norm)"
-    say(f"combined: {store.root / words.name} = {' + '.join(f'{w:g} {n}' for n, w in shares)}, by {words.how}{kept}")
+    of = " + ".join(f"{weight:g} {part}" for part, weight in about["of"].items())
+    say(f"combined: {store.root / words.name} = {of}, by {words.how}{kept}")
 
 
 def _share(word: str) -> tuple[str, float]:

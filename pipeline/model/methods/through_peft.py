@@ -66,26 +66,50 @@ def load_peft(model: Any, folder: Path) -> Any:
     Raises:
         UserError: it is damaged, or of another base.
     """
+    loaded = put_onto(model, folder, "default", "the adapter")
+    if loaded.active_peft_config.is_prompt_learning:
+        try_pass(loaded, str(loaded.active_peft_config.peft_type.value))
+    return loaded.requires_grad_(False)
+
+
+def put_onto(model: Any, folder: Path, name: str, whose: str) -> Any:
+    """peft's model with the adapter in `folder` on it, as `name`, in evaluation mode.
+
+    Args:
+        model: a base, or peft's model with other adapters on it. whose: what a message calls the adapter.
+
+    Raises:
+        UserError: it is damaged, or of another base.
+    """
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
+
+    def read(into: Any, **how: Any) -> Any:
+        if not isinstance(into, PeftModel):
+            return PeftModel.from_pretrained(into, folder, adapter_name=name, **how)
+        into.load_adapter(folder, adapter_name=name, is_trainable=False, **how)
+        return into
 
     try:
         with safe_open(folder / WEIGHTS, "pt") as file:
             saved = set(file.keys())
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error below
-            loaded = PeftModel.from_pretrained(model, folder).eval()
+            # Takes memory for what the file holds alone, whatever rank its config speaks of for layers that it has not.
+            loaded = read(model, low_cpu_mem_usage=True)
+        # peft only warns when tensors find no place, and goes on with an adapter that does nothing.
+        strangers = sorted(
+            saved ^ set(get_peft_model_state_dict(loaded, adapter_name=name, save_embedding_layers=False))
+        )
+        if not strangers:
+            read(loaded)  # the first way rounds the adapter to the base's type, for good
     except Exception as error:  # peft, safetensors and torch each raise their own kinds
         said = " ".join(str(error).split())[:300]
-        raise UserError(f"the adapter does not fit this base: {said}", str(folder), NO_FIT) from None
-    # peft only warns when tensors find no place, and goes on with an adapter that does nothing.
-    strangers = sorted(saved ^ set(get_peft_model_state_dict(loaded, save_embedding_layers=False)))
+        raise UserError(f"{whose} does not fit this base: {said}", str(folder), NO_FIT) from None
     if strangers:
-        what = f"the adapter does not fit this base: {len(strangers)} tensors do not match, such as {strangers[0]}"
+        what = f"{whose} does not fit this base: {len(strangers)} tensors do not match, such as {strangers[0]}"
         raise UserError(what, str(folder), NO_FIT)
-    if loaded.active_peft_config.is_prompt_learning:
-        try_pass(loaded, str(loaded.active_peft_config.peft_type.value))
-    return loaded.requires_grad_(False)
+    return loaded.eval()
 
 
 def try_pass(model: Any, name: str) -> None:
