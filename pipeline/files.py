@@ -176,9 +176,13 @@ def need_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(there).free
     if free < needed:
         raise UserError(
-            f"{what} needs {needed / 1e9:.2g} GB of disk and {free / 1e9:.2g} GB are free", str(folder),
+            f"{what} needs {_size(needed)} of disk and {_size(free)} are free", str(folder),
             "free some space or move the run folder with RUNS=/other/disk",
         )  # fmt: skip
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _fsync(path: Path) -> None:
