@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from pipeline.config import Adapter
-from pipeline.kernels.attention import Room
+from pipeline.kernels import attention
+from pipeline.kernels.attention import pieces_of
 from pipeline.model import graph
 from pipeline.model.fast import Fast
 from pipeline.model.graph import STEP, Form, Graphs, padded
@@ -53,9 +54,28 @@ def test_what_is_added_is_apart_from_the_rows(packs: list[Pack]) -> None:
         assert (more.where[entries:] >= count).all()
         assert not more.weights[entries:].any()
         assert more.learnt == pack.learnt
-        one = Ready.of(more, CPU, False, Room(form.blocks, form.pieces, form.lines), form.kept)
-        found = [one.ids.shape[1], len(one.targets), len(one.kept), len(one.layout.blocks), len(one.layout.pieces)]
-        assert (*found, one.layout.lines) == form
+        room = form.room(pack)
+        one = Ready.of(more, CPU, False, room, form.kept)
+        assert (one.ids.shape[1], len(one.targets), len(one.kept), len(one.layout.blocks)) == form
+        assert (len(one.layout.blocks), len(one.layout.pieces), one.layout.lines) == room
+
+
+def test_a_form_has_room_for_all_preambles_of_a_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of five tokens: some of both preambles, one or none, whatever the first pack had. No preamble, no room."""
+    monkeypatch.setattr(attention, "PIECE", 5)
+    leading = [A * 30, B]
+    packer, kinds = Packer(random_tokens(tmp_path, leading, 120), leading, 100_000), set()
+    shared = [[n for n in range(120) if packer.preamble[n] in some] for some in ((-1,), (0,), (1,), (0, 1), (-1, 0, 1))]
+    for rows in shared:
+        for first in shared:
+            pack = packer.pack(rows[:30])
+            room = Form.of(packer.pack(first)).for_(pack).room(pack)
+            pieces, _, lines = pieces_of(pack)
+            assert len(pieces) <= room.pieces
+            assert lines <= room.lines
+            assert bool(room.lines) == bool(pack.preambles)
+            kinds.add(pack.preambles)
+    assert kinds == {0, 1, 2}
 
 
 def test_padded_packs_give_the_same_gradients(packs: list[Pack]) -> None:

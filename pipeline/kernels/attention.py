@@ -111,6 +111,16 @@ def pieces_of(pack: Pack) -> tuple[np.ndarray, np.ndarray, int]:
     return np.array(pieces, np.int64).reshape(-1, 5), np.array(folds, np.int64).reshape(-1, 3), lines
 
 
+def pieces_at_most(pack: Pack, tokens: int) -> tuple[int, int]:
+    """How many pieces and lines a pack with these preambles can have, if it has no more than so many tokens; 0, 0 where
+    it has no preambles."""
+    if not pack.preambles:
+        return 0, 0
+    longest = int(np.diff(pack.starts[: pack.preambles + 1]).max())
+    cuts = tokens // PIECE + pack.preambles
+    return cuts * -(-longest // TILE), cuts * longest
+
+
 def _padded(pack: Pack) -> tuple[np.ndarray, np.ndarray]:
     """Tokens of each segment, (segments, longest), and of its preamble, (segments, longest preamble); -1 = none."""
     sizes = np.diff(pack.starts)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from pipeline.kernels.attention import TILE, Room, blocks_of, pieces_of
+from pipeline.kernels.attention import TILE, Room, blocks_of, pieces_at_most
 from pipeline.kernels.lora import Seed
 from pipeline.model.fast import Fast
 from pipeline.model.ready import Ready
@@ -37,15 +37,12 @@ class Form(NamedTuple):
     entries: int
     kept: int
     blocks: int
-    pieces: int
-    lines: int
 
     @classmethod
     def of(cls, pack: Pack) -> Form:
         """What the pack has, and one token more, that no row has."""
-        pieces, _, lines = pieces_of(pack)
         blocks, kept = len(blocks_of(pack)) + 1, len(np.unique(pack.where)) + 1
-        return cls(len(pack.ids) + 1, len(pack.where) + 1, kept, blocks, len(pieces), lines)
+        return cls(len(pack.ids) + 1, len(pack.where) + 1, kept, blocks)
 
     def times(self, level: int) -> Form:
         """Of another level; those of one level are in the same ratio to each other."""
@@ -54,13 +51,18 @@ class Form(NamedTuple):
     def for_(self, pack: Pack) -> Form:
         """The smallest level into which the pack fits."""
         needs = Form.of(pack)
-        level = max(math.ceil(math.log(need / size, STEP)) for need, size in zip(needs, self, strict=True) if need)
+        level = max(math.ceil(math.log(need / size, STEP)) for need, size in zip(needs, self, strict=True))
         while True:
             found = self.times(level)
             filled = needs._replace(blocks=needs.blocks - 1 - (len(pack.ids) - found.tokens) // TILE)
             if all(need <= size for need, size in zip(filled, found, strict=True)):
                 return found
             level += 1
+
+    def room(self, pack: Pack) -> Room:
+        """Of the layout. What preambles take follows from their lengths, which no form pads, and from `tokens`: two
+        packs with the same preambles share it, and no pack is larger because others have more preambles."""
+        return Room(self.blocks, *pieces_at_most(pack, self.tokens))
 
 
 def padded(pack: Pack, form: Form) -> Pack:
@@ -132,8 +134,7 @@ class Graphs:
     def ready(self, pack: Pack) -> Ready:
         """As `Fast.ready`, padded."""
         form = self.first.for_(pack)
-        room = Room(form.blocks, form.pieces, form.lines)
-        return Ready.of(padded(pack, form), self.fast.device, self.fast.plain, room, form.kept)
+        return Ready.of(padded(pack, form), self.fast.device, self.fast.plain, form.room(pack), form.kept)
 
     def known(self, ready: Ready) -> bool:
         """Whether a pass would make no new graph."""
