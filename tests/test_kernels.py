@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import os
 import sys
@@ -759,6 +760,19 @@ def test_triton_loss(gpu: Any, words: int) -> None:
     z, targets, weights = torch.randn(6, words), torch.randint(0, words, (6,)), torch.rand(6)
     alike(lambda *args: (gpu.to_gradient(*args), args[0]), lambda *args: (loss.to_gradient(*args), args[0]),
           z, targets, weights)  # fmt: skip
+
+
+def test_the_loss_kernel_reads_no_logit_that_another_warp_may_have_overwritten() -> None:
+    """Gradients take the place of logits. What is written in the second loop was read by the same thread in it, or
+    before the first loop, whose reductions are barriers; Triton's interpreter has no warps and would not notice."""
+    source = ast.parse(Path(attention.__file__).with_name("gpu.py").read_text(encoding="utf-8"))
+    (kernel,) = (node for node in source.body if isinstance(node, ast.FunctionDef) and node.name == "_loss_kernel")
+    loops = [node for node in kernel.body if isinstance(node, ast.For)]
+    alone = [node for part in kernel.body if part not in loops for node in ast.walk(part) if isinstance(node, ast.Call)]
+    reads = [node for node in alone if ast.unparse(node) == "tl.load(z + target)"]
+    assert len(reads) == 1
+    assert len(loops) == 2
+    assert reads[0].lineno < loops[0].lineno
 
 
 @pytest.mark.skipif(not CUDA, reason="Triton's interpreter cuts off where a card rounds to 8 bits")
