@@ -484,13 +484,14 @@ def test_windows_that_rows_fit_into(tokens: Tokens) -> None:
         ("helium", {"head_dim": 8}),
         ("ernie4_5", {"head_dim": 8}),
         ("smollm3", {"no_rope_layers": [1, 0]}),
-        ("olmo", {}),
+        ("olmo", {"clip_qkv": 1.0}),
         ("mixtral", {"num_local_experts": 3, "num_experts_per_tok": 2}),
         ("gpt_oss", {"num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8}),
     ],
 )
 def test_models_that_resemble_llama(tokens: Tokens, kind: str, shape: dict[str, Any]) -> None:
-    """Other residuals, rotations of other pairs or in some layers only, norms without a weight, experts, sinks."""
+    """Other residuals, rotations of other pairs or in some layers only, norms without a weight, projections clipped in
+    place, experts, sinks."""
     model = adapted(kind, **shape)
     wanted = plainly(model, tokens)
     with contextlib.suppress(NotPackable):
