@@ -46,6 +46,18 @@ KINDS: dict[str, dict[str, Any]] = {
     "cohere": {"logit_scale": 0.25},
     "granite-scaled-logits": {"model_type": "granite", "logits_scaling": 4.0, "embedding_multiplier": 3.0},
 }
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+LONG: dict[str, Any] = {
+    "model_type": "phi3", "max_position_embeddings": 512, "original_max_position_embeddings": LONGEST,
+    "rope_parameters": {
+        "rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "rope_theta": 1e4,
+        "original_max_position_embeddings": LONGEST,
+    },
+}  # fmt: skip
+NESTED = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    "full_attention": {**LONG["rope_parameters"], "original_max_position_embeddings": LONGEST + 1},
+}
 BLOCKS = ("llama", "llama-biases", "llama-head-size", "mistral", "qwen2", "gemma")
 OWN_HEAD = ("gemma2", "cohere", "granite-scaled-logits")  # what they do to their logits is left to them
 
@@ -463,12 +475,25 @@ def test_a_pack_without_labels(tmp_path: Path) -> None:
         ("gemma2", {"attn_logit_softcapping": 50.0}, 20, "caps its attention"),
         ("bloom", {"n_head": 4, "num_key_value_heads": None}, 20, "attention of bloom cannot be exchanged"),
         ("gpt_bigcode", {"attn_pdrop": 0.1}, 20, "dropout"),
+        ("phi3-long", LONG, LONGEST + 1, "longer than 20 tokens, and then its rotation depends on"),
+        ("gemma3_text", {"head_dim": 8, "rope_parameters": NESTED, "sliding_window": 64}, 22, "longer than 21 tokens"),
+        ("llama", {"max_position_embeddings": LONGEST, "rope_parameters": DYNAMIC}, LONGEST + 1, "longer than 20"),
     ],
 )  # fmt: skip
 def test_models_that_cannot_be_packed(kind: str, shape: dict[str, Any], longest: int, why: str) -> None:
     model = adapted(kind, **shape)
     with pytest.raises(NotPackable, match=why):
         Fast(model, longest)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [("phi3-long", LONG), ("llama", {"max_position_embeddings": LONGEST, "rope_parameters": DYNAMIC})],
+)
+def test_rotations_that_no_row_changes_for_others(tokens: Tokens, kind: str, shape: dict[str, Any]) -> None:
+    """They change for all rows at once where one is longer than what `Fast` is told of."""
+    model = adapted(kind, **shape)
+    assert_same(packed(Fast(model, LONGEST), model, tokens), plainly(model, tokens))
 
 
 def test_windows_that_rows_fit_into(tokens: Tokens) -> None:

@@ -93,6 +93,8 @@ def test_what_is_added_is_apart_from_the_rows(packs: list[Pack]) -> None:
         assert (more.where[entries:] >= count).all()
         assert not more.weights[entries:].any()
         assert more.learnt == pack.learnt
+        assert (more.positions[:count] == pack.positions).all()
+        assert not more.positions[count:].any()
         room = form.room(pack)
         one = Ready.of(more, CPU, False, room, form.kept)
         assert (one.ids.shape[1], len(one.targets), len(one.kept), len(one.layout.blocks)) == form

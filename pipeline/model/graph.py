@@ -99,7 +99,8 @@ def padded(pack: Pack, form: Form) -> Pack:
     return dataclasses.replace(
         pack,
         ids=np.concatenate([pack.ids, np.zeros(more, np.int64)]),
-        positions=np.concatenate([pack.positions, np.arange(more)]),
+        # No further than the rows: some rotations depend on the last position there is.
+        positions=np.concatenate([pack.positions, np.zeros(more, np.int64)]),
         starts=np.concatenate([pack.starts, [form.tokens]]),
         # All at one place that no row has: what flows back to it is zero, whichever of them is written last.
         where=np.concatenate([pack.where, np.full(entries, form.tokens - 1)]),

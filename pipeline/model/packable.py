@@ -37,9 +37,28 @@ def check_attention(whole: Any, longest: int) -> None:
         raise NotPackable("the base has attention dropout")
     if any(name.endswith("sinks") for name, _ in whole.named_parameters()):
         raise NotPackable("attention has sinks")
+    most = _turned_alike(config)
+    if longest > most:
+        raise NotPackable(f"rows are longer than {most} tokens, and then its rotation depends on the longest at once")
     window = getattr(config, "sliding_window", None)
     if window and getattr(config, "use_sliding_window", True) and longest > window:
         raise NotPackable(f"rows are longer than the attention window of {window} tokens")
+
+
+def _turned_alike(config: Any) -> float:
+    """Tokens of the longest row whose presence does not change how positions of all other rows are turned."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [one for one in rope.values() if isinstance(one, dict)] or [
+        rope
+    ]  # some models have one for each kind of layer
+    most = float("inf")
+    for one in kinds:
+        kind = str(one.get("rope_type", ""))
+        if kind == "longrope":
+            most = min(most, one.get("original_max_position_embeddings") or config.max_position_embeddings)
+        elif "dynamic" in kind:
+            most = min(most, config.max_position_embeddings)
+    return most
 
 
 def dtype_of(decoder: Any) -> torch.dtype:
