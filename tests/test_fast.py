@@ -14,6 +14,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.activations import ACT2FN
 
 from pipeline.config import Adapter
 from pipeline.kernels import lora
@@ -162,6 +163,30 @@ def test_fast_is_plain(kind: str, masked: bool, tmp_path: Path) -> None:
     assert fast.fused_head == (kind not in OWN_HEAD)
     assert_same(packed(fast, model, tokens), wanted)
     assert_same(computed_again(fast, model, tokens), wanted)
+
+
+@pytest.mark.parametrize(
+    ("kind", "act", "blocks"),
+    [
+        ("llama", {"hidden_act": "gelu_pytorch_tanh", "hidden_activation": "silu"}, 2),
+        ("gemma", {"hidden_act": "silu", "hidden_activation": "gelu_pytorch_tanh"}, 2),
+        ("llama", {"hidden_act": "swish"}, 2),
+        ("llama", {"hidden_act": "gelu", "hidden_activation": "silu"}, 0),
+    ],
+)
+def test_the_activation_is_that_of_the_blocks(tokens: Tokens, kind: str, act: dict[str, str], blocks: int) -> None:
+    """A config may name another one."""
+    model = adapted(kind, **act)
+    fast = Fast(model, LONGEST)
+    assert len(fast.blocks) == blocks
+    assert_same(packed(fast, model, tokens), plainly(model, tokens))
+
+
+def test_the_activation_of_one_block_only(tokens: Tokens) -> None:
+    model = adapted()
+    layer = model.get_base_model().get_decoder().layers[1]
+    layer.mlp.act_fn = ACT2FN["gelu_pytorch_tanh"]
+    assert_same(packed(Fast(model, LONGEST), model, tokens), plainly(model, tokens))
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])

@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from transformers.activations import ACT2FN
 
 from pipeline.kernels.lora import Adapter
 
 HALVES = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
-ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu"}
+SILU = (type(ACT2FN["silu"]), torch.nn.SiLU)
+GELU = type(ACT2FN["gelu_pytorch_tanh"])  # the tanh form
 # What some models do to their logits; there the head goes through the model's own forward.
 SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 # Blocks that are norm, attention with LLaMA's rotation, norm, gated MLP, each half added to what came in. Many others
@@ -66,8 +68,12 @@ def dtype_of(decoder: Any) -> torch.dtype:
     return next(p.dtype for p in decoder.parameters() if p.is_floating_point() and not p.requires_grad)
 
 
-def activation(config: Any) -> str:
-    return str(getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", ""))
+def activation(mlp: Any) -> str | None:
+    """The name in `ACTS` of what an MLP does; None for others. Of its own function: configs may name two."""
+    does = getattr(mlp, "act_fn", None)
+    if type(does) in SILU:
+        return "silu"
+    return "gelu" if type(does) is GELU else None
 
 
 def is_llama(layer: Any) -> bool:
@@ -80,8 +86,7 @@ def is_llama(layer: Any) -> bool:
         return False
     inside = {name for name, _ in attn.named_children()} | {name for name, _ in mlp.named_children()}  # type: ignore[union-attr]
     wanted = {name for names in HALVES for name in names} | {"act_fn"}
-    config = getattr(attn, "config", None)
-    return inside == wanted and config is not None and activation(config) in ACTIVATIONS
+    return inside == wanted and activation(mlp) is not None
 
 
 def has_blocks(whole: Any) -> bool:
