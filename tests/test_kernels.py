@@ -374,6 +374,16 @@ def test_attention_of_rows_of_all_lengths(tmp_path: Path, leading: list[list[int
         close(ours, theirs, 1e-12)
 
 
+def test_values_of_another_size(tmp_path: Path) -> None:
+    """As in DeepSeek's latent attention: right on a CPU, refused where a kernel would read past them."""
+    pack = a_pack(tmp_path, [A, B])
+    q, k, v, _ = heads_of(pack)
+    found = attention.attention(q, k, v[..., :5], Layout.of(pack, CPU, plain=True), 0.3)
+    close(found, dense(q, k, v, pack, 0.3)[..., :5], 1e-12)
+    with pytest.raises(ValueError, match="heads have 8 numbers in queries and 5 in values"):
+        attention.attention(q, k, v[..., :5], Layout.of(pack, CPU, plain=False), 0.3)
+
+
 def test_segments_side_by_side_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of at most two tokens, then of at most four; a side has as many columns as somebody in it needs."""
     from tests.test_pack import ROWS

@@ -220,8 +220,14 @@ class Attention(torch.autograd.Function):
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout, scale: float) -> torch.Tensor:
-    """Differentiable. q (tokens, heads, size), k and v (tokens, key heads, size)."""
+    """Differentiable. q (tokens, heads, size), k and v (tokens, key heads, size).
+
+    Raises:
+        ValueError: heads of another size in v, as latent attention has them, where the kernels take q's for all three.
+    """
     if layout.padded is None:
+        if v.shape[2] != q.shape[2]:
+            raise ValueError(f"heads have {q.shape[2]} numbers in queries and {v.shape[2]} in values")
         found: torch.Tensor = Attention.apply(q.contiguous(), k.contiguous(), v.contiguous(), layout, scale)
         return found
     return attend_plain(q, k, v, layout.padded, scale)
