@@ -151,7 +151,7 @@ def ours(case: Case, model: Any, tokens: Tokens, leading: list[list[int]]) -> It
         sums = np.cumsum(tokens.lengths[order])
         cuts = np.searchsorted(sums, np.arange(1, 13) * case.tokens)
         packs += [packer.pack(order[a:b].tolist()) for a, b in zip([0, *cuts[:-1]], cuts, strict=True) if b > a]
-    passes = Graphs(fast, [p for p in model.parameters() if p.requires_grad], packs[0]) if case.graphs else fast
+    passes = Graphs(fast, [p for p in model.parameters() if p.requires_grad], packs) if case.graphs else fast
     ready = [passes.ready(pack) for pack in packs]
     for one in ready if case.graphs else []:  # what a run meets in its first steps
         passes.loss_sum(one)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.activations import ACT2FN
 
 from pipeline.config import Adapter
 from pipeline.kernels import lora
@@ -45,6 +46,18 @@ KINDS: dict[str, dict[str, Any]] = {
     "phi3": {},
     "cohere": {"logit_scale": 0.25},
     "granite-scaled-logits": {"model_type": "granite", "logits_scaling": 4.0, "embedding_multiplier": 3.0},
+}
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+LONG: dict[str, Any] = {
+    "model_type": "phi3", "max_position_embeddings": 512, "original_max_position_embeddings": LONGEST,
+    "rope_parameters": {
+        "rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "rope_theta": 1e4,
+        "original_max_position_embeddings": LONGEST,
+    },
+}  # fmt: skip
+NESTED = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    "full_attention": {**LONG["rope_parameters"], "original_max_position_embeddings": LONGEST + 1},
 }
 BLOCKS = ("llama", "llama-biases", "llama-head-size", "mistral", "qwen2", "gemma")
 OWN_HEAD = ("gemma2", "cohere", "granite-scaled-logits")  # what they do to their logits is left to them
@@ -150,6 +163,30 @@ def test_fast_is_plain(kind: str, masked: bool, tmp_path: Path) -> None:
     assert fast.fused_head == (kind not in OWN_HEAD)
     assert_same(packed(fast, model, tokens), wanted)
     assert_same(computed_again(fast, model, tokens), wanted)
+
+
+@pytest.mark.parametrize(
+    ("kind", "act", "blocks"),
+    [
+        ("llama", {"hidden_act": "gelu_pytorch_tanh", "hidden_activation": "silu"}, 2),
+        ("gemma", {"hidden_act": "silu", "hidden_activation": "gelu_pytorch_tanh"}, 2),
+        ("llama", {"hidden_act": "swish"}, 2),
+        ("llama", {"hidden_act": "gelu", "hidden_activation": "silu"}, 0),
+    ],
+)
+def test_the_activation_is_that_of_the_blocks(tokens: Tokens, kind: str, act: dict[str, str], blocks: int) -> None:
+    """A config may name another one."""
+    model = adapted(kind, **act)
+    fast = Fast(model, LONGEST)
+    assert len(fast.blocks) == blocks
+    assert_same(packed(fast, model, tokens), plainly(model, tokens))
+
+
+def test_the_activation_of_one_block_only(tokens: Tokens) -> None:
+    model = adapted()
+    layer = model.get_base_model().get_decoder().layers[1]
+    layer.mlp.act_fn = ACT2FN["gelu_pytorch_tanh"]
+    assert_same(packed(Fast(model, LONGEST), model, tokens), plainly(model, tokens))
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
@@ -463,12 +500,25 @@ def test_a_pack_without_labels(tmp_path: Path) -> None:
         ("gemma2", {"attn_logit_softcapping": 50.0}, 20, "caps its attention"),
         ("bloom", {"n_head": 4, "num_key_value_heads": None}, 20, "attention of bloom cannot be exchanged"),
         ("gpt_bigcode", {"attn_pdrop": 0.1}, 20, "dropout"),
+        ("phi3-long", LONG, LONGEST + 1, "longer than 20 tokens, and then its rotation depends on"),
+        ("gemma3_text", {"head_dim": 8, "rope_parameters": NESTED, "sliding_window": 64}, 22, "longer than 21 tokens"),
+        ("llama", {"max_position_embeddings": LONGEST, "rope_parameters": DYNAMIC}, LONGEST + 1, "longer than 20"),
     ],
 )  # fmt: skip
 def test_models_that_cannot_be_packed(kind: str, shape: dict[str, Any], longest: int, why: str) -> None:
     model = adapted(kind, **shape)
     with pytest.raises(NotPackable, match=why):
         Fast(model, longest)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [("phi3-long", LONG), ("llama", {"max_position_embeddings": LONGEST, "rope_parameters": DYNAMIC})],
+)
+def test_rotations_that_no_row_changes_for_others(tokens: Tokens, kind: str, shape: dict[str, Any]) -> None:
+    """They change for all rows at once where one is longer than what `Fast` is told of."""
+    model = adapted(kind, **shape)
+    assert_same(packed(Fast(model, LONGEST), model, tokens), plainly(model, tokens))
 
 
 def test_windows_that_rows_fit_into(tokens: Tokens) -> None:
@@ -484,13 +534,14 @@ def test_windows_that_rows_fit_into(tokens: Tokens) -> None:
         ("helium", {"head_dim": 8}),
         ("ernie4_5", {"head_dim": 8}),
         ("smollm3", {"no_rope_layers": [1, 0]}),
-        ("olmo", {}),
+        ("olmo", {"clip_qkv": 1.0}),
         ("mixtral", {"num_local_experts": 3, "num_experts_per_tok": 2}),
         ("gpt_oss", {"num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8}),
     ],
 )
 def test_models_that_resemble_llama(tokens: Tokens, kind: str, shape: dict[str, Any]) -> None:
-    """Other residuals, rotations of other pairs or in some layers only, norms without a weight, experts, sinks."""
+    """Other residuals, rotations of other pairs or in some layers only, norms without a weight, projections clipped in
+    place, experts, sinks."""
     model = adapted(kind, **shape)
     wanted = plainly(model, tokens)
     with contextlib.suppress(NotPackable):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import os
 import sys
@@ -354,6 +355,58 @@ def test_attention(tmp_path: Path, leading: list[list[int]]) -> None:
         close(ours, theirs, 1e-12)
 
 
+@pytest.mark.parametrize("leading", [[], [A * 3, B]], ids=["apart", "shared"])
+def test_attention_of_rows_of_all_lengths(tmp_path: Path, leading: list[list[int]]) -> None:
+    """Against the dense formula. What is computed stays below twice the rows' own, however long one of them is."""
+    rng, rows = np.random.default_rng(0), []
+    for n, count in enumerate([300, *range(17, 80, 3), 1, 2, 16]):
+        rows.append([*(leading[n % 2] if leading else []), *rng.integers(30, 50, count).tolist()])
+    pack = Packer(tokens_of(tmp_path, rows, [1] * len(rows)), leading, 10_000).pack(range(len(rows)))
+    layout = Layout.of(pack, CPU, plain=True)
+    assert layout.padded is not None
+    short = int((np.diff(pack.starts) < attention.SHORT).sum())
+    assert len(layout.padded.queries) < 2 * len(pack.ids) + attention.SHORT * short
+    q, k, v, grad = (t.requires_grad_() for t in heads_of(pack))
+    found, wanted = attention.attention(q, k, v, layout, 0.3), dense(q, k, v, pack, 0.3)
+    close(found, wanted, 1e-12)
+    grads = (torch.autograd.grad(y, [q, k, v], grad) for y in (found, wanted))
+    for ours, theirs in zip(*grads, strict=True):
+        close(ours, theirs, 1e-12)
+
+
+def test_values_of_another_size(tmp_path: Path) -> None:
+    """As in DeepSeek's latent attention: right on a CPU, refused where a kernel would read past them."""
+    pack = a_pack(tmp_path, [A, B])
+    q, k, v, _ = heads_of(pack)
+    found = attention.attention(q, k, v[..., :5], Layout.of(pack, CPU, plain=True), 0.3)
+    close(found, dense(q, k, v, pack, 0.3)[..., :5], 1e-12)
+    with pytest.raises(ValueError, match="heads have 8 numbers in queries and 5 in values"):
+        attention.attention(q, k, v[..., :5], Layout.of(pack, CPU, plain=False), 0.3)
+
+
+def test_segments_side_by_side_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of at most two tokens, then of at most four; a side has as many columns as somebody in it needs."""
+    from tests.test_pack import ROWS
+
+    monkeypatch.setattr(attention, "SHORT", 2)
+    packer = Packer(tokens_of(tmp_path, ROWS, [0] * 5), [A, B], 100)
+    padded = attention.Padded.of(packer.pack(range(5)), CPU)
+    assert [side.shape for side in padded.sides] == [(4, 2, 6), (3, 4, 7)]
+    assert padded.queries.tolist() == [10, 0, 11, 12, 13, 0, 14, 15, 0, 1, 2, 0, 3, 4, 5, 6, 7, 8, 9, 0]
+    assert padded.back.tolist() == [8, 9, 10, 12, 13, 14, 15, 16, 17, 18, 0, 2, 3, 4, 6, 7]
+    first, second = padded.keys[:24].view(4, 6).tolist(), padded.keys[24:].view(3, 7).tolist()
+    assert first == [[0, 1, 2, 0, 10, 0], [3, 4, 5, 6, 11, 12], [3, 4, 5, 6, 13, 0], [0, 0, 0, 0, 14, 15]]
+    assert second == [[0, 0, 0, 0, 1, 2, 0], [0, 0, 0, 3, 4, 5, 6], [0, 1, 2, 7, 8, 9, 0]]
+    seen = padded.sides[0].seen
+    assert seen is not None
+    assert seen[:, 0].int().tolist() == [
+        [[1, 1, 1, 0, 1, 0], [1, 1, 1, 0, 1, 0]], [[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]],
+        [[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 0]], [[0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 1, 1]],
+    ]  # fmt: skip
+    alone = attention.Padded.of(packer.pack([3]), CPU)
+    assert [(side.shape, side.seen) for side in alone.sides] == [((1, 2, 2), None)]
+
+
 def test_layout_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of two tokens, pieces of three queries."""
     from tests.test_pack import ROWS
@@ -372,7 +425,7 @@ def test_layout_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ]  # fmt: skip
     assert layout.folds.tolist() == [[0, 3, 2], [1, 3, 2], [2, 3, 2], [6, 4, 1], [7, 4, 1], [8, 4, 1], [9, 4, 1]]
     assert layout.lines == 10
-    assert (layout.index, layout.prefix) == (None, None)
+    assert layout.padded is None
     more = Layout.of(pack, CPU, plain=False, room=attention.Room(12, 7, 20))
     assert more.blocks[10:].tolist() == [[0] * 5] * 2
     assert (len(more.pieces), more.lines) == (7, 20)
@@ -759,6 +812,19 @@ def test_triton_loss(gpu: Any, words: int) -> None:
     z, targets, weights = torch.randn(6, words), torch.randint(0, words, (6,)), torch.rand(6)
     alike(lambda *args: (gpu.to_gradient(*args), args[0]), lambda *args: (loss.to_gradient(*args), args[0]),
           z, targets, weights)  # fmt: skip
+
+
+def test_the_loss_kernel_reads_no_logit_that_another_warp_may_have_overwritten() -> None:
+    """Gradients take the place of logits. What is written in the second loop was read by the same thread in it, or
+    before the first loop, whose reductions are barriers; Triton's interpreter has no warps and would not notice."""
+    source = ast.parse(Path(attention.__file__).with_name("gpu.py").read_text(encoding="utf-8"))
+    (kernel,) = (node for node in source.body if isinstance(node, ast.FunctionDef) and node.name == "_loss_kernel")
+    loops = [node for node in kernel.body if isinstance(node, ast.For)]
+    alone = [node for part in kernel.body if part not in loops for node in ast.walk(part) if isinstance(node, ast.Call)]
+    reads = [node for node in alone if ast.unparse(node) == "tl.load(z + target)"]
+    assert len(reads) == 1
+    assert len(loops) == 2
+    assert reads[0].lineno < loops[0].lineno
 
 
 @pytest.mark.skipif(not CUDA, reason="Triton's interpreter cuts off where a card rounds to 8 bits")

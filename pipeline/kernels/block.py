@@ -139,8 +139,8 @@ def _attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """o (tokens, heads * size), and what the backward pass on CUDA needs."""
-    if layout.index is not None:
-        return attention.attend_plain(q, k, v, layout, scale).flatten(1), None
+    if layout.padded is not None:
+        return attention.attend_plain(q, k, v, layout.padded, scale).flatten(1), None
     from pipeline.kernels import gpu_attention
 
     out, lse = gpu_attention.attend(q, k, v, layout, scale)
@@ -158,8 +158,9 @@ def _attend_backward(
 
         gpu_attention.attend_backward(grad.view_as(q), q, k, v, out.view_as(q), lse, layout, scale, made)
         return
+    assert layout.padded is not None
     with torch.enable_grad():
         leaves = [t.detach().requires_grad_() for t in qkv]
-        again = attention.attend_plain(leaves[0], leaves[1], leaves[2], layout, scale)
+        again = attention.attend_plain(leaves[0], leaves[1], leaves[2], layout.padded, scale)
     for into, found in zip(made, torch.autograd.grad(again, leaves, grad.view_as(again)), strict=True):
         into.copy_(found)

@@ -200,6 +200,10 @@ def gate_backward(
 def _loss_kernel(z, targets, weights, losses, WORDS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     z += row * WORDS
+    target = tl.load(targets + row)
+    weight = tl.load(weights + row)
+    # Now: behind the last reduction no warp waits for another, and one may have written its gradient there already.
+    right = tl.load(z + target).to(tl.float32)
     most = -float("inf")
     total = 0.0
     for start in range(0, WORDS, BLOCK):  # softmax in one pass (Milakov and Gimelshein 2018)
@@ -209,9 +213,7 @@ def _loss_kernel(z, targets, weights, losses, WORDS: tl.constexpr, BLOCK: tl.con
         total = total * tl.exp(most - higher) + tl.sum(tl.exp(part - higher), 0)
         most = higher
     sums = most + tl.log(total)
-    target = tl.load(targets + row)
-    weight = tl.load(weights + row)
-    tl.store(losses + row, weight * (sums - tl.load(z + target).to(tl.float32)))
+    tl.store(losses + row, weight * (sums - right))
     for start in range(0, WORDS, BLOCK):
         at = start + tl.arange(0, BLOCK)
         part = tl.load(z + at, mask=at < WORDS, other=-float("inf")).to(tl.float32)

@@ -275,7 +275,8 @@ class LoraLinear(torch.autograd.Function):
         y, kept = linear.forward(flat, seed=seed)
         ctx.save_for_backward(flat, kept.t)
         ctx.linear, ctx.seed, ctx.shape = linear, kept.seed, x.shape
-        return y.view(*x.shape[:-1], -1)
+        # Not as a view: a model may work on it in place, as OLMo's clipping does.
+        return torch.ops.aten._unsafe_view(y, [*x.shape[:-1], y.shape[-1]])
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:

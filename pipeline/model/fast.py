@@ -30,7 +30,6 @@ from pipeline.kernels.lora import Linear, LoraLinear, Seed
 from pipeline.kernels.loss import HeadLoss
 from pipeline.model.loss import losses
 from pipeline.model.packable import (
-    ACTIVATIONS,
     HALVES,
     SCALED,
     NotPackable,
@@ -221,7 +220,7 @@ class Fast:
             key_heads=config.num_key_value_heads,
             size=size,
             scale=float(getattr(attn, "scaling", size**-0.5)),
-            act=ACTS[ACTIVATIONS[activation(config)]],
+            act=ACTS[str(activation(mlp))],
             qkv=made[0],
             out=made[1],
             gate_up=made[2],

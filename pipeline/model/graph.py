@@ -11,6 +11,7 @@ without graphs and with the same results.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from pipeline.kernels.attention import TILE, Room, blocks_of, pieces_of
+from pipeline.kernels.attention import TILE, Room, blocks_of, pieces_at_most
 from pipeline.kernels.lora import Seed
 from pipeline.model.fast import Fast
 from pipeline.model.ready import Ready
@@ -27,7 +28,8 @@ from pipeline.progress import say
 from pipeline.prompt.pack import Pack
 
 MOST = 32  # graphs; further forms go without
-STEP = 1.08  # from one form to the next larger one
+STEP = 1.08  # from one form to the next larger one, but at least `TILE` tokens: small passes take the same time anyway
+FIRST = 8  # packs that say what forms have for each token
 
 
 class Form(NamedTuple):
@@ -37,30 +39,57 @@ class Form(NamedTuple):
     entries: int
     kept: int
     blocks: int
-    pieces: int
-    lines: int
 
     @classmethod
     def of(cls, pack: Pack) -> Form:
         """What the pack has, and one token more, that no row has."""
-        pieces, _, lines = pieces_of(pack)
         blocks, kept = len(blocks_of(pack)) + 1, len(np.unique(pack.where)) + 1
-        return cls(len(pack.ids) + 1, len(pack.where) + 1, kept, blocks, len(pieces), lines)
+        return cls(len(pack.ids) + 1, len(pack.where) + 1, kept, blocks)
 
-    def times(self, level: int) -> Form:
-        """Of another level; those of one level are in the same ratio to each other."""
-        return Form(*(math.ceil(size * STEP**level) for size in self))
+    def room(self, pack: Pack) -> Room:
+        """Of the layout. What preambles take follows from their lengths, which no form pads, and from `tokens`: two
+        packs with the same preambles share it, and no pack is larger because others have more preambles."""
+        return Room(self.blocks, *pieces_at_most(pack, self.tokens))
+
+
+@dataclass(frozen=True)
+class Forms:
+    """The forms of a run: their tokens are `_sizes`, of all else they have so much for each token.
+
+    One number decides all four, or the forms that a run meets would be too many. The shares are the largest of several
+    packs: what a form has too many of beside its tokens costs less than tokens that it needs only to have enough of it.
+    """
+
+    entries: float
+    kept: float
+    blocks: float
+
+    @classmethod
+    def of(cls, packs: Sequence[Pack]) -> Forms:
+        """packs: some that are like those of the run; more than `FIRST` are not looked at."""
+        sizes = np.array([Form.of(pack) for pack in packs[:FIRST]], np.float64)
+        return cls(*(sizes[:, 1:] / sizes[:, :1]).max(axis=0).tolist())
 
     def for_(self, pack: Pack) -> Form:
-        """The smallest level into which the pack fits."""
+        """The smallest form into which the pack fits, with the blocks of the segment that fills it. Where even three
+        sizes more do not do, since the pack is unlike those of `of`, it has twice as much for each token, or more."""
         needs = Form.of(pack)
-        level = max(math.ceil(math.log(need / size, STEP)) for need, size in zip(needs, self, strict=True) if need)
-        while True:
-            found = self.times(level)
-            filled = needs._replace(blocks=needs.blocks - 1 - (len(pack.ids) - found.tokens) // TILE)
-            if all(need <= size for need, size in zip(filled, found, strict=True)):
-                return found
-            level += 1
+        sizes = _sizes(needs.tokens)
+        for times in itertools.count():
+            for tokens in sizes:
+                found = Form(tokens, *(math.ceil(tokens * share) << times for share in dataclasses.astuple(self)))
+                filled = needs._replace(blocks=needs.blocks - 1 - (len(pack.ids) - tokens) // TILE)
+                if all(need <= size for need, size in zip(filled, found, strict=True)):
+                    return found
+        raise AssertionError("powers of two have no end")
+
+
+def _sizes(tokens: int) -> list[int]:
+    """The three smallest that are no less."""
+    sizes = [TILE]
+    while len(sizes) < 3 or sizes[-3] < tokens:
+        sizes.append(max(sizes[-1] + TILE, math.ceil(sizes[-1] * STEP)))
+    return sizes[-3:]
 
 
 def padded(pack: Pack, form: Form) -> Pack:
@@ -70,7 +99,8 @@ def padded(pack: Pack, form: Form) -> Pack:
     return dataclasses.replace(
         pack,
         ids=np.concatenate([pack.ids, np.zeros(more, np.int64)]),
-        positions=np.concatenate([pack.positions, np.arange(more)]),
+        # No further than the rows: some rotations depend on the last position there is.
+        positions=np.concatenate([pack.positions, np.zeros(more, np.int64)]),
         starts=np.concatenate([pack.starts, [form.tokens]]),
         # All at one place that no row has: what flows back to it is zero, whichever of them is written last.
         where=np.concatenate([pack.where, np.full(entries, form.tokens - 1)]),
@@ -119,11 +149,11 @@ class Graphs:
 
     Args:
         weights: what is trained; each must get a gradient from every pack.
-        first: a pack of usual size; the sizes of all forms are steps up and down from its own.
+        first: the first packs, see `Forms.of`.
     """
 
-    def __init__(self, fast: Fast, weights: Sequence[torch.Tensor], first: Pack) -> None:
-        self.fast, self.weights, self.first = fast, list(weights), Form.of(first)
+    def __init__(self, fast: Fast, weights: Sequence[torch.Tensor], first: Sequence[Pack]) -> None:
+        self.fast, self.weights, self.forms = fast, list(weights), Forms.of(first)
         self.made: dict[tuple[int, ...], Graph] = {}
         self.pool: Any = None
         self.aside: Any = None  # one stream for all: each new one gets 32 MiB of cuBLAS for good
@@ -131,9 +161,8 @@ class Graphs:
 
     def ready(self, pack: Pack) -> Ready:
         """As `Fast.ready`, padded."""
-        form = self.first.for_(pack)
-        room = Room(form.blocks, form.pieces, form.lines)
-        return Ready.of(padded(pack, form), self.fast.device, self.fast.plain, room, form.kept)
+        form = self.forms.for_(pack)
+        return Ready.of(padded(pack, form), self.fast.device, self.fast.plain, form.room(pack), form.kept)
 
     def known(self, ready: Ready) -> bool:
         """Whether a pass would make no new graph."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from transformers.activations import ACT2FN
 
 from pipeline.kernels.lora import Adapter
 
 HALVES = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
-ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu"}
+SILU = (type(ACT2FN["silu"]), torch.nn.SiLU)
+GELU = type(ACT2FN["gelu_pytorch_tanh"])  # the tanh form
 # What some models do to their logits; there the head goes through the model's own forward.
 SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 # Blocks that are norm, attention with LLaMA's rotation, norm, gated MLP, each half added to what came in. Many others
@@ -37,9 +39,28 @@ def check_attention(whole: Any, longest: int) -> None:
         raise NotPackable("the base has attention dropout")
     if any(name.endswith("sinks") for name, _ in whole.named_parameters()):
         raise NotPackable("attention has sinks")
+    most = _turned_alike(config)
+    if longest > most:
+        raise NotPackable(f"rows are longer than {most} tokens, and then its rotation depends on the longest at once")
     window = getattr(config, "sliding_window", None)
     if window and getattr(config, "use_sliding_window", True) and longest > window:
         raise NotPackable(f"rows are longer than the attention window of {window} tokens")
+
+
+def _turned_alike(config: Any) -> float:
+    """Tokens of the longest row whose presence does not change how positions of all other rows are turned."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [one for one in rope.values() if isinstance(one, dict)] or [
+        rope
+    ]  # some models have one for each kind of layer
+    most = float("inf")
+    for one in kinds:
+        kind = str(one.get("rope_type", ""))
+        if kind == "longrope":
+            most = min(most, one.get("original_max_position_embeddings") or config.max_position_embeddings)
+        elif "dynamic" in kind:
+            most = min(most, config.max_position_embeddings)
+    return most
 
 
 def dtype_of(decoder: Any) -> torch.dtype:
@@ -47,8 +68,12 @@ def dtype_of(decoder: Any) -> torch.dtype:
     return next(p.dtype for p in decoder.parameters() if p.is_floating_point() and not p.requires_grad)
 
 
-def activation(config: Any) -> str:
-    return str(getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", ""))
+def activation(mlp: Any) -> str | None:
+    """The name in `ACTS` of what an MLP does; None for others. Of its own function: configs may name two."""
+    does = getattr(mlp, "act_fn", None)
+    if type(does) in SILU:
+        return "silu"
+    return "gelu" if type(does) is GELU else None
 
 
 def is_llama(layer: Any) -> bool:
@@ -61,8 +86,7 @@ def is_llama(layer: Any) -> bool:
         return False
     inside = {name for name, _ in attn.named_children()} | {name for name, _ in mlp.named_children()}  # type: ignore[union-attr]
     wanted = {name for names in HALVES for name in names} | {"act_fn"}
-    config = getattr(attn, "config", None)
-    return inside == wanted and config is not None and activation(config) in ACTIVATIONS
+    return inside == wanted and activation(mlp) is not None
 
 
 def has_blocks(whole: Any) -> bool:

@@ -9,22 +9,23 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 
-from pipeline.config import Config
+from pipeline.config import Config, Train
 from pipeline.errors import UserError
 from pipeline.kernels.in_order import in_order
 from pipeline.model import adapter as adapters
 from pipeline.model.fast import Fast
-from pipeline.model.graph import Graphs
+from pipeline.model.graph import FIRST, Graphs
 from pipeline.model.load import dtype_name
 from pipeline.model.loss import loss_sum
 from pipeline.model.packable import NotPackable
 from pipeline.progress import say
 from pipeline.prompt.batch import batches
-from pipeline.prompt.pack import Packer
+from pipeline.prompt.pack import Pack, Packer
 from pipeline.prompt.tokens import Tokens
 from pipeline.training import proof
 from pipeline.training.memory import choose_micro_tokens, choose_packed, to_come
@@ -177,8 +178,7 @@ def open_path(
             packed = _packed(config, model, tokens, leading, accelerator, state, reserve)
             if proof.is_equal(packed, Plain(model, tokens, accelerator, longest), config, weights, told):
                 if _wants_graphs(config, packed.fast, tokens, accelerator):
-                    rows = step_rows(0, len(tokens), settings.batch_size, settings.seed)
-                    packed.graphs = Graphs(packed.fast, weights, next(packed.packer.packs(rows)))
+                    packed.graphs = Graphs(packed.fast, weights, _first_packs(packed.packer, settings))
                 if gpu and not packed.fast.fused:
                     packed.strict = proof.repeats(packed, int(tokens.lengths.argmax()), weights, told)
                 return packed
@@ -242,6 +242,12 @@ def _wants_graphs(config: Config, fast: Fast, tokens: Tokens, accelerator: Any) 
     rows = -(-settings.batch_size // accelerator.num_processes)
     count = min(rows * float(tokens.lengths.mean()), settings.micro_tokens or float("inf"))
     return fast.numbers * count < LAUNCH_BOUND
+
+
+def _first_packs(packer: Packer, settings: Train) -> list[Pack]:
+    """Of the first steps, whichever step a run goes on from: forms are the same on every start."""
+    steps = (step_rows(n, len(packer.tokens), settings.batch_size, settings.seed) for n in range(FIRST))
+    return list(islice((pack for rows in steps for pack in packer.packs(rows)), FIRST))
 
 
 def halve(path: Packed | Plain, longest: int, step: int, auto: bool) -> None:
