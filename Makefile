@@ -53,7 +53,7 @@ help:
 	@echo 'make judge     a model behind an OpenAI-compatible address votes: ARGS="judge.model=NAME judge.base_url=http://..."'
 	@echo 'make bench DATA=alpaca_data.json TOKENIZER=folder    training speed on this GPU, beside Hugging Face'
 	@echo 'make profile DATA=... TOKENIZER=... CASES=shared     its largest kernels, and a trace'
-	@echo 'make methods       every way to adapt a model on one config, in one table (an hour)'
+	@echo 'make methods       every way to adapt a model on one config, in one table (half an hour)'
 	@echo 'make forgetting    what rehearsal, L2-SP and EWC buy against forgetting, with LoRA and with all weights (over half an hour)'
 	@echo 'make curves DATA=alpaca_data.json   loss curves beside those of Hugging Face'"'"'s Trainer, three seeds each'
 	@echo 'make test      the test suite        make check   lint, format, types'
