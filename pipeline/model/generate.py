@@ -83,11 +83,7 @@ def greedy(
             if room < max_new_tokens or _needs_no_padding(model, width + max_new_tokens):
                 rows = [i for i in rows if len(prompts[i]) == width]
             start += len(rows)
-            ids = torch.zeros((len(rows), width), dtype=torch.long)
-            mask = torch.zeros_like(ids)
-            for n, i in enumerate(rows):
-                ids[n, width - len(prompts[i]) :] = torch.tensor(list(prompts[i]))
-                mask[n, width - len(prompts[i]) :] = 1
+            ids, mask = _padded([prompts[i] for i in rows], width)
             mixed = {} if adapters is None else {"adapter_names": [adapters[i] for i in rows]}
             made: list[list[int]] = [[] for _ in rows]
             if room > 0:
@@ -105,6 +101,16 @@ def greedy(
                     done(i, answers[i])
             progress.update(len(rows))
     return answers
+
+
+def _padded(prompts: Sequence[Sequence[int]], width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask, (rows, width), padded on the left."""
+    ids = torch.zeros((len(prompts), width), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for n, prompt in enumerate(prompts):
+        ids[n, width - len(prompt) :] = torch.tensor(list(prompt))
+        mask[n, width - len(prompt) :] = 1
+    return ids, mask
 
 
 def virtual_tokens(model: Any) -> int:
