@@ -18,7 +18,7 @@ import torch
 
 from pipeline.config import Config
 from pipeline.evaluation.standard_error import ratio
-from pipeline.model.adapter import method_of
+from pipeline.model.load import virtual_of
 from pipeline.model.loss import row_losses
 from pipeline.progress import bar
 from pipeline.prompt.batch import micro_rows, pad
@@ -31,7 +31,7 @@ AT_ONCE = 1024  # tokens: every one of them has its logits, a row of the vocabul
 
 def seen_by(model: Any, config: Config) -> int:
     """How long a window may be. Virtual tokens take their share, of the base's windows too: both see the same."""
-    taken = config.adapter.virtual_tokens if "virtual_tokens" in method_of(config.adapter).keys else 0
+    taken = virtual_of(config)
     sees: int = getattr(model.config, "max_position_embeddings", None) or WINDOW + taken
     return sees - taken
 

@@ -139,13 +139,11 @@ def _inputs(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> tuple[Any, dic
     words = base.get_input_embeddings()(ids)
     learnt = model.get_prompt(batch_size=len(ids)).to(words.dtype)
     both = torch.cat([learnt, words], dim=1)  # (rows, count + width, hidden)
-    padding = (mask == 0).sum(dim=1, keepdim=True)
-    place = torch.arange(both.shape[1], device=ids.device) - padding  # where each comes from, before it is moved
-    place = torch.where((place >= 0) & (place < count), place, torch.arange(both.shape[1], device=ids.device))
-    both = both.gather(1, place.clamp(min=0)[..., None].expand_as(both))
-    seen = torch.cat([mask.new_zeros(len(ids), count), mask], dim=1)
-    seen |= (torch.arange(both.shape[1], device=ids.device) >= padding).to(mask.dtype)
-    return base, {"inputs_embeds": both, "attention_mask": seen}
+    at = torch.arange(both.shape[1], device=ids.device)
+    behind = at - (mask == 0).sum(dim=1, keepdim=True)  # how far each place is behind the padding
+    place = torch.where((behind >= 0) & (behind < count), behind, at)  # where it comes from: words stay where they are
+    both = both.gather(1, place[..., None].expand_as(both))
+    return base, {"inputs_embeds": both, "attention_mask": (behind >= 0).to(mask.dtype)}
 
 
 def rows_at_once(model: Any, tokens: int) -> int:

@@ -69,8 +69,12 @@ def context_of(config: Config, base: Base) -> int | None:
     else:
         shape = AutoConfig.from_pretrained(base.folder, trust_remote_code=False, local_files_only=True)
     most = getattr(shape, "max_position_embeddings", None)
-    taken = config.adapter.virtual_tokens if "virtual_tokens" in BY_NAME[config.adapter.method].keys else 0
-    return most - taken if most else None
+    return most - virtual_of(config) if most else None
+
+
+def virtual_of(config: Config) -> int:
+    """Virtual tokens that a run's method puts in front of each row."""
+    return config.adapter.virtual_tokens if "virtual_tokens" in BY_NAME[config.adapter.method].keys else 0
 
 
 def load_base(config: Config, base: Base) -> Any:

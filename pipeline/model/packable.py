@@ -50,9 +50,7 @@ def check_attention(whole: Any, longest: int) -> None:
 def _turned_alike(config: Any) -> float:
     """Tokens of the longest row whose presence does not change how positions of all other rows are turned."""
     rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [one for one in rope.values() if isinstance(one, dict)] or [
-        rope
-    ]  # some models have one for each kind of layer
+    kinds = [one for one in rope.values() if isinstance(one, dict)] or [rope]  # one for each kind of layer, or for all
     most = float("inf")
     for one in kinds:
         kind = str(one.get("rope_type", ""))

@@ -259,10 +259,10 @@ def halve(path: Packed | Plain, longest: int, step: int, auto: bool) -> None:
         UserError: the longest row by itself does not fit.
     """
     torch.cuda.empty_cache()
-    if path.micro_tokens <= longest and auto and isinstance(path, Packed) and path.keeps_less():
-        say(f"train: step {step + 1}: out of memory; going on with blocks computed again")
-        return
     if path.micro_tokens <= longest:
+        if auto and isinstance(path, Packed) and path.keeps_less():
+            say(f"train: step {step + 1}: out of memory; going on with blocks computed again")
+            return
         fix = "set train.checkpointing=block, model.quantize=nf4, or lower prompt.cutoff"
         raise UserError(f"step {step + 1}: the longest row, {longest} tokens, does not fit into the card", "train", fix)
     path.micro_tokens = max(longest, path.micro_tokens // 2)
