@@ -17,7 +17,7 @@ from pipeline.evaluation.shots import Shots, shots_of
 from pipeline.files import sha256_json
 from pipeline.model import base as bases
 from pipeline.model.base import Base
-from pipeline.model.exported import base_with_tokens, exported_model, free_memory, holds
+from pipeline.model.exported import base_with_tokens, dtype_of_export, exported_model, free_memory, holds
 from pipeline.model.generate import NotFinite
 from pipeline.model.load import context_of, dtype_name
 from pipeline.progress import say
@@ -90,7 +90,7 @@ def _key(config: Config, run: Run, encoder: Encoder, who: str) -> dict[str, Any]
         "tokenizer": encoder.tokenizer.hash,
         "prompt": config.value("prompt"),
         "max_new_tokens": config.compare.max_new_tokens,
-        "dtype": dtype_name(config.model),
+        "dtype": dtype_name(config.model) if who == "base" else dtype_of_export(config, run),
     }
     return key if who == "base" else {**key, "export": run.result("export")}
 
@@ -113,7 +113,7 @@ def _ask(
     if who == "base":
         model, shots = base_with_tokens(config, base, encoder), None
     else:
-        model, shots = exported_model(config, run, dtype_name(config.model)), _shots(config, run, encoder, sees)
+        model, shots = exported_model(config, run), _shots(config, run, encoder, sees)
     examples = [Example.of(q.instruction, q.input, "", source=q.set, task=q.category) for q in missing]
 
     def keep(i: int, one: Answer) -> None:

@@ -11,7 +11,6 @@ from importlib import metadata
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
 from pipeline.config import Config
 from pipeline.dataset.stage import load as load_examples
@@ -26,8 +25,9 @@ from pipeline.evaluation.table import markdown, picture, printed, rows_of
 from pipeline.evaluation.tasks import files_of, write_local
 from pipeline.files import read_json, write_json, write_text
 from pipeline.model import base as bases
+from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
-from pipeline.model.exported import base_with_tokens, export_dtype, exported_model, free_memory
+from pipeline.model.exported import base_with_tokens, exported_model, free_memory
 from pipeline.model.methods import BY_NAME
 from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
@@ -85,7 +85,7 @@ class Evaluation:
             if self.harness is None:
                 from pipeline.evaluation.harness import Harness
 
-                tokenizer = AutoTokenizer.from_pretrained(self.run.folder("export"), local_files_only=True)
+                tokenizer = hf_tokenizer.load(self.run.folder("export"))
                 self.harness = Harness(model, tokenizer, self.folder, wanted.batch_size)
             template = wanted.prompting == "template"
             return self.harness.ask(what, wanted.limit, wanted.num_fewshot, template, who)
@@ -100,7 +100,7 @@ class Evaluation:
         self.harness = None
         free_memory()
         if who == "tuned":
-            return exported_model(self.config, self.run, export_dtype(self.config))
+            return exported_model(self.config, self.run)
         return base_with_tokens(self.config, self.base, self.encoder)
 
     def _has_rows(self) -> bool:

@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import json
+import errno
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.adapter_name import shown
 from pipeline.config import Model
 from pipeline.dataset.source import HUB_ID
 from pipeline.errors import UserError
 from pipeline.files import read_json
-from pipeline.prompt.tokenizer import identity as tokenizer_files
+from pipeline.json_file import is_count
+from pipeline.model.folder import check_folder, is_whole
+from pipeline.prompt import tokenizer_files
+from pipeline.prompt.tokenizer import identity as files_of_tokenizer
 from pipeline.run import Run, input_hashes
 
 TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model"]
 HUB_FILES = ["*.safetensors", *TOKENIZER_FILES]
 WANTED = "a hub id such as huggyllama/llama-7b, a folder with safetensors, or a .gguf file"
 COMMIT = re.compile(r"[0-9a-f]{40}")
-CAUSAL = re.compile(r"(ForCausalLM|LMHeadModel)$")
 
 
 def cache() -> Path:
@@ -57,6 +60,8 @@ def kind_of(model: Model) -> str:
     """
     if not model.base:
         return "geometry"
+    if wrong := _no_path(model.base):
+        raise UserError(f"no such base model: {shown(model.base)} {wrong}", "model.base", f"give {WANTED}")
     path = Path(model.base)
     if path.is_file():
         with open(path, "rb") as file:
@@ -70,6 +75,17 @@ def kind_of(model: Model) -> str:
         return "hub"
     fetched = "make fetches it: make train CONFIG=..." if path.parts[:2] == (".cache", "demo") else ""
     raise UserError(f"no such base model: {model.base}", "model.base", fetched or _nearest(path) or f"give {WANTED}")
+
+
+def _no_path(text: str) -> str:
+    """Why a text can be no path at all; empty when it can."""
+    try:
+        os.stat(text)
+    except ValueError:
+        return "holds a character that no path can hold"
+    except OSError as error:
+        return "is too long" if error.errno == errno.ENAMETOOLONG else ""
+    return ""
 
 
 def _nearest(path: Path) -> str:
@@ -87,7 +103,7 @@ def identity(model: Model, run: Run, stage: str) -> dict[str, Any]:
     revision; `Base.commit` says what that stood for.
     """
     kind, path = kind_of(model), Path(model.base)
-    files = tokenizer_files(Path(model.tokenizer)) if model.tokenizer else []
+    files = files_of_tokenizer(Path(model.tokenizer)) if model.tokenizer else []
     found: dict[str, Any] = {"kind": kind, "tokenizer": model.tokenizer}
     if kind == "geometry":
         found["geometry"] = model.geometry
@@ -123,6 +139,9 @@ def resolve(model: Model) -> Base:
     kind, commit = kind_of(model), ""
     if kind == "geometry":
         geometry = model.geometry or {}
+        if not is_count(geometry.get("vocab_size")):
+            what = f"vocab_size holds {shown(str(geometry['vocab_size']))}, no number of rows"
+            raise UserError(what, "model.geometry", "give the size of the vocabulary")
         if not model.tokenizer:
             raise UserError(
                 "a geometry has no tokenizer of its own",
@@ -144,103 +163,19 @@ def resolve(model: Model) -> Base:
     return Base(folder, _tokenizer_folder(model.tokenizer or str(folder)), vocabulary, _end_ids(folder, config), commit)
 
 
-def check_folder(folder: Path) -> dict[str, Any]:
-    """The folder's config.json, after making sure that it holds a causal LM in safetensors.
-
-    Raises:
-        UserError: no config, an adapter, another kind of model, remote code, pickled, quantised or missing weights.
-    """
-    where = str(folder)
-    # transformers would follow adapter_config.json to whatever base it names, even beside a config.json.
-    if (folder / "adapter_config.json").is_file():
-        raise UserError("this is an adapter, not a base model", where, "name the base that it was trained on")
-    config = read_json(folder / "config.json")
-    if not isinstance(config, dict):
-        is_there = (folder / "config.json").is_file()
-        what = "config.json is damaged: not a JSON object" if is_there else "no config.json: not a model folder"
-        raise UserError(what, where, "name a folder that `save_pretrained` wrote, or fetch the base again")
-    if "auto_map" in config:
-        fix = "choose a model that transformers itself knows"
-        raise UserError("this model needs code from its repository, which is never run here", where, fix)
-    names = config.get("architectures") or []
-    if names and not any(CAUSAL.search(name) for name in names):
-        raise UserError(f"not a causal language model: {', '.join(names)}", where, "choose a ...ForCausalLM model")
-    if config.get("quantization_config"):
-        how = config["quantization_config"].get("quant_method", "some way")
-        fix = "name the model that it was made from; model.quantize=nf4 or int8 quantises it here"
-        raise UserError(f"the weights are stored quantised ({how}), so nothing could be merged into them", where, fix)
-    _check_weights(folder)
-    return config
-
-
-def _check_weights(folder: Path) -> None:
-    """All the files that transformers will read are there, in safetensors, and as long as they should be.
-
-    Raises:
-        UserError: naming the first that is not.
-    """
-    where = str(folder)
-    files = weight_files(folder)
-    if not files:
-        pickles = [p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in sorted(folder.glob(pattern))]
-        if pickles:
-            fix = (
-                "convert them once, on a machine that you can lose: "
-                'python -c "from transformers import AutoModelForCausalLM as M; '
-                "M.from_pretrained('FOLDER').save_pretrained('NEW')\", then copy the tokenizer's files over"
-            )
-            what = f"the weights are pickles ({pickles[0]}), which can run code when they are loaded: refused"
-            raise UserError(what, where, fix)
-        fix = "fetch the weights (from the hub only safetensors are fetched: a repository may have none)"
-        raise UserError("no model.safetensors in the folder, and no index of its parts", where, fix)
-    missing = [name for name in files if not (folder / name).is_file()]
-    if missing:
-        what = f"{len(missing)} of {len(files)} weight files are missing, such as {missing[0]}"
-        raise UserError(what, where, "fetch them again")
-    for name in files:
-        wrong = damage(folder / name)
-        if wrong:
-            raise UserError(f"{name} is damaged: {wrong}", where, "fetch it again (after a git clone: git lfs pull)")
-
-
-def weight_files(folder: Path) -> list[str]:
-    """Names of the files that transformers will read; empty when there are none in safetensors."""
-    if (folder / "model.safetensors").is_file():
-        return ["model.safetensors"]
-    index = read_json(folder / "model.safetensors.index.json")
-    whole = isinstance(index, dict) and isinstance(index.get("weight_map"), dict)
-    return sorted(set(index["weight_map"].values())) if whole else []
-
-
-def damage(path: Path) -> str:
-    """What is wrong with a safetensors file, as far as its header and its length tell; empty when nothing is.
-
-    The file is a uint64 with the header's length, the header as JSON, then the tensors without gaps.
-    """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= size - 8:
-            return "it has no safetensors header"
-        try:
-            header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return "its header is not readable"
-    whole = 8 + length + max(ends, default=0)
-    return "" if size == whole else f"{size:,} bytes, {whole:,} by its header"
-
-
 def _end_ids(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
     generation = read_json(folder / "generation_config.json")
     found = generation.get("eos_token_id") if isinstance(generation, dict) else None
     found = config.get("eos_token_id") if found is None else found
-    return tuple(found) if isinstance(found, list) else (found,) if isinstance(found, int) else ()
+    return tuple(id for id in (found if isinstance(found, list) else [found]) if isinstance(id, int) and id >= 0)
 
 
 def _tokenizer_folder(path: str) -> Path:
+    if wrong := _no_path(path):
+        raise UserError(f"no such folder: {shown(path)} {wrong}", "model.tokenizer", "name a folder with a tokenizer")
     folder = Path(path)
     if folder.is_dir():
+        tokenizer_files.check(folder)
         return folder
     if HUB_ID.match(path):
         return _download(path, "model.tokenizer", TOKENIZER_FILES)
@@ -278,5 +213,4 @@ def _is_whole(folder: Path, patterns: list[str]) -> bool:
     """Whether a cached snapshot has all that is asked of it: other programs fetch single files."""
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         return False
-    files = weight_files(folder)
-    return patterns is TOKENIZER_FILES or (bool(files) and not any(damage(folder / name) for name in files))
+    return patterns is TOKENIZER_FILES or is_whole(folder)

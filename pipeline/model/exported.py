@@ -37,15 +37,23 @@ def holds(run: Run) -> str:
     return str(made.get("holds", "merged")) if isinstance(made, dict) else "merged"
 
 
-def exported_model(config: Config, run: Run, dtype: str) -> Any:
-    """The merged model, computing in `dtype`; or the base, with the exported adapter on it where there is one.
+def dtype_of_export(config: Config, run: Run) -> str:
+    """`bf16`, `fp16` or `fp32`: the type in which a run's export is loaded, whoever asks for it.
+
+    A merged model in the one that it was saved in, since its users load it so; an adapter, or none, as its base.
+    """
+    return export_dtype(config) if holds(run) == "merged" else dtype_name(config.model)
+
+
+def exported_model(config: Config, run: Run) -> Any:
+    """The merged model, in `dtype_of_export`; or the base, with the exported adapter on it where there is one.
 
     Raises:
         UserError: base or adapter cannot be loaded, or they do not belong together.
     """
     folder, kind = run.folder("export"), holds(run)
     if kind == "merged":
-        return load_folder(folder, DTYPES[dtype])
+        return load_folder(folder, DTYPES[dtype_of_export(config, run)], "the export")
     base = bases.resolve(config.model)
     model = base_with_tokens(config, base, encoder_of(config, base.tokenizer))
     return model if kind == "nothing" else adapters.load(model, folder, fingerprint(config, base))

@@ -6,13 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig
-
 from pipeline.config import Config
-from pipeline.errors import UserError
 from pipeline.files import sha256_json
-from pipeline.model.base import Base, weight_files
+from pipeline.model.base import Base
+from pipeline.model.folder import weight_files
+from pipeline.model.load import read_shape
 
 SAMPLE = 512  # bytes of a tensor, three times
 # Of a model's settings, those that change what it computes and show in no tensor. Named one by one, since a new version
@@ -40,12 +38,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: this transformers does not know the model.
     """
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, TypeError, KeyError, OSError, AttributeError, StrictDataclassError) as error:
-        said = " ".join(str(error).split())[:300]
-        fix = "check that this transformers knows the model, or fetch the base again"
-        raise UserError(f"cannot read the model's settings: {said}", str(folder / "config.json"), fix) from None
+    config = read_shape(str(folder))
     found = {key: _plain(getattr(config, key, None)) for key in SETTINGS}
     if isinstance(rope := found.get("rope_parameters"), dict):
         share = found.pop("partial_rotary_factor", None)  # now inside, now beside

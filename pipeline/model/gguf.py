@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.files import exclusive, need_space, replace_folder, sha256_file
+from pipeline.model.gguf_header import damage
 from pipeline.progress import bar, say
 
 CONVERTER = 2  # raise when the conversion's result changes: cached folders of older versions are then left alone
@@ -27,8 +28,10 @@ def convert(file: Path, root: Path) -> Path:
     """Returns the folder for this file's content under `root`, converting when it is not there.
 
     Raises:
-        UserError: transformers cannot read the file, or the disk is full.
+        UserError: the file is damaged, transformers cannot read it, or the disk is full.
     """
+    if wrong := damage(file):
+        raise UserError(f"this GGUF file is damaged: {wrong}", str(file), "fetch it again")
     folder = root / f"{file.stem}-{sha256_file(file)[:12]}-v{CONVERTER}"
     with exclusive(root / ".lock", wait=True):  # two runs may want the same base
         if not (folder / "config.json").is_file():

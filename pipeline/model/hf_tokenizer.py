@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
+from pipeline.prompt import tokenizer_files
 from pipeline.prompt.encode import Encoder
 from pipeline.record import Example
 
@@ -18,11 +20,7 @@ def build(encoder: Encoder, max_length: int | None) -> Any:
     """A transformers tokenizer with the training template as its chat template and the right end token."""
     own = encoder.tokenizer
     # Not AutoTokenizer: for some classes it builds a tokenizer anew, where training used tokenizer.json as it is.
-    tokenizer = (
-        _llama(encoder)
-        if own.kind == "sentencepiece"
-        else PreTrainedTokenizerFast.from_pretrained(own.folder, local_files_only=True)
-    )
+    tokenizer = _llama(encoder) if own.kind == "sentencepiece" else _read(PreTrainedTokenizerFast, own.folder)
     if own.added:
         tokenizer.add_special_tokens({"additional_special_tokens": list(own.added)})
     end = own.token(encoder.end_id)
@@ -40,6 +38,24 @@ def build(encoder: Encoder, max_length: int | None) -> Any:
         tokenizer.model_max_length = max_length
     _set_chat_template(tokenizer, encoder, end)
     return tokenizer
+
+
+def load(folder: Path) -> Any:
+    """The tokenizer that stock transformers makes of a folder.
+
+    Raises:
+        UserError: it cannot.
+    """
+    return _read(AutoTokenizer, folder)
+
+
+def _read(kind: Any, folder: Path) -> Any:
+    tokenizer_files.check(folder)
+    try:
+        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # each tokenizer's class raises kinds of its own
+        said = " ".join(str(error).split())[:300]
+        raise UserError(f"transformers cannot load the tokenizer: {said}", str(folder), tokenizer_files.FIX) from None
 
 
 def _set_chat_template(tokenizer: Any, encoder: Encoder, end: str) -> None:

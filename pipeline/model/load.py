@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from pipeline.config import Config, Model
 from pipeline.errors import UserError
 from pipeline.model.base import Base
+from pipeline.model.folder import too_large
 from pipeline.model.methods import BY_NAME
 from pipeline.progress import say
 
@@ -64,12 +64,26 @@ def context_of(config: Config, base: Base) -> int | None:
 
     Virtual tokens stand in front of each prompt and take their share.
     """
-    if base.folder is None:
-        shape = geometry_config(config.model)
-    else:
-        shape = AutoConfig.from_pretrained(base.folder, trust_remote_code=False, local_files_only=True)
+    shape = geometry_config(config.model) if base.folder is None else read_shape(str(base.folder))
     most = getattr(shape, "max_position_embeddings", None)
     return most - virtual_of(config) if most else None
+
+
+def read_shape(place: str, local: bool = True) -> Any:
+    """The transformers config of a folder, or of a hub id when it need not be `local`.
+
+    Raises:
+        UserError: this transformers cannot read it, or it describes a model that cannot be.
+    """
+    fix = "check that this transformers knows the model, or fetch the base again"
+    try:
+        shape = AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=local)
+        wrong = too_large(shape.to_dict())
+    except Exception as error:  # each model's config class raises kinds of its own
+        raise UserError(f"cannot read the model's settings: {_said(error)}", f"{place}/config.json", fix) from None
+    if wrong:
+        raise UserError(f"config.json is unfit: {wrong}", f"{place}/config.json", fix)
+    return shape
 
 
 def virtual_of(config: Config) -> int:
@@ -92,16 +106,54 @@ def load_base(config: Config, base: Base) -> Any:
         return _random(config.model, DTYPES[name], config.train.seed).to(device()).eval()
     if config.model.quantize in ("int8", "nf4"):
         return _quantised(config.model, base.folder, DTYPES[name]).eval()
-    return load_folder(base.folder, DTYPES[name])
+    return load_folder(base.folder, DTYPES[name], "the base")
 
 
-def load_folder(folder: Path, dtype: torch.dtype) -> Any:
+def load_folder(folder: Path, dtype: torch.dtype, whose: str = "the model") -> Any:
     """A causal LM from a folder with safetensors, on the device, in evaluation mode.
 
+    Args:
+        whose: what a message calls its weights.
+
     Raises:
-        UserError: transformers does not know the model, or weights and config disagree.
+        UserError: transformers does not know the model, weights and config disagree, or weights are not finite.
     """
-    return _from_folder(folder, dtype).to(device()).eval()
+    model = _from_folder(folder, dtype).to(device()).eval()
+    _check_finite(model, folder, whose)
+    return model
+
+
+def _check_finite(model: Any, folder: Path, whose: str) -> None:
+    """Looks at every weight once; for 4 bits and 8, at the scales that stand for them.
+
+    Raises:
+        UserError: naming the first tensor with NaN or infinity.
+    """
+    weights = dict(model.named_parameters())
+    parts = [(name, part) for name, weight in weights.items() for part in _floats(weight)]
+    if not parts:
+        return
+    # A sum needs no copy of the weights. It can overflow where they are finite, so it only says where to look.
+    sums = torch.stack([part.detach().sum(dtype=torch.float32) for _, part in parts])
+    for i in (~torch.isfinite(sums)).nonzero().flatten().tolist():
+        name, part = parts[i]
+        if not torch.isfinite(part).all():
+            kind = "NaN" if torch.isnan(part).any() else "infinity"
+            fix = "train and export again"
+            if whose == "the base":
+                fix = "fetch it again or take another: it cannot be trained, whatever the settings"
+            raise UserError(f"{whose} has {kind} in the tensor {name}", str(folder), fix)
+
+
+def _floats(weight: Any) -> list[torch.Tensor]:
+    """The floating-point tensors of a parameter: itself, or the scales of bitsandbytes' types."""
+    if weight.is_floating_point():
+        return [weight]
+    state = getattr(weight, "quant_state", None)
+    inner = getattr(state, "state2", None)
+    found = (getattr(weight, "SCB", None), getattr(state, "absmax", None), getattr(state, "offset", None),
+             getattr(inner, "absmax", None))  # fmt: skip
+    return [t for t in found if isinstance(t, torch.Tensor) and t.is_floating_point()]
 
 
 def _from_folder(folder: Path, dtype: torch.dtype, **how: Any) -> Any:
@@ -116,7 +168,12 @@ def _from_folder(folder: Path, dtype: torch.dtype, **how: Any) -> Any:
     except torch.cuda.OutOfMemoryError:
         fix = "set model.quantize=nf4, choose a smaller base, or free the card"
         raise UserError("the model does not fit into the memory of the card", str(folder), fix) from None
-    except (ValueError, RuntimeError, KeyError, OSError, SafetensorError, StrictDataclassError) as error:
+    except ImportError as error:
+        if "quantization_config" in how:
+            raise
+        what = f"cannot load the model: it needs a package that is not installed: {_said(error)}"
+        raise UserError(what, str(folder), "install it, or name another base") from None
+    except Exception as error:  # of any kind: the code of hundreds of models, on settings that somebody wrote
         raise UserError(f"cannot load the model: {_said(error)}", str(folder), fix) from None
     missing = sorted(found["missing_keys"])
     if missing:  # transformers only remarks on it, and goes on with random numbers in their place
@@ -148,6 +205,8 @@ def geometry_config(model: Model) -> Any:
     where, fix = "model.geometry", "use the keys of a config.json of that model_type"
     if kind not in CONFIG_MAPPING:
         raise UserError(f"unknown model_type {kind!r}", where, _nearest(str(kind), CONFIG_MAPPING.keys()) or fix)
+    if wrong := too_large(shape):
+        raise UserError(f"no model has this shape: {wrong}", where, fix)
     default = CONFIG_MAPPING[kind]()
     known = {*default.to_dict(), *default.attribute_map, *OLDER_KEYS}
     for key in shape:
@@ -205,6 +264,7 @@ def _quantised(model: Model, folder: Path, dtype: torch.dtype) -> Any:
             else BitsAndBytesConfig(load_in_4bit=True, **nf4)
         )
         quantised = _from_folder(folder, dtype, quantization_config=settings, device_map={"": device()})
+        _check_finite(quantised, folder, "the base")
     except ImportError as error:
         fix = "pip install bitsandbytes, or set model.quantize=none"
         raise UserError(f"bitsandbytes cannot be used: {error}", "model.quantize", fix) from None

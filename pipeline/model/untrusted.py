@@ -9,7 +9,6 @@ single weight.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Callable
@@ -19,11 +18,12 @@ from typing import Any
 
 import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from pipeline.errors import UserError
+from pipeline.json_file import read_object
 from pipeline.model.adapter import WEIGHTS
-from pipeline.model.base import damage
+from pipeline.model.safetensors_header import damage, read_header
 from pipeline.store import readable
 
 CONFIG = "adapter_config.json"
@@ -137,18 +137,11 @@ def inspect(folder: Path) -> dict[str, Any]:
 
 def _config(folder: Path, fix: str) -> dict[str, Any]:
     path = folder / CONFIG
-    try:
-        if path.stat().st_size > LARGEST_CONFIG:
-            raise ValueError
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise UserError(f"{CONFIG} is damaged: not a JSON object of a sane size", str(folder), fix)
+    found = read_object(path, {}, fix, LARGEST_CONFIG)
     kind = found.get("peft_type")
     if kind is None and "suri_method" in found:
         allowed, defaults = OWN, {}
-    elif kind in KINDS:
+    elif isinstance(kind, str) and kind in KINDS:
         allowed, defaults = {**ALWAYS, **KINDS[kind]}, _defaults(kind)
     else:
         known = ", ".join(sorted(KINDS))
@@ -179,13 +172,9 @@ def _check_sizes(weights: Path, config: dict[str, Any], fix: str) -> None:
     Raises:
         UserError: it does not.
     """
-    try:
-        with safe_open(weights, "pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (no dict)
-            shapes = {name: part.get_shape() for name, part in slices.items()}
-            types = {name: part.get_dtype() for name, part in slices.items()}
-    except SafetensorError as error:
-        raise UserError(f"{weights.name} is damaged: {error}", str(weights), fix) from None
+    header = read_header(weights)
+    shapes = {name: entry.shape for name, entry in header.items()}
+    types = {name: entry.dtype for name, entry in header.items()}
     if not shapes:
         raise UserError(f"{weights.name} holds no tensors: nothing was trained", str(weights), fix)
     for name, dtype in types.items():
@@ -194,7 +183,7 @@ def _check_sizes(weights: Path, config: dict[str, Any], fix: str) -> None:
     wanted, there = 0, 0
     if config.get("peft_type") == "LORA":
         wanted = max([config.get("r", 8), *(config.get("rank_pattern") or {}).values()])
-        there = max([shape[0] for name, shape in shapes.items() if ".lora_A." in name], default=0)
+        there = max([shape[0] for name, shape in shapes.items() if ".lora_A." in name and shape], default=0)
     elif "num_virtual_tokens" in config:
         wanted = (config["num_virtual_tokens"] or 0) * (config.get("token_dim") or 0)
         wanted *= 2 * (config.get("num_layers") or 0) if config.get("peft_type") == "PREFIX_TUNING" else 1

@@ -7,6 +7,7 @@ A folder with `tokenizer.model` is read by sentencepiece, which is what the LLaM
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, sha256_file, sha256_json
+from pipeline.prompt import tokenizer_files
 
 FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json")
 
@@ -37,6 +39,7 @@ class Tokenizer:
     unk_id: int | None
 
     def __init__(self, folder: Path, add_tokens: Sequence[str] = ()) -> None:
+        tokenizer_files.check(folder)
         self.folder = folder
         self.added: dict[str, int] = {}
         self.names = _special_names(folder)
@@ -78,11 +81,14 @@ class Tokenizer:
         self.kind = "tokenizers"
         try:
             self._fast = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the Rust side raises plain Exception
-            raise UserError(f"not a readable tokenizer.json: {error}", str(path), "fetch the base again") from None
-        self._fast.no_truncation()
-        self._fast.no_padding()
-        probe = self._fast.encode("a").ids
+            self._fast.no_truncation()
+            self._fast.no_padding()
+            probe = self._fast.encode("a").ids
+        except BaseException as error:  # the Rust side raises plain Exception, and panics past it
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+            said = " ".join(str(error).split())[:300]
+            raise UserError(f"not a readable tokenizer.json: {said}", str(path), "fetch the base again") from None
         # From here on special tokens inside a text are read as the letters they are made of.
         self._fast.encode_special_tokens = True
         # Not the number of entries: ids can have holes, and a new token must not fall on an id in use.
@@ -98,7 +104,7 @@ class Tokenizer:
         id = self.names.get(f"{name}_token_id")
         if isinstance(id, list) and id:  # several end ids: the first is the main one
             id = id[0]
-        return _known(id) if isinstance(id, int) else None
+        return _known(id) if isinstance(id, int) and id < self.size else None
 
     @cached_property
     def hash(self) -> str:
@@ -176,7 +182,7 @@ def _known(id: int) -> int | None:
 
 def identity(folder: Path) -> list[Path]:
     """The files that decide what a tokenizer does."""
-    return [folder / name for name in FILES if (folder / name).is_file()]
+    return [folder / name for name in FILES if os.path.isfile(folder / name)]  # False too where no path can be
 
 
 def _special_names(folder: Path) -> dict[str, Any]:

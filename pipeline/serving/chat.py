@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, TextStreamer
+from transformers import TextStreamer
 
 from pipeline.config import Config
 from pipeline.errors import UserError
@@ -18,7 +18,6 @@ from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
 from pipeline.model.exported import exported_model
 from pipeline.model.generate import answering
-from pipeline.model.load import dtype_name
 from pipeline.model.stored import open_stored
 from pipeline.progress import say
 from pipeline.prompt import template as templates
@@ -66,7 +65,7 @@ def chat(config: Config, run: Run) -> None:
         what = f"the checkpoint was trained with template {trained}, the config names {template.hash}"
         raise UserError(what, str(folder), "put the template back, or train again")
     say(f"chat: loading {folder}")
-    model = exported_model(config, run, dtype_name(config.model))
+    model = exported_model(config, run)
     # sentencepiece's own file does not know the new tokens, a saved tokenizer.json does.
     added = () if not (folder / "tokenizer.model").is_file() else config.model.add_tokens
     encoder = Encoder(template, Tokenizer(folder, added), config.prompt)
@@ -75,7 +74,7 @@ def chat(config: Config, run: Run) -> None:
     if made.get("holds") == "nothing":
         limit = getattr(model.config, "max_position_embeddings", None)
         shots = shots_of(config, run, encoder, limit, config.chat.max_new_tokens, config.adapter.shots)
-    talker = Talker(model, encoder, AutoTokenizer.from_pretrained(folder, local_files_only=True), config, shots)
+    talker = Talker(model, encoder, hf_tokenizer.load(folder), config, shots)
     say(HELP)
     _talk(talker)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from pipeline.config import Config
@@ -20,7 +20,7 @@ from pipeline.dataset.source import read
 from pipeline.errors import UserError
 from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
-from pipeline.model.load import BYTES, DIVIDE, dtype_name, geometry_config
+from pipeline.model.load import BYTES, DIVIDE, dtype_name, geometry_config, read_shape
 from pipeline.model.packable import has_blocks
 from pipeline.training.footprint import Footprint, footprint
 from pipeline.training.memory import FULL, MOST
@@ -240,10 +240,9 @@ def _shape(config: Config) -> Any:
     else:
         place, fix = str(bases.resolve(config.model).folder), "check that this transformers knows the model"
     try:
-        return AutoConfig.from_pretrained(place, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise UserError(f"cannot read config.json of {place!r}: {said}", "model.base", fix) from None
+        return read_shape(place, local=False)
+    except UserError as error:
+        raise UserError(f"{place!r}: {error.what}", "model.base", fix) from None
 
 
 def _weight_bytes(config: Config, model: Any) -> float:

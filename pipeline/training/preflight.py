@@ -6,8 +6,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
 from pipeline.config import Config
 from pipeline.dataset.stage import load as load_examples
 from pipeline.errors import UserError
@@ -49,7 +47,7 @@ def preflight(run: Run, base: Base, encoder: Encoder) -> None:
         folder = Path(name)
         hf_tokenizer.save(hf_tokenizer.build(encoder, None), encoder, folder)
         shutil.copyfile(base.folder / "config.json", folder / "config.json")  # its model type chooses the class
-        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        loaded = hf_tokenizer.load(folder)
     why, _ = hf_tokenizer.disagreement(loaded, encoder, load_examples(run, "train", ROWS))
     if why:
         kind = (read_json(base.folder / "config.json") or {}).get("model_type")

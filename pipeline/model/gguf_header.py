@@ -1,0 +1,129 @@
+"""The header of a GGUF file, walked through once before gguf's reader allocates anything by its numbers.
+
+    magic "GGUF", version uint32, tensors uint64, keys uint64
+    keys      name, type uint32, value; texts and arrays have their length in front (uint64)
+    tensors   name, dimensions uint32, each uint64, type uint32, offset uint64
+    data      from the next multiple of `general.alignment`; offsets count from here
+
+Little-endian; https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from pathlib import Path
+
+from pipeline.adapter_name import shown
+
+MOST_ENTRIES = 1 << 16  # keys, and tensors
+MOST_ITEMS = 1 << 20  # of an array: vocabularies have up to 262,144 words and 520,000 merges
+LONGEST_NAME = 1 << 16
+LONGEST_TEXT = 1 << 24
+SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
+TEXT, ARRAY = 8, 9
+BLOCKS = ".block_count"  # behind the architecture's name
+
+
+def damage(path: Path) -> str:
+    """What is wrong with a GGUF file, as far as its header and its length tell; empty when nothing is."""
+    if path.stat().st_size < 24:
+        return "it ends before its header does"
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            _Walk(data).file()
+        except ValueError as error:
+            return str(error)
+        except struct.error:
+            return "it ends before its header does"
+    return ""
+
+
+class _Walk:
+    """A place in the file, and what was found on the way. numbers: keys with one number."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self.data, self.size, self.at = data, len(data), 0
+        self.numbers: dict[str, float] = {}
+
+    def number(self, form: str) -> int:
+        value = struct.unpack_from("<" + form, self.data, self.at)[0]
+        self.at += struct.calcsize("<" + form)
+        return value  # type: ignore[no-any-return]
+
+    def skip(self, count: int) -> None:
+        if count > self.size - self.at:
+            raise ValueError(f"{count:,} bytes are said to stand at byte {self.at:,}, the file has {self.size:,}")
+        self.at += count
+
+    def text(self, longest: int) -> str:
+        length = self.number("Q")
+        if length > longest:
+            raise ValueError(f"a text at byte {self.at:,} is said to have {length:,} bytes")
+        start = self.at
+        self.skip(length)
+        return self.data[start : min(self.at, start + 200)].decode("utf-8", "replace")
+
+    def file(self) -> None:
+        """Raises:
+        ValueError, struct.error: the header does not describe this file.
+        """
+        self.skip(4)
+        version = self.number("I")
+        if version not in (2, 3):
+            raise ValueError(f"its version is {version:,}, 2 and 3 are known")
+        tensors, keys = self.number("Q"), self.number("Q")
+        for what, count in (("tensors", tensors), ("keys", keys)):
+            if count > MOST_ENTRIES:
+                raise ValueError(f"it is said to hold {count:,} {what}")
+        for _ in range(keys):
+            name = self.text(LONGEST_NAME)
+            self.value(self.number("I"), name, 0)
+        for name, count in self.numbers.items():
+            if name.endswith(BLOCKS) and not 0 < count <= tensors:
+                raise ValueError(f"{shown(name)} says {count:,} layers, the file has {tensors:,} tensors")
+        self.tensors(tensors)
+
+    def value(self, kind: int, name: str, depth: int) -> None:
+        if kind == TEXT:
+            self.text(LONGEST_TEXT)
+        elif kind in SCALARS:
+            self.numbers[name] = self.number(SCALARS[kind])
+        elif kind == ARRAY and depth < 4:
+            inner, count = self.number("I"), self.number("Q")
+            if count > MOST_ITEMS:
+                raise ValueError(f"{shown(name)} is said to hold {count:,} values")
+            if inner in SCALARS:
+                self.skip(count * struct.calcsize("<" + SCALARS[inner]))
+            else:
+                for _ in range(count):
+                    self.value(inner, name, depth + 1)
+        else:
+            raise ValueError(f"{shown(name)} is of the unknown type {kind:,}")
+
+    def tensors(self, count: int) -> None:
+        from gguf import GGML_QUANT_SIZES
+
+        blocks = {int(kind): size for kind, size in GGML_QUANT_SIZES.items()}
+        ends = []
+        for _ in range(count):
+            name = self.text(LONGEST_NAME)
+            dimensions = self.number("I")
+            if not 0 < dimensions <= 4:
+                raise ValueError(f"the tensor {shown(name)} has {dimensions:,} dimensions")
+            shape = [self.number("Q") for _ in range(dimensions)]
+            kind, offset = self.number("I"), self.number("Q")
+            if kind not in blocks:
+                raise ValueError(f"the tensor {shown(name)} is of the type {kind:,}, which this gguf does not know")
+            block, size = blocks[kind]
+            if not all(shape) or shape[0] % block:
+                raise ValueError(f"the tensor {shown(name)} has a shape that its type cannot have")
+            ends.append((offset + math.prod(shape) // block * size, name))
+        alignment = self.numbers.get("general.alignment", 32)
+        if alignment not in [1 << n for n in range(21)]:
+            raise ValueError(f"general.alignment is {alignment}")
+        start = math.ceil(self.at / alignment) * int(alignment)
+        end, name = max(ends, default=(0, ""))
+        if start + end > self.size:
+            raise ValueError(f"{self.size:,} bytes, its tensor {shown(name)} ends at {start + end:,}")
