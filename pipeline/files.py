@@ -62,7 +62,7 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file that Suri wrote, or None when it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

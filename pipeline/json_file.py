@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 LARGEST = 16_000_000  # bytes; the largest in use are tokenizer_config.json files of 1 to 2 MB
 DEEPEST = 64  # brackets in brackets; model files have less than ten
 LARGEST_ID = 1 << 31
-LARGEST_COUNT = 1 << 27  # sizes, positions and rows of an embedding
+LARGEST_COUNT = 1 << 24  # sizes, positions (10,485,760 in Llama 4 Scout), rows of an embedding
 
 Kind = Callable[[Any], bool]
 
@@ -60,6 +60,13 @@ def is_id(value: Any) -> bool:
 def is_token(value: Any) -> bool:
     """A special token: its text, or an object that holds it under `content`."""
     return is_text(value.get("content") if isinstance(value, dict) else value)
+
+
+EXPECTED: dict[Kind, str] = {
+    is_flag: "true or false", is_text: "a text", is_object: "an object", is_texts: "a list of texts",
+    is_number: "a number", is_count: f"a whole number from 1 to {LARGEST_COUNT:,}", is_id: "a token id",
+    is_token: "a token",
+}  # fmt: skip
 
 
 def is_deeper(value: Any, most: int) -> bool:
@@ -118,5 +125,6 @@ def read_object(path: Path, fields: Mapping[str, Kind], fix: str, largest: int =
         raise UserError(f"{path.name} is damaged: not a JSON object", where, fix)
     for key, kind in fields.items():
         if key in value and not kind(value[key]):
-            raise UserError(f"{path.name} is unfit: {key} holds {shown(str(value[key]))}", where, fix)
+            what = f"{path.name} is unfit: {key} holds {shown(json.dumps(value[key], ensure_ascii=False))[1:-1]}"
+            raise UserError(f"{what}, not {EXPECTED[kind]}" if kind in EXPECTED else what, where, fix)
     return value

@@ -23,6 +23,7 @@ from typing import Any
 from pipeline.adapter_name import check, problem, shown
 from pipeline.errors import UserError
 from pipeline.files import disk_errors, exclusive, recover, replace_folder, write_json
+from pipeline.json_file import is_deeper
 
 RECORD = "suri.json"
 LARGEST_RECORD = 4_000_000  # bytes
@@ -108,7 +109,7 @@ class Store:
             found = None
         if (
             not isinstance(found, dict)
-            or _is_deeper(found, DEEPEST_RECORD)
+            or is_deeper(found, DEEPEST_RECORD)
             or not all(isinstance(found.get(k), kind) for k, kind in FIELDS.items())
         ):
             raise UserError(f"the record of the adapter {name} is damaged", str(path), fix)
@@ -221,17 +222,6 @@ class Store:
             for half in self.root.glob(".*.tmp"):  # of a process that was killed
                 shutil.rmtree(half, ignore_errors=True)
             yield
-
-
-def _is_deeper(value: Any, most: int) -> bool:
-    """Whether more than `most` lists and objects stand inside each other; without recursion, of which Python has an
-    end, and YAML's printer an early one.
-    """
-    layer = [value]
-    for _ in range(most + 1):
-        inner = [v.values() if isinstance(v, dict) else v for v in layer if isinstance(v, (dict, list))]
-        layer = [value for values in inner for value in values]
-    return bool(layer)
 
 
 def _is_folder(path: Path) -> bool:

@@ -260,10 +260,10 @@ def test_identity_covers_a_tokenizer_of_another_folder(base: Path, tmp_path: Pat
 # GGUF
 
 
-def test_gguf_that_transformers_cannot_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gguf_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SURI_CACHE", str(tmp_path / "cache"))
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(UserError, match="transformers cannot read this GGUF file") as caught:
+    with pytest.raises(UserError, match="this GGUF file is damaged") as caught:
         bases.resolve(Model(base=str(tmp_path / "model.gguf")))
     assert caught.value.where == str(tmp_path / "model.gguf")
     assert not [p for p in (tmp_path / "cache" / "base").iterdir() if p.is_dir()]

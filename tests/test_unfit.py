@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gguf as gguf_package
@@ -19,17 +21,23 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from pipeline.comparison import answering
+from pipeline.comparison.questions import Question
 from pipeline.config import Adapter, Config, Model
 from pipeline.errors import UserError
+from pipeline.evaluation.stage import Evaluation
 from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
-from pipeline.model import hf_tokenizer
+from pipeline.model import exported, hf_tokenizer
 from pipeline.model.fingerprint import fingerprint
 from pipeline.model.folder import check_folder, too_large
 from pipeline.model.load import load_base, load_folder
 from pipeline.model.untrusted import inspect
+from pipeline.prompt import template as templates
 from pipeline.prompt.tokenizer import Tokenizer
-from tests.tiny import make_base
+from pipeline.run import Run
+from pipeline.serving import chat
+from tests.tiny import make_base, make_config
 
 CPU_SECONDS = 2.0
 DEEP = "[" * 20_000 + "]" * 20_000
@@ -52,8 +60,8 @@ def use(place: Path | str) -> None:
     config = Config(name="x", model=Model(base=str(place), dtype="fp32"))
     base = bases.resolve(config.model)
     tokenizer = Tokenizer(base.tokenizer)
-    hf_tokenizer.load(base.tokenizer)
     fingerprint(config, base)
+    hf_tokenizer.load(base.tokenizer)
     model = load_base(config, base)
     ids = torch.tensor([[i % model.config.vocab_size for i in tokenizer.encode(["a b"])[0]]])
     with torch.no_grad():
@@ -104,7 +112,10 @@ CONFIGS: dict[str, tuple[Spoil, str]] = {
     "no model_type": (without("model_type"), "no model_type"),
     "model_type a list": (edit("config.json", model_type=["llama"]), "model_type"),
     "model_type long": (edit("config.json", model_type="x" * 5000), "knows no model_type"),
-    "zero heads": (edit("config.json", num_attention_heads=0), "num_attention_heads holds '0'"),
+    "zero heads": (
+        edit("config.json", num_attention_heads=0),
+        "num_attention_heads holds 0, not a whole",
+    ),
     "negative heads": (edit("config.json", num_attention_heads=-4), "num_attention_heads"),
     "zero groups": (edit("config.json", num_key_value_heads=0), ""),
     "architectures of numbers": (edit("config.json", architectures=[5]), "architectures"),
@@ -112,7 +123,7 @@ CONFIGS: dict[str, tuple[Spoil, str]] = {
     "architectures long": (edit("config.json", architectures=["x" * 5000] * 9), "not a causal"),
     "quantization_config a list": (edit("config.json", quantization_config=[1]), "quantization_config"),
     "quant_method a list": (edit("config.json", quantization_config={"quant_method": ["a" * 5000]}), "quantised"),
-    "vocab_size a text": (edit("config.json", vocab_size="400"), "vocab_size"),
+    "vocab_size a text": (edit("config.json", vocab_size="400"), 'vocab_size holds "400"'),
     "vocab_size huge": (edit("config.json", vocab_size=10**12), "vocab_size"),
     "hidden_size infinite": (put("config.json", '{"model_type": "llama", "hidden_size": Infinity}'), "hidden_size"),
     "a number of 5,000 digits": (put("config.json", '{"hidden_size": ' + "9" * 5000 + "}"), "damaged"),
@@ -163,8 +174,6 @@ CONFIGS: dict[str, tuple[Spoil, str]] = {
 
 @pytest.mark.parametrize(("spoil", "what"), CONFIGS.values(), ids=CONFIGS.keys())
 def test_settings(folder: Path, spoil: Spoil, what: str) -> None:
-    import re
-
     spoil(folder)
     error = outcome(lambda: use(folder))
     if what:
@@ -191,8 +200,8 @@ def test_names_that_are_no_path(name: str) -> None:
 def test_geometry_of_many_layers() -> None:
     assert "num_hidden_layers" in too_large({"num_hidden_layers": 10**9})
     assert not too_large({"num_hidden_layers": 126, "rope_theta": 10**11, "layer_types": ["full_attention"]})
-    # of published models: names with other kinds of values
-    assert not too_large({"time_step_limit": [0.0, float("inf")], "mamba_dt_rank": "auto", "num_experts": None}, 9)
+    # Of published models: names with other kinds of values
+    assert not too_large({"time_step_limit": [0.0, float("inf")], "mamba_dt_rank": "auto", "num_params": 7 * 10**9}, 9)
 
 
 # Headers of safetensors
@@ -534,3 +543,40 @@ def test_random_damage_to_an_adapter(saved: Path, tmp_path: Path) -> None:
             (folder / name).write_bytes(damaged(whole, min(len(whole), 1_000), draw))
             outcome(lambda: inspect(folder))
         (folder / name).write_bytes(whole)
+
+
+# One export, one type
+
+
+def test_chat_comparison_and_evaluation_load_an_export_in_one_type(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(tmp_path, base, "export.dtype=bf16", "prompt.template=alpaca")
+    run = Run(tmp_path / "run")
+    shutil.copytree(base, run.folder("export"))
+    template = {"hash": templates.load(config.prompt.template).hash}
+    (run.folder("export") / "suri.json").write_text(json.dumps({"holds": "merged", "template": template}))
+    (run.folder("export") / "manifest.json").write_text(json.dumps({"key": {}, "result": "x"}))
+    loaded: list[torch.dtype] = []
+
+    def load(folder: Path, dtype: torch.dtype, whose: str) -> Any:
+        loaded.append(dtype)
+        raise UserError("enough")
+
+    monkeypatch.setattr(exported, "load_folder", load)
+    evaluation = object.__new__(Evaluation)
+    evaluation.config, evaluation.run = config, run
+    question = Question("1", "set", "category", "Say hello.", "", "", "here")
+    found = bases.resolve(config.model)
+    kept = SimpleNamespace(found={})
+    for work in (
+        lambda: chat.chat(config, run),
+        lambda: evaluation.load("tuned"),
+        lambda: answering._ask(config, run, found, None, 99, [question], kept, "tuned"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(UserError, match="enough"):
+            work()
+    assert loaded == [torch.bfloat16] * 3
+    assert exported.dtype_of_export(config, run) == "bf16"
+    (run.folder("export") / "suri.json").write_text(json.dumps({"holds": "adapter"}))
+    assert exported.dtype_of_export(config, run) == "fp32"  # that of the base it is put onto

@@ -45,7 +45,7 @@ GENERATION: dict[str, Kind] = {
 }  # fmt: skip
 # Keys of any depth that say how much is built: by these transformers makes modules and tables.
 LAYERS = re.compile(r"(^|_)(n|num)(_\w+)?_(layers?|blocks)$")
-SIZES = re.compile(r"_(size|dim|heads|embd|positions|embeddings|experts|ctx|inner)$|^(n|num|d)_\w+$")
+SIZES = re.compile(r"_(size|dim|heads?|embd|positions|embeddings|experts|ctx|inner)$|^d_\w+$")
 # In older files, masks that a model makes itself stand beside its weights.
 MASKS = ("BOOL", "U8", "I64")
 

@@ -16,6 +16,7 @@ import struct
 from pathlib import Path
 
 from pipeline.adapter_name import shown
+from pipeline.json_file import LARGEST_COUNT
 
 MOST_ENTRIES = 1 << 16  # keys, and tensors
 MOST_ITEMS = 1 << 20  # of an array: vocabularies have up to 262,144 words and 520,000 merges
@@ -23,6 +24,7 @@ LONGEST_NAME = 1 << 16
 LONGEST_TEXT = 1 << 24
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
 TEXT, ARRAY = 8, 9
+SIZES = ("_length", "_count", "_size", "_dim")
 BLOCKS = ".block_count"  # behind the architecture's name
 
 
@@ -41,16 +43,16 @@ def damage(path: Path) -> str:
 
 
 class _Walk:
-    """A place in the file, and what was found on the way. numbers: keys with one number."""
+    """A place in the file, and what was found on the way. numbers: keys with one whole number."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self.data, self.size, self.at = data, len(data), 0
-        self.numbers: dict[str, float] = {}
+        self.numbers: dict[str, int] = {}
 
     def number(self, form: str) -> int:
         value = struct.unpack_from("<" + form, self.data, self.at)[0]
         self.at += struct.calcsize("<" + form)
-        return value  # type: ignore[no-any-return]
+        return int(value)
 
     def skip(self, count: int) -> None:
         if count > self.size - self.at:
@@ -80,16 +82,21 @@ class _Walk:
         for _ in range(keys):
             name = self.text(LONGEST_NAME)
             self.value(self.number("I"), name, 0)
-        for name, count in self.numbers.items():
-            if name.endswith(BLOCKS) and not 0 < count <= tensors:
-                raise ValueError(f"{shown(name)} says {count:,} layers, the file has {tensors:,} tensors")
+        for name, number in self.numbers.items():
+            if name.endswith(BLOCKS) and not 0 < number <= tensors:
+                raise ValueError(f"{shown(name)} says {number:,} layers, the file has {tensors:,} tensors")
+            if name.endswith(SIZES) and not 0 <= number <= LARGEST_COUNT:
+                raise ValueError(f"{shown(name)} holds {number:,}")
         self.tensors(tensors)
 
     def value(self, kind: int, name: str, depth: int) -> None:
         if kind == TEXT:
             self.text(LONGEST_TEXT)
         elif kind in SCALARS:
-            self.numbers[name] = self.number(SCALARS[kind])
+            if kind in (6, 12):  # fractions, which may be NaN: none of them is needed
+                self.skip(struct.calcsize("<" + SCALARS[kind]))
+            else:
+                self.numbers[name] = self.number(SCALARS[kind])
         elif kind == ARRAY and depth < 4:
             inner, count = self.number("I"), self.number("Q")
             if count > MOST_ITEMS:
@@ -123,7 +130,7 @@ class _Walk:
         alignment = self.numbers.get("general.alignment", 32)
         if alignment not in [1 << n for n in range(21)]:
             raise ValueError(f"general.alignment is {alignment}")
-        start = math.ceil(self.at / alignment) * int(alignment)
+        start = -(-self.at // alignment) * alignment
         end, name = max(ends, default=(0, ""))
         if start + end > self.size:
             raise ValueError(f"{self.size:,} bytes, its tensor {shown(name)} ends at {start + end:,}")

@@ -278,4 +278,5 @@ def _quantised(model: Model, folder: Path, dtype: torch.dtype) -> Any:
 
 def _said(error: Exception) -> str:
     """A library's own words on one line, not too many of them."""
-    return " ".join(str(error).split())[:300]
+    said = f"KeyError: {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+    return " ".join(said.split())[:300]

@@ -104,7 +104,7 @@ class Tokenizer:
         id = self.names.get(f"{name}_token_id")
         if isinstance(id, list) and id:  # several end ids: the first is the main one
             id = id[0]
-        return _known(id) if isinstance(id, int) and id < self.size else None
+        return _known(id) if isinstance(id, int) else None
 
     @cached_property
     def hash(self) -> str:

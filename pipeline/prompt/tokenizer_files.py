@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.json_file import (
@@ -30,23 +31,23 @@ TOKENS: dict[str, Kind] = dict.fromkeys(
 IDS: dict[str, Kind] = dict.fromkeys([f"{name}_token_id" for name in ("bos", "eos", "pad", "unk")], is_id)
 
 
-def _is_tokens(value: object) -> bool:
+def _is_tokens(value: Any) -> bool:
     parts = list(value.values()) if isinstance(value, dict) else value
     return value is None or (isinstance(parts, list) and all(is_token(v) and v is not None for v in parts))
 
 
-def _is_template(value: object) -> bool:
+def _is_template(value: Any) -> bool:
     """One text, or several under names (`[{"name": ..., "template": ...}]`)."""
     parts = value if isinstance(value, list) else [{"template": value}]
-    texts = [v.get("template") if isinstance(v, dict) else 0 for v in parts]
-    return all(is_text(v) and len(v or "") <= LARGEST_TEMPLATE for v in texts)
+    texts: list[Any] = [v.get("template") if isinstance(v, dict) else 0 for v in parts]
+    return all(v is None or (isinstance(v, str) and len(v) <= LARGEST_TEMPLATE) for v in texts)
 
 
-def _is_vocabulary(value: object) -> bool:
+def _is_vocabulary(value: Any) -> bool:
     return isinstance(value, dict) and all(is_whole(v) for v in value.values())
 
 
-def _is_decoder(value: object) -> bool:
+def _is_decoder(value: Any) -> bool:
     """{"0": {"content": "<s>", ...}, ...}."""
     entries = value.items() if isinstance(value, dict) else ()
     whole = all(k.isascii() and k.isdigit() and len(k) < 10 and isinstance(v, dict) and is_token(v) for k, v in entries)
