@@ -242,7 +242,7 @@ def _shape(config: Config) -> Any:
     try:
         return read_shape(place, local=False)
     except UserError as error:
-        raise UserError(f"{place!r}: {error.what}", "model.base", fix) from None
+        raise UserError(f"cannot read config.json of {place!r}: {error.what}", "model.base", fix) from None
 
 
 def _weight_bytes(config: Config, model: Any) -> float:
