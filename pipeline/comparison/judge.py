@@ -62,7 +62,7 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
         write_json(output.folder / "judge.json", found)
         write_text(output.folder / "judge.md", markdown(config, found))
         output.counts.update({k: found[k] for k in ("win_rate", "consistency", "unparsable", "identical")})
-    print(printed(found))
+    say(printed(found))
     say(f"judge: {run.folder('judge') / 'judge.md'}")
 
 

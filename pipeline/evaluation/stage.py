@@ -166,7 +166,7 @@ def evaluate(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) ->
         write_text(output.folder / "eval.md", markdown(config, record, work.folder))
         picture(output.folder / "eval.png", config, rows)
         output.counts = {"rows": len(rows)}
-    print(printed(config, rows))
+    say(printed(config, rows))
     say(f"eval: {run.folder('eval') / 'eval.md'}, eval.json, eval.png")
 
 
