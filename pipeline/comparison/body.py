@@ -1,4 +1,4 @@
-"""The body of a reply as it arrives, with bounds: a stranger's server may send for ever, and 1 MB of gzip holds 1 GB."""
+"""The body of a reply as it arrives, with bounds: a server may send for ever, and 1 MB of gzip holds 1 GB."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from pipeline.config import Source
 from pipeline.dataset import columnar, hub, json_text, table
 from pipeline.dataset.families import generate
-from pipeline.dataset.packed import Damaged, Stream, opened
+from pipeline.dataset.packed import Bomb, Damaged, Stream, opened
 from pipeline.dataset.raw import Raw
 from pipeline.encoding import SAMPLE, likely
 from pipeline.errors import UserError
@@ -124,6 +124,9 @@ def _file(path: Path, source: Source) -> Iterator[Raw]:
             for raw in _rows(stream, path, source):
                 number += 1
                 yield raw
+    except Bomb as error:
+        fix = "do not use it; where it is meant so, unpack it and name the file inside"
+        raise UserError(f"{error}, after {number:,} rows", str(path), fix) from None
     except Damaged as error:
         fix = "fetch or copy the file again; nothing of it was used"
         raise UserError(f"{error}, after {number:,} rows", str(path), fix) from None
