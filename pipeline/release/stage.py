@@ -23,6 +23,7 @@ from pipeline.model.fingerprint import fingerprint
 from pipeline.model.load import BYTES, DTYPES, cast, dtype_name, load_folder
 from pipeline.model.methods.full import FULL
 from pipeline.model.methods.own_form import OwnForm
+from pipeline.portable import shortener
 from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
@@ -135,7 +136,8 @@ def _write_records(
         "checks": checks.done,
     }
     write_json(output.folder / "suri.json", made)
-    write_text(output.folder / "README.md", card(config, run, encoder, results, checks.done))
+    text = card(config, run, encoder, results, checks.done)
+    write_text(output.folder / "README.md", shortener(run.root, config)(text))
     parts = {part: found for part, found in results["tuned"].items() if part != "prompts"}
     output.counts = {p: {k: v for k, v in found.items() if k not in LONG} for p, found in parts.items()}
 
