@@ -48,7 +48,8 @@ def shortened(value: Any, short: Callable[[str], str]) -> Any:
 
 
 def _roots(root: Path) -> dict[str, str]:
-    here, found = Path.cwd(), {}
+    here = Path.cwd()
+    found: dict[str, str] = {}
     for home in {Path.home(), Path.home().resolve()}:
         found |= {f"{home}/": "~/", str(home): "~"}
     for project in {here, here.resolve(), Path(os.environ.get("PWD") or here)}:

@@ -37,9 +37,10 @@ class Body:
         if packing in ("gzip", "deflate"):
             del response.headers["content-encoding"]
         library = sys.modules[type(response).__module__.partition(".")[0]]  # httpx, or its successor
+        kind: Any = library.SyncByteStream  # the library looks at the class
         stream, seconds = response.stream, self.seconds
 
-        class Bounded(library.SyncByteStream):  # type: ignore[name-defined, misc]  (the library looks at the class)
+        class Bounded(kind):
             def __iter__(self) -> Iterator[bytes]:
                 return bounded(stream, seconds, packing in ("gzip", "deflate"))
 
