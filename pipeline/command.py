@@ -9,12 +9,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from types import TracebackType
 
 from pipeline.config import Config
 from pipeline.config_file import load
 from pipeline.errors import Interrupted, UserError
 from pipeline.run import Run
+from pipeline.terminal import safe
 
 
 def main(work: Callable[[Config, Run], None], about: str, argv: Sequence[str] | None = None, model: bool = True) -> int:
@@ -36,13 +39,14 @@ def main(work: Callable[[Config, Run], None], about: str, argv: Sequence[str] | 
 
 def guarded(work: Callable[[], None]) -> int:
     """Runs `work`; returns 0, or says what went wrong and returns the exit code."""
+    sys.excepthook = _traceback
     try:
         work()
     except UserError as error:
-        print(f"suri: {error}", file=sys.stderr)
+        print(f"suri: {safe(error)}", file=sys.stderr)
         return 2
     except Interrupted as error:
-        print(f"suri: {error}", file=sys.stderr)
+        print(f"suri: {safe(error)}", file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
         print("\nsuri: stopped; results of finished stages are whole", file=sys.stderr)
@@ -52,3 +56,8 @@ def guarded(work: Callable[[], None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return 0
+
+
+def _traceback(kind: type[BaseException], error: BaseException, place: TracebackType | None) -> None:
+    """A mistake's traceback; its message may quote data, whose escape sequences reach no terminal."""
+    sys.stderr.write(safe("".join(traceback.format_exception(kind, error, place))))

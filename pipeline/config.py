@@ -12,25 +12,24 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from pipeline.config_compare import Compare, Judge
 from pipeline.config_values import (
+    MOST,
     SECTION,
     Action,
     Count,
+    Length,
     Name,
     Positive,
     Rate,
+    Repeats,
     Seed,
     Share,
+    Shots,
+    Width,
     adapter_name,
     count_or_share,
+    method_name,
     number,
 )
-
-
-def method_name(value: object) -> str:
-    """The registry is read when the first config is, since its files name the sections that are defined here."""
-    from pipeline.model.methods import checked
-
-    return checked(value)
 
 
 class Section(BaseModel):
@@ -76,7 +75,7 @@ class Source(Section):
     """Take at most this many rows, chosen by content hash after all that is removed was removed."""
     weight: Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)] | None = None
     """Share of the training rows relative to the other weighted sources; the scarcest one is used up."""
-    repeat: Positive = 1
+    repeat: Repeats = 1
     """Each training row stands this many times in train.jsonl."""
     rehearsal: bool = False
     """General data against forgetting: it makes up `data.rehearsal` of the training rows."""
@@ -117,7 +116,7 @@ class Data(Section):
     duplicates: Duplicates = Duplicates()
     benchmarks: tuple[Benchmark, ...] = ()
     """Test questions that must not be trained on; rows that hold one are rejected."""
-    val: Annotated[int | float, BeforeValidator(count_or_share), Field(ge=0)] = 0
+    val: Annotated[int | float, BeforeValidator(count_or_share), Field(ge=0, le=MOST)] = 0
     """Rows kept out of training for the held-out loss, chosen by content hash. Below 1: a share, and then no row
     changes sides when the data grows. 1 and above: exactly so many."""
     val_exact_only: bool = False
@@ -132,14 +131,14 @@ class Data(Section):
     """Share of the training rows that comes from sources marked `rehearsal`."""
     engine: Literal["local", "ray"] = "local"
     """ray: the work on rows is spread over a Ray cluster (extra `ray`); the result is the same."""
-    seed: Count = 42
+    seed: Seed = 42
     """Chooses the held-out rows, and which rows stay where there are too many."""
 
 
 class Prompt(Section):
     template: Annotated[str, Field(min_length=1)] = "alpaca"
     """Name of a built-in template or path of a YAML file with your own."""
-    cutoff: Annotated[int, BeforeValidator(number), Field(ge=4)] = 512
+    cutoff: Annotated[int, BeforeValidator(number), Field(ge=4, le=1 << 20)] = 512
     """Most tokens in a row, prompt, answer and end token together."""
     mask_prompt: bool = True
     """true: only the answer carries loss. alpaca-lora trained on the prompt too."""
@@ -156,7 +155,7 @@ class Adapter(Section):
 
     method: Annotated[str, BeforeValidator(method_name)] = "lora"
     """lora, full, head, norms, ia3, houlsby, pfeiffer, prefix, prompt, ptuning, none: see docs/methods.md."""
-    r: Positive = 16
+    r: Width = 16
     """lora: rank."""
     alpha: Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)] = 32.0
     """lora: scale of the update is alpha / r."""
@@ -174,18 +173,18 @@ class Adapter(Section):
     """lora: where A and B start. pissa, olora: from the base's own weights, which learns faster at the beginning."""
     lora_plus: Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)] = 1.0
     """lora: B learns so many times as fast as A (LoRA+; its authors take 16). 1 = alike."""
-    bottleneck: Positive = 64
+    bottleneck: Width = 64
     """houlsby, pfeiffer: inner size."""
-    virtual_tokens: Positive = 20
+    virtual_tokens: Width = 20
     """prefix, prompt, ptuning: how many stand in front of each row."""
-    shots: Count = 4
+    shots: Shots = 4
     """none: how many training rows, with their answers, stand in front of each question."""
 
 
 class Train(Section):
     batch_size: Positive = 32
     """Examples per optimiser step, exactly."""
-    epochs: Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)] = 1.0
+    epochs: Annotated[float, BeforeValidator(number), Field(gt=0, le=10**6, allow_inf_nan=False)] = 1.0
     """Passes over the training rows."""
     max_steps: Count = 0
     """Stop after this many optimiser steps; 0 = as many as `epochs` says."""
@@ -232,7 +231,7 @@ class Train(Section):
 class Eval(Section):
     rows: Positive = 200
     """Held-out rows (and half as many of the held-out tasks) measured on base and tuned model."""
-    max_new_tokens: Positive = 64
+    max_new_tokens: Length = 64
     """Longest answer in the measurements."""
     general: str = ""
     """Text on which forgetting is measured: a passage a line, or JSONL with `text`; empty = the built-in one."""
@@ -253,13 +252,13 @@ class Eval(Section):
     """Folder with their questions (docs/evaluation.md); empty = the harness fetches them from the hub."""
     limit: Count = 0
     """First so many questions of each benchmark, for a quick look; 0 = all."""
-    num_fewshot: Count = 0
+    num_fewshot: Shots = 0
     """Examples in front of each benchmark question, out of its training rows; 0 = the task's own number."""
     prompting: Literal["plain", "template"] = "plain"
     """plain: benchmark questions as the harness words them. template: inside the training template."""
     batch_size: Count = 0
     """Benchmark questions at once; 0 = from memory."""
-    shots: Count = 4
+    shots: Shots = 4
     """Training rows in front of each held-out question to the base: in-context learning, which tuning has to beat."""
 
 
@@ -271,7 +270,7 @@ class Export(Section):
 
 
 class Chat(Section):
-    max_new_tokens: Positive = 512
+    max_new_tokens: Length = 512
     temperature: Rate = 0.0
     """0 = always the likeliest token."""
     adapter: Annotated[str, AfterValidator(adapter_name)] = ""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
-from pipeline.config_values import SECTION, Count, Positive, Rate, plain_url, variable_name
+from pipeline.config_values import SECTION, Length, Positive, Rate, number, plain_url, variable_name
 
 
 class Compare(BaseModel):
@@ -17,7 +17,7 @@ class Compare(BaseModel):
     need not be in them."""
     limit: Positive | None = None
     """At most so many questions of each set, taken from its categories in turn."""
-    max_new_tokens: Positive = 256
+    max_new_tokens: Length = 256
     """Longest answer. Questions that leave less room than that in the model's context are skipped, and it is said."""
 
 
@@ -35,9 +35,9 @@ class Judge(BaseModel):
     """Judge at most so many questions, taken from the categories in turn."""
     temperature: Rate | None = 0.0
     """null: not sent, for models that refuse the field."""
-    parallel: Positive = 4
+    parallel: Annotated[int, BeforeValidator(number), Field(ge=1, le=256)] = 4
     """Requests under way at once."""
-    retries: Count = 5
+    retries: Annotated[int, BeforeValidator(number), Field(ge=0, le=100)] = 5
     """Tries more, with growing pauses, when the server is busy, out of reach or fails; then the command stops."""
-    timeout: Positive = 120
+    timeout: Annotated[int, BeforeValidator(number), Field(ge=1, le=86_400)] = 120
     """Seconds that one reply may take."""

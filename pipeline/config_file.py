@@ -14,7 +14,9 @@ from pydantic import BaseModel, ValidationError
 from pipeline.config import Config
 from pipeline.config_values import SYNONYMS
 from pipeline.contradictions import Key, contradictions
+from pipeline.encoding import read_text
 from pipeline.errors import UserError
+from pipeline.yaml_text import parsed
 
 INDEX = re.compile(r"^[0-9]{1,6}$")
 NUMBER = re.compile(r"^[0-9.]+([eE][-+]?[0-9]+)?$")
@@ -57,9 +59,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), model: bool = True) ->
     lines: dict[Key, str] = {}
     problems: list[str] = []
     try:
-        node = yaml.compose(text, Loader=_Loader)
+        node, values = parsed(text, _Loader)
         _places(node, (), str(path), lines, problems)
-        values = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
@@ -100,12 +101,7 @@ def _read(path: Path) -> str:
         )
         hint = f"did you mean {path.parent / near[0]}?" if near else "give CONFIG=configs/NAME.yaml"
         raise UserError("no such config file", str(path), hint)
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"not UTF-8 text (byte {error.start})", str(path), "save the file as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", str(path)) from None
+    return read_text(path)
 
 
 def _places(node: Any, key: Key, path: str, lines: dict[Key, str], problems: list[str]) -> None:
@@ -139,7 +135,7 @@ def _override(values: dict[str, Any], word: str, lines: dict[Key, str], problems
         problems.append(f"ARGS: {word!r} is not key=value")
         return
     try:
-        value = yaml.load(text, Loader=_Loader) if text else ""
+        value = parsed(text, _Loader)[1] if text else ""
     except (yaml.YAMLError, ValueError, RecursionError):
         problems.append(f"ARGS: {dotted}: cannot read {text!r} as a value")
         return

@@ -29,6 +29,13 @@ def count_or_share(value: object) -> object:
     return int(value) if isinstance(value, float) and value >= 1 else number(value)
 
 
+def method_name(value: object) -> str:
+    """The registry is read when the first config is, since its files name the sections of the config."""
+    from pipeline.model.methods import checked
+
+    return checked(value)
+
+
 def adapter_name(value: str) -> str:
     if value and (wrong := problem(value)):
         raise ValueError(wrong)
@@ -57,9 +64,14 @@ def plain_url(value: str) -> str:
 
 
 Action = Literal["on", "warn", "off"]
-Count = Annotated[int, BeforeValidator(number), Field(ge=0)]
+MOST = 10**9  # of anything that is counted, such as rows or steps
+Count = Annotated[int, BeforeValidator(number), Field(ge=0, le=MOST)]
 Seed = Annotated[int, BeforeValidator(number), Field(ge=0, lt=1 << 63)]  # what torch takes
-Positive = Annotated[int, BeforeValidator(number), Field(ge=1)]
+Positive = Annotated[int, BeforeValidator(number), Field(ge=1, le=MOST)]
+Repeats = Annotated[int, BeforeValidator(number), Field(ge=1, le=10**6)]
+Length = Annotated[int, BeforeValidator(number), Field(ge=1, le=1 << 20)]  # tokens of a row or an answer
+Width = Annotated[int, BeforeValidator(number), Field(ge=1, le=1 << 16)]  # of an adapter's matrices
+Shots = Annotated[int, BeforeValidator(number), Field(ge=0, le=1000)]
 Rate = Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(number), Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]

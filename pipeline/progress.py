@@ -9,6 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipeline.terminal import printable, safe
+
 # tqdm's own lock is shared with processes forked from this one: one that is killed while it holds it stops all others
 # for good. Only one process draws here.
 tqdm.set_lock(threading.RLock())
@@ -23,12 +25,12 @@ def bar(
     """
     live = sys.stderr.isatty()
     return tqdm(
-        items, total=total, desc=what, unit=unit, delay=0.5, mininterval=0.2 if live else 10,
+        items, total=total, desc=safe(what), unit=unit, delay=0.5, mininterval=0.2 if live else 10,
         dynamic_ncols=live, ncols=None if live else 100, leave=True, smoothing=0.1, **more,
     )  # fmt: skip
 
 
 def say(*words: object) -> None:
-    """One line for the user, on stdout, above any bar."""
-    tqdm.write(" ".join(str(word) for word in words), file=sys.stdout)
+    """One line for the user, on stdout, above any bar. No escape sequence reaches the terminal but `Styled` ones."""
+    tqdm.write(" ".join(printable(word) for word in words), file=sys.stdout)
     sys.stdout.flush()

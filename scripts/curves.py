@@ -132,7 +132,7 @@ def main() -> None:
     picture = Path(args.picture or folder / "curves.png")
     draw(picture, train, look)
     write_json(folder / "curves.json", {"found": found, "where": where(), "train": train, "held_out": look})
-    print(f"\n{table(found)}\n\n{where()}\n{picture}")
+    say(f"\n{table(found)}\n\n{where()}\n{picture}")
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def main() -> None:
         say(f"--- {name}")
         runs[name] = Run.of(config.name)
         bring_up_to_date(config, runs[name], "export")
-    print("\n" + table(runs))
+    say("\n" + table(runs))
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def main() -> None:
     runs = run_all(configs, commands)
     if not runs:
         raise UserError("no run ended well", "make methods", "see what each said")
-    print("\n" + table(runs))
+    say("\n" + table(runs))
     all_ended_well(configs, runs)
 
 

@@ -151,7 +151,7 @@ def test_files_that_cannot_be_read(write: Write) -> None:
         read(Benchmark(path=str(path)))
     assert caught.value.where == f"{path}:2"
     path.write_bytes(gzip.compress(b"a?\n" * 1000)[:-12])
-    with pytest.raises(UserError, match="broken gzip"):
+    with pytest.raises(UserError, match="gzip"):
         read(Benchmark(path=str(path)))
 
 

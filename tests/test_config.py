@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from pipeline.config import Config
 from pipeline.config_file import contradictions, dump, load
 from pipeline.config_values import SYNONYMS
 from pipeline.errors import UserError
+from pipeline.prompt.template import load as load_template
 
 BASE = "name: a\nmodel: {base: x}\n"
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -323,6 +326,44 @@ def test_numbers_out_of_reach_end_the_command_with_one_message(
     shown = capsys.readouterr().err
     assert shown.startswith("suri: 1 problem in the config:")
     assert said in shown
+
+
+PAIRS = list(pairwise("abcdefghijk"))
+ABSURD = [
+    "data: {sources: [{path: a, repeat: 1000000000000}]}", "data: {sources: [{path: a, limit: 1000000000000}]}",
+    "data: {val: 1e18}", "prompt: {cutoff: 1000000000000}", "adapter: {r: 1000000000000}",
+    "adapter: {virtual_tokens: 1000000000000}", "adapter: {method: none, shots: 1000000000000}",
+    "train: {epochs: 1e18}", "train: {batch_size: 1000000000000}", "eval: {rows: 1000000000000}",
+    "eval: {max_new_tokens: 1000000000000}", "eval: {num_fewshot: 1000000000000}", "judge: {timeout: 1000000000000}",
+    "judge: {parallel: 1000000000000}", "chat: {max_new_tokens: 1000000000000}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ABSURD)
+def test_absurd_numbers_are_refused(tmp_path: Path, text: str) -> None:
+    assert "must be less than or equal to" in problems(tmp_path, f"{BASE}{text}\n")
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["a: &a [1, 2]", *(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in PAIRS)], "stand for"),
+        (["a: &a {x: 1}", *(f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 9)}]}}" for a, b in PAIRS)], "stand for"),
+        (["a: &a [*a]"], "holds itself"),
+    ],
+)  # fmt: skip
+def test_aliases_that_explode(tmp_path: Path, lines: list[str], said: str) -> None:
+    start = time.monotonic()
+    assert said in problems(tmp_path, BASE + "\n".join(lines) + "\n")
+    assert time.monotonic() - start < 5
+    (tmp_path / "template.yaml").write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=said):
+        load_template(str(tmp_path / "template.yaml"))
+
+
+def test_aliases_that_do_not(tmp_path: Path) -> None:
+    config = read(tmp_path, BASE + "data: {groups: {a: &a [x, y], b: *a}}\n")
+    assert config.data.groups["b"] == ("x", "y")
 
 
 def test_several_contradictions_at_once(tmp_path: Path) -> None:

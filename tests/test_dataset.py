@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -541,6 +542,15 @@ def test_repeats_weights_and_rehearsal(tmp_path: Path, run: Run, build: Build) -
     assert len(lines_of(run, "train")) == 75
     assert {line["rule"] for line in lines_of(run, "rejected")} == {"rehearsal"}
     assert report["left_out"] == 5
+
+
+def test_repeats_that_fill_the_disk_are_told_before(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([story(i) for i in range(20)]))
+    config = config_of({"path": str(tmp_path / "a.json"), "repeat": 1_000_000})
+    monkeypatch.setattr("pipeline.files.shutil.disk_usage", lambda _: SimpleNamespace(free=10**9))
+    with pytest.raises(UserError, match=r"with 20,000,000 rows.* needs .* GB of disk"):
+        stage.build(config, run)
+    assert not list(run.root.glob("*"))
 
 
 def test_rules_fix_flag_and_reject(tmp_path: Path, run: Run, build: Build) -> None:

@@ -20,6 +20,7 @@ from pipeline.run import Run
 from pipeline.serving.mixed import Mixed, Reply
 from pipeline.serving.questions import Question, read
 from pipeline.store import Store
+from pipeline.terminal import safe
 from tests.shelf import plain, put
 from tests.tiny import make_base, make_config
 
@@ -204,5 +205,5 @@ def test_the_command(
     said = capsys.readouterr().out
     for name in ("one", "base"):
         reply = mixed.answer([Question(name, "Name a colour.")], 3)[0]
-        assert f"{name}> Name a colour.\n{reply.text.strip()}" in said
+        assert f"{name}> Name a colour.\n{safe(reply.text.strip())}" in said
     assert "[cut off after 3 tokens]" in said

@@ -184,7 +184,7 @@ def test_files_that_are_no_template(tmp_path: Path, text: str, said: str) -> Non
 
 def test_a_template_file_that_is_not_utf_8(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_bytes(b"prompt_input: \xbe\xc8")
-    with pytest.raises(UserError, match="not a readable template"):
+    with pytest.raises(UserError, match="it looks like CP949"):
         templates.load(str(tmp_path / "mine.yaml"))
 
 

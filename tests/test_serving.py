@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.prompt.stage import encoder_of
 from pipeline.run import Run
 from pipeline.serving import chat as chatting
+from pipeline.terminal import safe
 from tests.tiny import make_config, run_to
 
 
@@ -53,7 +54,7 @@ def expected(exported: tuple[Config, Run], base: Path, question: str, given: str
     ids = encoder.prompt(question, given)
     with torch.inference_mode():
         made = model.generate(torch.tensor([ids]), max_new_tokens=most, do_sample=False)[0, len(ids) :].tolist()
-    return encoder.tokenizer.decode(made)
+    return safe(encoder.tokenizer.decode(made))
 
 
 def test_an_answer_is_what_the_trained_form_gives(talk: Talk, exported: tuple[Config, Run], base: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 from pyarrow import ipc, parquet
 
 from pipeline.config import Source
-from pipeline.dataset import json_text
+from pipeline.dataset import columnar, json_text, packed
 from pipeline.dataset.packed import packing_of
 from pipeline.dataset.raw import Raw
 from pipeline.dataset.row import Rejected, check
@@ -242,6 +242,8 @@ STOPS: dict[str, tuple[bytes, str, str]] = {
     ),
     "csv without its answer": (b"question,anser,n\na,b,c\n", "columns: {instruction: question, output: anser}", ":1"),
     "csv without a header": ("안녕,네 안녕하세요\n".encode() * 3, "columns: {instruction: 안녕, output: 네", ":1"),
+    "jsonl in cp949": (f"{json.dumps(A)}\n{json.dumps(C, ensure_ascii=False)}\n".encode("cp949") * 2 + json.dumps(
+        C, ensure_ascii=False).encode("cp949"), "the file is CP949, not UTF-8", ":2"),
     "csv with cp949 names": ("질문,답변\n안녕,예\n".encode("cp949"), "iconv -f CP949 -t UTF-8", ":1"),
     "csv with a column twice": (b"Q,A,A\na,b,c\n", "two columns are called 'A'", ":1"),
     "csv with an open quote": (b'Q,A\na,b\nc,"d\ne,f\n', "a quotation mark that is opened in this row", ":3"),
@@ -664,3 +666,28 @@ def test_many_blank_lines_and_empty_rows(tmp_path: Path) -> None:
     found = raws(tmp_path / "a")
     assert len(found) == 20_000
     assert found[0].place == f"{tmp_path}/a:100001"
+
+
+# --- files that grow
+
+
+@pytest.mark.parametrize("packing", ["gzip", "zstd", "bzip2", "xz"])
+def test_a_file_that_unpacks_to_far_more_than_data_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packing: str
+) -> None:
+    monkeypatch.setattr(packed, "HARMLESS", 1 << 20)
+    path = tmp_path / "a.jsonl"
+    row = json.dumps(A).encode() + b"\n"
+    path.write_bytes(PACK[packing](row * ((8 << 20) // len(row))))
+    assert "unpacks to more than" in refused(path)
+    path.write_bytes(PACK[packing](row * ((1 << 20) // len(row))))
+    assert len(values(path)) == (1 << 20) // len(row)
+
+
+def test_parquet_of_more_rows_than_its_size_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "HARMLESS", 1000)
+    monkeypatch.setattr(columnar, "MOST_GROWTH", 1)
+    monkeypatch.setattr(packed, "MOST_GROWTH", 1)
+    path = tmp_path / "a.parquet"
+    path.write_bytes(parquet_of(pa.table({"instruction": ["x"] * 100_000, "output": ["y"] * 100_000})))
+    assert "100,000 rows" in refused(path)

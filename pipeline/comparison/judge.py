@@ -23,6 +23,7 @@ from pipeline.comparison.verdict import PROMPT_HASH, messages, name_of
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.files import json_text, write_json, write_text
+from pipeline.portable import shortener
 from pipeline.progress import bar, say
 from pipeline.run import Run
 
@@ -60,9 +61,9 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
     with run.writing("judge", stage_key) as output:
         write_text(output.folder / "verdicts.jsonl", "".join(json_text(o) + "\n" for o in outcomes))
         write_json(output.folder / "judge.json", found)
-        write_text(output.folder / "judge.md", markdown(config, found))
+        write_text(output.folder / "judge.md", shortener(run.root, config)(markdown(config, found)))
         output.counts.update({k: found[k] for k in ("win_rate", "consistency", "unparsable", "identical")})
-    print(printed(found))
+    say(printed(found))
     say(f"judge: {run.folder('judge') / 'judge.md'}")
 
 

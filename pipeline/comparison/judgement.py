@@ -9,6 +9,7 @@ from pipeline.comparison.pair import Pair
 from pipeline.comparison.verdict import ANSWERS, INPUT, PROMPT_HASH, SYSTEM, TASK, both, parse, winner
 from pipeline.comparison.winrate import table, win_rate
 from pipeline.config import Config
+from pipeline.markdown import plain
 
 METHOD = (
     "Each pair is asked twice, with the answers in either order; verdicts that differ make a tie, equal answers are a "
@@ -107,11 +108,11 @@ def markdown(config: Config, found: Mapping[str, Any]) -> str:
     lines = [
         f"# {config.name}: base and tuned model before a judge",
         "",
-        *(f"- {note}" for note in _notes(found)),
+        *(f"- {plain(note)}" for note in _notes(found)),
         "",
         f"| {' | '.join(head)} |",
         f"|---|{'---:|' * (len(head) - 1)}",
-        *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows),
+        *("| " + " | ".join(map(plain, row)) + " |" for row in rows),
         "",
         METHOD,
         "",

@@ -19,6 +19,7 @@ from pipeline.comparison.pair import Pair, digest_of
 from pipeline.comparison.questions import Question, files, read_all
 from pipeline.config import Config
 from pipeline.files import json_text, write_json, write_text
+from pipeline.portable import shortener
 from pipeline.progress import say
 from pipeline.run import Run, input_hashes
 
@@ -60,7 +61,7 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
             write_json(output.folder / "alpaca_eval" / f"{who}.json", rows)
         write_text(output.folder / "answers.jsonl", "".join(json_text(pair.as_dict()) + "\n" for pair in pairs))
         html = page(config.name, about(config, len(pairs)), pairs, skipped, digest, config.compare.max_new_tokens)
-        write_text(output.folder / "page.html", html)
+        write_text(output.folder / "page.html", shortener(run.root, config)(html))
         output.counts.update(
             questions=len(pairs),
             twice=twice,

@@ -1,7 +1,7 @@
 """Reads the questions of benchmarks: ARC, HellaSwag, MMLU, TruthfulQA, KoBEST, and lists that people bring.
 
-A file is recognised by its content: JSON, JSONL, CSV or TSV, or text with one question a line, plain or gzip; its form
-by the names of its fields.
+A file is recognised by its content: JSON, JSONL, CSV or TSV, or text with one question a line, plain or packed; its
+form by the names of its fields.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 import csv
 import difflib
 import glob
-import gzip
 import io
 import json
 import os
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import Benchmark
+from pipeline.dataset.packed import Damaged, opened
+from pipeline.encoding import decoded
 from pipeline.errors import UserError
 
 PLAIN_FIELDS = ("instruction", "question", "prompt", "query", "ctx", "sentence", "text", "q")
@@ -125,19 +125,13 @@ def rows(path: Path, field: str = "") -> Iterator[tuple[str, Any]]:
 
 def _text(path: Path) -> str:
     try:
-        data = path.read_bytes()
-        if data.startswith(b"\x1f\x8b"):
-            data = gzip.decompress(data)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"broken gzip: {error}", str(path), "fetch the file again") from None
+        with opened(path) as stream:
+            data = stream.read()
+    except Damaged as error:
+        raise UserError(str(error), str(path), "fetch the file again") from None
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror or error}", str(path), "check the file's rights") from None
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        fix = f"convert it: iconv -f ITS-CODING -t UTF-8 {path} > new"
-        raise UserError("the file is not UTF-8 text", f"{path}:{line}", fix) from None
+    return decoded(data, str(path))
 
 
 def _json(text: str, path: Path) -> Any:

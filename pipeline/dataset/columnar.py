@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.config import Source
 from pipeline.dataset.form import require
-from pipeline.dataset.packed import Damaged, Stream, is_packed
+from pipeline.dataset.packed import MOST_GROWTH, Bomb, Damaged, Stream, is_packed, most_of
 from pipeline.dataset.raw import Raw
 from pipeline.errors import UserError
 
@@ -49,6 +49,7 @@ def rows(stream: Stream, path: Path, source: Source) -> Iterator[Raw]:
                 file = stack.enter_context(pyarrow.memory_map(str(path)))
             if kind == "Parquet":
                 opened = stack.enter_context(parquet.ParquetFile(file))
+                _check_growth(opened.metadata, file.size(), path)
                 batches: Iterable[Any] = opened.iter_batches(BATCH)
                 names = opened.schema_arrow.names
             elif head.startswith(ARROW_FILE):
@@ -64,6 +65,16 @@ def rows(stream: Stream, path: Path, source: Source) -> Iterator[Raw]:
             raise
         except Exception as error:  # a broken byte can make pyarrow raise whatever it likes
             raise Damaged(f"the {kind} file is damaged or cut off ({' '.join(str(error).split())[:100]})") from None
+
+
+def _check_growth(metadata: Any, size: int, path: Path) -> None:
+    """Raises:
+    Bomb: what the file says of its pages or rows is beyond all that data of its size unpack to.
+    """
+    most = max(most_of(path), MOST_GROWTH * size)
+    unpacked = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    if max(unpacked, metadata.num_rows) > most:
+        raise Bomb(f"the Parquet file of {size:,} bytes holds {metadata.num_rows:,} rows of {unpacked:,} bytes")
 
 
 def from_batches(batches: Iterable[Any], names: list[str], name: str, source: Source) -> Iterator[Raw]:

@@ -12,6 +12,7 @@ from typing import Any
 from pipeline import __version__
 from pipeline.config import Config
 from pipeline.dataset.summary import label_of
+from pipeline.markdown import code, plain
 
 # What is known of sources by their names; anything else is for the user to look up.
 LICENCES = {
@@ -27,7 +28,6 @@ LANGUAGES = {
     "en": "English", "ko": "Korean", "ja": "Japanese", "zh": "Chinese", "fr": "French", "de": "German",
     "es": "Spanish", "it": "Italian", "pt": "Portuguese", "zxx": "no words",
 }  # fmt: skip
-PIPE = str.maketrans({"|": "\\|", "\n": " ", "\r": " ", "`": "'"})
 
 
 def datasheet(report: Mapping[str, Any], config: Config) -> str:
@@ -77,7 +77,7 @@ def _sources(report: Mapping[str, Any]) -> str:
         forms = ", ".join(source.get("forms") or ()) or "-"
         licence = _licence(str(source.get("path", "")))
         counts = (f"{source.get(name, 0):,}" for name in ("read", "kept", "rejected"))
-        rows.append((f"`{_cell(label_of(source))}`", _cell(forms), *counts, licence))
+        rows.append((code(label_of(source)), plain(forms), *counts, licence))
     return _table(("source", "form", "read", "kept", "rejected", "licence"), rows, numbers=(2, 3, 4))
 
 
@@ -90,15 +90,15 @@ def _making(report: Mapping[str, Any], config: Config) -> Iterable[str]:
     data = config.data
     yield (
         f"Cleaning was `{data.clean}`"
-        + (f", with {', '.join(f'`{k}: {v}`' for k, v in sorted(data.rules.items()))}" if data.rules else "")
+        + (f", with {', '.join(code(f'{k}: {v}') for k, v in sorted(data.rules.items()))}" if data.rules else "")
         + ". `rejected.jsonl` has every rejected row with its reason, `changes.jsonl` every changed or flagged one, "
         "before and after."
     )
     rules = [
         (
-            f"`{_cell(rule['rule'])}`",
+            code(rule["rule"]),
             *(f"{rule.get(k, 0):,}" for k in ("rejected", "fixed", "flagged")),
-            _cell(rule.get("what", "")),
+            plain(rule.get("what", "")),
         )
         for rule in report.get("rules", ())
         if any(rule.get(k) for k in ("rejected", "fixed", "flagged"))
@@ -136,7 +136,7 @@ def _benchmarks(report: Mapping[str, Any]) -> str:
     hits = found.get("table") or {}
     rows = [
         (
-            _cell(b["name"]),
+            plain(b["name"]),
             f"{b.get('questions', 0):,}",
             f"{_checkable(b):,}",
             f"{sum((hits.get(b['name']) or {}).values()):,}",
@@ -161,7 +161,7 @@ def _split(report: Mapping[str, Any], config: Config) -> str:
         else "**Split.** No rows are held out."
     )
     if data.holdout:
-        text += f" Tasks never trained on: {', '.join(f'`{_cell(t)}`' for t in data.holdout)}."
+        text += f" Tasks never trained on: {', '.join(code(t) for t in data.holdout)}."
     return text
 
 
@@ -174,7 +174,7 @@ def _mixture(report: Mapping[str, Any]) -> str:
     if not mix:
         return ""
     rows = [
-        (f"`{_cell(m['source'])}`", f"{m['available']:,}", f"{m['taken']:,}", f"{m['repeat']}", f"{m['share']:.1%}")
+        (code(m["source"]), f"{m['available']:,}", f"{m['taken']:,}", f"{m['repeat']}", f"{m['share']:.1%}")
         for m in report["mix"]
     ]
     return "**Mixture** of the training rows.\n\n" + _table(
@@ -221,7 +221,7 @@ def _again(config: Config) -> str:
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{_cell(name)} {count:,}" for name, count in counts.items())
+    return ", ".join(f"{plain(name)} {count:,}" for name, count in counts.items())
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int]) -> str:
@@ -233,8 +233,3 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence
 
 def _n(report: Mapping[str, Any], name: str) -> str:
     return f"{int(report.get(name) or 0):,}"
-
-
-def _cell(text: object) -> str:
-    """One line without what would break a table, and never half a character."""
-    return str(text).translate(PIPE).encode("utf-8", "replace").decode()

@@ -101,6 +101,11 @@ class Ledger:
         self._file.seek(self._ends[at])
         return _line(at, self._file.read(self._ends[at + 1] - self._ends[at] - 1))
 
+    def size(self, row: int) -> int:
+        """Bytes of a row's waiting line."""
+        at = int(self.where[row])
+        return self._ends[at + 1] - self._ends[at]
+
     def lines(self) -> Iterator[tuple[Line, int]]:
         """All lines in order, each with its row number, or -1 for what was rejected by checks and rules."""
         row = -1

@@ -28,11 +28,20 @@ MAGIC = {
     "zip": re.compile(rb"PK(\x03\x04|\x05\x06)"),
 }
 
+# Text packs to a third or a twentieth of its size; rows that a program made, to a hundredth. What grows further is
+# made to fill a disk or memory.
+MOST_GROWTH = 200
+HARMLESS = 256 << 20  # bytes that may come out of any file, however small
+
 Stream: TypeAlias = "io.BufferedReader[Any]"
 
 
 class Damaged(Exception):
     """The bytes end or break in the middle; its text says how."""
+
+
+class Bomb(Damaged):
+    """A file that unpacks to far more than data does."""
 
 
 @contextlib.contextmanager
@@ -41,7 +50,7 @@ def opened(path: Path) -> Iterator[Stream]:
 
     Raises:
         UserError: a zip archive, which can hold several files.
-        Damaged: (by the stream, while reading) packed data that is broken or cut off.
+        Damaged: (by the stream, while reading) packed data that is broken or cut off, or (`Bomb`) grows beyond reason.
     """
     with io.BufferedReader(io.FileIO(path), CHUNK) as file:
         packing = packing_of(file.peek(16))
@@ -51,9 +60,14 @@ def opened(path: Path) -> Iterator[Stream]:
         if not packing:
             yield file
             return
-        unpacked: Stream = io.BufferedReader(_Unpacked(file, packing), CHUNK)
+        unpacked: Stream = io.BufferedReader(_Unpacked(file, packing, most_of(path)), CHUNK)
         with unpacked:
             yield unpacked
+
+
+def most_of(path: Path) -> int:
+    """Bytes that a file of this size may unpack to."""
+    return max(HARMLESS, MOST_GROWTH * path.stat().st_size)
 
 
 def is_packed(stream: Stream) -> bool:
@@ -66,10 +80,10 @@ def packing_of(head: bytes) -> str:
 
 
 class _Unpacked(io.RawIOBase):
-    """Unpacked bytes. All that the four libraries raise for broken data becomes `Damaged`."""
+    """Unpacked bytes, at most `most`. All that the four libraries raise for broken data becomes `Damaged`."""
 
-    def __init__(self, file: Stream, packing: str) -> None:
-        self.packing = packing
+    def __init__(self, file: Stream, packing: str, most: int) -> None:
+        self.packing, self.most, self.left = packing, most, most
         self.inner: Any
         if packing == "gzip":
             self.inner = gzip.GzipFile(fileobj=file)
@@ -87,9 +101,14 @@ class _Unpacked(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         try:
-            return int(self.inner.readinto(buffer))
+            count = int(self.inner.readinto(buffer))
         except (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as error:
             raise Damaged(f"the {self.packing} data is damaged or cut off ({_said(error)})") from None
+        self.left -= count
+        if self.left < 0:
+            grown = f"the {self.packing} data unpacks to more than {self.most >> 20:,} MB"
+            raise Bomb(f"{grown}, {MOST_GROWTH} times its size, which no text does")
+        return count
 
 
 def _said(error: Exception) -> str:

@@ -7,6 +7,7 @@ wrong with one row stays with that row; only what makes the whole file unreadabl
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import glob
 import itertools
@@ -19,8 +20,9 @@ from pathlib import Path
 from pipeline.config import Source
 from pipeline.dataset import columnar, hub, json_text, table
 from pipeline.dataset.families import generate
-from pipeline.dataset.packed import Damaged, Stream, opened
+from pipeline.dataset.packed import Bomb, Damaged, Stream, opened
 from pipeline.dataset.raw import Raw
+from pipeline.encoding import SAMPLE, likely
 from pipeline.errors import UserError
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
@@ -122,6 +124,9 @@ def _file(path: Path, source: Source) -> Iterator[Raw]:
             for raw in _rows(stream, path, source):
                 number += 1
                 yield raw
+    except Bomb as error:
+        fix = "do not use it; where it is meant so, unpack it and name the file inside"
+        raise UserError(f"{error}, after {number:,} rows", str(path), fix) from None
     except Damaged as error:
         fix = "fetch or copy the file again; nothing of it was used"
         raise UserError(f"{error}, after {number:,} rows", str(path), fix) from None
@@ -133,9 +138,13 @@ def _rows(stream: Stream, path: Path, source: Source) -> Iterator[Raw]:
     head = stream.peek(64)
     if columnar.is_columnar(head):
         return columnar.rows(stream, path, source)
-    if coding := _other_coding(head):
+    coding, place = _other_coding(head), str(path)
+    if not coding:
+        coding, first = _eight_bit_coding(head)
+        place = f"{path}:{first}"
+    if coding:
         fix = f"iconv -f {coding} -t UTF-8 {path} > new{path.suffix}"
-        raise UserError(f"the file is {coding}, not UTF-8", str(path), fix)
+        raise UserError(f"the file is {coding}, not UTF-8", place, fix)
     if head.startswith(BOM):
         stream.read(len(BOM))
     line = _to_first_line(stream)
@@ -178,3 +187,22 @@ def _other_coding(head: bytes) -> str:
     if len(first) == 2 and first.count(0) == 1:
         return "UTF-16LE" if first[1] == 0 else "UTF-16BE"
     return ""
+
+
+def _eight_bit_coding(head: bytes) -> tuple[str, int]:
+    """Name of an encoding such as CP949, where most lines of the file's beginning are not UTF-8 but that, and the first
+    of them; an empty name where single lines are not UTF-8, which cost only their rows."""
+    lines = head[:SAMPLE].split(b"\n")
+    wrong = [number for number, line in enumerate(lines, 1) if not _is_utf_8(line)]
+    if len(wrong) * 2 <= sum(bool(line.strip()) for line in lines):
+        return "", 0
+    coding = likely(b"\n".join(lines[number - 1] for number in wrong))
+    return coding if coding != "WINDOWS-1252" or len(wrong) > 2 else "", wrong[0]
+
+
+def _is_utf_8(line: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(line)  # its end may be cut off
+    except UnicodeDecodeError:
+        return False
+    return True

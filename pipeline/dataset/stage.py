@@ -31,6 +31,7 @@ from pipeline.dataset.split import PARTS
 from pipeline.dataset.writer import Writer
 from pipeline.errors import UserError
 from pipeline.files import write_json, write_text
+from pipeline.portable import shortener
 from pipeline.progress import say
 from pipeline.record import Example
 from pipeline.run import Run, input_hashes
@@ -79,7 +80,7 @@ def build(config: Config, run: Run, stage_key: dict[str, Any] | None = None) -> 
         _account(report, writer.lines, writer.repeats)
         output.counts.update({name: report[name] for name in ("read", "kept", *PARTS, "rejected")})
         write_json(output.folder / "report.json", report)
-        write_text(output.folder / "README.md", datasheet(report, config))
+        write_text(output.folder / "README.md", shortener(run.root, config)(datasheet(report, config)))
     _said(report, run)
 
 

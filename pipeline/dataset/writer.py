@@ -22,7 +22,7 @@ from pipeline.dataset.source import files_of
 from pipeline.dataset.split import PARTS
 from pipeline.dataset.summary import Summary, shortened
 from pipeline.errors import UserError
-from pipeline.files import json_text
+from pipeline.files import json_text, need_space
 from pipeline.progress import bar, say
 
 CLUSTERS = 10  # largest clusters in the report
@@ -80,7 +80,12 @@ class Writer:
         say(f"data: {label}: {read:,} rows read, {read - whole:,} rejected by checks and rules")
 
     def write(self, parts: dict[int, str]) -> None:
-        """Every row goes into the file of its part, or of the rejected ones."""
+        """Every row goes into the file of its part, or of the rejected ones.
+
+        Raises:
+            UserError: what `repeat` makes of the training rows does not fit on the disk.
+        """
+        self._check_space(parts)
         for line, row in bar(self.ledger.lines(), total=len(self.ledger), what="writing rows"):
             source = self.ledger.sources[line.at]
             if row < 0:
@@ -92,6 +97,14 @@ class Writer:
                 rejected = Rejected(fate.rule, fate.reason, line.place, self.summary.labels[source], line.row)
                 self._put("rejected", rejected.as_dict())
                 self.summary.drop(rejected.as_dict(), source)
+
+    def _check_space(self, parts: dict[int, str]) -> None:
+        repeats = [source.repeat for source in self.data.sources]
+        if max(repeats) == 1:
+            return
+        times = {row: repeats[self.ledger.source_of(row)] for row, part in parts.items() if part == "train"}
+        needed = sum(self.ledger.size(row) * n for row, n in times.items())
+        need_space(self.folder, needed, f"train.jsonl with {sum(times.values()):,} rows, repeats counted,")
 
     def _keep(self, part: str, line: Line, row: int, source: int) -> None:
         f = self.ledger.features

@@ -29,6 +29,7 @@ from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
 from pipeline.model.exported import base_with_tokens, exported_model, free_memory
 from pipeline.model.methods import BY_NAME
+from pipeline.portable import shortener
 from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
@@ -163,10 +164,11 @@ def evaluate(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) ->
             "versions": {**versions(), **({"lm_eval": harness_version()} if config.eval.tasks else {})},
         }  # fmt: skip
         write_json(output.folder / "eval.json", record)
-        write_text(output.folder / "eval.md", markdown(config, record, work.folder))
+        text = markdown(config, record, work.folder)
+        write_text(output.folder / "eval.md", shortener(run.root, config)(text))
         picture(output.folder / "eval.png", config, rows)
         output.counts = {"rows": len(rows)}
-    print(printed(config, rows))
+    say(printed(config, rows))
     say(f"eval: {run.folder('eval') / 'eval.md'}, eval.json, eval.png")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.config import Config
 from pipeline.evaluation.general import forgetting
 from pipeline.evaluation.standard_error import mean, ratio
+from pipeline.markdown import code, plain
 
 Row = dict[str, Any]
 Pair = tuple[float, float]  # a value and its standard error
@@ -197,12 +198,12 @@ def markdown(config: Config, record: dict[str, Any], folder: Path | None) -> str
     quantised = "" if base["quantize"] == "none" else f", quantised to {base['quantize']}"
     lines = [f"# {config.name}: before and after", ""]
     lines += ["| " + " | ".join(head) + " |", "|" + "---|" * 2 + "---:|" * (len(head) - 2)]
-    lines += ["| " + " | ".join(line) + " |" for line in body]
+    lines += ["| " + " | ".join(map(plain, line)) + " |" for line in body]
     lines += ["", "± is one standard error; that of a difference is taken question by question."]
     lines += ["↑ more is better, ↓ less is better.", ""]
-    lines += [f"- {r['name']}, {r['metric']}: {r['note']}." for r in record["rows"] if r["note"]]
-    lines += [f"- Base: {base['name']}{quantised}. Tuned: {tuned['method']}, as exported."]
-    lines += [f"- Held-out rows stand in the template `{record['models']['template']['id']}`, answers are greedy."]
+    lines += [f"- {plain(r['name'])}, {plain(r['metric'])}: {plain(r['note'])}." for r in record["rows"] if r["note"]]
+    lines += [f"- Base: {plain(base['name'])}{quantised}. Tuned: {plain(tuned['method'])}, as exported."]
+    lines += [f"- Held-out rows stand in the template {code(record['models']['template']['id'])}, answers are greedy."]
     if config.eval.tasks:
         lines += [_asked(config, record)]
     if config.eval.tasks and folder:

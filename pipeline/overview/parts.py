@@ -17,6 +17,7 @@ from pipeline.release.card import base_name
 from pipeline.report.numbers import gather
 from pipeline.run import Run
 from pipeline.training import metrics
+from pipeline.yaml_text import parsed
 
 # folder, what it is, the command that makes it
 PARTS = (
@@ -130,8 +131,8 @@ def _config(given: Config, run: Run) -> tuple[Config, str, bool, dict[str, tuple
     path = run.root / "config.yaml"
     try:
         text = path.read_text(encoding="utf-8")
-        written = yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError):
+        written = parsed(text)[1]
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return given, "", False, {}
     try:
         config, readable = load(path, [], False), True

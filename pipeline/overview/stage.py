@@ -8,6 +8,7 @@ from pipeline.config import Config
 from pipeline.files import write_text
 from pipeline.overview import record, results, sections
 from pipeline.overview.parts import COMMANDS, Parts, read
+from pipeline.portable import shortener
 from pipeline.progress import say
 from pipeline.report.page import page
 from pipeline.run import Run
@@ -24,7 +25,7 @@ def build(config: Config, run: Run) -> Path:
     """
     parts = read(config, run)
     path = run.root / NAME
-    write_text(path, html(parts))
+    write_text(path, shortener(run.root, config, parts.config)(html(parts)))
     gone = [command for folder, command in COMMANDS.items() if not parts.has(folder)]
     more = f" (not in it yet: {', '.join(dict.fromkeys(gone))})" if gone else ""
     say(f"report: {path}{more}")

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.encoding import read_text
 from pipeline.errors import UserError
 from pipeline.files import sha256_file
 from pipeline.prompt.encode import Encoder
@@ -59,13 +60,7 @@ def read(path: Path, key: str = "eval.general") -> list[Passage]:
     """
     if not path.is_file():
         raise UserError(f"no such file: {path}", key, FIX)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise UserError("not UTF-8 text", f"{path}:{line}", "save the file as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", str(path)) from None
+    lines = read_text(path).split("\n")
     numbered = [(n, line.strip()) for n, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise UserError("the file is empty", str(path), FIX)

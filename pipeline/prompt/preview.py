@@ -10,13 +10,16 @@ from collections.abc import Sequence
 from pipeline.progress import bar, say
 from pipeline.prompt.encode import IGNORE, Encoder, Row
 from pipeline.record import Example
+from pipeline.terminal import Styled, safe
 
 LOSS, PLAIN, END = "\033[32m", "\033[2m", "\033[0m"
 
 
 def as_text(encoder: Encoder, rows: Sequence[Row], colour: bool) -> str:
-    """Rows decoded; with colour, green carries loss. Without, loss stands between the marks « and »."""
-    return "\n\n".join(f"--- row {i}: {_head(row)}\n{_body(encoder, row, colour)}" for i, row in enumerate(rows, 1))
+    """Rows decoded, control and invisible characters as escapes; with colour, green carries loss. Without, loss stands
+    between the marks « and »."""
+    text = "\n\n".join(f"--- row {i}: {_head(row)}\n{_body(encoder, row, colour)}" for i, row in enumerate(rows, 1))
+    return Styled(text)
 
 
 def _head(row: Row) -> str:
@@ -28,7 +31,7 @@ def _body(encoder: Encoder, row: Row, colour: bool) -> str:
     opening, closing = (LOSS, END) if colour else ("«", "»")
     text = ""
     for learnt, group in itertools.groupby(zip(row.ids, row.labels, strict=True), lambda pair: pair[1] != IGNORE):
-        piece = encoder.tokenizer.decode([id for id, _ in group], keep_special=True)
+        piece = safe(encoder.tokenizer.decode([id for id, _ in group], keep_special=True))
         if learnt:
             text += f"{opening}{piece}{closing}"
         else:
@@ -40,7 +43,8 @@ def preview(encoder: Encoder, examples: Sequence[Example], count: int = 5) -> No
     """Prints the first rows, and how many of all change prompt tokens when prompt and answer are joined as text."""
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     legend = f"{LOSS}green{END} carries loss" if colour else "« » enclose what carries loss"
-    say(f"template {encoder.template.id} ({encoder.template.hash}), tokenizer {encoder.tokenizer.hash}; {legend}\n")
+    form = f"template {safe(encoder.template.id)} ({encoder.template.hash})"
+    say(Styled(f"{form}, tokenizer {encoder.tokenizer.hash}; {legend}\n"))
     say(as_text(encoder, encoder.rows(examples[:count]), colour))
     seams = 0
     with bar(total=len(examples), what="looking at seams") as progress:

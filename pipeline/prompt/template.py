@@ -14,8 +14,10 @@ from pathlib import Path
 
 import yaml
 
+from pipeline.encoding import read_text
 from pipeline.errors import UserError
 from pipeline.files import sha256_json
+from pipeline.yaml_text import parsed
 
 BUILT_IN = Path(__file__).parent / "templates"
 KEYS = ("id", "prompt_input", "prompt_no_input", "answer_prefix", "end")
@@ -103,9 +105,10 @@ def load(name: str) -> Template:
         UserError: unknown name, unreadable file, missing or unknown key, or a prompt without its slot.
     """
     path = path_of(name)
+    text = read_text(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        values = parsed(text)[1]
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())[:200]
         raise UserError(f"not a readable template: {said}", str(path), "see pipeline/prompt/templates") from None
     if not isinstance(values, dict):

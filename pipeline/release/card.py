@@ -10,6 +10,7 @@ import yaml
 from pipeline.config import Config
 from pipeline.evaluation.measure import rows_of_table
 from pipeline.files import read_json
+from pipeline.markdown import code, fenced, plain
 from pipeline.model.base import kind_of
 from pipeline.model.methods import BY_NAME
 from pipeline.model.methods.through_peft import ThroughPeft
@@ -51,7 +52,7 @@ def card(config: Config, run: Run, encoder: Encoder, results: dict[str, Any], ch
     data, adapter = run.manifest("dataset") or {}, run.manifest("adapter") or {}
     rows = {part: data.get("counts", {}).get(part, 0) for part in ("train", "val", "holdout", "rejected")}
     template = encoder.template
-    table = [f"| {a} | {b} | {c} |" for a, b, c in rows_of_table(results["base"], results["tuned"])]
+    table = [f"| {plain(a)} | {b} | {c} |" for a, b, c in rows_of_table(results["base"], results["tuned"])]
     hashes = [f"| `{n}` | {e['sha256']} |" for n, e in data.get("files", {}).items() if n.endswith(".jsonl")]
     recipe = without_paths(config.model_dump(mode="json", exclude_defaults=True))
     sections = [
@@ -61,16 +62,16 @@ def card(config: Config, run: Run, encoder: Encoder, results: dict[str, Any], ch
         f"{adapter.get('counts', {}).get('steps', 0):,} steps.",
         "## Use",
         _use(config),
-        f"Prompts must have the form of the template `{template.id}` (hash `{template.hash}`), which is the chat "
+        f"Prompts must have the form of the template {code(template.id)} (hash `{template.hash}`), which is the chat "
         "template of this tokenizer; each question stands alone. A user message may carry `input` beside `content`.",
         "## Results",
         "\n".join(["| | {} | {} |".format(*column_names(config, "this model")), "|---|---|---|", *table]),
         "Greedy decoding, both models prompted with the training template. *Contained* counts an answer that holds "
         "the reference anywhere.",
         "## Checked at export",
-        "\n".join(f"- {name}: {said}" for name, said in checks.items()),
+        "\n".join(f"- {plain(name)}: {plain(said)}" for name, said in checks.items()),
         "## Recipe",
-        f"```yaml\n{_yaml(recipe)}\n```",
+        fenced(_yaml(recipe), "yaml"),
         "## Data",
         "\n".join(["| file | sha256 |", "|---|---|", *hashes]),
         f"Rows: {rows['train']:,} train, {rows['val']:,} held out, {rows['holdout']:,} of tasks never trained on, "
@@ -104,7 +105,7 @@ def _origin(config: Config, run: Run) -> str:
     if not config.model.base:
         return "random weights"
     commit = (read_json(run.folder("adapter") / "suri.json") or {}).get("commit")
-    return f"`{without_paths(config.model.base)}`" + (f" at commit `{commit}`" if commit else "")
+    return code(without_paths(config.model.base)) + (f" at commit `{commit}`" if commit else "")
 
 
 def _method(config: Config) -> str:
@@ -136,7 +137,7 @@ def _use(config: Config) -> str:
         return USE
     if method.export == "nothing":
         return (
-            f"Nothing was trained: take `{base_name(config)}`, and put {config.adapter.shots} training rows of the "
+            f"Nothing was trained: take {code(base_name(config))}, and put {config.adapter.shots} training rows of the "
             "question's task, each with its answer and the end token, in front of the question. `make chat` does so."
         )
     lines = PEFT if _is_peft(config) else OWN

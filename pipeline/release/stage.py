@@ -23,6 +23,7 @@ from pipeline.model.fingerprint import fingerprint
 from pipeline.model.load import BYTES, DTYPES, cast, dtype_name, load_folder
 from pipeline.model.methods.full import FULL
 from pipeline.model.methods.own_form import OwnForm
+from pipeline.portable import shortener
 from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
@@ -135,7 +136,8 @@ def _write_records(
         "checks": checks.done,
     }
     write_json(output.folder / "suri.json", made)
-    write_text(output.folder / "README.md", card(config, run, encoder, results, checks.done))
+    text = card(config, run, encoder, results, checks.done)
+    write_text(output.folder / "README.md", shortener(run.root, config)(text))
     parts = {part: found for part, found in results["tuned"].items() if part != "prompts"}
     output.counts = {p: {k: v for k, v in found.items() if k not in LONG} for p, found in parts.items()}
 
@@ -186,19 +188,19 @@ def show(config: Config, run: Run, results: dict[str, Any]) -> None:
     rows = rows_of_table(results["base"], results["tuned"])
     width = max([len(a) for a, _, _ in rows] + [0])
     names = column_names(config)
-    print(f"\n{'':{width}}  {names[0]:>15}  {names[1]:>15}")
+    say(f"\n{'':{width}}  {names[0]:>15}  {names[1]:>15}")
     for what, before, after in rows:
-        print(f"{what:{width}}  {before:>15}  {after:>15}")
+        say(f"{what:{width}}  {before:>15}  {after:>15}")
     for before, after in zip(results["base"]["prompts"], results["tuned"]["prompts"], strict=True):
-        print(f"\n> {before['prompt']}")
-        print(f"  {names[0]:5}: {_flat(before)}")
-        print(f"  {names[1]:5}: {_flat(after)}")
+        say(f"\n> {before['prompt']}")
+        say(f"  {names[0]:5}: {_flat(before)}")
+        say(f"  {names[1]:5}: {_flat(after)}")
     for warning in results["warnings"]:
-        print(f"\n{advice(warning)}")
+        say(f"\n{advice(warning)}")
     folder, holds = run.folder("export"), adapters.method_of(config.adapter).export
     how = {"merged": "stock transformers loads it; ", "adapter": "an adapter, to be put on its base; ", "nothing": ""}
-    print(f"\ncheckpoint: {folder}  ({how[holds]}{folder / 'README.md'} is its card)")
-    print(f"talk to it: make chat{'' if config.name == 'demo' else ' CONFIG=...'}")
+    say(f"\ncheckpoint: {folder}  ({how[holds]}{folder / 'README.md'} is its card)")
+    say(f"talk to it: make chat{'' if config.name == 'demo' else ' CONFIG=...'}")
 
 
 def _flat(said: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.config import Config
 from pipeline.files import write_json, write_text
+from pipeline.portable import shortened, shortener
 from pipeline.progress import bar, say
 from pipeline.report import verbs
 from pipeline.report.numbers import gather
@@ -34,7 +35,8 @@ def key(config: Config, run: Run) -> dict[str, Any]:
 
 def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
     """Counts, parses, draws and writes. What is missing (tokens, benchmarks, parsers) is said on the page."""
-    found = gather(config, run)
+    found, short = gather(config, run), shortener(run.root, config)
+    found.numbers, found.clusters = shortened(found.numbers, short), shortened(found.clusters, short)
     counted = verbs.count(found.instructions, found.rows)
     sections = Sections(found, counted)
     html = page(config.name, "Data report", sections.all(), END.format(seed=config.data.seed))
@@ -42,7 +44,7 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
     failed = {language for language, entry in counted.items() if entry.get("missing")}
     used = {language: version for language, version in stage_key["parsers"].items() if language not in failed}
     with run.writing("report", {**stage_key, "parsers": used}) as output:
-        write_text(output.folder / "report.html", html)
+        write_text(output.folder / "report.html", short(html))
         write_json(output.folder / "report.json", {**found.numbers, "verbs": counted})
         from pipeline.report import png  # matplotlib takes a second
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
+from pipeline import encoding
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.evaluation.shots import Shots, shots_of
@@ -26,6 +27,7 @@ from pipeline.prompt.tokenizer import Tokenizer
 from pipeline.record import Example
 from pipeline.run import Run
 from pipeline.store import Store
+from pipeline.terminal import safe
 
 HELP = """Each question stands alone: the model was trained on single ones and remembers nothing.
   /input TEXT   text for the next question to work on
@@ -53,7 +55,8 @@ def chat(config: Config, run: Run) -> None:
     """Reads questions from standard input until it ends; answers stream as they are made.
 
     Raises:
-        UserError: there is no export, or it was trained with another template than the config names.
+        UserError: there is no export, it was trained with another template than the config names, or a line of a file
+            on standard input is not UTF-8 (at a terminal that is said, and the chat goes on).
     """
     folder = run.folder("export")
     made = read_json(folder / "suri.json")
@@ -77,6 +80,13 @@ def chat(config: Config, run: Run) -> None:
     talker = Talker(model, encoder, hf_tokenizer.load(folder), config, shots)
     say(HELP)
     _talk(talker)
+
+
+class _Streamer(TextStreamer):
+    """Prints an answer as it is made, with control characters as escapes."""
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        super().on_finalized_text(safe(text), stream_end)
 
 
 @dataclass
@@ -109,7 +119,7 @@ class Talker:
             return f"{len(prompt):,} tokens are too long for this model: it sees {most:,}, its answer included"
         ids = torch.tensor([prompt], device=self.model.device)
         sampling = {"do_sample": True, "temperature": settings.temperature} if settings.temperature else {}
-        streamer = TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        streamer = _Streamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         try:
             made = self.model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=room, eos_token_id=end,
@@ -131,12 +141,16 @@ def _talk(talker: Talker) -> None:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  (gives `input` a line editor and a history)
     given = ""
+    typed = None if asking else encoding.lines(sys.stdin)
     while True:
         try:
-            question = input(asking).strip()
-        except (EOFError, KeyboardInterrupt):
+            question = (input(asking) if typed is None else next(typed)).strip()
+        except (EOFError, StopIteration, KeyboardInterrupt):
             print()
             return
+        except UnicodeDecodeError as error:
+            say(f"[{encoding.said(error.object)}: set the terminal to UTF-8]")
+            continue
         command, _, rest = question.partition(" ")
         if command == "/quit":
             return

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from pipeline import encoding
 from pipeline.adapter_name import BASE, check, shown
 from pipeline.errors import UserError
 
@@ -27,22 +28,19 @@ def read(lines: Iterable[str]) -> list[Question]:
     """Every line that is not empty.
 
     Raises:
-        UserError: a line is none of the two forms, a name is no name, or there is no line.
+        UserError: a line is none of the two forms or not UTF-8, a name is no name, or there is no line.
     """
     found = []
-    try:
-        for number, line in enumerate(lines, 1):
-            line = line.removeprefix("\ufeff") if number == 1 else line  # some editors begin a file with it
-            if not line.strip():
-                continue
-            question = _of(line.strip())
-            if question is None or not question.instruction:
-                raise UserError(f"not a question: {shown(line.strip())}", f"line {number}", FORMS)
-            if question.adapter != BASE:
-                check(question.adapter, f"line {number}")
-            found.append(replace(question, line=number))
-    except UnicodeDecodeError as error:
-        raise UserError(f"the questions are not UTF-8: {error}", "standard input", "save them as UTF-8") from None
+    for number, line in enumerate(encoding.lines(lines), 1):
+        line = line.removeprefix("\ufeff") if number == 1 else line  # some editors begin a file with it
+        if not line.strip():
+            continue
+        question = _of(line.strip())
+        if question is None or not question.instruction:
+            raise UserError(f"not a question: {shown(line.strip())}", f"line {number}", FORMS)
+        if question.adapter != BASE:
+            check(question.adapter, f"line {number}")
+        found.append(replace(question, line=number))
     if not found:
         raise UserError("no questions on standard input", "", FORMS)
     return found
