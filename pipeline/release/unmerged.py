@@ -32,18 +32,17 @@ from pipeline.run import Run, StageOutput
 
 @dataclass(frozen=True)
 class Work:
-    """What an export is made with; `micro_tokens`: at once, when loss is measured."""
+    """What an export is made with."""
 
     config: Config
     run: Run
     base: Base
     encoder: Encoder
     examples: Sequence[Example]
-    micro_tokens: int
     checks: verify.Checks
 
     def measured(self, model: Any, who: str, shots: Shots | None = None) -> dict[str, Any]:
-        return measure(model, self.config, self.run, self.encoder, self.micro_tokens, who, shots)
+        return measure(model, self.config, self.run, self.encoder, who, shots)
 
 
 def unmerged(work: Work, held: list[Any], base_says: torch.Tensor, output: StageOutput) -> dict[str, Any]:
