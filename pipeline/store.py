@@ -1,6 +1,7 @@
 """The adapter store: many tasks on one base, a folder each.
 
     adapters/NAME/adapter_model.safetensors, adapter_config.json     PEFT format: stock `peft` loads it
+                  tokenizer.json, chat_template.jinja, README.md     for other programs and readers
                   suri.json                                          its record: base, template, method, results
 
 The folder of the store is `adapters`, or what the environment variable ADAPTERS names. An adapter is written into a

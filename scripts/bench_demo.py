@@ -23,11 +23,12 @@ from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
 from pipeline.model.fast import Fast
 from pipeline.model.load import load_base
+from pipeline.model.memory import CPU_TOKENS
 from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.tokens import Tokens
 from pipeline.run import Run
 from pipeline.stages import bring_up_to_date
-from pipeline.training.memory import CPU_TOKENS, choose_packed
+from pipeline.training.memory import choose_packed
 from pipeline.training.order import step_rows
 from pipeline.training.path import Packed
 from pipeline.training.trainer import InOrder, Rows, collate

@@ -3,10 +3,11 @@
 DATA: instruction data in Alpaca form. TOKENIZER: a folder with tokenizer.model. Weights are random (speed does not
 depend on them), the rows are real, cut at 512, LoRA r=16 on all linear layers (`full`: every weight is trained, under
 autocast), an optimizer step per micro-batch. tok/s counts the rows' own tokens: padding and shared preambles are not
-counted twice. Each case: warm-up steps, then timed ones, the card waited for after each. `limit` is what the products
+counted twice. Each case: steps until they are steady, then timed ones (`scripts.steady`), the card waited for after
+each; tok/s and ms are medians, with the quartiles of tok/s. `~`: the steps never agreed. `limit` is what the products
 alone allow (4 FLOPs a parameter and token, 6 with `full`, at the rate of large bf16 products on this card, measured
 first): shared preambles and fp8 can pass it.
-With `--profile CASE ...` each case writes a trace and prints its ten largest kernels instead.
+With `--profile CASE ...` each case writes a trace and prints its ten largest kernels instead, each counted once.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import gc
 import importlib.util
 import itertools
-import statistics
 import sys
 import tempfile
 import time
@@ -42,6 +42,7 @@ from pipeline.run import Run
 from pipeline.stages import bring_up_to_date
 from scripts.bench_shapes import PARAMETERS, SHAPES
 from scripts.curves import where
+from scripts.steady import Pace, kernels, timed
 
 CUDA = torch.cuda.is_available()
 KIND = torch.bfloat16 if CUDA else torch.float32
@@ -86,8 +87,7 @@ CASES = {
     "tiny hf": Case("hf", rows=16, shape="tiny"),
     "tiny full": Case("ours", tokens=2048, shape="tiny", full=True),
 }  # tiny: for machines without a GPU: that it runs, no more
-WARM = 4
-STEPS = 10
+PROFILED_AFTER = 24  # steps: each pack was met twice
 
 
 def measure(name: str, case: Case, model: Any, tokens: Tokens, leading: list[list[int]], limit: float) -> str:
@@ -96,43 +96,49 @@ def measure(name: str, case: Case, model: Any, tokens: Tokens, leading: list[lis
     if CUDA:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    ends: list[tuple[float, int]] = []
-    for n, count in enumerate(_steps(case, model, tokens, leading)):
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        _wait()
-        ends.append((time.perf_counter(), count))
-        if n == STEPS + WARM:
-            break
-    times, counts = zip(*ends, strict=True)
-    spans = np.diff(times)[WARM - 1 :]
-    rate = sum(counts[WARM:][: len(spans)]) / spans.sum()
+
+    def whole() -> Iterator[int]:
+        for count in _steps(case, model, tokens, leading):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            _wait()
+            yield count
+
+    pace = timed(whole())
     peak = torch.cuda.max_memory_allocated() / 2**30 if CUDA else 0.0
-    share = (6 if case.full else 4) * PARAMETERS[case.shape] * rate / limit
-    return f"| {name:31} | {rate:9,.0f} | {statistics.median(spans) * 1e3:8.1f} | {share:6.0%} | {peak:6.1f} |"
+    return _line(name, pace, (6 if case.full else 4) * PARAMETERS[case.shape] * pace.rate / limit, peak)
+
+
+def _line(name: str, pace: Pace, share: float, peak: float) -> str:
+    low, high = pace.quartiles
+    rate = f"{'' if pace.is_steady else '~'}{pace.rate:,.0f}"
+    between = f"{low:,.0f} to {high:,.0f}"
+    return f"| {name:31} | {rate:>10} | {between:>20} | {pace.milliseconds:8.1f} | {share:6.0%} | {peak:6.1f} |"
 
 
 def profile(name: str, case: Case, model: Any, tokens: Tokens, leading: list[list[int]]) -> None:
     """Two steps' kernels: a trace in runs/, the ten that take longest on the screen."""
     steps = _steps(case, model, tokens, leading)
-    for _ in range(WARM):
+    for _ in range(PROFILED_AFTER):
         next(steps)
         model.zero_grad()
+    _wait()
     with torch.profiler.profile() as found:
+        started = time.perf_counter()
         for _ in range(2):
             next(steps)
             model.zero_grad()
         _wait()
+        took = time.perf_counter() - started
     path = Path("runs") / f"profile-{name.replace(' ', '-').replace(',', '')}.json"
     path.parent.mkdir(exist_ok=True)
     found.export_chrome_trace(str(path))
-    time_of = "self_device_time_total" if CUDA else "self_cpu_time_total"
-    events = sorted(found.key_averages(), key=lambda e: -getattr(e, time_of))
-    whole = sum(getattr(e, time_of) for e in events)
-    print(f"\n{name}: {whole / 2e3:,.1f} ms a step in kernels; trace: {path}")
+    events = kernels(found.key_averages(), CUDA)
+    whole = sum(event.microseconds for event in events)
+    print(f"\n{name}: {whole / 2e3:,.1f} ms a step in kernels, of {took * 500:,.1f}; trace: {path}")
     for event in events[:10]:
-        took = getattr(event, time_of)
-        print(f"{took / 2e3:9.1f} ms {took / whole:5.1%} {event.count // 2:5} x  {event.key[:90]}")
+        share = event.microseconds / whole
+        print(f"{event.microseconds / 2e3:9.1f} ms {share:5.1%} {event.calls // 2:5} x  {event.name[:90]}")
 
 
 def _steps(case: Case, model: Any, tokens: Tokens, leading: list[list[int]]) -> Iterator[int]:
@@ -280,8 +286,8 @@ def main() -> None:
             gc.collect()
     if not profiling:
         print(f"\n{where()}, large products {limit / 1e12:,.1f} TFLOP/s\n")
-        print(f"| {'case':31} | {'tok/s':>9} | {'ms':>8} | {'limit':>6} | {'GiB':>6} |")
-        print(f"|{'-' * 33}|{'-' * 10}:|{'-' * 9}:|{'-' * 7}:|{'-' * 7}:|")
+        print(f"| {'case':31} | {'tok/s':>10} | {'quartiles':>20} | {'ms':>8} | {'limit':>6} | {'GiB':>6} |")
+        print(f"|{'-' * 33}|{'-' * 11}:|{'-' * 21}:|{'-' * 9}:|{'-' * 7}:|{'-' * 7}:|")
         print("\n".join(lines))
 
 

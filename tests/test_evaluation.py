@@ -36,7 +36,9 @@ def model(base: Path) -> torch.nn.Module:
     return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
 
 
-def test_held_out_loss_is_a_mean_over_tokens(model: torch.nn.Module, tmp_path: Path) -> None:
+def test_held_out_loss_is_a_mean_over_tokens(
+    model: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One row learns 1 token, the other 30: a mean over rows would be another number."""
     random = np.random.default_rng(0)
     rows = []
@@ -53,12 +55,13 @@ def test_held_out_loss_is_a_mean_over_tokens(model: torch.nn.Module, tmp_path: P
         sums += sum(losses)
         means.append(sum(losses) / len(losses))
     model.train()
-    for micro_tokens in (1, 1000):
-        found = held_out_loss(model, Tokens(tmp_path / "val.arrow"), range(2), micro_tokens)
+    for at_once in (1, 1000):
+        monkeypatch.setattr("pipeline.model.memory.CPU_TOKENS", at_once)
+        found = held_out_loss(model, Tokens(tmp_path / "val.arrow"), range(2))
         assert found == pytest.approx(sums / 31, rel=1e-5)
     assert model.training
     assert abs(sums / 31 - sum(means) / 2) > 1e-3
-    assert math.isnan(held_out_loss(model, Tokens(tmp_path / "val.arrow"), [], 100))
+    assert math.isnan(held_out_loss(model, Tokens(tmp_path / "val.arrow"), []))
 
 
 def an_answer(expected: str, said: str, stopped: bool = True) -> Answer:
@@ -95,7 +98,7 @@ def test_measure_has_all_that_the_table_needs(base: Path, model: torch.nn.Module
     config = make_config(tmp_path, base)
     run = run_to(config, "tokens", tmp_path)
     encoder = Encoder(templates.load("alpaca-short"), Tokenizer(base), config.prompt)
-    found = measure(model, config, run, encoder, 256, "base")
+    found = measure(model, config, run, encoder, "base")
     assert found.keys() == {"val", "holdout", "general", "probes", "prompts"}
     wanted = {"rows", "loss", "answers", "exact", "exact_standard_error", "contained", "stopped", "said"}
     wanted |= {"by_task", "by_group"}

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import init_empty_weights
-from peft import PeftModel
+from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -366,7 +366,11 @@ def check_export(kind: str, config: Config, run: Run, base: Path) -> None:
     assert verify.divergence(trained, says(plain())) > 1e-9
     if kind in UNMERGED:
         assert not list(export.glob("model*.safetensors"))
-        assert str(base.parent) not in (export / "adapter_config.json").read_text()
+        named = json.loads((export / "adapter_config.json").read_text())["base_model_name_or_path"]
+        assert named == str(base)  # absolute: it loads from any folder
+        if kind == "prefix":
+            auto = AutoPeftModelForCausalLM.from_pretrained(export, dtype=torch.float32)
+            assert verify.divergence(trained, says(auto)) < 1e-7
         stock_peft = kind not in ("houlsby", "pfeiffer")
         reloaded = PeftModel.from_pretrained(plain(), export) if stock_peft else adapters.load(plain(), export)
         assert ("PeftModel.from_pretrained(model" in (export / "README.md").read_text()) == stock_peft

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.config import Adapter, Config, Prompt
 from pipeline.errors import UserError
+from pipeline.evaluation import probe_model as asking
 from pipeline.evaluation.answers import Answer
 from pipeline.evaluation.measure import look_at_both, rows_of_table
 from pipeline.evaluation.probe_causes import Facts, advice, warnings
@@ -245,3 +247,16 @@ def test_a_model_that_gives_nan_is_no_result(base: Path, tmp_path: Path, monkeyp
     with pytest.raises(UserError, match="not finite"):
         run_to(config, "train", tmp_path)
     assert Run(tmp_path / "tiny").manifest("adapter") is None
+
+
+@pytest.mark.parametrize(("words", "room"), [((), 96), (("adapter.method=prefix", "adapter.virtual_tokens=5"), 91)])
+def test_virtual_tokens_take_room_where_there_are_any(
+    words: tuple[str, ...], room: int, base: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    config = make_config(tmp_path, base, "eval.prompts=[]", *words)
+    monkeypatch.setattr(asking, "load_examples", lambda *_: [])
+    monkeypatch.setattr(asking, "choose", lambda *given: seen.append(given[-1]) or [])
+    model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=100))
+    found = asking.probe_model(model, config, Run(tmp_path), encoder, {})
+    assert (seen, "missing" in found) == ([room], True)

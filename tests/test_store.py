@@ -263,7 +263,7 @@ def test_a_new_task_leaves_the_first_bit_identical(sequence: dict[str, Any]) -> 
     (before, files), (after, files_after) = sequence["before"], sequence["after"]
     assert torch.equal(before, after)
     assert files == files_after
-    assert set(files) == {"adapter_model.safetensors", "adapter_config.json", "suri.json"}
+    assert set(files) >= {"adapter_model.safetensors", "adapter_config.json", "suri.json", "tokenizer.json"}
     with torch.inference_mode():
         alone = plain(Path(sequence["configs"][0].model.base))(input_ids=IDS).logits
     assert not torch.allclose(alone, after, atol=1e-4)  # it does something

@@ -20,13 +20,13 @@ from pipeline.config import Config
 from pipeline.evaluation.standard_error import ratio
 from pipeline.model.load import virtual_of
 from pipeline.model.loss import row_losses
+from pipeline.model.memory import each_group
 from pipeline.progress import bar
-from pipeline.prompt.batch import micro_rows, pad
+from pipeline.prompt.batch import pad
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.passages import WINDOW, Window, path_of, read, windows
 
 LOOK = 4  # windows while training
-AT_ONCE = 1024  # tokens: every one of them has its logits, a row of the vocabulary's size
 
 
 def seen_by(model: Any, config: Config) -> int:
@@ -61,13 +61,19 @@ def general_loss(model: Any, chosen: Sequence[Window], what: str = "general text
     was_training = model.training
     model.eval()
     sums = [0.0] * len(chosen)
-    with bar(total=len(chosen), what=what, unit="window") as progress:
-        for group in micro_rows([len(w.ids) for w in chosen], AT_ONCE):
-            batch = pad([(chosen[i].ids, chosen[i].ids) for i in group])
-            for i, value in zip(group, row_losses(model, batch).tolist(), strict=True):
-                sums[i] = value
-            progress.update(len(group))
-    model.train(was_training)
+
+    def measured(group: list[int]) -> list[float]:
+        found: list[float] = row_losses(model, pad([(chosen[i].ids, chosen[i].ids) for i in group])).tolist()
+        return found
+
+    try:
+        with bar(total=len(chosen), what=what, unit="window") as progress:
+            for group, found in each_group(model, [len(w.ids) for w in chosen], measured):
+                for i, value in zip(group, found, strict=True):
+                    sums[i] = value
+                progress.update(len(group))
+    finally:
+        model.train(was_training)
     counts = [w.scored for w in chosen]
     loss, error = ratio(sums, counts)
     kinds = sorted({w.kind for w in chosen} - {""})

@@ -25,7 +25,7 @@ PARTS = ("val", "holdout")
 
 
 def measure(
-    model: Any, config: Config, run: Run, encoder: Encoder, micro_tokens: int, who: str, shots: Shots | None = None
+    model: Any, config: Config, run: Run, encoder: Encoder, who: str, shots: Shots | None = None
 ) -> dict[str, Any]:
     """Held-out loss of each part, marks of the rows with one right answer, loss on general text, answers to the three
     prompts, and what the probes see in all answers.
@@ -47,7 +47,6 @@ def measure(
                 model,
                 with_shots(shots, tokens, rows, load_examples(run, part)),
                 rows,
-                micro_tokens,
                 f"{who}: loss, {part}",
             ),
         }

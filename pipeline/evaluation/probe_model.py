@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from itertools import chain, zip_longest
 from typing import Any
@@ -16,9 +17,12 @@ from pipeline.evaluation.probe_causes import Facts, advice, warnings
 from pipeline.evaluation.probes import NAMES, fitting, languages_asked, probe, signs
 from pipeline.model.adapter import without
 from pipeline.model.generate import answering, greedy
+from pipeline.model.load import virtual_of
+from pipeline.model.loss import label_logits
+from pipeline.model.memory import OutOfMemory, each_group
 from pipeline.progress import say
-from pipeline.prompt.batch import micro_rows, pad
-from pipeline.prompt.encode import Encoder
+from pipeline.prompt.batch import pad
+from pipeline.prompt.encode import IGNORE, Encoder
 from pipeline.record import Example
 from pipeline.run import Run
 
@@ -26,7 +30,6 @@ ROWS = 16
 LIMIT = 64  # new tokens at most, whatever `eval.max_new_tokens` allows
 COMPARED = 8  # answers that the base is asked about: it costs a pass over them
 POOL = 256  # rows that the questions are chosen from
-AT_ONCE = 2048  # tokens that go through the base at once
 TIE = {torch.float32: 1e-4, torch.bfloat16: 2.0**-6, torch.float16: 2.0**-9}  # of a logit's size: rounding
 
 
@@ -46,7 +49,7 @@ def probe_model(model: Any, config: Config, run: Run, encoder: Encoder, counts: 
     limit = min(config.eval.max_new_tokens, LIMIT)
     part = "val" if load_examples(run, "val") else "train"
     longest = getattr(model.config, "max_position_embeddings", None) or 1 << 30
-    room = min(config.prompt.cutoff, longest - limit - config.adapter.virtual_tokens)
+    room = min(config.prompt.cutoff, longest - limit - virtual_of(config))
     chosen = choose(load_examples(run, part), encoder, limit, room)
     asked = chosen + [Example.of(text, "", "", source="eval.prompts") for text in config.eval.prompts]
     if not asked:
@@ -55,7 +58,7 @@ def probe_model(model: Any, config: Config, run: Run, encoder: Encoder, counts: 
     try:
         ids = greedy(model, prompts, end_id=encoder.end_id, max_new_tokens=limit, what="probes")
         same = as_base(model, prompts[:COMPARED], ids[:COMPARED])
-    except torch.cuda.OutOfMemoryError:
+    except (torch.cuda.OutOfMemoryError, OutOfMemory):
         torch.cuda.empty_cache()
         return {"missing": "the card's memory did not suffice", "warnings": []}
     answers = [read(encoder, example, made) for example, made in zip(asked, ids, strict=True)]
@@ -105,17 +108,25 @@ def as_base(model: Any, prompts: Sequence[Sequence[int]], ids: Sequence[Sequence
     if held is None:
         return None
     same = [True] * len(prompts)
-    rows = [np.array([*prompt, *answer]) for prompt, answer in zip(prompts, ids, strict=True)]
-    device = next(model.parameters()).device
+    rows = [
+        (np.array([*prompt, *answer]), np.array([*[IGNORE] * len(prompt), *answer]))
+        for prompt, answer in zip(prompts, ids, strict=True)
+    ]
+
+    def others(group: list[int]) -> set[int]:
+        """Rows of which the base would say some token otherwise."""
+        found: set[int] = set()
+        with contextlib.closing(label_logits(model, pad([rows[i] for i in group]))) as slices:
+            for logits, there, at in slices:
+                most, tie = logits.amax(-1).float(), TIE.get(logits.dtype, 1e-4)
+                is_same = logits.gather(-1, there[:, None])[:, 0].float() >= most - tie * most.abs()
+                found |= {group[n] for n in at[~is_same].tolist()}
+        return found
+
     with answering(model), held:
-        for group in micro_rows([len(row) for row in rows], AT_ONCE):
-            batch = torch.from_numpy(pad([(rows[i], rows[i]) for i in group]).ids).to(device)
-            logits = model(input_ids=batch, use_cache=False).logits
-            for n, i in enumerate(group):
-                start, end = len(prompts[i]) - 1, len(rows[i]) - 1
-                own, there = logits[n, start:end], batch[n, start + 1 : end + 1, None]
-                most, tie = own.amax(-1).float(), TIE.get(logits.dtype, 1e-4)
-                same[i] = bool((own.gather(-1, there)[:, 0].float() >= most - tie * most.abs()).all())
+        for _, found in each_group(model, [len(row) for row, _ in rows], others):
+            for i in found:
+                same[i] = False
     return same
 
 

@@ -16,7 +16,7 @@ from pipeline.config import Config
 from pipeline.dataset.stage import load as load_examples
 from pipeline.errors import UserError
 from pipeline.evaluation.answers import answer
-from pipeline.evaluation.heldout import row_sums, tokens_at_once
+from pipeline.evaluation.heldout import row_sums
 from pipeline.evaluation.measure import PARTS
 from pipeline.evaluation.parts import Parts
 from pipeline.evaluation.rouge import rouge_l
@@ -202,7 +202,7 @@ def held_out(
             continue
         examples = load_examples(run, part)
         shown = with_shots(shots, tokens, rows, examples)
-        sums, counts = row_sums(model, shown, rows, tokens_at_once(), f"{who}: loss, {part}")
+        sums, counts = row_sums(model, shown, rows, f"{who}: loss, {part}")
         said = answer(model, encoder, examples[:limit], config.eval.max_new_tokens, f"{who}: answers, {part}", shots)
         pairs = list(zip(examples[:limit], said, strict=True))
         found[part] = {

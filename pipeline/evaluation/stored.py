@@ -7,7 +7,6 @@ from typing import Any
 
 from pipeline.adapter_name import BASE
 from pipeline.config import Config
-from pipeline.evaluation.heldout import tokens_at_once
 from pipeline.evaluation.measure import PARTS, measure
 from pipeline.evaluation.shots import Shots
 from pipeline.model.base import Base
@@ -34,7 +33,7 @@ def measure_stored(config: Config, run: Run, base: Base, store: Store, name: str
         if any(getattr(encoder.prompt_config, rule) != getattr(config.prompt, rule) for rule in RULES):
             # The run's encoded rows are in the config's form; no examples in front means: encoded anew, else the same.
             shots = Shots(encoder, [], 0, config.train.seed, sys.maxsize, 0)
-    return measure(model, config, run, encoder, tokens_at_once(), name, shots)
+    return measure(model, config, run, encoder, name, shots)
 
 
 def summary(found: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,9 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import UserError
+from pipeline.files import write_text
 from pipeline.model.adapter import WEIGHTS
+from pipeline.model.adapter_folder import CARD, combined_card, copy_companions
 from pipeline.model.load import device
 from pipeline.model.stored import RULES, write_record
 from pipeline.model.untrusted import check_numbers, inspect
@@ -84,7 +86,10 @@ def combine(
     if how in ("ties", "dare"):
         about["density"] = density
     with store.writing(name, replace) as folder:
-        _save(folder, made, records[0]["base"]["name"])
+        first = store.folder(shares[0][0])
+        _save(folder, made, inspect(first))
+        copy_companions(first, folder)
+        write_text(folder / CARD, combined_card(name, dict(shares), records[0]["base"]["name"]))
         inspect(folder)
         check_numbers(folder)
         same = {key: records[0][key] for key in ("template", "prompt", "tokenizer", "end_id", "base")}
@@ -176,14 +181,15 @@ def _sum(
     return a, b, float(values[rank:].square().sum()), float(values.square().sum())
 
 
-def _save(folder: Path, made: dict[str, Factors], base: str) -> None:
-    """In PEFT's format, with a scale of 1 in every layer whatever its rank."""
+def _save(folder: Path, made: dict[str, Factors], like: dict[str, Any]) -> None:
+    """In PEFT's format, with a scale of 1 in every layer whatever its rank. like: settings that name the base."""
     ranks = {module: a.shape[0] for module, (a, _) in made.items()}
     most = max(ranks.values())
     others = {module: rank for module, rank in ranks.items() if rank != most}
     LoraConfig(
         r=most, lora_alpha=most, rank_pattern=others, alpha_pattern=dict(others), target_modules=sorted(made),
-        base_model_name_or_path=base, task_type="CAUSAL_LM", inference_mode=True,
+        base_model_name_or_path=like.get("base_model_name_or_path"), revision=like.get("revision"),
+        task_type="CAUSAL_LM", inference_mode=True,
     ).save_pretrained(folder)  # fmt: skip
     tensors = {}
     for module, (a, b) in made.items():

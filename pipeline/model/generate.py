@@ -10,6 +10,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from pipeline.errors import UserError
+from pipeline.model.memory import free_bytes
 from pipeline.progress import bar
 
 CPU_ROWS, GPU_ROWS = 32, 256
@@ -61,7 +62,7 @@ def greedy(
     beyond what the model sees; a prompt that leaves no room has an empty one.
 
     Args:
-        batch: prompts side by side; 0 = `rows_at_once`.
+        batch: prompts side by side; 0 = `rows_at_once`. Half as many from where the card's memory does not suffice.
         done: is given each prompt's number and ids as soon as its batch has ended.
 
     Raises:
@@ -82,19 +83,25 @@ def greedy(
             rows = order[start : start + (batch or rows_at_once(model, width + max_new_tokens))]
             if room < max_new_tokens or _needs_no_padding(model, width + max_new_tokens):
                 rows = [i for i in rows if len(prompts[i]) == width]
-            start += len(rows)
             ids, mask = _padded([prompts[i] for i in rows], width)
             mixed = {} if adapters is None else {"adapter_names": [adapters[i] for i in rows]}
             made: list[list[int]] = [[] for _ in rows]
             if room > 0:
                 wanted.max_new_tokens, watch = room, _Watch()
                 asked, inputs = _inputs(model, ids.to(device), mask.to(device))
-                found = asked.generate(
-                    **inputs, **mixed, generation_config=wanted, logits_processor=LogitsProcessorList([watch])
-                )  # (rows, width + new), or (rows, new) from embeddings; rows that ended early have the end token
+                more = {**inputs, **mixed, "logits_processor": LogitsProcessorList([watch])}
+                found = None
+                with contextlib.suppress(*([torch.cuda.OutOfMemoryError] if len(rows) > 1 else [])):
+                    # (rows, width + new), or (rows, new) from embeddings; rows that ended early have the end token
+                    found = asked.generate(**more, generation_config=wanted)
+                if found is None:
+                    torch.cuda.empty_cache()
+                    batch = len(rows) // 2
+                    continue
                 if bad := watch.rows():
                     raise NotFinite([rows[n] for n in bad], what)
                 made = found[:, width if "input_ids" in inputs else 0 :].tolist()
+            start += len(rows)
             for i, new in zip(rows, made, strict=True):
                 answers[i] = new[: new.index(end_id) + 1] if end_id in new else new
                 if done:
@@ -159,9 +166,7 @@ def rows_at_once(model: Any, tokens: int) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     cached = 2 * config.num_hidden_layers * heads * size * torch.finfo(parameter.dtype).bits // 8
-    unused = torch.cuda.memory_reserved(parameter.device) - torch.cuda.memory_allocated(parameter.device)
-    free = torch.cuda.mem_get_info(parameter.device)[0] + unused
-    return max(1, min(GPU_ROWS, int(free / 2 / (cached * tokens))))
+    return max(1, min(GPU_ROWS, int(free_bytes(parameter.device) / 2 / (cached * tokens))))
 
 
 @contextlib.contextmanager

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator
 from typing import Any
 
 import torch
 
+from pipeline.model.memory import LOGITS
 from pipeline.prompt.batch import Batch
 from pipeline.prompt.encode import IGNORE
 
 
 def loss_sum(model: Any, batch: Batch) -> torch.Tensor:
-    """Sum, over the labelled positions of `batch`, of -log p(token | tokens before); a scalar in float32."""
-    return label_losses(model, batch)[0].sum()
-
-
-def row_losses(model: Any, batch: Batch) -> torch.Tensor:
-    """`loss_sum` of each row by itself, float32, shape (rows,)."""
-    found, rows = label_losses(model, batch)
-    return found.new_zeros(len(batch.ids)).index_add(0, rows, found)
-
-
-def label_losses(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """-log p(token | tokens before) of every labelled position, float32, and its row, both of shape (positions,).
+    """Sum, over the labelled positions of `batch`, of -log p(token | tokens before); a scalar in float32.
 
     Only positions that learn go through the output head, which is most of a small model's arithmetic: a hook in front
     of the head picks them, so the model's own forward stays as it is. Hidden states are (rows, length, hidden) before
     the hook and (positions, hidden) behind it, logits (positions, vocabulary). Virtual tokens in front are left out.
     """
     whole = getattr(model, "module", model)  # what a data-parallel wrapper holds
-    device = next(whole.parameters()).device
-    ids = torch.from_numpy(batch.ids).to(device)
-    targets = torch.full_like(ids, IGNORE)
-    targets[:, :-1] = torch.from_numpy(batch.labels[:, 1:])
+    ids, targets = _inputs(whole, batch)
     learns = targets != IGNORE
     if not batch.learnt:  # keep the graph, so that every rank calls backward alike; IGNORE makes it a zero
         learns[0, 0] = True
@@ -43,7 +32,67 @@ def label_losses(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     finally:
         hook.remove()
     wanted = targets[learns]
-    return losses(logits, wanted.clamp(min=0)) * (wanted != IGNORE), learns.nonzero()[:, 0]
+    return (losses(logits, wanted.clamp(min=0)) * (wanted != IGNORE)).sum()
+
+
+@torch.no_grad()
+def row_losses(model: Any, batch: Batch) -> torch.Tensor:
+    """`loss_sum` of each row by itself, without gradients; float32, shape (rows,)."""
+    with contextlib.closing(label_logits(model, batch)) as slices:
+        parts = [(losses(logits, targets), rows) for logits, targets, rows in slices]
+    whole = torch.zeros(len(batch.ids), device=next(model.parameters()).device)
+    return whole.index_add(0, torch.cat([r for _, r in parts]), torch.cat([p for p, _ in parts])) if parts else whole
+
+
+def label_logits(model: Any, batch: Batch) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
+    """Of the labelled positions, at most `LOGITS` numbers at a time: logits (positions, vocabulary), the token that
+    stands at each (positions,), and its row (positions,). For passes without gradients. To be closed when an error
+    ends it early: while it lasts, the model has hooks.
+
+    Blocks compute once. For every further slice the model's forward is called again with what its decoder gave, so
+    whatever the model does to its logits (scales, caps) stays its own.
+    """
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    decoder = whole.get_decoder() if hasattr(whole, "get_decoder") else whole.base_model
+    head = whole.get_output_embeddings()
+    ids, targets = _inputs(whole, batch)
+    learns = targets != IGNORE
+    wanted, rows = targets[learns], learns.nonzero()[:, 0]
+    words = getattr(head, "out_features", None) or head.weight.shape[0]
+    step = max(1, LOGITS // words) if decoder is not whole else max(1, len(wanted))
+    kept: dict[str, Any] = {}
+    at = slice(0, step)
+
+    def pick(_: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        if "hidden" not in kept:
+            kept["hidden"] = args[0][:, -ids.shape[1] :][learns]
+        return (kept["hidden"][at],)
+
+    own = decoder.__dict__.get("forward")
+    hooks = [
+        head.register_forward_pre_hook(pick),
+        decoder.register_forward_hook(lambda *passed: kept.update(output=passed[2])),
+    ]
+    try:
+        for start in range(0, len(wanted), step):
+            at = slice(start, start + step)
+            yield model(input_ids=ids, use_cache=False).logits, wanted[at], rows[at]
+            decoder.forward = lambda *_, **__: kept["output"]
+    finally:
+        for hook in hooks:
+            hook.remove()
+        if own is not None:
+            decoder.forward = own
+        else:
+            decoder.__dict__.pop("forward", None)
+
+
+def _inputs(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids, and the label that each position predicts or IGNORE; both int64 (rows, length) on the model's device."""
+    ids = torch.from_numpy(batch.ids).to(next(model.parameters()).device)
+    targets = torch.full_like(ids, IGNORE)
+    targets[:, :-1] = torch.from_numpy(batch.labels[:, 1:])
+    return ids, targets
 
 
 def losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

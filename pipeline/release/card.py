@@ -37,7 +37,8 @@ PEFT = """from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained("BASE")
-model = PeftModel.from_pretrained(model, "PATH")"""
+model = PeftModel.from_pretrained(model, "PATH")
+# or, where adapter_config.json finds the base: peft.AutoPeftModelForCausalLM.from_pretrained("PATH")"""
 OWN = """from pathlib import Path
 
 from pipeline.model.adapter import load  # of Suri, which made it

@@ -1,4 +1,4 @@
-"""A run's adapter into the store: its two files as they are, with a record of what they are, after trying them."""
+"""A run's adapter into the store: its files as they are, with a record of what they are, after trying them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.stored import summary
 from pipeline.files import read_json, sha256_file
 from pipeline.model import adapter as adapters
+from pipeline.model.adapter_folder import copy_companions
 from pipeline.model.base import Base, kind_of
 from pipeline.model.fingerprint import fingerprint
 from pipeline.model.load import add_tokens, load_base
@@ -60,6 +61,7 @@ def keep(config: Config, run: Run, base: Base, store: Store, name: str, replace:
     with store.writing(name, replace) as folder:
         for file in FILES:
             shutil.copyfile(source / file, folder / file)
+        copy_companions(source, folder)
         record = write_record(folder, {**origin, "method": config.adapter.method, "rank": rank})
         if record["files"] != tried:
             raise UserError("the run's adapter changed while it was tried", str(source), "wait for the run, then again")

@@ -11,7 +11,6 @@ from transformers import AutoTokenizer, GenerationConfig
 from pipeline.config import Config
 from pipeline.dataset.stage import load as load_examples
 from pipeline.errors import UserError
-from pipeline.evaluation.heldout import tokens_at_once
 from pipeline.evaluation.measure import look_at_both, rows_of_table
 from pipeline.evaluation.probe_causes import Facts, advice
 from pipeline.files import need_space, read_json, write_json, write_text
@@ -55,7 +54,7 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
 
     plain = base_with_tokens(config, base, encoder)
     need_space(run.root, 2 * BYTES[dtype] * plain.num_parameters(), "the export")
-    work = Work(config, run, base, encoder, examples, tokens_at_once(), checks)
+    work = Work(config, run, base, encoder, examples, checks)
     results: dict[str, Any] = {"base": work.measured(plain, "base")}
     base_says = verify.log_probabilities(plain, encoder, examples)
     held = [plain]  # whoever takes the base out of here is the only one to hold it, and can give it back

@@ -14,9 +14,9 @@ from transformers import AutoTokenizer
 from pipeline.config import Config
 from pipeline.evaluation.measure import measure
 from pipeline.evaluation.shots import Shots, shots_of
-from pipeline.files import read_json, write_json
 from pipeline.model import adapter as adapters
 from pipeline.model import hf_tokenizer
+from pipeline.model.adapter_folder import name_base
 from pipeline.model.base import Base
 from pipeline.model.exported import base_with_tokens, free_memory
 from pipeline.model.fingerprint import fingerprint
@@ -26,24 +26,22 @@ from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
 from pipeline.record import Example
 from pipeline.release import verify
-from pipeline.release.card import base_name
 from pipeline.run import Run, StageOutput
 
 
 @dataclass(frozen=True)
 class Work:
-    """What an export is made with; `micro_tokens`: at once, when loss is measured."""
+    """What an export is made with."""
 
     config: Config
     run: Run
     base: Base
     encoder: Encoder
     examples: Sequence[Example]
-    micro_tokens: int
     checks: verify.Checks
 
     def measured(self, model: Any, who: str, shots: Shots | None = None) -> dict[str, Any]:
-        return measure(model, self.config, self.run, self.encoder, self.micro_tokens, who, shots)
+        return measure(model, self.config, self.run, self.encoder, who, shots)
 
 
 def unmerged(work: Work, held: list[Any], base_says: torch.Tensor, output: StageOutput) -> dict[str, Any]:
@@ -66,8 +64,8 @@ def unmerged(work: Work, held: list[Any], base_says: torch.Tensor, output: Stage
 
     say("export: saving the adapter, which no weights of the base's form can hold")
     shutil.copyfile(run.folder("adapter") / WEIGHTS, folder / WEIGHTS)
-    settings = read_json(run.folder("adapter") / SETTINGS)
-    write_json(folder / SETTINGS, {**settings, "base_model_name_or_path": base_name(config)})
+    shutil.copyfile(run.folder("adapter") / SETTINGS, folder / SETTINGS)
+    name_base(folder, config, work.base)
     _save_tokenizer(work, limit, output)
 
     fresh = base_with_tokens(config, work.base, encoder)

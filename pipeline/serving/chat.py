@@ -18,7 +18,7 @@ from pipeline.files import read_json
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
 from pipeline.model.exported import exported_model
-from pipeline.model.generate import answering
+from pipeline.model.generate import answering, virtual_tokens
 from pipeline.model.stored import open_stored
 from pipeline.progress import say
 from pipeline.prompt import template as templates
@@ -112,8 +112,7 @@ class Talker:
         asked = Example.of(question, given, "", source="chat")
         prompt = self.shots.prompt(asked) if self.shots else self.encoder.prompt(question, given)
         most = getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
-        virtual = getattr(self.model, "prompt_tokens", {})  # peft's, which stand in front
-        most -= max((len(tokens) for tokens in virtual.values()), default=0)
+        most -= virtual_tokens(self.model)
         room = min(settings.max_new_tokens, most - len(prompt))
         if room < 1:
             return f"{len(prompt):,} tokens are too long for this model: it sees {most:,}, its answer included"

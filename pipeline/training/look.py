@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from pipeline.config import Config
 from pipeline.dataset.stage import load as load_examples
 from pipeline.evaluation.answers import answer
@@ -16,9 +14,6 @@ from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.tokens import Tokens
 from pipeline.run import Run
-
-# Tokens that go through the model at once when loss is only measured, padding included.
-EVAL_TOKENS = 4096 if torch.cuda.is_available() else 1024
 
 
 class Look:
@@ -39,7 +34,7 @@ class Look:
         told = []
         if len(self.val):
             rows = range(min(self.config.train.eval_rows, len(self.val)))
-            line["val_loss"] = held_out_loss(self.model, self.val, rows, max(EVAL_TOKENS, int(self.val.lengths.max())))
+            line["val_loss"] = held_out_loss(self.model, self.val, rows)
             told.append(f"held-out loss {line['val_loss']:.3f}")
         if self.general:
             line["general_loss"] = general_loss(self.model, self.general)["loss"]

@@ -23,6 +23,7 @@ from pipeline.evaluation.probe_model import probe_model, tell
 from pipeline.files import disk_errors, need_space, write_json
 from pipeline.kernels.in_order import in_order
 from pipeline.model import adapter as adapters
+from pipeline.model import adapter_folder
 from pipeline.model.base import Base, kind_of
 from pipeline.model.fingerprint import fingerprint
 from pipeline.model.load import add_tokens, check_card, dtype_name, load_base
@@ -276,7 +277,9 @@ def _finish(
 def _save(config: Config, base: Base, model: Any, encoder: Encoder, output: StageOutput) -> None:
     """What was trained, and beside it what it was trained on and with."""
     on_hub, method = kind_of(config.model) == "hub", adapters.method_of(config.adapter)
-    method.save(model, output.folder, config.model.base if on_hub else str(base.folder or ""))
+    method.save(model, output.folder, adapter_folder.base_reference(config, base))
+    sees = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    adapter_folder.complete(output.folder, config, base, encoder, sees)
     made = {
         "method": method.name,
         "adapter": {key: config.value(f"adapter.{key}") for key in method.keys},

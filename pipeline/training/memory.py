@@ -12,11 +12,11 @@ import torch
 from pipeline.errors import UserError
 from pipeline.model.fast import Fast
 from pipeline.model.loss import loss_sum
+from pipeline.model.memory import CPU_TOKENS
 from pipeline.progress import say
 from pipeline.prompt.batch import Batch
 from pipeline.prompt.pack import Pack
 
-CPU_TOKENS = 2048  # beyond this a CPU gains nothing
 PROBE_TOKENS = 512
 SHARE = 0.75  # of the free memory for padded rows: room for the optimiser's first step and for fragmentation
 PACKED_SHARE = 0.9  # packs are alike, so less of it is lost

@@ -1,0 +1,94 @@
+"""Tokens in one forward pass where nothing is trained, from the free memory; passes that did not fit are halved.
+
+Every measured loss goes through `each_group`, in evaluation, in the export and while training. How many tokens
+training takes, with what its backward pass keeps, is measured in `pipeline.training.memory`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+
+from pipeline.errors import UserError
+from pipeline.prompt.batch import micro_rows
+
+T = TypeVar("T")
+CPU_TOKENS = 2048  # beyond this a CPU gains nothing
+GPU_TOKENS = 16384  # beyond this a GPU gains nothing
+LOGITS = 1 << 27  # most logits at once: 2,730 positions of 49,152 words, 880 of 152,000
+SHARE = 0.75  # of the free memory: room for fragmentation, and for what the estimate does not know
+
+
+class OutOfMemory(UserError):
+    """Not even one row fits into the card's memory beside the model."""
+
+    def __init__(self, tokens: int) -> None:
+        fix = "set model.quantize=nf4, lower prompt.cutoff, choose a smaller base, or free the card"
+        super().__init__(f"a row of {tokens:,} tokens does not fit into the card beside the model", "memory", fix)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of a card that tensors can have: what is free, and what torch holds without using it."""
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0] + unused)
+
+
+def tokens_at_once(model: Any, longest: int) -> int:
+    """Tokens of a forward pass without gradients, padding included.
+
+    Args:
+        longest: tokens of the longest row.
+    """
+    parameter = next(model.parameters())
+    if not parameter.is_cuda:
+        return CPU_TOKENS
+    size = torch.finfo(parameter.dtype).bits // 8 if parameter.is_floating_point() else 2
+    logits = LOGITS * (2 * size + 8)  # two slices as they are, one in float32 with its exponentials
+    room = free_bytes(parameter.device) * SHARE - logits
+    return max(1, min(GPU_TOKENS, int(room / _bytes_per_token(model.config, size, longest))))
+
+
+def _bytes_per_token(config: Any, size: int, longest: int) -> int:
+    """What one block holds of a token at its peak; blocks come one after another. size: bytes of a number.
+
+    Ten vectors of the model's width and four of the MLP's, half of them again in float32, as norms and adapters
+    compute; where attention is not fused, also its scores, in float32 and in the type of the weights.
+    """
+    hidden = config.hidden_size
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    is_eager = getattr(config, "_attn_implementation", "sdpa") == "eager"
+    scores = config.num_attention_heads * longest * (size + 4) if is_eager else 0
+    return int((10 * hidden + 4 * inner) * (size + 2) + scores)
+
+
+def each_group(model: Any, lengths: Sequence[int], work: Callable[[list[int]], T]) -> Iterator[tuple[list[int], T]]:
+    """Gives all rows to `work`, in groups of similar length that fit at once; yields each group and its result.
+
+    When the card's memory does not suffice, what is left goes on in groups of half the size.
+
+    Args:
+        lengths: tokens of each row. work: takes numbers of rows.
+
+    Raises:
+        OutOfMemory: one row alone does not fit.
+    """
+    left = micro_rows(lengths, tokens_at_once(model, max(lengths, default=0)))
+    while left:
+        group = left[0]
+        try:
+            found = work(group)
+        except torch.cuda.OutOfMemoryError:
+            found = None
+        if found is not None:
+            yield group, found
+            left.pop(0)
+            continue
+        torch.cuda.empty_cache()  # behind the except clause: the error holds the tensors of the pass
+        width = max(lengths[i] for i in group)
+        if len(group) == 1:
+            raise OutOfMemory(width)
+        rest = [i for one in left for i in one]
+        cut = micro_rows([lengths[i] for i in rest], len(group) * width // 2)
+        left = [[rest[n] for n in one] for one in cut]
