@@ -187,6 +187,9 @@ class Train(Section):
     """Examples per optimiser step, exactly."""
     epochs: Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)] = 1.0
     """Passes over the training rows."""
+    accumulation_4_28: Count = 0
+    """Counts steps as the Trainer of 2023 did (transformers 4.28) with this gradient_accumulation_steps: what an epoch
+    leaves over goes into the next epoch's first step. 0: as today's, an epoch ends with a smaller step."""
     max_steps: Count = 0
     """Stop after this many optimiser steps; 0 = as many as `epochs` says."""
     lr: Rate = 2e-4

@@ -52,6 +52,8 @@ def _train_key(config: Config, run: Run) -> dict[str, Any]:
     settings = config.value("train")
     for key in RESUMABLE:
         settings.pop(key.split(".")[1])
+    if not settings["accumulation_4_28"]:  # later than the first runs, whose keys lack it
+        del settings["accumulation_4_28"]
     return {
         "version": 1,
         "model": config.value("model"),
