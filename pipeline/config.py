@@ -199,6 +199,7 @@ class Train(Section):
     warmup: Rate = 0.03
     """Below 1: share of all steps. 1 and above: steps."""
     weight_decay: Rate = 0.0
+    """AdamW's. As in Hugging Face's Trainer it leaves out biases and norms, so with adapter.method=norms everything."""
     l2_sp: Rate = 0.0
     """Against forgetting: strength of a penalty on the squared distance of the weights from their start."""
     ewc: Rate = 0.0

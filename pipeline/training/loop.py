@@ -32,6 +32,7 @@ from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.tokens import Tokens
 from pipeline.run import Run, StageOutput
 from pipeline.training import checkpoint, metrics
+from pipeline.training.decay import groups_of
 from pipeline.training.forgetting import open_penalties
 from pipeline.training.interrupt import interruptible
 from pipeline.training.look import Look, losses_of
@@ -71,8 +72,8 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     plain = adapters.attach(plain, config.adapter, settings.seed, tuple(encoder.tokenizer.added.values()))
     weights = adapters.trained(plain)
     _, everything = adapters.sizes(plain)  # before weights in fp8 leave their layers
-    fused, groups = accelerator.device.type == "cuda", method.groups(weights, config.adapter)
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
+    groups = groups_of(plain, weights, method.groups(weights, config.adapter), settings.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=accelerator.device.type == "cuda")
     if main:
         need_space(run.root, checkpoint.space(root, weights, settings.keep), "checkpoints")
 
