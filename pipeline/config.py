@@ -149,6 +149,8 @@ class Prompt(Section):
     """Rows over the cutoff: cut (they lose their end token, as in the references) or reject."""
     bos: Annotated[str, Field(min_length=1)] = "auto"
     """auto: as the tokenizer does. none: never. Any token, such as "</s>": that one."""
+    strip_end: bool = False
+    """Drops white space in front of the end token, as slow tokenizers of 2023 did where a script added it as a word."""
 
 
 class Adapter(Section):

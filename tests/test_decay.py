@@ -13,6 +13,7 @@ from pipeline import stages
 from pipeline.config import Adapter
 from pipeline.model import adapter as adapters
 from pipeline.model.methods import BY_NAME
+from pipeline.prompt.stage import rules
 from pipeline.prompt.tokens import Tokens
 from pipeline.run import Run
 from pipeline.training import metrics
@@ -89,5 +90,7 @@ def test_what_was_trained_under_the_old_rule_is_not_gone_on_with(base: Path, tmp
     assert key("train.weight_decay=0.1", "adapter.method=full").pop("not_decayed") == "biases and norms"
     for words in (("adapter.method=full",), ("train.weight_decay=0.1",)):
         assert "not_decayed" not in key(*words)
-    assert "accumulation_4_28" not in key()["train"]
+    assert "accumulation_4_28" not in key()["train"]  # keys that came later are in no key of a run without them
+    assert "strip_end" not in rules(make_config(tmp_path, base))
+    assert rules(make_config(tmp_path, base, "prompt.strip_end=true"))["strip_end"]
     assert key("train.accumulation_4_28=4")["train"]["accumulation_4_28"] == 4
