@@ -186,8 +186,8 @@ SCRIPTS = {
     "stanford_alpaca since": ("alpaca", {}, 1, {"[PAD]"}),
 }
 OUTPUTS = [
-    "plain", "ends with a space ", "ends with lines\n\n", "한국어 답변입니다. ", "한국어\u3000", "tab\t", "\u00a0", "\u200b",
-    " \n ", " lead", "줄 바꿈\r\n", "x\u2028", "이모지 😀 ", "a  b", "end\x1f", "끝\u2003\n",
+    "plain", "ends with a space ", "ends with lines\n\n", "한국어 답변입니다. ", "한국어\u3000", "tab\t", "\u00a0",
+    "\u200b", " \n ", " lead", "줄 바꿈\r\n", "x\u2028", "이모지 😀 ", "a  b", "end\x1f", "끝\u2003\n",
 ]  # fmt: skip
 
 
