@@ -148,6 +148,8 @@ class Prompt(Section):
     """Rows over the cutoff: cut (they lose their end token, as in the references) or reject."""
     bos: Annotated[str, Field(min_length=1)] = "auto"
     """auto: as the tokenizer does. none: never. Any token, such as "</s>": that one."""
+    strip_end: bool = False
+    """Drops white space in front of the end token, as slow tokenizers of 2023 did where a script added it as a word."""
 
 
 class Adapter(Section):
@@ -186,6 +188,9 @@ class Train(Section):
     """Examples per optimiser step, exactly."""
     epochs: Annotated[float, BeforeValidator(number), Field(gt=0, le=10**6, allow_inf_nan=False)] = 1.0
     """Passes over the training rows."""
+    accumulation_4_28: Count = 0
+    """Counts steps as the Trainer of 2023 did (transformers 4.28) with this gradient_accumulation_steps: what an epoch
+    leaves over goes into the next epoch's first step. 0: as today's, an epoch ends with a smaller step."""
     max_steps: Count = 0
     """Stop after this many optimiser steps; 0 = as many as `epochs` says."""
     lr: Rate = 2e-4
@@ -195,6 +200,7 @@ class Train(Section):
     warmup: Rate = 0.03
     """Below 1: share of all steps. 1 and above: steps."""
     weight_decay: Rate = 0.0
+    """AdamW's. As in Hugging Face's Trainer it leaves out biases and norms, so with adapter.method=norms everything."""
     l2_sp: Rate = 0.0
     """Against forgetting: strength of a penalty on the squared distance of the weights from their start."""
     ewc: Rate = 0.0

@@ -33,6 +33,9 @@ def contradictions(config: Config, model: bool = True) -> list[tuple[Key, str]]:
     if config.train.warmup > 1 and config.train.warmup != int(config.train.warmup):
         said = f"{config.train.warmup} is neither a share below 1 nor whole steps"
         found.append((("train", "warmup"), said))
+    if config.train.accumulation_4_28 and config.train.batch_size % config.train.accumulation_4_28:
+        said = f"does not divide train.batch_size, {config.train.batch_size}, into equal micro-batches"
+        found.append((("train", "accumulation_4_28"), said))
     return found
 
 

@@ -23,6 +23,7 @@ from pipeline.dataset import stage as dataset
 from pipeline.evaluation import tasks
 from pipeline.files import write_text
 from pipeline.model import base as bases
+from pipeline.model.methods import BY_NAME
 from pipeline.progress import say
 from pipeline.prompt import passages
 from pipeline.prompt import stage as tokens
@@ -52,8 +53,12 @@ def _train_key(config: Config, run: Run) -> dict[str, Any]:
     settings = config.value("train")
     for key in RESUMABLE:
         settings.pop(key.split(".")[1])
+    if not settings["accumulation_4_28"]:  # later than the first runs, whose keys lack it
+        del settings["accumulation_4_28"]
+    left_out = settings["weight_decay"] and BY_NAME[config.adapter.method].leaves_out
     return {
         "version": 1,
+        **({"not_decayed": "biases and norms"} if left_out else {}),  # in runs before this line they were
         "model": config.value("model"),
         "base": bases.identity(config.model, run, "adapter"),
         "adapter": config.value("adapter"),

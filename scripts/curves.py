@@ -40,7 +40,8 @@ from pipeline.training.trainer import MICRO_ROWS, stock_model, train_stock
 SCALED = (
     "model.base=.cache/demo/SmolLM2-135M-Instruct.Q4_1.gguf", "model.dtype=auto", "model.geometry=null",
     "data.val=24", "prompt.cutoff=128", "adapter.dropout=0", "train.batch_size=8", "train.warmup=0.085",
-    "train.epochs=1000", "train.eval_rows=24", "train.tracker=none", "eval.general_windows=1", "eval.max_new_tokens=8",
+    "train.epochs=1000", "train.accumulation_4_28=0", "train.eval_rows=24", "train.tracker=none",
+    "eval.general_windows=1", "eval.max_new_tokens=8",
 )  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """Token for token what the reference recipes trained on, on the real Alpaca data and LLaMA's own tokenizer.
 
+Special tokens spelt inside a row are the one difference that is meant; no Alpaca row has any.
+
     SURI_PARITY=all .venv/bin/python -m pytest tests/test_parity.py     all 52,002 rows, minutes
 Without it: every 40th row, the longest rows, and rows with odd white space.
 The reference side is written here from the published scripts, on sentencepiece alone.
@@ -153,3 +155,86 @@ def test_joined_apart_the_prompt_is_never_changed(rows: list[dict[str, str]], sp
         assert row.ids[: row.prompt] == [1, *spm(prompt)]
         assert not row.seam
         assert tokenizer.decode(row.ids) == prompt + example.output
+
+
+# What no Alpaca row shows: white space at an answer's end, and special tokens spelt inside a text.
+
+
+def slow_tokenizer(spm: Encode, ids: dict[str, int], words: set[str]) -> Encode:
+    """LLaMA's slow tokenizer of transformers v4.28.1 (tokenization_utils.py `tokenize`): special tokens are cut out of
+    the text first; one that was added as a word and not as an AddedToken takes the white space on both sides away."""
+    cut = re.compile("(" + "|".join(map(re.escape, sorted(ids, key=len, reverse=True))) + ")")
+
+    def encode(text: str) -> list[int]:
+        pieces = [piece for piece in cut.split(text) if piece]
+        for n, piece in enumerate(pieces):
+            if piece in words:
+                if n:
+                    pieces[n - 1] = pieces[n - 1].rstrip()
+                if n + 1 < len(pieces):
+                    pieces[n + 1] = pieces[n + 1].lstrip()
+        return [id for p in pieces if p for id in ([ids[p]] if p in ids else spm(p))]
+
+    return encode
+
+
+SPECIAL = {"<unk>": 0, "<s>": 1, "</s>": 2, "[PAD]": 32000}
+SCRIPTS = {
+    # template, settings, BOS, which specials strip: all that the script or nobody says is an AddedToken
+    "koalpaca-v1.0": ("koalpaca-v1.0", {"bos": "</s>", "strip_end": True}, 2, set(SPECIAL)),
+    "stanford_alpaca until 15 April": ("alpaca", {"bos": "</s>", "strip_end": True}, 2, set(SPECIAL)),
+    "stanford_alpaca since": ("alpaca", {}, 1, {"[PAD]"}),
+}
+OUTPUTS = [
+    "plain", "ends with a space ", "ends with lines\n\n", "한국어 답변입니다. ", "한국어\u3000", "tab\t", "\u00a0",
+    "\u200b", " \n ", " lead", "줄 바꿈\r\n", "x\u2028", "이모지 😀 ", "a  b", "end\x1f", "끝\u2003\n",
+]  # fmt: skip
+
+
+def script_s(encode: Encode, bos: int, prompt: str, output: str) -> Encoded:
+    """Both scripts' `preprocess`: the end token is text, and the prompt's length is counted by itself, [PAD] aside."""
+    ids = [bos, *encode(f"{prompt}{output}</s>")][:512]
+    masked = sum(id != SPECIAL["[PAD]"] for id in [bos, *encode(prompt)][:512])
+    return ids, [IGNORE] * masked + ids[masked:]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_white_space_before_the_end_token_is_the_scripts(
+    script: str, spm: Encode, forms: dict[str, dict[str, str]], shared_data: Path
+) -> None:
+    template, more, bos, words = SCRIPTS[script]
+    settings = Prompt.model_validate({"template": template, "join": "joint", "cutoff": 512, **more})
+    encoder = Encoder(templates.load(template), Tokenizer(shared_data / "llama_tokenizer", ["[PAD]"]), settings)
+    slow = slow_tokenizer(spm, SPECIAL, words)
+    for instruction, input in (("말해 보세요. ", ""), ("Say it\n", " 입력 ")):
+        examples = [Example.of(instruction, input, output, source="nasty") for output in OUTPUTS]
+        for example, row in zip(examples, encoder.rows(examples), strict=True):
+            form = forms[template]["prompt_input" if input else "prompt_no_input"]
+            text = form.format_map({"instruction": example.instruction, "input": example.input})
+            assert (row.ids, row.labels) == script_s(slow, bos, text, example.output), repr(example.output)
+
+
+@pytest.mark.parametrize("join", ["apart", "joint"])
+def test_stripping_is_what_makes_the_difference(join: str, shared_data: Path) -> None:
+    tokenizer, template = Tokenizer(shared_data / "llama_tokenizer"), templates.load("koalpaca-v1.0")
+    example = [Example.of("말해 보세요.", "", "네. \n", source="nasty")]
+    ids = {
+        strip: Encoder(template, tokenizer, Prompt.model_validate({"join": join, "strip_end": strip}))
+        .rows(example)[0]
+        .ids
+        for strip in (True, False)
+    }
+    assert ids[False][: len(ids[True]) - 1] == ids[True][:-1]
+    assert tokenizer.decode(ids[True]).endswith("네.")
+    assert tokenizer.decode(ids[False]).endswith("네. \n")
+
+
+@pytest.mark.parametrize("spelt", ["a </s> b", "<s>", "한국어<unk>", "x [PAD]"])
+def test_spelt_special_tokens_stay_text_here(spelt: str, spm: Encode, shared_data: Path) -> None:
+    """The one difference that is meant: there they became the token, and the model learnt to stop in the middle."""
+    tokenizer, template = Tokenizer(shared_data / "llama_tokenizer", ["[PAD]"]), templates.load("koalpaca-v1.0")
+    encoder = Encoder(template, tokenizer, Prompt(join="joint", bos="</s>", strip_end=True))
+    row = encoder.rows([Example.of("말해 보세요.", "", spelt, source="nasty")])[0]
+    text = template.prompt("말해 보세요.") + spelt
+    assert row.ids == [2, *spm(text), 2]
+    assert row.ids != script_s(slow_tokenizer(spm, SPECIAL, set(SPECIAL)), 2, template.prompt("말해 보세요."), spelt)[0]

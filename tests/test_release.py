@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -29,6 +30,7 @@ from pipeline.prompt import template as templates
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.tokenizer import Tokenizer
+from pipeline.prompt.tokens import Tokens
 from pipeline.record import Example
 from pipeline.release import card as cards
 from pipeline.release import stage as releasing
@@ -119,6 +121,35 @@ def test_no_path_of_this_machine_leaves_it(exported: tuple[Config, Run], base: P
         assert str(base.parent).encode() not in path.read_bytes(), path.name
     given = {"a": ["/home/me/base", "~/x/y", "org/name", 3], "b": "data/seed.jsonl"}
     assert cards.without_paths(given) == {"a": ["base", "y", "org/name", 3], "b": "data/seed.jsonl"}
+
+
+def test_the_card_counts_the_rows_that_were_trained_on(
+    exported: tuple[Config, Run], base: Path, tmp_path: Path
+) -> None:
+    """The tokens stage may reject more: those were not trained on."""
+    cutoff = int(np.median(Tokens(exported[1].folder("tokens") / "train.arrow").lengths))
+    config = make_config(tmp_path, base, "prompt.too_long=reject", f"prompt.cutoff={cutoff}", "data.holdout=[]")
+    run = run_to(config, "tokens", tmp_path)
+    counts = run.manifest("tokens")["counts"]
+    rejected = sum(counts[part]["rejected"] for part in ("train", "val", "holdout"))
+    assert 0 < counts["train"]["rejected"] < counts["train"]["rows"] + counts["train"]["rejected"]
+    results = json.loads((exported[1].folder("export") / "results.json").read_text())
+    text = cards.card(config, run, encoder_of(config, base), results, {})
+    assert f". {counts['train']['rows']:,} instructions, " in text
+    assert f"Rows: {counts['train']['rows']:,} train, {counts['val']['rows']:,} held out, " in text
+    assert f", {rejected:,} of them as too long." in text
+
+
+@pytest.mark.parametrize("method", ["houlsby", "prefix"])
+def test_the_card_of_an_adapter_names_its_base(
+    exported: tuple[Config, Run], base: Path, tmp_path: Path, method: str
+) -> None:
+    results = json.loads((exported[1].folder("export") / "results.json").read_text())
+    for name, shown in (("org/name", "org/name"), (str(base), base.name)):
+        config = make_config(tmp_path, base, f"model.base={name}", f"adapter.method={method}")
+        text = cards.card(config, exported[1], encoder_of(config, base), results, {})
+        assert f"BASE is `{shown}`, PATH this folder" in text
+        assert "NAME" not in text
 
 
 def test_hub_base_is_named_in_the_card(exported: tuple[Config, Run], base: Path, tmp_path: Path) -> None:

@@ -35,9 +35,9 @@ from pipeline.prompt.tokens import Tokens
 from pipeline.run import Run
 from pipeline.training import checkpoint, loop, memory, metrics, proof
 from pipeline.training import path as paths
-from pipeline.training.order import share_of, step_rows
+from pipeline.training.order import epoch_order, share_of, step_rows
 from pipeline.training.path import Packed, Part, Plain
-from pipeline.training.schedule import epochs_of, learning_rate, total_steps, warmup_steps
+from pipeline.training.schedule import epochs_of, learning_rate, rows_of, total_steps, warmup_steps
 from pipeline.training.spike import WARM, Spikes
 from tests.tiny import make_base, make_config, run_to, train_on_two
 
@@ -96,6 +96,53 @@ def test_published_step_counts() -> None:
     assert total_steps(52_002, Train(batch_size=128, epochs=3)) == 1221
     assert total_steps(10, Train(batch_size=4, epochs=1.5)) == 5
     assert total_steps(10, Train(batch_size=4, epochs=3, max_steps=2)) == 2
+    for rows, accumulation, epochs, steps in (
+        (52_002, 8, 3, 1218), (52_002, 8, 5, 2030), (49_942, 32, 3, 1170), (49_942, 16, 10, 3900), (101_622, 8, 3, 2382)
+    ):  # fmt: skip
+        assert total_steps(rows, Train(batch_size=128, accumulation_4_28=accumulation, epochs=epochs)) == steps
+
+
+def loop_of_4_28(rows: int, size: int, accumulation: int, epochs: float) -> list[list[tuple[int, int]]]:
+    """(epoch, place in its order) of the rows of every step, as the loop of transformers v4.28.1 goes about it: one
+    counter of micro-batches for the whole run, gradients kept until a step is made, and an end at `max_steps`."""
+    batches = [range(start, min(start + size, rows)) for start in range(0, rows, size)]
+    most = math.ceil(epochs * max(1, len(batches) // accumulation))
+    steps: list[list[tuple[int, int]]] = []
+    kept: list[tuple[int, int]] = []
+    counted = 0
+    for epoch in range(math.ceil(epochs)):
+        for n, batch in enumerate(batches, 1):
+            counted += 1
+            kept += [(epoch, place) for place in batch]
+            small = len(batches) <= accumulation and n == len(batches)
+            if counted % accumulation == 0 or small:
+                steps.append(kept)
+                kept = []
+            if len(steps) == most:
+                return steps
+    return steps
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 6, 7, 8, 9, 15, 16, 17, 23, 40])
+@pytest.mark.parametrize(("size", "accumulation"), [(2, 4), (4, 2), (1, 8), (8, 1)])
+def test_left_over_micro_batches_are_carried_as_in_2023(rows: int, size: int, accumulation: int) -> None:
+    for epochs in (1, 2.5, 7):
+        settings = Train(batch_size=8, accumulation_4_28=accumulation, epochs=epochs, seed=7)
+        theirs = loop_of_4_28(rows, size, accumulation, epochs)
+        assert total_steps(rows, settings) == len(theirs)
+        for step, places in enumerate(theirs):
+            wanted = [int(epoch_order(rows, 7, epoch)[place]) for epoch, place in places]
+            assert rows_of(step, rows, settings) == wanted
+            seen = sum(len(places) for places in theirs[: step + 1])
+            assert epochs_of(step + 1, rows, settings) == round(seen / rows, 4)
+
+
+def test_a_step_over_the_border_of_epochs_by_eye() -> None:
+    """Five rows, two a micro-batch, four a step: the fifth row goes with the first two of the next epoch."""
+    settings = Train(batch_size=4, accumulation_4_28=2, epochs=2, seed=7)
+    first, second = (epoch_order(5, 7, epoch).tolist() for epoch in (0, 1))
+    assert [rows_of(step, 5, settings) for step in range(2)] == [first[:4], [first[4], *second[:2]]]
+    assert (total_steps(5, settings), total_steps(5, Train(batch_size=4, epochs=2))) == (2, 4)
 
 
 def test_schedules_follow_transformers() -> None:
@@ -679,7 +726,8 @@ def test_large_seeds(base: Path, tmp_path: Path) -> None:
 
 def test_epochs() -> None:
     """77 rows, 8 at once: ten steps an epoch, the last of five rows."""
-    assert [epochs_of(step, 77, 8) for step in (0, 1, 9, 10, 11, 30)] == [0, 0.1039, 0.9351, 1, 1.1039, 3]
+    settings = Train(batch_size=8)
+    assert [epochs_of(step, 77, settings) for step in (0, 1, 9, 10, 11, 30)] == [0, 0.1039, 0.9351, 1, 1.1039, 3]
 
 
 def test_rows_that_the_model_does_not_see(tmp_path: Path) -> None:
@@ -822,3 +870,39 @@ def test_two_processes_learn_the_same(finished: tuple[Config, Run], tmp_path: Pa
         shutil.copytree(finished[1].folder(stage), tmp_path / "both" / "tiny" / stage)
     run = train_on_two(make_config(tmp_path / "both", Path(finished[0].model.base), *settings), tmp_path / "both")
     assert_close(run, alone)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("last", [2, 3])
+def test_a_run_killed_beside_a_step_over_the_border_ends_bit_identical(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    """22 rows in micro-batches of 2, four a step: the third step holds six rows of one epoch and two of the next."""
+    words = ("data.sources=[{path: families, rows: 30}]", "data.holdout=[]", "data.val=8", "train.epochs=3",
+             "train.batch_size=8", "train.accumulation_4_28=4", "train.save_every=1", "eval.prompts=[]")  # fmt: skip
+    whole = run_to(make_config(tmp_path, base, "name=whole", *words), "train", tmp_path)
+    tokens = Tokens(whole.folder("tokens") / "train.arrow")
+    settings = Train(batch_size=8, accumulation_4_28=4, seed=make_config(tmp_path, base).train.seed)
+    assert (len(tokens), whole.manifest("adapter")["counts"]["steps"]) == (22, 6)
+    lines = [m for m in metrics.read(whole.root / "metrics.jsonl") if "loss" in m]
+    assert [m["tokens"] for m in lines] == [int(tokens.lengths[rows_of(n, 22, settings)].sum()) for n in range(6)]
+    config, save = make_config(tmp_path, base, *words), checkpoint.save
+
+    def killed(root: Path, step: int, *rest: object) -> None:
+        save(root, step, *rest)  # type: ignore[arg-type]
+        if step == last:
+            raise Killed
+
+    monkeypatch.setattr(checkpoint, "save", killed)
+    with pytest.raises(Killed):
+        run_to(config, "train", tmp_path)
+    monkeypatch.undo()
+    assert_same(whole, run_to(config, "train", tmp_path))
+
+
+def test_unequal_micro_batches_are_refused(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"accumulation_4_28.*divide"):
+        make_config(tmp_path, base, "train.batch_size=8", "train.accumulation_4_28=3")

@@ -22,7 +22,7 @@ from pipeline.model.generate import NotFinite
 from pipeline.model.load import context_of, dtype_name
 from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
-from pipeline.prompt.stage import encoder_of
+from pipeline.prompt.stage import encoder_of, rules
 from pipeline.record import Example
 from pipeline.run import Run
 
@@ -88,7 +88,7 @@ def _key(config: Config, run: Run, encoder: Encoder, who: str) -> dict[str, Any]
         "base": bases.identity(config.model, run, "adapter"),
         "template": encoder.template.hash,
         "tokenizer": encoder.tokenizer.hash,
-        "prompt": config.value("prompt"),
+        "prompt": rules(config),
         "max_new_tokens": config.compare.max_new_tokens,
         "dtype": dtype_name(config.model) if who == "base" else dtype_of_export(config, run),
     }

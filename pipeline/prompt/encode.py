@@ -7,6 +7,11 @@ Joint recipes tokenise prompt and answer as one text and mask as many tokens as 
 as stanford_alpaca and alpaca-lora did (stanford_alpaca train.py `preprocess`, alpaca-lora finetune.py
 `generate_and_tokenize_prompt`): where the answer changes the prompt's last token, the mask is off by that token.
 Recipes with `join: apart` join ids, so the seam is always clean.
+
+Scripts that put the end token behind the answer as text got it back as the token, and where they had added it to the
+tokenizer as a word and not as an `AddedToken`, the slow tokenizer stripped the white space in front of it (transformers
+v4.28.1, tokenization_utils.py, `tokenize`): `prompt.strip_end`. What those tokenizers did besides is not done here: a
+special token spelt inside a row, "</s>", became the token there, and stays text here.
 """
 
 from __future__ import annotations
@@ -96,11 +101,15 @@ class Encoder:
         answers = [self.template.answer(e.output) for e in examples]
         heads = self.tokenizer.encode(prompts)
         if self.prompt_config.join == "joint":
-            bodies = self.tokenizer.encode([p + a for p, a in zip(prompts, answers, strict=True)])
+            bodies = self.tokenizer.encode([self._ended(p + a) for p, a in zip(prompts, answers, strict=True)])
         else:
-            tails = self.tokenizer.encode_after(answers)
+            tails = self.tokenizer.encode_after([self._ended(a) for a in answers])
             bodies = [head + tail for head, tail in zip(heads, tails, strict=True)]
         return [self._row(head, body) for head, body in zip(heads, bodies, strict=True)]
+
+    def _ended(self, text: str) -> str:
+        """The text as the end token follows it (`prompt.strip_end`)."""
+        return text.rstrip() if self.prompt_config.strip_end else text
 
     def _row(self, head: list[int], body: list[int]) -> Row:
         cutoff = self.prompt_config.cutoff
@@ -135,6 +144,6 @@ class Encoder:
         prompts = [self.template.prompt(e.instruction, e.input) for e in examples]
         heads = self.tokenizer.encode(prompts)
         joined = self.tokenizer.encode(
-            [p + self.template.answer(e.output) for p, e in zip(prompts, examples, strict=True)]
+            [self._ended(p + self.template.answer(e.output)) for p, e in zip(prompts, examples, strict=True)]
         )
         return sum(body[: len(head)] != head for head, body in zip(heads, joined, strict=True))

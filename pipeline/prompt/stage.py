@@ -39,12 +39,20 @@ def key(config: Config, run: Run, tokenizer: Any) -> dict[str, Any]:
     template = templates.path_of(config.prompt.template)
     return {
         "version": 1,
-        "prompt": {**config.value("prompt"), "template": templates.load(config.prompt.template).hash},
+        "prompt": {**rules(config), "template": templates.load(config.prompt.template).hash},
         "template_file": sha256_file(template),
         "add_tokens": config.value("model.add_tokens"),
         "tokenizer": tokenizer,
         "dataset": run.result("dataset"),
     }
+
+
+def rules(config: Config) -> dict[str, Any]:
+    """The section `prompt` as keys hold it; those of the first runs lack what came later."""
+    found: dict[str, Any] = config.value("prompt")
+    if not found["strip_end"]:
+        del found["strip_end"]
+    return found
 
 
 def encoder_of(config: Config, folder: Path) -> Encoder:

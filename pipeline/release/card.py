@@ -32,7 +32,7 @@ ON_BASE = """```python
 LINES
 ```
 
-BASE is NAME, PATH this folder, which holds the tokenizer too: `AutoTokenizer.from_pretrained("PATH")`."""
+BASE is `NAME`, PATH this folder, which holds the tokenizer too: `AutoTokenizer.from_pretrained("PATH")`."""
 PEFT = """from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -51,7 +51,7 @@ model = load(model, Path("PATH"))"""
 def card(config: Config, run: Run, encoder: Encoder, results: dict[str, Any], checks: dict[str, str]) -> str:
     """Markdown with the hub's front matter. Paths of this machine stay out of it."""
     data, adapter = run.manifest("dataset") or {}, run.manifest("adapter") or {}
-    rows = {part: data.get("counts", {}).get(part, 0) for part in ("train", "val", "holdout", "rejected")}
+    rows = rows_of(run)
     template = encoder.template
     table = [f"| {plain(a)} | {b} | {c} |" for a, b, c in rows_of_table(results["base"], results["tuned"])]
     hashes = [f"| `{n}` | {e['sha256']} |" for n, e in data.get("files", {}).items() if n.endswith(".jsonl")]
@@ -76,10 +76,19 @@ def card(config: Config, run: Run, encoder: Encoder, results: dict[str, Any], ch
         "## Data",
         "\n".join(["| file | sha256 |", "|---|---|", *hashes]),
         f"Rows: {rows['train']:,} train, {rows['val']:,} held out, {rows['holdout']:,} of tasks never trained on, "
-        f"{rows['rejected']:,} rejected.",
+        f"{rows['rejected']:,} rejected"
+        + (f", {rows['too long']:,} of them as too long." if rows["too long"] else "."),
         "Versions: " + ", ".join(f"{name} {version}" for name, version in adapter.get("versions", {}).items()) + ".",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def rows_of(run: Run) -> dict[str, int]:
+    """Rows that were trained on and measured, and rows that the data stage and the tokens stage rejected."""
+    data, tokens = ((run.manifest(stage) or {}).get("counts", {}) for stage in ("dataset", "tokens"))
+    rows = {part: tokens.get(part, {}).get("rows", data.get(part, 0)) for part in ("train", "val", "holdout")}
+    too_long = sum(tokens.get(part, {}).get("rejected", 0) for part in rows)
+    return {**rows, "rejected": data.get("rejected", 0) + too_long, "too long": too_long}
 
 
 def without_paths(value: Any) -> Any:
@@ -142,9 +151,7 @@ def _use(config: Config) -> str:
             "question's task, each with its answer and the end token, in front of the question. `make chat` does so."
         )
     lines = PEFT if _is_peft(config) else OWN
-    return ON_BASE.replace("LINES", lines).replace(
-        "`BASE` is the base of this adapter", f"BASE is `{base_name(config)}`"
-    )
+    return ON_BASE.replace("LINES", lines).replace("NAME", base_name(config))
 
 
 def _yaml(value: Any) -> str:

@@ -33,15 +33,16 @@ from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.tokens import Tokens
 from pipeline.run import Run, StageOutput
 from pipeline.training import checkpoint, metrics
+from pipeline.training.decay import groups_of
 from pipeline.training.forgetting import open_penalties
 from pipeline.training.interrupt import interruptible
 from pipeline.training.look import Look, losses_of
-from pipeline.training.order import share_of, step_rows
+from pipeline.training.order import share_of
 from pipeline.training.path import Packed, Plain, halve, open_path
 from pipeline.training.penalty import gradients_onto
 from pipeline.training.preflight import open_tokens, preflight
 from pipeline.training.ranks import anyone, sum_gradients
-from pipeline.training.schedule import epochs_of, learning_rate, total_steps, warmup_steps
+from pipeline.training.schedule import epochs_of, learning_rate, rows_of, steps_an_epoch, total_steps, warmup_steps
 from pipeline.training.spike import Spikes
 
 
@@ -72,8 +73,8 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     plain = adapters.attach(plain, config.adapter, settings.seed, tuple(encoder.tokenizer.added.values()))
     weights = adapters.trained(plain)
     _, everything = adapters.sizes(plain)  # before weights in fp8 leave their layers
-    fused, groups = accelerator.device.type == "cuda", method.groups(weights, config.adapter)
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
+    groups = groups_of(plain, weights, method.groups(weights, config.adapter), settings.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=accelerator.device.type == "cuda")
     if main:
         need_space(run.root, checkpoint.space(root, weights, settings.keep), "checkpoints")
 
@@ -121,13 +122,13 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     with interruptible() as flag, disk_errors(run.root), path.in_order():
         while step < total:
             started = time.time()
-            rows = step_rows(step, len(tokens), settings.batch_size, settings.seed)
+            rows = rows_of(step, len(tokens), settings)
             learnt = int(tokens.learnt[rows].sum())
             loss = torch.zeros((), device=accelerator.device)
             try:
                 parts = path.parts(share_of(rows, tokens.lengths, rank, world))
                 if step + 1 < total:
-                    following = step_rows(step + 1, len(tokens), settings.batch_size, settings.seed)
+                    following = rows_of(step + 1, len(tokens), settings)
                     path.ahead(share_of(following, tokens.lengths, rank, world))
                 for n, part in enumerate(parts):
                     # Dropout, too, is a pure function of seed and place, so it is the same after resume.
@@ -168,7 +169,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             learnt_so_far += learnt
             count = int(tokens.lengths[rows].sum())
             seconds = time.time() - started
-            epoch = epochs_of(step, len(tokens), settings.batch_size)
+            epoch = epochs_of(step, len(tokens), settings)
             line = {"step": step, "epoch": epoch, "loss": float(loss), "lr": rate, "grad_norm": float(norm), **extra}
             line |= {"tokens": count, "learnt": learnt, "seconds": round(seconds, 4)}
             if spikes.is_one(line["loss"]) and main:
@@ -229,7 +230,7 @@ def _describe(
 ) -> None:
     """The arithmetic of the run, derived and printed."""
     trained = sum(p.numel() for p in weights.values())
-    per_epoch = math.ceil(len(tokens) / config.train.batch_size)
+    per_epoch = steps_an_epoch(len(tokens), config.train)
     say(f"train: {len(tokens):,} rows / {config.train.batch_size} a step = {per_epoch} steps an epoch; {total} steps, "
         f"{warmup_steps(total, config.train.warmup)} of them warm-up")  # fmt: skip
     share = trained / everything

@@ -29,7 +29,7 @@ from pipeline.prompt.pack import Pack, Packer
 from pipeline.prompt.tokens import Tokens
 from pipeline.training import proof
 from pipeline.training.memory import choose_micro_tokens, choose_packed, to_come
-from pipeline.training.order import step_rows
+from pipeline.training.schedule import rows_of
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ def _wants_graphs(config: Config, fast: Fast, tokens: Tokens, accelerator: Any) 
 
 def _first_packs(packer: Packer, settings: Train) -> list[Pack]:
     """Of the first steps, whichever step a run goes on from: forms are the same on every start."""
-    steps = (step_rows(n, len(packer.tokens), settings.batch_size, settings.seed) for n in range(FIRST))
+    steps = (rows_of(n, len(packer.tokens), settings) for n in range(FIRST))
     return list(islice((pack for rows in steps for pack in packer.packs(rows)), FIRST))
 
 

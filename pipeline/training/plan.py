@@ -25,7 +25,7 @@ from pipeline.model.packable import has_blocks
 from pipeline.training.footprint import Footprint, footprint
 from pipeline.training.memory import FULL, MOST
 from pipeline.training.penalty import kept_numbers
-from pipeline.training.schedule import total_steps, warmup_steps
+from pipeline.training.schedule import steps_an_epoch, total_steps, warmup_steps
 
 GIB = 2**30
 WEIGHT_BYTES = {"none": None, "int8": 1.05, "nf4": 0.516, "fp8": 2.0}  # with their scales; fp8 by rows and by columns
@@ -199,9 +199,11 @@ def _amounts(config: Config, found: Plan) -> list[str]:
     tokens = f"tokens     {found.tokens:,} an epoch{bound}"
     if found.steps is None:
         return [rows, tokens, "steps      none: no rows are left to train on"]
-    an_epoch = math.ceil(found.rows / size)
+    an_epoch = steps_an_epoch(found.rows, config.train)
     warm = warmup_steps(found.steps, config.train.warmup)
     arithmetic = f"{an_epoch:,} an epoch x {config.train.epochs:g} epochs"
+    if config.train.accumulation_4_28:
+        arithmetic += ", what is left over carried into the next one, as transformers 4.28 did"
     if found.steps == config.train.max_steps:
         arithmetic = f"train.max_steps; an epoch would be {an_epoch:,}"
     most = "" if found.exact else "at most "

@@ -1,25 +1,49 @@
-"""How many steps a run has, and the learning rate at each."""
+"""How many steps a run has, and the rows and the learning rate of each."""
 
 from __future__ import annotations
 
 import math
 
 from pipeline.config import Train
+from pipeline.training.order import micro_batches, step_rows
 
 
 def total_steps(rows: int, train: Train) -> int:
-    """Optimiser steps of the run: each epoch ends with a smaller step when rows do not divide.
+    """Optimiser steps of the run, as Hugging Face's Trainer counts them.
 
-    As Hugging Face's Trainer counts: KoAlpaca's 101,622 rows, 128 a step, 3 epochs are 2,382 steps.
+    KoAlpaca's 101,622 rows, 128 a step, 3 epochs are 2,382 steps in either way of `steps_an_epoch`.
     """
-    steps = math.ceil(math.ceil(rows / train.batch_size) * train.epochs)
+    steps = math.ceil(steps_an_epoch(rows, train) * train.epochs)
     return min(steps, train.max_steps) if train.max_steps else steps
 
 
-def epochs_of(step: int, rows: int, batch_size: int) -> float:
+def steps_an_epoch(rows: int, train: Train) -> int:
+    """Today an epoch ends with a smaller step when rows do not divide. With `train.accumulation_4_28` only whole steps
+    count, so that 52,002 rows in micro-batches of 16, eight a step, are 406."""
+    if train.accumulation_4_28:
+        return max(1, _micro_batches(rows, train) // train.accumulation_4_28)
+    return math.ceil(rows / train.batch_size)
+
+
+def rows_of(step: int, rows: int, train: Train) -> list[int]:
+    """Row numbers of a step (from 0), of `rows` in all."""
+    return step_rows(step, rows, train.batch_size, train.seed, train.accumulation_4_28)
+
+
+def _micro_batches(rows: int, train: Train) -> int:
+    """Of an epoch, with `train.accumulation_4_28`; the last one may have fewer rows."""
+    return math.ceil(rows / (train.batch_size // train.accumulation_4_28))
+
+
+def epochs_of(step: int, rows: int, train: Train) -> float:
     """How many times the rows have been seen after so many steps; the last step of an epoch may be a smaller one."""
-    whole, part = divmod(step, math.ceil(rows / batch_size))
-    return round(whole + part * batch_size / rows, 4)
+    if train.accumulation_4_28:
+        an_epoch, accumulation = _micro_batches(rows, train), train.accumulation_4_28
+        seen = micro_batches(step - 1, an_epoch, accumulation).stop if step else 0
+        whole, part = divmod(seen, an_epoch)
+        return round(whole + part * (train.batch_size // accumulation) / rows, 4)
+    whole, part = divmod(step, math.ceil(rows / train.batch_size))
+    return round(whole + part * train.batch_size / rows, 4)
 
 
 def warmup_steps(total: int, warmup: float) -> int:

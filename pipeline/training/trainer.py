@@ -46,6 +46,7 @@ def stock_model(config: Config, base: Base) -> Any:
     odd += [key for key, wrong in (
         ("adapter.method", own.method != "lora"), ("model.quantize", config.model.quantize != "none"),
         ("model.add_tokens", bool(config.model.add_tokens)), ("model.geometry", base.folder is None),
+        ("train.accumulation_4_28", bool(config.train.accumulation_4_28)),
         ("train.l2_sp", bool(config.train.l2_sp)), ("train.ewc", bool(config.train.ewc)),
     ) if wrong]  # fmt: skip
     if odd:

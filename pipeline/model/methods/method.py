@@ -26,6 +26,7 @@ class Method(abc.ABC):
         bits: whether the frozen base may be in nf4 or int8; where not, `no_bits` says why.
         identity: whether the model says at step 0 what the base says, up to 1e-6.
         no_tokens: why it cannot train new tokens; empty when it can.
+        leaves_out: whether what it trains may hold biases and norms, which weight decay leaves out.
         never_packed: why rows never go through as packs; empty when they may, and then the model decides.
     """
 
@@ -38,6 +39,7 @@ class Method(abc.ABC):
     no_bits = ""
     identity = True
     no_tokens = "it trains none of their rows in the embedding and in the head"
+    leaves_out = True
     never_packed = ""
 
     def kernels(self, adapter: Adapter) -> bool:

@@ -19,6 +19,8 @@ NO_FIT = "train again, or name the base it was trained on"
 class ThroughPeft(Method):
     """A subclass gives peft's config; stock peft loads what is saved."""
 
+    leaves_out = False
+
     @abc.abstractmethod
     def settings(self, model: Any, adapter: Adapter, added: tuple[int, ...]) -> Any:
         """peft's config for this base.

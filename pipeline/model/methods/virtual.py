@@ -110,6 +110,7 @@ class Prompt(Virtual):
 class Ptuning(Virtual):
     name = "ptuning"
     trains = "embeddings in front of the input, through an MLP"
+    leaves_out = True  # the MLP's biases
 
     def settings(self, model: Any, adapter: Adapter, added: tuple[int, ...]) -> Any:
         from peft import PromptEncoderConfig
