@@ -23,6 +23,7 @@ from pipeline.dataset import stage as dataset
 from pipeline.evaluation import tasks
 from pipeline.files import write_text
 from pipeline.model import base as bases
+from pipeline.model import identity
 from pipeline.progress import say
 from pipeline.prompt import passages
 from pipeline.prompt import stage as tokens
@@ -45,7 +46,7 @@ class Stage:
 
 
 def _tokens_key(config: Config, run: Run) -> dict[str, Any]:
-    return tokens.key(config, run, bases.identity(config.model, run, "tokens"))
+    return tokens.key(config, run, identity.tokenizer_identity(config.model))
 
 
 def _train_key(config: Config, run: Run) -> dict[str, Any]:
@@ -53,9 +54,9 @@ def _train_key(config: Config, run: Run) -> dict[str, Any]:
     for key in RESUMABLE:
         settings.pop(key.split(".")[1])
     return {
-        "version": 1,
-        "model": config.value("model"),
-        "base": bases.identity(config.model, run, "adapter"),
+        "version": 2,
+        "model": identity.settings(config.model),
+        "base": identity.identity(config.model),
         "adapter": config.value("adapter"),
         "train": settings,
         "tokens": run.result("tokens"),

@@ -15,8 +15,6 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.files import read_json, sha256_file, sha256_json
 
-FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json")
-
 
 class Tokenizer:
     """Ids of plain text, and the special ids around it.
@@ -172,11 +170,6 @@ class Tokenizer:
 def _known(id: int) -> int | None:
     """Files spell "there is none" as -1."""
     return id if id >= 0 else None
-
-
-def identity(folder: Path) -> list[Path]:
-    """The files that decide what a tokenizer does."""
-    return [folder / name for name in FILES if (folder / name).is_file()]
 
 
 def _special_names(folder: Path) -> dict[str, Any]:
