@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM become a flag that the loop looks at where it is safe to stop."""
+"""Ctrl-C, SIGTERM and SIGHUP become a flag that the loop looks at where it is safe to stop.
+
+SIGHUP comes when a terminal is closed or a connection is lost.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 
 class Flag:
@@ -27,7 +31,13 @@ def interruptible() -> Iterator[Flag]:
         flag.code = 128 + number
         signal.signal(number, before[number])
 
-    before = {int(n): signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {
+        n: signal.getsignal(n) or signal.SIG_DFL for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    if before[signal.SIGHUP] is signal.SIG_IGN:  # nohup: whoever started this wants it to go on
+        del before[signal.SIGHUP]
+    for number in before:
+        signal.signal(number, note)
     try:
         yield flag
     finally:
