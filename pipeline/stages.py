@@ -85,9 +85,12 @@ def _build_tokens(config: Config, run: Run, key: dict[str, Any]) -> None:
 
 
 def _build_adapter(config: Config, run: Run, key: dict[str, Any]) -> None:
+    from pipeline.training.earlier import take_over
     from pipeline.training.loop import train
 
-    train(config, run, bases.resolve(config.model), key)
+    base = bases.resolve(config.model)
+    if int(os.environ.get("RANK", "0")) > 0 or not take_over(config, run, base, key):
+        train(config, run, base, key)
 
 
 def _build_export(config: Config, run: Run, key: dict[str, Any]) -> None:

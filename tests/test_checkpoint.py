@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from pipeline import stages
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.files import sha256_file, sha256_json, write_json
 from pipeline.run import Run
 from pipeline.training import archive, checkpoint, interrupt, metrics
 from pipeline.training import path as paths
@@ -51,7 +54,7 @@ def rewrite(folder: Path, file: str, change: Callable[[dict[str, torch.Tensor]],
     change(tensors)
     save_file(tensors, folder / file)
     state = json.loads((folder / "state.json").read_text())
-    state["files"][file] = checkpoint.sha256_file(folder / file)
+    state["files"][file] = sha256_file(folder / file)
     (folder / "state.json").write_text(json.dumps(checkpoint.sealed(state)))
 
 
@@ -348,6 +351,61 @@ def test_a_run_goes_on_from_the_checkpoint_before(
     assert checkpoint.steps(run.folder("checkpoints")) == [3, 4]
 
 
+def as_before(run: Run, config: Config, base: Path) -> None:
+    """Puts keys as commit 6a21577 wrote them into a finished run."""
+    listed = [p for p in sorted(base.glob("*")) if p.suffix in (".json", ".model", ".jinja")]
+    inputs = {
+        str(p): {"bytes": p.stat().st_size, "mtime": p.stat().st_mtime_ns, "sha256": sha256_file(p)} for p in listed
+    }
+    large = (base / "model.safetensors").stat()
+    of = {"kind": "folder", "tokenizer": "", "weights": {"model.safetensors": [large.st_size, large.st_mtime_ns]},
+          "inputs": inputs}  # fmt: skip
+    data, tokens, adapter = (run.manifest(stage) or {} for stage in ("dataset", "tokens", "adapter"))
+    form = Path(stages.__file__).parent / "prompt" / "templates" / "alpaca-short.yaml"
+    before = {
+        "version": 1, "prompt": tokens["key"]["prompt"], "template_file": sha256_file(form), "add_tokens": [],
+        "tokenizer": of, "dataset": sha256_json([data["key"], data["files"]]),
+    }  # fmt: skip
+    now = adapter["key"]
+    old = {**now, "version": 1, "model": config.value("model"), "base": of,
+           "tokens": sha256_json([before, tokens["files"]])}  # fmt: skip
+    write_json(run.folder("tokens") / "manifest.json", tokens | {"key": before})
+    write_json(run.folder("adapter") / "manifest.json", adapter | {"key": old})
+    owner = checkpoint.key_of(old, "")[0]
+    for step in checkpoint.steps(run.folder("checkpoints")):
+        place = checkpoint.folder_of(run.folder("checkpoints"), step) / "state.json"
+        state = json.loads(place.read_text()) | {"key": owner}
+        write_json(place, {name: value for name, value in state.items() if name not in ("files", "sha256")})
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_run_of_an_earlier_version_is_taken_over(
+    finished: tuple[Config, Run], base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], whole: bool
+) -> None:
+    run, config = copy(finished, tmp_path), make_config(tmp_path, base, *QUICK)
+    as_before(run, config, base)
+    if not whole:
+        shutil.rmtree(run.folder("adapter"))
+        shutil.rmtree(run.folder("checkpoints") / "step-000004")
+    run_to(config, "train", tmp_path)
+    assert ("taken over" if whole else "going on from step 3 of 4") in capsys.readouterr().out
+    assert_same(run, finished[1])
+    assert stages.stale(config, run, stages.STAGES[:3]) == []
+
+
+def test_a_run_of_an_earlier_version_on_another_base_is_not(
+    finished: tuple[Config, Run], base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, config = copy(finished, tmp_path), make_config(tmp_path, base, *QUICK)
+    as_before(run, config, base)
+    other = Path(shutil.copytree(base, tmp_path / "base"))
+    flip(other / "model.safetensors", 0.99)
+    run_to(make_config(tmp_path, other, *QUICK), "train", tmp_path)
+    said = capsys.readouterr().out
+    assert "taken over" not in said
+    assert "set aside" in said
+
+
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
 def test_ranks_agree_on_the_size_of_packs(
     finished: tuple[Config, Run], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -378,6 +436,26 @@ def test_a_signal_sets_the_flag(number: signal.Signals) -> None:
         assert flag.code == 128 + number
         assert signal.getsignal(number) == before
     assert signal.getsignal(number) == before
+
+
+def test_a_closed_terminal_is_no_error(tmp_path: Path) -> None:
+    """Progress is drawn there while a step is finished and saved."""
+    child, handle = pty.fork()
+    if not child:
+        with interrupt.interruptible() as flag:
+            os.write(1, b"ready")
+            for _ in range(500):
+                time.sleep(0.01)
+                if flag.code:
+                    os.write(1, b"saving")
+                    os.write(2, b"saved")
+                    (tmp_path / "code").write_text(str(flag.code))
+                    break
+        os._exit(0)
+    assert b"ready" in os.read(handle, 1000)
+    os.close(handle)
+    os.waitpid(child, 0)
+    assert (tmp_path / "code").read_text() == str(128 + signal.SIGHUP)
 
 
 def test_nohup_is_respected() -> None:

@@ -6,6 +6,7 @@ SIGHUP comes when a terminal is closed or a connection is lost.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -27,8 +28,11 @@ def interruptible() -> Iterator[Flag]:
         yield flag
         return
 
+    terminals = [handle for handle in (1, 2) if os.isatty(handle)]
+
     def note(number: int, frame: FrameType | None) -> None:
         flag.code = 128 + number
+        _close_gone(terminals)
         signal.signal(number, before[number])
 
     before: dict[int, Any] = {
@@ -43,3 +47,12 @@ def interruptible() -> Iterator[Flag]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _close_gone(terminals: list[int]) -> None:
+    """What would go to a terminal that is gone goes nowhere: writing there is an error, and would come before saving."""
+    for handle in terminals:
+        if not os.isatty(handle):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, handle)
+            os.close(nowhere)
