@@ -50,7 +50,7 @@ def interruptible() -> Iterator[Flag]:
 
 
 def _close_gone(terminals: list[int]) -> None:
-    """What would go to a terminal that is gone goes nowhere: writing there is an error, and would come before saving."""
+    """What would go to a terminal that is gone goes nowhere: writing there is an error, which would prevent saving."""
     for handle in terminals:
         if not os.isatty(handle):
             nowhere = os.open(os.devnull, os.O_WRONLY)
