@@ -23,6 +23,7 @@ from pipeline.dataset import stage as dataset
 from pipeline.evaluation import tasks
 from pipeline.files import write_text
 from pipeline.model import base as bases
+from pipeline.model import identity
 from pipeline.model.methods import BY_NAME
 from pipeline.progress import say
 from pipeline.prompt import passages
@@ -46,7 +47,7 @@ class Stage:
 
 
 def _tokens_key(config: Config, run: Run) -> dict[str, Any]:
-    return tokens.key(config, run, bases.identity(config.model, run, "tokens"))
+    return tokens.key(config, run, identity.tokenizer_identity(config.model))
 
 
 def _train_key(config: Config, run: Run) -> dict[str, Any]:
@@ -57,10 +58,10 @@ def _train_key(config: Config, run: Run) -> dict[str, Any]:
         del settings["accumulation_4_28"]
     left_out = settings["weight_decay"] and BY_NAME[config.adapter.method].leaves_out
     return {
-        "version": 1,
+        "version": 2,
         **({"not_decayed": "biases and norms"} if left_out else {}),  # in runs before this line they were
-        "model": config.value("model"),
-        "base": bases.identity(config.model, run, "adapter"),
+        "model": identity.settings(config.model),
+        "base": identity.identity(config.model),
         "adapter": config.value("adapter"),
         "train": settings,
         "tokens": run.result("tokens"),
@@ -89,9 +90,12 @@ def _build_tokens(config: Config, run: Run, key: dict[str, Any]) -> None:
 
 
 def _build_adapter(config: Config, run: Run, key: dict[str, Any]) -> None:
+    from pipeline.training.earlier import take_over
     from pipeline.training.loop import train
 
-    train(config, run, bases.resolve(config.model), key)
+    base = bases.resolve(config.model)
+    if int(os.environ.get("RANK", "0")) > 0 or not take_over(config, run, base, key):
+        train(config, run, base, key)
 
 
 def _build_export(config: Config, run: Run, key: dict[str, Any]) -> None:

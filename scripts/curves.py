@@ -28,6 +28,7 @@ from pipeline.errors import UserError
 from pipeline.files import make_folder, write_json
 from pipeline.model import base as bases
 from pipeline.model.adapter import WEIGHTS
+from pipeline.model.identity import identity
 from pipeline.progress import say
 from pipeline.prompt.tokens import Tokens
 from pipeline.run import Run
@@ -48,7 +49,7 @@ SCALED = (
 def trainer_lines(config: Config, run: Run) -> list[dict[str, Any]]:
     """Trainer's run with the config's seed on the tokens of `run`, kept in its folder `trainer`."""
     settings = {name: config.value(name) for name in ("model", "adapter", "train")}
-    key = {"version": 1, "tokens": run.result("tokens"), "base": bases.identity(config.model, run, "adapter"),
+    key = {"version": 1, "tokens": run.result("tokens"), "base": identity(config.model),
            "micro_rows": MICRO_ROWS, **settings}  # fmt: skip
     if run.is_current("trainer", key):
         say(f"trainer: up to date ({run.folder('trainer')})")

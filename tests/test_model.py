@@ -26,12 +26,12 @@ from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
 from pipeline.model import gguf
 from pipeline.model.generate import greedy
+from pipeline.model.identity import identity
 from pipeline.model.load import add_tokens, dtype_name, load_base, load_folder
 from pipeline.model.loss import loss_sum
 from pipeline.prompt.batch import Batch, pad
 from pipeline.prompt.stage import encoder_of
 from pipeline.release import verify
-from pipeline.run import Run
 from tests.tiny import SHAPE, make_base, make_config, make_tokenizer, run_to
 
 ROOT = Path(__file__).parents[1]
@@ -223,38 +223,7 @@ def test_a_whole_snapshot_in_the_cache_is_taken_without_asking_the_hub(
     with pytest.raises(UserError, match="damaged"):
         bases.resolve(Model(base="org/name"))
     assert asked[2:] == [(None, True), (None, False)]
-    assert bases.identity(Model(base="org/name", revision="v1"), Run(tmp_path / "run"), "tokens")["id"] == "org/name@v1"
-
-
-def test_identity_changes_with_content_alone(folder: Path, tmp_path: Path) -> None:
-    run, model = Run(tmp_path / "run"), Model(base=str(folder))
-
-    def ask() -> dict[str, Any]:
-        """As a stage does: the answer goes into the manifest, and comes back at the next question."""
-        found = bases.identity(model, run, "tokens")
-        with run.writing("tokens", {"tokenizer": found}):
-            pass
-        return found
-
-    first = ask()
-    for name in ("config.json", "tokenizer.json"):
-        os.utime(folder / name, (1, 1))
-    assert ask() == first
-    edit(folder / "config.json", rope_theta=5)
-    second = ask()
-    assert second != first
-    weights = bytearray((folder / "model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (folder / "model.safetensors").write_bytes(weights)
-    assert ask() != second
-
-
-def test_identity_covers_a_tokenizer_of_another_folder(base: Path, tmp_path: Path) -> None:
-    make_tokenizer(tmp_path / "tokenizer")
-    run, model = Run(tmp_path / "run"), Model(base=str(base), tokenizer=str(tmp_path / "tokenizer"))
-    first = bases.identity(model, run, "tokens")
-    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text("{}")
-    assert bases.identity(model, run, "tokens") != first
+    assert identity(Model(base="org/name", revision="v1"))["id"] == "org/name@v1"
 
 
 # GGUF

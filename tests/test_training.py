@@ -321,7 +321,7 @@ def test_ctrl_c_saves_and_goes_on(
     assert len(saved) == 1
     assert 0 < saved[0] < 6
     kept = tmp_path / "tiny" / "checkpoints" / f"step-{saved[0]:06d}" / "state.json"
-    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"peak_gib": 77.0}))
+    kept.write_text(json.dumps(checkpoint.sealed(json.loads(kept.read_text()) | {"peak_gib": 77.0})))
     run = run_to(config, "train", tmp_path)
     assert checkpoint.steps(tmp_path / "tiny" / "checkpoints")[-1] == 6
     assert run.manifest("adapter")["counts"]["peak_gib"] == 77  # of the whole run, not of its last process

@@ -16,6 +16,7 @@ from pipeline.evaluation.answers import Answer, answer
 from pipeline.evaluation.shots import Shots, shots_of
 from pipeline.files import sha256_json
 from pipeline.model import base as bases
+from pipeline.model import identity
 from pipeline.model.base import Base
 from pipeline.model.exported import base_with_tokens, dtype_of_export, exported_model, free_memory, holds
 from pipeline.model.generate import NotFinite
@@ -84,8 +85,8 @@ def _key(config: Config, run: Run, encoder: Encoder, who: str) -> dict[str, Any]
     key = {
         "version": 1,
         "who": who,
-        "model": config.value("model"),
-        "base": bases.identity(config.model, run, "adapter"),
+        "model": identity.settings(config.model),
+        "base": identity.identity(config.model),
         "template": encoder.template.hash,
         "tokenizer": encoder.tokenizer.hash,
         "prompt": rules(config),

@@ -24,8 +24,7 @@ from pipeline.evaluation.shots import Shots, shots_of, with_shots
 from pipeline.evaluation.table import markdown, picture, printed, rows_of
 from pipeline.evaluation.tasks import files_of, write_local
 from pipeline.files import read_json, write_json, write_text
-from pipeline.model import base as bases
-from pipeline.model import hf_tokenizer
+from pipeline.model import hf_tokenizer, identity
 from pipeline.model.base import Base
 from pipeline.model.exported import base_with_tokens, exported_model, free_memory
 from pipeline.model.methods import BY_NAME
@@ -63,7 +62,7 @@ class Evaluation:
         """All that a measurement depends on. hashes: of local files."""
         config, wanted = self.config, self.config.eval
         model: dict[str, Any] = {"export": self.run.result("export")} if who == "tuned" else {
-            "model": config.value("model"), "base": bases.identity(config.model, self.run, "adapter"),
+            "model": identity.settings(config.model), "base": identity.identity(config.model),
         }  # fmt: skip
         if what == "held-out":
             asked = {"rows": wanted.rows, "most": wanted.max_new_tokens, "tokens": self.run.result("tokens"),

@@ -18,23 +18,17 @@ from typing import Any
 from pipeline.adapter_name import shown
 from pipeline.config import Model
 from pipeline.dataset.source import HUB_ID
+from pipeline.digest import cache
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.json_file import is_count
 from pipeline.model.folder import check_folder, is_whole
 from pipeline.prompt import tokenizer_files
-from pipeline.prompt.tokenizer import identity as files_of_tokenizer
-from pipeline.run import Run, input_hashes
 
 TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model"]
 HUB_FILES = ["*.safetensors", *TOKENIZER_FILES]
 WANTED = "a hub id such as huggyllama/llama-7b, a folder with safetensors, or a .gguf file"
 COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-def cache() -> Path:
-    """Where converted bases lie, under SURI_CACHE (default `.cache`)."""
-    return Path(os.environ.get("SURI_CACHE", ".cache"))
 
 
 @dataclass(frozen=True)
@@ -93,41 +87,6 @@ def _nearest(path: Path) -> str:
     there = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, there, 1)
     return f"did you mean {path.parent / near[0]}?" if near else ""
-
-
-def identity(model: Model, run: Run, stage: str) -> dict[str, Any]:
-    """What decides a base's weights and tokenizer, cheap to ask.
-
-    Small files and .gguf go by content; weights in safetensors by size and time, since hashing 13 GB at every
-    question would take longer than many stages. A hub id goes by its name and
-    revision; `Base.commit` says what that stood for.
-    """
-    kind, path = kind_of(model), Path(model.base)
-    files = files_of_tokenizer(Path(model.tokenizer)) if model.tokenizer else []
-    found: dict[str, Any] = {"kind": kind, "tokenizer": model.tokenizer}
-    if kind == "geometry":
-        found["geometry"] = model.geometry
-    elif kind == "hub":
-        found["id"] = f"{model.base}@{model.revision}" if model.revision else model.base
-    elif kind == "gguf":
-        files.append(path)
-    else:
-        files += [p for p in sorted(path.glob("*")) if p.suffix in (".json", ".model", ".jinja") and _is_small(p)]
-        found["weights"] = {
-            p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(path.glob("*.safetensors"))
-        }
-    return {**found, "inputs": input_hashes(files, _before(run.manifest(stage)))}
-
-
-def _is_small(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size < 50e6
-
-
-def _before(manifest: dict[str, Any] | None) -> dict[str, Any]:
-    """A stage keeps what `identity` gave under `tokenizer` or `base` of its key; `input_hashes` wants it on top."""
-    key = (manifest or {}).get("key", {})
-    kept = [key[name].get("inputs", {}) for name in ("tokenizer", "base") if isinstance(key.get(name), dict)]
-    return {"key": {"inputs": kept[0] if kept else {}}}
 
 
 def resolve(model: Model) -> Base:

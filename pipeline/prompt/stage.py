@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from pipeline.config import Config
 from pipeline.dataset.stage import load as load_examples
 from pipeline.errors import UserError
-from pipeline.files import json_text, sha256_file, write_text
+from pipeline.files import json_text, write_text
 from pipeline.progress import bar, say
 from pipeline.prompt import template as templates
 from pipeline.prompt.doctor import examine, examine_rows
@@ -35,12 +35,10 @@ class Vocabulary:
 
 
 def key(config: Config, run: Run, tokenizer: Any) -> dict[str, Any]:
-    """All that the result depends on; `tokenizer` is the identity of the tokenizer's files."""
-    template = templates.path_of(config.prompt.template)
+    """All that the result depends on: the template by what it renders, and `tokenizer`, the identity of its files."""
     return {
-        "version": 1,
+        "version": 2,
         "prompt": {**rules(config), "template": templates.load(config.prompt.template).hash},
-        "template_file": sha256_file(template),
         "add_tokens": config.value("model.add_tokens"),
         "tokenizer": tokenizer,
         "dataset": run.result("dataset"),

@@ -7,7 +7,6 @@ A folder with `tokenizer.model` is read by sentencepiece, which is what the LLaM
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +15,6 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.files import read_json, sha256_file, sha256_json
 from pipeline.prompt import tokenizer_files
-
-FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json")
 
 
 class Tokenizer:
@@ -178,11 +175,6 @@ class Tokenizer:
 def _known(id: int) -> int | None:
     """Files spell "there is none" as -1."""
     return id if id >= 0 else None
-
-
-def identity(folder: Path) -> list[Path]:
-    """The files that decide what a tokenizer does."""
-    return [folder / name for name in FILES if os.path.isfile(folder / name)]  # False too where no path can be
 
 
 def _special_names(folder: Path) -> dict[str, Any]:

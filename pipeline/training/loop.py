@@ -20,7 +20,7 @@ from accelerate.utils import ProjectConfiguration
 from pipeline.config import Config
 from pipeline.errors import Interrupted, UserError
 from pipeline.evaluation.probe_model import probe_model, tell
-from pipeline.files import disk_errors, need_space, write_json
+from pipeline.files import disk_errors, write_json
 from pipeline.kernels.in_order import in_order
 from pipeline.model import adapter as adapters
 from pipeline.model import adapter_folder
@@ -32,13 +32,14 @@ from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.tokens import Tokens
 from pipeline.run import Run, StageOutput
-from pipeline.training import checkpoint, metrics
+from pipeline.training import checkpoint, fisher, metrics
+from pipeline.training.archive import open_checkpoints
 from pipeline.training.decay import groups_of
 from pipeline.training.forgetting import open_penalties
 from pipeline.training.interrupt import interruptible
 from pipeline.training.look import Look, losses_of
 from pipeline.training.order import share_of
-from pipeline.training.path import Packed, Plain, halve, open_path
+from pipeline.training.path import Packed, Plain, agree, halve, open_path
 from pipeline.training.penalty import gradients_onto
 from pipeline.training.preflight import open_tokens, preflight
 from pipeline.training.ranks import anyone, sum_gradients
@@ -51,7 +52,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
 
     Raises:
         UserError: the loss is not finite, the disk is full, or the base cannot be trained this way.
-        Interrupted: Ctrl-C or SIGTERM, after a checkpoint.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP, after a checkpoint.
     """
     settings, root, method = config.train, run.folder("checkpoints"), adapters.method_of(config.adapter)
     check_card(config)
@@ -75,18 +76,16 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     _, everything = adapters.sizes(plain)  # before weights in fp8 leave their layers
     groups = groups_of(plain, weights, method.groups(weights, config.adapter), settings.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=accelerator.device.type == "cuda")
-    if main:
-        need_space(run.root, checkpoint.space(root, weights, settings.keep), "checkpoints")
 
     key, sizes = checkpoint.key_of(stage_key, base.commit)
-    start = {"step": 0, "micro_tokens": 0, "recompute": False, "seconds": 0.0, "learnt": 0}
-    state: dict[str, Any] = checkpoint.newest(root, key, sizes, clean=main) or start
+    log = run.root / "metrics.jsonl"
+    beside = log, run.root / fisher.FILE
+    state = open_checkpoints(root, key, sizes, weights, settings.keep, beside, accelerator)
     penalties = open_penalties(config, run, plain, weights, encoder, tokens, accelerator, stage_key)
     if state["step"]:
         checkpoint.restore(root, state["step"], weights, optimizer)
         say(f"train: going on from step {state['step']} of {total}") if main else None
     path = open_path(config, plain, tokens, encoder.leading(), accelerator, state, list(weights.values()))
-    log = run.root / "metrics.jsonl"
     if main:
         metrics.rewind(log, state["step"] - (0 if state["step"] else 1))
         _describe(config, weights, everything, tokens, total, path)
@@ -98,6 +97,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     begun, before, step, learnt_so_far = time.time(), state["seconds"], state["step"], state["learnt"]
 
     def save() -> None:
+        agree(path, accelerator)
         if main and step not in checkpoint.steps(root):
             now = {
                 "key": key, "sizes": sizes, "micro_tokens": path.micro_tokens, "recompute": path.recompute,

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.files import write_text
+
 
 def rewind(path: Path, step: int) -> None:
-    """Drops what was written after the checkpoint that a run goes on from."""
+    """Drops what was written after the checkpoint that a run goes on from; the file is replaced in one step."""
     if not path.is_file():
         return
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
-    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    write_text(path, "".join(line + "\n" for line in _lines(path) if _step(line) <= step))
 
 
 def append(path: Path, values: dict[str, Any]) -> None:
@@ -22,16 +23,20 @@ def append(path: Path, values: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All lines, oldest first; a last line that a crash cut in two is left out."""
+    """All lines, oldest first; a line that is damaged, or that a crash cut in two, is left out."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if _step(line) < 1 << 60]
+    return [json.loads(line) for line in _lines(path) if _step(line) < 1 << 60]
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").split("\n")
 
 
 def _step(line: str) -> int:
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return 1 << 60
 
 

@@ -29,6 +29,7 @@ from pipeline.prompt.pack import Pack, Packer
 from pipeline.prompt.tokens import Tokens
 from pipeline.training import proof
 from pipeline.training.memory import choose_micro_tokens, choose_packed, to_come
+from pipeline.training.ranks import smallest
 from pipeline.training.schedule import rows_of
 
 
@@ -167,42 +168,71 @@ def open_path(
     Raises:
         UserError: the base is to be in fp8, and that cannot be; or not even the longest row fits into memory.
     """
-    settings, longest = config.train, int(tokens.lengths.max())
-    told, gpu = accelerator.is_main_process, accelerator.device.type == "cuda"
+    settings = config.train
     reserve = to_come(weights, moments=not state["step"])
-    if settings.fast:
-        try:
-            slow = adapters.method_of(config.adapter).never_packed
-            if slow:
-                raise NotPackable(slow)
-            packed = _packed(config, model, tokens, leading, accelerator, state, reserve)
-            if proof.is_equal(packed, Plain(model, tokens, accelerator, longest), config, weights, told):
-                if _wants_graphs(config, packed.fast, tokens, accelerator):
-                    packed.graphs = Graphs(packed.fast, weights, _first_packs(packed.packer, settings))
-                if gpu and not packed.fast.fused:
-                    packed.strict = proof.repeats(packed, int(tokens.lengths.argmax()), weights, told)
-                return packed
-        except (torch.cuda.OutOfMemoryError, UserError):
-            raise
-        # A model of another build may raise anything, so may a kernel on a card without room for it, and so may a
-        # mistake of ours; all are said.
-        except Exception as error:
-            why = str(error) if isinstance(error, NotPackable) else f"{type(error).__name__}: {error}"
-            why = " ".join(why.split())[:300]
-            if config.model.quantize == "fp8":
-                raise UserError(f"no fp8: {why}", "model.quantize", "set model.quantize=none or nf4") from None
-            say(f"train: the plain path is used: {why}") if told else None
-        for weight in weights:
-            weight.grad = None
-        if model.is_gradient_checkpointing:
-            model.gradient_checkpointing_disable()
+    given = config, model, tokens, accelerator, weights, state, reserve
+    path = (_proven(*given, leading) if settings.fast else None) or _plain(*given)
+    agree(path, accelerator)
+    if isinstance(path, Packed) and _wants_graphs(config, path.fast, tokens, accelerator):
+        path.graphs = Graphs(path.fast, weights, _first_packs(path.packer, settings))
+    return path
+
+
+def agree(path: Packed | Plain, accelerator: Any) -> None:
+    """All ranks take the smallest size of packs, and compute blocks again where any of them does: a checkpoint holds
+    one size, and a resumed run cuts up its steps as the run before did. To be called by all ranks at once."""
+    micro_tokens, kept = smallest(accelerator, [path.micro_tokens, int(not path.recompute)])
+    if not kept and isinstance(path, Packed):
+        path.keeps_less()
+    path.micro_tokens = micro_tokens
+
+
+def _proven(
+    config: Config, model: Any, tokens: Tokens, accelerator: Any, weights: Sequence[torch.Tensor],
+    state: dict[str, Any], reserve: int, leading: Sequence[Sequence[int]],
+) -> Packed | None:  # fmt: skip
+    """The fast path, or None where the model cannot take it or it differs from the plain one."""
+    told, gpu = accelerator.is_main_process, accelerator.device.type == "cuda"
+    try:
+        slow = adapters.method_of(config.adapter).never_packed
+        if slow:
+            raise NotPackable(slow)
+        packed = _packed(config, model, tokens, leading, accelerator, state, reserve)
+        plain = Plain(model, tokens, accelerator, int(tokens.lengths.max()))
+        if proof.is_equal(packed, plain, config, weights, told):
+            if gpu and not packed.fast.fused:
+                packed.strict = proof.repeats(packed, int(tokens.lengths.argmax()), weights, told)
+            return packed
+    except (torch.cuda.OutOfMemoryError, UserError):
+        raise
+    # A model of another build may raise anything, so may a kernel on a card without room for it, and so may a
+    # mistake of ours; all are said.
+    except Exception as error:
+        why = str(error) if isinstance(error, NotPackable) else f"{type(error).__name__}: {error}"
+        why = " ".join(why.split())[:300]
+        if config.model.quantize == "fp8":
+            raise UserError(f"no fp8: {why}", "model.quantize", "set model.quantize=none or nf4") from None
+        say(f"train: the plain path is used: {why}") if told else None
+    for weight in weights:
+        weight.grad = None
+    if model.is_gradient_checkpointing:
+        model.gradient_checkpointing_disable()
+    return None
+
+
+def _plain(
+    config: Config, model: Any, tokens: Tokens, accelerator: Any, weights: Sequence[torch.Tensor],
+    state: dict[str, Any], reserve: int,
+) -> Plain:  # fmt: skip
+    settings, longest = config.train, int(tokens.lengths.max())
     if settings.checkpointing in ("block", "offload"):
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     with accelerator.autocast():  # what is trained is in float32 and may stand beside frozen weights in bf16
         micro_tokens = state["micro_tokens"] or choose_micro_tokens(model, settings.micro_tokens, longest, reserve)
     path = Plain(model, tokens, accelerator, micro_tokens)
-    path.strict = gpu and proof.repeats(path, int(tokens.lengths.argmax()), weights, told)
+    gpu = accelerator.device.type == "cuda"
+    path.strict = gpu and proof.repeats(path, int(tokens.lengths.argmax()), weights, accelerator.is_main_process)
     return path
 
 

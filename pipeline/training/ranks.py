@@ -1,4 +1,4 @@
-"""What the processes of `accelerate launch` tell each other: whether to stop, and their gradients."""
+"""What the processes of `accelerate launch` tell each other: whether to stop, sizes of passes, gradients."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ def anyone(accelerator: Any, code: int) -> bool:
     if accelerator.num_processes == 1:
         return code != 0
     return bool(accelerator.reduce(torch.tensor(float(code != 0), device=accelerator.device), "sum") > 0)
+
+
+def smallest(accelerator: Any, numbers: list[int]) -> list[int]:
+    """Of each number the smallest of any rank; to be called by all ranks at once."""
+    if accelerator.num_processes == 1:
+        return numbers
+    return accelerator.gather(torch.tensor([numbers], device=accelerator.device)).min(dim=0).values.tolist()
 
 
 def sum_gradients(accelerator: Any, weights: Iterable[torch.nn.Parameter]) -> None:
