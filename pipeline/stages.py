@@ -78,7 +78,7 @@ def _export_key(config: Config, run: Run) -> dict[str, Any]:
         "eval": {name: config.value("eval")[name] for name in MEASURED},
         "general": passages.identity(config.eval.general),
         "groups": config.value("data.groups"),
-        "dataset": run.content("dataset"),  # its counts are in the card, its report names causes
+        "counts": (run.manifest("dataset") or {}).get("counts"),  # of rows and languages: in the card, and for causes
         "adapter": run.result("adapter"),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -36,8 +37,6 @@ def config_in(folder: Path, base: Path, *overrides: str) -> Config:
     """Of a run on a data file and a template in `folder`."""
     rows = [{"instruction": f"Say {n} twice.", "input": "", "output": f"{n} {n}"} for n in range(40)]
     if not (folder / "rows.json").exists():
-        import json
-
         (folder / "rows.json").write_text(json.dumps(rows))
         shutil.copy(Path("pipeline/prompt/templates/alpaca-short.yaml"), folder / "template.yaml")
     words = [w.replace("SOURCE", str(folder / "rows.json")).replace("TEMPLATE", str(folder / "template.yaml"))
@@ -194,7 +193,7 @@ def test_two_runs_give_the_same_results(own_base: Path, made: Path, tmp_path: Pa
     first = Run(made / "tiny")
     for stage in ("dataset", "tokens", "adapter", "export") if last == "export" else ("dataset", "tokens"):
         assert run.result(stage) == first.result(stage), stage
-        assert run.content(stage) == first.content(stage), stage
+    assert run.content("dataset") == first.content("dataset")
 
 
 # --- waiting ranks

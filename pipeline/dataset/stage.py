@@ -78,6 +78,7 @@ def build(config: Config, run: Run, stage_key: dict[str, Any] | None = None) -> 
         report = writer.summary.as_dict(more)
         _account(report, writer.lines, writer.repeats)
         output.counts.update({name: report[name] for name in ("read", "kept", *PARTS, "rejected")})
+        output.counts["languages"] = report.get("languages")
         output.counts["rehearsal"] = [name for name, source in zip(labels(data.sources), data.sources, strict=True)
                                       if source.rehearsal]  # fmt: skip
         write_json(output.folder / "report.json", report)
