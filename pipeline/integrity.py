@@ -64,9 +64,8 @@ def verify(run: Run, stages: Sequence[tuple[str, str]]) -> None:
     with byte_bar(sum(part.size for part in parts), "verify") as progress:
         for part in parts:
             part.look(progress.update)
-            say(part.line())
-            for said in part.wrong:
-                say(f"    {said}")
+    for part in parts:
+        say("\n    ".join([part.line(), *part.wrong]))
     if wrong := [said for part in parts for said in part.wrong]:
         raise UserError(
             f"{len(wrong)} files are not what they were when the run was made:\n  " + "\n  ".join(wrong), str(run.root),
