@@ -106,6 +106,10 @@ def _checkpoints(run: Run) -> Iterator[Part]:
     """Those whose state.json holds hashes of their files."""
     for path in sorted(run.folder("checkpoints").rglob("step-*/state.json")):
         state = read_json(path)
-        own = {path.parent / n: e for n, e in _entries(state.get("files") if isinstance(state, dict) else {}).items()}
-        note = "" if own else "a checkpoint without hashes"
-        yield Part(path.parent.name, own, note=note)
+        files = state.get("files") if isinstance(state, dict) else None
+        part = Part(path.parent.name)
+        for name, digest in files.items() if isinstance(files, dict) else ():
+            there = path.parent / name
+            part.own[there] = {"bytes": there.stat().st_size if there.is_file() else 0, "sha256": digest}
+        part.note = "" if part.own else "a checkpoint without hashes"
+        yield part

@@ -13,6 +13,8 @@ import pytest
 from pipeline import stages
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.files import sha256_file
+from pipeline.integrity import verify
 from pipeline.run import Run
 from tests.tiny import make_config, run_to
 
@@ -133,6 +135,24 @@ def test_verify_names_every_damaged_file(copied: tuple[Config, Run], capsys: pyt
     names = ("adapter_model.safetensors", "val.arrow", "rejected.jsonl", "manifest.json")
     assert all((name in caught.value.what and name in capsys.readouterr().out) or True for name in names)
     assert all(name in caught.value.what for name in names)
+
+
+def test_verify_of_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(tmp_path)
+    for step in ("step-000001", "step-000002"):
+        folder = run.folder("checkpoints") / step
+        folder.mkdir(parents=True)
+        (folder / "weights.safetensors").write_bytes(b"12345")
+        digest = sha256_file(folder / "weights.safetensors")
+        (folder / "state.json").write_text(json.dumps({"files": {"weights.safetensors": digest}}))
+    verify(run, [])
+    flip(run.folder("checkpoints") / "step-000002" / "weights.safetensors")
+    with pytest.raises(UserError, match="step-000002"):
+        verify(run, [])
+    (run.folder("checkpoints") / "step-000001" / "weights.safetensors").unlink()
+    with pytest.raises(UserError, match="2 files"):
+        verify(run, [])
+    assert "is gone" in capsys.readouterr().out
 
 
 def test_verify_of_a_run_that_is_not_finished(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
