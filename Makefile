@@ -9,16 +9,14 @@ PIP_ARGS ?=
 PY := .venv/bin/python
 READY := .venv/.ready
 DEMO := .cache/demo/SmolLM2-135M-Instruct.Q4_1.gguf
-# The demo's base is fetched only for configs that name it.
-BASE = $(shell grep -qs "$(DEMO)" "$(CONFIG)" <<< '' && echo $(DEMO))
-RUN = $(PY) -m scripts.$@ --config $(CONFIG) $(ARGS)
+RUN = $(PY) -m scripts.$@ --config="$$CONFIG" $(ARGS)
 
 A ?=
 B ?=
 DATA ?=
 TOKENIZER ?=
 CASES ?=
-# Of the adapter store. They reach the shell as environment variables, never as text of a command.
+# Of the adapter store.
 ADAPTER ?=
 SHOW ?=
 REMOVE ?=
@@ -28,19 +26,22 @@ HOW ?= cat
 RANK ?= 0
 DENSITY ?= 0.2
 REPLACE ?=
-export ADAPTER SHOW REMOVE MEASURE COMBINE HOW RANK DENSITY
+YES ?=
+# Paths and names reach the shell as environment variables, never as text of a command, so they may hold spaces, quotes.
+export CONFIG A B DATA TOKENIZER ADAPTER SHOW REMOVE MEASURE COMBINE HOW RANK DENSITY
 STORE = $(PY) -m scripts.adapters
 # Compiled files are kept: without them every import of transformers takes 16 seconds instead of 5.
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 
-.PHONY: help data train export report eval preview plan chat keep adapters ask compare judge methods forgetting curves data-diff bench profile test check clean
+.PHONY: help demo-base data train export report verify eval preview plan chat keep adapters ask compare judge methods forgetting curves data-diff bench profile test check clean clean-runs
 help:
 	@echo 'make export    data -> tokens -> train -> merged checkpoint (the demo, or CONFIG=configs/NAME.yaml)'
 	@echo 'make data      read, clean, compare, split and tokenise the data; a report to look at'
 	@echo 'make data-diff A=run1 B=run2    what changed between two builds of the data'
 	@echo 'make train     train the adapter; goes on from the newest checkpoint'
 	@echo 'make report    one HTML page of all that the run has so far, to be forwarded; it makes no other part'
+	@echo 'make verify    hash the run folder, its data, base and templates anew: has anything changed?'
 	@echo 'make preview   five encoded rows, with what carries loss in green'
 	@echo 'make plan      rows, tokens, steps, trained parameters and memory of a config'
 	@echo 'make eval      base against tuned: held-out rows, benchmarks, forgetting, each with its error (docs/evaluation.md)'
@@ -57,44 +58,45 @@ help:
 	@echo 'make forgetting    what rehearsal, L2-SP and EWC buy against forgetting, with LoRA and with all weights (over half an hour)'
 	@echo 'make curves DATA=alpaca_data.json   loss curves beside those of Hugging Face'"'"'s Trainer, three seeds each'
 	@echo 'make test      the test suite        make check   lint, format, types'
-	@echo 'make clean     remove runs/ and .cache/'
+	@echo 'make clean     remove caches and what killed commands left half-written'
+	@echo 'make clean-runs      what is in runs/, with sizes; YES=1 removes it'
 	@echo
 	@echo 'One value only: make train ARGS="train.lr=1e-4 data.val=500".  Another disk: RUNS=/big/runs.'
 
 data: .venv/.report
 judge: .venv/.judge
-data train export report preview plan ask compare judge: $(READY) $(BASE)
+data train export report verify preview plan ask compare judge: $(READY) demo-base
 	@$(RUN)
 
-methods forgetting: $(READY) $(BASE)
+methods forgetting: $(READY) demo-base
 	@$(RUN)
 
-eval: .venv/.eval $(BASE)
+eval: .venv/.eval demo-base
 	@$(RUN)
 
-chat: $(READY) $(BASE)
+chat: $(READY) demo-base
 	@$(RUN) $${ADAPTER:+"chat.adapter=$$ADAPTER"}
 
-keep: $(READY) $(BASE)
-	@$(STORE) keep --config $(CONFIG) $(if $(REPLACE),--replace) -- "$$ADAPTER" $(ARGS)
+keep: $(READY) demo-base
+	@$(STORE) keep --config="$$CONFIG" $(if $(REPLACE),--replace) -- "$$ADAPTER" $(ARGS)
 
-adapters: $(READY) $(if $(MEASURE),$(BASE))
+adapters: $(READY) $(if $(MEASURE),demo-base)
 	@if [ -n "$$SHOW" ]; then $(STORE) show -- "$$SHOW"; \
 	elif [ -n "$$REMOVE" ]; then $(STORE) remove -- "$$REMOVE"; \
-	elif [ -n "$$MEASURE" ]; then $(STORE) measure --config $(CONFIG) -- "$$MEASURE" $(ARGS); \
+	elif [ -n "$$MEASURE" ]; then $(STORE) measure --config="$$CONFIG" -- "$$MEASURE" $(ARGS); \
 	elif [ -n "$$COMBINE" ]; then set -f; $(STORE) combine --how "$$HOW" --rank "$$RANK" --density "$$DENSITY" \
 	  $(if $(REPLACE),--replace) -- "$$ADAPTER" $$COMBINE; \
 	else $(STORE) list; fi
 
 data-diff: $(READY)
-	@$(PY) -m scripts.data_diff "$(A)" "$(B)"
+	@$(PY) -m scripts.data_diff "$$A" "$$B"
 
 curves: $(READY) $(DEMO)
-	@$(PY) -m scripts.curves "$(DATA)" $(ARGS)
+	@$(PY) -m scripts.curves "$$DATA" $(ARGS)
 
 # DATA: instruction data in Alpaca form. TOKENIZER: a folder with tokenizer.model.
 bench profile: $(READY)
-	@$(PY) -m scripts.bench_train "$(DATA)" "$(TOKENIZER)" $(if $(filter profile,$@),--profile) $(CASES)
+	@$(PY) -m scripts.bench_train "$$DATA" "$$TOKENIZER" $(if $(filter profile,$@),--profile) $(CASES)
 
 test: .venv/.report .venv/.ray .venv/.browser .venv/.eval .venv/.judge
 	@$(PY) -m pytest $(ARGS)
@@ -122,5 +124,15 @@ $(READY): pyproject.toml constraints.txt
 $(DEMO): $(READY)
 	@$(PY) -m scripts.fetch_demo $(DEMO)
 
+# The demo's base is fetched only for configs that name it.
+demo-base: $(READY)
+	@if test ! -e $(DEMO) && grep -qsF $(DEMO) -- "$$CONFIG" < /dev/null; then $(PY) -m scripts.fetch_demo $(DEMO); fi
+
+# Only what Suri fetched, converted or compiled; .cache may hold files of others too.
 clean:
-	rm -rf runs .cache
+	rm -rf .cache/demo .cache/base .cache/report .pytest_cache .mypy_cache .ruff_cache
+	find pipeline scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	@if test -e $(READY); then $(PY) -m scripts.clean tmp; fi
+
+clean-runs: $(READY)
+	@$(PY) -m scripts.clean runs $(if $(filter 1 yes,$(YES)),yes)

@@ -7,15 +7,19 @@ here or in a library and keeps its traceback.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 
 from pipeline.config import Config
 from pipeline.config_file import load
 from pipeline.errors import Interrupted, UserError
+from pipeline.files import disk_errors
 from pipeline.run import Run
 from pipeline.terminal import safe
 
@@ -41,9 +45,14 @@ def guarded(work: Callable[[], None]) -> int:
     """Runs `work`; returns 0, or says what went wrong and returns the exit code."""
     sys.excepthook = _traceback
     try:
-        work()
+        _check_stdout()
+        with disk_errors(Path()):
+            work()
+        _flush()
     except UserError as error:
         print(f"suri: {safe(error)}", file=sys.stderr)
+        with contextlib.suppress(UserError, BrokenPipeError):
+            _flush()
         return 2
     except Interrupted as error:
         print(f"suri: {safe(error)}", file=sys.stderr)
@@ -53,7 +62,7 @@ def guarded(work: Callable[[], None]) -> int:
         return 130
     except BrokenPipeError:
         # The reader went away (`| head`); Python would complain once more when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         return 141
     return 0
 
@@ -61,3 +70,34 @@ def guarded(work: Callable[[], None]) -> int:
 def _traceback(kind: type[BaseException], error: BaseException, place: TracebackType | None) -> None:
     """A mistake's traceback; its message may quote data, whose escape sequences reach no terminal."""
     sys.stderr.write(safe("".join(traceback.format_exception(kind, error, place))))
+
+
+def _check_stdout() -> None:
+    """Raises:
+    UserError: standard output is closed (`>&-`): the next file that is opened would take its place.
+    """
+    if sys.stdout is None:
+        raise UserError("standard output is closed", "", "send it to a file, or to /dev/null")
+
+
+def _flush() -> None:
+    """What was printed reaches its reader, or the command fails: at the end Python itself only complains.
+
+    Raises:
+        UserError: the disk of the file that standard output goes to is full.
+    """
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _silence()
+        what = f"standard output cannot be written: {os.strerror(error.errno or errno.EIO)}"
+        raise UserError(what, "", "send it elsewhere") from None
+
+
+def _silence() -> None:
+    """Sends what is still to be printed nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,7 +12,8 @@
       report.html                             `make report`: all of this on one page, to be forwarded
 
 A stage is up to date when the manifest in its folder carries the same key (config values it depends on, hashes of
-its input files, results of the stages before it) and its files are there.
+its input files, results of the stages before it) and its files are there, with their sizes: asking reads no large
+file. Their bytes are compared with the manifest where they are used (`Run.check`), and by `make verify`.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -42,15 +43,37 @@ from pipeline.files import (
     sha256_json,
     write_json,
 )
+from pipeline.leftovers import left_over, remove
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "sentencepiece", "peft", "accelerate", "datasets", "safetensors")
+
+# What later stages see of a stage: its files (all, where none are named), and what its manifest says and no file holds.
+# A stage that was made again with another key and gives all this as before makes none of them stale.
+PARTS = ("train", "val", "holdout")
+SEEN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "dataset": (tuple(f"{part}.jsonl" for part in PARTS), ("counts.rehearsal",)),
+    # Template, rules and end ids shape prompts that are none of these rows: those of the export and of the chat.
+    "tokens": (tuple(f"{part}.arrow" for part in PARTS), (
+        "key.dataset", "key.prompt.bos", "key.prompt.join", "counts.template", "counts.tokenizer", "counts.end_id",
+        "counts.bos_id",
+    )),
+    "adapter": ((), ("key.tokens", "key.model", "key.base", "key.adapter", "key.train.seed")),
+    "export": ((), ("key.adapter",)),
+    "compare": (("answers.jsonl",), ()),
+}  # fmt: skip
+# For people; and what the key says too (peft writes it from a set, in another order each time).
+UNSEEN = ("README.md", "probes.json", "adapter_config.json")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder on disk. Nothing is created before the first write."""
+    """A run folder on disk. Nothing is created before the first write.
+
+    sources: files that the next stage is made from, with size and hash; `writing` puts them into its manifest.
+    """
 
     root: Path
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, name: str) -> Run:
@@ -66,21 +89,71 @@ class Run:
         whole = isinstance(found, dict) and isinstance(found.get("key"), dict) and isinstance(found.get("files"), dict)
         return found if whole else None
 
+    def written(self, stage: str) -> int:
+        """When a stage's manifest was written, in nanoseconds since 1970; 0 when there is none."""
+        try:
+            return (self.folder(stage) / "manifest.json").stat().st_mtime_ns
+        except OSError:
+            return 0
+
     def result(self, stage: str) -> str:
-        """One hash over all that a finished stage produced."""
+        """One hash over what later stages see of a finished one (`SEEN`)."""
         manifest = self.manifest(stage)
-        return sha256_json([manifest["key"], manifest["files"]]) if manifest else "missing"
+        if manifest is None:
+            return "missing"
+        names, entries = SEEN.get(stage, ((), ()))
+        wanted = [name for name in manifest["files"] if name in names or (not names and name not in UNSEEN)]
+        hashes = {name: manifest["files"][name]["sha256"] for name in wanted}
+        return sha256_json([hashes, {entry: _entry(manifest, entry) for entry in entries}])
+
+    def content(self, stage: str) -> str:
+        """One hash over all files of a finished stage: for those that show its reports too."""
+        manifest = self.manifest(stage)
+        return sha256_json({n: e["sha256"] for n, e in manifest["files"].items()}) if manifest else "missing"
 
     def is_current(self, stage: str, key: dict[str, Any]) -> bool:
         manifest = self.manifest(stage)
         # The key went through JSON when it was written, which makes lists of tuples.
-        if manifest is None or manifest["key"] != json.loads(json.dumps(key)):
+        wanted = json.loads(json.dumps(key))
+        if manifest is None or (manifest["key"] != wanted and manifest["key"] != self._as_before(wanted)):
             return False
         folder = self.folder(stage)
         return all(
             (folder / name).is_file() and (folder / name).stat().st_size == entry["bytes"]
             for name, entry in manifest["files"].items()
         )
+
+    def _as_before(self, key: dict[str, Any]) -> dict[str, Any]:
+        """A key as earlier versions wrote it, where the result of a stage was one hash over its key and its files: what
+        was trained with it is not trained again."""
+        found = dict(key)
+        for name in SEEN:
+            if name in found and found[name] == self.result(name) and (manifest := self.manifest(name)):
+                found[name] = sha256_json([manifest["key"], manifest["files"]])
+        return found
+
+    def check(self, *stages: str, but: str = "") -> None:
+        """Compares every file of finished stages with their manifests, byte for byte, before they are used.
+
+        Args:
+            but: ending of files that are not read.
+
+        Raises:
+            UserError: a file is damaged, was changed, or is gone. It stays as it is.
+        """
+        for folder, manifest in ((self.folder(stage), self.manifest(stage)) for stage in stages):
+            for name, entry in manifest["files"].items() if manifest else ():
+                if (but and name.endswith(but)) or not (wrong := difference(folder / name, entry)):
+                    continue
+                raise UserError(
+                    f"{name} is not what was written: {wrong}", str(folder / name),
+                    f"put the file back, or remove {folder} and run the same command again, which makes it anew "
+                    "(make verify looks at everything)",
+                )  # fmt: skip
+
+    def made_from(self, paths: list[Path]) -> Run:
+        """The same run, whose next stage records these files as what it was made from."""
+        return replace(self, sources={str(p): {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in paths})
 
     @contextlib.contextmanager
     def writing(self, stage: str, key: dict[str, Any]) -> Iterator[StageOutput]:
@@ -101,6 +174,7 @@ class Run:
                     "key": key,
                     "counts": output.counts,
                     "files": files,
+                    "made_from": self.sources,
                     "seconds": round(time.time() - started, 2),
                     "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                     "versions": versions(),
@@ -124,7 +198,15 @@ class Run:
                 ) from None  # fmt: skip
             for old in self.root.glob(".*.old"):  # a crash fell between two renames
                 recover(old.with_name(old.name[1:-4]))
+            for half in left_over(self.root):
+                remove(half)
             yield
+
+    def sweep(self) -> None:
+        """Removes what a killed process left, unless another one is at work or the folder cannot be written."""
+        if left_over(self.root):
+            with contextlib.suppress(UserError), self.lock():
+                pass
 
 
 @dataclass
@@ -133,6 +215,29 @@ class StageOutput:
 
     folder: Path
     counts: dict[str, Any] = field(default_factory=dict)
+
+
+def difference(path: Path, entry: dict[str, Any], tell: Callable[[int], Any] | None = None) -> str:
+    """In what a file differs from its entry in a manifest (`bytes`, `sha256`); empty when in nothing.
+
+    Args:
+        tell: as `sha256_file` has it.
+    """
+    try:
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            return f"{size:,} bytes instead of {entry['bytes']:,}"
+        return "" if sha256_file(path, tell) == entry["sha256"] else "its bytes have changed (sha256)"
+    except OSError as error:
+        return "it is gone" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+
+
+def _entry(manifest: dict[str, Any], path: str) -> Any:
+    """What stands under a dotted path; None when nothing does."""
+    value: Any = manifest
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 @functools.cache

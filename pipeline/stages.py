@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.adapter_name import BASE
@@ -23,7 +24,7 @@ from pipeline.dataset import stage as dataset
 from pipeline.evaluation import tasks
 from pipeline.files import write_text
 from pipeline.model import base as bases
-from pipeline.model import identity
+from pipeline.model import identity, origin
 from pipeline.model.methods import BY_NAME
 from pipeline.progress import say
 from pipeline.prompt import passages
@@ -38,12 +39,17 @@ MEASURED = ("rows", "max_new_tokens", "general", "general_windows", "prompts")  
 
 @dataclass(frozen=True)
 class Stage:
-    """name: as in `make NAME`. folder: its result in the run folder. key: all that the result depends on."""
+    """name: as in `make NAME`. folder: its result in the run folder. key: all that the result depends on.
+
+    reads: folders whose files it uses. sources: files outside the run that its manifest records besides the key's.
+    """
 
     name: str
     folder: str
     key: Callable[[Config, Run], dict[str, Any]]
     build: Callable[[Config, Run, dict[str, Any]], None]
+    reads: tuple[str, ...] = ()
+    sources: Callable[[Config], list[Path]] = lambda _: []
 
 
 def _tokens_key(config: Config, run: Run) -> dict[str, Any]:
@@ -76,6 +82,8 @@ def _export_key(config: Config, run: Run) -> dict[str, Any]:
         "export": config.value("export"),
         "eval": {name: config.value("eval")[name] for name in MEASURED},
         "general": passages.identity(config.eval.general),
+        "groups": config.value("data.groups"),
+        "counts": (run.manifest("dataset") or {}).get("counts"),  # of rows and languages: in the card, and for causes
         "adapter": run.result("adapter"),
     }
 
@@ -112,15 +120,16 @@ def _build_eval(config: Config, run: Run, key: dict[str, Any]) -> None:
 
 STAGES = (
     Stage("data", "dataset", dataset.key, _build_data),
-    Stage("tokens", "tokens", _tokens_key, _build_tokens),
-    Stage("train", "adapter", _train_key, _build_adapter),
-    Stage("export", "export", _export_key, _build_export),
+    Stage("tokens", "tokens", _tokens_key, _build_tokens, ("dataset",), origin.of_tokens),
+    Stage("train", "adapter", _train_key, _build_adapter, ("dataset", "tokens"), origin.of_train),
+    Stage("export", "export", _export_key, _build_export, ("dataset", "tokens", "adapter"), origin.of_export),
 )
 # Beside the chain: nothing depends on it, so only `make data` makes it.
-REPORT = Stage("report", "report", report.key, report.build)
-EVAL = Stage("eval", "eval", tasks.key, _build_eval)
-COMPARE = Stage("compare", "compare", comparison.key, comparison.build)
-JUDGE = Stage("judge", "judge", judging.key, judging.build)
+REPORT = Stage("report", "report", report.key, report.build, ("dataset", "tokens"))
+EVAL = Stage("eval", "eval", tasks.key, _build_eval, ("dataset", "tokens", "export"))
+COMPARE = Stage("compare", "compare", comparison.key, comparison.build, ("dataset", "export"))
+JUDGE = Stage("judge", "judge", judging.key, judging.build, ("compare",))
+ALL = (*STAGES, REPORT, EVAL, COMPARE, JUDGE)
 
 
 def make_data(config: Config, run: Run) -> None:
@@ -176,6 +185,7 @@ def _bring(config: Config, run: Run, wanted: tuple[Stage, ...]) -> None:
     if not stale(config, run, wanted):
         for stage in wanted:
             say(f"{stage.name}: up to date ({run.folder(stage.folder)})")
+        run.sweep()
         return
     with run.lock():
         for stage in wanted:
@@ -183,7 +193,8 @@ def _bring(config: Config, run: Run, wanted: tuple[Stage, ...]) -> None:
             if run.is_current(stage.folder, key):
                 say(f"{stage.name}: up to date ({run.folder(stage.folder)})")
                 continue
-            stage.build(config, run, key)
+            run.check(*stage.reads)
+            stage.build(config, run.made_from(stage.sources(config)), key)
             write_text(run.root / "config.yaml", dump(config))  # of what is there, so not before it is there
 
 
@@ -202,7 +213,13 @@ def _help_to_train(config: Config, run: Run) -> None:
 
     When the first rank fails, the launcher ends them.
     """
-    while stale(config, run, STAGES[:2]):
+    before: list[int] = []
+    while True:
+        # Keys hash the sources, so they are asked for only when a manifest was written.
+        now = [run.written(stage.folder) for stage in STAGES[:2]]
+        if all(now) and now != before and not stale(config, run, STAGES[:2]):
+            break
+        before = now
         time.sleep(0.5)
     if stale(config, run, STAGES[:3]):
         _build_adapter(config, run, _train_key(config, run))
@@ -230,7 +247,19 @@ def make_report(config: Config, run: Run) -> None:
     """
     from pipeline.overview.stage import build
 
+    run.check(*(stage.folder for stage in ALL), but=".safetensors")
     build(config, run)
+
+
+def verify_run(_: Config, run: Run) -> None:
+    """Hashes all that the run folder holds, and what it was made from.
+
+    Raises:
+        UserError: something is not what was written.
+    """
+    from pipeline.integrity import verify
+
+    verify(run, [(stage.name, stage.folder) for stage in ALL])
 
 
 def show_preview(config: Config, run: Run) -> None:
@@ -238,6 +267,7 @@ def show_preview(config: Config, run: Run) -> None:
     from pipeline.prompt.preview import preview
 
     bring_up_to_date(config, run, "tokens")
+    run.check("dataset")
     preview(tokens.encoder_of(config, bases.resolve(config.model).tokenizer), dataset.load(run, "train"))
 
 
@@ -250,6 +280,7 @@ def talk(config: Config, run: Run) -> None:
         chat_with(config, bases.resolve(config.model), Store.here())
         return
     bring_up_to_date(config, run, "export")
+    run.check("dataset", "export")  # of the former, examples that stand before a question
     from pipeline.serving.chat import chat
 
     chat(config, run)
@@ -260,6 +291,7 @@ def keep_adapter(config: Config, run: Run, name: str, replace: bool) -> None:
     store = Store.here()
     store.check_free(name, replace)
     bring_up_to_date(config, run, "train")
+    run.check("dataset", "adapter")
     from pipeline.release.keep import keep
 
     keep(config, run, bases.resolve(config.model), store, name, replace)
@@ -274,6 +306,7 @@ def measure_adapter(config: Config, run: Run, name: str) -> dict[str, Any]:
     store = Store.here()
     record = {} if name == BASE else store.record(name)
     bring_up_to_date(config, run, "tokens")
+    run.check("dataset", "tokens")
     from pipeline.evaluation.stored import measure_stored, summary
     from pipeline.serving.shelf import print_measured
 

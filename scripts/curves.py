@@ -12,6 +12,7 @@ again. What is asked of the curves stands in pipeline/training/curves.py.
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,7 @@ def trainer_lines(config: Config, run: Run) -> list[dict[str, Any]]:
     if run.is_current("trainer", key):
         say(f"trainer: up to date ({run.folder('trainer')})")
     else:
+        run.check("tokens")
         tokens, val = (Tokens(run.folder("tokens") / f"{part}.arrow") for part in ("train", "val"))
         with run.lock(), run.writing("trainer", key) as output, tempfile.TemporaryDirectory() as work:
             model = stock_model(config, bases.resolve(config.model))
@@ -108,7 +110,7 @@ def configs_of(args: argparse.Namespace) -> dict[int, Config]:
     words = [*SCALED, f"train.max_steps={args.steps}", f"train.save_every={args.steps}",
              f"train.eval_every={max(1, args.steps // args.looks)}", *args.overrides]  # fmt: skip
     limit = args.rows + int(load(args.config, words).data.val)
-    words.append(f"data.sources=[{{path: {args.data}, limit: {limit}}}]")
+    words.append("data.sources=" + json.dumps([{"path": args.data, "limit": limit}], ensure_ascii=False))
     return {s: load(args.config, [*words, f"name=curves-{s}", f"train.seed={s}"]) for s in sorted(map(int, seeds))}
 
 

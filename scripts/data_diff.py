@@ -13,6 +13,8 @@ def work() -> None:
     if len(sys.argv) != 3 or not all(sys.argv[1:]):
         raise UserError("two runs are needed", "A and B", "make data-diff A=run1 B=run2, names or run folders")
     a, b = (Path(name) if Path(name, "dataset").is_dir() else Run.of(name).root for name in sys.argv[1:])
+    for root in (a, b):
+        Run(root).check("dataset")
     show(a, b)
 
 

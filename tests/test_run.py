@@ -263,6 +263,37 @@ def test_results_follow_content(tmp_path: Path) -> None:
     assert run.result("stage") != first
 
 
+def test_the_result_is_what_later_stages_see(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+
+    def built(key: int, rows: str, rejected: str, **counts: object) -> str:
+        with run.writing("dataset", {"key": key}) as output:
+            (output.folder / "train.jsonl").write_text(rows)
+            (output.folder / "rejected.jsonl").write_text(rejected)
+            output.counts.update(counts)
+        return run.result("dataset")
+
+    first = built(1, "a", "b", rehearsal=[])
+    assert first != "missing"
+    assert built(2, "a", "c", rehearsal=[], read=7) == first
+    assert built(2, "b", "c", rehearsal=[]) != first
+    assert built(2, "a", "c", rehearsal=["web"]) != first  # EWC takes rows of these sources, and no file names them
+
+
+def test_results_in_an_older_form_are_still_known(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with run.writing("tokens", {"version": 1}) as output:
+        write_text(output.folder / "train.arrow", "x")
+    manifest = run.manifest("tokens")
+    assert manifest is not None
+    with run.writing("adapter", {"tokens": files.sha256_json([manifest["key"], manifest["files"]])}):
+        pass
+    assert run.is_current("adapter", {"tokens": run.result("tokens")})
+    with run.writing("tokens", {"version": 2}) as output:
+        write_text(output.folder / "train.arrow", "y")
+    assert not run.is_current("adapter", {"tokens": run.result("tokens")})
+
+
 def test_input_hashes_ignore_a_mere_touch(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("one")

@@ -26,7 +26,7 @@ from pipeline.dataset.datasheet import datasheet
 from pipeline.dataset.decide import LEFT_OUT, decide
 from pipeline.dataset.engine import engine
 from pipeline.dataset.rules.rule import Cleaner
-from pipeline.dataset.source import files_of
+from pipeline.dataset.source import files_of, labels
 from pipeline.dataset.split import PARTS
 from pipeline.dataset.writer import Writer
 from pipeline.errors import UserError
@@ -79,6 +79,9 @@ def build(config: Config, run: Run, stage_key: dict[str, Any] | None = None) -> 
         report = writer.summary.as_dict(more)
         _account(report, writer.lines, writer.repeats)
         output.counts.update({name: report[name] for name in ("read", "kept", *PARTS, "rejected")})
+        output.counts["languages"] = report.get("languages")
+        output.counts["rehearsal"] = [name for name, source in zip(labels(data.sources), data.sources, strict=True)
+                                      if source.rehearsal]  # fmt: skip
         write_json(output.folder / "report.json", report)
         write_text(output.folder / "README.md", shortener(run.root, config)(datasheet(report, config)))
     _said(report, run)

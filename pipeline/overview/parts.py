@@ -155,7 +155,7 @@ def _data(config: Config, run: Run) -> dict[str, Any]:
     """The data report's numbers: its own where it is of these data, else counted now."""
     made = run.manifest("report")
     numbers = read_json(run.folder("report") / "report.json")
-    same = made is not None and all(made["key"].get(part) == run.result(part) for part in ("dataset", "tokens"))
+    same = made is not None and all(made["key"].get(part) == run.content(part) for part in ("dataset", "tokens"))
     if same and isinstance(numbers, dict) and all(name in numbers for name in NUMBERS):
         return numbers
     return gather(config, run).numbers

@@ -27,8 +27,8 @@ def key(config: Config, run: Run) -> dict[str, Any]:
         "name": config.name,
         "seed": config.data.seed,
         "cutoff": config.prompt.cutoff,
-        "dataset": run.result("dataset"),
-        "tokens": run.result("tokens"),
+        "dataset": run.content("dataset"),
+        "tokens": run.content("tokens"),
         "parsers": verbs.parsers(),
     }
 

@@ -1,0 +1,95 @@
+"""The Makefile: what reaches a command, whatever letters paths are made of, and what `make clean` leaves alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DEMO = ".cache/demo/SmolLM2-135M-Instruct.Q4_1.gguf"
+# In place of the venv's Python: writes down what it was called with.
+STUB = f"""#!{sys.executable}
+import json, os, sys
+with open("calls", "a") as file:
+    file.write(json.dumps([sys.argv[1:], os.environ.get("RUNS", "")]) + "\\n")
+"""
+ODD = 'it\'s "a" b; touch hit; $(touch hit) `touch hit` #한'
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder with the Makefile and a venv that is complete."""
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.write_text(STUB)
+    python.chmod(0o755)
+    for mark in (".ready", ".report", ".eval", ".judge", ".ray", ".browser"):
+        (tmp_path / ".venv" / mark).touch()
+    return tmp_path
+
+
+def make(folder: Path, *words: str) -> list[tuple[list[str], str]]:
+    """`make WORDS` in `folder`; arguments and RUNS of each call of Python."""
+    clean = {k: v for k, v in os.environ.items() if k not in ("RUNS", "CONFIG", "ARGS", "MAKEFLAGS", "MAKELEVEL")}
+    made = subprocess.run(["make", *words], cwd=folder, env=clean, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    calls = folder / "calls"
+    return [tuple(json.loads(line)) for line in calls.read_text().splitlines()] if calls.exists() else []
+
+
+@pytest.mark.parametrize("target", ["data", "train", "export", "report", "verify", "eval", "plan", "preview", "chat"])
+def test_odd_paths_reach_the_command_whole(checkout: Path, target: str) -> None:
+    word = ODD.replace("$", "$$")  # make's own spelling of a dollar sign
+    calls = make(checkout, target, f"CONFIG={word}", f"RUNS={word}", "ARGS=train.lr=1 data.val=2")
+    assert calls == [(["-m", f"scripts.{target}", f"--config={ODD}", "train.lr=1", "data.val=2"], ODD)]
+    assert not (checkout / "hit").exists()
+
+
+def test_odd_data_and_tokenizer(checkout: Path) -> None:
+    word = ODD.replace("$", "$$")
+    calls = make(
+        checkout, "bench", "curves", "data-diff", f"DATA={word}", f"TOKENIZER={word}", f"A={word}", f"B={word}"
+    )
+    by_script = {call[0][1]: call[0][2:] for call in calls}
+    assert by_script["scripts.bench_train"] == [ODD, ODD]
+    assert by_script["scripts.curves"][0] == ODD
+    assert by_script["scripts.data_diff"] == [ODD, ODD]
+    assert not (checkout / "hit").exists()
+
+
+def test_the_demo_is_fetched_for_configs_that_name_it(checkout: Path) -> None:
+    path = checkout / "my 'own'.yaml"
+    path.write_text(f"model: {{base: {DEMO}}}\n")
+    assert make(checkout, "train", f"CONFIG={path}")[0][0] == ["-m", "scripts.fetch_demo", DEMO]
+    (checkout / "calls").unlink()
+    path.write_text("model: {base: other}\n")
+    assert [call[0][1] for call in make(checkout, "train", f"CONFIG={path}")] == ["scripts.train"]
+    (checkout / "calls").unlink()
+    assert [call[0][1] for call in make(checkout, "train", "CONFIG=not-there")] == ["scripts.train"]
+
+
+def test_clean_leaves_what_a_user_made(checkout: Path) -> None:
+    kept = ["runs/a/adapter/adapter_model.safetensors", "runs/a/checkpoints/step-000001/state.json", "mine.yaml",
+            "adapters/one/suri.json", ".cache/mine.gguf", "data/rows.json", "pipeline/own.py"]  # fmt: skip
+    gone = [DEMO, ".cache/base/x/model.safetensors", ".mypy_cache/x", "pipeline/__pycache__/x.pyc"]
+    for name in [*kept, *gone, "scripts/x", "tests/x"]:
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_text("x")
+    calls = make(checkout, "clean")
+    assert [name for name in kept if not (checkout / name).exists()] == []
+    assert [name for name in gone if (checkout / name).exists()] == []
+    assert calls[-1][0] == ["-m", "scripts.clean", "tmp"]
+
+
+def test_clean_runs_wants_yes(checkout: Path) -> None:
+    assert make(checkout, "clean-runs")[-1][0] == ["-m", "scripts.clean", "runs"]
+    assert make(checkout, "clean-runs", "YES=1")[-1][0] == ["-m", "scripts.clean", "runs", "yes"]
+    assert make(checkout, "clean-runs", "YES=no")[-1][0] == ["-m", "scripts.clean", "runs"]
