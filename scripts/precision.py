@@ -75,7 +75,7 @@ def table(judged: Path) -> str:
     total: dict[tuple[str, str], int] = {}
     right: Counter[tuple[str, str]] = Counter()
     seen: Counter[tuple[str, str]] = Counter()
-    for line in judged.read_text("utf-8").splitlines():
+    for line in judged.read_bytes().splitlines():  # of bytes: of text it would also cut at U+2028
         row = json.loads(line)
         if "rule" not in row:
             total.update({(rule, row["set"]): count for rule, count in row["hits"].items()})

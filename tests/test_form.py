@@ -186,6 +186,7 @@ def test_columns_must_be_there() -> None:
         ("id,instruction_ko,input_ko,output_ko", {}, "no column", "_ko, input: input_ko, output: output_ko}"),
         ("question_id,user_question,answer", {}, "no column", "{instruction: user_question, output: answer}"),
         ("text,label", {}, "no column holds", "{instruction: text, output: label}"),
+        ("ask,rejected", {}, "no column holds", "{instruction: ?, output: ?}"),
         ("question,best", {}, "no column 'answer'", "{instruction: question, output: best}"),
         ("Q,A,kind", {"task": "knd"}, "no column 'knd'", "task: kind}"),
         (

@@ -28,6 +28,7 @@ from pipeline.dataset.engine import engine
 from pipeline.dataset.rules.rule import Cleaner
 from pipeline.dataset.source import files_of
 from pipeline.dataset.split import PARTS
+from pipeline.dataset.summary import label_of
 from pipeline.dataset.writer import Writer
 from pipeline.errors import UserError
 from pipeline.files import write_json, write_text
@@ -98,9 +99,13 @@ def _said(report: dict[str, Any], run: Run) -> None:
         if rule["examples"]:
             first = rule["examples"][0]
             say(f"      {rule['rule']}: {done}: {first['reason']} (first: {first['place']})")
+    for source in report["sources"]:
+        for note, count in source.get("notes", {}).items():
+            say(f"      {label_of(source)}: {note} ({count:,} rows)")
+    left = f", {report['left_out']:,} left out" if report["left_out"] else ""
     say(
         f"data: {report['train']:,} train, {report['val']:,} val, {report['holdout']:,} held-out tasks, "
-        f"{report['rejected']:,} rejected -> {run.folder('dataset')}"
+        f"{report['rejected'] - report['left_out']:,} rejected{left} -> {run.folder('dataset')}"
     )
 
 
