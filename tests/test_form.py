@@ -269,6 +269,18 @@ def test_every_answer_becomes_a_row_with_what_was_said_before() -> None:
     assert {raw.value["thread"] for raw in rows(other)}.isdisjoint(threads)
 
 
+def test_messages_that_are_no_text_are_told_plainly() -> None:
+    def why(content: Any) -> str:
+        return rows({"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "a"}]})[
+            0
+        ].error
+
+    assert why([{"type": "text", "text": {"value": "q"}}]) == "the text of message 1 is an object"
+    assert why([{"type": "text", "text": None}]) == "the text of message 1 is null"
+    assert why(5) == "the text of message 1 is a number"
+    assert why([{"type": "image"}]) == "message 1 holds 'image', and only text can be learnt"
+
+
 def test_one_question_and_answer_has_no_thread() -> None:
     (raw,) = rows(talk("u:q", "a:a"))
     assert (raw.place, raw.value["thread"]) == ("f:1", "")

@@ -543,6 +543,47 @@ def test_right_or_other_arithmetic(texts: Texts) -> None:
     assert look("wrong-arithmetic", texts) is None
 
 
+def test_calculator_marks_are_taken_out() -> None:
+    text = "He has 16 - 3 = <<16-3=13>>13 eggs, so $<<13*.5=6.50>>6.50 and S + <<+30+46=76>>.\n#### 13"
+    assert mended("calculator-marks", row(output=text)).output == (
+        "He has 16 - 3 = 13 eggs, so $6.50 and S + 76.\n#### 13"
+    )
+    assert look("calculator-marks", row(output="cout << a=3 >> b; <<EOF and x << 3 >> 1")) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        (
+            "Give me the code.",
+            "I'm sorry, I can't provide the exact code. However, I can show a sketch: " + "x = 1; " * 40,
+        ),
+        (
+            "Draw it.",
+            "Unfortunately, I cannot create images. Here is a list instead:\n- a\n- b\n" + "It goes on. " * 30,
+        ),
+        ("Are you a boy?", "As an AI language model, I do not have a gender."),
+    ],
+)
+def test_answers_that_help_or_are_about_the_model_are_no_refusals(asked: str, answer: str) -> None:
+    assert look("refusal", row(asked, "", answer)) is None
+    assert rejects("refusal", row("Sing it.", "", "As an AI language model, I do not have a voice."))
+
+
+# --- conversations
+
+
+def test_earlier_turns_are_not_what_a_task_is_on() -> None:
+    before = "User: Draw it.\nAssistant: ![chart](https://x.org/a.png)"
+    for rule, texts in {
+        "image-task": row("Now name three fruits.", before, "Apple, pear, plum."),
+        "unclear-instruction": row(":(", "User: Go\nAssistant: no", "What is wrong?"),
+        "url-task": row("Rate this article. " + "It rained all day. " * 40 + "\nhttps://x.org/a", "", "Good."),
+    }.items():
+        assert look(rule, texts) is None
+    assert rejects("image-task", row("Name what you see.", before.partition("Assistant: ")[2], "A chart."))
+
+
 # --- endings
 
 PROSE = "The city lies by a wide river. It was founded by traders. " * 3

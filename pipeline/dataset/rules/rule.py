@@ -15,6 +15,7 @@ from pipeline.dataset.rules.endings import cut_off, too_repetitive
 from pipeline.dataset.rules.finding import FIELDS, Finding, Texts
 from pipeline.dataset.rules.foreign import wrong_language
 from pipeline.dataset.rules.instructions import missing_input, unclear_instruction
+from pipeline.dataset.rules.marks import calculator_marks
 from pipeline.dataset.rules.merged import merged_instructions, template_markers
 from pipeline.dataset.rules.mojibake import mojibake
 from pipeline.dataset.rules.personal import personal_data
@@ -80,6 +81,7 @@ RULES: dict[str, Rule] = {
         Rule("mojibake", "on", "fix or reject", mojibake),
         Rule("control-characters", "on", "fix", control_characters),
         Rule("literal-escapes", "on", "fix", literal_escapes),
+        Rule("calculator-marks", "on", "fix", calculator_marks),
         Rule("no-input-spelling", "on", "fix", no_input_spelling),
         Rule("merged-instructions", "on", "fix or reject", merged_instructions),
         Rule("output-not-available", "on", "fix or reject", output_not_available),
