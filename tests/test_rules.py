@@ -236,7 +236,9 @@ def test_short_answers_that_are_right_stay(texts: Texts) -> None:
 
 def test_a_mark_for_no_output_before_an_answer_goes() -> None:
     assert mended("output-not-available", row(output="<noinput>\nOutput:\nA title")).output == "A title"
-    cleaned = STANDARD(row("Draw a cat.", "", "<nooutput> - Visuals cannot be created by a language model."))
+    cleaned = Cleaner("standard", {"refusal": "on"})(
+        row("Draw a cat.", "", "<nooutput> - Visuals cannot be created by a language model.")
+    )
     assert cleaned.rejected == ("refusal", "the answer refuses the task")
 
 
@@ -577,10 +579,12 @@ def test_earlier_turns_are_not_what_a_task_is_on() -> None:
     before = "User: Draw it.\nAssistant: ![chart](https://x.org/a.png)"
     for rule, texts in {
         "image-task": row("Now name three fruits.", before, "Apple, pear, plum."),
-        "unclear-instruction": row(":(", "User: Go\nAssistant: no", "What is wrong?"),
+        "unclear-instruction": row("...", "User: Go\nAssistant: no", "What is wrong?"),
         "url-task": row("Rate this article. " + "It rained all day. " * 40 + "\nhttps://x.org/a", "", "Good."),
     }.items():
         assert look(rule, texts) is None
+    assert look("unclear-instruction", row(":(", "", "What is wrong?")) is None
+    assert rejects("unclear-instruction", row("...", "", "What is wrong?"))
     assert rejects("image-task", row("Name what you see.", before.partition("Assistant: ")[2], "A chart."))
 
 

@@ -7,6 +7,7 @@ import re
 from pipeline.dataset.rules.finding import Finding, Texts
 
 LONGEST = 400
+EMOTICON = re.compile(r"\s*(?:[:;=][-^'o]?[()\[\]/\\|*]+|\^[_.-]*\^)\s*")  # says something without a word
 WORD = re.compile(r"[^\W_]")
 STAND_IN = re.compile(
     r"[\s\[\](){}<>\"'.*_#-]*(?:instructions?|prompt|question|tests?|testing|todo|tbd|n/?a|none|null|nan|nil|"
@@ -59,6 +60,8 @@ def unclear_instruction(texts: Texts) -> Finding | None:
     """
     asked = texts.instruction
     if len(asked) > LONGEST or len(asked.strip()) > 120 or texts.has_history:
+        return None
+    if EMOTICON.fullmatch(asked):
         return None
     if not asked or asked.isspace() or not (WORD.search(asked) or WORD.search(texts.input)):
         return Finding("the instruction has no words", None, "instruction")
