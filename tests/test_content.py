@@ -59,7 +59,7 @@ LOST: dict[str, tuple[dict[str, Any], str]] = {  # a row and how the reason goes
     "Korean": ({"질문": "q", "답변": "a", "지문": "p"}, "field '지문' would be lost; say which is which: columns:"),
     "two spellings": ({"Instruction": "x", **IO}, "field 'Instruction' would be lost"),
     "text": ({**IO, "text": "a passage"}, "field 'text' would be lost; say which is which: columns: {in"),
-    "picture": ({**IO, "image": b"\x89PNG"}, "field 'image' would be lost; put it into one of these, or leave it out"),
+    "picture": ({**IO, "image": b"\x89PNG"}, "'image' holds no text: only text can be learnt"),
     "two system messages": ({**IO, "system": "s", "system_prompt": "t"}, "field 'system_prompt' would be lost"),
     "beside a conversation": (
         {"instruction": "i", "conversations": talk("q", "a")},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,36 @@ def test_a_row_is_bos_prompt_answer_end(folder: Path, join: str, mask: bool) -> 
         text = TEMPLATE.prompt(item.instruction, item.input) + item.output
         assert encoder.tokenizer.decode(row.ids) == text
         assert encoder.tokenizer.decode(row.ids, keep_special=True) == f"<s>{text}</s>"
+
+
+def long_talk(answer: str = "the mat", thread: str = "0" * 16) -> Example:
+    turns = [f"User: the cat {i}\nAssistant: sat {i}" for i in range(9)]
+    return Example.of("on", "\n".join(turns), answer, source="s", thread=thread)
+
+
+@pytest.mark.parametrize("join", ["joint", "apart"])
+def test_the_oldest_turns_go_first_where_a_conversation_is_too_long(folder: Path, join: str) -> None:
+    whole = encoder_of(folder, join=join, cutoff=4096)
+    item = long_talk()
+    kept = [item.input[item.input.index(f"User: the cat {i}") :] for i in range(9)] + [""]
+    lengths = [len(whole.rows([replace(item, input=text)])[0].ids) for text in kept]
+    assert lengths == sorted(lengths, reverse=True)
+    for number in (1, 4, 9):
+        encoder = encoder_of(folder, join=join, cutoff=lengths[number])
+        short, same = encoder.rows([item, replace(item, input=kept[number])])
+        assert (short.ids, short.labels, short.forgot, short.cut) == (same.ids, same.labels, True, False)
+        assert not same.forgot
+    (still,) = encoder_of(folder, join=join, cutoff=lengths[9] - 1).rows([item])
+    assert (still.cut, still.forgot) == (True, True)
+    assert still.learnt  # of the whole conversation, no token of the answer was left
+
+
+def test_rows_without_earlier_turns_are_cut_as_ever(folder: Path) -> None:
+    encoder = encoder_of(folder, cutoff=30)
+    for item in (example(input="the cat " * 50), long_talk(thread=""), example(output="the cat " * 50)):
+        (row,) = encoder.rows([item])
+        (full,) = encoder_of(folder, cutoff=4096).rows([item])
+        assert (row.ids, row.cut, row.forgot) == (full.ids[:30], True, False)
 
 
 def test_learnt_leaves_out_the_first_token(folders: dict[str, Path]) -> None:
@@ -439,6 +470,16 @@ def test_the_tokens_stage(tmp_path: Path, folders: dict[str, Path]) -> None:
     assert sum(counts[part]["cut"] for part in tokens) == 1
     assert (counts["end_id"], counts["bos_id"], counts["template"]["id"]) == (1, None, "alpaca-short")
     assert "### Response:\n«the cat </s>»" in (run.folder("tokens") / "preview.txt").read_text()
+
+
+def test_rows_that_lost_turns_are_counted(tmp_path: Path, folders: dict[str, Path]) -> None:
+    talk = [{"role": ("user", "assistant")[i % 2], "content": f"the cat {i}"} for i in range(40)]
+    run = tokens_of(tmp_path, folders["tokenizers"], [{"messages": talk}], template="alpaca-short", cutoff=120)
+    manifest = run.manifest("tokens")
+    assert manifest is not None
+    train = manifest["counts"]["train"]
+    assert (train["rows"], train["no_loss"], train["cut"]) == (20, 0, 0)
+    assert 10 < train["forgot"] < 20
 
 
 def test_rows_too_long_are_rejected_on_request(tmp_path: Path, folders: dict[str, Path]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.evaluation.local_rows import read
 from pipeline.evaluation.rouge import rouge_l
-from pipeline.evaluation.standard_error import mean
+from pipeline.evaluation.standard_error import mean, shown
 from pipeline.evaluation.table import cells, row, rows_of
 from pipeline.evaluation.tasks import local_files
 
@@ -198,3 +198,10 @@ def test_a_small_group_has_its_parts() -> None:
     assert table["two", "acc"]["change_error"] == pytest.approx(mean([0.0, 1.0])[1])
     assert table["one", "f1"]["change"] == 0.0
     assert table["one", "f1"]["change_error"] is None
+
+
+def test_an_unknown_error_and_a_negative_zero_are_not_shown() -> None:
+    assert shown(-0.0001, float("nan"), "+.3f") == "+0.000"
+    assert shown(-0.0001, None, ".3f") == "0.000"
+    assert shown(-0.25, 0.5, "+.1%") == "-25.0% ± 50.0%"
+    assert shown(1234.5, 2.0, ",.1f") == "1,234.5 ± 2.0"

@@ -186,6 +186,7 @@ def test_columns_must_be_there() -> None:
         ("id,instruction_ko,input_ko,output_ko", {}, "no column", "_ko, input: input_ko, output: output_ko}"),
         ("question_id,user_question,answer", {}, "no column", "{instruction: user_question, output: answer}"),
         ("text,label", {}, "no column holds", "{instruction: text, output: label}"),
+        ("ask,rejected", {}, "no column holds", "{instruction: ?, output: ?}"),
         ("question,best", {}, "no column 'answer'", "{instruction: question, output: best}"),
         ("Q,A,kind", {"task": "knd"}, "no column 'knd'", "task: kind}"),
         (
@@ -266,6 +267,18 @@ def test_every_answer_becomes_a_row_with_what_was_said_before() -> None:
     assert all(len(t) == 16 and int(t, 16) >= 0 for t in threads)
     other = talk("s:Be kind.", "u:q1", "a:a1", "u:q2", "a:a2")
     assert {raw.value["thread"] for raw in rows(other)}.isdisjoint(threads)
+
+
+def test_messages_that_are_no_text_are_told_plainly() -> None:
+    def why(content: Any) -> str:
+        return rows({"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "a"}]})[
+            0
+        ].error
+
+    assert why([{"type": "text", "text": {"value": "q"}}]) == "the text of message 1 is an object"
+    assert why([{"type": "text", "text": None}]) == "the text of message 1 is null"
+    assert why(5) == "the text of message 1 is a number"
+    assert why([{"type": "image"}]) == "message 1 holds 'image', and only text can be learnt"
 
 
 def test_one_question_and_answer_has_no_thread() -> None:

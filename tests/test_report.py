@@ -117,6 +117,14 @@ def test_the_flow_sums_up_small_rules_and_what_no_rule_names() -> None:
     assert sum(n for _, n in minus) == 70
 
 
+def test_rows_left_out_are_not_called_rejected(built: Path) -> None:
+    page = (built / "report.html").read_text("utf-8")
+    assert "82 kept + 7 rejected + 2 left out by limits" in page
+    assert "rejected: 7 rows" in page
+    assert "left out: 2 rows" in page
+    assert "rejected: 9 rows" not in page
+
+
 def test_the_same_run_gives_the_same_page(tmp_path: Path, built: Path) -> None:
     again = build(make_run(tmp_path))
     for name in ("report.html", "report.json", "flow.png"):
@@ -300,11 +308,11 @@ def test_the_datasheet_tells_what_was_done_and_stays_a_table() -> None:
     report["sources"][0]["path"] = "we|ird\n`name`.json"
     text = datasheet(report, CONFIG)
     assert text == datasheet(json.loads(json.dumps(report)), CONFIG)
-    assert "91 rows were read = 82 kept + 9 rejected (2 of them only left out by limits or the mixture)" in text
+    assert "91 rows were read = 82 kept + 7 rejected + 2 left out by limits or the mixture" in text
     assert "we\\|ird 'name'.json" in text
     assert "look it up" in text
     assert "| `output-empty` | 4 | 0 | 0 | No answer. |" in text
     assert "make data CONFIG=runs/test/config.yaml" in text
     widths = [len(re.findall(r"(?<!\\)\|", line)) for line in text.split("\n") if line.startswith("| ")]
-    assert set(widths) <= {4, 5, 6, 7}
+    assert set(widths) <= {4, 5, 6, 7, 8}
     assert "# Datasheet: test" in datasheet({}, CONFIG)

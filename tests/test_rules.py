@@ -236,7 +236,9 @@ def test_short_answers_that_are_right_stay(texts: Texts) -> None:
 
 def test_a_mark_for_no_output_before_an_answer_goes() -> None:
     assert mended("output-not-available", row(output="<noinput>\nOutput:\nA title")).output == "A title"
-    cleaned = STANDARD(row("Draw a cat.", "", "<nooutput> - Visuals cannot be created by a language model."))
+    cleaned = Cleaner("standard", {"refusal": "on"})(
+        row("Draw a cat.", "", "<nooutput> - Visuals cannot be created by a language model.")
+    )
     assert cleaned.rejected == ("refusal", "the answer refuses the task")
 
 
@@ -492,6 +494,9 @@ def test_compute(text: str, value: str | None) -> None:
         row(output="10 / 4 = 2.6"),
         row(output="5 plus 4 equals 10"),
         row(output="3 더하기 4는 8입니다."),
+        row(output="so .5 * 4 = 3"),
+        row(output="10 - 4 = 7 apples"),
+        row(output="$10 - $4 = $7"),
         row("What is 12 * 7?", "", "85"),
         row("Calculate 8 * (25 + 7)", "", "216"),
         row("Compute the expression.", "2^3 + 3^2", "The answer is 11."),
@@ -527,11 +532,60 @@ def test_wrong_arithmetic(texts: Texts) -> None:
         row("Simplify the fraction.", "4 / 8", "0"),
         row("12 곱하기 7은 얼마인가요?", "", "84입니다."),
         row("Which date is it?", "2020-10-05", "5"),
+        row(output="The fee adds .20*20 = $4.00 to her bill, and 4 * .25 = 1."),
+        row(output="She has $2.50 - $2.24 = 26 cents left, and 4 x 25 = 1 dollar."),
+        row(output="The sun sets at 6:00+48=6:48 PM."),
+        row(output="That is 10/100%*5=.5 liters and 5 + 20 = 25%."),
+        row(output="He runs 3 * 20 = 1 hour and waits 2 * 24 = 2 days; 0.5 * 2 = 100 cm."),
+        row(output="16 - 3 = <<16-3=13>>13 eggs, <<16-3=12>>"),
         row("What is 2+2?", "", "Four, which is 4."),
     ],
 )
 def test_right_or_other_arithmetic(texts: Texts) -> None:
     assert look("wrong-arithmetic", texts) is None
+
+
+def test_calculator_marks_are_taken_out() -> None:
+    text = "He has 16 - 3 = <<16-3=13>>13 eggs, so $<<13*.5=6.50>>6.50 and S + <<+30+46=76>>.\n#### 13"
+    assert mended("calculator-marks", row(output=text)).output == (
+        "He has 16 - 3 = 13 eggs, so $6.50 and S + 76.\n#### 13"
+    )
+    assert look("calculator-marks", row(output="cout << a=3 >> b; <<EOF and x << 3 >> 1")) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        (
+            "Give me the code.",
+            "I'm sorry, I can't provide the exact code. However, I can show a sketch: " + "x = 1; " * 40,
+        ),
+        (
+            "Draw it.",
+            "Unfortunately, I cannot create images. Here is a list instead:\n- a\n- b\n" + "It goes on. " * 30,
+        ),
+        ("Are you a boy?", "As an AI language model, I do not have a gender."),
+    ],
+)
+def test_answers_that_help_or_are_about_the_model_are_no_refusals(asked: str, answer: str) -> None:
+    assert look("refusal", row(asked, "", answer)) is None
+    assert rejects("refusal", row("Sing it.", "", "As an AI language model, I do not have a voice."))
+
+
+# --- conversations
+
+
+def test_earlier_turns_are_not_what_a_task_is_on() -> None:
+    before = "User: Draw it.\nAssistant: ![chart](https://x.org/a.png)"
+    for rule, texts in {
+        "image-task": row("Now name three fruits.", before, "Apple, pear, plum."),
+        "unclear-instruction": row("...", "User: Go\nAssistant: no", "What is wrong?"),
+        "url-task": row("Rate this article. " + "It rained all day. " * 40 + "\nhttps://x.org/a", "", "Good."),
+    }.items():
+        assert look(rule, texts) is None
+    assert look("unclear-instruction", row(":(", "", "What is wrong?")) is None
+    assert rejects("unclear-instruction", row("...", "", "What is wrong?"))
+    assert rejects("image-task", row("Name what you see.", before.partition("Assistant: ")[2], "A chart."))
 
 
 # --- endings
@@ -646,7 +700,7 @@ def test_every_rule_says_what_it_does() -> None:
         assert name == rule.name
         assert 20 < len(rule.summary) <= 120
         assert "Source: " in (rule.function.__doc__ or "")
-        assert "does\n    not see" in (rule.function.__doc__ or "") or "does not see" in (rule.function.__doc__ or "")
+        assert "does not see" in " ".join((rule.function.__doc__ or "").split())  # Python 3.13 strips the indentation
     assert next(i for i, r in enumerate(RULES.values()) if r.what == "reject") == sum(
         "fix" in r.what for r in RULES.values()
     )

@@ -219,6 +219,10 @@ STOPS: dict[str, tuple[bytes, str, str]] = {
         "a JSON object instead of an array of rows (its keys: 'data')", ":1",
     ),
     "long object": (b'{"data": [' + b'\n"abcdefgh",' * 500_000 + b"\n1]}", "goes on for more than 4 MB", ":1"),
+    "long list inside": (
+        b'{"version": "1", "data": [' + b'\n{"a": "abcdefgh"},' * 300_000 + b"\n{}]}",
+        "save the list under 'data'", ":1",
+    ),
     "one-line list inside": (json.dumps({"version": 1, "data": ROWS}).encode(), "keep the list under 'data'", ":1"),
     "described rows": (json.dumps({"instruction": "x", "data": ROWS}).encode(), "keep the list under 'data'", ":1"),
     "pretty objects one by one": (

@@ -39,6 +39,17 @@ def test_with_a_share_no_row_changes_sides() -> None:
     assert set(before["val"]) < set(more["val"])
 
 
+def test_a_share_of_few_rows_holds_out_one() -> None:
+    for count in (2, 5, 50):
+        for seed in range(5):
+            found = divide(rows(count), val=0.001, seed=seed)
+            assert (len(found["val"]), len(found["train"])) == (1, count - 1)
+    assert not divide(rows(1), val=0.02)["val"]  # nothing would be left to train on
+    assert not divide(rows(50), val=0.02, val_exact_only=True)["val"]
+    (alone,) = divide(rows(50) + rows(1, exact=True, of="exact"), val=0.001, val_exact_only=True)["val"]
+    assert alone.exact
+
+
 def test_copies_of_a_held_out_row_leave_training() -> None:
     found = divide(rows(10) + rows(10), val=3)
     assert not set(found["train"]) & set(found["val"])

@@ -18,7 +18,7 @@ from pipeline.config import Data, Source
 from pipeline.dataset.contamination import Hit, Index
 from pipeline.dataset.conversation import CONVERSATION, growth, letters
 from pipeline.dataset.duplicates import Signatures, shingles, signatures
-from pipeline.dataset.form import EXTRA, form_of
+from pipeline.dataset.form import EXTRA, form_of, notes_of
 from pipeline.dataset.form import rows as rows_of
 from pipeline.dataset.raw import Raw
 from pipeline.dataset.row import Rejected, check
@@ -65,6 +65,7 @@ class Result:
 
     lines: every row as `place MARK json`, encoded. kept: which of them are examples; the others are rejections.
     changes: what rules did to rows that stay. rejected: how many rows each rule stopped. examples: a few of those.
+    notes: what is to be said of fields that are not learnt, with the number of rows.
     """
 
     source: int
@@ -75,6 +76,7 @@ class Result:
     rejected: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     forms: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
 
 
 def chunks(number: int, source: Source, seed: int) -> Iterator[Chunk]:
@@ -114,6 +116,7 @@ class Work:
         result = Result(chunk.source, lines, np.zeros(0, np.bool_), _NONE)
         for raw in chunk.raws:
             result.forms[form_of(raw.value, source)] += 1
+            result.notes.update(notes_of(raw.value, source))
             for one in rows_of(raw, source):
                 found = self._example(one, source, self.labels[chunk.source], result.changes)
                 kept.append(isinstance(found, Example))

@@ -10,7 +10,8 @@ What comes out of the messages of one conversation:
   2,048 tokens, all that LLaMA sees, are no more, and the whole of a long talk in each of its rows is the square of
   its length. Nothing in the row says that something is missing, since the model would learn to write that.
 - output: the assistant's turn.
-- thread: a hash of the conversation, when it gives more than one row; the split keeps such rows on one side.
+- thread: a hash of the conversation, where something was said before or it gives more than one row; the split keeps
+  such rows on one side, and the encoder may leave out their oldest turns.
 
 Messages of one speaker in a row are one turn, joined by a blank line. A conversation that opens with the assistant
 keeps that as history: no row can be made of it. A user's turn at the end that nobody answers is rejected (`no-answer`).
@@ -43,35 +44,40 @@ LABELS = {"user": "User", "assistant": "Assistant"}
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one speaker said in one go; `learn` is false for an answer marked `weight: 0`."""
+    """What one speaker said in one go.
+
+    learn: false for an answer marked `weight: 0`. prompt: it belongs to the question, so it is no row of its own.
+    """
 
     speaker: str
     text: str
     learn: bool = True
+    prompt: bool = False
 
 
 class _Unusable(Exception):
     """Rule and reason why a message, and with it all that follows, cannot be used."""
 
 
-def rows_of(raw: Raw, messages: Any, system: str = "", task: str = "") -> list[Raw]:
+def rows_of(raw: Raw, messages: Any, prompt: int = 0, system: str = "", task: str = "") -> list[Raw]:
     """The rows of one conversation in Alpaca form, and one refused row for what could not be used; never nothing.
 
     `messages` is a list of {role, content} or {from, value}, a list of {input, output} pairs, a list of texts that
-    user and assistant say in turn, such a list as JSON text, or an object of lists as `datasets` stores it.
+    user and assistant say in turn, such a list as JSON text, or an object of lists as `datasets` stores it. Answers
+    among the first `prompt` of them are history and no rows.
     """
     turns: list[Turn] = []
     problem: tuple[str, str] | None = None
     try:
         for number, message in enumerate(_listed(messages), 1):
-            turn = _turn(message, number)
+            turn = _turn(message, number, prompt=number <= prompt)
             if turn.speaker == "system":
                 if turns:
                     raise _Unusable("late-system-message", f"message {number} is a system message in the middle")
                 system = f"{system}\n\n{turn.text}" if system else turn.text
             elif turns and turns[-1].speaker == turn.speaker:
                 joined = f"{turns[-1].text}\n\n{turn.text}"
-                turns[-1] = Turn(turn.speaker, joined, turns[-1].learn and turn.learn)
+                turns[-1] = Turn(turn.speaker, joined, turns[-1].learn and turn.learn, turns[-1].prompt and turn.prompt)
             else:
                 turns.append(turn)
     except _Unusable as error:
@@ -82,11 +88,12 @@ def rows_of(raw: Raw, messages: Any, system: str = "", task: str = "") -> list[R
 
 
 def _cut(raw: Raw, turns: list[Turn], problem: tuple[str, str] | None, system: str, task: str) -> list[Raw]:
-    pairs = [i for i in range(1, len(turns)) if turns[i].speaker == "assistant"]
-    thread = _thread(turns, system) if len(pairs) > 1 else ""
+    pairs = [i for i in range(1, len(turns)) if turns[i].speaker == "assistant" and not turns[i].prompt]
+    several = len(pairs) > 1
+    thread = _thread(turns, system) if several or (pairs and pairs[0] > 1) else ""
     found: list[Raw] = []
     for k, (i, earlier) in enumerate(zip(pairs, _transcripts(turns, pairs), strict=True), 1):
-        place = f"{raw.place}, turn {k}" if thread else raw.place
+        place = f"{raw.place}, turn {k}" if several else raw.place
         asked = turns[i - 1].text
         row = {
             "instruction": f"{system}\n\n{asked}" if system else asked,
@@ -165,7 +172,7 @@ def _listed(messages: Any) -> list[Any]:
     return messages
 
 
-def _turn(message: Any, number: int) -> Turn:
+def _turn(message: Any, number: int, prompt: bool) -> Turn:
     if not isinstance(message, dict):
         raise _Unusable("not-a-conversation", f"message {number} is not an object")
     role = message.get("role") or message.get("from")
@@ -179,7 +186,7 @@ def _turn(message: Any, number: int) -> Turn:
     if not text.strip():
         raise _Unusable("empty-turn", f"message {number} ({speaker}) is empty")
     weight = message.get("weight")
-    return Turn(speaker, text, learn=weight is None or bool(weight))
+    return Turn(speaker, text, learn=weight is None or bool(weight), prompt=prompt)
 
 
 def _text(content: Any, number: int) -> str:
@@ -190,11 +197,19 @@ def _text(content: Any, number: int) -> str:
     texts = []
     for part in parts:
         text = part.get("text") if isinstance(part, dict) else part
-        if not isinstance(text, str) or (isinstance(part, dict) and "text" not in str(part.get("type", "text"))):
-            kind = str(part.get("type", "an object")) if isinstance(part, dict) else type(part).__name__
-            raise _Unusable("not-text", f"message {number} holds {kind[:40]}, not text")
+        kind = str(part.get("type", "text")) if isinstance(part, dict) else "text"
+        if "text" not in kind:
+            raise _Unusable("not-text", f"message {number} holds {kind[:40]!r}, and only text can be learnt")
+        if not isinstance(text, str):
+            raise _Unusable("not-text", f"the text of message {number} is {_kind(text)}")
         texts.append(text)
     return "\n".join(texts)
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    return {dict: "an object", list: "a list", bool: "true/false"}.get(type(value), "a number")
 
 
 def _thread(turns: Sequence[Turn], system: str) -> str:

@@ -58,12 +58,11 @@ def _what(report: Mapping[str, Any]) -> str:
         f"{_n(report, 'train')} to train on", f"{_n(report, 'val')} held out for the loss",
         f"{_n(report, 'holdout')} of tasks that are never trained on",
     ]  # fmt: skip
-    left_out = (
-        f" ({_n(report, 'left_out')} of them only left out by limits or the mixture)" if report.get("left_out") else ""
-    )
+    left_out = f" + {_n(report, 'left_out')} left out by limits or the mixture" if report.get("left_out") else ""
+    rejected = int(report.get("rejected") or 0) - int(report.get("left_out") or 0)
     return (
         f"Instruction data in Alpaca form: {_n(report, 'kept')} rows, {', '.join(parts)}. "
-        f"{_n(report, 'read')} rows were read = {_n(report, 'kept')} kept + {_n(report, 'rejected')} rejected"
+        f"{_n(report, 'read')} rows were read = {_n(report, 'kept')} kept + {rejected:,} rejected"
         f"{left_out}. {_n(report, 'with_input')} rows carry an input.\n\n"
         "**Form.** One JSON object a line: `instruction`, `input` (may be empty), `output`, and `id` (hash of the "
         "three), `source`, `language`, `task`, `exact` (the output is the only right answer), `thread` (the "
@@ -76,9 +75,16 @@ def _sources(report: Mapping[str, Any]) -> str:
     for source in report.get("sources", ()):
         forms = ", ".join(source.get("forms") or ()) or "-"
         licence = _licence(str(source.get("path", "")))
-        counts = (f"{source.get(name, 0):,}" for name in ("read", "kept", "rejected"))
-        rows.append((code(label_of(source)), plain(forms), *counts, licence))
-    return _table(("source", "form", "read", "kept", "rejected", "licence"), rows, numbers=(2, 3, 4))
+        left = source.get("left_out", 0)
+        counts = (source.get("read", 0), source.get("kept", 0), source.get("rejected", 0) - left, left)
+        rows.append((code(label_of(source)), plain(forms), *(f"{n:,}" for n in counts), licence))
+    head = ("source", "form", "read", "kept", "rejected", "left out", "licence")
+    notes = [
+        f"- {code(label_of(source))}: {plain(note)} ({count:,} rows)"
+        for source in report.get("sources", ())
+        for note, count in (source.get("notes") or {}).items()
+    ]
+    return "\n\n".join(filter(None, (_table(head, rows, numbers=(2, 3, 4, 5)), "\n".join(notes))))
 
 
 def _licence(path: str) -> str:

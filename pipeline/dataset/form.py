@@ -7,7 +7,9 @@ The form is told by the names of the fields, letter case aside; the first one th
 - messages (OpenAI) and sharegpt: see `pipeline.dataset.conversation`.
 - seeds: self-instruct's tasks. One row for each of `instances`; the task is `classification` where `is_classification`
   is true (every seed has a name of its own, so the name would be a task of one row).
-- prompt/completion, question/answer (q/a, 질문/답변), inputs/targets (FLAN).
+- prompt/completion, question/answer (q/a, 질문/답변), problem/solution, inputs/targets (FLAN, P3).
+- preferences (`chosen`, `rejected`), and texts that are messages: see `pipeline.dataset.preference`.
+- trees of OpenAssistant: see `pipeline.dataset.tree`.
 
 `task` or `category` is the task, `system` stands before the instruction, and `history`, pairs of question and answer,
 makes a row a conversation. `columns` of a source comes before all that. Text without a question (`text`) is rejected,
@@ -23,19 +25,24 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.config import Source
-from pipeline.dataset.content import MEDIA, lost, unused
-from pipeline.dataset.conversation import CONVERSATION, rows_of
+from pipeline.dataset import advice
+from pipeline.dataset.content import lost, unused
+from pipeline.dataset.conversation import CONVERSATION, SPEAKERS, rows_of
 from pipeline.dataset.guess import guess
+from pipeline.dataset.preference import CHOSEN, notes, talk, undesired
 from pipeline.dataset.raw import Raw
+from pipeline.dataset.seeds import instances
+from pipeline.dataset.tree import TREE, conversation, is_message
 from pipeline.errors import UserError
 
 TEXTS = ("instruction", "input", "output")
-OUTPUTS = ("response", "output", "answer")
+OUTPUTS = ("response", "output", "answer", *CHOSEN)
+PRETOKENIZED = "_pretokenized"  # the text, beside a field that holds its ids
 FLAT: dict[str, dict[str, tuple[str, ...]]] = {  # form: our field: what it is called there, the first that is there
     "alpaca": {
         "instruction": ("instruction",),
         "input": ("input", "context"),
-        "output": ("output", *OUTPUTS, "completion"),
+        "output": ("output", "response", "answer", "completion", *CHOSEN),
     },
     "prompt/completion": {
         "instruction": ("prompt",),
@@ -45,11 +52,16 @@ FLAT: dict[str, dict[str, tuple[str, ...]]] = {  # form: our field: what it is c
     "question/answer": {
         "instruction": ("question", "query", "q", "질문"),
         "input": ("context", "input"),
-        "output": ("answer", *OUTPUTS, "a", "답변"),
+        "output": ("answer", "response", "output", "a", "답변", *CHOSEN),
     },
-    "inputs/targets": {"instruction": ("inputs",), "output": ("targets",)},
+    "problem/solution": {"instruction": ("problem",), "input": ("context",), "output": ("solution", *OUTPUTS)},
+    "inputs/targets": {
+        "instruction": (f"inputs{PRETOKENIZED}", "inputs"),
+        "output": (f"targets{PRETOKENIZED}", "targets"),
+    },
 }
-LISTS = ("conversation", "seeds")  # forms whose rows come out of a list; `columns` cannot name that
+# Forms whose rows come out of a list, which `columns` cannot name, and what of it can hold further content.
+LISTS = {"seeds": "the inputs", **dict.fromkeys(("conversation", "chosen", "tree"), "a message")}
 EXTRA = {
     "task": ("task", "category"),
     "system": ("system", "system_prompt"),
@@ -81,10 +93,15 @@ def form_of(row: Any, source: Source | None = None) -> str:
         return "unknown"
     plan = _plan_of(row, source.columns if source else {})
     if plan.form != "conversation":
-        return plan.form
+        return "preference" if plan.form == "chosen" else plan.form
     messages = row[plan.fields["conversation"]]
     first = messages[0] if isinstance(messages, list) and messages else messages
     return "sharegpt" if isinstance(first, dict) and ("from" in first or "value" in first) else "messages"
+
+
+def notes_of(row: Any, source: Source) -> list[str]:
+    """What is to be said of answers and reasoning in a row that are not learnt."""
+    return list(notes(row, _plan_of(row, source.columns).fields.values())) if isinstance(row, dict) else []
 
 
 def is_row(value: dict[str, Any]) -> bool:
@@ -102,9 +119,14 @@ def rows(raw: Raw, source: Source) -> list[Raw]:
         raw = Raw({**row, plan.wanted: ""}, raw.place)
         row = raw.value
         plan = _plan_of(row, source.columns)
+    if plan.complete and (name := undesired(row, plan.fields.values(), row.get(plan.fields.get("output", "")))):
+        return [raw.refused("undesired", f"{name[:40]!r} is false: the answer is marked as a bad one")]
     made = [raw] if plan.as_is else _made(raw, row, plan, source)
     if plan.unused and (names := lost(row, plan.unused, made)):
-        return [raw.refused("field-not-used", _what_to_do(row, names, plan))]
+        if plan.form in LISTS:
+            return [raw.refused("field-not-used", advice.for_list(names, LISTS[plan.form]))]
+        texts = {ours: plan.fields[ours] for ours in TEXTS if ours in plan.fields}
+        return [raw.refused("field-not-used", advice.for_columns(row, names, texts))]
     return made
 
 
@@ -129,37 +151,45 @@ def _made(raw: Raw, row: dict[str, Any], plan: Plan, source: Source) -> list[Raw
     system = system if system and system.strip() else ""
     task = _task(row.get(fields["task"]), "task" in source.columns) if "task" in fields else ""
     if plan.form == "seeds":
-        return _instances(raw, row, plan, system, task, "output" in source.needs)
-    if plan.form == "conversation":
-        return rows_of(raw, row[fields["conversation"]], system, task)
+        task = task or ("classification" if row.get("is_classification") is True else "")
+        instruction = _under(system, row[fields["instruction"]])
+        return instances(raw, row[fields["instances"]], instruction, task, "output" in source.needs)
+    if plan.form == "chosen" and talk(row.get(fields.get("prompt", "")), row[fields["chosen"]]) is None:
+        return [raw.refused("instruction-missing", f"no question beside {fields['chosen']!r} (form: preference)")]
+    if plan.form in LISTS:
+        return rows_of(raw, *_messages(row, plan), system, task)
     flat: dict[str, Any] = {ours: row[fields[ours]] for ours in TEXTS if ours in fields}
     if "history" in fields and (history := row[fields["history"]]):
         return _with_history(raw, flat, history, system, task)
+    if found := talk(flat["instruction"], flat["output"]):
+        if flat.get("input"):
+            return [raw.refused("field-not-used", advice.would_be_lost([fields["input"]]) + "; put it into a message")]
+        return rows_of(raw, *found, system, task)
     flat["instruction"] = _under(system, flat["instruction"])
     return [Raw({**flat, "task": task, "thread": row[fields["thread"]] if "thread" in fields else ""}, raw.place)]
 
 
+def _messages(row: dict[str, Any], plan: Plan) -> tuple[Any, int]:
+    """The messages of a row that is a conversation, and how many of them are only its prompt."""
+    fields = plan.fields
+    if plan.form == "tree":
+        return conversation(row[fields["prompt"]]), 0
+    if plan.form == "chosen":
+        return talk(row.get(fields.get("prompt", "")), row[fields["chosen"]]) or (None, 0)
+    messages = row[fields["conversation"]]
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    if "chosen" not in fields or not isinstance(last, dict) or _is_answer(last):
+        return messages, 0
+    return talk(messages, row[fields["chosen"]]) or (messages, 0)
+
+
+def _is_answer(message: dict[str, Any]) -> bool:
+    role = message.get("role") or message.get("from")
+    return isinstance(role, str) and SPEAKERS.get(role.strip().lower()) == "assistant"
+
+
 def _under(system: str, instruction: Any) -> Any:
     return f"{system}\n\n{instruction}" if system and isinstance(instruction, str) else instruction
-
-
-def _would_be_lost(names: Sequence[str]) -> str:
-    return f"field{'s' if len(names) > 1 else ''} {', '.join(repr(name[:40]) for name in names)} would be lost"
-
-
-def _what_to_do(row: dict[str, Any], names: Sequence[str], plan: Plan) -> str:
-    """Why a row with content that nobody reads is refused. One text, where there is no input yet, is probably that."""
-    what = _would_be_lost(names)
-    if plan.form in LISTS:
-        return f"{what}; put it into {'a message' if plan.form == 'conversation' else 'the inputs'}, or take it out"
-    columns = {ours: plan.fields[ours] for ours in TEXTS if ours in plan.fields}
-    asked, name, low = columns["instruction"], names[0], names[0].strip().lower()
-    one_text = len(names) == 1 and isinstance(row[name], str) and low not in MEDIA
-    if not one_text or ("input" in columns and row[columns["input"]]):
-        return f"{what}; put it into one of these, or leave it out: {_line(columns)}"
-    swap = low in ("instruction", "definition")
-    columns = {"instruction": name if swap else asked, "input": asked if swap else name, "output": columns["output"]}
-    return f"{what}; say which is which: {_line(columns)}"
 
 
 def require(names: Sequence[str], source: Source, where: str) -> None:
@@ -177,13 +207,8 @@ def require(names: Sequence[str], source: Source, where: str) -> None:
         raise UserError(f"the names of the columns are not UTF-8: {listed!a}", where, fix)
     what = f"no column {plan.wanted!r}" if plan.wanted else "no column holds a known question or instruction"
     known = {ours: [n for form in FLAT.values() for n in form.get(ours, ())] for ours in TEXTS}
-    line = _line(guess(names, {str(ours): theirs for ours, theirs in source.columns.items()}, known))
+    line = advice.line(guess(names, {str(ours): theirs for ours, theirs in source.columns.items()}, known))
     raise UserError(f"{what}; the columns are: {listed}", where, f"say which is which: {line}")
-
-
-def _line(columns: dict[str, str]) -> str:
-    """As it is written in a config."""
-    return f"columns: {{{', '.join(f'{ours}: {theirs}' for ours, theirs in columns.items())}}}"
 
 
 def _plan_of(row: dict[str, Any], columns: dict[Any, str]) -> Plan:
@@ -213,6 +238,7 @@ def _plan(keys: tuple[str, ...], columns: tuple[tuple[str, str], ...]) -> Plan:
         if "input" in named and plan.form not in LISTS:
             return replace(plan, fields={**plan.fields, "input": named["input"]})
         used = {theirs for ours, theirs in plan.fields.items() if ours != "history" or plan.form not in LISTS}
+        used |= {theirs.removesuffix(PRETOKENIZED) for theirs in used}
         return replace(plan, unused=unused(keys, used, "input" in plan.fields)) if plan.complete else plan
     fields = {**{k: v for k, v in plan.fields.items() if v not in named.values()}, **extra, **named}
     for ours in ("instruction", "output"):
@@ -225,7 +251,11 @@ def _recognised(folded: dict[str, str], extra: dict[str, str], named: set[str]) 
     """The form of fields with these names (lower case: as it is)."""
     if "instruction" in folded and "instances" in folded:
         return Plan("seeds", {**extra, **{name: folded[name] for name in ("instruction", "instances")}})
+    if set(folded) >= TREE or is_message(folded):
+        return Plan("tree", {**extra, "prompt": folded.get("prompt", folded.get("text", ""))})
     told = [name for name in CONVERSATION if name in folded]
+    preferred = next((folded[name] for name in CHOSEN if name in folded), "")
+    chosen = {"chosen": preferred} if preferred else {}
     for form, ours in FLAT.items():
         found = {k: folded[n] for k, names in ours.items() for n in names[::-1] if n in folded}
         if "instruction" not in found or (told and (form != "alpaca" or "output" not in found)):
@@ -236,11 +266,14 @@ def _recognised(folded: dict[str, str], extra: dict[str, str], named: set[str]) 
         elif form == "alpaca" and "url" in folded:
             form = "koalpaca"
         if "output" not in found:
-            return Plan(form, fields, "output", ours["output"][0])
+            return Plan(form, fields, "output", ours["output"][0].removesuffix(PRETOKENIZED))
         as_is = form in ("alpaca", "koalpaca") and all(k == v for k, v in fields.items())
         return Plan(form, fields, as_is=as_is and not {"system", "history"} & set(fields) and not named)
     if told:
-        return Plan("conversation", {**extra, "conversation": folded[told[0]]})
+        return Plan("conversation", {**extra, "conversation": folded[told[0]], **chosen})
+    if chosen:
+        prompt = {"prompt": folded["input"]} if "input" in folded else {}
+        return Plan("chosen", {**extra, **prompt, **chosen})
     return Plan("text" if "text" in folded else "unknown")
 
 
@@ -249,30 +282,6 @@ def _task(value: Any, named: bool) -> str:
     if named and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) else ""
-
-
-def _instances(
-    raw: Raw, row: dict[str, Any], plan: Plan, system: str, task: str, needs_output: bool = True
-) -> list[Raw]:
-    instances = row[plan.fields["instances"]]
-    instruction = _under(system, row[plan.fields["instruction"]])
-    if not isinstance(instances, list) or not instances:
-        return [raw.refused("no-instances", "its list of instances is empty, or is no list (form: seeds)")]
-    task = task or ("classification" if row.get("is_classification") is True else "")
-    found = []
-    for k, instance in enumerate(instances, 1):
-        place = f"{raw.place}, instance {k}" if len(instances) > 1 else raw.place
-        if isinstance(instance, dict) and not needs_output:
-            instance = {"output": "", **instance}
-        if not isinstance(instance, dict) or "output" not in instance:
-            found.append(raw.refused("output-missing", "the instance has no field 'output' (form: seeds)", place))
-            continue
-        texts = {"instruction": instruction, "input": instance.get("input"), "output": instance["output"]}
-        one = Raw({**texts, "task": task}, place)
-        names = lost(instance, unused(tuple(instance), ("input", "output"), has_input=True), [one])
-        reason = f"{_would_be_lost(names)}; put it into the input, or take it out"
-        found.append(raw.refused("field-not-used", reason, place) if names else one)
-    return found
 
 
 def _with_history(raw: Raw, flat: dict[str, Any], history: Any, system: str, task: str) -> list[Raw]:
@@ -285,4 +294,4 @@ def _with_history(raw: Raw, flat: dict[str, Any], history: Any, system: str, tas
         return [Raw(flat, raw.place)]
     pairs = [*pairs, ("\n\n".join(asked), flat["output"])]
     messages = [{"role": r, "content": t} for pair in pairs for r, t in zip(("user", "assistant"), pair, strict=True)]
-    return rows_of(raw, messages, system, task)
+    return rows_of(raw, messages, 0, system, task)

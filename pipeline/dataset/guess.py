@@ -7,6 +7,8 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 
+from pipeline.dataset.preference import LOST
+
 KOREAN = {
     "instruction": ("지시문", "지시", "명령", "명령어", "질문", "질의"),
     "input": ("입력", "문맥", "지문"),
@@ -19,9 +21,9 @@ NUMBER = re.compile(r"(?:^|[\W_])(?:id|idx|index|no|nr)$|번호$", re.IGNORECASE
 def guess(names: Sequence[str], columns: Mapping[str, str], known: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Our fields with the columns they may be: what the config says where it is right, else the most similar names.
 
-    Numbers of rows (`id`, 번호) are no guess, and an input is named only where one is similar. What is open then is
-    `?`, since any other column would be a lie that looks like advice; but where just as many columns are left as are
-    asked for, they can only be these, in their order.
+    Numbers of rows (`id`, 번호) and answers that lost (`rejected`) are no guess, and an input is named only where one
+    is similar. What is open then is `?`, since any other column would be a lie that looks like advice; but where just
+    as many columns are left as are asked for, they can only be these, in their order.
 
     Args:
         names: of the columns that are there.
@@ -29,7 +31,7 @@ def guess(names: Sequence[str], columns: Mapping[str, str], known: Mapping[str, 
         known: names under which our fields are read without being told.
     """
     found = {ours: theirs for ours, theirs in columns.items() if theirs in names}
-    names = [name for name in names if not NUMBER.search(name)]
+    names = [name for name in names if not NUMBER.search(name) and name.strip().lower() not in LOST]
     wanted = dict.fromkeys(("instruction", "input", "output", *columns))
     alike = []
     for ours in wanted:

@@ -24,6 +24,7 @@ SPACE = re.compile(r"[ \t\n\r]*")
 BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{}]', re.DOTALL)  # a whole text counts as one
 MAX_DEPTH = 200  # brackets in brackets; far above any data, and below what Python can pickle and write again
 PROBE = 4 << 20  # bytes looked at to tell a file of one large object from a bad first line
+LIST = re.compile(r'"(?P<key>[^"\\]{1,40})"\s*:\s*\[\s*\{')  # a field that holds a list of objects
 TOO_DEEP = "not readable JSON: brackets are nested too deeply"
 MEND = "mend that place, or fetch the file again"
 
@@ -241,8 +242,10 @@ def _first(stream: Stream, name: str, line: int) -> list[bytes]:
         whole, end = Decoder().raw_decode(text, start)
     except json.JSONDecodeError as error:
         if _may_go_on(error, len(text)) and stream.peek(1):
+            inside = LIST.search(text)
+            fix = f"save the list under {inside['key']!r}" if inside else "save the list of rows inside it"
             raise UserError("a JSON object instead of rows: it goes on for more than 4 MB", place,
-                            "save the list of rows inside it as a file of its own") from None  # fmt: skip
+                            f"{fix} as a file of its own") from None  # fmt: skip
         return head
     except RecursionError:
         return head

@@ -22,6 +22,7 @@ from pipeline.dataset import columnar, hub, json_text, table
 from pipeline.dataset.families import generate
 from pipeline.dataset.packed import Bomb, Damaged, Stream, opened
 from pipeline.dataset.raw import Raw
+from pipeline.dataset.tree import gathered
 from pipeline.encoding import SAMPLE, likely
 from pipeline.errors import UserError
 
@@ -93,9 +94,15 @@ def _matches(pattern: str) -> list[Path]:
 def read(source: Source, seed: int) -> Iterator[Raw]:
     """The rows of a source in their order, as they stand there; `form.rows` makes instructions of them.
 
+    Messages of one tree (`pipeline.dataset.tree`) are one row.
+
     Raises:
         UserError: the source as a whole cannot be read.
     """
+    yield from gathered(_read(source, seed))
+
+
+def _read(source: Source, seed: int) -> Iterator[Raw]:
     kind = kind_of(source)
     if kind == "families":
         yield from _families(source, seed)

@@ -27,8 +27,9 @@ def split(rows: Sequence[Member], data: Data, unseen: Collection[int] = ()) -> l
     """The part of each row: train, val (same tasks, unseen rows) or holdout (tasks never trained on).
 
     A row's side is decided by the hash of its content, or of its conversation where it belongs to one: copies of a row
-    go where it goes. With `data.val` as a share, a row's side depends on nothing else: it stays when the
-    data grows. With a count, new rows can push an old one from val to train, never the other way.
+    go where it goes. With `data.val` as a share, a row's side depends on nothing else: it stays when the data grows,
+    but for the one row that is held out where the share of few rows would be none. With a count, new rows can push an
+    old one from val to train, never the other way.
 
     Args:
         unseen: ids of further rows that belong to held-out tasks, though they may not say so.
@@ -51,12 +52,16 @@ def _unit(row: Member) -> int:
 
 
 def _share(rest: Sequence[Member], data: Data) -> set[int]:
+    """The units whose number in the lottery is below the share; of few rows at least one, so that a loss is measured.
+
+    None where nothing else would be left to train on.
+    """
     limit = int(data.val * (1 << 256))
-    return {
-        _unit(r)
-        for r in rest
-        if (r.exact or not data.val_exact_only) and int(rank(_name(_unit(r)), data.seed), 16) < limit
-    }
+    numbers = {_unit(r): int(rank(_name(_unit(r)), data.seed), 16) for r in rest if r.exact or not data.val_exact_only}
+    chosen = {unit for unit, number in numbers.items() if number < limit}
+    if not chosen and numbers and len({_unit(r) for r in rest}) > 1:
+        return {min(numbers, key=lambda unit: numbers[unit])}
+    return chosen
 
 
 def _count(rest: Sequence[Member], data: Data) -> set[int]:

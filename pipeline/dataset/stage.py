@@ -17,7 +17,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.config import Config
+from pipeline.config import Config, Data
 from pipeline.dataset.benchmark import files_of as benchmark_files
 from pipeline.dataset.benchmark import read_all
 from pipeline.dataset.chunk import Work
@@ -28,6 +28,7 @@ from pipeline.dataset.engine import engine
 from pipeline.dataset.rules.rule import Cleaner
 from pipeline.dataset.source import files_of, labels
 from pipeline.dataset.split import PARTS
+from pipeline.dataset.summary import label_of
 from pipeline.dataset.writer import Writer
 from pipeline.errors import UserError
 from pipeline.files import write_json, write_text
@@ -84,7 +85,7 @@ def build(config: Config, run: Run, stage_key: dict[str, Any] | None = None) -> 
                                       if source.rehearsal]  # fmt: skip
         write_json(output.folder / "report.json", report)
         write_text(output.folder / "README.md", shortener(run.root, config)(datasheet(report, config)))
-    _said(report, run)
+    _said(report, run, data)
 
 
 def _account(report: dict[str, Any], lines: Mapping[str, int], repeats: int) -> None:
@@ -94,7 +95,7 @@ def _account(report: dict[str, Any], lines: Mapping[str, int], repeats: int) -> 
         raise AssertionError(f"{report['read']} rows read, {written} written: a row was lost ({lines})")
 
 
-def _said(report: dict[str, Any], run: Run) -> None:
+def _said(report: dict[str, Any], run: Run, data: Data) -> None:
     for rule in report["rules"]:
         done = ", ".join(f"{rule[name]:,} {name}" for name in ("rejected", "fixed", "flagged") if rule[name])
         if rule["rule"] in LEFT_OUT:
@@ -102,9 +103,15 @@ def _said(report: dict[str, Any], run: Run) -> None:
         if rule["examples"]:
             first = rule["examples"][0]
             say(f"      {rule['rule']}: {done}: {first['reason']} (first: {first['place']})")
+    for source in report["sources"]:
+        for note, count in source.get("notes", {}).items():
+            say(f"      {label_of(source)}: {note} ({count:,} rows)")
+    if data.val and not report["val"]:
+        say(f"data: data.val is {data.val:g}, but no row is held out: there are too few (or none is marked exact)")
+    left = f", {report['left_out']:,} left out" if report["left_out"] else ""
     say(
         f"data: {report['train']:,} train, {report['val']:,} val, {report['holdout']:,} held-out tasks, "
-        f"{report['rejected']:,} rejected -> {run.folder('dataset')}"
+        f"{report['rejected'] - report['left_out']:,} rejected{left} -> {run.folder('dataset')}"
     )
 
 

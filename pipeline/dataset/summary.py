@@ -19,13 +19,15 @@ MEANINGS = {
     "near-duplicate": "Shares most of its shingles with an earlier row that was kept.",
     "not-novel": "Its instruction is too close (ROUGE-L) to one that was kept.",
     "contaminated": "Holds a question of a benchmark.",
-    "limit": "Over its source's limit.",
-    "task-limit": "Over data.task_limit for its task.",
+    "limit": "Left out: over its source's limit.",
+    "task-limit": "Left out: over data.task_limit for its task.",
     "weight": "Left out so that the sources stand in the ratio of their weights.",
     "rehearsal": "Left out so that rehearsal has its share.",
     "not-json": "The line could not be parsed.",
     "duplicate-key": "An object names one field twice with different values.",
     "invalid-utf-8": "A text is not UTF-8.",
+    "undesired": "A label says that the answer is a bad one (preference data).",
+    "field-not-used": "Holds content that its form does not use.",
 }
 
 
@@ -37,6 +39,7 @@ class Summary:
         self.labels = labels(data.sources)
         self.read: Counter[int] = Counter()
         self.forms: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        self.notes: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self.counts: Counter[tuple[str, str, int]] = Counter()  # (rule, rejected | fixed | flagged, source)
         self.examples: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         self.parts: defaultdict[int, Counter[str]] = defaultdict(Counter)
@@ -47,6 +50,7 @@ class Summary:
     def add(self, result: Result) -> None:
         """A chunk that was read: what checks and rules did to it."""
         self.forms[result.source].update(result.forms)
+        self.notes[result.source].update(result.notes)
         self.read[result.source] += len(result.lines)
         for rule, count in result.rejected.items():
             self.counts[rule, "rejected", result.source] += count
@@ -92,6 +96,7 @@ class Summary:
                     "forms": _sorted(self.forms[n]), "read": self.read[n],
                     "kept": sum(self.parts[n].values()), "rejected": self.count("rejected", n), "left_out": left_out,
                     **{part: self.parts[n][part] for part in PARTS}, "languages": _sorted(self.languages[n]),
+                    **({"notes": _sorted(self.notes[n])} if self.notes[n] else {}),
                 }
             )  # fmt: skip
         return found

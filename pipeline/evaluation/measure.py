@@ -15,6 +15,7 @@ from pipeline.evaluation.heldout import held_out_loss
 from pipeline.evaluation.probe_causes import Facts, warnings
 from pipeline.evaluation.probes import fitting, probe
 from pipeline.evaluation.shots import Shots, with_shots
+from pipeline.evaluation.standard_error import shown
 from pipeline.language import language_of
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.tokens import Tokens
@@ -119,7 +120,7 @@ def rows_of_table(base: dict[str, Any], tuned: dict[str, Any]) -> list[tuple[str
 
 
 def _exact(marked: dict[str, Any]) -> str:
-    return f"{marked['exact']:.1%} ± {marked['exact_standard_error']:.1%}"
+    return shown(marked["exact"], marked["exact_standard_error"], ".1%")
 
 
 def _general_rows(base: dict[str, Any] | None, tuned: dict[str, Any] | None) -> list[tuple[str, str, str]]:
@@ -129,5 +130,5 @@ def _general_rows(base: dict[str, Any] | None, tuned: dict[str, Any] | None) -> 
     return [
         (f"general text: loss ({tuned['tokens']:,} tokens)", f"{base['loss']:.3f}", f"{tuned['loss']:.3f}"),
         ("general text: perplexity", f"{base['perplexity']:.1f}", f"{tuned['perplexity']:.1f}"),
-        ("forgetting: change of that loss", "", f"{change:+.3f} ± {error:.3f}"),
+        ("forgetting: change of that loss", "", shown(change, error, "+.3f")),
     ]

@@ -21,6 +21,16 @@ def ratio(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
     return mean, math.sqrt(m / (m - 1) * spread) / total
 
 
+def shown(value: float, error: float | None, form: str) -> str:
+    """`0.123 ± 0.004` in a format such as `+.3f`; the value alone where no error is known, and never `-0.000`.
+
+    form: as Python writes it, a sign first where one is to be shown.
+    """
+    sign, form = ("+", form[1:]) if form.startswith("+") else ("", form)
+    text = f"{value:{sign}z{form}}"
+    return text if error is None or math.isnan(error) else f"{text} ± {error:{form}}"
+
+
 def mean(values: Sequence[float]) -> tuple[float, float]:
     """Mean and its standard error, each value a block of `ratio`; NaN where there are too few values for one."""
     return ratio(values, [1] * len(values)) if values else (math.nan, math.nan)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.config import Config
 from pipeline.evaluation.general import forgetting
-from pipeline.evaluation.standard_error import mean, ratio
+from pipeline.evaluation.standard_error import mean, ratio, shown
 from pipeline.markdown import code, plain
 
 Row = dict[str, Any]
@@ -161,8 +161,7 @@ def _cell(value: float | None, error: float | None, share: bool, signed: bool) -
         return ""
     scale = 100.0 if share else 1.0
     form = ".1f" if share else ".3f" if abs(value) < 100 else ",.1f" if abs(value) < 1e6 else ".2e"
-    text = f"{value * scale:{'+' if signed else ''}{form}}"
-    text += "" if error is None else f" ± {error * scale:{form}}"
+    text = shown(value * scale, None if error is None else error * scale, ("+" if signed else "") + form)
     return text + ("" if not share else " %" if not signed else " points")
 
 

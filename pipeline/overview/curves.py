@@ -154,12 +154,12 @@ def _pair(drawing: Drawing, pair: Pair, left: float, scale: float, y: float) -> 
 
     both = ((pair.base, pair.base_error, "base", "neutral"), (pair.tuned, pair.tuned_error, "tuned", "accent"))
     for value, error, _, _ in both:
-        if error:
+        if error and not math.isnan(error):
             start = place(value - error)
             drawing.add(Rect(start, y - 4, max(place(value + error) - start, 1), 8, "accent-3"))
     drawing.add(Line(place(pair.base), y, place(pair.tuned), y, "neutral", 1.5))
     for value, error, who, colour in both:
-        around = f" ± {error:.1%}" if error else ""
+        around = f" ± {error:.1%}" if error and not math.isnan(error) else ""
         drawing.add(Dot(place(value), y, 5, colour, f"{pair.label}, {who}: {value:.1%}{around}"))
 
 

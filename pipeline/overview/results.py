@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -183,7 +184,9 @@ def _with_error(row: Mapping[str, Any], name: str, sign: str = "") -> str:
     value, error = row.get(name), row.get(f"{name}_error")
     if not isinstance(value, (int, float)):
         return "not measured"
-    return f"{value:{sign}.4g}" + (f" ± {error:.2g}" if isinstance(error, (int, float)) else "")
+    return f"{value:{sign}.4g}" + (
+        f" ± {error:.2g}" if isinstance(error, (int, float)) and not math.isnan(error) else ""
+    )
 
 
 def _is_share(value: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.evaluation.general import forgetting
+from pipeline.evaluation.standard_error import shown
 from pipeline.model.methods import BY_NAME
 from pipeline.overview import curves
 from pipeline.overview.parts import PARTS, Parts
@@ -56,7 +57,7 @@ def headline(parts: Parts) -> list[tuple[str, str]]:
         found.append((shares, "exact match, tasks never trained on"))
     if base.get("general") and tuned.get("general"):
         change, error = forgetting(base["general"], tuned["general"])
-        found.append((f"{change:+.3f} ± {error:.3f}", "forgetting: change of loss on general text"))
+        found.append((shown(change, error, "+.3f"), "forgetting: change of loss on general text"))
     if parts.judged:
         found.append((f"{parts.judged['win_rate']:.0%}", "win rate before a judge, ties half"))
     return found

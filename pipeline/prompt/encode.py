@@ -8,6 +8,9 @@ as stanford_alpaca and alpaca-lora did (stanford_alpaca train.py `preprocess`, a
 `generate_and_tokenize_prompt`): where the answer changes the prompt's last token, the mask is off by that token.
 Recipes with `join: apart` join ids, so the seam is always clean.
 
+A row of a conversation that is longer than the cutoff loses its oldest turns first, as many as it takes; only what is
+still too long without any is cut. Rows without earlier turns are never changed.
+
 Scripts that put the end token behind the answer as text got it back as the token, and where they had added it to the
 tokenizer as a word and not as an `AddedToken`, the slow tokenizer stripped the white space in front of it (transformers
 v4.28.1, tokenization_utils.py, `tokenize`): `prompt.strip_end`. What those tokenizers did besides is not done here: a
@@ -18,10 +21,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.config import Prompt
 from pipeline.errors import UserError
+from pipeline.prompt.history import shortened
 from pipeline.prompt.template import Template
 from pipeline.prompt.tokenizer import Tokenizer
 from pipeline.record import Example
@@ -36,7 +40,8 @@ class Row:
     """One encoded example.
 
     ids, labels: equally long. prompt: how many leading ids are prompt (BOS included). cut: it was longer than the
-    cutoff and lost its end token. seam: joining the answer changed the prompt's tokens.
+    cutoff and lost its end token. seam: joining the answer changed the prompt's tokens. forgot: it lost its oldest
+    turns to fit into the cutoff.
     """
 
     ids: list[int]
@@ -44,6 +49,7 @@ class Row:
     prompt: int
     cut: bool
     seam: bool
+    forgot: bool = False
 
     @property
     def learnt(self) -> int:
@@ -96,7 +102,24 @@ class Encoder:
         return self._opening() + self.tokenizer.encode([self.template.prompt(instruction, input)])[0]
 
     def rows(self, examples: Sequence[Example]) -> list[Row]:
-        """Encodes examples in their order."""
+        """Encodes examples in their order, without the oldest turns of conversations that do not fit."""
+        found = self._encoded(examples)
+        shorter = {i: shortened(examples[i]) for i, row in enumerate(found) if row.cut}
+        # By bisection: the fewest turns whose loss is enough, or all of them.
+        bounds = {i: (0, len(options) - 1) for i, options in shorter.items() if options}
+        while open_ := {i: (low, high) for i, (low, high) in bounds.items() if low < high}:
+            rows = self._encoded([shorter[i][(low + high) // 2] for i, (low, high) in open_.items()])
+            for (i, (low, high)), row in zip(open_.items(), rows, strict=True):
+                middle = (low + high) // 2
+                bounds[i] = (middle + 1, high) if row.cut else (low, middle)
+        rows = self._encoded([shorter[i][low] for i, (low, _) in bounds.items()])
+        for i, row in zip(bounds, rows, strict=True):
+            found[i] = replace(row, forgot=True)
+        return found
+
+    def _encoded(self, examples: Sequence[Example]) -> list[Row]:
+        if not examples:
+            return []
         prompts = [self.template.prompt(e.instruction, e.input) for e in examples]
         answers = [self.template.answer(e.output) for e in examples]
         heads = self.tokenizer.encode(prompts)

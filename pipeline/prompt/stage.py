@@ -90,7 +90,9 @@ def build(config: Config, run: Run, vocabulary: Vocabulary, stage_key: dict[str,
 def _encode_part(
     config: Config, encoder: Encoder, examples: Sequence[Example], folder: Path, part: str, rejected: TextIO
 ) -> dict[str, int]:
-    counts = dict.fromkeys(("rows", "tokens", "learnt", "longest", "cut", "rejected", "no_loss", "seam", "unknown"), 0)
+    counts = dict.fromkeys(
+        ("rows", "tokens", "learnt", "longest", "cut", "forgot", "rejected", "no_loss", "seam", "unknown"), 0
+    )
     writer = TokenWriter(folder / f"{part}.arrow")
     with bar(total=len(examples), what=f"tokens {part}") as progress:
         for start in range(0, len(examples), CHUNK):
@@ -120,6 +122,7 @@ def _count(counts: dict[str, int], rows: Sequence[Row], rejected: int) -> None:
     counts["tokens"] += sum(len(row.ids) for row in rows)
     counts["learnt"] += sum(learnt)
     counts["longest"] = max([counts["longest"], *(len(row.ids) for row in rows)])
+    counts["forgot"] += sum(row.forgot for row in rows)
     counts["cut"] += sum(row.cut for row in rows)
     counts["rejected"] += rejected
     counts["no_loss"] += sum(n == 0 for n in learnt)
@@ -134,6 +137,7 @@ def _report(counts: dict[str, Any], config: Config) -> None:
     )
     meanings = {
         "cut": f"rows were longer than {cutoff} and cut: they do not learn to stop (prompt.too_long=reject drops them)",
+        "forgot": f"rows of conversations lost their oldest turns to fit into {cutoff} tokens",
         "rejected": f"rows longer than {cutoff} tokens rejected (tokens/rejected.jsonl)",
         "no_loss": "rows carry no loss, their prompt fills the cutoff",
         "unknown": "rows have letters that the tokenizer has no token for",

@@ -92,9 +92,9 @@ def legend(drawing: Drawing, entries: Sequence[tuple[str, str]]) -> float:
 
 
 def flow(numbers: Mapping[str, Any], width: float) -> Drawing:
-    """Rows read = kept + rejected, to scale; below, the rejected ones magnified and parted by reason."""
+    """Rows read = kept + rejected + left out, to scale; below, those not kept magnified and parted by reason."""
     drawing = Drawing("flow", width, 0, "From rows read to rows learnt", "Rows read, kept, and rejected by each rule")
-    read, kept, rejected = (numbers[name] for name in ("read", "kept", "rejected"))
+    read, kept, gone, left = (numbers[name] for name in ("read", "kept", "rejected", "left_out"))
     rows = [
         Bar(name, [(n, "accent", f"{n:,} rows {name}")], f"{n:,}", bold=True)
         for name, n in (("read", read), ("kept", kept))
@@ -105,10 +105,14 @@ def flow(numbers: Mapping[str, Any], width: float) -> Drawing:
             tip = f"{label}: {numbers[key]:,} rows ({share(numbers[key], read)} of those read)"
             rows.append(Bar(label, [(numbers[key], colour, tip)], f"{numbers[key]:,}", start, inset=14))
             start += numbers[key]
-    if not rejected:
+    if not gone:
         return bars(drawing, rows)
-    tip = f"rejected: {rejected:,} rows ({share(rejected, read)} of those read)"
-    rows.append(Bar("rejected", [(rejected, "warn", tip)], f"{rejected:,}", kept, bold=True))
+    start = kept
+    for n, colour, name in ((gone - left, "warn", "rejected"), (left, "neutral", "left out")):
+        if n:
+            tip = f"{name}: {n:,} rows ({share(n, read)} of those read)"
+            rows.append(Bar(name, [(n, colour, tip)], f"{n:,}", start, bold=True))
+            start += n
     scale = _bars(drawing, rows, 2.0)
     top, bottom = drawing.height + 3, drawing.height + 40
     drawing.add(Text(14, top + 15, "magnified", 12, "soft"))
@@ -116,7 +120,7 @@ def flow(numbers: Mapping[str, Any], width: float) -> Drawing:
     for step in (step for step in numbers["flow"] if step["kind"] == "minus"):
         n, name = step["rows"], step["name"]
         colour = "neutral" if name in LEFT_OUT else "warn"
-        tip = f"{name}: {n:,} rows ({share(n, rejected)} of those rejected)"
+        tip = f"{name}: {n:,} rows ({share(n, gone)} of those not kept)"
         reasons.append(Bar(name, [(n, colour, tip)], f"{n:,}", start, _anchor(numbers, name), inset=14))
         start += n
     magnified = _bars(drawing, reasons, bottom + 3)

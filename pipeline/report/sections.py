@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.dataset.datasheet import LANGUAGES as NAMES
+from pipeline.dataset.decide import LEFT_OUT
 from pipeline.dataset.summary import label_of
 from pipeline.report import charts, exhibits, length_charts
 from pipeline.report.drawing import Drawing
@@ -44,18 +45,20 @@ class Sections:
     def overview(self) -> str:
         n = self.numbers
         done = totals(n["rules"])
-        tiles = [(n["read"], "rows read"), (n["kept"], "kept"), (n["rejected"], "rejected"), (done["fixed"], "fixes")]
+        tiles = [(n["read"], "rows read"), (n["kept"], "kept"), (n["rejected"] - n["left_out"], "rejected")]
+        tiles += [(n["left_out"], "left out")] if n["left_out"] else []
+        tiles += [(done["fixed"], "fixes")]
         tiles += [(n["train"], "to train on"), (n["val"], "held out")]
         if n["holdout"]:
             tiles.append((n["holdout"], "of held-out tasks"))
         if n["lengths"]["unit"] == "tokens":
             tiles.append((n["lengths"]["answer"]["sum"], "tokens carry loss"))
         shown = "".join(f"<div><b>{value:,}</b><span>{label}</span></div>" for value, label in tiles)
-        left = f" Of the rejected, {n['left_out']:,} had no fault and were left out by limits." if n["left_out"] else ""
+        left = f" + {n['left_out']:,} left out by limits, without a fault" if n["left_out"] else ""
         repeats = f" With repeats, train.jsonl has {n['train'] + n['repeats']:,} lines." if n["repeats"] > 0 else ""
         adds = n["read"] == n["kept"] + n["rejected"]
-        sum_ = f"{n['read']:,} read = {n['kept']:,} kept + {n['rejected']:,} rejected."
-        note = (sum_ if adds else f"The counts do not add up: {sum_}") + left + repeats
+        sum_ = f"{n['read']:,} read = {n['kept']:,} kept + {n['rejected'] - n['left_out']:,} rejected{left}."
+        note = (sum_ if adds else f"The counts do not add up: {sum_}") + repeats
         if not n["read"]:
             return f'<div class="tiles">{shown}</div><p>No row was read.</p>'
         rows = [(s["name"], s["kind"], f"{s['rows']:,}", share(s["rows"], n["read"])) for s in n["flow"]]
@@ -133,7 +136,9 @@ class Sections:
         if not rules:
             return "<p>No rule found anything, or none was on.</p>"
         head = ("rule", "#rejected", "#fixed", "#flagged")
-        rows = [(r["rule"], *(f"{int(r.get(a) or 0):,}" for a in exhibits.ACTIONS)) for r in rules]
+        left = {r["rule"]: " (left out)" for r in rules if r["rule"] in LEFT_OUT}
+        counts = ((f"{int(r.get(a) or 0):,}" for a in exhibits.ACTIONS) for r in rules)
+        rows = [(r["rule"] + left.get(r["rule"], ""), *numbers) for r, numbers in zip(rules, counts, strict=True)]
         note = "Click a rule to see what it did. A flagged row stays as it is."
         return self._figure(partial(charts.rules, self.numbers), note, head, rows) + exhibits.rules(rules)
 

@@ -20,12 +20,13 @@ RESULT = re.compile(
 GOES_ON = re.compile(
     r"\s*(?:[-+*/^×÷·−–=(%<>~≈…]|\.\.)|[ \t]*(?:x|plus|minus|times|divided|multiplied|remainder|rem|r|mod|modulo|"
     r"million|billion|thousand|trillion|base|in base|hundred|dozen|pi|π|sqrt|and \d+/\d+|\d)(?![a-z])|"
-    r"[A-Za-z_₀-₉°!√²³]|\.\d|,\d|\s*(?:만|억|천|백|조|나머지|나누기|곱하기|더하기|빼기)",
+    r"[A-Za-z_₀-₉°!√²³]|[.,:/]\d|\s*(?:만|억|천|백|조|나머지|나누기|곱하기|더하기|빼기)",
     re.I,
 )
+LEADING = re.compile(r"^(?:[ \t,]|\.(?!\d))+")  # the sentence's own signs; the point of `.20` is the number's
 # Before the sum: these words or signs act on it.
 UNFIT = tuple("√!_\\}]{[|'\"<>")
-VARIABLE = re.compile(r"\w\Z|(?<![^\W_])[b-zB-HJ-Z] \Z")  # what touches the sum, or a letter standing before it
+VARIABLE = re.compile(r"\w\Z|(?<![^\W_])[b-zB-HJ-Z] \Z|\d[:/]\Z")  # what touches the sum, a letter before it, 6:00
 ACTING = re.compile(
     r"(?:root(?: of)?|log|ln|sin|cos|tan|mod|sqrt|sum of|average of|mean of|√|!|\^|half of|third of|base|binary|"
     r"hex\w*|factorial of|[a-z]\()[\s(]*\Z",
@@ -38,6 +39,8 @@ WRONG_ON_PURPOSE = re.compile(
     r"rewrit\w*)\b|틀린|오류|거짓|이진|진법|반올림|근사|어림|수열|퍼즐|암호",
     re.I,
 )
+UNIT = re.compile(r"\s?(?:[A-Za-z¢₵]|[가-힣])")
+RATIOS = frozenset((100, 1000, 60, 3600, 24, 1440, 7, 12))  # of units: cents, metric, time, dozens and inches
 TIME = re.compile(r"\s?(?:(?:hour|minute|second|day|week|month|year)s?\b|시간|분|초|일|주|개월|년)", re.I)
 CODE_LINE = re.compile(
     r"[{};\[\]_\"'`]|==|:=|\b(?:print|return|def|let|var|int|const|for|while|if|cell|range)\b|//|=>|->|\\"
@@ -153,9 +156,31 @@ def _claim(text: str, at: int) -> tuple[str, Fraction] | None:
     stated = -stated if result["minus"] else stated
     if _agrees(sum_, stated, result["number"], bool(result["percent"])):
         return None
-    if _ambiguous(left, sum_, text[result.end() : result.end() + 20]):
+    if _ambiguous(left, sum_, text[result.end() : result.end() + 20]) or _percent_as_word(left, stated):
         return None
+    if UNIT.match(text, result.end()) and _other_unit(sum_.value, stated):
+        return None
+    if bool(MONEY.search(left)) != bool(result["money"]) and _ratio(sum_.value, stated) == 100:
+        return None  # dollars and cents
     return f"{left.strip()} = {text[at + 1 : result.end()].strip()}", sum_.value
+
+
+def _ratio(value: Fraction, stated: Fraction) -> Fraction:
+    """How many times the smaller goes into the larger; 0 where one of them is 0."""
+    if not value or not stated:
+        return Fraction(0)
+    return max(value / stated, stated / value)
+
+
+def _other_unit(value: Fraction, stated: Fraction) -> bool:
+    """Whether the sum comes out once its result is read in another unit: `3 * 20 = 1 hour`, `4 * 25 = 1 dollar`."""
+    return _ratio(value, stated) in RATIOS
+
+
+def _percent_as_word(left: str, stated: Fraction) -> bool:
+    """Whether the sum comes out with its percent signs read as a word: `10/100% * 5 = 0.5`, `5 + 20 = 25%`."""
+    bare = compute(MONEY.sub("", left.replace("%", ""))) if "%" in left else None
+    return bare is not None and stated in (bare.value, bare.value / 100, bare.value * 100)
 
 
 def _trimmed(left: str, before: str) -> tuple[str, str]:
@@ -164,7 +189,9 @@ def _trimmed(left: str, before: str) -> tuple[str, str]:
         ends_line = not before or before.endswith(("\n", ":"))
         if ends_line:
             left, before = left[numbered.end() :], ""
-    stripped = left.lstrip(" \t.,")
+    stripped = LEADING.sub("", left)
+    if left.startswith(".") and before[-1:].isalnum():
+        return "", before  # the end of a sentence or a decimal point: `so.20 * 20`
     before += " " * (stripped != left)
     while stripped.startswith("(") and stripped.count("(") > stripped.count(")"):
         stripped = stripped[1:].lstrip()

@@ -17,6 +17,16 @@ class Texts(NamedTuple):
     output: str
 
     @property
+    def given(self) -> str:
+        """The input, but empty where it holds the earlier turns of a conversation: these are not what is worked on."""
+        return "" if self.has_history else self.input
+
+    @property
+    def has_history(self) -> bool:
+        """Whether the input is what was said before, as `pipeline.dataset.conversation` writes it."""
+        return self.input.startswith(("User: ", "Assistant: "))
+
+    @property
     def asked(self) -> str:
         """The instruction, or where it is very long its two ends, one of which says what to do."""
         if len(self.instruction) <= 2 * END:

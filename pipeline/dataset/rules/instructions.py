@@ -7,6 +7,7 @@ import re
 from pipeline.dataset.rules.finding import Finding, Texts
 
 LONGEST = 400
+EMOTICON = re.compile(r"\s*(?:[:;=][-^'o]?[()\[\]/\\|*]+|\^[_.-]*\^)\s*")  # says something without a word
 WORD = re.compile(r"[^\W_]")
 STAND_IN = re.compile(
     r"[\s\[\](){}<>\"'.*_#-]*(?:instructions?|prompt|question|tests?|testing|todo|tbd|n/?a|none|null|nan|nil|"
@@ -53,11 +54,14 @@ LATER = re.compile(r"[:\n\"“”'‘’«「『<(\[{0-9]|\be\.g\b|\bnamed\b|\bc
 def unclear_instruction(texts: Texts) -> Finding | None:
     """Instructions without a word or a number in them, or that are a stand-in such as "[instruction]" or "test".
 
+    In the middle of a conversation such a turn can be a good one.
     Source: AlpacaDataCleaned, class 9, as far as it can be told without understanding: theirs was done by hand. It does
     not see instructions that are nonsense made of words; `missing-input` has those that point at nothing.
     """
     asked = texts.instruction
-    if len(asked) > LONGEST or len(asked.strip()) > 120:
+    if len(asked) > LONGEST or len(asked.strip()) > 120 or texts.has_history:
+        return None
+    if EMOTICON.fullmatch(asked):
         return None
     if not asked or asked.isspace() or not (WORD.search(asked) or WORD.search(texts.input)):
         return Finding("the instruction has no words", None, "instruction")

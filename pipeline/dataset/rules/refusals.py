@@ -83,15 +83,35 @@ KOREAN_SOMEBODY = re.compile(
 )
 
 
+# What follows is an answer after all; or the question was about the model, and the opening is its answer.
+HELPS = re.compile(
+    r"\b(?:however|but|instead|that said|nevertheless)\b[^.\n]{0,80}\b(?:i (?:can|could|will|have|am able)|you can|"
+    r"here)|\bi can (?:provide|give|offer|help|suggest|describe|show|explain)|\bhere(?:'s|’s| is| are)\b|```|"
+    r"\n *(?:1\.|[-*•]) |\b(?:assuming|for example)\b|(?:하지만|그러나|다만|대신)[^.\n]{0,60}(?:드리|수 있|도와)",
+    re.I,
+)
+HELPED = 250  # letters of an answer that helps after its refusal
+ABOUT_MODEL = re.compile(
+    r"\b(?:are|were|do|did|have|would|should|will you be|which\b[^?.\n]{0,30}) you\b(?! (?:able|please))|"
+    r"\byour(?:self)?\b[^?.\n]{0,60}\?|\bhow are you\b",
+    re.I,
+)
+
+
 def refusal(texts: Texts) -> Finding | None:
     """Answers that refuse the task: "As an AI language model, I cannot …", "죄송하지만 … 할 수 없습니다".
 
-    Only at the start of the answer, and "I cannot …" only where the row does not ask for something that somebody says
+    Only at the start of the answer, not where it helps all the same ("However, I can …"), nor where the question is
+    about the model ("Are you …?"), and "I cannot …" only where the row does not ask for something that somebody says
     (a reply, a dialogue, a sentence to reword). Refusals that are wanted, as in safety data, need the rule off.
     Source: AlpacaDataCleaned; the openings are those of text-davinci-003, ChatGPT and Korean services.
     It does not see answers that refuse politely after an introduction, or that just tell of limits.
     """
     head = texts.output[:HEAD]
+    if len(texts.output) > HELPED and HELPS.search(texts.output):
+        return None
+    if ABOUT_MODEL.search(texts.asked) and PLAIN.match(head):
+        return None
     if not head.isascii() and KOREAN.match(head):
         if KOREAN_SOMEBODY.search(texts.asked):
             return None

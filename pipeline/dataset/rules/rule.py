@@ -15,6 +15,7 @@ from pipeline.dataset.rules.endings import cut_off, too_repetitive
 from pipeline.dataset.rules.finding import FIELDS, Finding, Texts
 from pipeline.dataset.rules.foreign import wrong_language
 from pipeline.dataset.rules.instructions import missing_input, unclear_instruction
+from pipeline.dataset.rules.marks import calculator_marks
 from pipeline.dataset.rules.merged import merged_instructions, template_markers
 from pipeline.dataset.rules.mojibake import mojibake
 from pipeline.dataset.rules.personal import personal_data
@@ -73,13 +74,15 @@ class Cleaned:
 
 
 # Fixing rules come first, so that those after them judge the mended text. Mojibake comes before control characters,
-# because half of its bytes are such. A default is `on` where almost every row it hit in Alpaca deserved it.
+# because half of its bytes are such. A default is `on` where 95 of 100 rows that it hit deserved it, in Alpaca and in
+# the foreign sets of docs/data.md.
 RULES: dict[str, Rule] = {
     rule.name: rule
     for rule in (
         Rule("mojibake", "on", "fix or reject", mojibake),
         Rule("control-characters", "on", "fix", control_characters),
         Rule("literal-escapes", "on", "fix", literal_escapes),
+        Rule("calculator-marks", "on", "fix", calculator_marks),
         Rule("no-input-spelling", "on", "fix", no_input_spelling),
         Rule("merged-instructions", "on", "fix or reject", merged_instructions),
         Rule("output-not-available", "on", "fix or reject", output_not_available),
@@ -88,7 +91,7 @@ RULES: dict[str, Rule] = {
         Rule("output-empty", "on", "reject", output_empty),
         Rule("replacement-character", "on", "reject", replacement_character),
         Rule("empty-code", "on", "reject", empty_code),
-        Rule("refusal", "on", "reject", refusal),
+        Rule("refusal", "warn", "reject", refusal),
         Rule("image-task", "on", "reject", image_task),
         Rule("url-task", "on", "reject", url_task),
         Rule("drawing-task", "warn", "reject", drawing_task),
@@ -96,7 +99,7 @@ RULES: dict[str, Rule] = {
         Rule("missing-input", "warn", "reject", missing_input),
         Rule("output-is-instruction", "on", "reject", output_is_instruction),
         Rule("output-is-input", "warn", "reject", output_is_input),
-        Rule("wrong-arithmetic", "on", "reject", wrong_arithmetic),
+        Rule("wrong-arithmetic", "warn", "reject", wrong_arithmetic),
         Rule("cut-off", "warn", "reject", cut_off),
         Rule("too-repetitive", "on", "reject", too_repetitive),
         Rule("wrong-language", "on", "reject", wrong_language, by_source=True),

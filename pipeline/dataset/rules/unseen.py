@@ -39,6 +39,7 @@ MARKUP_TASK = re.compile(
 )
 URL = re.compile(r"(?:[\w ]{0,30}: ?)?<?(?:https?://|www\.)[^\s<>]{3,2000}>?\.?")
 IS_URL = re.compile(r"\(?<?(?:https?://|www\.)[^\s<>]{3,2000}")
+LONGEST_ASKED = 500  # characters before an address at the end of an instruction
 SEARCHED = 20_000  # characters of an input looked through for pictures
 READING = re.compile(
     r"\b(?:summar\w+|article|blog|web ?page|web ?site|site|page|post|paper|essay|video|trailer|photo\w*|image|"
@@ -78,7 +79,7 @@ def image_task(texts: Texts) -> Finding | None:
     Source: AlpacaDataCleaned, classes 1 and 5 (tool_inputcheck.py, which takes "image:" before a description too).
     It does not see pictures that are only spoken of ("the photo above").
     """
-    given, output = texts.input, texts.output
+    given, output = texts.given, texts.output
     if given and ("[" in given or "<" in given or "(" in given or "mage" in given or "{" in given):
         found = MARKDOWN.search(given, 0, SEARCHED)
         if found is None and len(given) <= 200:
@@ -104,7 +105,8 @@ def url_task(texts: Texts) -> Finding | None:
         where, said = "input", texts.instruction
     elif not given and ("://" in texts.instruction or "www." in texts.instruction):
         said, _, last = texts.asked.rstrip().replace("\n", " ").rpartition(" ")
-        found, where = IS_URL.fullmatch(last), "instruction"
+        # A long instruction holds the text itself, and ends with where it is from.
+        found, where = IS_URL.fullmatch(last) if len(said) <= LONGEST_ASKED else None, "instruction"
     else:
         return None
     if found and READING.search(said) and not ABOUT_URL.search(said):

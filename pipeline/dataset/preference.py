@@ -1,0 +1,104 @@
+"""Preference data: of two answers only the preferred one is learnt, and an answer marked as bad is not.
+
+- A preferred answer beside one that lost (DPO: `chosen`, `rejected`): the preferred one is the output, the other is
+  never read.
+- One answer with a mark (KTO: `label: false`): the row is refused as `undesired`.
+
+Question and answer may each be text, messages (TRL's conversational form), or one text with `Human:` and `Assistant:`
+turns, as hh-rlhf writes it. Reasoning in a column of its own is not learnt either; that is said, not done in silence.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+CHOSEN = ("chosen", "chosen_response", "response_chosen", "preferred_output", "preferred", "response_j")
+LOST = ("rejected", "rejected_response", "response_rejected", "non_preferred_output", "dispreferred", "response_k")
+MARKS = ("label", "kto_tag", "desirable", "is_desirable", "is_preferred")  # false = the answer is a bad one
+REASONING = (
+    "complex_cot", "cot", "chain_of_thought", "reasoning", "reasoning_content", "reasoning_trace", "thinking",
+    "thought", "thoughts", "think", "rationale", "thinking_trajectories",
+)  # fmt: skip
+CLASSES = ("true", "false", "yes", "no", "0", "1", "예", "아니요")  # a label of such an answer is the answer itself
+SPOKEN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+
+
+def undesired(row: Mapping[str, Any], used: Collection[str], output: Any) -> str:
+    """The field by which a row says that its answer is a bad one; empty where none does.
+
+    Args:
+        used: fields that are texts or the task of the row; they are no marks.
+        output: the answer. Beside `yes` or `false` a label says the class, not the worth.
+    """
+    if isinstance(output, str) and output.strip().lower() in CLASSES:
+        return ""
+    marks = (name for name in row if name.strip().lower() in MARKS and name not in used)
+    return next((name for name in marks if str(row[name]).strip().lower() == "false"), "")
+
+
+def notes(row: Mapping[str, Any], used: Collection[str]) -> Iterator[str]:
+    """What is to be said of answers and reasoning that a row holds and nobody learns."""
+    there = {name: name.strip().lower() for name, value in row.items() if value is not None and name not in used}
+    for name, low in there.items():
+        if low in LOST:
+            won = next((repr(n[:40]) for n in used if n.strip().lower() in CHOSEN), "the output")
+            yield f"{name[:40]!r} is never learnt, {won} is (preference data)"
+        elif low in REASONING:
+            yield f"the reasoning in {name[:40]!r} is not learnt; write it into the answer to learn it"
+
+
+def talk(question: Any, answer: Any) -> tuple[list[Any], int] | None:
+    """Question and answer as messages, and how many of these are the prompt; None where both are plain texts.
+
+    An answer that is a whole conversation and begins with the question holds it once.
+    """
+    asked, said = _messages(question), _messages(answer)
+    if asked is None and said is None:
+        return None
+    if asked is None:
+        asked = [{"role": "user", "content": question}] if question else []
+    if said is None:
+        said = [{"role": "assistant", "content": answer}]
+    elif _begins_with(said, asked):
+        return said, len(asked)
+    return [*asked, *said], len(asked)
+
+
+def _messages(value: Any) -> list[Any] | None:
+    if isinstance(value, Mapping):
+        inside = value.get("messages")
+        if isinstance(inside, list):
+            return inside
+        return [value] if _is_message(value) else None
+    if isinstance(value, str):
+        return _from_text(value)
+    return list(value) if isinstance(value, Sequence) and value and all(map(_is_message, value)) else None
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("role", value.get("from")), str)
+
+
+def _from_text(text: str) -> list[Any] | None:
+    """Messages that a text holds as JSON, or as `Human:` and `Assistant:` turns with a blank line between."""
+    if text.startswith(("[", "{")) and ('"role"' in text or '"from"' in text):
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+        return None if isinstance(found, str) else _messages(found)
+    if not re.match(r"\s*Human:", text) or "\n\nAssistant:" not in text:
+        return None
+    parts = SPOKEN.split(text)
+    roles = ("user" if who == "Human" else "assistant" for who in parts[1::2])
+    turns = [{"role": role, "content": said.strip()} for role, said in zip(roles, parts[2::2], strict=True)]
+    return turns if turns[-1]["content"] else turns[:-1]  # a prompt ends with "Assistant:"
+
+
+def _begins_with(said: list[Any], asked: list[Any]) -> bool:
+    texts = [message.get("content", message.get("value")) for message in said if isinstance(message, Mapping)]
+    first = [message.get("content", message.get("value")) for message in asked if isinstance(message, Mapping)]
+    return bool(first) and texts[: len(first)] == first
