@@ -21,6 +21,7 @@ from pipeline.comparison import stage as comparison
 from pipeline.config import Config
 from pipeline.config_file import dump
 from pipeline.dataset import stage as dataset
+from pipeline.dataset.examples import read_examples
 from pipeline.evaluation import tasks
 from pipeline.files import write_text
 from pipeline.model import base as bases
@@ -268,7 +269,8 @@ def show_preview(config: Config, run: Run) -> None:
 
     bring_up_to_date(config, run, "tokens")
     run.check("dataset")
-    preview(tokens.encoder_of(config, bases.resolve(config.model).tokenizer), dataset.load(run, "train"))
+    encoder = tokens.encoder_of(config, bases.resolve(config.model).tokenizer)
+    preview(encoder, list(read_examples(run.folder("dataset"), "train")))
 
 
 def talk(config: Config, run: Run) -> None:
@@ -307,13 +309,14 @@ def measure_adapter(config: Config, run: Run, name: str) -> dict[str, Any]:
     record = {} if name == BASE else store.record(name)
     bring_up_to_date(config, run, "tokens")
     run.check("dataset", "tokens")
-    from pipeline.evaluation.stored import measure_stored, summary
+    from pipeline.evaluation.measure import numbers_of
+    from pipeline.evaluation.stored import measure_stored
     from pipeline.serving.shelf import print_measured
 
     found = measure_stored(config, run, bases.resolve(config.model), store, name)
     print_measured(found)  # before the store, which may be in use by now
     if record:
-        store.add_results(name, config.name, summary(found), record["files"])
+        store.add_results(name, config.name, numbers_of(found), record["files"])
     return found
 
 

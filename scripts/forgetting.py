@@ -21,6 +21,7 @@ from pipeline.config import Config
 from pipeline.config_file import load
 from pipeline.errors import UserError
 from pipeline.evaluation.general import forgetting
+from pipeline.evaluation.measure import exact_share
 from pipeline.evaluation.standard_error import shown
 from pipeline.files import make_folder, read_json, write_text
 from pipeline.progress import say
@@ -99,7 +100,7 @@ def row_of(run: Run, first: Run) -> list[str]:
 def exact(results: dict[str, Any], part: str) -> str:
     """Share of right answers with its standard error; empty where no row has one right answer."""
     found = results.get(part, {})
-    return shown(found["exact"], found["exact_standard_error"], ".0%") if "exact" in found else ""
+    return exact_share(found, ".0%") if "exact" in found else ""
 
 
 def change(before: dict[str, Any], after: dict[str, Any]) -> str:

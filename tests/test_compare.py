@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from pipeline import stages
-from pipeline.comparison import answering
 from pipeline.comparison.alpaca_eval import merged, outputs
 from pipeline.comparison.page import page, swapped
 from pipeline.comparison.pair import Pair, Said, digest_of, load
 from pipeline.comparison.questions import Question, in_turn, read_all
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.evaluation import measurement
 from pipeline.evaluation.answers import answer
 from pipeline.model.load import load_folder
 from pipeline.prompt.stage import encoder_of
@@ -255,21 +255,21 @@ def test_a_kill_loses_only_the_batch_under_way(
     whole = load(done[2])
     shutil.rmtree(done[2].folder("compare"))
     calls: list[int] = []
-    real = answering.answer
+    real = measurement.greedy
 
-    def killed(model: Any, encoder: Any, examples: Any, *rest: Any, done: Any, **more: Any) -> Any:
-        calls.append(len(examples))
+    def killed(model: Any, prompts: Any, *, done: Any, **more: Any) -> Any:
+        calls.append(len(prompts))
 
-        def keep(i: int, one: Any) -> None:
-            done(i, one)
+        def keep(rows: Any) -> None:
+            done(rows)
             if len(calls) == 2 and calls[1] == 3:
                 raise KeyboardInterrupt
 
-        return real(model, encoder, examples, *rest, done=keep, **more)
+        return real(model, prompts, done=keep, **{**more, "batch": 1})
 
-    for path in (done[2].root / "partial").glob("*.jsonl"):
+    for path in (done[2].root / "measurements").glob("*.jsonl"):
         path.unlink()
-    monkeypatch.setattr(answering, "answer", killed)
+    monkeypatch.setattr(measurement, "greedy", killed)
     with pytest.raises(KeyboardInterrupt):
         compared(done, base)
     compared(done, base)
@@ -284,8 +284,8 @@ def test_new_questions_alone_are_asked_and_long_ones_left_out(
     more = [{"id": "four", "instruction": "A new one"}, {"id": "novel", "instruction": "word " * 600}]
     path = jsonl(tmp_path / "more.jsonl", [*ASKED, *more])
     calls: list[int] = []
-    real = answering.answer
-    monkeypatch.setattr(answering, "answer", lambda m, e, x, *a, **k: calls.append(len(x)) or real(m, e, x, *a, **k))
+    real = measurement.greedy
+    monkeypatch.setattr(measurement, "greedy", lambda m, p, **k: calls.append(len(p)) or real(m, p, **k))
     compared(done, base, f"compare.questions=[{path}]")
     assert calls == [1, 1]
     assert [p.question.id for p in load(done[2])] == ["one", "two", "three", "four"]
@@ -298,14 +298,15 @@ def test_new_questions_alone_are_asked_and_long_ones_left_out(
 def test_numbers_that_are_none_stop_it_by_name(
     done: tuple[Path, list[str], Run], base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = answering.exported_model
+    real = measurement.exported_model
 
     def broken(*args: Any) -> Any:
         model = real(*args)
         model.lm_head.weight.data[5, 0] = float("nan")
         return model
 
-    monkeypatch.setattr(answering, "exported_model", broken)
+    (done[2].root / "measurements" / "tuned.jsonl").unlink(missing_ok=True)
+    monkeypatch.setattr(measurement, "exported_model", broken)
     with pytest.raises(
         UserError, match=r"the tuned model's logits are not finite for the question '(one|two|three)'"
     ) as error:

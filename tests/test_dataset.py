@@ -19,6 +19,7 @@ from pipeline.dataset.source import Raw, kind_of, read
 from pipeline.errors import UserError
 from pipeline.record import Example
 from pipeline.run import Run
+from tests.tiny import load_examples
 
 A = {"instruction": "Add.", "input": "1 2", "output": "3"}
 B = {"instruction": "Say hello.", "input": "", "output": "Hello."}
@@ -108,7 +109,7 @@ def test_accepted_forms(tmp_path: Path, run: Run, build: Build, name: str) -> No
     assert report["rejected"] == 0
     assert [{k: e[k] for k in A} for e in lines_of(run, "train")] == ROWS
     assert report["languages"] == {"en": 2, "ko": 1}
-    assert stage.load(run, "train")[2] == Example.of("인사해 줘.", "", "안녕하세요.", source=str(path))
+    assert load_examples(run, "train")[2] == Example.of("인사해 줘.", "", "안녕하세요.", source=str(path))
 
 
 def test_one_row_on_one_line_is_jsonl(tmp_path: Path, build: Build) -> None:
@@ -127,7 +128,7 @@ def test_texts_stay_byte_for_byte(tmp_path: Path, run: Run, build: Build) -> Non
     ]
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in odd), encoding="utf-8")
     assert build(tmp_path / "a.jsonl", clean="none")["rejected"] == 0
-    for found, row in zip(stage.load(run, "train"), odd, strict=True):
+    for found, row in zip(load_examples(run, "train"), odd, strict=True):
         assert (found.instruction, found.input, found.output) == (
             row["instruction"],
             row.get("input", ""),
@@ -318,7 +319,7 @@ def test_rows_that_are_rejected(tmp_path: Path, run: Run, build: Build, form: st
 def test_an_input_of_null_is_none(tmp_path: Path, run: Run, build: Build) -> None:
     (tmp_path / "a.jsonl").write_text('{"instruction": "a", "input": null, "output": "b"}')
     build(tmp_path / "a.jsonl")
-    assert stage.load(run, "train")[0].input == ""
+    assert load_examples(run, "train")[0].input == ""
 
 
 def test_long_numbers_in_other_fields_do_no_harm(tmp_path: Path, build: Build) -> None:
@@ -391,9 +392,9 @@ def test_limit_depends_on_content_alone(tmp_path: Path, run: Run, build: Build) 
     (tmp_path / "b.json").write_text(json.dumps(rows[::-1]))
     report = build({"path": str(tmp_path / "a.json"), "limit": 5})
     assert report["sources"][0]["left_out"] == report["rejected"] == 15
-    first = [e.id for e in stage.load(run, "train")]
+    first = [e.id for e in load_examples(run, "train")]
     build({"path": str(tmp_path / "b.json"), "limit": 5})
-    assert [e.id for e in stage.load(run, "train")] == first[::-1]
+    assert [e.id for e in load_examples(run, "train")] == first[::-1]
     assert build({"path": str(tmp_path / "a.json"), "limit": 50})["train"] == 20
 
 
@@ -406,15 +407,15 @@ def test_generated_families_are_exact(run: Run, build: Build, tmp_path: Path) ->
     (tmp_path / "a.json").write_text(json.dumps(ROWS))
     report = build({"path": "families", "rows": 40}, tmp_path / "a.json", val=5, val_exact_only=True)
     assert report["train"] == 38
-    assert [e.exact for e in stage.load(run, "val")] == [True] * 5
-    assert [e.exact for e in stage.load(run, "train")[-3:]] == [False] * 3
-    assert all(e.task for e in stage.load(run, "val"))
+    assert [e.exact for e in load_examples(run, "val")] == [True] * 5
+    assert [e.exact for e in load_examples(run, "train")[-3:]] == [False] * 3
+    assert all(e.task for e in load_examples(run, "val"))
 
 
 def test_exact_flag_of_a_source(tmp_path: Path, run: Run, build: Build) -> None:
     (tmp_path / "a.json").write_text(json.dumps(ROWS))
     build({"path": str(tmp_path / "a.json"), "exact": True})
-    assert all(e.exact for e in stage.load(run, "train"))
+    assert all(e.exact for e in load_examples(run, "train"))
 
 
 # --- up to date
@@ -456,7 +457,7 @@ def test_a_failed_build_leaves_the_old_result(tmp_path: Path, run: Run, build: B
     path.write_text("[")
     with pytest.raises(UserError):
         stage.build(config_of(path), run)
-    assert len(stage.load(run, "train")) == 3
+    assert len(load_examples(run, "train")) == 3
     assert [p.name for p in run.root.iterdir()] == ["dataset"]
 
 
@@ -494,7 +495,7 @@ def test_no_near_duplicate_straddles_the_split(tmp_path: Path, run: Run, build: 
     rows = [{**story(n), "output": story(n)["output"] + extra} for n in range(60) for extra in ("", " more", " x y")]
     (tmp_path / "a.json").write_text(json.dumps(rows))
     build(tmp_path / "a.json", val=0.5)
-    sides = [{e.instruction for e in stage.load(run, part)} for part in ("train", "val")]
+    sides = [{e.instruction for e in load_examples(run, part)} for part in ("train", "val")]
     assert all(sides)
     assert not sides[0] & sides[1]
 
@@ -562,7 +563,7 @@ def test_rules_fix_flag_and_reject(tmp_path: Path, run: Run, build: Build) -> No
     }  # fmt: skip
     fixed, flagged = lines_of(run, "changes")
     assert (fixed["before"], fixed["after"], fixed["action"]) == ({"input": "<noinput>"}, {"input": ""}, "fixed")
-    assert fixed["id"] == stage.load(run, "train")[0].id
+    assert fixed["id"] == load_examples(run, "train")[0].id
     assert flagged["action"] == "flagged"
     assert "no such cleaning rule: 'output-emty'" in refused_rules(tmp_path)
 
@@ -579,4 +580,4 @@ def test_rows_by_the_thousand_go_through_processes_unchanged(tmp_path: Path, run
     (tmp_path / "a.json").write_text(json.dumps(rows))
     report = build(tmp_path / "a.json")
     assert report["rejected"] == 2
-    assert [e.instruction for e in stage.load(run, "train")] == [r["instruction"] for r in rows if r["output"]]
+    assert [e.instruction for e in load_examples(run, "train")] == [r["instruction"] for r in rows if r["output"]]

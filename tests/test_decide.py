@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.dataset import stage
 from pipeline.run import Run
 from tests.test_dataset import Build, build, lines_of, rules_of, run
+from tests.tiny import load_examples
 
 __all__ = ["build", "run"]  # fixtures: used by name
 
@@ -37,7 +37,7 @@ def test_a_copy_without_the_held_out_task_is_not_learnt(tmp_path: Path, run: Run
         holdout=["sort"],
         duplicates={"exact": exact, "near": 0},
     )
-    assert [e.instruction for e in stage.load(run, "train")] == ["Say hello."]
+    assert [e.instruction for e in load_examples(run, "train")] == ["Say hello."]
     assert report["holdout"] == (1 if exact else 2)
 
 

@@ -26,6 +26,7 @@ from pipeline.prompt.tokenizer import Tokenizer, identity
 from pipeline.prompt.tokens import Tokens, TokenWriter
 from pipeline.record import Example
 from pipeline.run import Run
+from tests.tiny import load_examples
 
 SENTENCES = [
     "Say hello to the world.",
@@ -462,7 +463,7 @@ def test_the_tokens_stage(tmp_path: Path, folders: dict[str, Path]) -> None:
     counts = manifest["counts"]
     tokens = {part: Tokens(run.folder("tokens") / f"{part}.arrow") for part in ("train", "val", "holdout")}
     for part, found in tokens.items():
-        examples = data_stage.load(run, part)
+        examples = load_examples(run, part)
         assert found.names.to_pylist() == [e.id for e in examples]
         assert counts[part]["rows"] == len(found) == len(examples)
         assert counts[part]["tokens"] == found.lengths.sum()

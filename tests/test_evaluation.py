@@ -11,19 +11,22 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from pipeline import stages
 from pipeline.config import Prompt
 from pipeline.dataset.families import generate
-from pipeline.dataset.stage import load as load_examples
 from pipeline.evaluation import answers as marking
+from pipeline.evaluation import measurement
 from pipeline.evaluation.answers import Answer, answer, marks
+from pipeline.evaluation.held_out_rows import held_out_rows
 from pipeline.evaluation.heldout import held_out_loss
 from pipeline.evaluation.measure import measure, rows_of_table
+from pipeline.evaluation.measurement import MeasuredModel
 from pipeline.prompt import template as templates
 from pipeline.prompt.encode import Encoder, Row
 from pipeline.prompt.tokenizer import Tokenizer
 from pipeline.prompt.tokens import Tokens, TokenWriter
 from pipeline.record import Example
-from tests.tiny import make_base, make_config, run_to
+from tests.tiny import load_examples, make_base, make_config, run_to
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +78,7 @@ def test_marks() -> None:
     assert found == {
         "answers": 4,
         "exact": 0.25,
-        "exact_standard_error": pytest.approx(math.sqrt(0.25 * 0.75 / 4)),
+        "exact_standard_error": pytest.approx(math.sqrt(0.25 * 0.75 / 3)),
         "contained": 0.5,
         "stopped": 0.75,
     }
@@ -98,7 +101,9 @@ def test_measure_has_all_that_the_table_needs(base: Path, model: torch.nn.Module
     config = make_config(tmp_path, base)
     run = run_to(config, "tokens", tmp_path)
     encoder = Encoder(templates.load("alpaca-short"), Tokenizer(base), config.prompt)
-    found = measure(model, config, run, encoder, "base")
+    measured = MeasuredModel(tmp_path / "base.jsonl", {}, encoder, lambda: model, "base")
+    splits = held_out_rows(run.folder("dataset"), run.folder("tokens"), config.eval.rows)
+    found = measure(measured, splits, config.eval, config.data.groups, 512)
     assert found.keys() == {"val", "holdout", "general", "probes", "prompts"}
     wanted = {"rows", "loss", "answers", "exact", "exact_standard_error", "contained", "stopped", "said"}
     wanted |= {"by_task", "by_group"}
@@ -129,3 +134,42 @@ def test_groups_are_marked_apart(base: Path, tmp_path: Path) -> None:
     assert "by_group" in results["tuned"]["val"]
     table = [what for what, _, _ in rows_of_table(results["base"], results["tuned"])]
     assert [w for w in table if ", group left: exact match" in w and w.startswith("tasks never trained on")]
+
+
+def test_nothing_is_measured_twice(base: Path, model: torch.nn.Module, tmp_path: Path) -> None:
+    """A greedy answer is the beginning of the answer to a higher limit; a kept one serves every lower limit."""
+    encoder = Encoder(templates.load("alpaca-short"), Tokenizer(base), Prompt())
+    examples = [Example.of(text, "", "x", source="test") for text in ("One?", "Two?", "One?")]
+    loads: list[int] = []
+
+    def measured() -> MeasuredModel:
+        return MeasuredModel(tmp_path / "m.jsonl", {"model": "a"}, encoder, lambda: loads.append(1) or model, "base")
+
+    first = measured().answers(examples, 4, "answers")
+    assert first == answer(model, encoder, examples, 4, "test")
+    assert measured().answers(examples[:2], 2, "answers") == answer(model, encoder, examples[:2], 2, "test")
+    assert len(loads) == 1
+    assert measured().answers(examples, 6, "answers") == answer(model, encoder, examples, 6, "test")
+    assert len(loads) == 2
+    other = MeasuredModel(tmp_path / "m.jsonl", {"model": "b"}, encoder, lambda: loads.append(1) or model, "tuned")
+    other.answers(examples, 2, "answers")
+    assert len(loads) == 3
+
+
+def test_an_evaluation_after_the_export_generates_no_answer_again(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = ("train.max_steps=1", "train.warmup=0", "eval.shots=0", "eval.tasks=[]")
+    config = make_config(tmp_path, base, *overrides)
+    run = run_to(config, "export", tmp_path)
+
+    def generated(*_: object, **__: object) -> None:
+        raise AssertionError("an answer was generated twice")
+
+    monkeypatch.setattr(measurement, "greedy", generated)
+    monkeypatch.setattr(measurement, "row_sums", generated)
+    stages.evaluate(config, run)
+    exported = json.loads((run.folder("export") / "results.json").read_text())
+    rows = json.loads((run.folder("eval") / "eval.json").read_text())["rows"]
+    loss = next(r for r in rows if (r["name"], r["metric"]) == ("held-out rows", "loss"))
+    assert (loss["base"], loss["tuned"]) == (exported["base"]["val"]["loss"], exported["tuned"]["val"]["loss"])

@@ -12,7 +12,6 @@ import pytest
 
 from pipeline.comparison import judge as judging
 from pipeline.comparison.endpoint import check
-from pipeline.comparison.kept import Kept
 from pipeline.comparison.pair import Pair, Said
 from pipeline.comparison.questions import Question
 from pipeline.comparison.verdict import both, messages, parse, winner
@@ -21,6 +20,7 @@ from pipeline.config import Config, Judge
 from pipeline.config_file import load
 from pipeline.errors import UserError
 from pipeline.files import json_text, write_text
+from pipeline.result_cache import ResultCache
 from pipeline.run import Run
 from tests.judge_server import Server, completion, longer, serving
 
@@ -118,16 +118,16 @@ def test_ties_count_half() -> None:
 
 
 def test_kept_results_outlive_a_torn_line_and_no_other_key(tmp_path: Path) -> None:
-    kept = Kept(tmp_path / "p" / "k.jsonl", {"a": 1})
-    kept.add("x", {"said": "하나\n둘"})
-    kept.add("y", {"said": "\ud800"})
+    kept = ResultCache(tmp_path / "p" / "k.jsonl", {"a": 1})
+    kept.add({"x": {"said": "하나\n둘"}})
+    kept.add({"y": {"said": "\ud800"}})
     with open(kept.path, "a", encoding="utf-8") as file:
         file.write('{"name": "z", "sai')
-    again = Kept(kept.path, {"a": 1})
-    assert [again.found[n]["said"] for n in ("x", "y")] == ["하나\n둘", "\ud800"]
-    again.add("z", {"said": "drei"})
-    assert set(Kept(kept.path, {"a": 1}).found) == {"x", "y", "z"}
-    assert Kept(kept.path, {"a": 2}).found == {}
+    again = ResultCache(kept.path, {"a": 1})
+    assert [again.results[n]["said"] for n in ("x", "y")] == ["하나\n둘", "\ud800"]
+    again.add({"z": {"said": "drei"}})
+    assert set(ResultCache(kept.path, {"a": 1}).results) == {"x", "y", "z"}
+    assert ResultCache(kept.path, {"a": 2}).results == {}
 
 
 @pytest.mark.parametrize("url", ["http://user:secret@host/v1", "https://host/v1?key=secret", "host:8000", "ftp://x"])

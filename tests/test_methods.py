@@ -25,7 +25,6 @@ from pipeline.comparison import stage as comparison
 from pipeline.comparison.pair import load as load_pairs
 from pipeline.config import Adapter, Compare, Config
 from pipeline.config_file import load as load_config
-from pipeline.dataset.stage import load as load_examples
 from pipeline.errors import UserError
 from pipeline.evaluation.shots import Shots
 from pipeline.model import adapter as adapters
@@ -48,7 +47,7 @@ from pipeline.store import Store
 from pipeline.training import checkpoint
 from pipeline.training.plan import lines, plan
 from scripts import methods as script
-from tests.tiny import SHAPE, make_base, make_config, run_to
+from tests.tiny import SHAPE, load_examples, make_base, make_config, run_to
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft", "ignore::RuntimeWarning:peft")
 ROOT = Path(__file__).parents[1]

@@ -20,7 +20,6 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.config import Adapter, Config, Model
-from pipeline.dataset.stage import load as load_examples
 from pipeline.errors import UserError
 from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
@@ -32,7 +31,7 @@ from pipeline.model.loss import loss_sum
 from pipeline.prompt.batch import Batch, pad
 from pipeline.prompt.stage import encoder_of
 from pipeline.release import verify
-from tests.tiny import SHAPE, make_base, make_config, make_tokenizer, run_to
+from tests.tiny import SHAPE, load_examples, make_base, make_config, make_tokenizer, run_to
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / ".cache" / "demo" / "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -22,7 +22,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline import stages
 from pipeline.config import Config, Prompt
-from pipeline.dataset.stage import load as load_examples
 from pipeline.errors import UserError
 from pipeline.files import sha256_file
 from pipeline.model import hf_tokenizer
@@ -36,7 +35,7 @@ from pipeline.release import card as cards
 from pipeline.release import stage as releasing
 from pipeline.release import verify
 from pipeline.run import Run
-from tests.tiny import make_base, make_config, run_to
+from tests.tiny import load_examples, make_base, make_config, run_to
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from pipeline import stages
 from pipeline.config import Config
 from pipeline.config_file import load
+from pipeline.dataset.examples import read_examples
 from pipeline.dataset.families import generate
+from pipeline.record import Example
 from pipeline.run import Run
 
 torch.set_num_threads(1)
@@ -64,6 +66,11 @@ def make_base(folder: Path, seed: int = 0, **shape: Any) -> Path:
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **values))
     model.save_pretrained(folder)
     return folder
+
+
+def load_examples(run: Run, split: str, limit: int | None = None) -> list[Example]:
+    """The examples of a split of a run."""
+    return list(read_examples(run.folder("dataset"), split, limit))
 
 
 def make_config(folder: Path, base: Path, *overrides: str) -> Config:

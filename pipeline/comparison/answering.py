@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
-
-from pipeline.comparison.kept import Kept
 from pipeline.comparison.pair import Pair, Said
 from pipeline.comparison.questions import WHERE, Question
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.evaluation.answers import Answer, answer
-from pipeline.evaluation.shots import Shots, shots_of
-from pipeline.files import sha256_json
+from pipeline.evaluation.answers import Answer
+from pipeline.evaluation.measurement import MeasuredModel, base_model, tuned_model
+from pipeline.evaluation.shots import Shots, shots_from
 from pipeline.model import base as bases
-from pipeline.model import identity
-from pipeline.model.base import Base
-from pipeline.model.exported import base_with_tokens, dtype_of_export, exported_model, free_memory, holds
+from pipeline.model.exported import holds
 from pipeline.model.generate import NotFinite
-from pipeline.model.load import context_of, dtype_name
-from pipeline.progress import say
+from pipeline.model.load import context_of, device
 from pipeline.prompt.encode import Encoder
-from pipeline.prompt.stage import encoder_of, rules
+from pipeline.prompt.stage import encoder_of
 from pipeline.record import Example
 from pipeline.run import Run
 
-WHO = ("base", "tuned")
 CPU_BATCH = 8  # answers are kept batch by batch, and on a CPU a large one takes minutes
 
 
@@ -44,14 +36,14 @@ def answered(config: Config, run: Run, questions: Sequence[Question]) -> tuple[l
     encoder = encoder_of(config, base.tokenizer)
     sees = context_of(config, base)
     asked, skipped = fitting(encoder, questions, sees, config.compare.max_new_tokens)
-    said = {}
-    for who in WHO:
-        kept = Kept(run.root / "partial" / f"{who}.jsonl", _key(config, run, encoder, who))
-        _ask(config, run, base, encoder, sees, asked, kept, who)
-        said[who] = [kept.found[_name(q)] for q in asked]
+    limit = config.compare.max_new_tokens
+    answers = {
+        "base": _ask(base_model(config, run, base, encoder), asked, limit, None),
+        "tuned": _ask(tuned_model(config, run, encoder), asked, limit, _shots(config, run, encoder, sees)),
+    }
     pairs = [
-        Pair(q, *(Said(row["said"], row["stopped"]) for row in rows))
-        for q, *rows in zip(asked, said["base"], said["tuned"], strict=True)
+        Pair(q, *(Said(_text(answer), answer.stopped) for answer in both))
+        for q, *both in zip(asked, answers["base"], answers["tuned"], strict=True)
     ]
     return pairs, skipped
 
@@ -80,64 +72,31 @@ def fitting(
     return short, long
 
 
-def _key(config: Config, run: Run, encoder: Encoder, who: str) -> dict[str, Any]:
-    """All that a model's answers depend on, besides the question."""
-    key = {
-        "version": 1,
-        "who": who,
-        "model": identity.settings(config.model),
-        "base": identity.identity(config.model),
-        "template": encoder.template.hash,
-        "tokenizer": encoder.tokenizer.hash,
-        "prompt": rules(config),
-        "max_new_tokens": config.compare.max_new_tokens,
-        "dtype": dtype_name(config.model) if who == "base" else dtype_of_export(config, run),
-    }
-    return key if who == "base" else {**key, "export": run.result("export")}
+def _ask(measured: MeasuredModel, questions: Sequence[Question], limit: int, shots: Shots | None) -> list[Answer]:
+    """The model's answers to the questions, in their order; those that are known are not generated again.
 
-
-def _name(question: Question) -> str:
-    return sha256_json([question.instruction, question.input, question.category])
-
-
-def _ask(
-    config: Config, run: Run, base: Base, encoder: Encoder, sees: int | None, asked: Sequence[Question], kept: Kept,
-    who: str,
-) -> None:  # fmt: skip
-    """Has the model called `who` answer what is not in `kept` yet."""
-    missing = [q for q in asked if _name(q) not in kept.found]
-    if not missing:
-        return
-    if len(missing) < len(asked):
-        say(f"compare: {who}: {len(asked) - len(missing)} of {len(asked)} answers are there already")
-    torch.manual_seed(0)
-    if who == "base":
-        model, shots = base_with_tokens(config, base, encoder), None
-    else:
-        model, shots = exported_model(config, run), _shots(config, run, encoder, sees)
-    examples = [Example.of(q.instruction, q.input, "", source=q.set, task=q.category) for q in missing]
-
-    def keep(i: int, one: Answer) -> None:
-        # A letter that the limit cut in half is no letter.
-        said = one.said if one.stopped else one.said.rstrip("\ufffd")
-        kept.add(_name(missing[i]), {"said": said, "stopped": one.stopped})
-
-    batch = 0 if next(model.parameters()).is_cuda else CPU_BATCH
+    Raises:
+        UserError: its logits are not finite (with the question's name).
+    """
+    examples = [Example.of(q.instruction, q.input, "", source=q.set, task=q.category) for q in questions]
     try:
-        answer(
-            model, encoder, examples, config.compare.max_new_tokens, f"compare: {who}", shots,
-            batch=batch, done=keep,
-        )  # fmt: skip
+        return measured.answers(examples, limit, "answers", shots, 0 if device().type == "cuda" else CPU_BATCH)
     except NotFinite as error:
-        question = missing[error.rows[0]]
-        what = f"the {who} model's logits are not finite for the question {question.id!r}"
+        question = questions[error.rows[0]]
+        what = f"the {measured.label} model's logits are not finite for the question {question.id!r}"
         raise UserError(what, question.place, error.fix) from None
-    del model
-    free_memory()
+    finally:
+        measured.release()
+
+
+def _text(answer: Answer) -> str:
+    """The answer without half a character that the limit left at its end."""
+    return answer.said if answer.stopped else answer.said.rstrip("\ufffd")
 
 
 def _shots(config: Config, run: Run, encoder: Encoder, sees: int | None) -> Shots | None:
     """Examples for the prompt, where that is all that tuned means."""
     if holds(run) != "nothing":
         return None
-    return shots_of(config, run, encoder, sees, config.compare.max_new_tokens, config.adapter.shots)
+    room, count = config.compare.max_new_tokens, config.adapter.shots
+    return shots_from(run.folder("dataset"), encoder, config.train.seed, sees, room, count)

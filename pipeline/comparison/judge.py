@@ -16,7 +16,6 @@ from typing import Any
 
 from pipeline.comparison.endpoint import Endpoint
 from pipeline.comparison.judgement import judgement, markdown, outcome, printed
-from pipeline.comparison.kept import Kept
 from pipeline.comparison.pair import Pair, load
 from pipeline.comparison.questions import in_turn
 from pipeline.comparison.verdict import PROMPT_HASH, messages, name_of
@@ -25,6 +24,7 @@ from pipeline.errors import UserError
 from pipeline.files import json_text, write_json, write_text
 from pipeline.portable import shortener
 from pipeline.progress import bar, say
+from pipeline.result_cache import ResultCache
 from pipeline.run import Run
 
 ORDERS = ("base", "tuned")  # whose answer stands first
@@ -51,13 +51,13 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
     pairs = load(run)
     chosen = {q.id for q in in_turn([p.question for p in pairs], config.judge.limit)}
     pairs = [p for p in pairs if p.question.id in chosen]
-    kept = Kept(run.root / "partial" / "verdicts.jsonl", _judge_key(config))
-    _ask(config, pairs, kept)
-    outcomes = [outcome(pair, {first: kept.found.get(name_of(pair, first)) for first in ORDERS}) for pair in pairs]
+    replies = ResultCache(run.root / "partial" / "verdicts.jsonl", _judge_key(config))
+    _ask(config, pairs, replies)
+    outcomes = [outcome(pair, {first: replies.results.get(name_of(pair, first)) for first in ORDERS}) for pair in pairs]
     found = judgement(config, outcomes)
     if found["win_rate"]["questions"] == 0:
         fix = "take another judge.model, one that keeps to a form; its replies are in that file"
-        raise UserError("no reply of the judge holds a verdict", str(kept.path), fix)
+        raise UserError("no reply of the judge holds a verdict", str(replies.path), fix)
     with run.writing("judge", stage_key) as output:
         write_text(output.folder / "verdicts.jsonl", "".join(json_text(o) + "\n" for o in outcomes))
         write_json(output.folder / "judge.json", found)
@@ -67,22 +67,22 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
     say(f"judge: {run.folder('judge') / 'judge.md'}")
 
 
-def _ask(config: Config, pairs: Sequence[Pair], kept: Kept) -> None:
+def _ask(config: Config, pairs: Sequence[Pair], replies: ResultCache) -> None:
     """Keeps a reply for each pair and order that has none; pairs with equal answers need none."""
     wanted = {name_of(p, first): (p, first) for p in pairs if not p.identical for first in ORDERS}
-    missing = {name: asked for name, asked in wanted.items() if name not in kept.found}
+    missing = {name: asked for name, asked in wanted.items() if name not in replies.results}
     if not missing:
         return
     if len(missing) < len(wanted):
         say(f"judge: {len(wanted) - len(missing)} of {len(wanted)} replies are there already")
-    failed = _ask_all(config, missing, kept)
+    failed = _ask_all(config, missing, replies)
     if failed:
-        there = sum(name in kept.found for name in wanted)
+        there = sum(name in replies.results for name in wanted)
         what = f"{failed.what}; {there} of {len(wanted)} replies are kept, and the same command goes on from there"
         raise UserError(what, failed.where, failed.fix)
 
 
-def _ask_all(config: Config, missing: Mapping[str, tuple[Pair, str]], kept: Kept) -> UserError | None:
+def _ask_all(config: Config, missing: Mapping[str, tuple[Pair, str]], replies: ResultCache) -> UserError | None:
     """Several requests at once; after the first that fails no other is begun. Returns that failure."""
     endpoint, stop = Endpoint(config.judge), threading.Event()
 
@@ -108,7 +108,7 @@ def _ask_all(config: Config, missing: Mapping[str, tuple[Pair, str]], kept: Kept
                     continue
                 if reply:
                     text, usage = reply
-                    kept.add(asked[future], {"reply": text, **usage})
+                    replies.add({asked[future]: {"reply": text, **usage}})
                     progress.update()
     finally:
         stop.set()

@@ -31,7 +31,6 @@ def outcome(pair: Pair, replies: Mapping[str, Mapping[str, Any] | None]) -> dict
             raise ValueError(f"no reply for {q.id}")
         verdict = parse(kept["reply"])
         said.append({"first": first, "verdict": verdict, "winner": winner(verdict, first), **kept})
-        del said[-1]["name"]
     one, two = (reply["winner"] for reply in said)
     together = both(one, two)
     consistent = None if together == "unparsable" else one == two

@@ -12,8 +12,6 @@ Rows read = rows kept + rows rejected, on every run.
 
 from __future__ import annotations
 
-import itertools
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +32,6 @@ from pipeline.errors import UserError
 from pipeline.files import write_json, write_text
 from pipeline.portable import shortener
 from pipeline.progress import say
-from pipeline.record import Example
 from pipeline.run import Run, input_hashes
 
 HOW = ("engine",)  # keys of `data` that change how the work is done, not what comes out
@@ -113,9 +110,3 @@ def _said(report: dict[str, Any], run: Run, data: Data) -> None:
         f"data: {report['train']:,} train, {report['val']:,} val, {report['holdout']:,} held-out tasks, "
         f"{report['rejected'] - report['left_out']:,} rejected{left} -> {run.folder('dataset')}"
     )
-
-
-def load(run: Run, part: str, limit: int | None = None) -> list[Example]:
-    """The examples of `train`, `val` or `holdout`, as the data stage wrote them, or the first so many."""
-    with open(run.folder("dataset") / f"{part}.jsonl", encoding="utf-8", errors="surrogatepass") as file:
-        return [Example(**json.loads(line)) for line in itertools.islice(file, limit)]

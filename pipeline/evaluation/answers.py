@@ -7,11 +7,12 @@ answer, which forgives a model that chats around it. stopped: the answer ended b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.evaluation.shots import Shots
+from pipeline.evaluation.standard_error import mean
 from pipeline.model.generate import greedy
 from pipeline.prompt.encode import Encoder
 from pipeline.record import Example
@@ -47,23 +48,18 @@ def answer(
     max_new_tokens: int,
     what: str,
     shots: Shots | None = None,
-    batch: int = 0,
-    done: Callable[[int, Answer], None] | None = None,
 ) -> list[Answer]:
     """Greedy answers to examples, in their order.
 
     Args:
-        shots: puts training rows in front of each. done: is given each example's number and answer once it is there.
+        shots: puts training rows in front of each.
 
     Raises:
         NotFinite: see `greedy`; its rows are numbers of examples.
     """
     prompts = [shots.prompt(e) if shots else encoder.prompt(e.instruction, e.input) for e in examples]
-    made = greedy(
-        model, prompts, end_id=encoder.end_id, max_new_tokens=max_new_tokens, what=what, batch=batch,
-        done=(lambda i, ids: done(i, read(encoder, examples[i], ids))) if done else None,
-    )  # fmt: skip
-    return [read(encoder, example, ids) for example, ids in zip(examples, made, strict=True)]
+    new_ids = greedy(model, prompts, end_id=encoder.end_id, max_new_tokens=max_new_tokens, what=what)
+    return [read(encoder, example, ids) for example, ids in zip(examples, new_ids, strict=True)]
 
 
 def read(encoder: Encoder, example: Example, ids: Sequence[int]) -> Answer:
@@ -73,16 +69,16 @@ def read(encoder: Encoder, example: Example, ids: Sequence[int]) -> Answer:
     return Answer(example.instruction, example.input, example.output, said, stopped, example.task)
 
 
-def marks(answers: Sequence[Answer]) -> dict[str, float]:
+def marks(answers: Sequence[Answer]) -> dict[str, Any]:
     """Shares of exact, contained and stopped answers, the standard error of the exact one, and their number."""
     n = len(answers)
     if not n:
         return {"answers": 0}
-    exact = sum(a.exact for a in answers) / n
+    exact, error = mean([float(a.exact) for a in answers])
     return {
         "answers": n,
         "exact": exact,
-        "exact_standard_error": math.sqrt(exact * (1 - exact) / n),
+        "exact_standard_error": None if math.isnan(error) else error,
         "contained": sum(a.contained for a in answers) / n,
         "stopped": sum(a.stopped for a in answers) / n,
     }

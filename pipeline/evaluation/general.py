@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from pipeline.config import Config
+from pipeline.config import Config, Eval
 from pipeline.evaluation.standard_error import ratio
 from pipeline.model.load import virtual_of
 from pipeline.model.loss import row_losses
@@ -36,15 +36,17 @@ def seen_by(model: Any, config: Config) -> int:
     return sees - taken
 
 
-def general_windows(model: Any, config: Config, encoder: Encoder, most: int = 0) -> list[Window]:
-    """The windows of `eval.general`, no longer than the model can be asked about. most: fewer than the final table has.
+def general_windows(settings: Eval, encoder: Encoder, longest: int, most: int = 0) -> list[Window]:
+    """The windows of `eval.general`.
+
+    Args:
+        longest: tokens of a window, where the model sees fewer than `WINDOW`. most: fewer than the final table has.
 
     Raises:
         UserError: the file cannot be read.
     """
-    longest = seen_by(model, config)
-    most = min(most or config.eval.general_windows, config.eval.general_windows)
-    return windows(read(path_of(config.eval.general)), encoder, most, min(WINDOW, longest))
+    most = min(most or settings.general_windows, settings.general_windows)
+    return windows(read(path_of(settings.general)), encoder, most, min(WINDOW, longest))
 
 
 @torch.inference_mode()

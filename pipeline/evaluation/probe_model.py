@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pipeline.config import Config
-from pipeline.dataset.stage import load as load_examples
+from pipeline.dataset.examples import read_examples
 from pipeline.evaluation.answers import Answer, read
 from pipeline.evaluation.probe_causes import Facts, advice, warnings
 from pipeline.evaluation.probes import NAMES, fitting, languages_asked, probe, signs
@@ -47,10 +47,11 @@ def probe_model(model: Any, config: Config, run: Run, encoder: Encoder, counts: 
         UserError: the model gives NaN (`NotFinite`).
     """
     limit = min(config.eval.max_new_tokens, LIMIT)
-    part = "val" if load_examples(run, "val") else "train"
+    dataset = run.folder("dataset")
+    part = "val" if next(read_examples(dataset, "val"), None) else "train"
     longest = getattr(model.config, "max_position_embeddings", None) or 1 << 30
     room = min(config.prompt.cutoff, longest - limit - virtual_of(config))
-    chosen = choose(load_examples(run, part), encoder, limit, room)
+    chosen = choose(read_examples(dataset, part), encoder, limit, room)
     asked = chosen + [Example.of(text, "", "", source="eval.prompts") for text in config.eval.prompts]
     if not asked:
         return {"missing": "no question: no row fits, and eval.prompts is empty", "warnings": []}
@@ -81,7 +82,7 @@ def _shown(answer: Answer, encoder: Encoder) -> dict[str, Any]:
     return {**answer.as_dict(), "signs": shows}
 
 
-def choose(examples: Sequence[Example], encoder: Encoder, limit: int, room: int, count: int = ROWS) -> list[Example]:
+def choose(examples: Iterable[Example], encoder: Encoder, limit: int, room: int, count: int = ROWS) -> list[Example]:
     """Rows by content hash, so the same ones on every machine; languages in turn, references that fit first.
 
     Args:

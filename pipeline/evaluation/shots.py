@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
-from pipeline.config import Config
-from pipeline.dataset.stage import load as load_examples
+from pipeline.dataset.examples import read_examples
 from pipeline.prompt.encode import IGNORE, Encoder, Row
-from pipeline.prompt.tokens import Tokens
 from pipeline.record import Example
-from pipeline.run import Run
 
 
 class Shots:
@@ -93,14 +90,10 @@ class ShotTokens:
         return np.array(ids, np.int32), np.array(labels, np.int32)
 
 
-def with_shots(shots: Shots | None, tokens: Tokens, rows: Sequence[int], examples: Sequence[Example]) -> Any:
-    """The tokens of some rows, with examples in front where there are any; rows count as in `range(len(rows))`."""
-    if shots is None:
-        return tokens
-    by_id = {example.id: example for example in examples}
-    return shots.tokens([by_id[name] for name in tokens.of(rows)])
+def shots_from(dataset: Path, encoder: Encoder, seed: int, context: int | None, room: int, count: int) -> Shots:
+    """`count` examples from the training rows in `dataset`.
 
-
-def shots_of(config: Config, run: Run, encoder: Encoder, limit: int | None, room: int, count: int) -> Shots:
-    """`count` examples from the run's training rows; `limit`: tokens that the model sees, `room`: for the answer."""
-    return Shots(encoder, load_examples(run, "train"), count, config.train.seed, limit or 2**31, room)
+    Args:
+        context: tokens that the model sees. room: of them, kept for the answer.
+    """
+    return Shots(encoder, list(read_examples(dataset, "train")), count, seed, context or 2**31, room)

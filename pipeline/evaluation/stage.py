@@ -1,110 +1,107 @@
 """The evaluation stage: base, base with examples in front, and tuned model, in one table with standard errors.
 
-runs/NAME/benchmarks/   rows and task definitions as the harness reads them; each finished measurement
-runs/NAME/eval/         eval.json, eval.md, eval.png
+runs/NAME/benchmarks/     rows and task definitions as the harness reads them
+runs/NAME/measurements/   each finished measurement
+runs/NAME/eval/           eval.json, eval.md, eval.png
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-import torch
-
 from pipeline.config import Config
-from pipeline.dataset.stage import load as load_examples
 from pipeline.errors import UserError
-from pipeline.evaluation.answers import answer
-from pipeline.evaluation.heldout import row_sums
-from pipeline.evaluation.measure import PARTS
-from pipeline.evaluation.parts import Parts
+from pipeline.evaluation.held_out_rows import HeldOutRows, held_out_rows
+from pipeline.evaluation.measurement import MeasuredModel, base_model, tuned_model
 from pipeline.evaluation.rouge import rouge_l
-from pipeline.evaluation.shots import Shots, shots_of, with_shots
+from pipeline.evaluation.shots import Shots, shots_from
 from pipeline.evaluation.table import markdown, picture, printed, rows_of
 from pipeline.evaluation.tasks import files_of, write_local
 from pipeline.files import read_json, write_json, write_text
-from pipeline.model import hf_tokenizer, identity
+from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
-from pipeline.model.exported import base_with_tokens, exported_model, free_memory
+from pipeline.model.load import context_of
 from pipeline.model.methods import BY_NAME
 from pipeline.portable import shortener
 from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
-from pipeline.prompt.tokens import Tokens
 from pipeline.run import Run, versions
 
 
 class Evaluation:
     """What is measured on which model. `who`: base, shots (the base with examples in front), tuned."""
 
-    def __init__(self, config: Config, run: Run, base: Base) -> None:
+    def __init__(self, config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> None:
         self.config, self.run, self.base = config, run, base
         self.encoder = encoder_of(config, base.tokenizer)
-        self.parts = Parts(run.folder("benchmarks"))
+        self.splits = held_out_rows(run.folder("dataset"), run.folder("tokens"), config.eval.rows)
         local = bool(config.eval.task_files and config.eval.tasks)
         self.folder = run.folder("benchmarks") / "tasks" if local else None
         self.untrained = BY_NAME[config.adapter.method].export == "nothing"
         self.files = files_of(config)
-        self.harness: Any = None
+        self.hashes = {path: entry["sha256"] for path, entry in stage_key["inputs"].items()}
+        self.models = {
+            "base": base_model(config, run, base, self.encoder),
+            "tuned": tuned_model(config, run, self.encoder),
+        }
+        self.harness: tuple[Any, Any] = (None, None)
 
     def units(self) -> list[tuple[str, str]]:
         """(who, what) in the order of work: `held-out` or a task. The tuned model of a method without training is the
         base with examples in front, which benchmarks know nothing of."""
         baseline = ["shots"] if self.config.eval.shots and not self.untrained else []
-        held_out = [(who, "held-out") for who in ("base", *baseline, "tuned")] if self._has_rows() else []
+        held_out = [(who, "held-out") for who in ("base", *baseline, "tuned")] if self.splits else []
         models = ("base",) if self.untrained else ("base", "tuned")
-        found = held_out + [(who, task) for who in models for task in self.config.eval.tasks]
-        return sorted(found, key=lambda unit: unit[0] == "tuned")
+        units = held_out + [(who, task) for who in models for task in self.config.eval.tasks]
+        return sorted(units, key=lambda unit: unit[0] == "tuned")
 
-    def key(self, who: str, what: str, hashes: dict[str, str]) -> dict[str, Any]:
-        """All that a measurement depends on. hashes: of local files."""
-        config, wanted = self.config, self.config.eval
-        model: dict[str, Any] = {"export": self.run.result("export")} if who == "tuned" else {
-            "model": identity.settings(config.model), "base": identity.identity(config.model),
-        }  # fmt: skip
-        if what == "held-out":
-            asked = {"rows": wanted.rows, "most": wanted.max_new_tokens, "tokens": self.run.result("tokens"),
-                     "shots": wanted.shots if who == "shots" else 0}  # fmt: skip
-        else:
-            template = self.encoder.template.hash if wanted.prompting == "template" else ""
-            asked = {"limit": wanted.limit, "num_fewshot": wanted.num_fewshot, "template": template,
-                     "files": [hashes[str(path)] for _, path in self.files.get(what, [])],
-                     "lm_eval": harness_version()}  # fmt: skip
-        return {"version": 2, "what": what, "tokenizer": self.encoder.tokenizer.hash, **model, **asked}
-
-    def measure(self, model: Any, who: str, what: str) -> dict[str, Any]:
-        """One unit on its loaded model.
+    def measure(self, who: str, what: str) -> dict[str, Any]:
+        """One unit; results that are known are not measured again.
 
         Raises:
             UserError: as `Harness.ask`.
         """
-        config, wanted = self.config, self.config.eval
-        if what != "held-out":
-            if self.harness is None:
-                from pipeline.evaluation.harness import Harness
+        measured = self.models["tuned" if who == "tuned" else "base"]
+        if what == "held-out":
+            return held_out(measured, self.splits, self.config.eval.max_new_tokens, self._shots(who))
+        return measured.result(f"task {what}", self._task_settings(what), lambda model: self._ask(model, what, who))
 
-                tokenizer = hf_tokenizer.load(self.run.folder("export"))
-                self.harness = Harness(model, tokenizer, self.folder, wanted.batch_size)
-            template = wanted.prompting == "template"
-            return self.harness.ask(what, wanted.limit, wanted.num_fewshot, template, who)
-        count = wanted.shots if who == "shots" else config.adapter.shots if self.untrained and who == "tuned" else 0
-        shots = None
-        if count:
-            limit = getattr(model.config, "max_position_embeddings", None)
-            shots = shots_of(config, self.run, self.encoder, limit, wanted.max_new_tokens, count)
-        return held_out(model, config, self.run, self.encoder, who, shots)
+    def _task_settings(self, task: str) -> dict[str, Any]:
+        """All that a benchmark's result depends on, besides the model."""
+        wanted = self.config.eval
+        template = self.encoder.template.hash if wanted.prompting == "template" else ""
+        return {
+            "limit": wanted.limit, "num_fewshot": wanted.num_fewshot, "template": template,
+            "files": [self.hashes[str(path)] for _, path in self.files.get(task, [])], "lm_eval": harness_version(),
+        }  # fmt: skip
 
-    def load(self, who: str) -> Any:
-        self.harness = None
-        free_memory()
-        if who == "tuned":
-            return exported_model(self.config, self.run)
-        return base_with_tokens(self.config, self.base, self.encoder)
+    def _ask(self, model: Any, task: str, who: str) -> dict[str, Any]:
+        wanted = self.config.eval
+        if self.harness[0] is not model:
+            from pipeline.evaluation.harness import Harness
 
-    def _has_rows(self) -> bool:
-        return any(len(Tokens(self.run.folder("tokens") / f"{part}.arrow")) for part in PARTS)
+            tokenizer = hf_tokenizer.load(self.run.folder("export"))
+            self.harness = model, Harness(model, tokenizer, self.folder, wanted.batch_size)
+        return self.harness[1].ask(task, wanted.limit, wanted.num_fewshot, wanted.prompting == "template", who)
+
+    def _shots(self, who: str) -> Shots | None:
+        """Examples in front of every question, where `who` is asked with them."""
+        config = self.config
+        count = config.eval.shots if who == "shots" else 0
+        if self.untrained and who == "tuned":
+            count = config.adapter.shots
+        if not count:
+            return None
+        context, room = context_of(config, self.base), config.eval.max_new_tokens
+        return shots_from(self.run.folder("dataset"), self.encoder, config.train.seed, context, room, count)
+
+    def release(self, who: str) -> None:
+        """Gives a model's memory back, before the next one is loaded."""
+        self.harness = None, None
+        self.models[who].release()
 
 
 def harness_version() -> str:
@@ -126,8 +123,7 @@ def evaluate(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) ->
     Raises:
         UserError: nothing to measure; a benchmark's file or row is unfit (named); a model gives NaN.
     """
-    torch.manual_seed(0)
-    work = Evaluation(config, run, base)
+    work = Evaluation(config, run, base, stage_key)
     units = work.units()
     if not units:
         fix = "keep rows out of training (data.val=64), or name benchmarks (eval.tasks)"
@@ -136,21 +132,13 @@ def evaluate(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) ->
         harness_version()
     if work.folder:
         write_local(work.files, work.folder)  # checks every row before a model is loaded
-    hashes = {path: entry["sha256"] for path, entry in stage_key["inputs"].items()}
-    keys = {(who, what): work.key(who, what, hashes) for who, what in units}
-    loaded: tuple[str, Any] = ("", None)
+    found = {}
     for n, (who, what) in enumerate(units, 1):
-        name = f"{who}-{what}"
-        if work.parts.has(name, keys[who, what]):
-            say(f"eval: {n} of {len(units)}: {who}, {what}: measured before")
-            continue
+        if who == "tuned":
+            work.release("base")
         say(f"eval: {n} of {len(units)}: {who}, {what}")
-        side = "tuned" if who == "tuned" else "base"
-        if loaded[0] != side:
-            loaded = ("", None)
-            loaded = (side, work.load(side))
-        work.parts.keep(name, keys[who, what], _asking(work, loaded[1], who, what))
-    found = {(who, what): work.parts.found(f"{who}-{what}") for who, what in units}
+        found[who, what] = work.measure(who, what)
+    work.release("tuned")
     rows = rows_of(found, read_json(run.folder("export") / "results.json") or {})
     with run.writing("eval", stage_key) as output:
         record = {
@@ -171,10 +159,6 @@ def evaluate(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) ->
     say(f"eval: {run.folder('eval') / 'eval.md'}, eval.json, eval.png")
 
 
-def _asking(work: Evaluation, model: Any, who: str, what: str) -> Callable[[], dict[str, Any]]:
-    return lambda: work.measure(model, who, what)
-
-
 def _models(config: Config, run: Run, encoder: Encoder) -> dict[str, Any]:
     return {
         "base": {"name": config.model.base or "geometry", "quantize": config.model.quantize},
@@ -184,32 +168,26 @@ def _models(config: Config, run: Run, encoder: Encoder) -> dict[str, Any]:
 
 
 def held_out(
-    model: Any, config: Config, run: Run, encoder: Encoder, who: str, shots: Shots | None = None
+    measured: MeasuredModel, splits: Mapping[str, HeldOutRows], max_new_tokens: int, shots: Shots | None
 ) -> dict[str, Any]:
-    """Loss and answers of the run's held-out rows.
+    """Loss and answers of the run's held-out rows, by split.
 
     Returns:
-        For `val` and `holdout`, where they have rows: sums, counts (nats and tokens of each row), rouge_l, stopped,
-        exact (of each answer; None where a row has more than one right answer), cut (answers at the limit).
+        sums, counts (nats and tokens of each row), rouge_l, stopped, exact (of each answer; None where a row has more
+        than one right answer), said (the answers).
     """
-    found = {}
-    for part in PARTS:
-        tokens = Tokens(run.folder("tokens") / f"{part}.arrow")
-        limit = config.eval.rows if part == "val" else (config.eval.rows + 1) // 2
-        rows = range(min(len(tokens), limit))
-        if not rows:
-            continue
-        examples = load_examples(run, part)
-        shown = with_shots(shots, tokens, rows, examples)
-        sums, counts = row_sums(model, shown, rows, f"{who}: loss, {part}")
-        said = answer(model, encoder, examples[:limit], config.eval.max_new_tokens, f"{who}: answers, {part}", shots)
-        pairs = list(zip(examples[:limit], said, strict=True))
-        found[part] = {
+    results = {}
+    for split, rows in splits.items():
+        tokens, chosen = rows.encoded(shots)
+        sums, counts = measured.losses(tokens, chosen, f"loss, {split}")
+        answers = measured.answers(rows.examples, max_new_tokens, f"answers, {split}", shots)
+        pairs = list(zip(rows.examples, answers, strict=True))
+        results[split] = {
             "sums": sums,
             "counts": counts,
             "rouge_l": [rouge_l(a.expected, a.said, e.language) for e, a in pairs],
-            "stopped": [float(a.stopped) for a in said],
+            "stopped": [float(a.stopped) for a in answers],
             "exact": [float(a.exact) if e.exact else None for e, a in pairs],
-            "said": [a.said for a in said],
+            "said": [a.said for a in answers],
         }
-    return found
+    return results

@@ -7,11 +7,15 @@ from typing import Any
 
 from pipeline.adapter_name import BASE
 from pipeline.config import Config
-from pipeline.evaluation.measure import PARTS, measure
+from pipeline.evaluation.held_out_rows import held_out_rows
+from pipeline.evaluation.measure import measure
+from pipeline.evaluation.measurement import MeasuredModel, base_key
 from pipeline.evaluation.shots import Shots
 from pipeline.model.base import Base
-from pipeline.model.load import add_tokens, load_base
+from pipeline.model.exported import base_with_tokens
+from pipeline.model.load import context_of
 from pipeline.model.stored import RULES, open_stored
+from pipeline.prompt.passages import WINDOW
 from pipeline.prompt.stage import encoder_of
 from pipeline.run import Run
 from pipeline.store import Store
@@ -23,19 +27,18 @@ def measure_stored(config: Config, run: Run, base: Base, store: Store, name: str
     Raises:
         UserError: as `open_stored`.
     """
-    shots = None
+    shots, key, cache = None, base_key(config), run.folder("measurements")
     if name == BASE:
         encoder = encoder_of(config, base.tokenizer)
-        model = load_base(config, base)
-        add_tokens(model, encoder.tokenizer.size)
+        measured = MeasuredModel(
+            cache / "base.jsonl", key, encoder, lambda: base_with_tokens(config, base, encoder), name
+        )
     else:
         model, encoder = open_stored(config, base, store, name)
         if any(getattr(encoder.prompt_config, rule) != getattr(config.prompt, rule) for rule in RULES):
             # The run's encoded rows are in the config's form; no examples in front means: encoded anew, else the same.
             shots = Shots(encoder, [], 0, config.train.seed, sys.maxsize, 0)
-    return measure(model, config, run, encoder, name, shots)
-
-
-def summary(found: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of `measure`, without the answers: what a record keeps."""
-    return {part: {k: v for k, v in found[part].items() if k != "said"} for part in PARTS if part in found}
+        adapter = {**key, "files": store.record(name)["files"]}
+        measured = MeasuredModel(cache / f"adapter-{name}.jsonl", adapter, encoder, lambda: model, name)
+    splits = held_out_rows(run.folder("dataset"), run.folder("tokens"), config.eval.rows)
+    return measure(measured, splits, config.eval, config.data.groups, context_of(config, base) or WINDOW, shots)

@@ -53,7 +53,7 @@ def greedy(
     what: str,
     batch: int = 0,
     adapters: Sequence[str] | None = None,
-    done: Callable[[int, list[int]], None] | None = None,
+    done: Callable[[dict[int, list[int]]], None] | None = None,
 ) -> list[list[int]]:
     """New ids for each prompt, the end token included when the model gave it.
 
@@ -63,7 +63,7 @@ def greedy(
 
     Args:
         batch: prompts side by side; 0 = `rows_at_once`. Half as many from where the card's memory does not suffice.
-        done: is given each prompt's number and ids as soon as its batch has ended.
+        done: is given the new ids of a batch, by prompt, as soon as the batch has ended.
 
     Raises:
         NotFinite: a prompt's logits are NaN or infinite.
@@ -104,8 +104,8 @@ def greedy(
             start += len(rows)
             for i, new in zip(rows, made, strict=True):
                 answers[i] = new[: new.index(end_id) + 1] if end_id in new else new
-                if done:
-                    done(i, answers[i])
+            if done:
+                done({i: answers[i] for i in rows})
             progress.update(len(rows))
     return answers
 

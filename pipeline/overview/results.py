@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.comparison.winrate import table as win_rates
-from pipeline.evaluation.measure import PARTS as MEASURED
+from pipeline.evaluation.measure import NAMES as PLACES
 from pipeline.evaluation.measure import rows_of_table
 from pipeline.evaluation.probes import NAMES
 from pipeline.overview import curves
@@ -21,7 +21,6 @@ from pipeline.report.figure import Figure, Rows, table
 from pipeline.report.text import escape, shorten
 
 MOST = 40  # lines of one picture
-PLACES = {"val": "held-out rows", "holdout": "tasks never trained on"}
 PROBES = {
     "stops": "Ended with the end token below the limit. Asked where the reference is short enough.",
     "repeats": "End in a loop: a phrase of two words or more, three times in a row.",
@@ -39,7 +38,7 @@ def results(parts: Parts) -> str:
         return f"<p>{parts.missing('export', 'Base and tuned model were not measured')}</p>"
     names = column_names(parts.config)
     found = table(("", f"#{names[0]}", f"#{names[1]}"), rows_of_table(base, tuned))
-    for part in MEASURED:
+    for part in PLACES:
         by_task = tuned.get(part, {}).get("by_task", {})
         of_base = base.get(part, {}).get("by_task", {})
         both = [
@@ -236,7 +235,7 @@ def samples(parts: Parts) -> str:
         for before, after in zip(base.get("prompts", ()), tuned.get("prompts", ()), strict=False)
     )
     shown, marks = [], set()
-    for part in MEASURED:
+    for part in PLACES:
         pairs = zip(base.get(part, {}).get("said", ()), tuned.get(part, {}).get("said", ()), strict=False)
         for before, after in pairs:
             mark = "right" if after["exact"] else "holds the right one" if after["contained"] else "wrong"
@@ -245,7 +244,7 @@ def samples(parts: Parts) -> str:
             meta, data = [PLACES[part], after["task"], mark], {"answer": mark, "task": after["task"]}
             shown.append(_article(texts, meta, data, _both(names, before, after)))
     if shown:
-        tasks = sorted({a["task"] for part in MEASURED for a in tuned.get(part, {}).get("said", ())})
+        tasks = sorted({a["task"] for part in PLACES for a in tuned.get(part, {}).get("said", ())})
         prompts += "<h3>Held-out rows</h3>" + pager("answers", shown, {"answer": sorted(marks), "task": tasks})
     return prompts or "<p>No row has one right answer, and eval.prompts is empty.</p>"
 

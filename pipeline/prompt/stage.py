@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.config import Config
-from pipeline.dataset.stage import load as load_examples
+from pipeline.dataset.examples import read_examples
 from pipeline.errors import UserError
 from pipeline.files import json_text, write_text
 from pipeline.progress import bar, say
@@ -70,15 +71,16 @@ def build(config: Config, run: Run, vocabulary: Vocabulary, stage_key: dict[str,
     with run.writing("tokens", stage_key) as output:
         with open(output.folder / "rejected.jsonl", "w", encoding="utf-8") as rejected:
             for part in PARTS:
-                examples = load_examples(run, part)
-                output.counts[part] = _encode_part(config, encoder, examples, output.folder, part, rejected)
+                examples = read_examples(run.folder("dataset"), part)
+                total = (run.manifest("dataset") or {}).get("counts", {}).get(part)
+                output.counts[part] = _encode_part(config, encoder, examples, total, output.folder, part, rejected)
         if not output.counts["train"]["learnt"]:
             raise UserError(
                 "no token of any training row carries loss: every prompt fills the cutoff", "prompt.cutoff", "raise it"
             )
         if output.counts["val"]["rejected"] and not output.counts["val"]["rows"]:
             raise UserError("no held-out row fits into the cutoff", "prompt.cutoff", "raise it, or set data.val=0")
-        sample = load_examples(run, "train")[:5]
+        sample = list(read_examples(run.folder("dataset"), "train", 5))
         rows = encoder.rows(sample)
         write_text(output.folder / "preview.txt", as_text(encoder, rows, colour=False) + "\n")
         output.counts["template"] = {"id": encoder.template.id, "hash": encoder.template.hash}
@@ -88,17 +90,19 @@ def build(config: Config, run: Run, vocabulary: Vocabulary, stage_key: dict[str,
 
 
 def _encode_part(
-    config: Config, encoder: Encoder, examples: Sequence[Example], folder: Path, part: str, rejected: TextIO
-) -> dict[str, int]:
+    config: Config, encoder: Encoder, examples: Iterator[Example], total: int | None, folder: Path, part: str,
+    rejected: TextIO,
+) -> dict[str, int]:  # fmt: skip
     counts = dict.fromkeys(
         ("rows", "tokens", "learnt", "longest", "cut", "forgot", "rejected", "no_loss", "seam", "unknown"), 0
     )
     writer = TokenWriter(folder / f"{part}.arrow")
-    with bar(total=len(examples), what=f"tokens {part}") as progress:
-        for start in range(0, len(examples), CHUNK):
-            chunk = examples[start : start + CHUNK]
+    start = 0
+    with bar(total=total, what=f"tokens {part}") as progress:
+        while chunk := list(itertools.islice(examples, CHUNK)):
             rows = encoder.rows(chunk)
             examine_rows(encoder, rows, start)
+            start += len(chunk)
             pairs = list(zip(rows, chunk, strict=True))
             too_long = [e for row, e in pairs if row.cut] if config.prompt.too_long == "reject" else []
             kept = [(row, e) for row, e in pairs if not (row.cut and too_long)]

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from pipeline.config import Config
-from pipeline.dataset.stage import load as load_examples
+from pipeline.dataset.examples import example_rows
 from pipeline.errors import UserError
-from pipeline.evaluation.stored import summary
+from pipeline.evaluation.measure import numbers_of
 from pipeline.files import read_json, sha256_file
 from pipeline.model import adapter as adapters
 from pipeline.model.adapter_folder import copy_companions
@@ -23,6 +23,7 @@ from pipeline.model.untrusted import CONFIG, check_numbers, inspect
 from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
+from pipeline.release import verify
 from pipeline.release.verify import divergence, log_probabilities
 from pipeline.run import Run
 from pipeline.store import Store
@@ -75,7 +76,7 @@ def _tried(config: Config, run: Run, base: Base, encoder: Encoder) -> float:
         UserError: the adapter does not fit the base, gives no numbers, or changes nothing.
     """
     folder = run.folder("adapter")
-    examples = load_examples(run, "val") or load_examples(run, "train")
+    examples = example_rows(run.folder("dataset"), verify.PROBE_ROWS)
     plain = load_base(config, base)
     add_tokens(plain, encoder.tokenizer.size)
     before = log_probabilities(plain, encoder, examples)
@@ -96,7 +97,7 @@ def _origin(config: Config, run: Run, base: Base, encoder: Encoder) -> dict[str,
     exported, results = run.manifest("export"), {}
     if exported and exported["key"].get("adapter") == run.result("adapter"):
         found = read_json(run.folder("export") / "results.json")
-        results = {config.name: summary(found["tuned"])} if found else {}
+        results = {config.name: numbers_of(found["tuned"])} if found else {}
     return {
         "run": config.name,
         "trained": manifest.get("written"),

@@ -9,9 +9,10 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig
 
 from pipeline.config import Config
-from pipeline.dataset.stage import load as load_examples
+from pipeline.dataset.examples import example_rows
 from pipeline.errors import UserError
-from pipeline.evaluation.measure import look_at_both, rows_of_table
+from pipeline.evaluation.measure import compare_answers, rows_of_table
+from pipeline.evaluation.measurement import base_key
 from pipeline.evaluation.probe_causes import Facts, advice
 from pipeline.files import need_space, read_json, write_json, write_text
 from pipeline.model import adapter as adapters
@@ -31,6 +32,7 @@ from pipeline.release.card import card, column_names
 from pipeline.release.unmerged import Work, unmerged, without_training
 from pipeline.run import Run, StageOutput
 
+CHECKED_ROWS = 200  # on which logits and tokenizers are compared
 LONG = ("said", "by_task", "by_group", "by_kind", "sums", "counts")  # of the results; they stay out of the manifest
 
 
@@ -44,7 +46,7 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
     """
     torch.manual_seed(0)
     encoder = encoder_of(config, base.tokenizer)
-    examples = load_examples(run, "val") or load_examples(run, "train")
+    examples = example_rows(run.folder("dataset"), CHECKED_ROWS)
     dtype = export_dtype(config)
     checks = verify.Checks()
     _same_recipe(run, encoder, checks)
@@ -55,7 +57,7 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
     plain = base_with_tokens(config, base, encoder)
     need_space(run.root, 2 * BYTES[dtype] * plain.num_parameters(), "the export")
     work = Work(config, run, base, encoder, examples, checks)
-    results: dict[str, Any] = {"base": work.measured(plain, "base")}
+    results: dict[str, Any] = {"base": work.measure(work.measured(plain, "base", base_key(config)))}
     base_says = verify.log_probabilities(plain, encoder, examples)
     held = [plain]  # whoever takes the base out of here is the only one to hold it, and can give it back
     del plain
@@ -72,12 +74,11 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
             reloaded = load_folder(output.folder, DTYPES[dtype])
             verify.reload_equals_merged(merged_says, verify.log_probabilities(reloaded, encoder, examples), checks)
             tokenizer = AutoTokenizer.from_pretrained(output.folder, local_files_only=True)
-            verify.tokenizer_agrees(tokenizer, encoder, examples[:200], checks)
-            verify.answers_stop(reloaded, encoder, examples, config.export.min_eos, checks)
-            results["tuned"] = work.measured(reloaded, "tuned")
+            verify.tokenizer_agrees(tokenizer, encoder, examples, checks)
+            results["tuned"] = work.checked(reloaded, output.folder)
         facts = Facts.of(config, run, (run.manifest("adapter") or {}).get("counts", {}))
-        found = look_at_both(results["base"], results["tuned"], facts)
-        results["warnings"] = found if method.export != "nothing" else []  # the cause would be sought in training
+        warnings = compare_answers(results["base"], results["tuned"], facts)
+        results["warnings"] = warnings if method.export != "nothing" else []  # the cause would be sought in training
         _write_records(config, run, encoder, results, checks, output)
     show(config, run, results)
 

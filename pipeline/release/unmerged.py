@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,18 +13,23 @@ from peft import PeftModel
 from transformers import AutoTokenizer
 
 from pipeline.config import Config
+from pipeline.dataset.examples import read_examples
+from pipeline.evaluation.held_out_rows import held_out_rows
 from pipeline.evaluation.measure import measure
-from pipeline.evaluation.shots import Shots, shots_of
+from pipeline.evaluation.measurement import MeasuredModel, base_key, tuned_key
+from pipeline.evaluation.shots import Shots, shots_from
 from pipeline.model import adapter as adapters
 from pipeline.model import hf_tokenizer
 from pipeline.model.adapter_folder import name_base
 from pipeline.model.base import Base
 from pipeline.model.exported import base_with_tokens, free_memory
 from pipeline.model.fingerprint import fingerprint
+from pipeline.model.load import context_of
 from pipeline.model.methods.method import SETTINGS, WEIGHTS
 from pipeline.model.methods.through_peft import ThroughPeft
 from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
+from pipeline.prompt.passages import WINDOW
 from pipeline.record import Example
 from pipeline.release import verify
 from pipeline.run import Run, StageOutput
@@ -40,8 +46,27 @@ class Work:
     examples: Sequence[Example]
     checks: verify.Checks
 
-    def measured(self, model: Any, who: str, shots: Shots | None = None) -> dict[str, Any]:
-        return measure(model, self.config, self.run, self.encoder, who, shots)
+    def measured(self, model: Any, who: str, key: dict[str, Any]) -> MeasuredModel:
+        """`who`: base or tuned. key: identifies the model."""
+        path = self.run.folder("measurements") / f"{who}.jsonl"
+        return MeasuredModel(path, key, self.encoder, lambda: model, who)
+
+    def measure(self, measured: MeasuredModel, shots: Shots | None = None) -> dict[str, Any]:
+        settings, run = self.config.eval, self.run
+        splits = held_out_rows(run.folder("dataset"), run.folder("tokens"), settings.rows)
+        longest = context_of(self.config, self.base) or WINDOW
+        return measure(measured, splits, settings, self.config.data.groups, longest, shots)
+
+    def checked(self, reloaded: Any, folder: Path) -> dict[str, Any]:
+        """Measures what was saved in `folder` and loaded again, once it is known to stop.
+
+        Raises:
+            UserError: too few answers end by themselves.
+        """
+        measured = self.measured(reloaded, "tuned", tuned_key(self.config, self.run, folder))
+        rows = read_examples(self.run.folder("dataset"), "val" if self.config.data.val else "train")
+        verify.answers_stop(measured, rows, self.config.export.min_eos, self.checks)
+        return self.measure(measured)
 
 
 def unmerged(work: Work, held: list[Any], base_says: torch.Tensor, output: StageOutput) -> dict[str, Any]:
@@ -76,8 +101,7 @@ def unmerged(work: Work, held: list[Any], base_says: torch.Tensor, output: Stage
     said = f"{how} gives the logits of what was trained"
     reloaded_says = verify.log_probabilities(reloaded, encoder, work.examples)
     verify.reload_equals_merged(tuned_says, reloaded_says, work.checks, said)
-    verify.answers_stop(reloaded, encoder, work.examples, config.export.min_eos, work.checks)
-    return work.measured(reloaded, "tuned")
+    return work.checked(reloaded, folder)
 
 
 def without_training(work: Work, held: list[Any], output: StageOutput) -> dict[str, Any]:
@@ -89,13 +113,12 @@ def without_training(work: Work, held: list[Any], output: StageOutput) -> dict[s
     plain = held.pop()
     limit = getattr(plain.config, "max_position_embeddings", None)
     _save_tokenizer(work, limit, output)
-    shots = shots_of(
-        work.config, work.run, work.encoder, limit, work.config.eval.max_new_tokens, work.config.adapter.shots
-    )
-    return work.measured(plain, f"{work.config.adapter.shots}-shot", shots)
+    config, room, count = work.config, work.config.eval.max_new_tokens, work.config.adapter.shots
+    shots = shots_from(work.run.folder("dataset"), work.encoder, config.train.seed, limit, room, count)
+    return work.measure(work.measured(plain, "base", base_key(config)), shots)
 
 
 def _save_tokenizer(work: Work, limit: int | None, output: StageOutput) -> None:
     hf_tokenizer.save(hf_tokenizer.build(work.encoder, limit), work.encoder, output.folder)
     tokenizer = AutoTokenizer.from_pretrained(output.folder, local_files_only=True)
-    verify.tokenizer_agrees(tokenizer, work.encoder, work.examples[:200], work.checks)
+    verify.tokenizer_agrees(tokenizer, work.encoder, work.examples, work.checks)

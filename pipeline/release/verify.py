@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from pipeline.errors import UserError
+from pipeline.evaluation.measurement import MeasuredModel
 from pipeline.model.adapter import WEIGHTS
-from pipeline.model.generate import greedy
 from pipeline.model.hf_tokenizer import disagreement
 from pipeline.model.methods import Method
 from pipeline.progress import say
@@ -200,21 +201,20 @@ def tokenizer_agrees(tokenizer: Any, encoder: Encoder, examples: Sequence[Exampl
     checks.passed(name, f"same ids as in training for {tried} prompts")
 
 
-def answers_stop(model: Any, encoder: Encoder, examples: Sequence[Example], least: float, checks: Checks) -> None:
+def answers_stop(measured: MeasuredModel, examples: Iterable[Example], least: float, checks: Checks) -> None:
     """Greedy answers end with the end token. Asked are the rows with the shortest references, so that it stays quick.
 
     Raises:
         UserError: fewer than the wanted share do.
     """
     name = "answers stop"
-    chosen = sorted(examples, key=lambda e: len(e.output))[:EOS_PROBES]
-    prompts = [encoder.prompt(e.instruction, e.input) for e in chosen]
-    longest = max(len(ids) for ids in encoder.tokenizer.encode([e.output for e in chosen]))
+    chosen = heapq.nsmallest(EOS_PROBES, examples, key=lambda e: len(e.output))
+    longest = max(len(ids) for ids in measured.encoder.tokenizer.encode([e.output for e in chosen]))
     limit = 2 * longest + 32
-    made = greedy(model, prompts, end_id=encoder.end_id, max_new_tokens=limit, what="probing the end token")
-    share = sum(bool(ids) and ids[-1] == encoder.end_id for ids in made) / len(made)
-    said = f"{share:.0%} of {len(made)} answers end by themselves within {limit} tokens"
+    answers = measured.answers(chosen, limit, "do answers stop")
+    share = sum(a.stopped for a in answers) / len(answers)
+    result = f"{share:.0%} of {len(answers)} answers end by themselves within {limit} tokens"
     if share < least:
         fix = "train longer, or check the cutoff (cut rows teach no end); export.min_eos=0 only reports"
-        raise checks.fail(name, f"{said}, wanted are {least:.0%}", fix)
-    checks.passed(name, said)
+        raise checks.fail(name, f"{result}, wanted are {least:.0%}", fix)
+    checks.passed(name, result)

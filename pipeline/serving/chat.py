@@ -13,7 +13,7 @@ from transformers import TextStreamer
 from pipeline import encoding
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.evaluation.shots import Shots, shots_of
+from pipeline.evaluation.shots import Shots, shots_from
 from pipeline.files import read_json
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
@@ -76,7 +76,8 @@ def chat(config: Config, run: Run) -> None:
     shots = None
     if made.get("holds") == "nothing":
         limit = getattr(model.config, "max_position_embeddings", None)
-        shots = shots_of(config, run, encoder, limit, config.chat.max_new_tokens, config.adapter.shots)
+        room, count = config.chat.max_new_tokens, config.adapter.shots
+        shots = shots_from(run.folder("dataset"), encoder, config.train.seed, limit, room, count)
     talker = Talker(model, encoder, hf_tokenizer.load(folder), config, shots)
     say(HELP)
     _talk(talker)

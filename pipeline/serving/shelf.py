@@ -44,16 +44,15 @@ def manage(verb: str, name: str) -> None:
 
 def print_measured(found: dict[str, Any]) -> None:
     """The numbers of `measure`, a part a line."""
-    names = {"val": "held-out rows", "holdout": "tasks never trained on"}
-    for part, name in names.items():
+    from pipeline.evaluation.measure import NAMES, exact_share
+
+    for part, name in NAMES.items():
         if part not in found:
             continue
         marks = found[part]
         said = f"{name}: loss {marks['loss']:.3f} ({marks['rows']} rows)"
         if "exact" in marks:
-            said += (
-                f", exact match {marks['exact']:.1%} ± {marks['exact_standard_error']:.1%} ({marks['answers']} answers)"
-            )
+            said += f", exact match {exact_share(marks)} ({marks['answers']} answers)"
         say(said)
 
 

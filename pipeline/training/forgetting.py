@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from pipeline.config import Config
+from pipeline.dataset.examples import read_examples
 from pipeline.dataset.source import labels
-from pipeline.dataset.stage import load as load_examples
 from pipeline.errors import UserError
 from pipeline.evaluation.general import seen_by
 from pipeline.files import sha256_json
@@ -70,7 +70,7 @@ def general_rows(config: Config, run: Run, encoder: Encoder, tokens: Tokens, lon
         return [(w.ids, w.ids) for w in windows(passages, encoder, ROWS, min(WINDOW, longest))]
     names = labels(config.data.sources)
     general = {name for name, source in zip(names, config.data.sources, strict=True) if source.rehearsal}
-    wanted = {e.id for e in load_examples(run, "train") if e.source in general}
+    wanted = {e.id for e in read_examples(run.folder("dataset"), "train") if e.source in general}
     place = {name: n for n, name in enumerate(tokens.of(range(len(tokens)))) if name in wanted}
     rows = [tokens.row(place[name]) for name in sorted(place) if tokens.learnt[place[name]]]
     if not rows:

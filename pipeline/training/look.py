@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.dataset.stage import load as load_examples
+from pipeline.dataset.examples import read_examples
 from pipeline.evaluation.answers import answer
-from pipeline.evaluation.general import LOOK, general_loss, general_windows
+from pipeline.evaluation.general import LOOK, general_loss, general_windows, seen_by
 from pipeline.evaluation.heldout import held_out_loss
 from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
@@ -25,8 +25,8 @@ class Look:
 
     def __init__(self, model: Any, config: Config, run: Run, encoder: Encoder, val: Tokens) -> None:
         self.model, self.encoder, self.val, self.config = model, encoder, val, config
-        self.examples = load_examples(run, "val")[:2]
-        self.general = general_windows(model, config, encoder, LOOK)
+        self.examples = list(read_examples(run.folder("dataset"), "val", 2))
+        self.general = general_windows(config.eval, encoder, seen_by(model, config), LOOK)
 
     def at(self, step: int) -> dict[str, Any]:
         """The line for metrics.jsonl; also said."""

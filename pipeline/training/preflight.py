@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from pipeline.config import Config
-from pipeline.dataset.stage import load as load_examples
+from pipeline.dataset.examples import read_examples
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.model import hf_tokenizer
@@ -48,7 +48,7 @@ def preflight(run: Run, base: Base, encoder: Encoder) -> None:
         hf_tokenizer.save(hf_tokenizer.build(encoder, None), encoder, folder)
         shutil.copyfile(base.folder / "config.json", folder / "config.json")  # its model type chooses the class
         loaded = hf_tokenizer.load(folder)
-    why, _ = hf_tokenizer.disagreement(loaded, encoder, load_examples(run, "train", ROWS))
+    why, _ = hf_tokenizer.disagreement(loaded, encoder, list(read_examples(run.folder("dataset"), "train", ROWS)))
     if why:
         kind = (read_json(base.folder / "config.json") or {}).get("model_type")
         what = f"stock transformers would not read this tokenizer as training does, so nothing could be exported: {why}"

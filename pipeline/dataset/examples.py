@@ -1,0 +1,26 @@
+"""Reads the examples that the data stage wrote."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.record import Example
+
+
+def read_examples(dataset: Path, split: str, limit: int | None = None) -> Iterator[Example]:
+    """The examples of a split in their order, one at a time, or the first `limit` of them.
+
+    Args:
+        dataset: the run's folder `dataset/`. split: `train`, `val` or `holdout`.
+    """
+    with open(dataset / f"{split}.jsonl", encoding="utf-8", errors="surrogatepass") as file:
+        for line in itertools.islice(file, limit):
+            yield Example(**json.loads(line))
+
+
+def example_rows(dataset: Path, limit: int | None = None) -> list[Example]:
+    """Rows that stand for the run's data in checks: held-out ones, or training rows where none are held out."""
+    return list(read_examples(dataset, "val", limit)) or list(read_examples(dataset, "train", limit))

@@ -1,0 +1,192 @@
+"""One model on rows: the loss and the greedy answer of each row, computed once and kept.
+
+    runs/NAME/measurements/base.jsonl, tuned.jsonl
+        {"key": ...}                                          hash of the model
+        {"name": "loss HASH", "sum": nats, "count": tokens}   HASH: of the row's ids and labels
+        {"name": "answer HASH", "ids": [...], "limit": 32}    HASH: of the prompt's ids; limit: new tokens at most
+
+Export, evaluation, comparison and the adapter store measure through here. What one of them has measured the others
+read, and a command that was stopped continues where it was.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.config import Config
+from pipeline.evaluation.answers import Answer, read
+from pipeline.evaluation.heldout import row_sums
+from pipeline.evaluation.shots import Shots
+from pipeline.files import sha256_file, sha256_json
+from pipeline.model import identity
+from pipeline.model.base import Base
+from pipeline.model.exported import base_with_tokens, export_dtype, exported_model, free_memory
+from pipeline.model.generate import NotFinite, greedy
+from pipeline.model.load import dtype_name
+from pipeline.model.methods import BY_NAME
+from pipeline.progress import say
+from pipeline.prompt.encode import Encoder
+from pipeline.record import Example
+from pipeline.result_cache import ResultCache
+from pipeline.run import Run
+
+
+class MeasuredModel:
+    """A model and what is known of it.
+
+    Args:
+        path: of the file with its results. key: identifies the model, see `base_key` and `tuned_key`.
+        load: gives the model; called when the first result is missing, so a model of which all is known is not loaded.
+        label: how progress bars call it.
+    """
+
+    def __init__(
+        self, path: Path, key: Mapping[str, Any], encoder: Encoder, load: Callable[[], Any], label: str
+    ) -> None:
+        form = {"version": 1, "tokenizer": encoder.tokenizer.hash, "end_id": encoder.end_id}
+        self.cache = ResultCache(path, {**form, **key, **_libraries()})
+        self.encoder, self.label = encoder, label
+        self._load = load
+        self._model: Any = None
+
+    @property
+    def model(self) -> Any:
+        """The loaded model."""
+        if self._model is None:
+            torch.manual_seed(0)  # rows of new tokens are random
+            self._model = self._load()
+        return self._model
+
+    def release(self) -> None:
+        """Gives the model's memory back; it is loaded again when it is needed."""
+        self._model = None
+        free_memory()
+
+    def answers(
+        self, examples: Sequence[Example], max_new_tokens: int, what: str, shots: Shots | None = None, batch: int = 0
+    ) -> list[Answer]:
+        """Greedy answers to examples, in their order.
+
+        Args:
+            what: for the progress bar. shots: puts training rows in front of each. batch: prompts at once, 0 = auto.
+
+        Raises:
+            NotFinite: the model gave NaN or infinity; its `rows` are indices of examples.
+        """
+        encoder = self.encoder
+        prompts = [shots.prompt(e) if shots else encoder.prompt(e.instruction, e.input) for e in examples]
+        names = [f"answer {_hash(prompt)}" for prompt in prompts]
+        known = self.cache.results
+        todo = list({name: i for i, name in enumerate(names) if not self._covers(name, max_new_tokens)}.values())
+        if todo:
+            self._tell_known(what, len(names) - len(todo), len(names), "answers")
+            try:
+                greedy(
+                    self.model, [prompts[i] for i in todo], end_id=encoder.end_id, max_new_tokens=max_new_tokens,
+                    what=f"{self.label}: {what}", batch=batch,
+                    done=lambda rows: self.cache.add(
+                        {names[todo[n]]: {"ids": ids, "limit": max_new_tokens} for n, ids in rows.items()}
+                    ),
+                )  # fmt: skip
+            except NotFinite as error:
+                raise NotFinite([todo[n] for n in error.rows], error.where) from None
+        ids = [known[name]["ids"][:max_new_tokens] for name in names]
+        return [read(encoder, example, answer) for example, answer in zip(examples, ids, strict=True)]
+
+    def _covers(self, name: str, max_new_tokens: int) -> bool:
+        """Whether the answer is known that far: a greedy answer begins with the answer to a lower limit."""
+        answer = self.cache.results.get(name)
+        if answer is None:
+            return False
+        return answer["limit"] >= max_new_tokens or self.encoder.end_id in answer["ids"]
+
+    def losses(self, tokens: Any, rows: Sequence[int], what: str) -> tuple[list[float], list[int]]:
+        """Of each row the sum of -log p over its labelled tokens, in nats, and how many those are.
+
+        Args:
+            tokens: `Tokens`, or rows of another kind with `row(index)` and `lengths`.
+        """
+        names = [f"loss {_hash(*tokens.row(i))}" for i in rows]
+        todo = {name: i for name, i in zip(names, rows, strict=True) if name not in self.cache.results}
+        if todo:
+            self._tell_known(what, len(names) - len(todo), len(names), "losses")
+            sums, counts = row_sums(self.model, tokens, list(todo.values()), f"{self.label}: {what}")
+            measured = zip(todo, sums, counts, strict=True)
+            self.cache.add({name: {"sum": total, "count": count} for name, total, count in measured})
+        known = [self.cache.results[name] for name in names]
+        return [row["sum"] for row in known], [row["count"] for row in known]
+
+    def result(
+        self, what: str, settings: Mapping[str, Any], measure: Callable[[Any], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Another result of the model, which depends on `settings`: the kept one, or that of `measure(model)`."""
+        name = f"{what} {sha256_json(dict(settings))[:32]}"
+        if name in self.cache.results:
+            say(f"{self.label}: {what}: measured before")
+        else:
+            self.cache.add({name: measure(self.model)})
+        return self.cache.results[name]
+
+    def _tell_known(self, what: str, known: int, total: int, kind: str) -> None:
+        if known:
+            say(f"{self.label}: {what}: {known:,} of {total:,} {kind} are known already")
+
+
+def base_key(config: Config) -> dict[str, Any]:
+    """Identifies the base as a run loads it."""
+    model = config.model
+    return {"model": identity.settings(model), "base": identity.identity(model), "dtype": dtype_name(model)}
+
+
+def tuned_key(config: Config, run: Run, export: Path | None = None) -> dict[str, Any]:
+    """Identifies what the run exported, by the weights in `export`, or those that its manifest lists.
+
+    Where no weights were trained that is the base; where the export is an adapter, base and adapter.
+    """
+    kind = BY_NAME[config.adapter.method].export
+    if kind == "nothing":
+        return base_key(config)
+    if export is None:
+        files = (run.manifest("export") or {}).get("files", {})
+        weights = {name: entry["sha256"] for name, entry in files.items() if _shapes_the_model(name)}
+    else:
+        weights = {p.name: sha256_file(p) for p in sorted(export.iterdir()) if _shapes_the_model(p.name)}
+    base = base_key(config) if kind == "adapter" else {"dtype": export_dtype(config)}
+    return {**base, "weights": weights}
+
+
+def base_model(config: Config, run: Run, base: Base, encoder: Encoder) -> MeasuredModel:
+    """The run's base, loaded when a result is missing."""
+    path = run.folder("measurements") / "base.jsonl"
+    return MeasuredModel(path, base_key(config), encoder, lambda: base_with_tokens(config, base, encoder), "base")
+
+
+def tuned_model(config: Config, run: Run, encoder: Encoder) -> MeasuredModel:
+    """What the run exported, loaded when a result is missing; where no weights were trained that is the base."""
+    who = "base" if BY_NAME[config.adapter.method].export == "nothing" else "tuned"
+    path = run.folder("measurements") / f"{who}.jsonl"
+    load = functools.partial(exported_model, config, run)
+    return MeasuredModel(path, tuned_key(config, run), encoder, load, "tuned")
+
+
+def _shapes_the_model(file: str) -> bool:
+    return file.endswith(".safetensors") or file in ("config.json", "adapter_config.json")
+
+
+def _libraries() -> dict[str, Any]:
+    return {"libraries": {name: metadata.version(name) for name in ("torch", "transformers", "peft")}}
+
+
+def _hash(*rows: Sequence[int] | np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(np.ascontiguousarray(row, dtype=np.int64).tobytes() + b"|")
+    return digest.hexdigest()[:32]
