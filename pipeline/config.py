@@ -24,13 +24,7 @@ from pipeline.config_values import (
     count_or_share,
     number,
 )
-
-
-def method_name(value: object) -> str:
-    """The registry is read when the first config is, since its files name the sections that are defined here."""
-    from pipeline.model.methods import checked
-
-    return checked(value)
+from pipeline.method_table import check_name
 
 
 class Section(BaseModel):
@@ -154,7 +148,7 @@ class Prompt(Section):
 class Adapter(Section):
     """Each method reads some of these keys (docs/methods.md); one that it does not read must keep its default."""
 
-    method: Annotated[str, BeforeValidator(method_name)] = "lora"
+    method: Annotated[str, BeforeValidator(check_name)] = "lora"
     """lora, full, head, norms, ia3, houlsby, pfeiffer, prefix, prompt, ptuning, none: see docs/methods.md."""
     r: Positive = 16
     """lora: rank."""

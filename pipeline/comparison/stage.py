@@ -74,14 +74,14 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
 
 def about(config: Config, questions: int) -> str:
     """What the page compares, in a sentence or two."""
-    from pipeline.model.methods import BY_NAME
+    from pipeline.method_table import spec_of
     from pipeline.release.card import base_name, column_names
 
-    method, names = BY_NAME[config.adapter.method], column_names(config)
+    method, names = spec_of(config.adapter), column_names(config)
     trained = "the same" if method.export == "nothing" else "the run's export"
     return (
         f"{questions} questions. {names[0]}: {base_name(config) or 'random weights'}. {names[1]}: {trained}, "
-        f"{method.described(config.adapter)}. Both in the template {config.prompt.template}, always the likeliest "
+        f"{method.description(config.adapter)}. Both in the template {config.prompt.template}, always the likeliest "
         f"token, at most {config.compare.max_new_tokens} of them. Which one is A is drawn anew for each question."
     )
 

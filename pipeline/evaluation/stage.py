@@ -25,10 +25,10 @@ from pipeline.evaluation.shots import Shots, shots_of, with_shots
 from pipeline.evaluation.table import markdown, picture, printed, rows_of
 from pipeline.evaluation.tasks import files_of, write_local
 from pipeline.files import read_json, write_json, write_text
+from pipeline.method_table import spec_of
 from pipeline.model import base as bases
 from pipeline.model.base import Base
 from pipeline.model.exported import base_with_tokens, export_dtype, exported_model, free_memory
-from pipeline.model.methods import BY_NAME
 from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
@@ -45,7 +45,7 @@ class Evaluation:
         self.parts = Parts(run.folder("benchmarks"))
         local = bool(config.eval.task_files and config.eval.tasks)
         self.folder = run.folder("benchmarks") / "tasks" if local else None
-        self.untrained = BY_NAME[config.adapter.method].export == "nothing"
+        self.untrained = spec_of(config.adapter).export == "nothing"
         self.files = files_of(config)
         self.harness: Any = None
 

@@ -13,6 +13,7 @@ from pipeline.dataset.stage import load as load_examples
 from pipeline.errors import UserError
 from pipeline.evaluation.stored import summary
 from pipeline.files import read_json, sha256_file
+from pipeline.method_table import spec_of
 from pipeline.model import adapter as adapters
 from pipeline.model.base import Base, kind_of
 from pipeline.model.fingerprint import fingerprint
@@ -38,7 +39,7 @@ def keep(config: Config, run: Run, base: Base, store: Store, name: str, replace:
     """
     store.check_free(name, replace)
     source = run.folder("adapter")
-    if adapters.method_of(config.adapter).export == "nothing":
+    if spec_of(config.adapter).export == "nothing":
         what = f"nothing was trained, there is nothing to keep: adapter.method={config.adapter.method}"
         raise UserError(what, "adapter.method", "choose a method that trains, such as lora")
     if not (source / CONFIG).is_file():
