@@ -1,12 +1,41 @@
-"""What a config asks of a method that the method cannot do."""
+"""The method that a config names: how it is described, and what the config asks that the method cannot do."""
 
 from __future__ import annotations
 
 from pipeline.config import Adapter, Config
-from pipeline.method_table import MethodSpec, spec_of
+from pipeline.method_table import METHODS, MethodSpec
 
 Key = tuple[str | int, ...]
 Problem = tuple[Key, str]
+
+
+def spec_of(adapter: Adapter) -> MethodSpec:
+    """The method that a config names."""
+    return METHODS[adapter.method]
+
+
+def has_kernels(adapter: Adapter) -> bool:
+    """Whether the fused kernels know the method's parameters, so that a block is computed as one function."""
+    return adapter.method == "lora" and not adapter.dora
+
+
+def description(adapter: Adapter) -> str:
+    """The method and its size, in one line for cards and pages."""
+    spec = spec_of(adapter)
+    if spec.name == "lora":
+        words = ["rsLoRA" if adapter.rslora else "DoRA" if adapter.dora else "LoRA"]
+        words += [f"r = {adapter.r}", f"alpha = {adapter.alpha:g}"]
+        words += [f"started by {adapter.init}"] if adapter.init != "default" else []
+        return ", ".join([*words, "merged"])
+    if spec.name == "full":
+        return "all weights trained"
+    if spec.name == "none":
+        return f"nothing trained, {adapter.shots} examples in front of each question"
+    if "bottleneck" in spec.keys:
+        return f"{spec.trains} (size {adapter.bottleneck})"
+    if "virtual_tokens" in spec.keys:
+        return f"{spec.trains} ({adapter.virtual_tokens} virtual tokens)"
+    return spec.trains
 
 
 def method_problems(config: Config) -> list[Problem]:
@@ -19,7 +48,7 @@ def method_problems(config: Config) -> list[Problem]:
     if quantize in ("nf4", "int8") and spec.no_quantized:
         what = f"{spec.name} cannot be used on a base in {quantize}: {spec.no_quantized}; set model.quantize=none"
         problems.append((("adapter", "method"), f"{what} or adapter.method=lora"))
-    if quantize == "fp8" and (spec.never_packed or not spec.has_kernels(config.adapter)):
+    if quantize == "fp8" and (spec.never_packed or not has_kernels(config.adapter)):
         why = spec.never_packed or "the kernels for fp8 know plain LoRA alone"
         problems.append((("model", "quantize"), f"no fp8 with {spec.name}: {why}; set quantize=none"))
     if config.model.add_tokens and spec.no_tokens:

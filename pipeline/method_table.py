@@ -7,12 +7,8 @@ the config is checked against this table.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:  # the schema imports this file
-    from pipeline.config import Adapter
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -30,8 +26,6 @@ class MethodSpec:
         starts_as_base: whether the model's output at step 0 is the base's, up to 1e-6.
         no_tokens: why it cannot train new tokens; empty when it can.
         never_packed: why rows never go through as packs; empty when they may, and then the model decides.
-        has_kernels: whether the fused kernels know its parameters, so that a block is computed as one function.
-        describe: one line for the model card.
     """
 
     name: str
@@ -44,33 +38,16 @@ class MethodSpec:
     starts_as_base: bool = True
     no_tokens: str = "it trains none of their rows in the embedding and in the head"
     never_packed: str = ""
-    has_kernels: Callable[[Adapter], bool] = lambda adapter: False
-    describe: Callable[[Adapter], str] | None = None
-
-    def description(self, adapter: Adapter) -> str:
-        """One line for the model card."""
-        return self.describe(adapter) if self.describe else self.trains
-
-
-def _describe_lora(adapter: Adapter) -> str:
-    words = ["rsLoRA" if adapter.rslora else "DoRA" if adapter.dora else "LoRA"]
-    words += [f"r = {adapter.r}", f"alpha = {adapter.alpha:g}"]
-    words += [f"started by {adapter.init}"] if adapter.init != "default" else []
-    return ", ".join([*words, "merged"])
 
 
 def _bottleneck(name: str, trains: str) -> MethodSpec:
-    return MethodSpec(
-        name, trains, ("bottleneck", "last_blocks"), "adapter",
-        describe=lambda adapter: f"{trains} (size {adapter.bottleneck})",
-    )  # fmt: skip
+    return MethodSpec(name, trains, ("bottleneck", "last_blocks"), "adapter")
 
 
 def _virtual_tokens(name: str, trains: str) -> MethodSpec:
     return MethodSpec(
         name, trains, ("virtual_tokens",), "adapter", is_peft=True, starts_as_base=False,
         never_packed="virtual tokens stand in front of each row by itself, and rows of a pack share one front",
-        describe=lambda adapter: f"{trains} ({adapter.virtual_tokens} virtual tokens)",
     )  # fmt: skip
 
 
@@ -80,11 +57,10 @@ METHODS = {
         MethodSpec(
             "lora", "low-rank updates of linear layers",
             ("r", "alpha", "dropout", "targets", "last_blocks", "dora", "rslora", "init", "lora_plus"),
-            is_peft=True, no_tokens="", has_kernels=lambda adapter: not adapter.dora, describe=_describe_lora,
+            is_peft=True, no_tokens="",
         ),
         MethodSpec(
             "full", "every weight", float32=True, no_quantized="weights in few bits have no gradient", no_tokens="",
-            describe=lambda adapter: "all weights trained",
         ),
         MethodSpec(
             "head", "the output head",
@@ -100,7 +76,6 @@ METHODS = {
         MethodSpec(
             "none", "nothing; examples stand in the prompt", ("shots",), "nothing",
             no_tokens="nothing is trained", never_packed="nothing is trained",
-            describe=lambda adapter: f"nothing trained, {adapter.shots} examples in front of each question",
         ),
     )
 }  # fmt: skip
@@ -117,8 +92,3 @@ def check_name(name: object) -> str:
     near = difflib.get_close_matches(str(name).lower(), METHODS, 1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise ValueError(f"no such method; {hint}there is {', '.join(METHODS)}")
-
-
-def spec_of(adapter: Adapter) -> MethodSpec:
-    """The method that a config names."""
-    return METHODS[adapter.method]

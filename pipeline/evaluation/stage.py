@@ -25,7 +25,7 @@ from pipeline.evaluation.shots import Shots, shots_of, with_shots
 from pipeline.evaluation.table import markdown, picture, printed, rows_of
 from pipeline.evaluation.tasks import files_of, write_local
 from pipeline.files import read_json, write_json, write_text
-from pipeline.method_table import spec_of
+from pipeline.method_rules import spec_of
 from pipeline.model import base as bases
 from pipeline.model.base import Base
 from pipeline.model.exported import base_with_tokens, export_dtype, exported_model, free_memory

@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from pipeline.config import Config, Model
 from pipeline.errors import UserError
-from pipeline.method_table import spec_of
+from pipeline.method_rules import spec_of
 from pipeline.model.base import Base
 from pipeline.progress import say
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.evaluation.general import forgetting
-from pipeline.method_table import spec_of
+from pipeline.method_rules import description
 from pipeline.overview import curves
 from pipeline.overview.parts import PARTS, Parts
 from pipeline.report.figure import Figure, table
@@ -23,7 +23,7 @@ def summary(parts: Parts, warnings: list[str]) -> str:
     rows = parts.counts("tokens").get("train", {}).get("rows") or parts.counts("dataset").get("train", 0)
     size = parts.trained_with("batch_size")
     steps = f", {trained['steps']:,} steps of {size} rows" if trained.get("steps") and size else ""
-    how = spec_of(config.adapter).description(config.adapter)
+    how = description(config.adapter)
     lead = (
         f"<p><b>{escape(parts.base)}</b> with {rows:,} instructions in the template "
         f"<b>{escape(config.prompt.template)}</b>: {escape(how)}{steps}.</p>"

@@ -10,7 +10,7 @@ import yaml
 from pipeline.config import Config
 from pipeline.evaluation.measure import rows_of_table
 from pipeline.files import read_json
-from pipeline.method_table import spec_of
+from pipeline.method_rules import description, spec_of
 from pipeline.model.base import kind_of
 from pipeline.prompt.encode import Encoder
 from pipeline.run import Run
@@ -107,7 +107,7 @@ def _origin(config: Config, run: Run) -> str:
 
 
 def _method(config: Config) -> str:
-    return spec_of(config.adapter).description(config.adapter)
+    return description(config.adapter)
 
 
 def base_name(config: Config) -> str:

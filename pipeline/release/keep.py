@@ -13,7 +13,7 @@ from pipeline.dataset.stage import load as load_examples
 from pipeline.errors import UserError
 from pipeline.evaluation.stored import summary
 from pipeline.files import read_json, sha256_file
-from pipeline.method_table import spec_of
+from pipeline.method_rules import spec_of
 from pipeline.model import adapter as adapters
 from pipeline.model.base import Base, kind_of
 from pipeline.model.fingerprint import fingerprint

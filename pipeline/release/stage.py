@@ -15,7 +15,7 @@ from pipeline.evaluation.heldout import tokens_at_once
 from pipeline.evaluation.measure import look_at_both, rows_of_table
 from pipeline.evaluation.probe_causes import Facts, advice
 from pipeline.files import need_space, read_json, write_json, write_text
-from pipeline.method_table import spec_of
+from pipeline.method_rules import spec_of
 from pipeline.model import adapter as adapters
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base

@@ -17,7 +17,7 @@ import torch
 from pipeline.config import Config, Train
 from pipeline.errors import UserError
 from pipeline.kernels.in_order import in_order
-from pipeline.method_table import spec_of
+from pipeline.method_rules import spec_of
 from pipeline.model.fast import Fast
 from pipeline.model.graph import FIRST, Graphs
 from pipeline.model.load import dtype_name

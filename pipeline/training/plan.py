@@ -18,7 +18,7 @@ from pipeline.config import Config
 from pipeline.dataset.source import kind_of as kind_of_source
 from pipeline.dataset.source import read
 from pipeline.errors import UserError
-from pipeline.method_table import spec_of
+from pipeline.method_rules import has_kernels, spec_of
 from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
 from pipeline.model.load import BYTES, DIVIDE, dtype_name, geometry_config
@@ -74,7 +74,7 @@ def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
     parameters = sum(p.numel() for p in model.parameters())
     weights = _weight_bytes(config, model)
     method = adapters.method_of(config.adapter)
-    packed = config.train.fast and method.spec.has_kernels(config.adapter) and has_blocks(model)
+    packed = config.train.fast and has_kernels(config.adapter) and has_blocks(model)
     with init_empty_weights():
         adapted = adapters.attach(model, config.adapter, 0, tuple(range(old, shape.vocab_size)))
     trained, everything = adapters.sizes(adapted)
