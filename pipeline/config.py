@@ -27,9 +27,9 @@ from pipeline.config_values import (
     Width,
     adapter_name,
     count_or_share,
-    method_name,
     number,
 )
+from pipeline.method_table import check_name
 
 
 class Section(BaseModel):
@@ -155,7 +155,7 @@ class Prompt(Section):
 class Adapter(Section):
     """Each method reads some of these keys (docs/methods.md); one that it does not read must keep its default."""
 
-    method: Annotated[str, BeforeValidator(method_name)] = "lora"
+    method: Annotated[str, BeforeValidator(check_name)] = "lora"
     """lora, full, head, norms, ia3, houlsby, pfeiffer, prefix, prompt, ptuning, none: see docs/methods.md."""
     r: Width = 16
     """lora: rank."""

@@ -29,13 +29,6 @@ def count_or_share(value: object) -> object:
     return int(value) if isinstance(value, float) and value >= 1 else number(value)
 
 
-def method_name(value: object) -> str:
-    """The registry is read when the first config is, since its files name the sections of the config."""
-    from pipeline.model.methods import checked
-
-    return checked(value)
-
-
 def adapter_name(value: str) -> str:
     if value and (wrong := problem(value)):
         raise ValueError(wrong)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from pipeline.config import Config, Data
-from pipeline.model.methods import BY_NAME
+from pipeline.method_rules import method_problems
 
 Key = tuple[str | int, ...]
 LOCAL = "is for hub ids; what lies here is what it is: remove this"
@@ -20,7 +20,7 @@ def contradictions(config: Config, model: bool = True) -> list[tuple[Key, str]]:
         found.append((("model", "geometry"), "needs model_type, such as llama"))
     if config.model.revision and (not config.model.base or os.path.exists(config.model.base)):
         found.append((("model", "revision"), LOCAL))
-    found += BY_NAME[config.adapter.method].problems(config)
+    found += method_problems(config)
     if config.model.quantize == "fp8" and not config.train.fast:
         found.append((("train", "fast"), "model.quantize=fp8 needs the fast path; set train.fast=true or quantize=nf4"))
     found += _of_data(config.data)

@@ -24,9 +24,9 @@ from pipeline.dataset import stage as dataset
 from pipeline.dataset.examples import read_examples
 from pipeline.evaluation import tasks
 from pipeline.files import write_text
+from pipeline.method_rules import spec_of
 from pipeline.model import base as bases
 from pipeline.model import identity, origin
-from pipeline.model.methods import BY_NAME
 from pipeline.progress import say
 from pipeline.prompt import passages
 from pipeline.prompt import stage as tokens
@@ -63,7 +63,7 @@ def _train_key(config: Config, run: Run) -> dict[str, Any]:
         settings.pop(key.split(".")[1])
     if not settings["accumulation_4_28"]:  # later than the first runs, whose keys lack it
         del settings["accumulation_4_28"]
-    left_out = settings["weight_decay"] and BY_NAME[config.adapter.method].leaves_out
+    left_out = settings["weight_decay"] and spec_of(config.adapter).not_decayed
     return {
         "version": 2,
         **({"not_decayed": "biases and norms"} if left_out else {}),  # in runs before this line they were

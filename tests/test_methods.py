@@ -27,6 +27,7 @@ from pipeline.config import Adapter, Compare, Config
 from pipeline.config_file import load as load_config
 from pipeline.errors import UserError
 from pipeline.evaluation.shots import Shots
+from pipeline.method_table import METHODS, MethodSpec
 from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
 from pipeline.model.bottleneck import Bottleneck
@@ -34,8 +35,7 @@ from pipeline.model.fingerprint import fingerprint
 from pipeline.model.generate import greedy
 from pipeline.model.load import load_base, load_folder
 from pipeline.model.loss import loss_sum
-from pipeline.model.methods import BY_NAME, METHODS
-from pipeline.model.methods.method import Method
+from pipeline.model.methods import BY_NAME
 from pipeline.model.stored import open_stored
 from pipeline.prompt.batch import pad
 from pipeline.prompt.stage import encoder_of
@@ -162,7 +162,7 @@ def test_plan_of_every_method(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("base", ["llama", "gpt_neox", "gpt2"])
-@pytest.mark.parametrize("kind", [k for k in KINDS if BY_NAME[k.split()[0]].identity])
+@pytest.mark.parametrize("kind", [k for k in KINDS if METHODS[k.split()[0]].starts_as_base])
 def test_starts_as_the_base(kind: str, base: str) -> None:
     if kind == "lora olora" and base == "gpt2":
         pytest.skip("refused: see test_bases_that_cannot_be_served")
@@ -577,7 +577,7 @@ def test_dora_needs_weights_that_peft_reads(tmp_path: Path) -> None:
     assert said in refused(tmp_path, "adapter: {dora: true}\n", "model.quantize=int8")
 
 
-@pytest.mark.parametrize("method", [m.name for m in METHODS if m.no_tokens])
+@pytest.mark.parametrize("method", [m.name for m in METHODS.values() if m.no_tokens])
 def test_new_tokens_need_a_method_that_trains_them(tmp_path: Path, method: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(f"name: a\nmodel: {{base: b/c, add_tokens: ['[X]']}}\nadapter: {{method: {method}}}\n")
@@ -585,7 +585,7 @@ def test_new_tokens_need_a_method_that_trains_them(tmp_path: Path, method: str) 
         load_config(path)
 
 
-@pytest.mark.parametrize("method", [m.name for m in METHODS])
+@pytest.mark.parametrize("method", list(METHODS))
 def test_every_method_is_one_key_apart(tmp_path: Path, method: str) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("name: a\nmodel: {base: b/c}\nadapter: {r: 16, alpha: 32, targets: [all-linear]}\n")
@@ -681,8 +681,9 @@ def test_adapter_of_another_base(tmp_path: Path) -> None:
 # The registry
 
 
-def test_registry_needs_nothing_heavy() -> None:
-    for path in (ROOT / "pipeline" / "model" / "methods").glob("*.py"):
+def test_table_needs_nothing_heavy() -> None:
+    files = [ROOT / "pipeline" / "method_table.py", *(ROOT / "pipeline" / "model" / "methods").glob("*.py")]
+    for path in files:
         for node in ast.parse(path.read_text()).body:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
@@ -691,28 +692,24 @@ def test_registry_needs_nothing_heavy() -> None:
 
 def test_every_method_is_described() -> None:
     table = (ROOT / "docs" / "methods.md").read_text()
-    for method in METHODS:
-        assert method.name
-        assert method.trains
-        assert f"| `{method.name}` |" in table
-        assert set(method.keys) <= set(Adapter.model_fields)
-        assert method.bits or method.no_bits
-    assert len(BY_NAME) == len(METHODS)
+    for name, spec in METHODS.items():
+        assert (name, bool(spec.trains)) == (spec.name, True)
+        assert f"| `{spec.name}` |" in table
+        assert set(spec.keys) <= set(Adapter.model_fields)
+    assert {name: method.spec for name, method in BY_NAME.items()} == METHODS
 
 
 def test_one_more_method_is_one_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What docs/methods.md shows: a class of a few lines, and its name in the registry."""
+    """What docs/methods.md shows: an entry in the table, and a class of a few lines."""
     from pipeline.model.methods.own_form import OwnForm
 
     class Biases(OwnForm):
-        name = "biases"
-        trains = "biases"
-
         def pick(self, model: Any, adapter: Adapter) -> dict[str, Any]:
             return {n: p for n, p in model.named_parameters() if n.endswith(".bias")}
 
-    made: Method = Biases()
-    monkeypatch.setitem(BY_NAME, "biases", made)
+    spec = MethodSpec("biases", "biases")
+    monkeypatch.setitem(METHODS, "biases", spec)
+    monkeypatch.setitem(BY_NAME, "biases", Biases(spec))
     model = adapters.attach(stock(model_type="gpt_neox"), Adapter(method="biases"), seed=1)
     assert all(name.endswith(".bias") for name in adapters.trained(model))
 

@@ -19,6 +19,7 @@ from pipeline.comparison.pair import Pair, digest_of
 from pipeline.comparison.questions import Question, files, read_all
 from pipeline.config import Config
 from pipeline.files import json_text, write_json, write_text
+from pipeline.method_rules import description, spec_of
 from pipeline.portable import shortener
 from pipeline.progress import say
 from pipeline.run import Run, input_hashes
@@ -75,14 +76,13 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
 
 def about(config: Config, questions: int) -> str:
     """What the page compares, in a sentence or two."""
-    from pipeline.model.methods import BY_NAME
     from pipeline.release.card import base_name, column_names
 
-    method, names = BY_NAME[config.adapter.method], column_names(config)
+    method, names = spec_of(config.adapter), column_names(config)
     trained = "the same" if method.export == "nothing" else "the run's export"
     return (
         f"{questions} questions. {names[0]}: {base_name(config) or 'random weights'}. {names[1]}: {trained}, "
-        f"{method.described(config.adapter)}. Both in the template {config.prompt.template}, always the likeliest "
+        f"{description(config.adapter)}. Both in the template {config.prompt.template}, always the likeliest "
         f"token, at most {config.compare.max_new_tokens} of them. Which one is A is drawn anew for each question."
     )
 

@@ -26,12 +26,12 @@ from pipeline.evaluation.answers import Answer, read
 from pipeline.evaluation.heldout import row_sums
 from pipeline.evaluation.shots import Shots
 from pipeline.files import sha256_file, sha256_json
+from pipeline.method_rules import spec_of
 from pipeline.model import identity
 from pipeline.model.base import Base
 from pipeline.model.exported import base_with_tokens, export_dtype, exported_model, free_memory
 from pipeline.model.generate import NotFinite, greedy
 from pipeline.model.load import dtype_name
-from pipeline.model.methods import BY_NAME
 from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
 from pipeline.record import Example
@@ -151,7 +151,7 @@ def tuned_key(config: Config, run: Run, export: Path | None = None) -> dict[str,
 
     Where no weights were trained that is the base; where the export is an adapter, base and adapter.
     """
-    kind = BY_NAME[config.adapter.method].export
+    kind = spec_of(config.adapter).export
     if kind == "nothing":
         return base_key(config)
     if export is None:
@@ -171,7 +171,7 @@ def base_model(config: Config, run: Run, base: Base, encoder: Encoder) -> Measur
 
 def tuned_model(config: Config, run: Run, encoder: Encoder) -> MeasuredModel:
     """What the run exported, loaded when a result is missing; where no weights were trained that is the base."""
-    who = "base" if BY_NAME[config.adapter.method].export == "nothing" else "tuned"
+    who = "base" if spec_of(config.adapter).export == "nothing" else "tuned"
     path = run.folder("measurements") / f"{who}.jsonl"
     load = functools.partial(exported_model, config, run)
     return MeasuredModel(path, tuned_key(config, run), encoder, load, "tuned")

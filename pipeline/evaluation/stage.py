@@ -20,10 +20,10 @@ from pipeline.evaluation.shots import Shots, shots_from
 from pipeline.evaluation.table import markdown, picture, printed, rows_of
 from pipeline.evaluation.tasks import files_of, write_local
 from pipeline.files import read_json, write_json, write_text
+from pipeline.method_rules import spec_of
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
 from pipeline.model.load import context_of
-from pipeline.model.methods import BY_NAME
 from pipeline.portable import shortener
 from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
@@ -40,7 +40,7 @@ class Evaluation:
         self.splits = held_out_rows(run.folder("dataset"), run.folder("tokens"), config.eval.rows)
         local = bool(config.eval.task_files and config.eval.tasks)
         self.folder = run.folder("benchmarks") / "tasks" if local else None
-        self.untrained = BY_NAME[config.adapter.method].export == "nothing"
+        self.untrained = spec_of(config.adapter).export == "nothing"
         self.files = files_of(config)
         self.hashes = {path: entry["sha256"] for path, entry in stage_key["inputs"].items()}
         self.models = {

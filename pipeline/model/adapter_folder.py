@@ -10,12 +10,10 @@ from pathlib import Path
 
 from pipeline.config import Config
 from pipeline.files import read_json, write_json, write_text
+from pipeline.method_rules import description, spec_of
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base, kind_of
-from pipeline.model.methods import BY_NAME
-from pipeline.model.methods.full import FULL
 from pipeline.model.methods.method import SETTINGS
-from pipeline.model.methods.through_peft import ThroughPeft
 from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
 
@@ -96,14 +94,14 @@ def copy_companions(source: Path, folder: Path) -> None:
 
 def card(config: Config, base: Base, encoder: Encoder) -> str:
     """Markdown with the hub's front matter; paths of this machine stay out of it."""
-    method, on_hub = BY_NAME[config.adapter.method], kind_of(config.model) == "hub"
-    is_peft = isinstance(method, ThroughPeft)
+    method, on_hub = spec_of(config.adapter), kind_of(config.model) == "hub"
+    is_peft = method.is_peft
     front = [f"library_name: {'peft' if is_peft else 'transformers'}"]
     front += [f"base_model: {config.model.base}"] if on_hub else []
     sections = [
         "\n".join(["---", *front, f"tags: [suri, instruction-tuning, {encoder.template.id}]", "---"]),
         f"# {config.name}: adapter",
-        f"Trained by Suri: {method.described(config.adapter)}. Base: {_base_said(config, base)}. "
+        f"Trained by Suri: {description(config.adapter)}. Base: {_base_said(config, base)}. "
         "The adapter as training left it: `make export` makes a checkpoint of it that is checked and measured.",
         *_use(config, base),
         f"Prompts must have the form of the template `{encoder.template.id}` (hash `{encoder.template.hash}`), which "
@@ -134,13 +132,13 @@ def _base_said(config: Config, base: Base) -> str:
 
 def _use(config: Config, base: Base) -> list[str]:
     """How to load it, here and elsewhere."""
-    method, kind = BY_NAME[config.adapter.method], kind_of(config.model)
+    method, kind = spec_of(config.adapter), kind_of(config.model)
     if method.export == "nothing":
-        return ["## Use", f"Nothing was trained: {method.described(config.adapter)}. `make chat` does so."]
-    is_peft = isinstance(method, ThroughPeft)
-    lines = WHOLE if method is FULL else AUTO if is_peft else OWN
+        return ["## Use", f"Nothing was trained: {description(config.adapter)}. `make chat` does so."]
+    is_peft = method.is_peft
+    lines = WHOLE if method.name == "full" else AUTO if is_peft else OWN
     sections = ["## Use", f"```python\n{lines}\n```"]
-    if method is FULL:
+    if method.name == "full":
         return [*sections, "PATH is this folder, which holds all weights, in float32."]
     said = "PATH is this folder" + ("." if is_peft else "; BASE is the base.")
     if kind == "geometry":

@@ -15,9 +15,9 @@ from transformers.utils import logging
 
 from pipeline.config import Config, Model
 from pipeline.errors import UserError
+from pipeline.method_rules import spec_of
 from pipeline.model.base import Base
 from pipeline.model.folder import too_large
-from pipeline.model.methods import BY_NAME
 from pipeline.progress import say
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -88,7 +88,7 @@ def read_shape(place: str, local: bool = True) -> Any:
 
 def virtual_of(config: Config) -> int:
     """Virtual tokens that a run's method puts in front of each row."""
-    return config.adapter.virtual_tokens if "virtual_tokens" in BY_NAME[config.adapter.method].keys else 0
+    return config.adapter.virtual_tokens if "virtual_tokens" in spec_of(config.adapter).keys else 0
 
 
 def load_base(config: Config, base: Base) -> Any:
@@ -99,7 +99,7 @@ def load_base(config: Config, base: Base) -> Any:
     Raises:
         UserError: transformers does not know the model, or weights and config disagree.
     """
-    name = "fp32" if BY_NAME[config.adapter.method].float32 else dtype_name(config.model)
+    name = "fp32" if spec_of(config.adapter).float32 else dtype_name(config.model)
     if config.model.dtype == "bf16" and not torch.cuda.is_available():
         say("model: bf16 can be 200 times slower than fp32 on a CPU without bf16 units; model.dtype=auto avoids it")
     if base.folder is None:

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.evaluation.general import forgetting
 from pipeline.evaluation.standard_error import shown
-from pipeline.model.methods import BY_NAME
+from pipeline.method_rules import description
 from pipeline.overview import curves
 from pipeline.overview.parts import PARTS, Parts
 from pipeline.report.figure import Figure, table
@@ -24,7 +24,7 @@ def summary(parts: Parts, warnings: list[str]) -> str:
     rows = parts.counts("tokens").get("train", {}).get("rows") or parts.counts("dataset").get("train", 0)
     size = parts.trained_with("batch_size")
     steps = f", {trained['steps']:,} steps of {size} rows" if trained.get("steps") and size else ""
-    how = BY_NAME[config.adapter.method].described(config.adapter)
+    how = description(config.adapter)
     lead = (
         f"<p><b>{escape(parts.base)}</b> with {rows:,} instructions in the template "
         f"<b>{escape(config.prompt.template)}</b>: {escape(how)}{steps}.</p>"

@@ -11,9 +11,8 @@ from pipeline.config import Config
 from pipeline.evaluation.measure import rows_of_table
 from pipeline.files import read_json
 from pipeline.markdown import code, fenced, plain
+from pipeline.method_rules import description, spec_of
 from pipeline.model.base import kind_of
-from pipeline.model.methods import BY_NAME
-from pipeline.model.methods.through_peft import ThroughPeft
 from pipeline.prompt.encode import Encoder
 from pipeline.run import Run
 
@@ -119,7 +118,7 @@ def _origin(config: Config, run: Run) -> str:
 
 
 def _method(config: Config) -> str:
-    return BY_NAME[config.adapter.method].described(config.adapter)
+    return description(config.adapter)
 
 
 def base_name(config: Config) -> str:
@@ -129,20 +128,20 @@ def base_name(config: Config) -> str:
 
 def column_names(config: Config, tuned: str = "tuned") -> tuple[str, str]:
     """What the table compares."""
-    if BY_NAME[config.adapter.method].export == "nothing":
+    if spec_of(config.adapter).export == "nothing":
         return "0-shot", f"{config.adapter.shots}-shot"
     return "base", tuned
 
 
 def _is_peft(config: Config) -> bool:
     """Whether the export is an adapter that stock peft loads."""
-    method = BY_NAME[config.adapter.method]
-    return method.export == "adapter" and isinstance(method, ThroughPeft)
+    method = spec_of(config.adapter)
+    return method.export == "adapter" and method.is_peft
 
 
 def _use(config: Config) -> str:
     """How to load it."""
-    method = BY_NAME[config.adapter.method]
+    method = spec_of(config.adapter)
     if method.export == "merged":
         return USE
     if method.export == "nothing":

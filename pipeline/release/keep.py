@@ -13,6 +13,7 @@ from pipeline.dataset.examples import example_rows
 from pipeline.errors import UserError
 from pipeline.evaluation.measure import numbers_of
 from pipeline.files import read_json, sha256_file
+from pipeline.method_rules import spec_of
 from pipeline.model import adapter as adapters
 from pipeline.model.adapter_folder import copy_companions
 from pipeline.model.base import Base, kind_of
@@ -40,7 +41,7 @@ def keep(config: Config, run: Run, base: Base, store: Store, name: str, replace:
     """
     store.check_free(name, replace)
     source = run.folder("adapter")
-    if adapters.method_of(config.adapter).export == "nothing":
+    if spec_of(config.adapter).export == "nothing":
         what = f"nothing was trained, there is nothing to keep: adapter.method={config.adapter.method}"
         raise UserError(what, "adapter.method", "choose a method that trains, such as lora")
     if not (source / CONFIG).is_file():

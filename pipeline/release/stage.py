@@ -15,6 +15,7 @@ from pipeline.evaluation.measure import compare_answers, rows_of_table
 from pipeline.evaluation.measurement import base_key
 from pipeline.evaluation.probe_causes import Facts, advice
 from pipeline.files import need_space, read_json, write_json, write_text
+from pipeline.method_rules import spec_of
 from pipeline.model import adapter as adapters
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
@@ -51,7 +52,7 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
     checks = verify.Checks()
     _same_recipe(run, encoder, checks)
     method = adapters.method_of(config.adapter)
-    if method.export != "nothing" and method is not FULL:  # before anything that takes minutes
+    if method.spec.export != "nothing" and method is not FULL:  # before anything that takes minutes
         verify.adapter_has_learnt(run.folder("adapter"), method, checks)
 
     plain = base_with_tokens(config, base, encoder)
@@ -61,11 +62,11 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
     base_says = verify.log_probabilities(plain, encoder, examples)
     held = [plain]  # whoever takes the base out of here is the only one to hold it, and can give it back
     del plain
-    merged, merged_says = _merged(work, held, base_says, dtype) if method.export == "merged" else (None, base_says)
+    merged, merged_says = _merged(work, held, base_says, dtype) if method.spec.export == "merged" else (None, base_says)
     with run.writing("export", stage_key) as output:
-        if method.export == "nothing":
+        if method.spec.export == "nothing":
             results["tuned"] = without_training(work, held, output)
-        elif method.export == "adapter":
+        elif method.spec.export == "adapter":
             results["tuned"] = unmerged(work, held, base_says, output)
         else:
             _save(merged, encoder, output.folder)
@@ -78,7 +79,8 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
             results["tuned"] = work.checked(reloaded, output.folder)
         facts = Facts.of(config, run, (run.manifest("adapter") or {}).get("counts", {}))
         warnings = compare_answers(results["base"], results["tuned"], facts)
-        results["warnings"] = warnings if method.export != "nothing" else []  # the cause would be sought in training
+        # Where nothing was trained, a cause would be looked for in the training.
+        results["warnings"] = warnings if method.spec.export != "nothing" else []
         _write_records(config, run, encoder, results, checks, output)
     show(config, run, results)
 
@@ -128,7 +130,7 @@ def _write_records(
     method, trained = adapters.method_of(config.adapter), read_json(run.folder("adapter") / "suri.json") or {}
     made = {
         "method": method.name,
-        "holds": method.export,
+        "holds": method.spec.export,
         **{key: trained[key] for key in ("adapter", "base", "base_hash", "commit") if key in trained},
         "template": {"id": encoder.template.id, "hash": encoder.template.hash},
         "tokenizer": encoder.tokenizer.hash,
@@ -197,7 +199,7 @@ def show(config: Config, run: Run, results: dict[str, Any]) -> None:
         say(f"  {names[1]:5}: {_flat(after)}")
     for warning in results["warnings"]:
         say(f"\n{advice(warning)}")
-    folder, holds = run.folder("export"), adapters.method_of(config.adapter).export
+    folder, holds = run.folder("export"), spec_of(config.adapter).export
     how = {"merged": "stock transformers loads it; ", "adapter": "an adapter, to be put on its base; ", "nothing": ""}
     say(f"\ncheckpoint: {folder}  ({how[holds]}{folder / 'README.md'} is its card)")
     say(f"talk to it: make chat{'' if config.name == 'demo' else ' CONFIG=...'}")

@@ -56,7 +56,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     """
     settings, root, method = config.train, run.folder("checkpoints"), adapters.method_of(config.adapter)
     check_card(config)
-    if method.export == "nothing":
+    if method.spec.export == "nothing":
         _train_nothing(config, run, base, stage_key)
         return
     accelerator = _accelerator(config, run)
@@ -68,7 +68,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
 
     say("train: loading the base") if main else None
     encoder = encoder_of(config, base.tokenizer)
-    preflight(run, base, encoder) if main and method.export == "merged" else None
+    preflight(run, base, encoder) if main and method.spec.export == "merged" else None
     plain = load_base(config, base)
     add_tokens(plain, encoder.tokenizer.size)
     plain = adapters.attach(plain, config.adapter, settings.seed, tuple(encoder.tokenizer.added.values()))
@@ -283,7 +283,7 @@ def _save(config: Config, base: Base, model: Any, encoder: Encoder, output: Stag
     adapter_folder.complete(output.folder, config, base, encoder, sees)
     made = {
         "method": method.name,
-        "adapter": {key: config.value(f"adapter.{key}") for key in method.keys},
+        "adapter": {key: config.value(f"adapter.{key}") for key in method.spec.keys},
         "template": {"id": encoder.template.id, "hash": encoder.template.hash},
         "tokenizer": encoder.tokenizer.hash,
         "base": config.model.base if on_hub else base.folder.name if base.folder else "random weights",

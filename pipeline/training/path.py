@@ -17,7 +17,7 @@ import torch
 from pipeline.config import Config, Train
 from pipeline.errors import UserError
 from pipeline.kernels.in_order import in_order
-from pipeline.model import adapter as adapters
+from pipeline.method_rules import spec_of
 from pipeline.model.fast import Fast
 from pipeline.model.graph import FIRST, Graphs
 from pipeline.model.load import dtype_name
@@ -194,7 +194,7 @@ def _proven(
     """The fast path, or None where the model cannot take it or it differs from the plain one."""
     told, gpu = accelerator.is_main_process, accelerator.device.type == "cuda"
     try:
-        slow = adapters.method_of(config.adapter).never_packed
+        slow = spec_of(config.adapter).never_packed
         if slow:
             raise NotPackable(slow)
         packed = _packed(config, model, tokens, leading, accelerator, state, reserve)

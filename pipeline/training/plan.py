@@ -18,6 +18,7 @@ from pipeline.config import Config
 from pipeline.dataset.source import kind_of as kind_of_source
 from pipeline.dataset.source import read
 from pipeline.errors import UserError
+from pipeline.method_rules import has_kernels, spec_of
 from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
 from pipeline.model.load import BYTES, DIVIDE, dtype_name, geometry_config, read_shape
@@ -73,13 +74,13 @@ def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
     parameters = sum(p.numel() for p in model.parameters())
     weights = _weight_bytes(config, model)
     method = adapters.method_of(config.adapter)
-    packed = config.train.fast and method.kernels(config.adapter) and has_blocks(model)
+    packed = config.train.fast and has_kernels(config.adapter) and has_blocks(model)
     with init_empty_weights():
         adapted = adapters.attach(model, config.adapter, 0, tuple(range(old, shape.vocab_size)))
     trained, everything = adapters.sizes(adapted)
     penalty = _penalty_bytes(config, adapted)
     # Beside the weights: gradient and AdamW's two moments in float32, for adapters the float32 adapter itself too.
-    per_trained = 12 if method.float32 else 16
+    per_trained = 12 if method.spec.float32 else 16
     return Plan(
         rows=rows,
         tokens=tokens,
@@ -131,9 +132,9 @@ def _empty(shape: Any) -> Any:
 def lines(config: Config, found: Plan) -> list[str]:
     """The plan as a person reads it."""
     method = adapters.method_of(config.adapter)
-    if method.export == "nothing":
+    if method.spec.export == "nothing":
         kept = f"adapter    none; {config.adapter.shots} examples in front of each question"
-    elif not method.float32:
+    elif not method.spec.float32:
         kept = f"adapter    {found.trained * 4 / 1e6:,.1f} MB in float32"
     else:
         kept = f"checkpoint {found.trained * 12 / 1e9:,.1f} GB in float32, weights and AdamW's moments"
@@ -182,7 +183,7 @@ def _one_row(config: Config, found: Plan) -> list[str]:
 
 
 def _and_adapter(config: Config) -> str:
-    return "" if adapters.method_of(config.adapter).float32 else ", with the adapter itself"
+    return "" if spec_of(config.adapter).float32 else ", with the adapter itself"
 
 
 def _amounts(config: Config, found: Plan) -> list[str]:
@@ -249,7 +250,7 @@ def _shape(config: Config) -> Any:
 
 def _weight_bytes(config: Config, model: Any) -> float:
     """Bytes of the weights as the run holds them; only linear layers inside the blocks are quantised."""
-    size = 4 if adapters.method_of(config.adapter).float32 else BYTES[dtype_name(config.model)]
+    size = 4 if spec_of(config.adapter).float32 else BYTES[dtype_name(config.model)]
     packed = WEIGHT_BYTES[config.model.quantize]
     total = 0.0
     head = model.get_output_embeddings()
@@ -269,5 +270,5 @@ def _token_bytes(config: Config, shape: Any) -> float:
     hidden = shape.hidden_size
     inner = getattr(shape, "intermediate_size", None) or 4 * hidden
     size = BYTES[dtype_name(config.model)]
-    block = (10 * hidden + 4 * inner) * size * (1.0 if adapters.method_of(config.adapter).float32 else 1.3)
+    block = (10 * hidden + 4 * inner) * size * (1.0 if spec_of(config.adapter).float32 else 1.3)
     return float(shape.num_hidden_layers * block + 12 * shape.vocab_size * (0.4 if config.prompt.mask_prompt else 1.0))

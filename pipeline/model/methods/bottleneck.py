@@ -13,14 +13,13 @@ of the base's form compute this, so nothing can be merged.
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
+from pipeline.config import Adapter
 from pipeline.errors import UserError
+from pipeline.method_table import METHODS, MethodSpec
 from pipeline.model.methods.own_form import OwnForm
 from pipeline.model.methods.targets import last_blocks
-
-if TYPE_CHECKING:
-    from pipeline.config import Adapter
 
 ATTENTION, MLP = ("self_attn", "attention", "attn"), ("mlp",)  # LLaMA's, GPT-NeoX', GPT-2's names
 INSIDE = "bottleneck"
@@ -29,14 +28,9 @@ INSIDE = "bottleneck"
 class BottleneckAdapter(OwnForm):
     """places: names of what stands in front of an adapter, one tuple a place. activation: f, of torch.nn.functional."""
 
-    keys = ("bottleneck", "last_blocks")
-    export: Literal["merged", "adapter", "nothing"] = "adapter"
-
-    def __init__(self, name: str, trains: str, places: tuple[tuple[str, ...], ...], activation: str) -> None:
-        self.name, self.trains, self.places, self.activation = name, trains, places, activation
-
-    def described(self, adapter: Adapter) -> str:
-        return f"{self.trains} (size {adapter.bottleneck})"
+    def __init__(self, spec: MethodSpec, places: tuple[tuple[str, ...], ...], activation: str) -> None:
+        super().__init__(spec)
+        self.places, self.activation = places, activation
 
     def pick(self, model: Any, adapter: Adapter) -> dict[str, Any]:
         hidden = model.config.hidden_size
@@ -89,7 +83,5 @@ def _behind(module: Any, args: Any, output: Any) -> Any:
     return (adapter(output[0]), *output[1:]) if isinstance(output, tuple) else adapter(output)
 
 
-HOULSBY = BottleneckAdapter(
-    "houlsby", "bottleneck adapters behind attention and MLP", (ATTENTION, MLP), activation="gelu"
-)
-PFEIFFER = BottleneckAdapter("pfeiffer", "bottleneck adapters behind the MLP", (MLP,), activation="relu")
+HOULSBY = BottleneckAdapter(METHODS["houlsby"], (ATTENTION, MLP), activation="gelu")
+PFEIFFER = BottleneckAdapter(METHODS["pfeiffer"], (MLP,), activation="relu")

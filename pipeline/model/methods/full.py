@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipeline.config import Adapter
+from pipeline.method_table import METHODS
 from pipeline.model.methods.method import Method
-
-if TYPE_CHECKING:
-    from pipeline.config import Adapter
 
 
 class Full(Method):
     """W is trained. What is saved is the whole model, in float32."""
-
-    name = "full"
-    trains = "every weight"
-    float32 = True
-    bits = False
-    no_bits = "weights in few bits have no gradient"
-    no_tokens = ""
-
-    def described(self, adapter: Adapter) -> str:
-        return "all weights trained"
 
     def attach(self, model: Any, adapter: Adapter, seed: int, added: tuple[int, ...]) -> Any:
         return model.requires_grad_(True)
@@ -39,4 +28,4 @@ class Full(Method):
         return model
 
 
-FULL = Full()
+FULL = Full(METHODS["full"])

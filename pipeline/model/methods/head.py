@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipeline.config import Adapter
 from pipeline.errors import UserError
+from pipeline.method_table import METHODS
 from pipeline.model.methods.own_form import OwnForm
-
-if TYPE_CHECKING:
-    from pipeline.config import Adapter
 
 
 class Head(OwnForm):
     """z = W h with h frozen. A head that shares its weights with the embedding gets weights of its own first."""
-
-    name = "head"
-    trains = "the output head"
-    bits = False
-    no_bits = "the head would learn on features that the exported base does not give"
 
     def pick(self, model: Any, adapter: Adapter) -> dict[str, Any]:
         import torch
@@ -33,4 +27,4 @@ class Head(OwnForm):
         return {name: p for name, p in model.named_parameters() if any(p is q for q in head.parameters())}
 
 
-HEAD = Head()
+HEAD = Head(METHODS["head"])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipeline.config import Adapter
 from pipeline.errors import UserError
+from pipeline.method_table import METHODS
 from pipeline.model.methods.targets import ALL, linear_layers, named
 from pipeline.model.methods.through_peft import ThroughPeft
-
-if TYPE_CHECKING:
-    from pipeline.config import Adapter
 
 
 class Ia3(ThroughPeft):
@@ -17,10 +16,6 @@ class Ia3(ThroughPeft):
 
     `targets` names other layers; those inside attention are scaled behind, all others in front.
     """
-
-    name = "ia3"
-    trains = "scales of keys, values and the MLP's inner activations"
-    keys = ("targets",)
 
     def settings(self, model: Any, adapter: Adapter, added: tuple[int, ...]) -> Any:
         from peft import IA3Config
@@ -53,4 +48,4 @@ class Ia3(ThroughPeft):
         return {name: t - 1 for name, t in tensors.items()}
 
 
-IA3 = Ia3()
+IA3 = Ia3(METHODS["ia3"])

@@ -14,50 +14,20 @@ A' = [A; A0] and B' = [B, -B0], so stock peft and the merge need to know nothing
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipeline.config import Adapter
 from pipeline.errors import UserError
-from pipeline.model.methods.method import WEIGHTS, Key
+from pipeline.method_table import METHODS
+from pipeline.model.methods.method import WEIGHTS
 from pipeline.model.methods.targets import ALL, check_rank, last_blocks, linear_layers, named, tables
 from pipeline.model.methods.through_peft import ThroughPeft
-
-if TYPE_CHECKING:
-    from pipeline.config import Adapter, Config
 
 STARTS = {"default": True, "pissa": "pissa_niter_16", "olora": "olora"}  # the paper's fast SVD, 16 rounds
 
 
 class Lora(ThroughPeft):
     """See the formulas above."""
-
-    name = "lora"
-    trains = "low-rank updates of linear layers"
-    keys = ("r", "alpha", "dropout", "targets", "last_blocks", "dora", "rslora", "init", "lora_plus")
-    no_tokens = ""
-
-    def kernels(self, adapter: Adapter) -> bool:
-        return not adapter.dora
-
-    def described(self, adapter: Adapter) -> str:
-        words = ["rsLoRA" if adapter.rslora else "DoRA" if adapter.dora else "LoRA"]
-        words += [f"r = {adapter.r}", f"alpha = {adapter.alpha:g}"]
-        words += [f"started by {adapter.init}"] if adapter.init != "default" else []
-        return ", ".join([*words, "merged"])
-
-    def problems(self, config: Config) -> list[tuple[Key, str]]:
-        found, adapter = super().problems(config), config.adapter
-        if adapter.init != "default" and config.model.quantize != "none":
-            said = f"{adapter.init} takes its start out of the base's weights, which a base in {config.model.quantize} "
-            found.append((("adapter", "init"), said + "has only rounded; set model.quantize=none or init=default"))
-        if adapter.init != "default" and adapter.dora:
-            said = f"no {adapter.init} with DoRA: the difference from its start is no DoRA update; drop one of them"
-            found.append((("adapter", "init"), said))
-        if adapter.dora and config.model.quantize == "int8":
-            said = "no DoRA on int8: peft cannot read the norms of such weights back; set model.quantize=nf4 or none"
-            found.append((("adapter", "dora"), said))
-        if adapter.dora and adapter.rslora:
-            found.append((("adapter", "rslora"), "no rsLoRA with DoRA, whose norms undo any scale; drop one of them"))
-        return found
 
     def settings(self, model: Any, adapter: Adapter, added: tuple[int, ...]) -> Any:
         from peft import LoraConfig
@@ -151,4 +121,4 @@ def check_targets(model: Any, adapter: Adapter) -> str | list[str]:
     return list(adapter.targets)
 
 
-LORA = Lora()
+LORA = Lora(METHODS["lora"])

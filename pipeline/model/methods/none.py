@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipeline.config import Adapter
 from pipeline.files import write_json
-from pipeline.model.methods.method import SETTINGS, Key, Method
-
-if TYPE_CHECKING:
-    from pipeline.config import Adapter, Config
+from pipeline.method_table import METHODS
+from pipeline.model.methods.method import SETTINGS, Method
 
 
 class Nothing(Method):
     """`adapter.shots` training rows with their answers go before every question in evaluation and in chat."""
-
-    name = "none"
-    trains = "nothing; examples stand in the prompt"
-    keys = ("shots",)
-    export = "nothing"
-    no_tokens = "nothing is trained"
-    never_packed = "nothing is trained"
-
-    def described(self, adapter: Adapter) -> str:
-        return f"nothing trained, {adapter.shots} examples in front of each question"
-
-    def problems(self, config: Config) -> list[tuple[Key, str]]:
-        found = super().problems(config)
-        if config.train.max_steps:
-            found.append((("train", "max_steps"), "adapter.method=none trains nothing: it takes no steps; remove it"))
-        for key in ("l2_sp", "ewc"):
-            if getattr(config.train, key):
-                found.append((("train", key), "adapter.method=none trains nothing that could be held; remove it"))
-        return found
 
     def attach(self, model: Any, adapter: Adapter, seed: int, added: tuple[int, ...]) -> Any:
         return model.requires_grad_(False)
@@ -44,4 +24,4 @@ class Nothing(Method):
         return model.requires_grad_(False).eval()
 
 
-NONE = Nothing()
+NONE = Nothing(METHODS["none"])

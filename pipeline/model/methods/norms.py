@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipeline.config import Adapter
 from pipeline.errors import UserError
+from pipeline.method_table import METHODS
 from pipeline.model.methods.own_form import OwnForm
-
-if TYPE_CHECKING:
-    from pipeline.config import Adapter
 
 
 class Norms(OwnForm):
     """y = g * x / rms(x) + b with g, and b where there is one, trained; the result is a stock model."""
-
-    name = "norms"
-    trains = "gains and biases of the normalisation layers"
 
     def pick(self, model: Any, adapter: Adapter) -> dict[str, Any]:
         found = {
@@ -30,4 +26,4 @@ class Norms(OwnForm):
         return found
 
 
-NORMS = Norms()
+NORMS = Norms(METHODS["norms"])

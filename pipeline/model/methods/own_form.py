@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import abc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipeline.config import Adapter
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.model.methods import start
 from pipeline.model.methods.method import SETTINGS, WEIGHTS, Method
 from pipeline.model.methods.through_peft import NO_FIT
-
-if TYPE_CHECKING:
-    from pipeline.config import Adapter
 
 
 class OwnForm(Method):
@@ -51,15 +49,13 @@ class OwnForm(Method):
 
         weights = {n: p.detach().float().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad}
         save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-        used = {key: getattr(model.adapted_with, key) for key in self.keys}
+        used = {key: getattr(model.adapted_with, key) for key in self.spec.keys}
         write_json(folder / SETTINGS, {"suri_method": self.name, "adapter": used, "base_model_name_or_path": base})
         start.write(folder, model.started_at)
 
     def load(self, model: Any, folder: Path) -> Any:
         import torch
         from safetensors.torch import load_file
-
-        from pipeline.config import Adapter
 
         saved = read_json(folder / SETTINGS) or {}
         try:

@@ -5,21 +5,17 @@ from __future__ import annotations
 import abc
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipeline.config import Adapter
 from pipeline.errors import UserError
 from pipeline.model.methods.method import WEIGHTS, Method
-
-if TYPE_CHECKING:
-    from pipeline.config import Adapter
 
 NO_FIT = "train again, or name the base it was trained on"
 
 
 class ThroughPeft(Method):
     """A subclass gives peft's config; stock peft loads what is saved."""
-
-    leaves_out = False
 
     @abc.abstractmethod
     def settings(self, model: Any, adapter: Adapter, added: tuple[int, ...]) -> Any:

@@ -8,27 +8,17 @@ ptuning   the same, with P = MLP(Q) while training (Liu et al. 2021, 2103.10385)
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
+from pipeline.config import Adapter
 from pipeline.errors import UserError
+from pipeline.method_table import METHODS
 from pipeline.model.methods import start
-from pipeline.model.methods.method import Key
 from pipeline.model.methods.through_peft import ThroughPeft, try_pass
-
-if TYPE_CHECKING:
-    from pipeline.config import Adapter, Config
 
 
 class Virtual(ThroughPeft):
     """Common to the three; they start away from the base, since the virtual tokens are seen from the first step on."""
-
-    keys = ("virtual_tokens",)
-    export: Literal["merged", "adapter", "nothing"] = "adapter"
-    identity = False
-    never_packed = "virtual tokens stand in front of each row by itself, and rows of a pack share one front"
-
-    def described(self, adapter: Adapter) -> str:
-        return f"{self.trains} ({adapter.virtual_tokens} virtual tokens)"
 
     def attach(self, model: Any, adapter: Adapter, seed: int, added: tuple[int, ...]) -> Any:
         most = getattr(model.config, "max_position_embeddings", None)
@@ -60,16 +50,6 @@ class Virtual(ThroughPeft):
 
 
 class Prefix(Virtual):
-    name = "prefix"
-    trains = "keys and values in front of every block's own"
-
-    def problems(self, config: Config) -> list[tuple[Key, str]]:
-        found = super().problems(config)
-        if config.train.checkpointing in ("block", "offload"):
-            said = "prefix keeps its keys in a cache, which blocks computed again would fill twice; set auto or none"
-            found.append((("train", "checkpointing"), said))
-        return found
-
     def settings(self, model: Any, adapter: Adapter, added: tuple[int, ...]) -> Any:
         from peft import PrefixTuningConfig
 
@@ -95,9 +75,6 @@ class Prefix(Virtual):
 
 
 class Prompt(Virtual):
-    name = "prompt"
-    trains = "embeddings in front of the input"
-
     def settings(self, model: Any, adapter: Adapter, added: tuple[int, ...]) -> Any:
         from peft import PromptTuningConfig, PromptTuningInit
 
@@ -108,10 +85,6 @@ class Prompt(Virtual):
 
 
 class Ptuning(Virtual):
-    name = "ptuning"
-    trains = "embeddings in front of the input, through an MLP"
-    leaves_out = True  # the MLP's biases
-
     def settings(self, model: Any, adapter: Adapter, added: tuple[int, ...]) -> Any:
         from peft import PromptEncoderConfig
 
@@ -120,4 +93,4 @@ class Ptuning(Virtual):
         return PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=tokens, encoder_hidden_size=size)
 
 
-PREFIX, PROMPT, PTUNING = Prefix(), Prompt(), Ptuning()
+PREFIX, PROMPT, PTUNING = Prefix(METHODS["prefix"]), Prompt(METHODS["prompt"]), Ptuning(METHODS["ptuning"])
