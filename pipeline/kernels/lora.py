@@ -59,8 +59,7 @@ class StackedLora:
     """Frozen layers with one input, stacked, and their adapters.
 
     Args:
-        sizes: outputs of each layer, as `frozen` stacks them.
-        adapters: one for each layer, or None.
+        adapters: one for each layer of `frozen`, or None.
         spare_input_columns: whether the caller allocates inputs with spare columns; `add_to` cannot be used then.
 
     Attributes:
@@ -71,9 +70,9 @@ class StackedLora:
     """
 
     def __init__(
-        self, frozen: FrozenWeights, sizes: Sequence[int], adapters: Sequence[LoraAdapter | None],
-        spare_input_columns: bool = False,
-    ) -> None:  # fmt: skip
+        self, frozen: FrozenWeights, adapters: Sequence[LoraAdapter | None], spare_input_columns: bool = False
+    ) -> None:
+        sizes = frozen.sizes
         ends = [sum(sizes[: n + 1]) for n in range(len(sizes))]
         self.frozen = frozen
         self.adapters = [a for a in adapters if a is not None]

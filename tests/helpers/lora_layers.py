@@ -25,7 +25,7 @@ def lora_adapter(rank: int, outputs: int, scale: float, dropout: float = 0.0, in
 def stacked(
     frozen: Sequence[torch.nn.Linear], adapters: Sequence[LoraAdapter | None], spare: bool = False
 ) -> StackedLora:
-    linear = StackedLora(FrozenWeights(frozen, torch.float64), [f.out_features for f in frozen], adapters, spare)
+    linear = StackedLora(FrozenWeights(frozen, torch.float64), adapters, spare)
     AdapterCopies(linear.copies()).refresh()
     return linear
 

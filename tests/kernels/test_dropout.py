@@ -42,7 +42,7 @@ def test_mask_error_finds_masks_that_differ(monkeypatch: pytest.MonkeyPatch, dty
     """What a run asks of kernels before it begins: each of the three drawing by itself is found, and a wrong share."""
     frozen = [layer.to(dtype) for layer in layers([False] * 2, (64, 32), 96)]
     adapters = [lora_adapter(4, 64, 2.0, 0.05, 96), lora_adapter(4, 32, 2.0, 0.05, 96)]
-    linear = StackedLora(FrozenWeights(frozen, dtype), [64, 32], adapters)
+    linear = StackedLora(FrozenWeights(frozen, dtype), adapters)
     assert mask_error(linear) < 0.01
     for name in ("project", "add_input_gradient", "weight_gradient"):
         stock = getattr(dropout, name)

@@ -252,8 +252,7 @@ class PackedModel:
         bases = [getattr(m, "base_layer", m) for m in modules]
         frozen = FrozenWeights if type(bases[0]) is torch.nn.Linear else QuantizedWeights
         weights = (Fp8Weights if self.fp8 else frozen)(bases, self.dtype)
-        sizes, adapters = [b.out_features for b in bases], [adapter_of(m) for m in modules]
-        linear = StackedLora(weights, sizes, adapters, spare_input_columns)
+        linear = StackedLora(weights, [adapter_of(m) for m in modules], spare_input_columns)
         self.linears.append(linear)
         return linear
 
