@@ -32,7 +32,7 @@ def groups_of(ranks: Sequence[slice], dropouts: Sequence[float]) -> list[Dropout
 
 
 def project(x: torch.Tensor, a: torch.Tensor, groups: Sequence[DropoutGroup], seed: DropoutSeed) -> torch.Tensor:
-    """t."""
+    """t_i = drop_i(x) A_i' of all adapters, (tokens, ranks)."""
     t = x.new_empty(len(x), len(a))
     if x.is_cuda:
         from pipeline.kernels import triton_dropout
@@ -48,7 +48,7 @@ def project(x: torch.Tensor, a: torch.Tensor, groups: Sequence[DropoutGroup], se
 def add_input_gradient(
     dx: torch.Tensor, p: torch.Tensor, a: torch.Tensor, groups: Sequence[DropoutGroup], seed: DropoutSeed
 ) -> None:
-    """Adds to dx, in place."""
+    """dx += sum_i drop_i(p_i A_i), in place."""
     if dx.is_cuda:
         from pipeline.kernels import triton_dropout
 
@@ -62,7 +62,7 @@ def add_input_gradient(
 def weight_gradient(
     p: torch.Tensor, x: torch.Tensor, groups: Sequence[DropoutGroup], seed: DropoutSeed
 ) -> torch.Tensor:
-    """dA, (ranks, in); in float32 on CUDA."""
+    """dA_i = p_i' drop_i(x) of all adapters, (ranks, in); in float32 on CUDA."""
     if x.is_cuda:
         from pipeline.kernels import triton_dropout
 
