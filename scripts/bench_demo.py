@@ -21,9 +21,9 @@ from pipeline.config import Config
 from pipeline.config_file import load
 from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
-from pipeline.model.fast import Fast
 from pipeline.model.load import load_base
 from pipeline.model.memory import CPU_TOKENS
+from pipeline.model.packed.model import PackedModel
 from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.tokens import Tokens
 from pipeline.run import Run
@@ -57,7 +57,7 @@ def ours(config: Config, model: Any, tokens: Tokens, leading: list[list[int]], s
     clock = Clock()
     weights = list(adapters.trained(model).values())
     optimizer = torch.optim.AdamW(weights, lr=config.train.lr, weight_decay=0)
-    fast = Fast(model, int(tokens.lengths.max()))
+    fast = PackedModel(model, int(tokens.lengths.max()))
     micro_tokens, fast.recompute = choose_packed(fast, CPU_TOKENS, "none", int(tokens.lengths.max()), CPU_TOKENS, 0)
     path = Packed(fast, tokens, leading, micro_tokens)
     for step in range(steps):

@@ -31,9 +31,9 @@ from pipeline.command import guarded
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.model.base import Base
-from pipeline.model.fast import Fast
-from pipeline.model.graph import Graphs
 from pipeline.model.load import load_base
+from pipeline.model.packed.cuda_graph import CudaGraphs
+from pipeline.model.packed.model import PackedModel
 from pipeline.prompt.batch import pad
 from pipeline.prompt.pack import Pack, Packer
 from pipeline.prompt.stage import encoder_of
@@ -147,7 +147,7 @@ def _steps(case: Case, model: Any, tokens: Tokens, leading: list[list[int]]) -> 
 
 def ours(case: Case, model: Any, tokens: Tokens, leading: list[list[int]]) -> Iterator[int]:
     """Packs through the fast path; yields original tokens after each backward pass."""
-    fast = Fast(model, int(tokens.lengths.max()), fp8=case.quantize == "fp8", dtype=KIND)
+    fast = PackedModel(model, int(tokens.lengths.max()), fp8=case.quantize == "fp8", dtype=KIND)
     fast.recompute = case.recompute
     packer = Packer(tokens, leading if case.share else [], 1 << 40)
     rng = np.random.default_rng(0)
@@ -157,8 +157,8 @@ def ours(case: Case, model: Any, tokens: Tokens, leading: list[list[int]]) -> It
         sums = np.cumsum(tokens.lengths[order])
         cuts = np.searchsorted(sums, np.arange(1, 13) * case.tokens)
         packs += [packer.pack(order[a:b].tolist()) for a, b in zip([0, *cuts[:-1]], cuts, strict=True) if b > a]
-    passes = Graphs(fast, [p for p in model.parameters() if p.requires_grad], packs) if case.graphs else fast
-    ready = [passes.ready(pack) for pack in packs]
+    passes = CudaGraphs(fast, [p for p in model.parameters() if p.requires_grad], packs) if case.graphs else fast
+    ready = [passes.prepare(pack) for pack in packs]
     for one in ready if case.graphs else []:  # what a run meets in its first steps
         passes.loss_sum(one)
     for pack, one in itertools.cycle(list(zip(packs, ready, strict=True))):

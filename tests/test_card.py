@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.kernels import attention
-from pipeline.kernels.attention import Layout
+from pipeline.kernels.layout import Layout
 from pipeline.prompt.pack import Packer
 from pipeline.run import Run
 from pipeline.training import checkpoint
-from tests.test_pack import tokens_of
+from tests.helpers.packs import tokens_of
 from tests.tiny import make_base, make_config, run_to
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

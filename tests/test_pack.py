@@ -12,49 +12,21 @@ import pytest
 
 from pipeline.config import Prompt
 from pipeline.prompt import template as templates
-from pipeline.prompt.encode import IGNORE, Encoder, Row
+from pipeline.prompt.encode import IGNORE, Encoder
 from pipeline.prompt.pack import Pack, Packer
 from pipeline.prompt.template import Template
 from pipeline.prompt.tokenizer import Tokenizer
-from pipeline.prompt.tokens import Tokens, TokenWriter
+from pipeline.prompt.tokens import Tokens
 from pipeline.record import Example
+from tests.helpers.packs import ROWS, A, B, random_tokens, tokens_of, written
 from tests.tiny import make_tokenizer
 
-A, B = [1, 2, 9], [1, 2, 3, 4]  # two preambles
-ROWS = [[*B, 10, 11], [*A, 20, 21, 22], [*B, 10], [7, 8], [*A, 23]]
 PROMPTS = [4, 4, 4, 1, 3]
 ODD = [
     "\n", "\n\nSay it", "\t", " ", "  two", "안녕하세요", "日本", "😀", "\U0001f469\u200d\U0001f467", "\u0301e",
     "e\u0301", "\u200b", "\ufeff", "\u00a0x", "7", "10 + 1", "#", "###", '"', "</s>", "<s>", ":", "：", "-", "Ω", "z",
     "{input}", "a" * 50,
 ]  # fmt: skip
-
-
-def tokens_of(folder: Path, rows: Sequence[list[int]], prompts: Sequence[int]) -> Tokens:
-    """Rows as the tokens stage leaves them, the first `prompts` of their ids without loss."""
-    labels = [[IGNORE] * prompt + row[prompt:] for row, prompt in zip(rows, prompts, strict=True)]
-    return written(folder, [Row(row, masked, 0, False, False) for row, masked in zip(rows, labels, strict=True)])
-
-
-def written(folder: Path, rows: Sequence[Row]) -> Tokens:
-    writer = TokenWriter(folder / "rows.arrow")
-    writer.write(rows, map(str, range(len(rows))))
-    writer.close()
-    return Tokens(folder / "rows.arrow")
-
-
-def random_tokens(
-    folder: Path, leading: Sequence[list[int]], count: int = 60, seed: int = 0, masked: bool = True
-) -> Tokens:
-    """Rows that begin with one of the preambles or none; with `masked`, prompts of any length."""
-    random = np.random.default_rng(seed)
-    rows, prompts = [], []
-    for _ in range(count):
-        kind = int(random.integers(-1, len(leading)))
-        row = [*(leading[kind] if kind >= 0 else []), *random.integers(30, 34, random.integers(1, 12)).tolist()]
-        rows.append(row)
-        prompts.append(int(random.integers(0, len(row) + 1)) if masked else 0)
-    return tokens_of(folder, rows, prompts)
 
 
 def sights(pack: Pack) -> list[tuple[int, ...]]:

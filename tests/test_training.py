@@ -26,9 +26,9 @@ from transformers import AutoTokenizer
 from pipeline.config import Adapter, Config, Train
 from pipeline.errors import Interrupted, UserError
 from pipeline.model import adapter as adapters
-from pipeline.model.fast import Fast
 from pipeline.model.load import load_folder
 from pipeline.model.loss import loss_sum
+from pipeline.model.packed.model import PackedModel
 from pipeline.prompt.batch import Batch, micro_rows, pad
 from pipeline.prompt.pack import Packer
 from pipeline.prompt.tokens import Tokens
@@ -575,7 +575,7 @@ def both_paths(finished: tuple[Config, Run]) -> tuple[Packed, Plain, list[torch.
     config, run = finished
     tokens = tokens_of(run)
     model = adapters.attach(load_folder(Path(config.model.base), torch.float32), config.adapter, 1)
-    packed = Packed(Fast(model, 200), tokens, [], 250)
+    packed = Packed(PackedModel(model, 200), tokens, [], 250)
     return packed, Plain(model, tokens, Accelerator(cpu=True), 250), list(adapters.trained(model).values())
 
 
@@ -587,7 +587,7 @@ def test_difference(finished: tuple[Config, Run]) -> None:
     assert 0 <= loss < 1e-6
     assert 0 < gradient < 1e-5
     assert plain.model.training
-    assert all(linear.drops for linear in (packed.fast.blocks[0].qkv, packed.fast.blocks[1].qkv))
+    assert all(linear.has_dropout for linear in (packed.fast.blocks[0].qkv, packed.fast.blocks[1].qkv))
     assert [w for w in trained if w.grad is not None] == []
 
 
@@ -805,7 +805,7 @@ def test_a_probe_leaves_no_gradient(base: Path, monkeypatch: pytest.MonkeyPatch)
     for name in ("memory_allocated", "reset_peak_memory_stats", "max_memory_allocated"):
         monkeypatch.setattr(torch.cuda, name, lambda: 0)
     model = adapters.attach(load_folder(base, torch.float32), Adapter(r=4), 1, (7,))
-    memory._peak(Fast(model, 128), 256, False)
+    memory._peak(PackedModel(model, 128), 256, False)
     assert [name for name, weight in adapters.trained(model).items() if weight.grad is not None] == []
 
 

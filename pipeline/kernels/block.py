@@ -1,11 +1,17 @@
-"""One LLaMA block as one autograd function: what is kept for the backward pass is chosen here, not by autograd.
+"""One LLaMA block as one autograd function, so that what the backward pass keeps is chosen here, not by autograd.
 
-    n1 = norm(x),   qkv = lora(n1),  rotate q and k,  o = attention,  x2 = x + lora(o)
-    n2 = norm(x2),  gu = lora(n2),   h = act(g) u,    y = x2 + lora(h)
+    x --+-- norm1 -- n1 -- qkv, rotate -- attention -- o -- out --(+)-- x2
+        +----------------------------------------------------------+
 
-Kept for each token, in vectors of the hidden size (LLaMA's shapes): none 11.4 (x, qkv, o, x2, gu); block 3 (x, o, x2):
-qkv and gu are computed again, attention and both products onto the residual stream are not. Norms and h are always
-computed again, they cost no product. The last block needs its second half only where something is predicted (`keep`).
+    x2 -+-- norm2 -- n2 -- gate_up -- act(gate) up -- h -- down --(+)-- y
+        +----------------------------------------------------------+
+
+                 kept for the backward pass     size of it            recomputed in the backward pass
+    default      x, qkv, o, x2, gate_up         11.4 hidden sizes     n1, n2, h: no matrix product
+    recompute    x, o, x2                       3 hidden sizes        n1, n2, h, qkv, gate_up; not attention, out, down
+
+Sizes are per token, with LLaMA's shapes. In the last block, what follows attention is computed only for the positions
+that predict something (`kept_positions`).
 """
 
 from __future__ import annotations
@@ -16,17 +22,18 @@ from typing import Any
 
 import torch
 
-from pipeline.kernels import attention, gate, norm, rotary
-from pipeline.kernels.attention import Layout
-from pipeline.kernels.lora import Linear, Seed
+from pipeline.kernels import attention, gated_mlp, rms_norm, rotary
+from pipeline.kernels.layout import Layout
+from pipeline.kernels.lora import StackedLora
+from pipeline.kernels.types import DropoutSeed
 
 
 @dataclass
 class Block:
-    """The frozen parts of a block and its adapters.
+    """The frozen weights of a block and its adapters.
 
-    norm1, norm2: weights of the norms, as what the unit vector is multiplied with. size: of a head. scale: of the
-    attention's scores. act: see `gate.ACTS`. recompute: keep less, compute again.
+    norm1, norm2: the factor that the normalized vector is multiplied with, (hidden,). size: of a head. scale: of the
+    attention scores. activation: a value of `gated_mlp.ACTIVATIONS`. recompute: see above.
     """
 
     norm1: torch.Tensor
@@ -36,131 +43,109 @@ class Block:
     key_heads: int
     size: int
     scale: float
-    act: int
-    qkv: Linear
-    out: Linear
-    gate_up: Linear
-    down: Linear
+    activation: int
+    qkv: StackedLora
+    out: StackedLora
+    gate_up: StackedLora
+    down: StackedLora
     recompute: bool = False
     parameters: Sequence[torch.Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.linears = (self.qkv, self.out, self.gate_up, self.down)
-        self.eight = self.qkv.frozen.eight
-        self.parameters = [p for linear in self.linears for p in linear.parameters]
+        self.fp8 = self.qkv.frozen.takes_fp8
+        self.parameters = [p for lora in (self.qkv, self.out, self.gate_up, self.down) for p in lora.parameters]
 
     def __call__(
-        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, layout: Layout, keep: torch.Tensor | None = None,
-        seed: Seed | None = None,
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, layout: Layout,
+        kept_positions: torch.Tensor | None = None, seed: DropoutSeed | None = None,
     ) -> torch.Tensor:  # fmt: skip
-        """x (tokens, hidden), cos and sin (tokens, size) -> (tokens, hidden), or (kept, hidden) with `keep`."""
-        made: torch.Tensor = _Block.apply(x, cos, sin, self, layout, keep, seed, *self.parameters)
-        return made
+        """x (tokens, hidden), cos and sin (tokens, size) -> y (tokens, hidden), or (kept positions, hidden)."""
+        y: torch.Tensor = _BlockFunction.apply(x, cos, sin, self, layout, kept_positions, seed, *self.parameters)
+        return y
 
-    def heads_of(self, qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def split_heads(self, qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Views of q and k together, of q, of k and of v: (tokens, heads, size) each."""
         heads = qkv.view(len(qkv), -1, self.size)
-        both = heads[:, : self.heads + self.key_heads]
-        return both, heads[:, : self.heads], both[:, self.heads :], heads[:, self.heads + self.key_heads :]
+        qk = heads[:, : self.heads + self.key_heads]
+        return qk, heads[:, : self.heads], qk[:, self.heads :], heads[:, self.heads + self.key_heads :]
 
 
-class _Block(torch.autograd.Function):
+class _BlockFunction(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, block: Block, layout: Layout,
-        keep: torch.Tensor | None, seed: Seed | None, *parameters: torch.Tensor,
+        kept_positions: torch.Tensor | None, seed: DropoutSeed | None, *parameters: torch.Tensor,
     ) -> torch.Tensor:  # fmt: skip
-        seeds = [None if seed is None else seed.at(n) for n in range(4)]
-        n1, r1, small = norm.forward(x, block.norm1, block.eps, block.qkv.room, block.eight)
-        qkv, kept1 = block.qkv.forward(n1, seed=seeds[0], small=small)
-        both, q, k, v = block.heads_of(qkv)
-        rotary.rotate(both, cos, sin)
-        o, lse = _attend(q, k, v, layout, block.scale)
-        x2, kept2 = block.out.forward(o, x, seeds[1])
-        if keep is not None:
-            x2 = x2[keep]
-        n2, r2, small = norm.forward(x2, block.norm2, block.eps, block.gate_up.room, block.eight)
-        gu, kept3 = block.gate_up.forward(n2, seed=seeds[2], small=small)
-        h, small = gate.forward(gu, block.act, block.eight)
-        y, kept4 = block.down.forward(h, x2, seeds[3], small)
+        seeds = [None if seed is None else seed.child(n) for n in range(4)]
+        n1, r1, n1_fp8 = rms_norm.forward(x, block.norm1, block.eps, block.qkv.spare_columns, block.fp8)
+        qkv, saved_qkv = block.qkv.forward(n1, seed=seeds[0], x_fp8=n1_fp8)
+        qk, q, k, v = block.split_heads(qkv)
+        rotary.rotate(qk, cos, sin)
+        o, lse = attention.forward(q, k, v, layout, block.scale)
+        o = o.flatten(1)
+        x2, saved_out = block.out.forward(o, x, seeds[1])
+        if kept_positions is not None:
+            x2 = x2[kept_positions]
+        n2, r2, n2_fp8 = rms_norm.forward(x2, block.norm2, block.eps, block.gate_up.spare_columns, block.fp8)
+        gate_up, saved_gate_up = block.gate_up.forward(n2, seed=seeds[2], x_fp8=n2_fp8)
+        h, h_fp8 = gated_mlp.forward(gate_up, block.activation, block.fp8)
+        y, saved_down = block.down.forward(h, x2, seeds[3], h_fp8)
 
-        ctx.block, ctx.layout, ctx.keep, ctx.lse = block, layout, keep, lse
-        ctx.kept = [kept1, kept2, kept3, kept4]
-        ctx.save_for_backward(x, cos, sin, x2, r1, r2, o, *(() if block.recompute else (qkv, gu)))
+        ctx.block, ctx.layout, ctx.kept_positions, ctx.lse = block, layout, kept_positions, lse
+        ctx.saved_projections = saved_qkv, saved_out, saved_gate_up, saved_down
+        ctx.save_for_backward(x, cos, sin, x2, r1, r2, o, *(() if block.recompute else (qkv, gate_up)))
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         block: Block = ctx.block
-        x, cos, sin, x2, r1, r2, o, *rest = ctx.saved_tensors
-        kept1, kept2, kept3, kept4 = ctx.kept
-        grad = grad.contiguous()
-        if rest:
-            qkv, gu = rest
+        x, cos, sin, x2, r1, r2, o, *kept = ctx.saved_tensors
+        saved_qkv, saved_out, saved_gate_up, saved_down = ctx.saved_projections
+        dy = grad.contiguous()
+
+        # y = x2 + down(h)
+        if kept:
+            qkv, gate_up = kept
         else:
-            n2, _, small = norm.forward(x2, block.norm2, block.eps, block.gate_up.room, block.eight)
-            block.gate_up.frozen.hold()
-            gu = block.gate_up.again(n2, kept3, small=small)
-        dh, p = block.down.backward_input(grad, kept4)
-        dgu, h, small = gate.backward(dh, gu, block.act, block.eight)
-        grads = block.down.backward_parameters(grad, h, p, kept4)
-        del gu, dh, h
-        dn2, p = block.gate_up.backward_input(dgu, kept3, small=small)
-        dx2, n2, small = norm.backward(dn2, x2, block.norm2, r2, grad, block.eight)
-        grads = block.gate_up.backward_parameters(dgu, n2, p, kept3) + grads
-        del dgu, dn2, n2
-        if ctx.keep is not None:  # elsewhere nothing is predicted, so no gradient comes from there
-            dx2, small = torch.zeros_like(x).index_copy_(0, ctx.keep, dx2), None
+            n2, _, n2_fp8 = rms_norm.forward(x2, block.norm2, block.eps, block.gate_up.spare_columns, block.fp8)
+            block.gate_up.frozen.keep_for_backward()
+            gate_up = block.gate_up.output(n2, saved_gate_up, x_fp8=n2_fp8)
+        dh, p = block.down.backward_input(dy, saved_down)
+        d_gate_up, h, d_gate_up_fp8 = gated_mlp.backward(dh, gate_up, block.activation, block.fp8)
+        gradients = block.down.backward_parameters(dy, h, p, saved_down)
+        del gate_up, dh, h
 
-        do, p = block.out.backward_input(dx2, kept2, small=small)
-        grads = block.out.backward_parameters(dx2, o, p, kept2) + grads
-        if not rest:
-            n1, _, small = norm.forward(x, block.norm1, block.eps, block.qkv.room, block.eight)
+        # gate_up = gate_up(norm(x2))
+        dn2, p = block.gate_up.backward_input(d_gate_up, saved_gate_up, dy_fp8=d_gate_up_fp8)
+        dx2, n2, dx2_fp8 = rms_norm.backward(dn2, x2, block.norm2, r2, dy, block.fp8)
+        gradients = block.gate_up.backward_parameters(d_gate_up, n2, p, saved_gate_up) + gradients
+        del d_gate_up, dn2, n2
+        if ctx.kept_positions is not None:  # the other positions predict nothing, so their gradient is zero
+            dx2, dx2_fp8 = torch.zeros_like(x).index_copy_(0, ctx.kept_positions, dx2), None
+
+        # x2 = x + out(o)
+        do, p = block.out.backward_input(dx2, saved_out, dy_fp8=dx2_fp8)
+        assert do is not None
+        gradients = block.out.backward_parameters(dx2, o, p, saved_out) + gradients
+
+        # qkv = rotate(qkv(norm(x))), o = attention(qkv)
+        if not kept:
+            n1, _, n1_fp8 = rms_norm.forward(x, block.norm1, block.eps, block.qkv.spare_columns, block.fp8)
             if ctx.needs_input_grad[0]:
-                block.qkv.frozen.hold()
-            qkv = block.qkv.again(n1, kept1, small=small)
-            rotary.rotate(block.heads_of(qkv)[0], cos, sin)
+                block.qkv.frozen.keep_for_backward()
+            qkv = block.qkv.output(n1, saved_qkv, x_fp8=n1_fp8)
+            rotary.rotate(block.split_heads(qkv)[0], cos, sin)
         dqkv = torch.empty_like(qkv)
-        both, *made = block.heads_of(dqkv)
-        _attend_backward(do, block.heads_of(qkv)[1:], o, ctx.lse, ctx.layout, block.scale, made)
-        rotary.rotate(both, cos, sin, back=True)
-        del qkv, do
-        wanted = ctx.needs_input_grad[0]
-        dn1, p = block.qkv.backward_input(dqkv, kept1, wanted)
+        _, q, k, v = block.split_heads(qkv)
+        dqk, *into = block.split_heads(dqkv)
+        attention.backward(do.view_as(q), (q, k, v), o.view_as(q), ctx.lse, ctx.layout, block.scale, into)
+        rotary.rotate(dqk, cos, sin, inverse=True)
+        del q, k, v, qkv, do
+
+        dn1, p = block.qkv.backward_input(dqkv, saved_qkv, ctx.needs_input_grad[0])
         if dn1 is not None:
-            dx, n1, _ = norm.backward(dn1, x, block.norm1, r1, dx2)
-        else:  # the first block: nothing below it is trained
-            dx, (n1, *_) = None, norm.forward(x, block.norm1, block.eps)
-        grads = block.qkv.backward_parameters(dqkv, n1, p, kept1) + grads
-        return dx, None, None, None, None, None, None, *grads
-
-
-def _attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout, scale: float
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """o (tokens, heads * size), and what the backward pass on CUDA needs."""
-    if layout.padded is not None:
-        return attention.attend_plain(q, k, v, layout.padded, scale).flatten(1), None
-    from pipeline.kernels import gpu_attention
-
-    out, lse = gpu_attention.attend(q, k, v, layout, scale)
-    return out.flatten(1), lse
-
-
-def _attend_backward(
-    grad: torch.Tensor, qkv: Sequence[torch.Tensor], out: torch.Tensor, lse: torch.Tensor | None, layout: Layout,
-    scale: float, made: Sequence[torch.Tensor],
-) -> None:  # fmt: skip
-    """Writes the gradients of q, k and v into `made`. The plain twin goes through autograd, forward once more."""
-    q, k, v = qkv
-    if lse is not None:
-        from pipeline.kernels import gpu_attention
-
-        gpu_attention.attend_backward(grad.view_as(q), q, k, v, out.view_as(q), lse, layout, scale, made)
-        return
-    assert layout.padded is not None
-    with torch.enable_grad():
-        leaves = [t.detach().requires_grad_() for t in qkv]
-        again = attention.attend_plain(leaves[0], leaves[1], leaves[2], layout.padded, scale)
-    for into, found in zip(made, torch.autograd.grad(again, leaves, grad.view_as(again)), strict=True):
-        into.copy_(found)
+            dx, n1, _ = rms_norm.backward(dn1, x, block.norm1, r1, dx2)
+        else:  # the first block: nothing before it is trained
+            dx, (n1, *_) = None, rms_norm.forward(x, block.norm1, block.eps)
+        gradients = block.qkv.backward_parameters(dqkv, n1, p, saved_qkv) + gradients
+        return dx, None, None, None, None, None, None, *gradients

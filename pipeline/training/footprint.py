@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.kernels.loss import ROWS
+from pipeline.kernels.cross_entropy import SLICE
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,6 @@ def footprint(shape: Any, weights: float, trained: int, ranks: int, size: int, b
     again = size * (2 * hidden + queries) + small
     kept = again + size * (qkv + 2 * inner)
     work = size * (3 * 2 * inner + 4 * hidden)
-    fixed = ROWS * shape.vocab_size * size * 2 + (2 * inner * hidden * size if bits else 0)
+    fixed = SLICE * shape.vocab_size * size * 2 + (2 * inner * hidden * size if bits else 0)
     layers = shape.num_hidden_layers
     return Footprint(weights, 16.0 * trained, layers * kept, layers * again, work, fixed)

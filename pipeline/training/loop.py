@@ -21,7 +21,7 @@ from pipeline.config import Config
 from pipeline.errors import Interrupted, UserError
 from pipeline.evaluation.probe_model import probe_model, tell
 from pipeline.files import disk_errors, write_json
-from pipeline.kernels.in_order import in_order
+from pipeline.kernels.deterministic import deterministic
 from pipeline.model import adapter as adapters
 from pipeline.model import adapter_folder
 from pipeline.model.base import Base, kind_of
@@ -109,7 +109,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
 
     def look() -> None:
         if main:
-            with accelerator.autocast(), in_order(False):
+            with accelerator.autocast(), deterministic(False):
                 line = sight.at(step)
             metrics.append(log, line)
             accelerator.log(losses_of(line), step=step)

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from pipeline.errors import UserError
-from pipeline.model.fast import Fast
 from pipeline.model.loss import loss_sum
 from pipeline.model.memory import CPU_TOKENS
+from pipeline.model.packed.model import PackedModel
 from pipeline.progress import say
 from pipeline.prompt.batch import Batch
 from pipeline.prompt.pack import Pack
@@ -31,7 +31,7 @@ def to_come(weights: Sequence[torch.Tensor], moments: bool) -> int:
 
 
 def choose_packed(
-    fast: Fast, wanted: int, checkpointing: str, longest: int, step: int, reserve: int, told: bool = True
+    fast: PackedModel, wanted: int, checkpointing: str, longest: int, step: int, reserve: int, told: bool = True
 ) -> tuple[int, bool]:
     """Most tokens in a pack, and whether blocks are computed again.
 
@@ -79,7 +79,7 @@ def choose_packed(
     return tokens, recompute
 
 
-def _peak(fast: Fast, tokens: int, offload: bool) -> int:
+def _peak(fast: PackedModel, tokens: int, offload: bool) -> int:
     """Bytes that a pack of so many tokens takes at its peak, half of them labelled.
 
     offload: whether what blocks keep goes to the computer's memory, as it will in training.
@@ -91,13 +91,13 @@ def _peak(fast: Fast, tokens: int, offload: bool) -> int:
         preambles=0, groups=np.zeros(1, np.int64), where=where, targets=np.ones(len(where), np.int64),
         weights=np.ones(len(where), np.float32), rows=rows, original=tokens,
     )  # fmt: skip
-    was_training = fast.whole.training
-    fast.whole.train()  # transformers' blocks are computed again in training alone
+    was_training = fast.causal_lm.training
+    fast.causal_lm.train()  # transformers' blocks are computed again in training alone
     try:
         with torch.autograd.graph.save_on_cpu(pin_memory=True) if offload else contextlib.nullcontext():
-            return _taken(lambda: fast.loss_sum(fast.ready(pack)), fast.whole)
+            return _taken(lambda: fast.loss_sum(fast.prepare(pack)), fast.causal_lm)
     finally:
-        fast.whole.train(was_training)
+        fast.causal_lm.train(was_training)
 
 
 def _taken(loss: Callable[[], torch.Tensor], model: Any) -> int:

@@ -16,13 +16,13 @@ import torch
 
 from pipeline.config import Config, Train
 from pipeline.errors import UserError
-from pipeline.kernels.in_order import in_order
+from pipeline.kernels.deterministic import deterministic
 from pipeline.method_rules import spec_of
-from pipeline.model.fast import Fast
-from pipeline.model.graph import FIRST, Graphs
 from pipeline.model.load import dtype_name
 from pipeline.model.loss import loss_sum
-from pipeline.model.packable import NotPackable
+from pipeline.model.packed.cuda_graph import SAMPLE_PACKS, CudaGraphs
+from pipeline.model.packed.model import PackedModel
+from pipeline.model.packed.support import NotPackable
 from pipeline.progress import say
 from pipeline.prompt.batch import batches
 from pipeline.prompt.pack import Pack, Packer
@@ -35,7 +35,7 @@ from pipeline.training.schedule import rows_of
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows on their way through the model: a `Batch`, or a pack that is `Ready`."""
+    """Some rows on their way through the model: a `Batch`, or a `PackedBatch`."""
 
     held: Any
 
@@ -61,7 +61,7 @@ class Plain:
 
     def in_order(self) -> AbstractContextManager[None]:
         """For the steps of a run: the same bits from every run, wherever torch can."""
-        return in_order(strict=self.strict)
+        return deterministic(strict=self.strict)
 
     def ahead(self, rows: Sequence[int]) -> None:
         """Nothing to prepare."""
@@ -71,19 +71,19 @@ class Plain:
 
 
 class Packed:
-    """Packs through `Fast`. On a GPU those of the next step are made by a thread while this one computes; a CPU has no
-    core to spare for that, and OpenMP's threads would not survive a fork of this process."""
+    """Packs through `PackedModel`. On a GPU those of the next step are made by a thread while this one computes; a CPU
+    has no core to spare for that, and OpenMP's threads would not survive a fork of this process."""
 
     name = "fast"
 
-    def __init__(self, fast: Fast, tokens: Tokens, leading: Sequence[Sequence[int]], micro_tokens: int) -> None:
+    def __init__(self, fast: PackedModel, tokens: Tokens, leading: Sequence[Sequence[int]], micro_tokens: int) -> None:
         self.fast, self.tokens = fast, tokens
         gpu = fast.device.type == "cuda"
         # A thread begins on the first card, where every rank would leave its traces.
         where = {"initializer": torch.cuda.set_device, "initargs": (fast.device,)}
         self.thread = ThreadPoolExecutor(1, **where) if gpu else None
         self.next: tuple[list[int], int, Future[list[Part]]] | None = None
-        self.graphs: Graphs | None = None
+        self.graphs: CudaGraphs | None = None
         self.packer = Packer(tokens, leading, micro_tokens)
         self.offload = self.strict = False
 
@@ -122,8 +122,8 @@ class Packed:
         return self._made(rows)
 
     def _made(self, rows: Sequence[int]) -> list[Part]:
-        ready = self.graphs.ready if self.graphs else self.fast.ready
-        return [Part(ready(pack)) for pack in self.packer.packs(rows)]
+        prepare = self.graphs.prepare if self.graphs else self.fast.prepare
+        return [Part(prepare(pack)) for pack in self.packer.packs(rows)]
 
     def loss(self, part: Part) -> torch.Tensor:
         """As `Plain.loss`."""
@@ -132,14 +132,14 @@ class Packed:
                 return self.fast.loss_sum(part.held)
         if self.graphs is None:
             return self.fast.loss_sum(part.held)
-        if self.next is not None and not self.graphs.known(part.held):
+        if self.next is not None and self.graphs.needs_recording(part.held):
             self.next[2].result()  # nobody else may use the card while a graph is recorded
         return self.graphs.loss_sum(part.held)
 
     def in_order(self) -> AbstractContextManager[None]:
         """As `Plain.in_order`; on CUDA our kernels need no flag."""
-        ours = self.fast.fused and self.fast.device.type == "cuda"
-        return in_order(not ours, strict=self.strict)
+        ours = self.fast.uses_kernels and self.fast.device.type == "cuda"
+        return deterministic(not ours, strict=self.strict)
 
     def ahead(self, rows: Sequence[int]) -> None:
         """Begins to make the parts that are asked for next."""
@@ -174,7 +174,7 @@ def open_path(
     path = (_proven(*given, leading) if settings.fast else None) or _plain(*given)
     agree(path, accelerator)
     if isinstance(path, Packed) and _wants_graphs(config, path.fast, tokens, accelerator):
-        path.graphs = Graphs(path.fast, weights, _first_packs(path.packer, settings))
+        path.graphs = CudaGraphs(path.fast, weights, _first_packs(path.packer, settings))
     return path
 
 
@@ -200,7 +200,7 @@ def _proven(
         packed = _packed(config, model, tokens, leading, accelerator, state, reserve)
         plain = Plain(model, tokens, accelerator, int(tokens.lengths.max()))
         if proof.is_equal(packed, plain, config, weights, told):
-            if gpu and not packed.fast.fused:
+            if gpu and not packed.fast.uses_kernels:
                 packed.strict = proof.repeats(packed, int(tokens.lengths.argmax()), weights, told)
             return packed
     except (torch.cuda.OutOfMemoryError, UserError):
@@ -247,7 +247,7 @@ def _packed(
 ) -> Packed:
     settings, longest = config.train, int(tokens.lengths.max())
     dtype = torch.bfloat16 if dtype_name(config.model) == "bf16" else torch.float32
-    fast = Fast(model, longest, fp8=config.model.quantize == "fp8", dtype=dtype)
+    fast = PackedModel(model, longest, fp8=config.model.quantize == "fp8", dtype=dtype)
     if settings.checkpointing in ("block", "offload") and not fast.can_recompute:
         raise NotPackable(
             f"train.checkpointing={settings.checkpointing}, and blocks of this model cannot be computed again"
@@ -264,20 +264,20 @@ def _packed(
     return packed
 
 
-def _wants_graphs(config: Config, fast: Fast, tokens: Tokens, accelerator: Any) -> bool:
+def _wants_graphs(config: Config, fast: PackedModel, tokens: Tokens, accelerator: Any) -> bool:
     """Whether starting kernels one by one would be what a step waits for. The same on every start of a run."""
     settings = config.train
-    if not settings.graphs or fast.plain or not fast.blocks or settings.checkpointing == "offload":
+    if not settings.graphs or fast.plain_attention or not fast.blocks or settings.checkpointing == "offload":
         return False
     rows = -(-settings.batch_size // accelerator.num_processes)
     count = min(rows * float(tokens.lengths.mean()), settings.micro_tokens or float("inf"))
-    return fast.numbers * count < LAUNCH_BOUND
+    return fast.parameter_count * count < LAUNCH_BOUND
 
 
 def _first_packs(packer: Packer, settings: Train) -> list[Pack]:
     """Of the first steps, whichever step a run goes on from: forms are the same on every start."""
-    steps = (rows_of(n, len(packer.tokens), settings) for n in range(FIRST))
-    return list(islice((pack for rows in steps for pack in packer.packs(rows)), FIRST))
+    steps = (rows_of(n, len(packer.tokens), settings) for n in range(SAMPLE_PACKS))
+    return list(islice((pack for rows in steps for pack in packer.packs(rows)), SAMPLE_PACKS))
 
 
 def halve(path: Packed | Plain, longest: int, step: int, auto: bool) -> None:

@@ -22,7 +22,7 @@ from pipeline.method_rules import has_kernels, spec_of
 from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
 from pipeline.model.load import BYTES, DIVIDE, dtype_name, geometry_config, read_shape
-from pipeline.model.packable import has_blocks
+from pipeline.model.packed.support import has_llama_blocks
 from pipeline.training.footprint import Footprint, footprint
 from pipeline.training.memory import FULL, MOST
 from pipeline.training.penalty import kept_numbers
@@ -74,7 +74,7 @@ def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
     parameters = sum(p.numel() for p in model.parameters())
     weights = _weight_bytes(config, model)
     method = adapters.method_of(config.adapter)
-    packed = config.train.fast and has_kernels(config.adapter) and has_blocks(model)
+    packed = config.train.fast and has_kernels(config.adapter) and has_llama_blocks(model)
     with init_empty_weights():
         adapted = adapters.attach(model, config.adapter, 0, tuple(range(old, shape.vocab_size)))
     trained, everything = adapters.sizes(adapted)

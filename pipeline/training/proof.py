@@ -12,15 +12,16 @@ import torch
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.kernels import lora
-from pipeline.kernels.in_order import in_order
-from pipeline.kernels.lora import Linear, Seed
+from pipeline.kernels import dropout
+from pipeline.kernels.deterministic import deterministic
+from pipeline.kernels.lora import StackedLora
+from pipeline.kernels.types import DropoutSeed
 from pipeline.model.load import dtype_name
 from pipeline.progress import say
 from pipeline.training.order import step_rows
 
 if TYPE_CHECKING:
-    from pipeline.model.fast import Fast
+    from pipeline.model.packed.model import PackedModel
     from pipeline.prompt.pack import Pack
     from pipeline.training.path import Packed, Plain
 
@@ -72,7 +73,7 @@ def leaks(packed: Packed, rows: Sequence[int]) -> bool:
     return any(_reached(packed.fast, pack, own[n], own[n + 1]) for n in sorted({*learning[:1], *learning[-1:]}))
 
 
-def _reached(fast: Fast, pack: Pack, start: int, end: int) -> bool:
+def _reached(fast: PackedModel, pack: Pack, start: int, end: int) -> bool:
     """Whether own tokens elsewhere have a gradient of what is predicted from `start` to `end`."""
     inside = (pack.where >= start) & (pack.where < end)
     only = dataclasses.replace(pack, weights=np.where(inside, pack.weights, 0).astype(np.float32))
@@ -82,9 +83,9 @@ def _reached(fast: Fast, pack: Pack, start: int, end: int) -> bool:
         held.append(output.detach().requires_grad_())
         return held[-1].clone()  # some models go on in place
 
-    hook = fast.whole.get_input_embeddings().register_forward_hook(hold)
+    hook = fast.causal_lm.get_input_embeddings().register_forward_hook(hold)
     try:
-        (grad,) = torch.autograd.grad(fast.loss_sum(fast.ready(only)), held)
+        (grad,) = torch.autograd.grad(fast.loss_sum(fast.prepare(only)), held)
     finally:
         hook.remove()
     others = np.ones(len(pack.ids), np.bool_)
@@ -92,18 +93,20 @@ def _reached(fast: Fast, pack: Pack, start: int, end: int) -> bool:
     return bool(grad.view(len(pack.ids), -1)[torch.from_numpy(others).to(grad.device)].any())
 
 
-def masks_apart(fast: Fast) -> float:
+def masks_apart(fast: PackedModel) -> float:
     """How far the uses of a dropout's mask are from being of one mask: `mask_error` of the worst kind of input. Zero
     without a card, where they are the formula itself."""
     if fast.device.type != "cuda":
         return 0.0
     kinds = {
-        (one.a.shape, *((group.count, group.share) for group in one.groups)): one for one in fast.linears if one.drops
+        (one.a.shape, *((group.count, group.dropout) for group in one.dropout_groups)): one
+        for one in fast.linears
+        if one.has_dropout
     }
     return float(np.max([mask_error(one) for one in kinds.values()], initial=0.0))
 
 
-def mask_error(linear: Linear, tokens: int = 600) -> float:
+def mask_error(linear: StackedLora, tokens: int = 600) -> float:
     """The largest relative difference between
 
         sum_k p_mk t_mk = sum_j dx_mj x_mj   for all tokens m,     t = drop(x) A',  dx = drop(p A),  dA = p' drop(x)
@@ -113,17 +116,17 @@ def mask_error(linear: Linear, tokens: int = 600) -> float:
     Of random numbers, so a mask of its own in one of the three is 0.3 off where a share of 0.05 is dropped; rounding in
     bf16 comes to 0.01. No number is used up that a run draws.
     """
-    frozen, groups, (ranks, size) = linear.frozen, linear.groups, linear.a.shape
-    seed, draw = Seed(torch.tensor([11], device=frozen.device)), torch.Generator(frozen.device).manual_seed(0)
+    frozen, groups, (ranks, size) = linear.frozen, linear.dropout_groups, linear.a.shape
+    seed, draw = DropoutSeed(torch.tensor([11], device=frozen.device)), torch.Generator(frozen.device).manual_seed(0)
     x, p, a = (
         torch.randn(shape, generator=draw, device=frozen.device).to(frozen.dtype)
         for shape in ((tokens, size), (tokens, ranks), (ranks, size))
     )
-    t, dx = lora.dropped_low_rank(x, a, groups, seed), torch.zeros_like(x)
-    lora.add_dropped(dx, p, a, groups, seed)
-    da = lora.dropped_gradient(p, x, groups, seed)
+    t, dx = dropout.project(x, a, groups, seed), torch.zeros_like(x)
+    dropout.add_input_gradient(dx, p, a, groups, seed)
+    da = dropout.weight_gradient(p, x, groups, seed)
     of_both = p.float() * t.float()
-    mean = lora.dropped_low_rank(torch.ones_like(x), torch.full_like(a, 1 / size), groups, seed).float().mean(0)
+    mean = dropout.project(torch.ones_like(x), torch.full_like(a, 1 / size), groups, seed).float().mean(0)
     pairs = (
         ((dx.float() * x.float()).sum(1), of_both.sum(1)),
         ((da.float() * a.float()).sum(1), of_both.sum(0)),
@@ -168,7 +171,7 @@ def repeats(path: Packed | Plain, row: int, weights: Sequence[torch.Tensor], tol
         row: to go through the model.
     """
     try:
-        with in_order(strict=True):
+        with deterministic(strict=True):
             for part in path.parts([row]):
                 loss = path.loss(part)
                 loss.backward() if loss.requires_grad else None

@@ -1,0 +1,233 @@
+"""CUDA graphs of whole passes: thousands of kernels are launched by one call instead of one by one.
+
+    pack --padded to a GraphShape--> PackedBatch --copied into the graph's inputs--> replay --> loss, gradients
+
+A graph replays its kernels on the same memory with the same shapes. So packs are padded to a few shapes, and pack,
+dropout seed and adapter copies are where the graph was recorded with them. Padding is a segment that no row attends to
+and entries of weight zero in it, so loss and gradients are those of the pack.
+
+Each graph is compared with the same pass without it when it is recorded. If they differ, or memory runs out, the run
+goes on without graphs and with the same results.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from pipeline.kernels.layout import TILE, LayoutSize, max_preamble_tiles, query_tiles_of
+from pipeline.kernels.types import DropoutSeed
+from pipeline.model.packed.batch import PackedBatch
+from pipeline.model.packed.model import PackedModel
+from pipeline.progress import say
+from pipeline.prompt.pack import Pack
+
+MAX_GRAPHS = 32  # packs of further shapes go without a graph
+GROWTH = 1.08  # from one shape to the next larger one, but at least `TILE` tokens: small passes take equally long
+SAMPLE_PACKS = 8  # from which `ShapeTable` learns what packs have per token
+
+
+class GraphShape(NamedTuple):
+    """The sizes that differ between packs."""
+
+    tokens: int
+    entries: int
+    kept_positions: int
+    query_tiles: int
+
+    @classmethod
+    def of(cls, pack: Pack) -> GraphShape:
+        """Those of the pack and one token of padding."""
+        tiles, kept = len(query_tiles_of(pack)) + 1, len(np.unique(pack.where)) + 1
+        return cls(len(pack.ids) + 1, len(pack.where) + 1, kept, tiles)
+
+    def layout_size(self, pack: Pack) -> LayoutSize:
+        """The preambles' part follows from their lengths, which are not padded, and from `tokens`: packs with the same
+        preambles share a shape, and no pack gets larger because others have more preambles."""
+        return LayoutSize(self.query_tiles, *max_preamble_tiles(pack, self.tokens))
+
+
+@dataclass(frozen=True)
+class ShapeTable:
+    """The shapes of a run. Tokens grow by `GROWTH`; the other sizes are these numbers per token.
+
+    One number decides all four, or a run would meet too many shapes. The ratios are the largest of several packs: too
+    many entries for the tokens of a pack cost less than tokens added to have enough entries.
+    """
+
+    entries: float
+    kept_positions: float
+    query_tiles: float
+
+    @classmethod
+    def of(cls, packs: Sequence[Pack]) -> ShapeTable:
+        """packs: a sample of those of the run; only the first `SAMPLE_PACKS` are used."""
+        shapes = np.array([GraphShape.of(pack) for pack in packs[:SAMPLE_PACKS]], np.float64)
+        return cls(*(shapes[:, 1:] / shapes[:, :1]).max(axis=0).tolist())
+
+    def shape_for(self, pack: Pack) -> GraphShape:
+        """The smallest shape that the pack fits into, with the query tiles of the padding. A pack unlike the sample may
+        not fit into the next three sizes; then the ratios are doubled until it does."""
+        needed = GraphShape.of(pack)
+        for doublings in itertools.count():
+            for tokens in _token_sizes(needed.tokens):
+                ratios = dataclasses.astuple(self)
+                shape = GraphShape(tokens, *(math.ceil(tokens * ratio) << doublings for ratio in ratios))
+                tiles = needed.query_tiles - 1 - (len(pack.ids) - tokens) // TILE
+                if all(need <= size for need, size in zip(needed._replace(query_tiles=tiles), shape, strict=True)):
+                    return shape
+        raise AssertionError("unreachable")
+
+
+def _token_sizes(tokens: int) -> list[int]:
+    """The three smallest sizes that are at least `tokens`."""
+    sizes = [TILE]
+    while len(sizes) < 3 or sizes[-3] < tokens:
+        sizes.append(max(sizes[-1] + TILE, math.ceil(sizes[-1] * GROWTH)))
+    return sizes[-3:]
+
+
+def pad(pack: Pack, shape: GraphShape) -> Pack:
+    """The pack with one more segment, and entries of weight zero in it."""
+    count, entries = len(pack.ids), shape.entries - len(pack.where)
+    tokens = shape.tokens - count
+    return dataclasses.replace(
+        pack,
+        ids=np.concatenate([pack.ids, np.zeros(tokens, np.int64)]),
+        # Zeros, since some rotary positions depend on the largest position.
+        positions=np.concatenate([pack.positions, np.zeros(tokens, np.int64)]),
+        starts=np.concatenate([pack.starts, [shape.tokens]]),
+        # All at one position of no row: they write the same zero gradient to it, in whatever order.
+        where=np.concatenate([pack.where, np.full(entries, shape.tokens - 1)]),
+        targets=np.concatenate([pack.targets, np.zeros(entries, np.int64)]),
+        weights=np.concatenate([pack.weights, np.zeros(entries, np.float32)]),
+    )
+
+
+def graph_inputs(batch: PackedBatch, seed: DropoutSeed | None) -> list[torch.Tensor]:
+    """The tensors that differ between passes of one shape."""
+    layout = batch.layout
+    tensors = [batch.ids, batch.positions, layout.query_tiles, layout.preamble_tiles, layout.reductions]
+    optional = (batch.entries, None if seed is None else seed.value)
+    return [*tensors, batch.kept_positions, batch.targets, batch.weights, *(t for t in optional if t is not None)]
+
+
+@dataclass
+class RecordedPass:
+    """inputs: the tensors that the graph reads. loss, gradients: the tensors that it writes."""
+
+    graph: Any
+    inputs: list[torch.Tensor]
+    loss: torch.Tensor
+    gradients: Sequence[torch.Tensor]
+
+    def replay(self, batch: PackedBatch, seed: DropoutSeed | None) -> None:
+        torch._foreach_copy_(self.inputs, graph_inputs(batch, seed))
+        self.graph.replay()
+
+
+class _ReplayedLoss(torch.autograd.Function):
+    """The loss of a replayed graph. Its gradients exist already; the backward pass scales them."""
+
+    @staticmethod
+    def forward(ctx: Any, recorded: RecordedPass, *weights: torch.Tensor) -> torch.Tensor:
+        ctx.recorded = recorded
+        return recorded.loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        return None, *torch._foreach_mul(ctx.recorded.gradients, grad)
+
+
+class CudaGraphs:
+    """Passes of a packed model, one graph for each shape.
+
+    Args:
+        weights: the trained ones; each must get a gradient from every pack.
+        sample: see `ShapeTable.of`.
+
+    Attributes:
+        disabled_because: why recording failed; empty if it did not.
+    """
+
+    def __init__(self, model: PackedModel, weights: Sequence[torch.Tensor], sample: Sequence[Pack]) -> None:
+        self.model, self.weights, self.shapes = model, list(weights), ShapeTable.of(sample)
+        self.recorded: dict[tuple[int, ...], RecordedPass] = {}
+        self.pool: Any = None
+        self.stream: Any = None  # a single one: each new stream takes 32 MiB of cuBLAS workspace for good
+        self.disabled_because = ""
+
+    def prepare(self, pack: Pack) -> PackedBatch:
+        """As `PackedModel.prepare`, padded."""
+        shape, model = self.shapes.shape_for(pack), self.model
+        size = shape.layout_size(pack)
+        return PackedBatch.of(pad(pack, shape), model.device, model.plain_attention, size, shape.kept_positions)
+
+    def needs_recording(self, batch: PackedBatch) -> bool:
+        """Whether `loss_sum` would record a new graph."""
+        has_dropout = any(linear.has_dropout for linear in self.model.linears)
+        is_new = self._key(batch, has_dropout) not in self.recorded
+        return is_new and not self.disabled_because and len(self.recorded) < MAX_GRAPHS
+
+    def loss_sum(self, batch: PackedBatch) -> torch.Tensor:
+        """As `PackedModel.loss_sum`."""
+        seed = self.model.draw_seed()
+        key = self._key(batch, seed is not None)
+        if self.needs_recording(batch):
+            try:
+                self.recorded[key] = self._record(batch, seed)
+            except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
+                self.recorded.clear()
+                self.disabled_because = " ".join(str(error).split())[:200]
+                torch.cuda.empty_cache()
+                say(f"train: no CUDA graphs from here on: {self.disabled_because}")
+        recorded = self.recorded.get(key)
+        if recorded is None:
+            return self.model.loss_sum(batch, seed)
+        recorded.replay(batch, seed)
+        loss: torch.Tensor = _ReplayedLoss.apply(recorded, *self.weights)
+        return loss
+
+    @staticmethod
+    def _key(batch: PackedBatch, has_dropout: bool) -> tuple[int, ...]:
+        return (*(t.numel() for t in graph_inputs(batch, None)), batch.layout.partial_sums, has_dropout)
+
+    def _pass(self, batch: PackedBatch, seed: DropoutSeed | None) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+        """The loss, a scalar, and the weights' gradients.
+
+        The gradients flow to fresh leaves: autograd ties the weights themselves to the stream on which they last got a
+        gradient, and a graph that waits for another stream cannot be recorded.
+        """
+        leaves = [weight.detach().requires_grad_() for weight in self.weights]
+        with self.model.gradients_to(self.weights, leaves):
+            loss = self.model.loss_sum(batch, seed)
+        return loss.detach(), torch.autograd.grad(loss, leaves)
+
+    def _record(self, batch: PackedBatch, seed: DropoutSeed | None) -> RecordedPass:
+        """Raises RuntimeError if a replay differs from the pass without a graph."""
+        current = torch.cuda.current_stream()
+        self.stream = self.stream or torch.cuda.Stream()
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):  # compiles and selects kernels before they are recorded
+            loss, gradients = self._pass(batch, seed)
+            expected = [loss.clone(), *(gradient.clone() for gradient in gradients)]
+            del loss, gradients
+        current.wait_stream(self.stream)
+        self.pool = self.pool or torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+            loss, gradients = self._pass(batch, seed)
+        recorded = RecordedPass(graph, graph_inputs(batch, seed), loss, gradients)
+        graph.replay()
+        pairs = zip([loss, *gradients], expected, strict=True)
+        difference = float(np.max([float((a - b).norm() / b.norm().clamp(min=1e-12)) for a, b in pairs]))
+        if not difference <= 1e-6:
+            raise RuntimeError(f"a graph's gradients are {difference:.1e} off those without it")
+        return recorded

@@ -1,0 +1,289 @@
+"""The packed model: the loss of packs through a stock transformers model, peft's parameters and our kernels.
+
+    batch.ids (1, tokens)
+        |
+    embedding          the model's own
+        |
+    blocks             LLaMA's form (LLaMA, Mistral, Qwen2, Gemma 1) with plain LoRA: kernels/block.py, one call a block
+        |              plain LoRA elsewhere: the model's own, with kernels/lora.py in place of its LoRA layers
+        |              anything else trained: the model's own, under autocast if the dtype is bf16
+        |              in all of them attention is kernels/attention.py, which stays within the rows of the pack
+    final norm         the model's own
+        |
+    kept positions     only those that predict something; in LLaMA's form already picked inside the last block
+        |
+    head and loss      kernels/cross_entropy.py, or the model's own head if it does more than one product
+        |
+    sum over the entries of weight * -log p(target)
+
+Layers get another forward during a pass and the stock one otherwise, so held-out loss, generation and saving use the
+unchanged model. The plain path is `pipeline.model.loss.loss_sum`; both are compared before each run
+(`pipeline.training.proof`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from pipeline.kernels.adapter_copies import AdapterCopies
+from pipeline.kernels.block import Block
+from pipeline.kernels.cross_entropy import HeadCrossEntropy
+from pipeline.kernels.fp8_weights import Fp8Weights
+from pipeline.kernels.frozen_weights import FrozenWeights
+from pipeline.kernels.gated_mlp import ACTIVATIONS
+from pipeline.kernels.lora import LoraFunction, StackedLora
+from pipeline.kernels.quantized_weights import QuantizedWeights
+from pipeline.kernels.types import DropoutSeed
+from pipeline.model.loss import losses
+from pipeline.model.packed import context
+from pipeline.model.packed.batch import PackedBatch
+from pipeline.model.packed.context import PackedContext
+from pipeline.model.packed.support import (
+    LINEARS,
+    LOGIT_SETTINGS,
+    NotPackable,
+    activation_name,
+    adapter_of,
+    check_attention,
+    compute_dtype,
+    is_llama_block,
+    is_plain_lora,
+)
+from pipeline.prompt.pack import Pack
+
+
+class PackedModel:
+    """A model with kernels, and the loss of packs through it.
+
+    Args:
+        model: a causal LM whose trained parts work on one position at a time, with or without peft.
+        longest: tokens of the longest row.
+        fp8: convert the frozen weights to 8-bit floats; the model keeps no others.
+        dtype: compute dtype of models that go through their own layers; with our kernels it is that of the weights.
+
+    Attributes:
+        uses_kernels: whether our LoRA kernels replace the model's layers.
+        blocks: its blocks as functions; empty unless all are of LLaMA's form.
+        linears: every stack of linear layers that our kernels compute.
+
+    Raises:
+        NotPackable: the model's attention is not supported, or fp8 is asked for and not only plain LoRA is trained.
+    """
+
+    def __init__(self, model: Any, longest: int, fp8: bool = False, dtype: torch.dtype = torch.float32) -> None:
+        self.causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
+        has_decoder = hasattr(self.causal_lm, "get_decoder")
+        self.decoder = self.causal_lm.get_decoder() if has_decoder else self.causal_lm.base_model
+        check_attention(self.causal_lm, longest)
+        self.parameter_count = self.causal_lm.num_parameters()  # before fp8 frees the layers' weights
+        self.device = next(model.parameters()).device
+        self.uses_kernels = is_plain_lora(self.causal_lm)
+        if fp8 and not self.uses_kernels:
+            raise NotPackable("what is trained is not plain LoRA, and the kernels for fp8 support nothing else")
+        self.dtype = compute_dtype(self.decoder) if self.uses_kernels else dtype
+        self.autocast = not self.uses_kernels and dtype != torch.float32
+        self.plain_attention = self.device.type != "cuda" or self.dtype == torch.float32
+        self.fp8 = fp8
+        self.linears: list[StackedLora] = []
+        self.packed_forwards: list[tuple[Any, Callable[..., Any]]] = []  # modules, and their forward during a pass
+        self.blocks = self._llama_blocks() if self.uses_kernels else []
+        if not self.blocks and self.uses_kernels:
+            self._replace_lora_layers()
+        checkpointing = bool(getattr(self.causal_lm, "supports_gradient_checkpointing", False))
+        self.can_recompute = bool(self.blocks) or checkpointing
+        self._recompute = False
+        self.head = self.causal_lm.get_output_embeddings()
+        self.fused_head = (
+            type(self.head) is torch.nn.Linear
+            and self.head.bias is None
+            and not any(getattr(self.causal_lm.config, name, None) not in (None, 1, 1.0) for name in LOGIT_SETTINGS)
+        )
+        self.copies = AdapterCopies([copy for linear in self.linears for copy in linear.copies()])
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Copies the adapters into the compute dtype; call it after every optimizer step."""
+        self.copies.refresh()
+
+    def prepare(self, pack: Pack) -> PackedBatch:
+        """Moves a pack to the device; another thread may do so ahead of time."""
+        return PackedBatch.of(pack, self.device, self.plain_attention)
+
+    def draw_seed(self) -> DropoutSeed | None:
+        """Dropout seed of one pass, from the CPU's generator, so that the device is not waited for; None without
+        dropout."""
+        if not any(linear.has_dropout for linear in self.linears):
+            return None
+        return DropoutSeed(torch.randint(1 << 40, (1,)).to(self.device, non_blocking=True))
+
+    def loss_sum(self, batch: PackedBatch, seed: DropoutSeed | None = None) -> torch.Tensor:
+        """Sum over the entries of weight * -log p(target), a scalar in float32; a constant zero without entries.
+
+        seed: of the dropout; drawn here if not given.
+        """
+        if not len(batch.targets):
+            return torch.zeros((), device=self.device)
+        with self._packed_layers(PackedContext(batch, seed or self.draw_seed(), self.dtype)):
+            if not self.fused_head:
+                return self._loss_of_own_head(batch)
+            hidden = self.decoder(input_ids=batch.ids, position_ids=batch.positions, use_cache=False)[0]
+        hidden = self._of_entries(hidden, batch).to(self.dtype)
+        loss: torch.Tensor = HeadCrossEntropy.apply(hidden, self.head.weight, batch.targets, batch.weights)
+        return loss
+
+    def _loss_of_own_head(self, batch: PackedBatch) -> torch.Tensor:
+        hook = self.head.register_forward_pre_hook(lambda _, args: (self._of_entries(args[0], batch),))
+        try:
+            logits = self.causal_lm(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).logits
+        finally:
+            hook.remove()
+        return (losses(logits, batch.targets) * batch.weights).sum()
+
+    def _of_entries(self, hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        """(entries, hidden) from (1, tokens, hidden), or from (1, kept, hidden) after our last block."""
+        kept = hidden[0] if self.blocks else hidden[0][batch.kept_positions]
+        return kept if batch.entries is None else kept[batch.entries]
+
+    @contextlib.contextmanager
+    def _packed_layers(self, packed_context: PackedContext) -> Iterator[None]:
+        """Context in which the model's layers take packs."""
+        config = self.decoder.config
+        stock_attention = config._attn_implementation
+        config._attn_implementation = context.ATTENTION
+        for module, forward in self.packed_forwards:
+            module.forward = forward
+        try:
+            autocast = torch.autocast(self.device.type, self.dtype) if self.autocast else contextlib.nullcontext()
+            with context.use(packed_context), autocast:
+                yield
+        finally:
+            for module, _ in self.packed_forwards:
+                del module.forward  # uncovers the class's own
+            config._attn_implementation = stock_attention
+
+    def _checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """For torch's checkpoint, called in a block's forward: the contexts of that forward, where nothing is missing,
+        and of its recomputation in the backward pass, after this pass' own context has ended."""
+        now = context.current_or_none()
+        return contextlib.nullcontext(), self._packed_layers(now) if now else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def without_dropout(self) -> Iterator[None]:
+        """Context in which adapters drop nothing."""
+        before = [linear.has_dropout for linear in self.linears]
+        for linear in self.linears:
+            linear.has_dropout = False
+        try:
+            yield
+        finally:
+            for linear, value in zip(self.linears, before, strict=True):
+                linear.has_dropout = value
+
+    @contextlib.contextmanager
+    def gradients_to(self, weights: Sequence[torch.Tensor], leaves: Sequence[torch.Tensor]) -> Iterator[None]:
+        """Context in which the gradients of our blocks' weights flow to `leaves`."""
+        leaf_of = {id(weight): leaf for weight, leaf in zip(weights, leaves, strict=True)}
+        before = [block.parameters for block in self.blocks]
+        for block in self.blocks:
+            block.parameters = [leaf_of[id(parameter)] for parameter in block.parameters]
+        try:
+            yield
+        finally:
+            for block, parameters in zip(self.blocks, before, strict=True):
+                block.parameters = parameters
+
+    @property
+    def recompute(self) -> bool:
+        """Whether blocks are recomputed in the backward pass: our blocks by themselves, a model's own by transformers'
+        gradient checkpointing, which works in training mode only."""
+        return self._recompute
+
+    @recompute.setter
+    def recompute(self, value: bool) -> None:
+        for block in self.blocks:
+            block.recompute = value
+        if not self.blocks and value != self._recompute:
+            if value:
+                settings = {"use_reentrant": False, "context_fn": self._checkpoint_contexts}
+                self.causal_lm.gradient_checkpointing_enable(settings)
+            else:
+                self.causal_lm.gradient_checkpointing_disable()
+        self._recompute = value
+
+    def _llama_blocks(self) -> list[Block]:
+        """The model's blocks as functions; empty if one of them has another form."""
+        layers = getattr(self.decoder, "layers", None) or []
+        if not all(is_llama_block(layer) for layer in layers):
+            return []
+        blocks = [self._block(layer) for layer in layers]
+        for n, (layer, block) in enumerate(zip(layers, blocks, strict=True)):
+            self.packed_forwards.append((layer, self._block_forward(block, n, is_last=n == len(blocks) - 1)))
+        return blocks
+
+    def _block(self, layer: Any) -> Block:
+        attn, mlp = layer.self_attn, layer.mlp
+        qkv, out, gate_up, down = (
+            self._linear([getattr(attn, name, None) or getattr(mlp, name) for name in names], len(names) > 1)
+            for names in LINEARS
+        )
+        (norm1, eps), (norm2, _) = _norm_of(layer.input_layernorm), _norm_of(layer.post_attention_layernorm)
+        config, size = self.decoder.config, int(attn.head_dim)
+        return Block(
+            norm1=norm1,
+            norm2=norm2,
+            eps=eps,
+            heads=config.num_attention_heads,
+            key_heads=config.num_key_value_heads,
+            size=size,
+            scale=float(getattr(attn, "scaling", size**-0.5)),
+            activation=ACTIVATIONS[str(activation_name(mlp))],
+            qkv=qkv,
+            out=out,
+            gate_up=gate_up,
+            down=down,
+        )
+
+    def _linear(self, modules: Sequence[Any], spare_input_columns: bool = False) -> StackedLora:
+        bases = [getattr(m, "base_layer", m) for m in modules]
+        frozen = FrozenWeights if type(bases[0]) is torch.nn.Linear else QuantizedWeights
+        weights = (Fp8Weights if self.fp8 else frozen)(bases, self.dtype)
+        linear = StackedLora(weights, [adapter_of(m) for m in modules], spare_input_columns)
+        self.linears.append(linear)
+        return linear
+
+    def _block_forward(self, block: Block, number: int, is_last: bool) -> Callable[..., torch.Tensor]:
+        def forward(hidden_states: torch.Tensor, *args: Any, position_embeddings: Any = None, **kwargs: Any) -> Any:
+            now = context.current()
+            cos, sin = (t[0].to(self.dtype) for t in position_embeddings)
+            kept_positions = now.batch.kept_positions if is_last else None
+            seed = None if now.seed is None else now.seed.child(number)
+            return block(hidden_states[0].to(self.dtype), cos, sin, now.batch.layout, kept_positions, seed)[None]
+
+        return forward
+
+    def _replace_lora_layers(self) -> None:
+        for module in self.causal_lm.modules():
+            if adapter_of(module) is not None and isinstance(module.base_layer, torch.nn.Linear):
+                linear = self._linear([module])
+                self.packed_forwards.append((module, _lora_forward(linear, len(self.linears))))
+
+
+def _norm_of(norm: Any) -> tuple[torch.Tensor, float]:
+    """The factor that a norm multiplies with, in float32, and its epsilon. Gemma stores the factor minus one."""
+    weight = norm.weight.detach().float()
+    if "Gemma" in type(norm).__name__:
+        weight = weight + 1
+    return weight, float(getattr(norm, "variance_epsilon", None) or norm.eps)
+
+
+def _lora_forward(linear: StackedLora, number: int) -> Callable[..., torch.Tensor]:
+    def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        seed = context.current().seed
+        return LoraFunction.apply(x, linear, None if seed is None else seed.child(number), *linear.parameters)
+
+    return forward

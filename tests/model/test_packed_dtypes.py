@@ -1,0 +1,105 @@
+"""The packed model in bf16, in fp8 and on a quantized base, as near to float32 as the plain path."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.config import Adapter
+from pipeline.model import adapter as adapters
+from pipeline.model import base as bases
+from pipeline.model.load import load_base
+from pipeline.model.packed.model import PackedModel
+from pipeline.model.packed.support import NotPackable
+from pipeline.prompt.tokens import Tokens
+from tests.helpers.packed_models import (
+    LONGEST,
+    Gradients,
+    adapted,
+    assert_same,
+    packed_pass,
+    plain_pass,
+    recomputed_pass,
+    stock,
+    with_trained_lora,
+)
+from tests.tiny import make_base, make_config
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft", "ignore::RuntimeWarning:peft")
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize(
+    "adapter",
+    [{"method": name} for name in ("full", "head", "norms", "ia3")]
+    + [{"method": "houlsby", "bottleneck": 8}, {"r": 4, "dora": True}],
+    ids=str,
+)
+def test_own_layers_in_bf16(tokens: Tokens, adapter: dict[str, Any], again: bool) -> None:
+    """What is trained stays in float32; as near to float32 as the plain path, both under autocast."""
+    model = with_trained_lora(adapters.attach(stock(), Adapter(**adapter), seed=1, added=()))
+    for parameter in adapters.trained(model).values():
+        parameter.data.add_(torch.randn_like(parameter) * 0.05)  # bottlenecks start at zero
+    exact = plain_pass(model, tokens)
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = plain_pass(model, tokens)
+    fast = PackedModel(model, LONGEST, dtype=torch.bfloat16)
+    ours = recomputed_pass(fast, model, tokens) if again else packed_pass(fast, model, tokens)
+    assert all(g.dtype == torch.float32 for g in ours[1].values())
+    assert_same(ours, exact, 2e-3, 0.1)
+    assert distance(ours[1], exact[1]) < 1.5 * distance(plain[1], exact[1])
+    with pytest.raises(NotPackable, match="not plain LoRA"):
+        PackedModel(model, LONGEST, fp8=True)
+
+
+def distance(ours: Gradients, theirs: Gradients) -> float:
+    return sum(float((ours[name] - wanted).pow(2).sum()) for name, wanted in theirs.items()) ** 0.5
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma", "qwen3"])
+def test_arithmetic_in_bf16(tokens: Tokens, kind: str) -> None:
+    """Adapters stay in float32; as near to float32 as the plain path under autocast."""
+    model = adapted(kind)
+    exact = plain_pass(model, tokens)
+    for name, parameter in model.named_parameters():
+        if "lora_" not in name:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    ours = packed_pass(PackedModel(model, LONGEST), model, tokens)
+    assert all(g.dtype == torch.float32 for g in ours[1].values())
+    assert_same(ours, exact, 2e-3, 0.1)
+
+
+@pytest.mark.parametrize(("how", "loss", "gradient"), [("nf4", 1e-6, 1e-5), ("int8", 1e-2, 0.2)])
+def test_quantised_base(tokens: Tokens, tmp_path: Path, how: str, loss: float, gradient: float) -> None:
+    """The same weights as bitsandbytes multiplies with; its int8 also rounds what they are multiplied with."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    base = make_base(tmp_path / "base", hidden_size=64, intermediate_size=128)
+    config = make_config(tmp_path, base, f"model.quantize={how}")
+    model = with_trained_lora(adapters.attach(load_base(config, bases.resolve(config.model)), Adapter(r=4), seed=1))
+    wanted = plain_pass(model, tokens)
+    fast = PackedModel(model, LONGEST)
+    assert len(fast.blocks) == 2
+    for recompute in (False, True):
+        fast.recompute = recompute
+        assert_same(packed_pass(fast, model, tokens), wanted, loss, gradient)
+    again = plain_pass(model, tokens)
+    assert_same(again, wanted, 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_weights_in_fp8(tokens: Tokens, kind: str) -> None:
+    """As far off as rounding to 2^-4 explains; less far from the plain path with the same rounded weights."""
+    model = adapted(kind, hidden_size=64, intermediate_size=128)
+    exact = plain_pass(copy.deepcopy(model), tokens)
+    fast = PackedModel(model, LONGEST, fp8=True)
+    ours = packed_pass(fast, model, tokens)
+    assert_same(ours, exact, 2e-2, 0.5)
+    assert ours[0] != exact[0]
+    assert_same(ours, plain_pass(model, tokens), 1e-2, 0.3)
