@@ -22,7 +22,7 @@ from pipeline.prompt.doctor import examine, examine_rows
 from pipeline.prompt.encode import IGNORE, Encoder, Row
 from pipeline.prompt.preview import as_text
 from pipeline.prompt.template import Template
-from pipeline.prompt.tokenizer import Tokenizer, identity
+from pipeline.prompt.tokenizer import Tokenizer
 from pipeline.prompt.tokens import Tokens, TokenWriter
 from pipeline.record import Example
 from pipeline.run import Run
@@ -302,10 +302,6 @@ def test_folders_without_a_usable_tokenizer(tmp_path: Path, files: dict[str, byt
         Tokenizer(tmp_path)
     assert str(tmp_path) in caught.value.where
     assert caught.value.fix
-
-
-def test_identity_names_the_files_that_matter(folders: dict[str, Path]) -> None:
-    assert [p.name for p in identity(folders["tokenizers"])] == ["tokenizer.json", "tokenizer_config.json"]
 
 
 # --- the doctor

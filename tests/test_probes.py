@@ -15,7 +15,7 @@ from pipeline.config import Adapter, Config, Prompt
 from pipeline.errors import UserError
 from pipeline.evaluation import probe_model as asking
 from pipeline.evaluation.answers import Answer
-from pipeline.evaluation.measure import look_at_both, rows_of_table
+from pipeline.evaluation.measure import compare_answers, rows_of_table
 from pipeline.evaluation.probe_causes import Facts, advice, warnings
 from pipeline.evaluation.probe_model import as_base, choose
 from pipeline.evaluation.probes import echo, fitting, marks_of, other_language, probe, repeats, rows, signs
@@ -218,7 +218,7 @@ def test_training_ends_with_probes(base: Path, tmp_path: Path, capsys: pytest.Ca
     assert results["tuned"]["probes"]["as_base"]["of"] == 7  # four of val, two of held-out tasks, one prompt
     assert {w["probe"] for w in results["warnings"]} >= {"stops"}
     same = {**results["base"], "probes": dict(results["base"]["probes"])}
-    look_at_both(results["base"], same, Facts(config))
+    compare_answers(results["base"], same, Facts(config))
     assert same["probes"]["as_base"] == {"count": 7, "of": 7}
     assert rows_of_table(results["base"], same)[-4][2] == "100.0%"
 
