@@ -15,6 +15,7 @@ import re
 import unicodedata
 
 from pipeline.errors import UserError
+from pipeline.terminal import quoted
 
 ALLOWED = re.compile(r"[A-Za-z가-힣][A-Za-z0-9가-힣_-]*")
 LONGEST = 64
@@ -32,16 +33,16 @@ def problem(name: str) -> str:
     if not name:
         return "an adapter needs a name"
     if len(name) > LONGEST:
-        return f"the name {shown(name)} is longer than {LONGEST} characters"
+        return f"the name {quoted(name)} is longer than {LONGEST} characters"
     if name.lower() in RESERVED:
         return f"the name {name} is reserved"
     if ALLOWED.fullmatch(name):
         return ""
     composed = unicodedata.normalize("NFC", name)
     if composed != name and ALLOWED.fullmatch(composed):
-        return f"the name {shown(name)} is written in pieces (Unicode form NFD); type it anew as {composed}"
+        return f"the name {quoted(name)} is written in pieces (Unicode form NFD); type it anew as {composed}"
     wrong = next((c for c in name if not ALLOWED.fullmatch("a" + c)), name[0])
-    return f"the name {shown(name)} holds {_character(wrong)}, which an adapter's name cannot"
+    return f"the name {quoted(name)} holds {_character(wrong)}, which an adapter's name cannot"
 
 
 def check(name: str, where: str = "the adapter's name") -> str:
@@ -53,12 +54,6 @@ def check(name: str, where: str = "the adapter's name") -> str:
     if wrong := problem(name):
         raise UserError(wrong, where, f"allowed are {RULE}")
     return name
-
-
-def shown(text: str, most: int = 60) -> str:
-    """Text from outside as it may stand on a terminal: letters as they are, everything invisible as an escape."""
-    kept = "".join(c if c.isprintable() and not unicodedata.combining(c) else ascii(c)[1:-1] for c in text[:most])
-    return f"'{kept}{'...' if len(text) > most else ''}'"
 
 
 def _character(c: str) -> str:

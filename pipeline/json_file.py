@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.adapter_name import shown
 from pipeline.errors import UserError
+from pipeline.terminal import quoted
 
 LARGEST = 16_000_000  # bytes; the largest in use are tokenizer_config.json files of 1 to 2 MB
 DEEPEST = 64  # brackets in brackets; model files have less than ten
@@ -125,6 +125,6 @@ def read_object(path: Path, fields: Mapping[str, Kind], fix: str, largest: int =
         raise UserError(f"{path.name} is damaged: not a JSON object", where, fix)
     for key, kind in fields.items():
         if key in value and not kind(value[key]):
-            what = f"{path.name} is unfit: {key} holds {shown(json.dumps(value[key], ensure_ascii=False))[1:-1]}"
+            what = f"{path.name} is unfit: {key} holds {quoted(json.dumps(value[key], ensure_ascii=False))[1:-1]}"
             raise UserError(f"{what}, not {EXPECTED[kind]}" if kind in EXPECTED else what, where, fix)
     return value

@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.adapter_name import check, problem, shown
+from pipeline.adapter_name import check, problem
 from pipeline.errors import UserError
 from pipeline.files import disk_errors, exclusive, recover, replace_folder, write_json
 from pipeline.json_file import is_deeper
+from pipeline.terminal import quoted
 
 RECORD = "suri.json"
 LARGEST_RECORD = 4_000_000  # bytes
@@ -207,7 +208,7 @@ class Store:
             there = list(self.root.iterdir()) if self.root.is_dir() else []
             links = [p for p in there if p.name.startswith(".") and p.is_symlink()]
         if links:
-            what = f"{shown(links[0].name)} is a link: writing there would leave the store"
+            what = f"{quoted(links[0].name)} is a link: writing there would leave the store"
             raise UserError(what, str(self.root), "remove it")
         with contextlib.ExitStack() as held:
             try:

@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
-from pipeline.adapter_name import shown
 from pipeline.errors import UserError
 from pipeline.store import Store, Unreadable
+from pipeline.terminal import quoted
 
 COLUMNS = ("name", "method", "rank", "trained", "size", "base", "template", "results", "kept")
 WIDEST = 60
@@ -87,7 +87,7 @@ def _clip(text: str, most: int = 24) -> str:
 
 def _clean(text: str) -> str:
     """Text from a record as it may stand on a terminal: a record may come from elsewhere."""
-    return shown(text, WIDEST)[1:-1]
+    return quoted(text, WIDEST)[1:-1]
 
 
 def detail(store: Store, name: str) -> str:
@@ -98,5 +98,5 @@ def detail(store: Store, name: str) -> str:
     """
     record = store.record(name)
     text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=110)
-    whole = "\n".join(shown(line, len(line) + 1)[1:-1] for line in text.splitlines())
+    whole = "\n".join(quoted(line, len(line) + 1)[1:-1] for line in text.splitlines())
     return f"{store.folder(name)}: {_size(store.size(name))}\n{whole}"

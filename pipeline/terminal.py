@@ -8,6 +8,7 @@ through `safe`; what is coloured here is put together of safe pieces and marked 
 from __future__ import annotations
 
 import re
+import unicodedata
 
 # C0 but tab and line feed, delete and C1; soft hyphen, zero width space, marks and overrides of the writing direction,
 # line and paragraph separators, invisible operators, byte order mark, tags; halves of surrogate pairs, which no
@@ -30,3 +31,9 @@ def safe(text: object) -> str:
 def printable(text: object) -> str:
     """`safe`, but what is `Styled` stays as it is."""
     return text if isinstance(text, Styled) else safe(text)
+
+
+def quoted(text: str, most: int = 60) -> str:
+    """The beginning of a text from outside in quotation marks: letters as they are, everything invisible escaped."""
+    start = "".join(c if c.isprintable() and not unicodedata.combining(c) else ascii(c)[1:-1] for c in text[:most])
+    return f"'{start}{'...' if len(text) > most else ''}'"

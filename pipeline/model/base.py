@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.adapter_name import shown
 from pipeline.config import Model
 from pipeline.dataset.source import HUB_ID
 from pipeline.digest import cache
@@ -24,6 +23,7 @@ from pipeline.files import read_json
 from pipeline.json_file import is_count
 from pipeline.model.folder import check_folder, is_whole
 from pipeline.prompt import tokenizer_files
+from pipeline.terminal import quoted
 
 TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model"]
 HUB_FILES = ["*.safetensors", *TOKENIZER_FILES]
@@ -55,7 +55,7 @@ def kind_of(model: Model) -> str:
     if not model.base:
         return "geometry"
     if wrong := _no_path(model.base):
-        raise UserError(f"no such base model: {shown(model.base)} {wrong}", "model.base", f"give {WANTED}")
+        raise UserError(f"no such base model: {quoted(model.base)} {wrong}", "model.base", f"give {WANTED}")
     path = Path(model.base)
     if path.is_file():
         with open(path, "rb") as file:
@@ -99,7 +99,7 @@ def resolve(model: Model) -> Base:
     if kind == "geometry":
         geometry = model.geometry or {}
         if not is_count(geometry.get("vocab_size")):
-            what = f"vocab_size holds {shown(str(geometry['vocab_size']))}, no number of rows"
+            what = f"vocab_size holds {quoted(str(geometry['vocab_size']))}, no number of rows"
             raise UserError(what, "model.geometry", "give the size of the vocabulary")
         if not model.tokenizer:
             raise UserError(
@@ -131,7 +131,7 @@ def _end_ids(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
 
 def _tokenizer_folder(path: str) -> Path:
     if wrong := _no_path(path):
-        raise UserError(f"no such folder: {shown(path)} {wrong}", "model.tokenizer", "name a folder with a tokenizer")
+        raise UserError(f"no such folder: {quoted(path)} {wrong}", "model.tokenizer", "name a folder with a tokenizer")
     folder = Path(path)
     if folder.is_dir():
         tokenizer_files.check(folder)

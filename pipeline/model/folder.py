@@ -12,7 +12,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline.adapter_name import shown
 from pipeline.errors import UserError
 from pipeline.json_file import (
     LARGEST_COUNT,
@@ -26,6 +25,7 @@ from pipeline.json_file import (
     read_object,
 )  # fmt: skip
 from pipeline.model.safetensors_header import FLOATS, damage, read_header
+from pipeline.terminal import quoted
 
 CAUSAL = re.compile(r"(ForCausalLM|LMHeadModel)$")
 ONE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -81,21 +81,23 @@ def _check_kind(config: dict[str, Any], where: str) -> None:
         raise UserError("this model needs code from its repository, which is never run here", where, fix)
     for key in ("attn_implementation", "_attn_implementation", "experts_implementation", "transformers_weights"):
         if config.get(key) is not None and (key == "transformers_weights" or "/" in str(config[key])):
-            what = f"config.json names other files or code: {key} holds {shown(str(config[key]))}"
+            what = f"config.json names other files or code: {key} holds {quoted(str(config[key]))}"
             raise UserError(what, where, f"remove {key} from it")
     names = config.get("architectures") or []
     if names and not any(CAUSAL.search(name) for name in names):
-        what = f"not a causal language model: {', '.join(shown(name)[1:-1] for name in names[:3])}"
+        what = f"not a causal language model: {', '.join(quoted(name)[1:-1] for name in names[:3])}"
         raise UserError(what, where, "choose a ...ForCausalLM model")
     if config.get("quantization_config"):
-        how = shown(str(config["quantization_config"].get("quant_method", "some way")))[1:-1]
+        how = quoted(str(config["quantization_config"].get("quant_method", "some way")))[1:-1]
         fix = "name the model that it was made from; model.quantize=nf4 or int8 quantises it here"
         raise UserError(f"the weights are stored quantised ({how}), so nothing could be merged into them", where, fix)
     kind = config.get("model_type")
     if not kind:
         raise UserError("config.json has no model_type, so nothing says how to build the model", where, FIX)
     if not is_known(kind):
-        what = f"transformers {metadata.version('transformers')}, which is installed, knows no model_type {shown(kind)}"
+        what = (
+            f"transformers {metadata.version('transformers')}, which is installed, knows no model_type {quoted(kind)}"
+        )
         fix = "a newer transformers may know it (pip install -U transformers); or name another base"
         raise UserError(what, where, fix)
 
@@ -129,9 +131,9 @@ def too_large(config: Any, tensors: int | None = None) -> str:
         for key, value in fields:
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 if LAYERS.search(str(key)) and not value <= most:
-                    return f"{shown(str(key))} says {value:,} layers, {why}"
+                    return f"{quoted(str(key))} says {value:,} layers, {why}"
                 if SIZES.search(str(key)) and not abs(value) <= LARGEST_COUNT:
-                    return f"{shown(str(key))} holds {value:,}"
+                    return f"{quoted(str(key))} holds {value:,}"
         inside = [value for _, value in fields]
         level = inside + [value for part in level if isinstance(part, list) for value in part]
     return ""
@@ -173,7 +175,7 @@ def _check_weights(folder: Path) -> int:
             raise UserError(f"{name} is damaged: {error}", where, fix) from None
         for tensor, entry in header.items():
             if entry.dtype not in FLOATS and (tensor.endswith("weight") or entry.dtype not in MASKS):
-                what = f"the weights are not floating-point numbers: {shown(tensor)} is of type {entry.dtype}"
+                what = f"the weights are not floating-point numbers: {quoted(tensor)} is of type {entry.dtype}"
                 raise UserError(what, where, "name the model that it was made from, in float32, bf16 or fp16")
         tensors += len(header)
     return tensors
@@ -195,7 +197,7 @@ def weight_files(folder: Path) -> list[str]:
         raise UserError(f"{INDEX} is damaged: no file for each tensor", str(folder), FIX)
     for name in names.values():
         if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]{0,200}\.safetensors", name):
-            raise UserError(f"{INDEX} is unfit: {shown(str(name))} is no file beside it", str(folder), FIX)
+            raise UserError(f"{INDEX} is unfit: {quoted(str(name))} is no file beside it", str(folder), FIX)
     return sorted(set(names.values()))
 
 

@@ -15,8 +15,8 @@ import mmap
 import struct
 from pathlib import Path
 
-from pipeline.adapter_name import shown
 from pipeline.json_file import LARGEST_COUNT
+from pipeline.terminal import quoted
 
 MOST_ENTRIES = 1 << 16  # keys, and tensors
 MOST_ITEMS = 1 << 20  # of an array: vocabularies have up to 262,144 words and 520,000 merges
@@ -84,9 +84,9 @@ class _Walk:
             self.value(self.number("I"), name, 0)
         for name, number in self.numbers.items():
             if name.endswith(BLOCKS) and not 0 < number <= tensors:
-                raise ValueError(f"{shown(name)} says {number:,} layers, the file has {tensors:,} tensors")
+                raise ValueError(f"{quoted(name)} says {number:,} layers, the file has {tensors:,} tensors")
             if name.endswith(SIZES) and not 0 <= number <= LARGEST_COUNT:
-                raise ValueError(f"{shown(name)} holds {number:,}")
+                raise ValueError(f"{quoted(name)} holds {number:,}")
         self.tensors(tensors)
 
     def value(self, kind: int, name: str, depth: int) -> None:
@@ -100,14 +100,14 @@ class _Walk:
         elif kind == ARRAY and depth < 4:
             inner, count = self.number("I"), self.number("Q")
             if count > MOST_ITEMS:
-                raise ValueError(f"{shown(name)} is said to hold {count:,} values")
+                raise ValueError(f"{quoted(name)} is said to hold {count:,} values")
             if inner in SCALARS:
                 self.skip(count * struct.calcsize("<" + SCALARS[inner]))
             else:
                 for _ in range(count):
                     self.value(inner, name, depth + 1)
         else:
-            raise ValueError(f"{shown(name)} is of the unknown type {kind:,}")
+            raise ValueError(f"{quoted(name)} is of the unknown type {kind:,}")
 
     def tensors(self, count: int) -> None:
         from gguf import GGML_QUANT_SIZES
@@ -118,14 +118,14 @@ class _Walk:
             name = self.text(LONGEST_NAME)
             dimensions = self.number("I")
             if not 0 < dimensions <= 4:
-                raise ValueError(f"the tensor {shown(name)} has {dimensions:,} dimensions")
+                raise ValueError(f"the tensor {quoted(name)} has {dimensions:,} dimensions")
             shape = [self.number("Q") for _ in range(dimensions)]
             kind, offset = self.number("I"), self.number("Q")
             if kind not in blocks:
-                raise ValueError(f"the tensor {shown(name)} is of the type {kind:,}, which this gguf does not know")
+                raise ValueError(f"the tensor {quoted(name)} is of the type {kind:,}, which this gguf does not know")
             block, size = blocks[kind]
             if not all(shape) or shape[0] % block:
-                raise ValueError(f"the tensor {shown(name)} has a shape that its type cannot have")
+                raise ValueError(f"the tensor {quoted(name)} has a shape that its type cannot have")
             ends.append((offset + math.prod(shape) // block * size, name))
         alignment = self.numbers.get("general.alignment", 32)
         if alignment not in [1 << n for n in range(21)]:
@@ -133,4 +133,4 @@ class _Walk:
         start = -(-self.at // alignment) * alignment
         end, name = max(ends, default=(0, ""))
         if start + end > self.size:
-            raise ValueError(f"{self.size:,} bytes, its tensor {shown(name)} ends at {start + end:,}")
+            raise ValueError(f"{self.size:,} bytes, its tensor {quoted(name)} ends at {start + end:,}")

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.adapter_name import shown
 from pipeline.json_file import is_whole, parse
+from pipeline.terminal import quoted
 
 LARGEST_HEADER = 32_000_000  # bytes; 50,000 tensors need 7 MB
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -63,7 +63,7 @@ def read_header(path: Path) -> dict[str, Entry]:
     at = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != at:
-            raise ValueError(f"the tensor {shown(name)} begins at byte {entry.begin:,}, the one before ends at {at:,}")
+            raise ValueError(f"the tensor {quoted(name)} begins at byte {entry.begin:,}, the one before ends at {at:,}")
         at = entry.end
     if size != 8 + length + at:
         raise ValueError(f"{size:,} bytes, {8 + length + at:,} by its header")
@@ -77,17 +77,17 @@ def _entry(name: str, value: Any) -> Entry:
     fields = value if isinstance(value, dict) else {}
     dtype, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise ValueError(f"its header is not readable: the tensor {shown(name)} is of type {shown(str(dtype))}")
+        raise ValueError(f"its header is not readable: the tensor {quoted(name)} is of type {quoted(str(dtype))}")
     for numbers in (shape, offsets):
         if not isinstance(numbers, list) or not all(is_whole(n) and 0 <= n < 1 << 63 for n in numbers):
-            raise ValueError(f"its header is not readable: shape or place of the tensor {shown(name)}")
+            raise ValueError(f"its header is not readable: shape or place of the tensor {quoted(name)}")
     assert isinstance(shape, list)
     assert isinstance(offsets, list)
     if len(offsets) != 2 or len(shape) > 64:
-        raise ValueError(f"its header is not readable: shape or place of the tensor {shown(name)}")
+        raise ValueError(f"its header is not readable: shape or place of the tensor {quoted(name)}")
     begin, end = offsets
     if end < begin or (end - begin) * 8 != math.prod(shape) * BITS[dtype]:
-        raise ValueError(f"the tensor {shown(name)} has {end - begin:,} bytes, not those of its type and shape")
+        raise ValueError(f"the tensor {quoted(name)} has {end - begin:,} bytes, not those of its type and shape")
     return Entry(dtype, tuple(shape), begin, end)
 
 

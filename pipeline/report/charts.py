@@ -13,7 +13,6 @@ from pipeline.dataset.summary import label_of
 from pipeline.report.drawing import Drawing, Line, Rect, Text, fitted, text_width
 from pipeline.report.numbers import share
 
-WIDE, NARROW = 880, 340
 GUTTER = 210  # for labels, left of the bars of a wide drawing
 PARTS = (("train", "accent", "train"), ("val", "accent-2", "val"), ("holdout", "accent-3", "held-out tasks"))
 ACTIONS = (("rejected", "warn", "rejected"), ("fixed", "accent", "fixed"), ("flagged", "neutral", "flagged"))

@@ -25,6 +25,8 @@ ROLES = {
     "neutral": ("#a9b3bd", "#5d6975"),
 }
 
+WIDE, NARROW = 880, 340  # widths in pixels for which each picture is drawn
+
 
 @dataclass(frozen=True)
 class Rect:

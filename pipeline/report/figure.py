@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from pipeline.report import charts
-from pipeline.report.drawing import Drawing, svg
+from pipeline.report.drawing import NARROW, WIDE, Drawing, svg
 from pipeline.report.text import escape
 
 Rows = Iterable[Sequence[Any]]
@@ -18,9 +17,9 @@ class Figure:
     def __init__(
         self, draw: Callable[[float], Drawing], note: str = "", head: Sequence[str] = (), rows: Rows = ()
     ) -> None:
-        self.drawing = draw(charts.WIDE)
+        self.drawing = draw(WIDE)
         self.drawing.note = self.drawing.note or note
-        self._narrow = draw(charts.NARROW)
+        self._narrow = draw(NARROW)
         self._table = table(head, rows) if head else ""
 
     def html(self) -> str:

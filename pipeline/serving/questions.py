@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from pipeline import encoding
-from pipeline.adapter_name import BASE, check, shown
+from pipeline.adapter_name import BASE, check
 from pipeline.errors import UserError
+from pipeline.terminal import quoted
 
 FORMS = 'write "NAME: instruction", or {"adapter": ..., "instruction": ..., "input": ...}; base: asks the base alone'
 FIELDS = {"adapter", "instruction", "input"}
@@ -37,7 +38,7 @@ def read(lines: Iterable[str]) -> list[Question]:
             continue
         question = _of(line.strip())
         if question is None or not question.instruction:
-            raise UserError(f"not a question: {shown(line.strip())}", f"line {number}", FORMS)
+            raise UserError(f"not a question: {quoted(line.strip())}", f"line {number}", FORMS)
         if question.adapter != BASE:
             check(question.adapter, f"line {number}")
         found.append(replace(question, line=number))

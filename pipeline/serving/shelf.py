@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.adapter_name import check, shown
+from pipeline.adapter_name import check
 from pipeline.errors import UserError
 from pipeline.progress import say
 from pipeline.store import Store
 from pipeline.store_table import detail, table
+from pipeline.terminal import quoted
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def combine_named(words: Combination) -> None:
     from pipeline.model.combine import HOWS, combine
 
     if words.how not in HOWS:
-        raise UserError(f"HOW={shown(words.how)} is no way to combine", "HOW", f"one of {', '.join(HOWS)}")
+        raise UserError(f"HOW={quoted(words.how)} is no way to combine", "HOW", f"one of {', '.join(HOWS)}")
     about = combine(store, words.name, shares, words.how, int(rank), density, words.replace)  # type: ignore[arg-type]
     kept = "" if words.how == "cat" else f"; the rank keeps {about['kept']:.1%} of it (squared norm)"
     of = " + ".join(f"{weight:g} {part}" for part, weight in about["of"].items())
@@ -89,7 +90,7 @@ def combine_named(words: Combination) -> None:
 def _share(word: str) -> tuple[str, float]:
     name, sign, weight = word.partition("=")
     if not sign:
-        raise UserError(f"{shown(word)} has no weight", "COMBINE", 'COMBINE="maths=0.7 korean=0.3"')
+        raise UserError(f"{quoted(word)} has no weight", "COMBINE", 'COMBINE="maths=0.7 korean=0.3"')
     return check(name), _number(weight, name, -1e3, 1e3)
 
 
@@ -99,5 +100,5 @@ def _number(word: str, what: str, least: float, most: float) -> float:
     except ValueError:
         found = math.nan
     if not least <= found <= most:
-        raise UserError(f"{what}={shown(word)} is no number from {least:g} to {most:g}", what)
+        raise UserError(f"{what}={quoted(word)} is no number from {least:g} to {most:g}", what)
     return found
