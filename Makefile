@@ -92,11 +92,11 @@ data-diff: $(READY)
 	@$(PY) -m scripts.data_diff "$$A" "$$B"
 
 curves: $(READY) $(DEMO)
-	@$(PY) -m scripts.curves "$$DATA" $(ARGS)
+	@$(PY) -m scripts.benchmarks.curves "$$DATA" $(ARGS)
 
 # DATA: instruction data in Alpaca form. TOKENIZER: a folder with tokenizer.model.
 bench profile: $(READY)
-	@$(PY) -m scripts.bench_train "$$DATA" "$$TOKENIZER" $(if $(filter profile,$@),--profile) $(CASES)
+	@$(PY) -m scripts.benchmarks.bench_train "$$DATA" "$$TOKENIZER" $(if $(filter profile,$@),--profile) $(CASES)
 
 test: .venv/.report .venv/.ray .venv/.browser .venv/.eval .venv/.judge
 	@$(PY) -m pytest $(ARGS)

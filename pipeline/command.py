@@ -16,12 +16,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from pipeline.config import Config
-from pipeline.config_file import load
-from pipeline.errors import Interrupted, UserError
-from pipeline.files import disk_errors
-from pipeline.run import Run
-from pipeline.terminal import safe
+from pipeline.config.load import load
+from pipeline.config.schema import Config
+from pipeline.run.errors import Interrupted, UserError
+from pipeline.run.files import disk_errors
+from pipeline.run.folder import Run
+from pipeline.run.terminal import safe
 
 
 def main(work: Callable[[Config, Run], None], about: str, argv: Sequence[str] | None = None, model: bool = True) -> int:

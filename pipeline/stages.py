@@ -14,25 +14,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.adapter_name import BASE
 from pipeline.comparison import endpoint
 from pipeline.comparison import judge as judging
 from pipeline.comparison import stage as comparison
-from pipeline.config import Config
-from pipeline.config_file import dump
+from pipeline.config.adapter_name import BASE
+from pipeline.config.load import dump
+from pipeline.config.method_rules import spec_of
+from pipeline.config.schema import Config
+from pipeline.data_report import stage as report
 from pipeline.dataset import stage as dataset
 from pipeline.dataset.examples import read_examples
 from pipeline.evaluation import tasks
-from pipeline.files import write_text
-from pipeline.method_rules import spec_of
 from pipeline.model import base as bases
 from pipeline.model import identity, origin
-from pipeline.progress import say
 from pipeline.prompt import passages
 from pipeline.prompt import stage as tokens
-from pipeline.report import stage as report
-from pipeline.run import Run
-from pipeline.store import Store
+from pipeline.run.files import write_text
+from pipeline.run.folder import Run
+from pipeline.run.progress import say
+from pipeline.store.folder import Store
 
 RESUMABLE = ("train.tracker", "train.save_every", "train.keep")  # change how a run is watched, not what comes out
 MEASURED = ("rows", "max_new_tokens", "general", "general_windows", "prompts")  # of `eval`: what every export measures
@@ -246,7 +246,7 @@ def make_report(config: Config, run: Run) -> None:
     Raises:
         UserError: the run folder is empty.
     """
-    from pipeline.overview.stage import build
+    from pipeline.run_report.stage import build
 
     run.check(*(stage.folder for stage in ALL), but=".safetensors")
     build(config, run)
@@ -258,7 +258,7 @@ def verify_run(_: Config, run: Run) -> None:
     Raises:
         UserError: something is not what was written.
     """
-    from pipeline.integrity import verify
+    from pipeline.run.integrity import verify
 
     verify(run, [(stage.name, stage.folder) for stage in ALL])
 
@@ -310,8 +310,8 @@ def measure_adapter(config: Config, run: Run, name: str) -> dict[str, Any]:
     bring_up_to_date(config, run, "tokens")
     run.check("dataset", "tokens")
     from pipeline.evaluation.measure import numbers_of
-    from pipeline.evaluation.stored import measure_stored
-    from pipeline.serving.shelf import print_measured
+    from pipeline.store.commands import print_measured
+    from pipeline.store.measure import measure_stored
 
     found = measure_stored(config, run, bases.resolve(config.model), store, name)
     print_measured(found)  # before the store, which may be in use by now

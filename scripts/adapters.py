@@ -11,10 +11,10 @@ python -m scripts.adapters combine NAME A=0.7 B=0.3 [--how cat|svd|ties|dare] [-
 import argparse
 
 from pipeline.command import guarded, main
-from pipeline.config import Config
-from pipeline.run import Run
-from pipeline.serving import shelf
+from pipeline.config.schema import Config
+from pipeline.run.folder import Run
 from pipeline.stages import keep_adapter, measure_adapter
+from pipeline.store import commands
 
 WITH_CONFIG = ("keep", "measure")
 
@@ -40,9 +40,9 @@ def start() -> int:
             return main(lambda config, run: keep_adapter(config, run, name, args.replace), "", words)
         return main(measure, "", words)
     if args.verb == "combine":
-        how = shelf.Combination(name, more, args.how, args.rank, args.density, args.replace)
-        return guarded(lambda: shelf.combine_named(how))
-    return guarded(lambda: shelf.manage(args.verb, name))
+        how = commands.Combination(name, more, args.how, args.rank, args.density, args.replace)
+        return guarded(lambda: commands.combine_named(how))
+    return guarded(lambda: commands.manage(args.verb, name))
 
 
 if __name__ == "__main__":

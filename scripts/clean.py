@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 from pipeline.command import guarded
-from pipeline.errors import UserError
-from pipeline.leftovers import remove, run_folders, show_runs
-from pipeline.progress import say
-from pipeline.run import Run
+from pipeline.run.errors import UserError
+from pipeline.run.folder import Run
+from pipeline.run.leftovers import remove, run_folders, show_runs
+from pipeline.run.progress import say
 
 
 def work() -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pipeline.command import guarded
 from pipeline.dataset.diff import show
-from pipeline.errors import UserError
-from pipeline.run import Run
+from pipeline.run.errors import UserError
+from pipeline.run.folder import Run
 
 
 def work() -> None:

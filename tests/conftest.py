@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
-    from pipeline.store import Store
+    from pipeline.config.schema import Config
+    from pipeline.store.folder import Store
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported, so it must be set this early
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
@@ -41,7 +41,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random LLaMA on disk; tests only read it."""
-    from tests.tiny import make_base  # torch: only for tests that want it
+    from tests.helpers.tiny import make_base  # torch: only for tests that want it
 
     return make_base(tmp_path_factory.mktemp("base"))
 
@@ -49,7 +49,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def config(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
     """Of a run on the tiny base; nothing of it is built."""
-    from tests.tiny import make_config
+    from tests.helpers.tiny import make_config
 
     return make_config(tmp_path_factory.mktemp("config"), base)
 
@@ -57,8 +57,8 @@ def config(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
 @pytest.fixture(scope="session")
 def shelf(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Three random LoRAs of one base: another rank, other layers, another way to scale. Tests only read it."""
-    from pipeline.store import Store
-    from tests.shelf import put
+    from pipeline.store.folder import Store
+    from tests.helpers.shelf import put
 
     made = Store(tmp_path_factory.mktemp("shelf"))
     put(made, "one", config, 1)

@@ -59,8 +59,8 @@ def test_odd_data_and_tokenizer(checkout: Path) -> None:
         checkout, "bench", "curves", "data-diff", f"DATA={word}", f"TOKENIZER={word}", f"A={word}", f"B={word}"
     )
     by_script = {call[0][1]: call[0][2:] for call in calls}
-    assert by_script["scripts.bench_train"] == [ODD, ODD]
-    assert by_script["scripts.curves"][0] == ODD
+    assert by_script["scripts.benchmarks.bench_train"] == [ODD, ODD]
+    assert by_script["scripts.benchmarks.curves"][0] == ODD
     assert by_script["scripts.data_diff"] == [ODD, ODD]
     assert not (checkout / "hit").exists()
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from pipeline.comparison.pair import Pair, Said
 from pipeline.comparison.questions import WHERE, Question
-from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.config.schema import Config
+from pipeline.dataset.example import Example
 from pipeline.evaluation.answers import Answer
 from pipeline.evaluation.measurement import MeasuredModel, base_model, tuned_model
 from pipeline.evaluation.shots import Shots, shots_from
@@ -17,8 +17,8 @@ from pipeline.model.generate import NotFinite
 from pipeline.model.load import context_of, device
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
-from pipeline.record import Example
-from pipeline.run import Run
+from pipeline.run.errors import UserError
+from pipeline.run.folder import Run
 
 CPU_BATCH = 8  # answers are kept batch by batch, and on a CPU a large one takes minutes
 

@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from pipeline.comparison.body import Body, Unbounded
-from pipeline.config import Judge
-from pipeline.errors import UserError
+from pipeline.config.schema import Judge
+from pipeline.run.errors import UserError
 
 OPENAI = "https://api.openai.com/v1"
 NO_KEY = "none"  # what is sent to a server that asks for none

@@ -19,13 +19,13 @@ from pipeline.comparison.judgement import judgement, markdown, outcome, printed
 from pipeline.comparison.pair import Pair, load
 from pipeline.comparison.questions import in_turn
 from pipeline.comparison.verdict import PROMPT_HASH, messages, name_of
-from pipeline.config import Config
-from pipeline.errors import UserError
-from pipeline.files import json_text, write_json, write_text
-from pipeline.portable import shortener
-from pipeline.progress import bar, say
-from pipeline.result_cache import ResultCache
-from pipeline.run import Run
+from pipeline.config.portable_paths import shortener
+from pipeline.config.schema import Config
+from pipeline.run.errors import UserError
+from pipeline.run.files import json_text, write_json, write_text
+from pipeline.run.folder import Run
+from pipeline.run.progress import bar, say
+from pipeline.run.result_cache import ResultCache
 
 ORDERS = ("base", "tuned")  # whose answer stands first
 

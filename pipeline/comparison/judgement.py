@@ -8,8 +8,8 @@ from typing import Any
 from pipeline.comparison.pair import Pair
 from pipeline.comparison.verdict import ANSWERS, INPUT, PROMPT_HASH, SYSTEM, TASK, both, parse, winner
 from pipeline.comparison.winrate import table, win_rate
-from pipeline.config import Config
-from pipeline.markdown import plain
+from pipeline.config.schema import Config
+from pipeline.run.markdown import plain
 
 METHOD = (
     "Each pair is asked twice, with the answers in either order; verdicts that differ make a tie, equal answers are a "

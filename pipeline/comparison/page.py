@@ -14,9 +14,9 @@ from pathlib import Path
 from pipeline import __version__
 from pipeline.comparison.pair import Pair, Said
 from pipeline.comparison.questions import Question
-from pipeline.language import language_of
-from pipeline.report.page import shell
-from pipeline.report.text import escape
+from pipeline.dataset.language import language_of
+from pipeline.pages.page import shell
+from pipeline.pages.text import escape
 
 HERE = Path(__file__).parent
 NOSCRIPT = "<noscript><p>Without JavaScript all questions are shown, and votes cannot be counted.</p></noscript>"

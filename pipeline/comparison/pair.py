@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.comparison.questions import Question
-from pipeline.files import sha256_json
-from pipeline.run import Run
+from pipeline.run.files import sha256_json
+from pipeline.run.folder import Run
 
 
 @dataclass(frozen=True)

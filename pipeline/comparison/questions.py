@@ -1,6 +1,6 @@
 """Question sets: what base and tuned model are asked.
 
-A set is read as instruction data is (`pipeline.dataset.source`), so it may have every form that data has; only the
+A set is read as instruction data is (`pipeline.dataset.read.source`), so it may have every form that data has; only the
 answer may be missing. Where there is one it is the reference. The category is the row's `category` or `task`, or
 `motivation_app` as in self-instruct's `user_oriented_instructions.jsonl`.
 """
@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipeline.config import Source
-from pipeline.dataset import source as sources
-from pipeline.dataset.form import rows
-from pipeline.dataset.row import Rejected, check
-from pipeline.errors import UserError
+from pipeline.config.schema import Source
+from pipeline.dataset.read import source as sources
+from pipeline.dataset.read.form import rows
+from pipeline.dataset.read.row import Rejected, check
+from pipeline.run.errors import UserError
 
 WHERE = "compare.questions"
 ENDING = re.compile(r"\.(jsonl?|csv|tsv|parquet|arrow)?(\.(gz|zip|xz|bz2|zst))?$", re.IGNORECASE)

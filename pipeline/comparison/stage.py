@@ -17,12 +17,12 @@ from pipeline.comparison import alpaca_eval
 from pipeline.comparison.page import page
 from pipeline.comparison.pair import Pair, digest_of
 from pipeline.comparison.questions import Question, files, read_all
-from pipeline.config import Config
-from pipeline.files import json_text, write_json, write_text
-from pipeline.method_rules import description, spec_of
-from pipeline.portable import shortener
-from pipeline.progress import say
-from pipeline.run import Run, input_hashes
+from pipeline.config.method_rules import description, spec_of
+from pipeline.config.portable_paths import shortener
+from pipeline.config.schema import Config
+from pipeline.run.files import json_text, write_json, write_text
+from pipeline.run.folder import Run, input_hashes
+from pipeline.run.progress import say
 
 
 def key(config: Config, run: Run) -> dict[str, Any]:

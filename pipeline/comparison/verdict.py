@@ -10,7 +10,7 @@ import re
 from typing import Literal
 
 from pipeline.comparison.pair import Pair
-from pipeline.files import sha256_json
+from pipeline.run.files import sha256_json
 
 Verdict = Literal["first", "second", "tie", "unparsable"]
 Winner = Literal["base", "tuned", "tie", "unparsable"]

@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import Data, Source
-from pipeline.dataset.contamination import Hit, Index
-from pipeline.dataset.conversation import CONVERSATION, growth, letters
-from pipeline.dataset.duplicates import Signatures, shingles, signatures
-from pipeline.dataset.form import EXTRA, form_of, notes_of
-from pipeline.dataset.form import rows as rows_of
-from pipeline.dataset.raw import Raw
-from pipeline.dataset.row import Rejected, check
-from pipeline.dataset.rules.rule import Cleaner, Texts
-from pipeline.dataset.shingle import Hashes, fingerprint, hashes, normalise, units
-from pipeline.dataset.source import labels, read
-from pipeline.files import json_text
-from pipeline.record import Example
+from pipeline.config.schema import Data, Source
+from pipeline.dataset.clean.rule import Cleaner, Texts
+from pipeline.dataset.example import Example
+from pipeline.dataset.read.conversation import CONVERSATION, growth, letters
+from pipeline.dataset.read.form import EXTRA, form_of, notes_of
+from pipeline.dataset.read.form import rows as rows_of
+from pipeline.dataset.read.raw import Raw
+from pipeline.dataset.read.row import Rejected, check
+from pipeline.dataset.read.source import labels, read
+from pipeline.dataset.select.contamination import Hit, Index
+from pipeline.dataset.select.duplicates import Signatures, shingles, signatures
+from pipeline.dataset.select.shingle import Hashes, fingerprint, hashes, normalise, units
+from pipeline.run.files import json_text
 
 ROWS = 1000
 LETTERS = 4_000_000  # in a chunk, about, read or written: rows of many megabytes, and long talks, go one by one

@@ -10,9 +10,9 @@ from pathlib import PurePath
 from typing import Any
 
 from pipeline import __version__
-from pipeline.config import Config
+from pipeline.config.schema import Config
 from pipeline.dataset.summary import label_of
-from pipeline.markdown import code, plain
+from pipeline.run.markdown import code, plain
 
 # What is known of sources by their names; anything else is for the user to look up.
 LICENCES = {
@@ -23,7 +23,7 @@ LICENCES = {
     "alpaca_data": "if it is Stanford's: CC BY-NC 4.0, not for commercial use; its outputs came from an OpenAI model",
     "databricks/databricks-dolly-15k": "CC BY-SA 3.0: what is derived from it stays under the same licence",
 }
-# Of the codes in pipeline/language.py those that are met most; others are shown as codes.
+# Of the codes in pipeline/dataset/language.py those that are met most; others are shown as codes.
 LANGUAGES = {
     "en": "English", "ko": "Korean", "ja": "Japanese", "zh": "Chinese", "fr": "French", "de": "German",
     "es": "Spanish", "it": "Italian", "pt": "Portuguese", "zxx": "no words",

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.dataset.split import PARTS
+from pipeline.dataset.example import Example
+from pipeline.dataset.select.split import PARTS
 from pipeline.dataset.summary import label_of
-from pipeline.errors import UserError
-from pipeline.files import json_text, write_text
-from pipeline.progress import say
-from pipeline.record import Example
+from pipeline.run.errors import UserError
+from pipeline.run.files import json_text, write_text
+from pipeline.run.progress import say
 
 TEXTS = ("instruction", "input", "output")
 SHOWN = 3  # rows of each kind of change on the screen

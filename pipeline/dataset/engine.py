@@ -21,7 +21,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import resource_tracker
 from typing import Any, Protocol, TypeVar
 
-from pipeline.errors import UserError
+from pipeline.run.errors import UserError
 
 In = TypeVar("In")
 Out = TypeVar("Out")

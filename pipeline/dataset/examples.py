@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.record import Example
+from pipeline.dataset.example import Example
 
 
 def read_examples(dataset: Path, split: str, limit: int | None = None) -> Iterator[Example]:

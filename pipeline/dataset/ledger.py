@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.dataset.chunk import MARK, Features, Result
-from pipeline.dataset.duplicates import Signatures
+from pipeline.dataset.select.duplicates import Signatures
 
 
 class Fate(NamedTuple):

@@ -16,7 +16,7 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from pipeline.errors import UserError
+from pipeline.run.errors import UserError
 
 In = TypeVar("In")
 Out = TypeVar("Out")

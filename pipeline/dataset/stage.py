@@ -15,24 +15,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.config import Config, Data
-from pipeline.dataset.benchmark import files_of as benchmark_files
-from pipeline.dataset.benchmark import read_all
+from pipeline.config.portable_paths import shortener
+from pipeline.config.schema import Config, Data
 from pipeline.dataset.chunk import Work
-from pipeline.dataset.contamination import Index
+from pipeline.dataset.clean.rule import Cleaner
 from pipeline.dataset.datasheet import datasheet
-from pipeline.dataset.decide import LEFT_OUT, decide
 from pipeline.dataset.engine import engine
-from pipeline.dataset.rules.rule import Cleaner
-from pipeline.dataset.source import files_of, labels
-from pipeline.dataset.split import PARTS
+from pipeline.dataset.read.benchmark import files_of as benchmark_files
+from pipeline.dataset.read.benchmark import read_all
+from pipeline.dataset.read.source import files_of, labels
+from pipeline.dataset.select.contamination import Index
+from pipeline.dataset.select.decide import LEFT_OUT, decide
+from pipeline.dataset.select.split import PARTS
 from pipeline.dataset.summary import label_of
 from pipeline.dataset.writer import Writer
-from pipeline.errors import UserError
-from pipeline.files import write_json, write_text
-from pipeline.portable import shortener
-from pipeline.progress import say
-from pipeline.run import Run, input_hashes
+from pipeline.run.errors import UserError
+from pipeline.run.files import write_json, write_text
+from pipeline.run.folder import Run, input_hashes
+from pipeline.run.progress import say
 
 HOW = ("engine",)  # keys of `data` that change how the work is done, not what comes out
 

@@ -6,12 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.config import Data
+from pipeline.config.schema import Data
 from pipeline.dataset.chunk import EXAMPLES, Result
-from pipeline.dataset.decide import LEFT_OUT
-from pipeline.dataset.rules.rule import RULES
-from pipeline.dataset.source import labels
-from pipeline.dataset.split import PARTS, group_members
+from pipeline.dataset.clean.rule import RULES
+from pipeline.dataset.read.source import labels
+from pipeline.dataset.select.decide import LEFT_OUT
+from pipeline.dataset.select.split import PARTS, group_members
 
 SHOWN = 2000  # letters of a text in the report; the files have the whole
 MEANINGS = {

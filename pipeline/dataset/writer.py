@@ -8,22 +8,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.config import Data, Source
-from pipeline.dataset.benchmark import Question
+from pipeline.config.schema import Data, Source
 from pipeline.dataset.chunk import EXAMPLES, Result, Work, chunks
-from pipeline.dataset.columnar import is_columnar
-from pipeline.dataset.contamination import METHOD, Coverage
-from pipeline.dataset.decide import KINDS
 from pipeline.dataset.engine import Engine
 from pipeline.dataset.ledger import Ledger, Line
-from pipeline.dataset.packed import packing_of
-from pipeline.dataset.row import Rejected
-from pipeline.dataset.source import files_of
-from pipeline.dataset.split import PARTS
+from pipeline.dataset.read.benchmark import Question
+from pipeline.dataset.read.columnar import is_columnar
+from pipeline.dataset.read.compressed import packing_of
+from pipeline.dataset.read.row import Rejected
+from pipeline.dataset.read.source import files_of
+from pipeline.dataset.select.contamination import METHOD, Coverage
+from pipeline.dataset.select.decide import KINDS
+from pipeline.dataset.select.split import PARTS
 from pipeline.dataset.summary import Summary, shortened
-from pipeline.errors import UserError
-from pipeline.files import json_text, need_space
-from pipeline.progress import bar, say
+from pipeline.run.errors import UserError
+from pipeline.run.files import json_text, need_space
+from pipeline.run.progress import bar, say
 
 CLUSTERS = 10  # largest clusters in the report
 HITS = 50  # of one benchmark in the report

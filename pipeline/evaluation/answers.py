@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline.dataset.example import Example
 from pipeline.evaluation.shots import Shots
 from pipeline.evaluation.standard_error import mean
 from pipeline.model.generate import greedy
 from pipeline.prompt.encode import Encoder
-from pipeline.record import Example
 
 
 @dataclass(frozen=True)

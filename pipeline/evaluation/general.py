@@ -16,15 +16,15 @@ from typing import Any
 
 import torch
 
-from pipeline.config import Config, Eval
+from pipeline.config.schema import Config, Eval
 from pipeline.evaluation.standard_error import ratio
 from pipeline.model.load import virtual_of
 from pipeline.model.loss import row_losses
 from pipeline.model.memory import each_group
-from pipeline.progress import bar
 from pipeline.prompt.batch import pad
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.passages import WINDOW, Window, path_of, read, windows
+from pipeline.run.progress import bar
 
 LOOK = 4  # windows while training
 

@@ -14,9 +14,9 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from pipeline.errors import UserError
 from pipeline.evaluation.tasks import FIELD, LOCAL
-from pipeline.progress import bar
+from pipeline.run.errors import UserError
+from pipeline.run.progress import bar
 
 CPU_BATCH = 8
 MOST = 512  # questions at once that are tried first on a GPU; the harness would stop at 64, where a small model idles

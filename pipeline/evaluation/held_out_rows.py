@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.dataset.example import Example
 from pipeline.dataset.examples import read_examples
 from pipeline.evaluation.shots import Shots
 from pipeline.prompt.tokens import Tokens
-from pipeline.record import Example
 
 SPLITS = ("val", "holdout")
 

@@ -10,10 +10,10 @@ import torch
 
 from pipeline.model.loss import row_losses
 from pipeline.model.memory import each_group
-from pipeline.progress import bar
 from pipeline.prompt.batch import pad
 from pipeline.prompt.encode import IGNORE
 from pipeline.prompt.tokens import Tokens
+from pipeline.run.progress import bar
 
 
 def held_out_loss(model: Any, tokens: Tokens, rows: Sequence[int], what: str = "held-out loss") -> float:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.dataset.benchmark import rows
-from pipeline.errors import UserError
+from pipeline.dataset.read.benchmark import rows
+from pipeline.run.errors import UserError
 
 LETTERS = "ABCDEFGHIJ"
 

@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.config import Eval
-from pipeline.dataset.split import group_members
+from pipeline.config.schema import Eval
+from pipeline.dataset.example import Example
+from pipeline.dataset.language import language_of
+from pipeline.dataset.select.split import group_members
 from pipeline.evaluation import probes
 from pipeline.evaluation.answers import Answer, marks
 from pipeline.evaluation.general import forgetting, general_loss, general_windows
@@ -18,9 +20,7 @@ from pipeline.evaluation.probe_causes import Facts, warnings
 from pipeline.evaluation.probes import fitting, probe
 from pipeline.evaluation.shots import Shots
 from pipeline.evaluation.standard_error import shown
-from pipeline.files import sha256_json
-from pipeline.language import language_of
-from pipeline.record import Example
+from pipeline.run.files import sha256_json
 
 NAMES = {"val": "held-out rows", "holdout": "tasks never trained on"}
 

@@ -21,22 +21,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.config import Config
+from pipeline.config.method_rules import spec_of
+from pipeline.config.schema import Config
+from pipeline.dataset.example import Example
 from pipeline.evaluation.answers import Answer, read
 from pipeline.evaluation.heldout import row_sums
 from pipeline.evaluation.shots import Shots
-from pipeline.files import sha256_file, sha256_json
-from pipeline.method_rules import spec_of
 from pipeline.model import identity
 from pipeline.model.base import Base
 from pipeline.model.exported import base_with_tokens, export_dtype, exported_model, free_memory
 from pipeline.model.generate import NotFinite, greedy
 from pipeline.model.load import dtype_name
-from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
-from pipeline.record import Example
-from pipeline.result_cache import ResultCache
-from pipeline.run import Run
+from pipeline.run.files import sha256_file, sha256_json
+from pipeline.run.folder import Run
+from pipeline.run.progress import say
+from pipeline.run.result_cache import ResultCache
 
 
 class MeasuredModel:

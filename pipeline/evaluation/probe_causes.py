@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config import Config
+from pipeline.config.schema import Config
 from pipeline.evaluation.probes import NAMES, Counts
-from pipeline.files import read_json
-from pipeline.run import Run
+from pipeline.run.files import read_json
+from pipeline.run.folder import Run
 
 # Shares that are warned of. They are settled by taste: of 16 answers, three that do not stop and two of anything else.
 LEAST_STOPPED = 0.85

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.config import Config
+from pipeline.config.schema import Config
+from pipeline.dataset.example import Example
 from pipeline.dataset.examples import read_examples
 from pipeline.evaluation.answers import Answer, read
 from pipeline.evaluation.probe_causes import Facts, advice, warnings
@@ -20,11 +21,10 @@ from pipeline.model.generate import answering, greedy
 from pipeline.model.load import virtual_of
 from pipeline.model.loss import label_logits
 from pipeline.model.memory import OutOfMemory, each_group
-from pipeline.progress import say
 from pipeline.prompt.batch import pad
 from pipeline.prompt.encode import IGNORE, Encoder
-from pipeline.record import Example
-from pipeline.run import Run
+from pipeline.run.folder import Run
+from pipeline.run.progress import say
 
 ROWS = 16
 LIMIT = 64  # new tokens at most, whatever `eval.max_new_tokens` allows

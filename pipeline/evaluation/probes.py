@@ -20,8 +20,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.dataset.language import NONE, language_of, letters_in
 from pipeline.evaluation.answers import Answer
-from pipeline.language import NONE, language_of, letters_in
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.template import SLOT, Template
 

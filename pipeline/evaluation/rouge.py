@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from rapidfuzz.distance import LCSseq
 
-from pipeline.dataset.rouge_tokens import tokens
+from pipeline.dataset.select.rouge_tokens import tokens
 
 
 def rouge_l(expected: str, said: str, language: str) -> float:
-    """F of one answer, 0 to 1; tokens as in `pipeline.dataset.rouge_tokens` (for `en` those of rouge_score)."""
+    """F of one answer, 0 to 1; tokens as in `pipeline.dataset.select.rouge_tokens` (for `en` those of rouge_score)."""
     theirs, own = tokens(expected, language), tokens(said, language)
     common = LCSseq.similarity(theirs, own)
     if not common:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.dataset.example import Example
 from pipeline.dataset.examples import read_examples
 from pipeline.prompt.encode import IGNORE, Encoder, Row
-from pipeline.record import Example
 
 
 class Shots:

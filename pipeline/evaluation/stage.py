@@ -11,24 +11,24 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.config.method_rules import spec_of
+from pipeline.config.portable_paths import shortener
+from pipeline.config.schema import Config
 from pipeline.evaluation.held_out_rows import HeldOutRows, held_out_rows
 from pipeline.evaluation.measurement import MeasuredModel, base_model, tuned_model
 from pipeline.evaluation.rouge import rouge_l
 from pipeline.evaluation.shots import Shots, shots_from
 from pipeline.evaluation.table import markdown, picture, printed, rows_of
 from pipeline.evaluation.tasks import files_of, write_local
-from pipeline.files import read_json, write_json, write_text
-from pipeline.method_rules import spec_of
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
 from pipeline.model.load import context_of
-from pipeline.portable import shortener
-from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
-from pipeline.run import Run, versions
+from pipeline.run.errors import UserError
+from pipeline.run.files import read_json, write_json, write_text
+from pipeline.run.folder import Run, versions
+from pipeline.run.progress import say
 
 
 class Evaluation:

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config
+from pipeline.config.schema import Config
 from pipeline.evaluation.general import forgetting
 from pipeline.evaluation.standard_error import mean, ratio, shown
-from pipeline.markdown import code, plain
+from pipeline.run.markdown import code, plain
 
 Row = dict[str, Any]
 Pair = tuple[float, float]  # a value and its standard error

@@ -17,11 +17,11 @@ from typing import Any
 
 import yaml
 
-from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.config.schema import Config
 from pipeline.evaluation.local_rows import KOBEST, read
-from pipeline.files import json_text, write_text
-from pipeline.run import Run, input_hashes
+from pipeline.run.errors import UserError
+from pipeline.run.files import json_text, write_text
+from pipeline.run.folder import Run, input_hashes
 
 LOCAL = "_local"  # at the end of a task's name in files and in the harness; tables leave it out
 FIELD = "eval.tasks"

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from pipeline.config import Adapter
-from pipeline.errors import UserError
-from pipeline.files import read_json
+from pipeline.config.schema import Adapter
 from pipeline.model.methods import BY_NAME
 from pipeline.model.methods.full import FULL
 from pipeline.model.methods.lora import check_targets
 from pipeline.model.methods.method import SETTINGS, WEIGHTS, Method
 from pipeline.model.methods.through_peft import load_peft
+from pipeline.run.errors import UserError
+from pipeline.run.files import read_json
 
 __all__ = ["WEIGHTS", "attach", "check_targets", "load", "method_of", "save", "sizes", "trained", "without"]
 

@@ -8,14 +8,14 @@ import os
 import shutil
 from pathlib import Path
 
-from pipeline.config import Config
-from pipeline.files import read_json, write_json, write_text
-from pipeline.method_rules import description, spec_of
+from pipeline.config.method_rules import description, spec_of
+from pipeline.config.schema import Config
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base, kind_of
 from pipeline.model.methods.method import SETTINGS
-from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
+from pipeline.run.files import read_json, write_json, write_text
+from pipeline.run.progress import say
 
 CARD = "README.md"
 # Files that a tokenizer of some kind has; none of them is needed by our own loader.

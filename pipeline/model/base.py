@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Model
-from pipeline.dataset.source import HUB_ID
-from pipeline.digest import cache
-from pipeline.errors import UserError
-from pipeline.files import read_json
-from pipeline.json_file import is_count
-from pipeline.model.folder import check_folder, is_whole
+from pipeline.config.schema import Model
+from pipeline.dataset.read.source import HUB_ID
+from pipeline.model.base_folder import check_folder, is_whole
 from pipeline.prompt import tokenizer_files
-from pipeline.terminal import quoted
+from pipeline.run.digest import cache
+from pipeline.run.errors import UserError
+from pipeline.run.files import read_json
+from pipeline.run.json_file import is_count
+from pipeline.run.terminal import quoted
 
 TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model"]
 HUB_FILES = ["*.safetensors", *TOKENIZER_FILES]

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline.config import Config
-from pipeline.files import read_json
+from pipeline.config.schema import Config
 from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
 from pipeline.model.base import Base
@@ -16,7 +15,8 @@ from pipeline.model.fingerprint import fingerprint
 from pipeline.model.load import DTYPES, add_tokens, dtype_name, load_base, load_folder
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
-from pipeline.run import Run
+from pipeline.run.files import read_json
+from pipeline.run.folder import Run
 
 
 def base_with_tokens(config: Config, base: Base, encoder: Encoder) -> Any:

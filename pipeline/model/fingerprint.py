@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config
-from pipeline.files import sha256_json
+from pipeline.config.schema import Config
 from pipeline.model.base import Base
-from pipeline.model.folder import weight_files
+from pipeline.model.base_folder import weight_files
 from pipeline.model.load import read_shape
+from pipeline.run.files import sha256_json
 
 SAMPLE = 512  # bytes of a tensor, three times
 # Of a model's settings, those that change what it computes and show in no tensor. Named one by one, since a new version

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from pipeline.errors import UserError
 from pipeline.model.memory import free_bytes
-from pipeline.progress import bar
+from pipeline.run.errors import UserError
+from pipeline.run.progress import bar
 
 CPU_ROWS, GPU_ROWS = 32, 256
 

@@ -13,10 +13,10 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
-from pipeline.files import exclusive, need_space, replace_folder, sha256_file
 from pipeline.model.gguf_header import damage
-from pipeline.progress import bar, say
+from pipeline.run.errors import UserError
+from pipeline.run.files import exclusive, need_space, replace_folder, sha256_file
+from pipeline.run.progress import bar, say
 
 CONVERTER = 2  # raise when the conversion's result changes: cached folders of older versions are then left alone
 

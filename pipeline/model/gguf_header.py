@@ -15,8 +15,8 @@ import mmap
 import struct
 from pathlib import Path
 
-from pipeline.json_file import LARGEST_COUNT
-from pipeline.terminal import quoted
+from pipeline.run.json_file import LARGEST_COUNT
+from pipeline.run.terminal import quoted
 
 MOST_ENTRIES = 1 << 16  # keys, and tensors
 MOST_ITEMS = 1 << 20  # of an array: vocabularies have up to 262,144 words and 520,000 merges

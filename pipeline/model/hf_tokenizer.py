@@ -9,11 +9,11 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from pipeline.errors import UserError
-from pipeline.files import read_json, write_json
+from pipeline.dataset.example import Example
 from pipeline.prompt import tokenizer_files
 from pipeline.prompt.encode import Encoder
-from pipeline.record import Example
+from pipeline.run.errors import UserError
+from pipeline.run.files import read_json, write_json
 
 
 def build(encoder: Encoder, max_length: int | None) -> Any:

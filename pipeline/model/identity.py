@@ -1,8 +1,8 @@
 """What a base is, by content: wherever it lies, whenever it was copied, however its JSON is laid out.
 
-Only files that decide what the model or its tokenizer does enter, each by its whole sha256 (`pipeline/digest.py` keeps
-those, so that asking again reads nothing). `fingerprint.py` names a base too: by samples of its tensors, for a store of
-adapters, where one base may be cut into other files.
+Only files that decide what the model or its tokenizer does enter, each by its whole sha256 (`pipeline/run/digest.py`
+keeps those, so that asking again reads nothing). `fingerprint.py` names a base too: by samples of its tensors, for the
+adapter store, where one base may be cut into other files.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Model
-from pipeline.digest import digest, json_digest
+from pipeline.config.schema import Model
 from pipeline.model.base import kind_of
-from pipeline.model.folder import weight_files
+from pipeline.model.base_folder import weight_files
+from pipeline.run.digest import digest, json_digest
 
 MODEL_FILES = ("config.json", "generation_config.json")
 TOKENIZER_FILES = (

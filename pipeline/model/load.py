@@ -13,12 +13,12 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
-from pipeline.config import Config, Model
-from pipeline.errors import UserError
-from pipeline.method_rules import spec_of
+from pipeline.config.method_rules import spec_of
+from pipeline.config.schema import Config, Model
 from pipeline.model.base import Base
-from pipeline.model.folder import too_large
-from pipeline.progress import say
+from pipeline.model.base_folder import too_large
+from pipeline.run.errors import UserError
+from pipeline.run.progress import say
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 OLDER_KEYS = ("rope_theta", "rope_scaling")  # in every config.json of 2023; transformers 5 keeps them elsewhere

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from pipeline.errors import UserError
 from pipeline.prompt.batch import micro_rows
+from pipeline.run.errors import UserError
 
 T = TypeVar("T")
 CPU_TOKENS = 2048  # beyond this a CPU gains nothing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.config import Config, Model
+from pipeline.config.schema import Config, Model
 from pipeline.model.base import kind_of, resolve
 from pipeline.model.identity import TOKENIZER_FILES
 from pipeline.prompt import passages

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.json_file import is_whole, parse
-from pipeline.terminal import quoted
+from pipeline.run.json_file import is_whole, parse
+from pipeline.run.terminal import quoted
 
 LARGEST_HEADER = 32_000_000  # bytes; 50,000 tensors need 7 MB
 FLOATS = ("F64", "F32", "F16", "BF16")

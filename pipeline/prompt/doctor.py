@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.errors import UserError
 from pipeline.prompt.encode import Encoder, Row
+from pipeline.run.errors import UserError
 
 
 def examine(encoder: Encoder, vocabulary: int | None, config_eos: Sequence[int]) -> list[str]:

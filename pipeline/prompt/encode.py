@@ -23,12 +23,12 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.config import Prompt
-from pipeline.errors import UserError
+from pipeline.config.schema import Prompt
+from pipeline.dataset.example import Example
 from pipeline.prompt.history import shortened
 from pipeline.prompt.template import Template
 from pipeline.prompt.tokenizer import Tokenizer
-from pipeline.record import Example
+from pipeline.run.errors import UserError
 
 IGNORE = -100  # the label that torch's cross-entropy skips
 FOLLOWING = ("", "1", " ", "\n", "A", '"', "(", "가", "é", "日", "\u200b", "🙂", "-", "#", ":")  # of many kinds of sign

@@ -1,11 +1,11 @@
-"""Earlier turns of a conversation, as `pipeline.dataset.conversation` writes them into a row's input."""
+"""Earlier turns of a conversation, as `pipeline.dataset.read.conversation` writes them into a row's input."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
 
-from pipeline.record import Example
+from pipeline.dataset.example import Example
 
 FROM_USER = re.compile(r"\nUser: ")
 OPENINGS = ("User: ", "Assistant: ")

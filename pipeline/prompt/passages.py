@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.encoding import read_text
-from pipeline.errors import UserError
-from pipeline.files import sha256_file
 from pipeline.prompt.encode import Encoder
+from pipeline.run.encoding import read_text
+from pipeline.run.errors import UserError
+from pipeline.run.files import sha256_file
 
 BUILT_IN = Path(__file__).with_name("general.jsonl")
 WINDOW = 256  # most tokens in a window

@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pipeline.progress import bar, say
+from pipeline.dataset.example import Example
 from pipeline.prompt.encode import IGNORE, Encoder, Row
-from pipeline.record import Example
-from pipeline.terminal import Styled, safe
+from pipeline.run.progress import bar, say
+from pipeline.run.terminal import Styled, safe
 
 LOSS, PLAIN, END = "\033[32m", "\033[2m", "\033[0m"
 

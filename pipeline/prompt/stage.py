@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from pipeline.config import Config
+from pipeline.config.schema import Config
+from pipeline.dataset.example import Example
 from pipeline.dataset.examples import read_examples
-from pipeline.errors import UserError
-from pipeline.files import json_text, write_text
-from pipeline.progress import bar, say
 from pipeline.prompt import template as templates
 from pipeline.prompt.doctor import examine, examine_rows
 from pipeline.prompt.encode import Encoder, Row
 from pipeline.prompt.preview import as_text
 from pipeline.prompt.tokenizer import Tokenizer
 from pipeline.prompt.tokens import TokenWriter
-from pipeline.record import Example
-from pipeline.run import Run
+from pipeline.run.errors import UserError
+from pipeline.run.files import json_text, write_text
+from pipeline.run.folder import Run
+from pipeline.run.progress import bar, say
 
 PARTS = ("train", "val", "holdout")
 CHUNK = 2000  # rows encoded at once

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.encoding import read_text
-from pipeline.errors import UserError
-from pipeline.files import sha256_json
-from pipeline.yaml_text import parsed
+from pipeline.run.encoding import read_text
+from pipeline.run.errors import UserError
+from pipeline.run.files import sha256_json
+from pipeline.run.yaml_text import parsed
 
 BUILT_IN = Path(__file__).parent / "templates"
 KEYS = ("id", "prompt_input", "prompt_no_input", "answer_prefix", "end")

@@ -12,9 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
-from pipeline.files import read_json, sha256_file, sha256_json
 from pipeline.prompt import tokenizer_files
+from pipeline.run.errors import UserError
+from pipeline.run.files import read_json, sha256_file, sha256_json
 
 
 class Tokenizer:

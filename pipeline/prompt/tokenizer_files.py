@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
-from pipeline.json_file import (
+from pipeline.run.errors import UserError
+from pipeline.run.json_file import (  # fmt: skip
     Kind,
     is_flag,
     is_id,
@@ -17,7 +17,7 @@ from pipeline.json_file import (
     is_token,
     is_whole,
     read_object,
-)  # fmt: skip
+)
 
 FIX = "fetch the tokenizer's files again, or name another folder with model.tokenizer"
 # Not parsed here: `tokenizers` does it, and has a limit of its own for depth. Gemma's has 33 MB.

@@ -7,14 +7,14 @@ from typing import Any
 
 import yaml
 
-from pipeline.config import Config
+from pipeline.config.method_rules import description, spec_of
+from pipeline.config.schema import Config
 from pipeline.evaluation.measure import rows_of_table
-from pipeline.files import read_json
-from pipeline.markdown import code, fenced, plain
-from pipeline.method_rules import description, spec_of
 from pipeline.model.base import kind_of
 from pipeline.prompt.encode import Encoder
-from pipeline.run import Run
+from pipeline.run.files import read_json
+from pipeline.run.folder import Run
+from pipeline.run.markdown import code, fenced, plain
 
 USE = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer

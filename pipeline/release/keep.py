@@ -8,26 +8,26 @@ from typing import Any
 
 import torch
 
-from pipeline.config import Config
+from pipeline.config.method_rules import spec_of
+from pipeline.config.schema import Config
 from pipeline.dataset.examples import example_rows
-from pipeline.errors import UserError
 from pipeline.evaluation.measure import numbers_of
-from pipeline.files import read_json, sha256_file
-from pipeline.method_rules import spec_of
 from pipeline.model import adapter as adapters
 from pipeline.model.adapter_folder import copy_companions
 from pipeline.model.base import Base, kind_of
 from pipeline.model.fingerprint import fingerprint
 from pipeline.model.load import add_tokens, load_base
-from pipeline.model.stored import write_record
-from pipeline.model.untrusted import CONFIG, check_numbers, inspect
-from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.release import verify
 from pipeline.release.verify import divergence, log_probabilities
-from pipeline.run import Run
-from pipeline.store import Store
+from pipeline.run.errors import UserError
+from pipeline.run.files import read_json, sha256_file
+from pipeline.run.folder import Run
+from pipeline.run.progress import say
+from pipeline.store.folder import Store
+from pipeline.store.load import write_record
+from pipeline.store.untrusted import CONFIG, check_numbers, inspect
 
 FILES = (adapters.WEIGHTS, CONFIG)
 

@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, GenerationConfig
 
-from pipeline.config import Config
+from pipeline.config.method_rules import spec_of
+from pipeline.config.portable_paths import shortener
+from pipeline.config.schema import Config
 from pipeline.dataset.examples import example_rows
-from pipeline.errors import UserError
 from pipeline.evaluation.measure import compare_answers, rows_of_table
 from pipeline.evaluation.measurement import base_key
 from pipeline.evaluation.probe_causes import Facts, advice
-from pipeline.files import need_space, read_json, write_json, write_text
-from pipeline.method_rules import spec_of
 from pipeline.model import adapter as adapters
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
@@ -24,14 +23,15 @@ from pipeline.model.fingerprint import fingerprint
 from pipeline.model.load import BYTES, DTYPES, cast, dtype_name, load_folder
 from pipeline.model.methods.full import FULL
 from pipeline.model.methods.own_form import OwnForm
-from pipeline.portable import shortener
-from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.release import verify
 from pipeline.release.card import card, column_names
 from pipeline.release.unmerged import Work, unmerged, without_training
-from pipeline.run import Run, StageOutput
+from pipeline.run.errors import UserError
+from pipeline.run.files import need_space, read_json, write_json, write_text
+from pipeline.run.folder import Run, StageOutput
+from pipeline.run.progress import say
 
 CHECKED_ROWS = 200  # on which logits and tokenizers are compared
 LONG = ("said", "by_task", "by_group", "by_kind", "sums", "counts")  # of the results; they stay out of the manifest

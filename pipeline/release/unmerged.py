@@ -12,7 +12,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoTokenizer
 
-from pipeline.config import Config
+from pipeline.config.schema import Config
+from pipeline.dataset.example import Example
 from pipeline.dataset.examples import read_examples
 from pipeline.evaluation.held_out_rows import held_out_rows
 from pipeline.evaluation.measure import measure
@@ -27,12 +28,11 @@ from pipeline.model.fingerprint import fingerprint
 from pipeline.model.load import context_of
 from pipeline.model.methods.method import SETTINGS, WEIGHTS
 from pipeline.model.methods.through_peft import ThroughPeft
-from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.passages import WINDOW
-from pipeline.record import Example
 from pipeline.release import verify
-from pipeline.run import Run, StageOutput
+from pipeline.run.folder import Run, StageOutput
+from pipeline.run.progress import say
 
 
 @dataclass(frozen=True)

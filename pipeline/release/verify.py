@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from pipeline.errors import UserError
+from pipeline.dataset.example import Example
 from pipeline.evaluation.measurement import MeasuredModel
 from pipeline.model.adapter import WEIGHTS
 from pipeline.model.hf_tokenizer import disagreement
 from pipeline.model.methods import Method
-from pipeline.progress import say
 from pipeline.prompt.encode import Encoder
-from pipeline.record import Example
+from pipeline.run.errors import UserError
+from pipeline.run.progress import say
 
 # Mean KL divergence, in nats a token, that rounding alone may cause between adapter and merged weights. int8 rounds
 # activations too, which the merged model does not.

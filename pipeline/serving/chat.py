@@ -10,24 +10,24 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
-from pipeline import encoding
-from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.config.schema import Config
+from pipeline.dataset.example import Example
 from pipeline.evaluation.shots import Shots, shots_from
-from pipeline.files import read_json
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
 from pipeline.model.exported import exported_model
 from pipeline.model.generate import answering, virtual_tokens
-from pipeline.model.stored import open_stored
-from pipeline.progress import say
 from pipeline.prompt import template as templates
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.tokenizer import Tokenizer
-from pipeline.record import Example
-from pipeline.run import Run
-from pipeline.store import Store
-from pipeline.terminal import safe
+from pipeline.run import encoding
+from pipeline.run.errors import UserError
+from pipeline.run.files import read_json
+from pipeline.run.folder import Run
+from pipeline.run.progress import say
+from pipeline.run.terminal import safe
+from pipeline.store.folder import Store
+from pipeline.store.load import open_stored
 
 HELP = """Each question stands alone: the model was trained on single ones and remembers nothing.
   /input TEXT   text for the next question to work on

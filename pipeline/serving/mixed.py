@@ -14,19 +14,19 @@ from typing import Any
 
 import torch
 
-from pipeline.adapter_name import BASE
-from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.config.adapter_name import BASE
+from pipeline.config.schema import Config
 from pipeline.model.base import Base
 from pipeline.model.fingerprint import fingerprint
 from pipeline.model.generate import greedy
 from pipeline.model.load import add_tokens, load_base
-from pipeline.model.stored import encoder_as_recorded, side_by_side, verified
-from pipeline.model.untrusted import inspect
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
+from pipeline.run.errors import UserError
 from pipeline.serving.questions import Question
-from pipeline.store import Store
+from pipeline.store.folder import Store
+from pipeline.store.load import encoder_as_recorded, side_by_side, verified
+from pipeline.store.untrusted import inspect
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from pipeline import encoding
-from pipeline.adapter_name import BASE, check
-from pipeline.errors import UserError
-from pipeline.terminal import quoted
+from pipeline.config.adapter_name import BASE, check
+from pipeline.run import encoding
+from pipeline.run.errors import UserError
+from pipeline.run.terminal import quoted
 
 FORMS = 'write "NAME: instruction", or {"adapter": ..., "instruction": ..., "input": ...}; base: asks the base alone'
 FIELDS = {"adapter", "instruction", "input"}

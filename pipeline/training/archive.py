@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from pipeline.files import disk_errors, make_folder, need_space, read_json
-from pipeline.progress import say
+from pipeline.run.files import disk_errors, make_folder, need_space, read_json
+from pipeline.run.progress import say
 from pipeline.training import checkpoint
 
 ASIDE = 3  # other settings whose checkpoints are kept

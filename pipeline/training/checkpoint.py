@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from pipeline.files import disk_errors, read_json, replace_folder, sha256_file, sha256_json, write_json
-from pipeline.progress import say
+from pipeline.run.files import disk_errors, read_json, replace_folder, sha256_file, sha256_json, write_json
+from pipeline.run.progress import say
 
 NAME = re.compile(r"^step-(\d{6,})$")
 KEY = re.compile(r"^[0-9a-f]{64}$")

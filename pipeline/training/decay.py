@@ -1,7 +1,8 @@
 """Which weights `train.weight_decay` pulls towards zero: as in Hugging Face's Trainer, no norm's and no bias.
 
 Trainer goes by names and by layers (transformers trainer.py, `get_decay_parameter_names`); a model's own RMSNorm is
-left out only where its name says that it is one. `tests/test_decay.py` holds the rule to the installed transformers.
+left out only where its name says that it is one. `tests/training/test_decay.py` compares the rule with the installed
+transformers.
 """
 
 from __future__ import annotations

@@ -11,14 +11,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config
-from pipeline.digest import digest
-from pipeline.files import read_json, sha256_json, write_json
+from pipeline.config.schema import Config
 from pipeline.model.base import Base, kind_of
-from pipeline.progress import say
 from pipeline.prompt import template as templates
 from pipeline.prompt.stage import rules
-from pipeline.run import Run
+from pipeline.run.digest import digest
+from pipeline.run.files import read_json, sha256_json, write_json
+from pipeline.run.folder import Run
+from pipeline.run.progress import say
 from pipeline.training import checkpoint
 
 TOKENIZER_FILES = (

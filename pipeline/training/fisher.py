@@ -37,10 +37,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from pipeline.files import disk_errors
 from pipeline.model.loss import losses
-from pipeline.progress import bar, say
 from pipeline.prompt.encode import IGNORE
+from pipeline.run.files import disk_errors
+from pipeline.run.progress import bar, say
 from pipeline.training.penalty import Product, Single, layers_of
 
 ROWS = 32  # of general data: a forward and a backward pass each

@@ -1,6 +1,6 @@
 """What a run does against forgetting while it trains: penalties towards its start, and the general data they need.
 
-The third way, rehearsal, is rows among the training rows: `data.rehearsal`, pipeline/dataset/mix.py.
+The third way, rehearsal, is rows among the training rows: `data.rehearsal`, pipeline/dataset/select/mix.py.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.config import Config
+from pipeline.config.schema import Config
 from pipeline.dataset.examples import read_examples
-from pipeline.dataset.source import labels
-from pipeline.errors import UserError
+from pipeline.dataset.read.source import labels
 from pipeline.evaluation.general import seen_by
-from pipeline.files import sha256_json
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.passages import WINDOW, path_of, read, windows
 from pipeline.prompt.tokens import Tokens
-from pipeline.run import Run
+from pipeline.run.errors import UserError
+from pipeline.run.files import sha256_json
+from pipeline.run.folder import Run
 from pipeline.training.fisher import ROWS, Row, load_or_make, with_fisher
 from pipeline.training.penalty import Penalty, parts_of
 

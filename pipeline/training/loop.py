@@ -17,30 +17,31 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from pipeline.config import Config
-from pipeline.errors import Interrupted, UserError
+from pipeline.config.schema import Config
 from pipeline.evaluation.probe_model import probe_model, tell
-from pipeline.files import disk_errors, write_json
 from pipeline.kernels.deterministic import deterministic
 from pipeline.model import adapter as adapters
 from pipeline.model import adapter_folder
 from pipeline.model.base import Base, kind_of
 from pipeline.model.fingerprint import fingerprint
 from pipeline.model.load import add_tokens, check_card, dtype_name, load_base
-from pipeline.progress import bar, say
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.tokens import Tokens
-from pipeline.run import Run, StageOutput
+from pipeline.run.errors import Interrupted, UserError
+from pipeline.run.files import disk_errors, write_json
+from pipeline.run.folder import Run, StageOutput
+from pipeline.run.progress import bar, say
 from pipeline.training import checkpoint, fisher, metrics
 from pipeline.training.archive import open_checkpoints
 from pipeline.training.decay import groups_of
+from pipeline.training.fast_path import agree, halve, open_path
 from pipeline.training.forgetting import open_penalties
 from pipeline.training.interrupt import interruptible
-from pipeline.training.look import Look, losses_of
+from pipeline.training.micro_batches import Packed, Plain
 from pipeline.training.order import share_of
-from pipeline.training.path import Packed, Plain, agree, halve, open_path
 from pipeline.training.penalty import gradients_onto
+from pipeline.training.periodic_eval import Look, losses_of
 from pipeline.training.preflight import open_tokens, preflight
 from pipeline.training.ranks import anyone, sum_gradients
 from pipeline.training.schedule import epochs_of, learning_rate, rows_of, steps_an_epoch, total_steps, warmup_steps

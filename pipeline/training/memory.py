@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.errors import UserError
 from pipeline.model.loss import loss_sum
 from pipeline.model.memory import CPU_TOKENS
 from pipeline.model.packed.model import PackedModel
-from pipeline.progress import say
 from pipeline.prompt.batch import Batch
 from pipeline.prompt.pack import Pack
+from pipeline.run.errors import UserError
+from pipeline.run.progress import say
 
 PROBE_TOKENS = 512
 SHARE = 0.75  # of the free memory for padded rows: room for the optimiser's first step and for fragmentation

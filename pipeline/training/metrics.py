@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import write_text
+from pipeline.run.files import write_text
 
 
 def rewind(path: Path, step: int) -> None:

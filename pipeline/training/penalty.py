@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import UserError
+from pipeline.run.errors import UserError
 
 
 @dataclass(frozen=True)

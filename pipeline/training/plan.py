@@ -14,15 +14,15 @@ from accelerate import init_empty_weights
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from pipeline.config import Config
-from pipeline.dataset.source import kind_of as kind_of_source
-from pipeline.dataset.source import read
-from pipeline.errors import UserError
-from pipeline.method_rules import has_kernels, spec_of
+from pipeline.config.method_rules import has_kernels, spec_of
+from pipeline.config.schema import Config
+from pipeline.dataset.read.source import kind_of as kind_of_source
+from pipeline.dataset.read.source import read
 from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
 from pipeline.model.load import BYTES, DIVIDE, dtype_name, geometry_config, read_shape
 from pipeline.model.packed.support import has_llama_blocks
+from pipeline.run.errors import UserError
 from pipeline.training.footprint import Footprint, footprint
 from pipeline.training.memory import FULL, MOST
 from pipeline.training.penalty import kept_numbers

@@ -6,16 +6,16 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from pipeline.config import Config
+from pipeline.config.schema import Config
 from pipeline.dataset.examples import read_examples
-from pipeline.errors import UserError
-from pipeline.files import read_json
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
 from pipeline.model.load import context_of
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.tokens import Tokens
-from pipeline.run import Run
+from pipeline.run.errors import UserError
+from pipeline.run.files import read_json
+from pipeline.run.folder import Run
 
 ROWS = 50  # that are read
 

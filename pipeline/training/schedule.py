@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pipeline.config import Train
+from pipeline.config.schema import Train
 from pipeline.training.order import micro_batches, step_rows
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from pipeline.config import Adapter
+from pipeline.config.schema import Adapter
 from pipeline.model import adapter as adapters
 from pipeline.model.loss import loss_sum
 from pipeline.model.packed.model import PackedModel
@@ -17,7 +17,7 @@ from pipeline.prompt.batch import batches
 from pipeline.prompt.pack import Packer
 from pipeline.prompt.tokens import Tokens
 from tests.helpers.packs import A, B
-from tests.tiny import SHAPE
+from tests.helpers.tiny import SHAPE
 
 LONGEST = 20
 Gradients = dict[str, torch.Tensor]

@@ -12,7 +12,7 @@ from pipeline.kernels import dropout
 from pipeline.kernels.frozen_weights import FrozenWeights
 from pipeline.kernels.lora import StackedLora
 from pipeline.kernels.types import DropoutGroup, DropoutSeed
-from pipeline.training.proof import MASKS, mask_error
+from pipeline.training.self_check import MASKS, mask_error
 from tests.helpers.lora_layers import dropping, layers, lora_adapter, of
 from tests.helpers.tensors import DEVICE, DTYPES, assert_close
 

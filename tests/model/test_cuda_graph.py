@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.config import Adapter, Train
+from pipeline.config.schema import Adapter, Train
 from pipeline.kernels import layout as layouts
 from pipeline.kernels.layout import TILE, preamble_tiles_of
 from pipeline.model.packed.batch import PackedBatch
 from pipeline.model.packed.cuda_graph import GROWTH, SAMPLE_PACKS, CudaGraphs, GraphShape, ShapeTable, pad
 from pipeline.model.packed.model import PackedModel
 from pipeline.prompt.pack import Pack, Packer
+from pipeline.training.fast_path import _first_packs
 from pipeline.training.order import step_rows
-from pipeline.training.path import _first_packs
 from tests.helpers.packed_models import LONGEST, adapted, assert_same, packed_pass, take_gradients
 from tests.helpers.packs import A, B, random_tokens, tokens_of
 

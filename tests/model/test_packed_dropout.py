@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.config import Adapter
+from pipeline.config.schema import Adapter
 from pipeline.kernels import dropout
 from pipeline.kernels.types import DropoutSeed
 from pipeline.model.packed.model import PackedModel

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.config import Adapter
+from pipeline.config.schema import Adapter
 from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
 from pipeline.model.load import load_base
@@ -27,7 +27,7 @@ from tests.helpers.packed_models import (
     stock,
     with_trained_lora,
 )
-from tests.tiny import make_base, make_config
+from tests.helpers.tiny import make_base, make_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft", "ignore::RuntimeWarning:peft")
 

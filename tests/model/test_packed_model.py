@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers.activations import ACT2FN
 
-from pipeline.config import Adapter
+from pipeline.config.schema import Adapter
 from pipeline.model.packed.model import PackedModel
 from pipeline.prompt.pack import Packer
 from pipeline.prompt.tokens import Tokens

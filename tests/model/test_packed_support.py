@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from peft import LoraConfig, get_peft_model
 
-from pipeline.config import Adapter
+from pipeline.config.schema import Adapter
 from pipeline.model import adapter as adapters
 from pipeline.model.packed.model import PackedModel
 from pipeline.model.packed.support import NotPackable

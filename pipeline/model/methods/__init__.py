@@ -1,4 +1,4 @@
-"""Implementations of the methods in `pipeline.method_table`, by name.
+"""Implementations of the methods in `pipeline.config.methods`, by name.
 
 Importing this needs neither torch nor peft.
 """

@@ -15,11 +15,11 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from pipeline.config import Adapter
-from pipeline.errors import UserError
-from pipeline.method_table import METHODS, MethodSpec
+from pipeline.config.methods import METHODS, MethodSpec
+from pipeline.config.schema import Adapter
 from pipeline.model.methods.own_form import OwnForm
 from pipeline.model.methods.targets import last_blocks
+from pipeline.run.errors import UserError
 
 ATTENTION, MLP = ("self_attn", "attention", "attn"), ("mlp",)  # LLaMA's, GPT-NeoX', GPT-2's names
 INSIDE = "bottleneck"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Adapter
-from pipeline.method_table import METHODS
+from pipeline.config.methods import METHODS
+from pipeline.config.schema import Adapter
 from pipeline.model.methods.method import Method
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.config import Adapter
-from pipeline.errors import UserError
-from pipeline.method_table import METHODS
+from pipeline.config.methods import METHODS
+from pipeline.config.schema import Adapter
 from pipeline.model.methods.targets import ALL, linear_layers, named
 from pipeline.model.methods.through_peft import ThroughPeft
+from pipeline.run.errors import UserError
 
 
 class Ia3(ThroughPeft):

@@ -16,12 +16,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Adapter
-from pipeline.errors import UserError
-from pipeline.method_table import METHODS
+from pipeline.config.methods import METHODS
+from pipeline.config.schema import Adapter
 from pipeline.model.methods.method import WEIGHTS
 from pipeline.model.methods.targets import ALL, check_rank, last_blocks, linear_layers, named, tables
 from pipeline.model.methods.through_peft import ThroughPeft
+from pipeline.run.errors import UserError
 
 STARTS = {"default": True, "pissa": "pissa_niter_16", "olora": "olora"}  # the paper's fast SVD, 16 rounds
 
@@ -88,7 +88,7 @@ class Lora(ThroughPeft):
     def updates(self, tensors: dict[str, Any], folder: Path) -> dict[str, Any]:
         # New tokens start at the mean of the others and not at zero: they do not show whether anything was learnt.
         b = {name: t for name, t in tensors.items() if ".lora_B." in name}
-        from pipeline.files import read_json
+        from pipeline.run.files import read_json
 
         made = read_json(folder / "suri.json") or {}
         if made.get("adapter", {}).get("init", "default") != "default":  # [B, -B0]

@@ -6,8 +6,8 @@ import abc
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Adapter
-from pipeline.method_table import MethodSpec
+from pipeline.config.methods import MethodSpec
+from pipeline.config.schema import Adapter
 
 WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Adapter
-from pipeline.files import write_json
-from pipeline.method_table import METHODS
+from pipeline.config.methods import METHODS
+from pipeline.config.schema import Adapter
 from pipeline.model.methods.method import SETTINGS, Method
+from pipeline.run.files import write_json
 
 
 class Nothing(Method):

@@ -13,12 +13,12 @@ import abc
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Adapter
-from pipeline.errors import UserError
-from pipeline.files import read_json, write_json
+from pipeline.config.schema import Adapter
 from pipeline.model.methods import start
 from pipeline.model.methods.method import SETTINGS, WEIGHTS, Method
 from pipeline.model.methods.through_peft import NO_FIT
+from pipeline.run.errors import UserError
+from pipeline.run.files import read_json, write_json
 
 
 class OwnForm(Method):

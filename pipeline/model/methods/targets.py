@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.errors import UserError
-from pipeline.progress import say
+from pipeline.run.errors import UserError
+from pipeline.run.progress import say
 
 ALL = ("all-linear",)
 

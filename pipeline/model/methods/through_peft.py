@@ -7,9 +7,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Adapter
-from pipeline.errors import UserError
+from pipeline.config.schema import Adapter
 from pipeline.model.methods.method import WEIGHTS, Method
+from pipeline.run.errors import UserError
 
 NO_FIT = "train again, or name the base it was trained on"
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Adapter
-from pipeline.errors import UserError
-from pipeline.method_table import METHODS
+from pipeline.config.methods import METHODS
+from pipeline.config.schema import Adapter
 from pipeline.model.methods import start
 from pipeline.model.methods.through_peft import ThroughPeft, try_pass
+from pipeline.run.errors import UserError
 
 
 class Virtual(ThroughPeft):

@@ -26,8 +26,8 @@ from pipeline.kernels.layout import TILE, LayoutSize, max_preamble_tiles, query_
 from pipeline.kernels.types import DropoutSeed
 from pipeline.model.packed.batch import PackedBatch
 from pipeline.model.packed.model import PackedModel
-from pipeline.progress import say
 from pipeline.prompt.pack import Pack
+from pipeline.run.progress import say
 
 MAX_GRAPHS = 32  # packs of further shapes go without a graph
 GROWTH = 1.08  # from one shape to the next larger one, but at least `TILE` tokens: small passes take equally long

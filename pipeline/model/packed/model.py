@@ -18,7 +18,7 @@
 
 Layers get another forward during a pass and the stock one otherwise, so held-out loss, generation and saving use the
 unchanged model. The plain path is `pipeline.model.loss.loss_sum`; both are compared before each run
-(`pipeline.training.proof`).
+(`pipeline.training.self_check`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,93 @@
+"""Kinds of values that a config holds, each with what it refuses."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from pipeline.config.adapter_name import problem
+
+VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*", re.IGNORECASE)
+SECTION = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+def number(value: object) -> object:
+    """True would pass as 1; in a config that is a mistake, never a wish."""
+    if isinstance(value, bool):
+        raise ValueError("expected a number, found true/false")
+    return value
+
+
+def count_or_share(value: object) -> object:
+    if isinstance(value, str):
+        raise ValueError("expected a share such as 0.02, or whole rows such as 200")
+    if isinstance(value, float) and value >= 1 and not value.is_integer():
+        raise ValueError("expected a share below 1, or whole rows")
+    return int(value) if isinstance(value, float) and value >= 1 else number(value)
+
+
+def adapter_name(value: str) -> str:
+    if value and (wrong := problem(value)):
+        raise ValueError(wrong)
+    return value
+
+
+def variable_name(value: str) -> str:
+    """A name in the environment; most keys would not pass for one, and those that do are no harm there."""
+    if value and not VARIABLE.fullmatch(value):
+        raise ValueError("must be the name of an environment variable, not the key itself")
+    return value
+
+
+def plain_url(value: str) -> str:
+    """An address that can be written into config.yaml, since no key hides in it."""
+    try:
+        parts = urlsplit(value)
+        wrong = bool(value) and (parts.scheme not in ("http", "https") or not parts.hostname)
+    except ValueError:
+        wrong = True
+    if wrong:
+        raise ValueError("expected an address such as http://localhost:8000/v1")
+    if parts.username or parts.password or parts.query:
+        raise ValueError("must not hold a key: put it into the environment variable that judge.key names")
+    return value
+
+
+Action = Literal["on", "warn", "off"]
+MOST = 10**9  # of anything that is counted, such as rows or steps
+Count = Annotated[int, BeforeValidator(number), Field(ge=0, le=MOST)]
+Seed = Annotated[int, BeforeValidator(number), Field(ge=0, lt=1 << 63)]  # what torch takes
+Positive = Annotated[int, BeforeValidator(number), Field(ge=1, le=MOST)]
+Repeats = Annotated[int, BeforeValidator(number), Field(ge=1, le=10**6)]
+Length = Annotated[int, BeforeValidator(number), Field(ge=1, le=1 << 20)]  # tokens of a row or an answer
+Width = Annotated[int, BeforeValidator(number), Field(ge=1, le=1 << 16)]  # of an adapter's matrices
+Shots = Annotated[int, BeforeValidator(number), Field(ge=0, le=1000)]
+Rate = Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, BeforeValidator(number), Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+
+
+# Names that people bring along from the tools of 2023.
+SYNONYMS = {
+    "base_model": "model.base", "model_name_or_path": "model.base", "load_in_8bit": "model.quantize",
+    "load_in_4bit": "model.quantize", "torch_dtype": "model.dtype", "bf16": "model.dtype",
+    "keep_empty_output": "data.rules (output-empty: off)", "dedup": "data.duplicates",
+    "decontaminate": "data.benchmarks",
+    "data_path": "data.sources", "dataset": "data.sources", "path": "data.sources", "val_set_size": "data.val",
+    "prompt_template_name": "prompt.template", "prompt_template": "prompt.template",
+    "cutoff_len": "prompt.cutoff", "model_max_length": "prompt.cutoff", "max_length": "prompt.cutoff",
+    "max_seq_length": "prompt.cutoff", "train_on_inputs": "prompt.mask_prompt (the opposite)",
+    "lora": "adapter", "peft": "adapter",
+    "lora_r": "adapter.r", "rank": "adapter.r", "lora_alpha": "adapter.alpha", "lora_dropout": "adapter.dropout",
+    "lora_target_modules": "adapter.targets", "target_modules": "adapter.targets",
+    "learning_rate": "train.lr", "num_epochs": "train.epochs", "num_train_epochs": "train.epochs",
+    "per_device_train_batch_size": "train.batch_size", "micro_batch_size": "train.micro_tokens",
+    "gradient_accumulation_steps": "train.batch_size", "gradient_checkpointing": "train.checkpointing",
+    "packing": "train.fast", "sample_packing": "train.fast", "lr_scheduler_type": "train.schedule",
+    "warmup_steps": "train.warmup", "warmup_ratio": "train.warmup", "max_grad_norm": "train.clip",
+    "logging": "train.tracker", "report_to": "train.tracker", "save_steps": "train.save_every",
+    "eval_steps": "train.eval_every", "output_dir": "name", "run_name": "name",
+}  # fmt: skip

@@ -1,0 +1,54 @@
+"""The report stage: `dataset/` and `tokens/` in, `report/` out: report.html, report.json, and the pictures as PNG."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.config.portable_paths import shortened, shortener
+from pipeline.config.schema import Config
+from pipeline.data_report import verbs
+from pipeline.data_report.numbers import gather
+from pipeline.data_report.sections import Sections
+from pipeline.pages.page import page
+from pipeline.run.files import write_json, write_text
+from pipeline.run.folder import Run
+from pipeline.run.progress import bar, say
+
+END = (
+    ", seed {seed}. The numbers are in report.json and the pictures beside it as PNG; the rows and the datasheet "
+    "(README.md) are in the run's folder dataset."
+)
+
+
+def key(config: Config, run: Run) -> dict[str, Any]:
+    """All that the result depends on. Installing a parser later makes a report without verbs stale."""
+    return {
+        "version": 1,
+        "name": config.name,
+        "seed": config.data.seed,
+        "cutoff": config.prompt.cutoff,
+        "dataset": run.content("dataset"),
+        "tokens": run.content("tokens"),
+        "parsers": verbs.parsers(),
+    }
+
+
+def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
+    """Counts, parses, draws and writes. What is missing (tokens, benchmarks, parsers) is said on the page."""
+    found, short = gather(config, run), shortener(run.root, config)
+    found.numbers, found.clusters = shortened(found.numbers, short), shortened(found.clusters, short)
+    counted = verbs.count(found.instructions, found.rows)
+    sections = Sections(found, counted)
+    html = page(config.name, "Data report", sections.all(), END.format(seed=config.data.seed))
+    # A parser that could not be used is left out of the key, so that the next call tries again.
+    failed = {language for language, entry in counted.items() if entry.get("missing")}
+    used = {language: version for language, version in stage_key["parsers"].items() if language not in failed}
+    with run.writing("report", {**stage_key, "parsers": used}) as output:
+        write_text(output.folder / "report.html", short(html))
+        write_json(output.folder / "report.json", {**found.numbers, "verbs": counted})
+        from pipeline.pages import png  # matplotlib takes a second
+
+        for drawing in bar(sections.drawings, what="report: pictures", unit="picture"):
+            png.write(drawing, output.folder / f"{drawing.name}.png")
+        output.counts.update(samples=len(found.samples), pictures=len(sections.drawings), bytes=len(html.encode()))
+    say(f"report: {run.folder('report') / 'report.html'}")

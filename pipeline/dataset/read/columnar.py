@@ -1,0 +1,115 @@
+"""Rows of Parquet and Arrow files and of data sets that the library `datasets` loads, a thousand at a time.
+
+Memory: a row group of Parquet, a record batch of Arrow (mapped, not read, where the file is not packed).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.schema import Source
+from pipeline.dataset.read.compressed import MOST_GROWTH, Bomb, Damaged, Stream, is_packed, most_of
+from pipeline.dataset.read.form import require
+from pipeline.dataset.read.raw import Raw
+from pipeline.run.errors import UserError
+
+BATCH = 1000  # rows that are Python objects at once
+PARQUET, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
+END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+
+
+def is_columnar(head: bytes) -> bool:
+    return head.startswith((PARQUET, ARROW_FILE, ARROW_STREAM))
+
+
+def rows(stream: Stream, path: Path, source: Source) -> Iterator[Raw]:
+    """Rows of a Parquet file, an Arrow file, or an Arrow stream such as `datasets` writes.
+
+    Raises:
+        UserError: columns that are needed are not there.
+        Damaged: the file is broken or cut off.
+    """
+    import pyarrow
+    from pyarrow import ipc, parquet
+
+    head = stream.peek(8)
+    kind = "Parquet" if head.startswith(PARQUET) else "Arrow"
+    with contextlib.ExitStack() as stack:
+        try:
+            if is_packed(stream):  # both are read from their end, so they must be unpacked first: on disk
+                spool = stack.enter_context(tempfile.TemporaryFile())
+                shutil.copyfileobj(stream, spool)
+                file = stack.enter_context(pyarrow.PythonFile(spool, "r"))
+            else:
+                file = stack.enter_context(pyarrow.memory_map(str(path)))
+            if kind == "Parquet":
+                opened = stack.enter_context(parquet.ParquetFile(file))
+                _check_growth(opened.metadata, file.size(), path)
+                batches: Iterable[Any] = opened.iter_batches(BATCH)
+                names = opened.schema_arrow.names
+            elif head.startswith(ARROW_FILE):
+                opened = stack.enter_context(ipc.open_file(file))
+                batches = (opened.get_batch(i) for i in range(opened.num_record_batches))
+                names = opened.schema.names
+            else:
+                _check_end(file)
+                opened = stack.enter_context(ipc.open_stream(file))
+                batches, names = opened, opened.schema.names
+            yield from from_batches(batches, names, str(path), source)
+        except (UserError, Damaged):
+            raise
+        except Exception as error:  # a broken byte can make pyarrow raise whatever it likes
+            raise Damaged(f"the {kind} file is damaged or cut off ({' '.join(str(error).split())[:100]})") from None
+
+
+def _check_growth(metadata: Any, size: int, path: Path) -> None:
+    """Raises:
+    Bomb: what the file says of its pages or rows is beyond all that data of its size unpack to.
+    """
+    most = max(most_of(path), MOST_GROWTH * size)
+    unpacked = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    if max(unpacked, metadata.num_rows) > most:
+        raise Bomb(f"the Parquet file of {size:,} bytes holds {metadata.num_rows:,} rows of {unpacked:,} bytes")
+
+
+def from_batches(batches: Iterable[Any], names: list[str], name: str, source: Source) -> Iterator[Raw]:
+    """Rows of Arrow record batches or tables, numbered from 1. Values keep their Arrow meaning: a timestamp or bytes
+    do not become text, so that the check of the row can say what they are."""
+    for i, column in enumerate(names):
+        if column in names[:i]:
+            raise UserError(f"two columns are called {column[:40]!r}", name, "give each column a name of its own")
+    require(names, source, name)
+    number = 0
+    for batch in batches:
+        for start in range(0, batch.num_rows, BATCH):
+            for value, error in _values(batch.slice(start, BATCH)):
+                number += 1
+                place = f"{name}, row {number}"
+                yield Raw(value, place, error, "unreadable-value") if error else Raw(value, place)
+
+
+def _values(piece: Any) -> Iterator[tuple[Any, str]]:
+    """The rows of a batch as plain objects, or why one has no such form (a text that is not UTF-8, the year 20000)."""
+    try:
+        piece.validate(full=True)  # damaged offsets would crash the process, not raise
+        yield from [(value, "") for value in piece.to_pylist()]
+    except Exception as error:  # pyarrow raises half a dozen kinds, by type of column
+        if piece.num_rows == 1:
+            yield None, f"holds a value that cannot be read: {' '.join(str(error).split())[:100]}"
+            return
+        for i in range(piece.num_rows):
+            yield from _values(piece.slice(i, 1))
+
+
+def _check_end(file: Any) -> None:
+    """A stream that was cut between two batches reads like a complete one but for its last bytes."""
+    file.seek(max(0, file.size() - len(END_OF_STREAM)))
+    complete = file.read(len(END_OF_STREAM)) == END_OF_STREAM
+    file.seek(0)
+    if not complete:
+        raise Damaged("the Arrow stream is cut off: its end mark is missing")

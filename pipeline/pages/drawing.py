@@ -1,0 +1,213 @@
+"""A picture as a list of marks, drawn the same way as SVG for the page and as PNG (`pipeline.pages.png`).
+
+Colours are roles, not values: the page fills them in for the light and the dark scheme, a PNG is always light.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import unicodedata
+from dataclasses import dataclass, field
+
+from pipeline.pages.text import visible
+
+# role: (light, dark). Blue to orange stays apart for every kind of colour blindness; the rest is one scale of blue.
+ROLES = {
+    "paper": ("#ffffff", "#15191e"),
+    "ink": ("#1d2733", "#e4e8ec"),
+    "soft": ("#5c6875", "#9aa6b2"),
+    "grid": ("#e2e6ea", "#2b333c"),
+    "accent": ("#2f6690", "#6aa3cf"),
+    "accent-2": ("#7fabcd", "#41698a"),
+    "accent-3": ("#c3d9ea", "#2a4358"),
+    "warn": ("#c8621b", "#ef9350"),
+    "neutral": ("#a9b3bd", "#5d6975"),
+}
+
+WIDE, NARROW = 880, 340  # widths in pixels for which each picture is drawn
+
+
+@dataclass(frozen=True)
+class Rect:
+    """tip: shown when pointed at. link: an id on the page."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    fill: str = "accent"
+    tip: str = ""
+    link: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    stroke: str = "grid"
+    width: float = 1
+    dashed: bool = False
+    tip: str = ""
+
+
+@dataclass(frozen=True)
+class Text:
+    """x, y: the base line's start, middle or end. turn: degrees clockwise round that point."""
+
+    x: float
+    y: float
+    text: str
+    size: float = 13
+    fill: str = "ink"
+    anchor: str = "start"
+    bold: bool = False
+    turn: float = 0
+    tip: str = ""
+    link: str = ""
+
+
+@dataclass(frozen=True)
+class Wedge:
+    """A piece of a ring, angles in radians, clockwise from the top."""
+
+    x: float
+    y: float
+    inner: float
+    outer: float
+    start: float
+    end: float
+    fill: str
+    tip: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Straight pieces from point to point."""
+
+    points: tuple[tuple[float, float], ...]
+    stroke: str = "accent"
+    width: float = 2
+    tip: str = ""
+
+
+@dataclass(frozen=True)
+class Dot:
+    x: float
+    y: float
+    radius: float
+    fill: str = "accent"
+    tip: str = ""
+
+
+Mark = Rect | Line | Text | Wedge | Curve | Dot
+
+
+@dataclass
+class Drawing:
+    """title, note: what a PNG says above and below, since nothing stands around it. alt: for screen readers."""
+
+    name: str
+    width: float
+    height: float
+    title: str
+    alt: str
+    note: str = ""
+    marks: list[Mark] = field(default_factory=list)
+
+    def add(self, *marks: Mark) -> None:
+        self.marks.extend(marks)
+
+
+def text_width(text: str, size: float) -> float:
+    """About how wide a text is in a plain sans-serif: Hangul and its neighbours are as wide as they are high."""
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return size * (0.95 * wide + 0.55 * (len(text) - wide))
+
+
+def fitted(text: str, size: float, width: float) -> str:
+    """The text, or its two ends with … between, so that it fits: ends of paths tell more than middles."""
+    if text_width(text, size) <= width:
+        return text
+    for length in range(len(text) - 1, 1, -1):
+        head = length // 2
+        short = text[: length - head] + "…" + (text[-head:] if head else "")
+        if text_width(short, size) <= width:
+            return short
+    return "…"
+
+
+def svg(drawing: Drawing, css: str) -> str:
+    """The drawing as an <svg> element without a width of its own; `css` is its class."""
+    body = "".join(_element(mark) for mark in drawing.marks)
+    return (
+        f'<svg class="{css}" viewBox="0 0 {_n(drawing.width)} {_n(drawing.height)}" role="group" '
+        f'aria-label="{_escape(drawing.alt)}" style="max-width:{_n(drawing.width)}px">{body}</svg>'
+    )
+
+
+def _element(mark: Mark) -> str:
+    tip = f' data-tip="{_escape(mark.tip)}"' if mark.tip else ""
+    link = getattr(mark, "link", "")
+    if isinstance(mark, Rect):
+        shape = (
+            f'<rect x="{_n(mark.x)}" y="{_n(mark.y)}" width="{_n(mark.width)}" height="{_n(mark.height)}"'
+            f"{_colour('fill', mark.fill)}{tip}/>"
+        )
+    elif isinstance(mark, Line):
+        dash = ' stroke-dasharray="4 3"' if mark.dashed else ""
+        shape = (
+            f'<line x1="{_n(mark.x1)}" y1="{_n(mark.y1)}" x2="{_n(mark.x2)}" y2="{_n(mark.y2)}"'
+            f'{_colour("stroke", mark.stroke)} stroke-width="{_n(mark.width)}"{dash}{tip}/>'
+        )
+    elif isinstance(mark, Curve):
+        points = " ".join(f"{_n(x)},{_n(y)}" for x, y in mark.points)
+        shape = (
+            f'<polyline points="{points}" fill="none"{_colour("stroke", mark.stroke)} '
+            f'stroke-width="{_n(mark.width)}" stroke-linejoin="round"{tip}/>'
+        )
+    elif isinstance(mark, Dot):
+        shape = f'<circle cx="{_n(mark.x)}" cy="{_n(mark.y)}" r="{_n(mark.radius)}"{_colour("fill", mark.fill)}{tip}/>'
+    elif isinstance(mark, Wedge):
+        shape = f'<path d="{_ring(mark)}"{_colour("fill", mark.fill)} class="slice"{tip}/>'
+    else:
+        turn = f' transform="rotate({_n(mark.turn)} {_n(mark.x)} {_n(mark.y)})"' if mark.turn else ""
+        anchor = f' text-anchor="{mark.anchor}"' if mark.anchor != "start" else ""
+        weight = ' font-weight="600"' if mark.bold else ""
+        shape = (
+            f'<text x="{_n(mark.x)}" y="{_n(mark.y)}" font-size="{_n(mark.size)}"{anchor}{weight}{turn}'
+            f"{_colour('fill', mark.fill)}{tip}>{_escape(mark.text)}</text>"
+        )
+    return f'<a href="#{_escape(link)}">{shape}</a>' if link else shape
+
+
+def _ring(wedge: Wedge) -> str:
+    """Path of a wedge. A whole ring would end where it starts and vanish, so it stops a hair before."""
+    end = min(wedge.end, wedge.start + 2 * math.pi - 0.05 / max(wedge.inner, 1))
+    far = int(end - wedge.start > math.pi)
+    a, b = point(wedge.x, wedge.y, wedge.outer, wedge.start), point(wedge.x, wedge.y, wedge.outer, end)
+    c, d = point(wedge.x, wedge.y, wedge.inner, end), point(wedge.x, wedge.y, wedge.inner, wedge.start)
+    outer, inner = _n(wedge.outer), _n(wedge.inner)
+    return (
+        f"M{_n(a[0])} {_n(a[1])}A{outer} {outer} 0 {far} 1 {_n(b[0])} {_n(b[1])}"
+        f"L{_n(c[0])} {_n(c[1])}A{inner} {inner} 0 {far} 0 {_n(d[0])} {_n(d[1])}Z"
+    )
+
+
+def point(x: float, y: float, radius: float, angle: float) -> tuple[float, float]:
+    """Where a clockwise angle from the top meets a circle."""
+    return x + radius * math.sin(angle), y - radius * math.cos(angle)
+
+
+def _colour(what: str, role: str) -> str:
+    return f' style="{what}:var(--{role})"' if role in ROLES else f' {what}="{role}"'
+
+
+def _escape(text: str) -> str:
+    return html.escape(visible(text), quote=True)
+
+
+def _n(value: float) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".")

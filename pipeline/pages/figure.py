@@ -1,0 +1,51 @@
+"""A picture on the page: its title, its note, a drawing for wide and one for narrow screens, and its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from pipeline.pages.drawing import NARROW, WIDE, Drawing, svg
+from pipeline.pages.text import escape
+
+Rows = Iterable[Sequence[Any]]
+
+
+class Figure:
+    """`draw` makes the drawing for a width; `note` stands under its title; `head` and `rows` are its numbers."""
+
+    def __init__(
+        self, draw: Callable[[float], Drawing], note: str = "", head: Sequence[str] = (), rows: Rows = ()
+    ) -> None:
+        self.drawing = draw(WIDE)
+        self.drawing.note = self.drawing.note or note
+        self._narrow = draw(NARROW)
+        self._table = table(head, rows) if head else ""
+
+    def html(self) -> str:
+        name, note = self.drawing.name, self.drawing.note
+        said = f"<p>{escape(note)}</p>" if note else ""
+        numbers = f'<details class="numbers"><summary>Numbers</summary>{self._table}</details>' if self._table else ""
+        return (
+            f'<figure class="chart {name.split("-")[0]}" id="chart-{name}"><figcaption>'
+            f"<h3>{escape(self.drawing.title)}</h3>{said}</figcaption>"
+            f"{svg(self.drawing, 'wide')}{svg(self._narrow, 'narrow')}{numbers}</figure>"
+        )
+
+
+def table(head: Sequence[str], rows: Rows) -> str:
+    """A column whose head begins with # holds numbers. Empty heads all: none is shown."""
+    right = [cell.startswith("#") for cell in head]
+    top = "".join(
+        f"<th{' class=n' if number else ''}>{escape(cell.lstrip('#'))}</th>"
+        for number, cell in zip(right, head, strict=True)
+    )
+    body = "".join(f"<tr>{_cells(right, row)}</tr>" for row in rows)
+    top = f"<thead><tr>{top}</tr></thead>" if any(head) else ""
+    return f'<div class="scroll" tabindex="0"><table>{top}<tbody>{body}</tbody></table></div>'
+
+
+def _cells(right: Sequence[bool], row: Sequence[Any]) -> str:
+    return "".join(
+        f"<td class={'n' if number else 'long'}>{escape(cell)}</td>" for number, cell in zip(right, row, strict=True)
+    )

@@ -1,0 +1,69 @@
+"""A page that needs no network, reads without a mouse, and is drawn for wide and narrow screens: reports of sections,
+and the shell of others.
+
+The texts of rows are strangers' texts: all are escaped, and the page's own policy (Content-Security-Policy) forbids
+every script but its own and every connection.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline import __version__
+from pipeline.pages.drawing import ROLES
+from pipeline.pages.text import escape
+
+HERE = Path(__file__).parent
+
+
+def page(name: str, kind: str, sections: Mapping[str, str], about: str) -> str:
+    """A whole report from the HTML of its sections. The same input gives the same bytes: it names no time.
+
+    Args:
+        name: of the run. kind: what the page is. about: HTML of the footer, behind the version.
+    """
+    ids = {heading: heading.lower().replace(" ", "-") for heading in sections}
+    links = "".join(f'<a href="#{ids[heading]}">{heading}</a>' for heading in sections)
+    body = "".join(
+        f'<section id="{ids[heading]}"><h2>{heading}</h2>{content}</section>' for heading, content in sections.items()
+    )
+    whole = f'<nav aria-label="sections"><div>{links}</div></nav><main>{body}</main>'
+    return shell(name, kind, whole, f"Made by Suri {__version__}{about}")
+
+
+def shell(name: str, kind: str, body: str, about: str, style: str = "", script: str = "") -> str:
+    """A page of this look with its own policy.
+
+    Args:
+        name: of the run. kind: what the page is. body: HTML between header and footer. about: HTML of the footer.
+        style, script: CSS on top of the report's, JavaScript in place of it.
+    """
+    title = escape(name)
+    script = script or _file("js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<title>{title}: {kind.lower()}</title><link rel="icon" href="data:,">'
+        f"<style>{_scheme()}{_file('css')}{style}</style></head>"
+        f'<body><header><p class="soft">{kind}</p><h1>{title}</h1></header>{body}<footer><p>{about}</p></footer>'
+        f'<div id="tip" role="presentation"></div><script>{script}</script></body></html>\n'
+    )
+
+
+def _file(kind: str) -> str:
+    return (HERE / f"page.{kind}").read_text(encoding="utf-8")
+
+
+def _scheme() -> str:
+    """The colours of the roles as variables, for both schemes."""
+    light, dark = ("".join(f"--{role}:{pair[i]};" for role, pair in ROLES.items()) for i in (0, 1))
+    return f":root{{color-scheme:light dark;{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"

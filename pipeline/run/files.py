@@ -1,0 +1,264 @@
+"""Files that are either old or new, never half: temporary name, fsync, rename."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from pipeline.run.errors import UserError
+from pipeline.run.progress import bar
+
+LARGE = 1 << 28  # bytes from which on hashing a file draws a bar
+BLOCK = 1 << 22  # bytes that are hashed at once
+SETTLED = 1e9  # nanoseconds: a file that changed later may change again without another time
+_digests: dict[tuple[Any, ...], str] = {}  # by `_state`: a command hashes no file twice
+
+
+def sha256_file(path: Path, tell: Callable[[int], Any] | None = None) -> str:
+    """Hex digest of a file's bytes; read once in a process as long as the file stays the same.
+
+    Whether it did is asked of size, both times and inode: a write changes the time of change (ctime), which no program
+    can set back.
+
+    Args:
+        tell: is given the number of bytes of each block; without it a large file draws a bar of its own.
+    """
+    state = _state(path)
+    if state in _digests:
+        if tell:
+            tell(state[2])
+        return _digests[state]
+    digest = hashlib.sha256()
+    large = tell is None and state[2] >= LARGE
+    with contextlib.ExitStack() as open_now:
+        if large:
+            tell = open_now.enter_context(byte_bar(state[2], f"hashing {path.name}")).update
+        file = open_now.enter_context(open(path, "rb", buffering=0))
+        while block := file.read(BLOCK):
+            digest.update(block)
+            if tell:
+                tell(len(block))
+    if _state(path) == state and time.time_ns() - state[4] > SETTLED:
+        _digests[state] = digest.hexdigest()
+    return digest.hexdigest()
+
+
+def byte_bar(total: int, what: str) -> Any:
+    """A progress bar that counts bytes."""
+    return bar(total=total, what=what, unit="B", unit_scale=True, unit_divisor=1000)
+
+
+def _state(path: Path) -> tuple[Any, ...]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def sha256_json(value: Any) -> str:
+    """Hex digest of plain data, independent of the order of keys."""
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    ).hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces `path` by `text` in one step."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with disk_errors(path.parent):
+            with open(temporary, "w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # a disk that takes no writes refuses this too
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def json_text(value: Any, indent: int | None = None, default: Callable[[Any], Any] | None = None) -> str:
+    """JSON that is always valid UTF-8: letters as they are, unless half a character (a surrogate) is among them."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=default)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent, default=default)
+    return text
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json_text(value, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file that Suri wrote, or None when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def recover(folder: Path) -> None:
+    """Takes back the old folder when a crash fell between the two renames of `replace_folder`."""
+    old = folder.with_name(f".{folder.name}.old")
+    if old.exists():
+        if folder.exists():
+            shutil.rmtree(old)
+        else:
+            os.replace(old, folder)
+
+
+@contextlib.contextmanager
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """Yields a new empty folder that takes the place of `folder` when the block ends without an error.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    make_folder(folder.parent)
+    with disk_errors(folder):
+        recover(folder)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+    try:
+        with disk_errors(folder):
+            yield temporary
+            for path in [*sorted(temporary.rglob("*")), temporary]:
+                if path.is_file() or path.is_dir():
+                    _fsync(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    old = folder.with_name(f".{folder.name}.old")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(temporary, folder)
+    _fsync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, wait: bool) -> Iterator[TextIO]:
+    """Holds a lock file for this process; the kernel lets go of it however the process ends.
+
+    Raises:
+        BlockingIOError: another process holds it and `wait` is false; its text is that process's number.
+        UserError: a folder or a link is in its place (nothing is written through it), or it cannot be written.
+    """
+    make_folder(path.parent)
+    with disk_errors(path.parent):
+        handle = _open_lock(path)
+    with open(handle, "r+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise BlockingIOError(file.read().strip() or "?") from None
+        with disk_errors(path.parent):
+            file.truncate()
+            file.write(str(os.getpid()))
+            file.flush()
+        yield file
+
+
+def _open_lock(path: Path) -> int:
+    """A handle of a plain file with one name, made where there is none."""
+    # Without O_NONBLOCK a pipe of that name would be waited for.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fix = "remove it, then run the same command again"
+    try:
+        handle = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            what = "the lock is not a plain file: a link or a folder is in its place"
+            raise UserError(what, str(path), fix) from None
+        raise
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(handle)
+        raise UserError("the lock is not a plain file of its own: another file would be overwritten", str(path), fix)
+    return handle
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it.
+
+    Raises:
+        UserError: a file is in the way, or there are no rights to write.
+    """
+    fix = "choose another folder with RUNS=..."
+    with disk_errors(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError("cannot be made: a file is in the way", str(folder), fix) from None
+        except FileNotFoundError:  # such as below /proc
+            raise UserError("cannot be made: the file system there takes no folders", str(folder), fix) from None
+
+
+# What a user can do something about; any other error of the disk keeps its traceback.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO)
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turns a full disk, missing rights or a name that cannot be into a message. safetensors reports a full disk as
+    its own error."""
+    try:
+        yield
+    except Exception as error:
+        code = getattr(error, "errno", None)
+        said = str(error)
+        if code in FULL or "No space left" in said or "os error 28" in said:
+            raise UserError(
+                "no space left on the disk; what was there before is untouched", str(folder),
+                "free some space or move the run folder with RUNS=/other/disk, then run the same command again",
+            ) from None  # fmt: skip
+        if code in REFUSED:
+            where = str(getattr(error, "filename", None) or folder)
+            fix = "change its rights, or choose another run folder with RUNS=..."
+            if code == errno.ENAMETOOLONG:
+                where, fix = where[:100] + "...", "give it a shorter name"
+            raise UserError(f"cannot write or read: {os.strerror(code)}", where, fix) from None
+        raise
+
+
+def need_space(folder: Path, needed: int, what: str) -> None:
+    """Stops before the work when `needed` bytes are not free where `folder` will be.
+
+    Raises:
+        UserError: with both numbers.
+    """
+    there = folder
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise UserError(
+            f"{what} needs {readable_size(needed)} of disk and {readable_size(free)} are free", str(folder),
+            "free some space or move the run folder with RUNS=/other/disk",
+        )  # fmt: skip
+
+
+def readable_size(count: int) -> str:
+    """Bytes as a person reads them."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,115 @@
+"""Whether a run folder is what was written: its files, what they were made from, and its checkpoints, hashed anew.
+
+Nothing that was remembered of a file (its time, an earlier hash) is believed, so a change of one bit is found in data
+and bases too, whatever their size and time say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.run.errors import UserError
+from pipeline.run.files import byte_bar, read_json
+from pipeline.run.folder import SEEN, Run, difference
+from pipeline.run.progress import say
+
+Entries = dict[Path, dict[str, Any]]  # `bytes` and `sha256` of files
+
+
+@dataclass
+class Part:
+    """A stage or a checkpoint. own, sources: its files, and those outside the run that it was made from."""
+
+    name: str
+    own: Entries = field(default_factory=dict)
+    sources: Entries = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+    note: str = ""
+
+    @property
+    def size(self) -> int:
+        return sum(int(entry["bytes"]) for entry in (*self.own.values(), *self.sources.values()))
+
+    def look(self, tell: Callable[[int], Any]) -> None:
+        """Hashes the files and fills `wrong`."""
+        for files in (self.own, self.sources):
+            for path, entry in files.items():
+                if said := difference(path, entry, tell):
+                    self.wrong.append(f"{path}: {said}")
+
+    def line(self) -> str:
+        """What there is to say of it."""
+        if not self.own and not self.wrong:
+            return f"{self.name:12} {self.note}"
+        count = f"{len(self.own)} files, {len(self.sources)} that it was made from"
+        state = f"{len(self.wrong)} NOT as written" if self.wrong else "as written"
+        return f"{self.name:12} {state} ({count})" + (f"; {self.note}" if self.note else "")
+
+
+def verify(run: Run, stages: Sequence[tuple[str, str]]) -> None:
+    """Prints a line for each stage and each checkpoint.
+
+    Args:
+        stages: name and folder of each, in order.
+
+    Raises:
+        UserError: nothing was made yet; or files are not what was written, each of which is named.
+    """
+    parts = [_stage(run, name, folder) for name, folder in stages] + list(_checkpoints(run))
+    if not any(part.own or part.wrong for part in parts):
+        raise UserError("nothing was made in this run folder yet", str(run.root), "make data, then make verify again")
+    with byte_bar(sum(part.size for part in parts), "verify") as progress:
+        for part in parts:
+            part.look(progress.update)
+    for part in parts:
+        say("\n    ".join([part.line(), *part.wrong]))
+    if wrong := [said for part in parts for said in part.wrong]:
+        raise UserError(
+            f"{len(wrong)} files are not what they were when the run was made:\n  " + "\n  ".join(wrong), str(run.root),
+            "put them back; or remove the folders of the stages that are damaged, and make them again: "
+            "nothing was removed here",
+        )  # fmt: skip
+
+
+def _stage(run: Run, name: str, folder: str) -> Part:
+    part, manifest = Part(name), run.manifest(folder)
+    if manifest is None:
+        part.note = "not made yet"
+        if (run.folder(folder) / "manifest.json").is_file():
+            part.wrong.append(f"{run.folder(folder) / 'manifest.json'}: damaged, so nothing is known of the others")
+        return part
+    part.own = {run.folder(folder) / name: entry for name, entry in _entries(manifest["files"]).items()}
+    recorded = {**dict(_inputs(manifest["key"])), **_entries(manifest.get("made_from"))}
+    part.sources = {Path(name): entry for name, entry in recorded.items()}
+    before = [stage for stage in SEEN if isinstance(manifest["key"].get(stage), str)]
+    old = [s for s in before if manifest["key"][s] not in (run.result(s), run.content(s))]
+    part.note = f"made from another result of {', '.join(old)} than is there now" if old else ""
+    return part
+
+
+def _entries(files: Any) -> dict[str, dict[str, Any]]:
+    """Those of a table of files that say size and hash."""
+    table = files if isinstance(files, dict) else {}
+    return {str(n): e for n, e in table.items() if isinstance(e, dict) and {"bytes", "sha256"} <= e.keys()}
+
+
+def _inputs(key: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Files named under `inputs`, wherever in a stage's key."""
+    for name, value in key.items() if isinstance(key, dict) else ():
+        yield from _entries(value).items() if name == "inputs" else _inputs(value)
+
+
+def _checkpoints(run: Run) -> Iterator[Part]:
+    """Those whose state.json holds hashes of their files."""
+    for path in sorted(run.folder("checkpoints").rglob("step-*/state.json")):
+        state = read_json(path)
+        files = state.get("files") if isinstance(state, dict) else None
+        part = Part(path.parent.name)
+        for name, digest in files.items() if isinstance(files, dict) else ():
+            there = path.parent / name
+            part.own[there] = {"bytes": there.stat().st_size if there.is_file() else 0, "sha256": digest}
+        part.note = "" if part.own else "a checkpoint without hashes"
+        yield part

@@ -1,0 +1,102 @@
+"""What `make adapters` prints: the store as a table, and one adapter in full. No torch, no network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from pipeline.run.errors import UserError
+from pipeline.run.terminal import quoted
+from pipeline.store.folder import Store, Unreadable
+
+COLUMNS = ("name", "method", "rank", "trained", "size", "base", "template", "results", "kept")
+WIDEST = 60
+
+
+def table(store: Store) -> str:
+    """One line an adapter; one that is damaged or may not be read says so and does not hide the others.
+
+    Raises:
+        UserError: the store itself may not be read.
+    """
+    names = store.names()
+    if not names:
+        return f"no adapters in {store.root}; `make keep ADAPTER=name CONFIG=...` puts a run's adapter there"
+    rows: list[tuple[str, ...]] = [COLUMNS]
+    notes = []
+    for name in names:
+        try:
+            rows.append(_row(store, name, store.record(name)))
+        except UserError as error:
+            rows.append(
+                (name, "unreadable" if isinstance(error, Unreadable) else "damaged", *([""] * (len(COLUMNS) - 2)))
+            )
+            notes.append(f"{name}: {error.what}")
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join([*lines, *notes])
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal: a Hangul syllable takes two."""
+    return sum(2 if "가" <= c <= "힣" else 1 for c in text)
+
+
+def _row(store: Store, name: str, record: dict[str, Any]) -> tuple[str, ...]:
+    trained, rank = record["trained_parameters"], record["rank"]
+    cells = (
+        record["method"], "" if rank is None else str(rank), f"{trained:,}", _size(store.size(name)),
+        f"{_clip(record['base']['name'])} ({record['base']['hash'][:8]})", record["template"]["id"],
+        _results(record.get("results")), record["kept"][:10],
+    )  # fmt: skip
+    return (name, *(_clean(cell) for cell in cells))
+
+
+def _results(results: Any) -> str:
+    """Of each run on whose held-out rows it was measured: exact match where rows have one answer, else the loss."""
+    found = []
+    for run, parts in results.items() if isinstance(results, dict) else ():
+        val = (parts.get("val") or parts.get("holdout")) if isinstance(parts, dict) else None
+        if not isinstance(val, dict):
+            continue
+        exact, loss = val.get("exact"), val.get("loss")
+        if isinstance(exact, (int, float)):
+            found.append(f"{run} {exact:.1%}")
+        elif isinstance(loss, (int, float)):
+            found.append(f"{run} loss {loss:.3f}")
+    return ", ".join(found)
+
+
+def _size(count: int) -> str:
+    return (
+        f"{count / 1e9:.1f} GB"
+        if count >= 1e9
+        else f"{count / 1e6:.1f} MB"
+        if count >= 1e6
+        else f"{count / 1e3:.0f} kB"
+    )
+
+
+def _clip(text: str, most: int = 24) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def _clean(text: str) -> str:
+    """Text from a record as it may stand on a terminal: a record may come from elsewhere."""
+    return quoted(text, WIDEST)[1:-1]
+
+
+def detail(store: Store, name: str) -> str:
+    """One adapter's whole record.
+
+    Raises:
+        UserError: as `Store.record`.
+    """
+    record = store.record(name)
+    text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=110)
+    whole = "\n".join(quoted(line, len(line) + 1)[1:-1] for line in text.splitlines())
+    return f"{store.folder(name)}: {_size(store.size(name))}\n{whole}"

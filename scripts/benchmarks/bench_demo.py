@@ -1,0 +1,126 @@
+"""Training speed of the demo beside Trainer with peft: `python -m scripts.benchmarks.bench_demo [steps]`.
+
+Both train the demo's adapters on the same rows in the same order, batches of the same size, float32 on a CPU:
+Trainer on rows padded to the longest of a batch, this project as `make train` does. Loading is not counted, nor are the
+first two steps. Trainer's loss is the mean over a batch's labelled tokens, ours is too, so both must agree.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainingArguments
+
+from pipeline.command import guarded
+from pipeline.config.load import load
+from pipeline.config.schema import Config
+from pipeline.model import adapter as adapters
+from pipeline.model import base as bases
+from pipeline.model.load import load_base
+from pipeline.model.memory import CPU_TOKENS
+from pipeline.model.packed.model import PackedModel
+from pipeline.prompt.stage import encoder_of
+from pipeline.prompt.tokens import Tokens
+from pipeline.run.folder import Run
+from pipeline.stages import bring_up_to_date
+from pipeline.training.memory import choose_packed
+from pipeline.training.micro_batches import Packed
+from pipeline.training.order import step_rows
+from scripts.benchmarks.hf_trainer import InOrder, Rows, collate
+
+DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
+WARM = 2
+
+
+class Clock(TrainerCallback):
+    """When each step ended, and its loss."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.losses: list[float] = []
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.times.append(time.perf_counter())
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            self.losses.append(float(logs["loss"]))
+
+
+def ours(config: Config, model: Any, tokens: Tokens, leading: list[list[int]], steps: int) -> Clock:
+    """The loop of `pipeline.training`, without what it writes."""
+    clock = Clock()
+    weights = list(adapters.trained(model).values())
+    optimizer = torch.optim.AdamW(weights, lr=config.train.lr, weight_decay=0)
+    fast = PackedModel(model, int(tokens.lengths.max()))
+    micro_tokens, fast.recompute = choose_packed(fast, CPU_TOKENS, "none", int(tokens.lengths.max()), CPU_TOKENS, 0)
+    path = Packed(fast, tokens, leading, micro_tokens)
+    for step in range(steps):
+        rows = step_rows(step, len(tokens), config.train.batch_size, config.train.seed)
+        learnt = int(tokens.learnt[rows].sum())
+        total = 0.0
+        for part in path.parts(rows):
+            loss = path.loss(part) / learnt
+            loss.backward()
+            total += float(loss.detach())
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        path.updated()
+        clock.times.append(time.perf_counter())
+        clock.losses.append(total)
+    return clock
+
+
+def theirs(config: Config, model: Any, tokens: Tokens, steps: int, folder: Path) -> Clock:
+    """Trainer, told to change nothing: constant rate, no schedule, no saving."""
+    clock = Clock()
+    size = config.train.batch_size
+    arguments = TrainingArguments(
+        output_dir=str(folder), per_device_train_batch_size=size, max_steps=steps, learning_rate=config.train.lr,
+        lr_scheduler_type="constant", max_grad_norm=1.0, weight_decay=0.0, logging_steps=1, save_strategy="no",
+        seed=config.train.seed, report_to=[], remove_unused_columns=False, disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+    )  # fmt: skip
+    InOrder(
+        model=model, args=arguments, data_collator=collate, train_dataset=Rows(tokens), callbacks=[clock]
+    ).train()  # fmt: skip
+    return clock
+
+
+def main() -> None:
+    steps = int(sys.argv[1]) if len(sys.argv) > 1 else 24
+    with tempfile.TemporaryDirectory() as folder:
+        config = load(DEMO, [])
+        run = Run(Path(folder) / "demo")
+        bring_up_to_date(config, run, "tokens")
+        tokens = Tokens(run.folder("tokens") / "train.arrow")
+        base = bases.resolve(config.model)
+        encoder = encoder_of(config, base.tokenizer)
+        clocks = {}
+        for name in ("Trainer + peft", "Suri"):
+            model = adapters.attach(load_base(config, base), config.adapter, config.train.seed)
+            model.train()
+            clocks[name] = (
+                ours(config, model, tokens, encoder.leading(), steps)
+                if name == "Suri"
+                else theirs(config, model, tokens, steps, Path(folder) / "trainer")
+            )
+    rows = [step_rows(step, len(tokens), config.train.batch_size, config.train.seed) for step in range(WARM, steps)]
+    count = sum(int(tokens.lengths[r].sum()) for r in rows)
+    print(f"\n| {steps - WARM} steps of {config.train.batch_size} rows | s a step | tok/s | last loss |")
+    print("|---|---:|---:|---:|")
+    for name, clock in clocks.items():
+        seconds = clock.times[-1] - clock.times[WARM - 1]
+        print(f"| {name} | {seconds / (steps - WARM):.2f} | {count / seconds:,.0f} | {clock.losses[-1]:.4f} |")
+    a, b = (c.times[-1] - c.times[WARM - 1] for c in clocks.values())
+    print(f"\n{a / b:.2f} times as fast")
+
+
+if __name__ == "__main__":
+    raise SystemExit(guarded(main))

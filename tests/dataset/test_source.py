@@ -1,0 +1,698 @@
+"""Reading: what a path means, every kind of file, packed or not, and what damage costs a row or the run."""
+
+from __future__ import annotations
+
+import bz2
+import datetime
+import decimal
+import gzip
+import json
+import lzma
+import pickle
+import socket
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import ipc, parquet
+
+from pipeline.config.schema import Source
+from pipeline.dataset.read import columnar, json_rows
+from pipeline.dataset.read import compressed as packed
+from pipeline.dataset.read.compressed import packing_of
+from pipeline.dataset.read.raw import Raw
+from pipeline.dataset.read.row import Rejected, check
+from pipeline.dataset.read.source import files_of, kind_of, read
+from pipeline.run.errors import UserError
+
+A = {"instruction": "Add.", "input": "1 2", "output": "3"}
+B = {"instruction": "Say hello.", "input": "", "output": "Hello."}
+C = {"instruction": "인사해 줘.", "input": "", "output": "안녕하세요."}
+ROWS = [A, B, C]
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
+
+
+def source(path: object, **more: Any) -> Source:
+    return Source.model_validate({"path": str(path), **more})
+
+
+def raws(path: object, **more: Any) -> list[Raw]:
+    return list(read(source(path, **more), 0))
+
+
+def values(path: object, **more: Any) -> list[Any]:
+    return [raw.value for raw in raws(path, **more)]
+
+
+def refused(path: object, **more: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        raws(path, **more)
+    assert caught.value.where
+    assert caught.value.fix
+    return str(caught.value)
+
+
+def zstd(data: bytes) -> bytes:
+    return bytes(pa.compress(data, codec="zstd", asbytes=True))
+
+
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    "plain": bytes, "gzip": gzip.compress, "zstd": zstd, "bzip2": bz2.compress, "xz": lzma.compress,
+}  # fmt: skip
+
+
+def parquet_of(table: Any, **more: Any) -> bytes:
+    sink = pa.BufferOutputStream()
+    parquet.write_table(table, sink, **more)
+    return bytes(sink.getvalue())
+
+
+def arrow_of(table: Any, new: Callable[..., Any]) -> bytes:
+    sink = pa.BufferOutputStream()
+    with new(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+TABLE = pa.Table.from_pylist(ROWS)
+FILES: dict[str, bytes] = {
+    "array": json.dumps(ROWS).encode(),
+    "pretty array": json.dumps(ROWS, indent=4, ensure_ascii=False).encode(),
+    "lines": LINES,
+    "csv": ("instruction,input,output\n" + "".join('{},{},"{}"\n'.format(*r.values()) for r in ROWS)).encode(),
+    "tsv": ("instruction\tinput\toutput\r\n" + "".join("\t".join(r.values()) + "\r\n" for r in ROWS)).encode(),
+    "parquet": parquet_of(TABLE),
+    "arrow file": arrow_of(TABLE, ipc.new_file),
+    "arrow stream": arrow_of(TABLE, ipc.new_stream),
+}  # fmt: skip
+
+
+# --- what is accepted
+
+
+@pytest.mark.parametrize("packing", PACK)
+@pytest.mark.parametrize("form", FILES)
+def test_every_form_in_every_packing_whatever_its_name(tmp_path: Path, form: str, packing: str) -> None:
+    path = tmp_path / "rows.json"
+    path.write_bytes(PACK[packing](FILES[form]))
+    assert values(path) == ROWS
+
+
+ODD_TEXTS = {
+    "no end of line": LINES[:-1],
+    "byte order mark": b"\xef\xbb\xbf" + LINES,
+    "byte order mark, array": b"\xef\xbb\xbf" + FILES["array"],
+    "byte order mark, csv": b"\xef\xbb\xbf" + FILES["csv"],
+    "byte order mark in the middle": LINES.replace(b'{"instruction": "Say', b'\xef\xbb\xbf{"instruction": "Say'),
+    "crlf": LINES.replace(b"\n", b"\r\n"),
+    "blank lines": b"\n \n" + LINES.replace(b"\n", b"\n\n \t\r\n") + b"\n",
+    "blank lines, array": b"\n \n" + json.dumps(ROWS, indent=1).encode() + b"\n\n",
+    "blank lines, csv": b"\n\r\n" + FILES["csv"].replace(b"\n", b"\n\n"),
+    "comma behind the last row": FILES["array"][:-1] + b",]",
+    "semicolons": FILES["csv"].replace(b",", b";"),
+    "quoted names": FILES["csv"].replace(b"instruction,input", b'"instruction", input'),
+}
+
+
+@pytest.mark.parametrize("case", ODD_TEXTS)
+def test_odd_but_complete_texts(tmp_path: Path, case: str) -> None:
+    (tmp_path / "rows").write_bytes(ODD_TEXTS[case])
+    assert values(tmp_path / "rows") == ROWS
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64])
+def test_an_array_read_in_any_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(json_rows, "CHUNK", chunk)
+    rows = [12, -1.5e10, 1e5, True, None, 'a\\"b\\ud83d\\ude00é한', [[], {}], {"a": {"b": [1, "]}"]}}, 7, "x" * 300]
+    path = tmp_path / "a.json"
+    path.write_text("\n[" + ",\n ".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n")
+    found = raws(path)
+    assert [raw.value for raw in found] == rows
+    assert [raw.place for raw in found] == [f"{path}:{2 + i} (row {1 + i})" for i in range(len(rows))]
+    path.write_text('[\n{"a": 1},\n  {"a" 1}]')
+    assert f"Expecting ':' delimiter\n  where: {path}:3:8, row 2" in refused(path)
+
+
+def test_rows_know_their_place(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("\n[\n  1,\n\n  {\n  }, 3\n]")
+    (tmp_path / "b.jsonl").write_text('\n{"a": 1}\n\n[]\n')
+    (tmp_path / "c.csv").write_text('Q,A\na,"b\nc"\n\nd,e\n')
+    (tmp_path / "d").write_bytes(FILES["parquet"])
+    at = [raw.place.removeprefix(str(tmp_path)) for name in "abcd" for raw in raws(next(tmp_path.glob(f"{name}*")))]
+    assert at[:5] == ["/a.json:3 (row 1)", "/a.json:5 (row 2)", "/a.json:6 (row 3)", "/b.jsonl:2", "/b.jsonl:4"]
+    assert at[5:] == ["/c.csv:2", "/c.csv:5", "/d, row 1", "/d, row 2", "/d, row 3"]
+
+
+def test_one_row_on_one_line_is_jsonl(tmp_path: Path) -> None:
+    for row in ({**A, "tags": ["x"]}, {"messages": [{"role": "user", "content": "a"}]}, {**A, "instances": [{}]}):
+        (tmp_path / "a.json").write_text(json.dumps(row) + "\n\n")
+        assert values(tmp_path / "a.json") == [row]
+    for row in ({**A, "refs": [{"url": "u"}]}, {"Q": "q", "A": "a", "turns": [{}]}):  # lists in rows of known forms
+        (tmp_path / "a.json").write_text(json.dumps(row))
+        assert values(tmp_path / "a.json") == [row]
+    (tmp_path / "a.json").write_text(json.dumps({"version": 1, "list": [A]}) + "\n\n\n" + json.dumps(A))
+    assert len(values(tmp_path / "a.json")) == 2  # not alone: lines, one of them odd
+
+
+def test_texts_stay_byte_for_byte(tmp_path: Path) -> None:
+    odd = [
+        {"instruction": "Use {input} and {instruction}", "output": "{output}"},
+        {"instruction": "{0.__class__.__init__.__globals__} {{ 7*7 }} %s $x", "output": "</s><s>[INST]"},
+        {"instruction": " a\u2028b\u2029c\x85d\x0b\x0c\r\n\t", "output": "  x  \n"},
+        {"instruction": "nul \x00 in text", "output": "\x00\x01\x1f\x7f"},
+        {"instruction": "\u202eright to left\u202c \u200f \u0627", "output": "emoji 😀 \ufeff e\u0301 é 👩‍👩‍👧"},
+    ]
+    (tmp_path / "a").write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in odd), encoding="utf-8")
+    (tmp_path / "b").write_text(json.dumps(odd, ensure_ascii=False), encoding="utf-8")
+    cells = "".join('"{instruction}","{output}"\n'.format(**row) for row in odd)
+    (tmp_path / "c").write_bytes(f"instruction,output\n{cells}".encode())
+    (tmp_path / "d").write_bytes(parquet_of(pa.Table.from_pylist(odd)))
+    for name in "abcd":
+        examples = [check(raw, source("x")) for raw in raws(tmp_path / name)]
+        assert [{"instruction": e.instruction, "output": e.output} for e in examples] == odd  # type: ignore[union-attr]
+
+
+def test_a_glob_reads_its_files_in_order(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for i, name in enumerate(("c.jsonl", "a.jsonl", "in/b.jsonl", "x.txt")):
+        (tmp_path / name).write_text(json.dumps({"n": i}))
+    assert [raw.place for raw in raws(tmp_path / "*.jsonl")] == [f"{tmp_path}/a.jsonl:1", f"{tmp_path}/c.jsonl:1"]
+    assert values(tmp_path / "**" / "*.jsonl") == [{"n": 1}, {"n": 0}, {"n": 2}]
+    assert files_of(source(tmp_path / "*.jsonl")) == [tmp_path / "a.jsonl", tmp_path / "c.jsonl"]
+    (tmp_path / "odd[1].jsonl").write_text("[5]")
+    assert values(tmp_path / "odd[1].jsonl") == [5]  # a file that is there wins over the glob
+    (tmp_path / "d.jsonl").write_text("")
+    assert f"the file is empty\n  where: {tmp_path}/d.jsonl" in refused(tmp_path / "*.jsonl")
+
+
+# --- what stops the run
+
+MARKED = json.dumps(ROWS).encode("utf-16")
+PRETTY = {"instruction": "a", "output": "b"}
+STOPS: dict[str, tuple[bytes, str, str]] = {
+    "empty": (b"", "the file is empty", ""),
+    "white space": (b" \n\t\r\n ", "the file is empty", ""),
+    "bom only": (b"\xef\xbb\xbf", "the file is empty", ""),
+    "empty gzip": (gzip.compress(b""), "the file is empty", ""),
+    "empty array": (b"[ ]", "the array is empty", ""),
+    "one column": (b"instruction\nabc\n", "neither JSON nor JSONL, CSV, Parquet or Arrow: it begins with 'instr", ":1"),
+    "html": (b"\n<!DOCTYPE html>, <a>", "it begins with '<!DOCTYPE", ":2"),
+    "no-break space": ("\u00a0[]".encode(), "it begins with '\\xa0[]'", ":1"),
+    "truncated in a text": (json.dumps(ROWS).encode()[:60], "the file ends in the middle of row 2", ":1:"),
+    "truncated between fields": (b'[{"instruction": "a",', "the file ends in the middle of row 1", ":1:"),
+    "truncated behind a row": (b'[\n{"instruction": "a", "output": "b"}\n', "ends in the middle, after row 1", ":3"),
+    "truncated behind a comma": (b'[\n{"instruction": "a", "output": "b"},\n', "ends in the middle of row 2", ":3:"),
+    "garbage after the array": (b'[{"instruction": "a", "output": "b"}]\n\n[]', "follows the array: '[]'", ":3"),
+    "no comma": (b'[{"instruction": "a", "output": "b"}\n{}]', "expected , or ] after row 1, found '{'", ":2"),
+    "bad row in an array": (b'[\n{"instruction": "a", "output": "b"},\n{"a" 1}]', "Expecting ':'", ":3:6, row 2"),
+    "raw line break in a text": (b'[{"instruction": "a\nb", "output": "b"}]', "Invalid control character", ":1:"),
+    "nested without an end": (b"[" * 100_000, "brackets are nested too deeply", ":1, row 1"),
+    "pretty object": (json.dumps(PRETTY, indent=1).encode(), "a JSON object instead of an array", ":1"),
+    "pretty list inside": (
+        json.dumps({"data": [PRETTY, PRETTY]}, indent=1).encode(), "keep the list under 'data'", ":1",
+    ),
+    # Its last row is valid JSON on a line of its own, which must not pass for a data set of one row.
+    "rows inside": (
+        b'{"data": [\n' + json.dumps(A).encode() + b",\n" + json.dumps(B).encode() + b"\n]}\n\n",
+        "a JSON object instead of an array of rows (its keys: 'data')", ":1",
+    ),
+    "long object": (b'{"data": [' + b'\n"abcdefgh",' * 500_000 + b"\n1]}", "goes on for more than 4 MB", ":1"),
+    "long list inside": (
+        b'{"version": "1", "data": [' + b'\n{"a": "abcdefgh"},' * 300_000 + b"\n{}]}",
+        "save the list under 'data'", ":1",
+    ),
+    "one-line list inside": (json.dumps({"version": 1, "data": ROWS}).encode(), "keep the list under 'data'", ":1"),
+    "described rows": (json.dumps({"instruction": "x", "data": ROWS}).encode(), "keep the list under 'data'", ":1"),
+    "pretty objects one by one": (
+        "\n".join(json.dumps(r, indent=1) for r in ROWS).encode(), "JSON objects over several lines each", ":1",
+    ),
+    "utf-16 le": (MARKED, "the file is UTF-16, not UTF-8", ""),
+    "utf-16 be": (b"\xfe\xff" + json.dumps(ROWS).encode("utf-16-be"), "the file is UTF-16, not UTF-8", ""),
+    "utf-16 le, no mark": (json.dumps(ROWS).encode("utf-16-le"), "iconv -f UTF-16LE -t UTF-8", ""),
+    "utf-16 be, no mark": (json.dumps(ROWS).encode("utf-16-be"), "iconv -f UTF-16BE -t UTF-8", ""),
+    "utf-16 in gzip": (gzip.compress(MARKED), "the file is UTF-16, not UTF-8", ""),
+    "utf-32": (json.dumps(ROWS).encode("utf-32"), "the file is UTF-32", ""),
+    "zip": (b"PK\x03\x04rest", "the file is a zip archive", ""),
+    "parquet that is none": (b"PAR1rest", "the Parquet file is damaged or cut off", ""),
+    "parquet cut off": (FILES["parquet"][:-20], "the Parquet file is damaged or cut off", ""),
+    "arrow file cut off": (FILES["arrow file"][:-20], "the Arrow file is damaged or cut off", ""),
+    "arrow stream cut off": (FILES["arrow stream"][:-8], "the Arrow stream is cut off: its end mark", ""),
+    "arrow stream broken": (FILES["arrow stream"][:200] + FILES["arrow stream"][-8:], "the Arrow file is damaged", ""),
+    "csv without the columns": (
+        b"Titel,Antwort,Response\na,b,c\n",
+        "no column holds a known question or instruction; the columns are: 'Titel', 'Antwort', 'Response'", ":1",
+    ),
+    "csv without its answer": (b"question,anser,n\na,b,c\n", "columns: {instruction: question, output: anser}", ":1"),
+    "csv without a header": ("안녕,네 안녕하세요\n".encode() * 3, "columns: {instruction: 안녕, output: 네", ":1"),
+    "jsonl in cp949": (f"{json.dumps(A)}\n{json.dumps(C, ensure_ascii=False)}\n".encode("cp949") * 2 + json.dumps(
+        C, ensure_ascii=False).encode("cp949"), "the file is CP949, not UTF-8", ":2"),
+    "csv with cp949 names": ("질문,답변\n안녕,예\n".encode("cp949"), "iconv -f CP949 -t UTF-8", ":1"),
+    "csv with a column twice": (b"Q,A,A\na,b,c\n", "two columns are called 'A'", ":1"),
+    "csv with an open quote": (b'Q,A\na,b\nc,"d\ne,f\n', "a quotation mark that is opened in this row", ":3"),
+    "parquet without the columns": (parquet_of(pa.table({"a": ["x"], "b": ["y"]})), "columns: {instruction: a, ", ""),
+    "parquet of texts": (parquet_of(pa.table({"text": ["x"]})), "the columns are: 'text'", ""),
+    "parquet with a column twice": (
+        parquet_of(pa.Table.from_arrays([pa.array(["x"])] * 2, ["a", "a"])), "two columns are called 'a'", "",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", STOPS)
+def test_files_that_stop_the_run(tmp_path: Path, case: str) -> None:
+    data, said, place = STOPS[case]
+    path = tmp_path / "rows.json"
+    path.write_bytes(data)
+    message = refused(path)
+    assert said in message
+    assert f"{path}{place}" in message
+
+
+@pytest.mark.parametrize("packing", ["gzip", "zstd", "bzip2", "xz"])
+def test_packed_data_that_is_cut_off(tmp_path: Path, packing: str) -> None:
+    rows = [{"instruction": f"{i * i} {i**7}", "output": f"{i**9}"} for i in range(4_000)]
+    packed = PACK[packing]("\n".join(json.dumps(row) for row in rows).encode())
+    path = tmp_path / "rows"
+    for data in (packed[: len(packed) // 2], packed[:-1], packed[:40]):
+        path.write_bytes(data)
+        found: list[Raw] = []
+        with pytest.raises(UserError) as caught:
+            found.extend(read(source(path), 0))
+        assert [raw.value for raw in found] == rows[: len(found)]
+        assert f"the {packing} data is damaged or cut off" in caught.value.what
+        assert f"after {len(found):,} rows" in caught.value.what
+
+
+@pytest.mark.parametrize("packing", ["gzip", "zstd", "bzip2", "xz"])
+def test_packed_files_one_behind_the_other(tmp_path: Path, packing: str) -> None:
+    (tmp_path / "a").write_bytes(PACK[packing](LINES) + PACK[packing](LINES))
+    assert values(tmp_path / "a") == ROWS + ROWS
+
+
+def test_a_csv_row_may_begin_like_a_packed_file() -> None:
+    assert [packing_of(head) for head in (b"BZh,b", b"PK,a", b"(\xb5", b"[1]", b"")] == [""] * 5
+
+
+def test_a_file_without_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.json").write_text("[1]")
+
+    def no_rights(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pipeline.dataset.read.source.opened", no_rights)
+    assert "cannot be read: Permission denied" in refused(tmp_path / "a.json")
+
+
+# --- what costs one row
+
+DEEP = "[" * 900 + "]" * 900
+
+
+def only_bad(path: Path, **more: Any) -> Rejected:
+    """The one row of three that is rejected; the others must be A and B."""
+    found = [check(raw, source(path)) for raw in raws(path, **more)]
+    assert [getattr(e, "instruction", "bad") for e in found] == [A["instruction"], "bad", B["instruction"]]
+    assert isinstance(found[1], Rejected)
+    assert found[1].source == str(path)
+    assert repr(pickle.loads(pickle.dumps(raws(path)))) == repr(raws(path))  # rows go to worker processes
+    return found[1]
+
+
+BAD_ROWS: dict[str, tuple[str, str, str]] = {
+    "no instruction": ('{"output": "b"}', "instruction-missing", "no field 'instruction' (fields: 'output')"),
+    "no output": ('{"instruction": "a"}', "output-missing", "no field 'output' (fields: 'instruction')"),
+    "no fields": ("{}", "instruction-missing", "fields: none"),
+    "instruction null": ('{"instruction": null, "output": "b"}', "instruction-not-text", "instruction is null"),
+    "instruction number": ('{"instruction": 1, "output": "b"}', "instruction-not-text", "instruction is a number"),
+    "instruction empty": ('{"instruction": "", "output": "b"}', "instruction-empty", "instruction is empty"),
+    "instruction blank": ('{"instruction": " \\n\\u3000", "output": "b"}', "instruction-empty", "instruction is empty"),
+    "output null": ('{"instruction": "a", "output": null}', "output-not-text", "output is null"),
+    "output number": ('{"instruction": "a", "output": 1.5}', "output-not-text", "output is a number"),
+    "output not a number": ('{"instruction": "a", "output": NaN}', "output-not-text", "output is a number"),
+    "output infinite": ('{"instruction": "a", "output": -Infinity}', "output-not-text", "output is a number"),
+    "output list": ('{"instruction": "a", "output": ["b"]}', "output-not-text", "output is a list"),
+    "output object": ('{"instruction": "a", "output": {"b": 1}}', "output-not-text", "output is an object"),
+    "output switch": ('{"instruction": "a", "output": true}', "output-not-text", "output is true/false"),
+    "input number": ('{"instruction": "a", "input": 3, "output": "b"}', "input-not-text", "input is a number"),
+    "row is a list": ('["a", "b"]', "not-an-object", "this is a list"),
+    "row is text": ('"a"', "not-an-object", "this is text"),
+    "row is a number": ("7", "not-an-object", "this is a number"),
+    "row is null": ("null", "not-an-object", "this is null"),
+    "lone surrogate": ('{"instruction": "a \\ud800", "output": "b"}', "invalid-utf-8", "instruction is not UTF-8"),
+    "lone surrogate in a key": ('{"\\ud800": "a", "output": "b"}', "instruction-missing", "'\\ud800'"),
+    "lone surrogate in the task": ('{"instruction": "a", "output": "b", "task": "\\ud800"}', "invalid-utf-8", "task"),
+    "escape sequence in a key": ('{"\\u001b[31m": 1}', "instruction-missing", "'\\x1b[31m'"),
+    "5,000 digits": ('{"instruction": "a", "output": ' + "9" * 5000 + "}", "output-not-text", "output is a number"),
+    "deep": ('{"instruction": "a", "output": ' + DEEP + "}", "not-json", "brackets are nested too deeply"),
+    "very deep": ('{"a": "]\\"", "b": ' + "[" * 100_000 + "]" * 100_000 + "}", "not-json", "brackets are nested too"),
+    "key twice": ('{"instruction": "a", "output": "b", "output": "c"}', "duplicate-key", "the field 'output' stands"),
+    "key twice inside": ('{"instruction": "a", "output": "b", "x": {"y": 1, "y": 2}}', "duplicate-key", "'y'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["jsonl", "array"])
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_rows_that_are_rejected(tmp_path: Path, form: str, case: str) -> None:
+    text, rule, reason = BAD_ROWS[case]
+    rows = [json.dumps(A), text, json.dumps(B)]
+    path = tmp_path / "rows.json"
+    path.write_text("\n".join(rows) if form == "jsonl" else "[" + ",\n".join(rows) + "]", encoding="utf-8")
+    bad = only_bad(path)
+    assert bad.rule == rule
+    assert reason in bad.reason
+    assert bad.place == (f"{path}:2" if form == "jsonl" else f"{path}:2 (row 2)")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"instruction": "a", "output": "b", "output": "b"}',
+        '{"instruction": "a", "output": "b", "id": ' + "9" * 5000 + "}",
+        '{"instruction": "a", "input": null, "output": "b"}',
+        '{"instruction": "a", "output": "b", "tree": ' + "[" * 150 + "]" * 150 + "}",
+        '{"instruction": "a", "output": "b", "flat": [' + "[]," * 1000 + "{}]}",
+    ],
+)
+def test_oddities_that_do_no_harm(tmp_path: Path, row: str) -> None:
+    (tmp_path / "a").write_text(row)
+    (example,) = (check(raw, source("x")) for raw in raws(tmp_path / "a"))
+    assert (example.instruction, example.input, example.output) == ("a", "", "b")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "array", "csv"])
+def test_invalid_utf_8_costs_only_its_row(tmp_path: Path, form: str) -> None:
+    rows = [json.dumps(A).encode(), b'{"instruction": "caf\xe9 \xed\xa0\x80", "output": "b"}', json.dumps(B).encode()]
+    data = {"jsonl": b"\n".join(rows), "array": b"[" + b",\n".join(rows) + b"]",
+            "csv": b"instruction,output\nAdd.,3\ncaf\xe9,b\nSay hello.,c"}[form]  # fmt: skip
+    path = tmp_path / "rows"
+    path.write_bytes(data)
+    assert only_bad(path).rule == "invalid-utf-8"
+
+
+@pytest.mark.parametrize("bad", ['{"instruction": "a",', "garbage", "{'a': 1}", '{"a": 1} {"b": 2}', "[" * 100_000])
+def test_a_bad_line_costs_only_itself(tmp_path: Path, bad: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join([json.dumps(A), bad, json.dumps(B)]))
+    found = only_bad(path)
+    assert (found.rule, found.place) == ("not-json", f"{path}:2")
+
+
+@pytest.mark.parametrize("bad", ['{"instruction": "a" "output"}', '{"instruction": "a",', '{"a": [', "{", '{"a": "'])
+def test_a_bad_first_line_costs_only_itself(tmp_path: Path, bad: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{bad}\n{json.dumps(A)}\n{json.dumps(B)}\n")
+    found = raws(path)
+    assert [raw.value for raw in found] == [None, A, B]
+    assert (found[0].place, found[0].rule) == (f"{path}:1", "not-json")
+
+
+BAD_CELLS = {
+    "too few": ("only one", "ragged", "1 cells where the header has 3"),
+    "too many": ("a,b,c,d", "ragged", "4 cells where the header has 3"),
+    "stray quote": ('"a "quoted" word",b,c', "not-csv", "inside quotes a quotation mark is written twice"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CELLS)
+def test_csv_rows_that_are_rejected(tmp_path: Path, case: str) -> None:
+    row, rule, reason = BAD_CELLS[case]
+    path = tmp_path / "rows.csv"
+    path.write_text(f"instruction,input,output\nAdd.,1 2,3\n{row}\nSay hello.,,Hello.\n")
+    bad = only_bad(path)
+    assert (bad.rule, bad.place) == (rule, f"{path}:3")
+    assert reason in bad.reason
+
+
+def test_csv_cells(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b',Q,A\n0,"a ""b"", c","d\r\ne"\r\n1,"","x \x00 y"\r2,c,d\n')
+    assert values(path) == [
+        {"Q": 'a "b", c', "A": "d\r\ne"},
+        {"Q": "", "A": "x \x00 y"},
+        {"Q": "c", "A": "d"},
+    ]
+
+
+# --- Parquet and Arrow
+
+ODD_COLUMNS: dict[str, Any] = {
+    "dictionary": pa.array(["a", "b", "a"]).dictionary_encode(),
+    "large": pa.array(["a", "b", "a"], pa.large_string()),
+    "view": pa.array(["a", "b", "a"], pa.string_view()),
+}
+
+
+@pytest.mark.parametrize("case", ODD_COLUMNS)
+def test_columns_of_text(tmp_path: Path, case: str) -> None:
+    table = pa.table({"instruction": ODD_COLUMNS[case], "output": ODD_COLUMNS[case]})
+    (tmp_path / "a").write_bytes(arrow_of(table, ipc.new_stream))
+    assert values(tmp_path / "a") == [{"instruction": x, "output": x} for x in "aba"]
+
+
+NOT_TEXT: dict[str, tuple[Any, str]] = {
+    "null": (pa.array([None], pa.string()), "output is null"),
+    "no type": (pa.nulls(1), "output is null"),
+    "binary": (pa.array([b"\xff"]), "output is binary data"),
+    "decimal": (pa.array([decimal.Decimal("1.5")]), "output is a number"),
+    "time": (pa.array([datetime.datetime(2020, 1, 1)]), "output is a date"),
+    "nanoseconds": (pa.array([1], pa.timestamp("ns")), "output is "),
+    "far day": (pa.array([10**9], pa.date32()), "holds a value that cannot be read"),
+    "struct": (pa.array([{"role": "user", "content": "x"}]), "output is an object"),
+    "list of structs": (pa.array([[{"role": "user", "content": "x"}]]), "output is a list"),
+    "map": (pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())), "output is a list"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_TEXT)
+def test_columns_of_other_types_end_as_rejections(tmp_path: Path, case: str) -> None:
+    column, reason = NOT_TEXT[case]
+    (tmp_path / "a").write_bytes(parquet_of(pa.table({"instruction": ["q"], "output": column})))
+    (bad,) = (check(raw, source("x")) for raw in raws(tmp_path / "a"))
+    assert isinstance(bad, Rejected)
+    assert reason in bad.reason
+
+
+def test_a_text_that_is_not_utf_8_costs_only_its_row(tmp_path: Path) -> None:
+    texts = pa.array([b"a", b"\xff", b"c"]).view(pa.string())
+    (tmp_path / "a").write_bytes(arrow_of(pa.table({"instruction": texts, "output": ["x"] * 3}), ipc.new_stream))
+    found = raws(tmp_path / "a")
+    assert [raw.rule if raw.error else raw.value["instruction"] for raw in found] == ["a", "unreadable-value", "c"]
+    assert found[1].place == f"{tmp_path}/a, row 2"
+
+
+def test_damaged_offsets_do_not_crash_the_process(tmp_path: Path) -> None:
+    offsets = pa.py_buffer(b"".join(n.to_bytes(4, "little") for n in (0, 1, 1 << 30, 3)))
+    broken = pa.StringArray.from_buffers(3, offsets, pa.py_buffer(b"abc"))
+    (tmp_path / "a").write_bytes(arrow_of(pa.table({"instruction": broken, "output": ["x"] * 3}), ipc.new_file))
+    assert [raw.rule if raw.error else raw.value["instruction"] for raw in raws(tmp_path / "a")][:2] == [
+        "a", "unreadable-value",
+    ]  # fmt: skip
+
+
+def test_batches_of_any_size_are_numbered_through(tmp_path: Path) -> None:
+    table = pa.table({"instruction": [str(i) for i in range(2500)], "output": ["x"] * 2500})
+    (tmp_path / "a").write_bytes(parquet_of(table, row_group_size=700))
+    (tmp_path / "b").write_bytes(arrow_of(table, ipc.new_file))
+    for name in "ab":
+        found = raws(tmp_path / name)
+        assert [raw.value["instruction"] for raw in found] == [str(i) for i in range(2500)]
+        assert found[-1].place == f"{tmp_path}/{name}, row 2500"
+
+
+# --- paths
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"), [("alpca.json", "alpaca.json"), ("alpca*.json", "alpaca.json"), ("alpaca.jsn", "alpaca.json")]
+)
+def test_a_missing_file_names_its_neighbour(tmp_path: Path, wrong: str, near: str) -> None:
+    (tmp_path / near).write_text("[]")
+    message = refused(tmp_path / wrong)
+    assert ("no file matches: " if "*" in wrong else "no such data file: ") + str(tmp_path / wrong) in message
+    assert f"did you mean {tmp_path / near}?" in message
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "a\x00b", "a\x00*", "/nowhere/at/all.json", "/nowhere/*.json", "[{}]"])
+def test_paths_that_cannot_be(path: str) -> None:
+    assert path in refused(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["data/missing.json", "nowhere/missing.jsonl", "nowhere/missing.csv", "nowhere/x.parquet", "nowhere/*.json.gz"],
+)
+def test_a_missing_local_file_never_reaches_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    assert path in refused(path)
+
+
+def test_what_a_path_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.json").write_text("[1]")
+    kinds = {"tatsu-lab/alpaca": "hub", "beomi/KoAlpaca-v1.1a": "hub", "mine": "folder", "families": "families",
+             "mine/a.json": "file", "mine/*.json": "files", "*/a.js?n": "files"}  # fmt: skip
+    assert {path: kind_of(source(path)) for path in kinds} == kinds
+    assert files_of(source("mine")) == files_of(source("mine/*")) == [Path("mine/a.json")]
+    assert files_of(source("tatsu-lab/alpaca")) == files_of(source("families")) == []
+    with pytest.raises(UserError, match="no such data file"):
+        kind_of(source("mine/alpaca"))  # the folder is here, so this is a slip and no hub id
+
+
+def test_families_that_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def used_up(*_: object) -> None:
+        raise ValueError("family 'x' has no more distinct examples after 3 of them")
+
+    assert [raw.place for raw in raws("families", rows=2)] == ["families:1", "families:2"]
+    monkeypatch.setattr("pipeline.dataset.read.source.generate", used_up)
+    assert "no more distinct examples" in refused("families", rows=5)
+
+
+# --- folders
+
+
+def test_the_files_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(A) + "\nbroken\n")
+    (tmp_path / "b.json.gz").write_bytes(gzip.compress(json.dumps([B]).encode()))
+    (tmp_path / "NOTES.md").write_text("hello")
+    found = raws(tmp_path)
+    assert [raw.value for raw in found] == [A, None, B]
+    assert [raw.place for raw in found] == [
+        f"{tmp_path}/{at}" for at in ("a.jsonl:1", "a.jsonl:2", "b.json.gz:1 (row 1)")
+    ]
+    assert capsys.readouterr().out == ""
+    (tmp_path / "test.json").write_text("[1]")  # now `datasets` sees a split, and the others in none
+    message = refused(tmp_path)
+    assert "no split 'train'; there are: test" in message
+    assert "set split: test" in message
+    assert values(tmp_path, split="test") == [1]
+    assert "a.jsonl" in capsys.readouterr().out
+
+
+def test_a_folder_that_save_to_disk_wrote(tmp_path: Path) -> None:
+    import datasets
+
+    rows = [{**A, "messages": [{"role": "user", "content": "x"}]}, {**B, "messages": []}]
+    part = datasets.Dataset.from_list([{**C, "messages": []}, *rows]).select([1, 2])
+    part.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict(train=part, test=part.select([0])).save_to_disk(tmp_path / "two")
+    assert values(tmp_path / "one") == rows
+    assert values(tmp_path / "two", split="test") == rows[:1]
+    assert [raw.place for raw in raws(tmp_path / "two")] == [f"{tmp_path}/two, row 1", f"{tmp_path}/two, row 2"]
+    assert "did you mean" not in refused(tmp_path / "two", split="tset")
+
+
+def test_folders_without_data(tmp_path: Path) -> None:
+    message = refused(tmp_path)
+    assert f"cannot load the data set '{tmp_path}'" in message
+    assert "the folder must hold data files" in message
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- {config_name: one, data_files: a.csv}\n- {config_name: two, data_files: b.csv}\n---\n"
+    )
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text(f"Q,A\n{name},x\n")
+    assert "name one of them: subset: ..." in refused(tmp_path)
+    assert values(tmp_path, subset="two") == [{"Q": "b", "A": "x"}]
+
+
+def test_a_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked = []
+
+    def load(path: str, name: str | None, revision: str | None) -> Any:
+        asked.append((path, name, revision))
+        return datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS), more=datasets.Dataset.from_list([A]))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert values("who/what", subset="s") == ROWS
+    assert [raw.place for raw in raws("who/what", split="more")] == ["who/what, row 1"]
+    assert asked == [("who/what", "s", None), ("who/what", None, None)]
+    assert "no split 'mroe'; there are: train, more" in refused("who/what", split="mroe")
+
+
+def test_a_hub_data_set_says_its_commit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import datasets
+
+    def load(path: str, name: str | None, revision: str | None) -> Any:
+        commit = {"v1": "1" * 40}.get(str(revision), "a" * 40)
+        files = {f"hf://datasets/{path}@{commit}/data/train.parquet": {"num_bytes": 9, "checksum": None}}
+        return datasets.Dataset.from_list(ROWS, info=datasets.DatasetInfo(download_checksums=files))
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: datasets.DatasetDict(train=load(*a, **k)))
+    assert raws("who/what")[0].place == "who/what@aaaaaaaaaa, row 1"
+    assert f"who/what is read at commit {'a' * 40}; `revision:` keeps it" in capsys.readouterr().out
+    assert raws("who/what", revision="v1")[0].place == "who/what@1111111111, row 1"
+    assert capsys.readouterr().out.endswith(f"is read at commit {'1' * 40}\n")
+
+
+# --- large things, scaled down
+
+
+@pytest.mark.parametrize("form", ["jsonl", "array", "csv"])
+def test_a_row_of_five_megabytes(tmp_path: Path, form: str) -> None:
+    row = {"instruction": "long", "output": 'word "x" \\ \n' * 400_000}
+    one = json.dumps(row)
+    data = {"jsonl": f"{json.dumps(A)}\n{one}\n{json.dumps(B)}", "array": f"[{json.dumps(A)},{one},{json.dumps(B)}]",
+            "csv": 'instruction,output\nlong,"' + row["output"].replace('"', '""') + '"\n'}[form]  # fmt: skip
+    (tmp_path / "a").write_text(data, newline="")
+    found = values(tmp_path / "a")
+    assert found == ([row] if form == "csv" else [A, row, B])
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    def peak(size: int, form: str) -> int:
+        row = json.dumps({"instruction": "q" * 400, "output": "a" * 600})
+        path = tmp_path / "a"
+        path.write_text("\n".join([row] * size) if form == "jsonl" else "[" + ",\n".join([row] * size) + "]")
+        tracemalloc.start()
+        try:
+            assert sum(1 for _ in read(source(path), 0)) == size
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    for form in ("jsonl", "array"):
+        assert peak(6_000, form) < peak(3_000, form) * 1.2 + 1_000_000
+
+
+def test_many_blank_lines_and_empty_rows(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("\n" * 100_000 + "{}\n" * 20_000 + "\n" * 100_000)
+    found = raws(tmp_path / "a")
+    assert len(found) == 20_000
+    assert found[0].place == f"{tmp_path}/a:100001"
+
+
+# --- files that grow
+
+
+@pytest.mark.parametrize("packing", ["gzip", "zstd", "bzip2", "xz"])
+def test_a_file_that_unpacks_to_far_more_than_data_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packing: str
+) -> None:
+    monkeypatch.setattr(packed, "HARMLESS", 1 << 20)
+    path = tmp_path / "a.jsonl"
+    row = json.dumps(A).encode() + b"\n"
+    path.write_bytes(PACK[packing](row * ((8 << 20) // len(row))))
+    assert "unpacks to more than" in refused(path)
+    path.write_bytes(PACK[packing](row * ((1 << 20) // len(row))))
+    assert len(values(path)) == (1 << 20) // len(row)
+
+
+def test_parquet_of_more_rows_than_its_size_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "HARMLESS", 1000)
+    monkeypatch.setattr(columnar, "MOST_GROWTH", 1)
+    monkeypatch.setattr(packed, "MOST_GROWTH", 1)
+    path = tmp_path / "a.parquet"
+    path.write_bytes(parquet_of(pa.table({"instruction": ["x"] * 100_000, "output": ["y"] * 100_000})))
+    assert "100,000 rows" in refused(path)

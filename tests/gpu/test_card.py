@@ -1,0 +1,121 @@
+"""What only a card shows: a run that was stopped there ends with the same bits, on each way through the model."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.kernels import attention
+from pipeline.kernels.layout import Layout
+from pipeline.prompt.pack import Packer
+from pipeline.run.folder import Run
+from pipeline.training import checkpoint
+from tests.helpers.packs import tokens_of
+from tests.helpers.tiny import make_base, make_config, run_to
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+WORDS = ["the", "name", "of", "city", "is", "hello", "list", "copy", "write", "number", "word", "text", "red"]
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base with widths as fp8 takes them."""
+    shape = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32, "max_position_embeddings": 2048}
+    return make_base(tmp_path_factory.mktemp("wide"), **shape)
+
+
+@pytest.fixture(scope="session")
+def long_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Answers of several of attention's pieces: sums over one piece have only one order."""
+    draw = random.Random(5)
+    rows = [
+        {"instruction": f"Say {n}.", "output": " ".join(draw.choices(WORDS, k=draw.randint(100, 900)))}
+        for n in range(100)
+    ]
+    path = tmp_path_factory.mktemp("rows") / "rows.json"
+    path.write_text(json.dumps(rows))
+    return path
+
+
+class Killed(Exception):
+    pass
+
+
+WAYS = {
+    "graphs": ("train.batch_size=16",),
+    "no graphs": ("train.graphs=false",),
+    "shared, several packs": ("train.graphs=false", "train.micro_tokens=4096", "prompt.template=alpaca"),
+    "blocks again": ("train.graphs=false", "train.checkpointing=block"),
+    "fp8": ("model.quantize=fp8",),
+    "plain": ("train.fast=false",),
+    "full": ("adapter.method=full", "train.lr=1e-3"),
+    "full, blocks again": ("adapter.method=full", "train.lr=1e-3", "train.checkpointing=block"),
+    "head": ("adapter.method=head",),
+    "norms": ("adapter.method=norms",),
+    "dora": ("adapter.dora=true",),
+    "ia3": ("adapter.method=ia3",),
+    "houlsby": ("adapter.method=houlsby",),
+    "prefix": ("adapter.method=prefix",),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_that_was_killed_ends_bit_identical(
+    wide: Path, long_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    way: str,
+) -> None:  # fmt: skip
+    overrides = (
+        f"data.sources=[{{path: {long_rows}}}]", "data.holdout=[]", "prompt.cutoff=1024", "model.dtype=bf16", *WAYS[way]
+    )  # fmt: skip
+    whole = run_to(make_config(tmp_path, wide, "name=whole", *overrides), "train", tmp_path)
+    said = capsys.readouterr().out
+    assert "no CUDA graphs" not in said
+    assert "may differ in its last digits" not in said
+    assert (whole.manifest("adapter") or {})["counts"]["path"] == ("plain" if way in ("plain", "prefix") else "fast")
+    stock = checkpoint.save
+
+    def dies(root: Path, step: int, *args: Any) -> None:
+        stock(root, step, *args)
+        if step == 3:
+            raise Killed
+
+    killed = make_config(tmp_path, wide, "name=killed", *overrides)
+    monkeypatch.setattr(checkpoint, "save", dies)
+    with pytest.raises(Killed):
+        run_to(killed, "train", tmp_path)
+    monkeypatch.setattr(checkpoint, "save", stock)
+    run_to(killed, "train", tmp_path)
+    assert "going on from step 3" in capsys.readouterr().out
+    ours, theirs = ({f.name: load_file(f) for f in adapter_of(run)} for run in (Run(tmp_path / "killed"), whole))
+    assert ours.keys() == theirs.keys()
+    for file, tensors in ours.items():
+        assert [name for name, tensor in tensors.items() if not torch.equal(tensor, theirs[file][name])] == []
+
+
+def adapter_of(run: Run) -> list[Path]:
+    return sorted(run.folder("adapter").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("leading", [[], [list(range(1000, 1100))]], ids=["apart", "shared"])
+def test_attention_adds_in_a_fixed_order(tmp_path: Path, leading: list[list[int]]) -> None:
+    """Gradients of a preamble's keys come from several pieces of queries, each from another part of the card."""
+    torch.manual_seed(0)
+    rows = [[*(leading[0] if leading else []), *range(7, 7 + 31 * n)] for n in range(1, 25)]
+    pack = Packer(tokens_of(tmp_path, rows, [0] * 24), leading, 1 << 40).pack(range(24))
+    layout = Layout.of(pack, torch.device("cuda"), plain=False)
+    size = (len(pack.ids), 9, 64)
+    leaves = [torch.randn(size, device="cuda", dtype=torch.bfloat16).requires_grad_() for _ in range(3)]
+    grad = torch.randn(size, device="cuda", dtype=torch.bfloat16)
+    found = set()
+    for _ in range(10):
+        out = attention.attention(*leaves, layout, 0.125)
+        made = torch.cat([t.flatten() for t in (out.detach(), *torch.autograd.grad(out, leaves, grad))])
+        found.add(made.cpu().view(torch.int16).numpy().tobytes())
+    assert len(found) == 1

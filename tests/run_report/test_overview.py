@@ -1,0 +1,182 @@
+"""The run's page: right at every stage of a run, tells what is stale or missing, shows any text and runs none."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.schema import Config
+from pipeline.pages.drawing import Curve, Dot, Drawing, svg
+from pipeline.run.errors import UserError
+from pipeline.run.files import write_text
+from pipeline.run.folder import Run
+from pipeline.run_report import curves
+from pipeline.run_report.curves import Pair
+from pipeline.run_report.parts import read
+from pipeline.run_report.results import benchmarks, reading, side_by_side
+from pipeline.run_report.sections import duration
+from pipeline.run_report.stage import build
+from pipeline.stages import make_report
+from pipeline.training.metrics import running
+from tests.data_report.test_report import Seen
+from tests.helpers.overview_run import RUN, finish, metrics_lines, whole
+from tests.helpers.report_run import CONFIG, make_run
+from tests.helpers.tiny import make_config, run_to
+
+__all__ = ["whole"]  # a fixture: used by name
+
+
+def seen(path: Path) -> Seen:
+    found = Seen()
+    found.feed(path.read_text(encoding="utf-8"))
+    return found
+
+
+def test_it_shows_hostile_text_and_runs_none_of_it(whole: Path) -> None:
+    page = seen(whole)
+    assert (page.tags["script"], page.tags.get("img", 0), page.handlers) == (1, 0, [])
+    assert page.text.count("<script>alert(1)</script>") > 12
+    outside = [link for link in page.links if not link.startswith("#")]
+    assert outside == ["data:,", "compare/compare%20page.html"]
+    assert len(set(page.ids)) == len(page.ids)
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    assert not re.search("[\x00-\x08\u202a-\u202e\ufeff\ud800-\udfff]", whole.read_text())
+
+
+def test_all_of_it_is_there(whole: Path) -> None:
+    text = " ".join(seen(whole).text.split())
+    for wanted in (
+        "1,000parameters trained, 20.00%", "1 min 16 sof training on cpu", "2.00 → 0.50held-out loss",
+        "+0.100 ± 0.100forgetting", "62%win rate before a judge", "40 steps of 8 rows", "step 7", "3 of 4 answers",
+        "held-out rows: loss (4 rows)",
+        "few <steps>", "more & more", "1 of 4", "0.6 ± 0.02", "better", "ab12", "cd34", "one seed",
+        "all842262.5%30.6% to 86.3%", "agreed with itself on 75.0% of the pairs", "step 40 <script>",
+    ):  # fmt: skip
+        assert wanted in text, wanted
+    assert "not made" not in text
+    assert "somebody" not in whole.read_text(), "a folder of this machine"
+
+
+@pytest.mark.parametrize("stage", ["data", "tokens", "training", "trained"])
+def test_it_works_at_every_stage_and_names_the_command_for_the_rest(tmp_path: Path, stage: str) -> None:
+    run = make_run(tmp_path / "test", tokens=stage != "data")
+    if stage == "training":
+        write_text(run.root / "metrics.jsonl", "".join(f"{line}\n" for line in map(json.dumps, metrics_lines(20))))
+    if stage == "trained":
+        finish(run)
+        for folder in ("export", "eval", "judge", "compare"):
+            run.folder(folder).rename(tmp_path / folder)
+    page = seen(build(CONFIG, run))
+    wanted = {"make export", "make eval", "make judge", "make compare"} | (
+        {"make train"} if stage != "trained" else set()
+    )
+    assert {f"{command} CONFIG=..." in page.text for command in wanted} == {True}
+    assert ("make data CONFIG=..." in page.text) == (stage == "data")
+    assert ("Not finished: step 20 is the last one" in page.text) == (stage == "training")
+    assert ("held-out loss while training" in page.text) == (stage in ("training", "trained"))
+
+
+def test_an_empty_folder_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing was made"):
+        make_report(CONFIG, Run(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_is_stale_or_differs_is_said(tmp_path: Path) -> None:
+    run = finish(make_run(tmp_path / "test"))
+    assert read(RUN, run).old == {}
+    with run.writing("tokens", {"dataset": "another"}) as out:
+        out.counts["train"] = {}
+    other = RUN.model_copy(update={"train": RUN.train.model_copy(update={"lr": 0.5})})
+    parts = read(other, run)
+    assert parts.old.keys() == {"tokens", "adapter"}
+    assert parts.differs == {"train.lr": (0.0002, 0.5)}
+    assert parts.config.train.lr == 0.0002, "the folder's own config counts"
+    text = seen(build(other, run)).text
+    assert "training: made from an earlier result of tokens; others are there now." in text
+    assert "train.lr (0.0002, now 0.5)" in text
+    write_text(run.root / "config.yaml", "name: test\nold_key: 1\n")
+    assert "cannot be read by this version" in seen(build(other, run)).text
+
+
+def test_a_real_run_is_read_and_not_touched(base: Path, tmp_path: Path) -> None:
+    config = make_config(tmp_path, base, "train.max_steps=2", "eval.max_new_tokens=24")
+    run = run_to(config, "train", tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in run.root.rglob("*") if p.is_file()}
+    text = seen(build(config, run)).text
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert "do not end by themselves" in text
+    assert "train.lr=0.01" in text
+    assert "parameters 41,120, trained 896" in " ".join(text.split()), "the plan"
+    assert str(tmp_path) not in (run.root / "report.html").read_text()
+
+
+def test_nothing_trained_is_no_gap(base: Path, tmp_path: Path) -> None:
+    path = make_config(tmp_path, base).model_dump(mode="json")
+    path |= {"adapter": {"method": "none"}, "train": {"tracker": "none"}}
+    config = Config.model_validate(path)
+    run = run_to(config, "train", tmp_path)
+    text = seen(build(config, run)).text
+    assert "Nothing is trained: adapter.method is none." in text
+    assert "One run with one seed" not in text
+
+
+def test_curves_take_any_numbers() -> None:
+    lines = [{"step": 1, "loss": 2.0, "lr": 0.0, "tokens": 5, "seconds": 0.0}, {"step": 2, "loss": float("nan")}]
+    assert curves.points(lines, "loss") == [(1.0, 2.0)]
+    for draw in (curves.losses, curves.rate, curves.speed):
+        for found in ([], lines, metrics_lines(3)):
+            for width in (340.0, 880.0):
+                assert svg(draw(found, width), "wide").startswith("<svg")
+    assert running([2.0, 1.0]) == [2.0, pytest.approx(1.9)]
+    assert running([]) == []
+    many = [(float(n), 1.0) for n in range(10_000)]
+    assert len(curves.thinned(many)) <= 300
+    assert curves.thinned(many[:10]) == many[:10]
+    drawing = curves.losses(metrics_lines(40), 880)
+    assert [len(m.points) for m in drawing.marks if isinstance(m, Curve)] == [40, 40, 5, 5]
+    assert sum(isinstance(m, Dot) for m in drawing.marks) == 10
+    assert any("step 20: training, each step 0.936" in getattr(m, "tip", "") for m in drawing.marks)
+
+
+def test_ticks_are_round() -> None:
+    assert curves.ticks(2.3, 4) == [0, 1, 2]
+    assert curves.ticks(0.002, 4) == pytest.approx([0, 0.0005, 0.001, 0.0015, 0.002])
+    assert curves.ticks(100, 5) == [0, 20, 40, 60, 80, 100]
+
+
+def test_pairs_stay_on_the_scale() -> None:
+    drawing: Drawing = curves.pairs([Pair("a", 0.0, 1.0, 0.1, 0.1), Pair("b" * 90, 0.5, 0.5)], 340, "x", "X")
+    dots = [m for m in drawing.marks if isinstance(m, Dot)]
+    assert len(dots) == 4
+    assert min(d.x for d in dots) >= 0
+    assert max(d.x for d in dots) <= 340
+
+
+def test_a_change_is_read_by_its_error() -> None:
+    def read_(change: float | None, error: float | None, better: str = "up") -> str:
+        return reading({"change": change, "change_error": error, "better": better})
+
+    assert read_(0.05, 0.01) == "better"
+    assert read_(0.05, 0.01, "down") == "worse"
+    assert read_(0.05, 0.03) == "within two standard errors"
+    assert read_(-0.05, None) == "worse, error unknown"
+    assert read_(None, None) == read_(0.1, 0.01, "") == ""
+
+
+def test_odd_results_of_others_do_not_break_the_page(tmp_path: Path) -> None:
+    run = finish(make_run(tmp_path / "test"))
+    write_text(run.folder("eval") / "eval.json", '{"rows": ["text", {"name": 5}, {"base": "x", "tuned": true}]}')
+    write_text(run.folder("judge") / "judge.json", '{"win_rate": 0.5, "by_category": 3}')
+    parts = read(RUN, run)
+    assert "not measured" in benchmarks(parts)
+    assert "No pairs were judged" in side_by_side(parts)
+    write_text(run.folder("judge") / "judge.json", "[]")
+    assert "No pairs were judged" in side_by_side(read(RUN, run))
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (45, 145.4, 11_400)] == ["45 s", "2 min 25 s", "3 h 10 min"]
