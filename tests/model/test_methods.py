@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import itertools
 import json
 import math
@@ -473,14 +474,6 @@ def test_examples_come_from_the_questions_task(prepared: Run, base: Path, tmp_pa
 
 def talks(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> int:
     """Asks one question in chat; returns how many tokens went in."""
-    asked = iter(["Say hello."])
-
-    def ask(prompt: str) -> str:
-        try:
-            return next(asked)
-        except StopIteration:
-            raise EOFError from None
-
     seen: list[int] = []
     reply = chatting.Talker.reply
 
@@ -490,7 +483,7 @@ def talks(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> int:
         return reply(talker, question, given)
 
     with monkeypatch.context() as patch:
-        patch.setattr("builtins.input", ask)
+        patch.setattr("sys.stdin", io.StringIO("Say hello.\n"))
         patch.setattr(chatting.Talker, "reply", watched)
         chatting.chat(config, run)
     assert len(seen) == 1
