@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ from pipeline.config.contradictions import Key, contradictions
 from pipeline.config.schema import Config
 from pipeline.config.values import SYNONYMS
 from pipeline.run.encoding import read_text
-from pipeline.run.errors import UserError
+from pipeline.run.errors import UserError, one_line
+from pipeline.run.nearest import closest, nearest_file
 from pipeline.run.yaml_text import parsed
 
 INDEX = re.compile(r"^[0-9]{1,6}$")
@@ -94,12 +94,7 @@ def dump(config: Config) -> str:
 
 def _read(path: Path) -> str:
     if not path.is_file():
-        near = (
-            difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], 1)
-            if path.parent.is_dir()
-            else []
-        )
-        hint = f"did you mean {path.parent / near[0]}?" if near else "give CONFIG=configs/NAME.yaml"
+        hint = nearest_file(path, "give CONFIG=configs/NAME.yaml", "*.yaml")
         raise UserError("no such config file", str(path), hint)
     return read_text(path)
 
@@ -187,7 +182,7 @@ def _yaml_said(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "brackets are nested too deeply, or an alias holds itself"
     if isinstance(error, yaml.YAMLError):
-        return getattr(error, "problem", None) or " ".join(str(error).split())
+        return getattr(error, "problem", None) or one_line(error)
     return "a number has too many digits"
 
 
@@ -233,12 +228,12 @@ def _suggest(key: Key) -> str:
     if leaf in SYNONYMS:
         return f"; here it is {SYNONYMS[leaf]}"
     dotted = ".".join(p for p in key if isinstance(p, str))
-    near = difflib.get_close_matches(dotted, known, 1, 0.75)
+    near = closest(dotted, known, alike=0.75)
     if not near:  # right name in the wrong section, or a slip in the last part alone
         parent = ".".join(dotted.split(".")[:-1])
         same = [k for k in known if k.split(".")[-1] == leaf]
         beside = [k for k in known if ".".join(k.split(".")[:-1]) == parent]
-        close = difflib.get_close_matches(leaf, [k.split(".")[-1] for k in beside], 1, 0.5)
+        close = closest(leaf, [k.split(".")[-1] for k in beside], alike=0.5)
         near = [" or ".join(same)] if same else [k for k in beside if close and k.split(".")[-1] == close[0]]
     if near:
         return f"; did you mean {near[0]}?"

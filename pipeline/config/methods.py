@@ -6,9 +6,10 @@ the config is checked against this table.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Literal
+
+from pipeline.run.nearest import nearest
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,5 @@ def check_name(name: object) -> str:
     """
     if isinstance(name, str) and name in METHODS:
         return name
-    near = difflib.get_close_matches(str(name).lower(), METHODS, 1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise ValueError(f"no such method; {hint}there is {', '.join(METHODS)}")
+    hint = nearest(str(name).lower(), METHODS)
+    raise ValueError(f"no such method; {hint}{' ' if hint else ''}there is {', '.join(METHODS)}")

@@ -8,7 +8,6 @@ wrong with one row stays with that row; only what makes the whole file unreadabl
 from __future__ import annotations
 
 import codecs
-import difflib
 import glob
 import itertools
 import os
@@ -25,6 +24,7 @@ from pipeline.dataset.read.tree import gathered
 from pipeline.demo.families import generate
 from pipeline.run.encoding import SAMPLE, likely
 from pipeline.run.errors import UserError
+from pipeline.run.nearest import nearest_file
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 DATA_FILE = re.compile(r"\.(jsonl?|csv|tsv|txt|parquet|arrow|ya?ml|gz|zip|xz|bz2|zst)$", re.IGNORECASE)
@@ -60,10 +60,7 @@ def kind_of(source: Source) -> str:
     beside = os.path.isdir(path.parent)
     if HUB_ID.match(source.path) and not DATA_FILE.search(source.path) and not beside:
         return "hub"
-    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], 3) if beside else []
-    fix = "give a file, a glob, a folder, or a hub id such as tatsu-lab/alpaca"
-    if near:
-        fix = f"did you mean {' or '.join(str(path.parent / name) for name in near)}?"
+    fix = nearest_file(path, "give a file, a glob, a folder, or a hub id such as tatsu-lab/alpaca", most=3)
     what = "no file matches" if glob.has_magic(source.path) else "no such data file"
     raise UserError(f"{what}: {source.path}", "data.sources", fix)
 
