@@ -321,7 +321,7 @@ def test_runs_moves_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from pipeline.run import Run
+from pipeline.run.folder import Run
 with Run(Path(sys.argv[1])).lock():
     print("held", flush=True)
     time.sleep(60)
