@@ -64,7 +64,7 @@ def key(config: Config, run: Run) -> dict[str, Any]:
     return {
         "version": 2,
         "eval": {name: wanted[name] for name in names},
-        "inputs": input_hashes(files, run.manifest("eval")),
+        "inputs": input_hashes(files),
         "tokens": run.result("tokens"),
         "export": run.result("export"),
     }

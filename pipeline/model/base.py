@@ -18,9 +18,9 @@ from pipeline.config.schema import Model
 from pipeline.dataset.read.source import HUB_ID
 from pipeline.model.base_folder import check_folder, is_whole
 from pipeline.prompt import tokenizer_files
-from pipeline.run.digest import cache
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.files import read_json
+from pipeline.run.hash_cache import cache_folder
 from pipeline.run.json_file import is_count
 from pipeline.run.nearest import nearest_file
 from pipeline.run.terminal import quoted
@@ -104,7 +104,7 @@ def resolve(model: Model) -> Base:
     if kind == "gguf":
         from pipeline.model.gguf import convert
 
-        folder = convert(Path(model.base), cache() / "base")
+        folder = convert(Path(model.base), cache_folder() / "base")
     elif kind == "hub":
         folder = _download(model.base, "model.base", HUB_FILES, model.revision)
         commit = folder.name

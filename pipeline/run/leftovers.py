@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from pathlib import Path
 
 from pipeline.run.errors import UserError
-from pipeline.run.files import readable_size
+from pipeline.run.files import folder_size, readable_size
 from pipeline.run.progress import say
 
 PLACES = (".*.tmp", "*/.*.tmp", "*/*/.*.tmp")
@@ -48,11 +47,6 @@ def run_folders(root: Path) -> list[Path]:
     return [p for p in there if p.is_dir() and not p.is_symlink() and any((p / mark).exists() for mark in MARKS)]
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of the files in a folder."""
-    return sum(Path(top, name).lstat().st_size for top, _, names in os.walk(folder) for name in names)
-
-
 def show_runs(root: Path) -> list[Path]:
     """Prints what `make clean-runs` would remove, with sizes; returns the folders.
 
@@ -62,7 +56,7 @@ def show_runs(root: Path) -> list[Path]:
     found = run_folders(root)
     if not found:
         raise UserError("there are no runs here", str(root), "name another folder with RUNS=...")
-    sizes = {path: size_of(path) for path in found}
+    sizes = {path: folder_size(path) for path in found}
     for path, size in sizes.items():
         say(f"{readable_size(size):>10}  {path}")
     say(f"{readable_size(sum(sizes.values())):>10}  in {len(found)} runs")
