@@ -176,7 +176,7 @@ def exclusive(path: Path, wait: bool) -> Iterator[TextIO]:
 
 
 def _open_lock(path: Path) -> int:
-    """A handle of a plain file with one name, made where there is none."""
+    """A handle of the lock file, a plain file with one name; it is created when missing."""
     # Without O_NONBLOCK a pipe of that name would be waited for.
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     fix = "remove it, then run the same command again"
@@ -187,8 +187,8 @@ def _open_lock(path: Path) -> int:
             what = "the lock is not a plain file: a link or a folder is in its place"
             raise UserError(what, str(path), fix) from None
         raise
-    found = os.fstat(handle)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         os.close(handle)
         raise UserError("the lock is not a plain file of its own: another file would be overwritten", str(path), fix)
     return handle
@@ -210,21 +210,21 @@ def make_folder(folder: Path) -> None:
             raise UserError("cannot be made: the file system there takes no folders", str(folder), fix) from None
 
 
-# What a user can do something about; any other error of the disk keeps its traceback.
+# Errors that a user can fix; any other error of the disk keeps its traceback.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO)
 
 
 @contextlib.contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turns a full disk, missing rights or a name that cannot be into a message. safetensors reports a full disk as
-    its own error."""
+    """Turns a full disk, missing rights or an impossible name into a `UserError`; safetensors reports a full disk as an
+    error of its own."""
     try:
         yield
     except Exception as error:
         code = getattr(error, "errno", None)
-        said = str(error)
-        if code in FULL or "No space left" in said or "os error 28" in said:
+        text = str(error)
+        if code in FULL or "No space left" in text or "os error 28" in text:
             raise UserError(
                 "no space left on the disk; what was there before is untouched", str(folder),
                 "free some space or move the run folder with RUNS=/other/disk, then run the same command again",

@@ -34,9 +34,9 @@ from typing import Any, NamedTuple
 
 from pipeline import __version__
 from pipeline.run.errors import UserError
-from pipeline.run.files import exclusive, read_json, recover, replace_folder, sha256_file, sha256_json, write_json
+from pipeline.run.files import exclusive, read_json, replace_folder, sha256_file, sha256_json, write_json
 from pipeline.run.hash_cache import cached_sha256
-from pipeline.run.leftovers import left_over, remove
+from pipeline.run.leftovers import clean_up, half_written
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "sentencepiece", "peft", "accelerate", "datasets", "safetensors")
 
@@ -202,15 +202,12 @@ class Run:
                     f"the run folder is in use by process {error}", str(self.root),
                     'wait for it, stop it, or give this run another name (ARGS="name=other")',
                 ) from None  # fmt: skip
-            for old in self.root.glob(".*.old"):  # a crash fell between two renames
-                recover(old.with_name(old.name[1:-4]))
-            for path in left_over(self.root):
-                remove(path)
+            clean_up(self.root)
             yield
 
     def sweep(self) -> None:
         """Removes what a killed process left, unless another one is at work or the folder cannot be written."""
-        if left_over(self.root):
+        if half_written(self.root):
             with contextlib.suppress(UserError), self.lock():
                 pass
 

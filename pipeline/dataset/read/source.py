@@ -22,7 +22,7 @@ from pipeline.dataset.read.compressed import Bomb, Damaged, Stream, opened
 from pipeline.dataset.read.raw import Raw
 from pipeline.dataset.read.tree import gathered
 from pipeline.demo.families import generate
-from pipeline.run.encoding import SAMPLE, likely
+from pipeline.run.encoding import SAMPLE, likely_encoding
 from pipeline.run.errors import UserError
 from pipeline.run.nearest import nearest_file
 
@@ -200,7 +200,7 @@ def _eight_bit_coding(head: bytes) -> tuple[str, int]:
     wrong = [number for number, line in enumerate(lines, 1) if not _is_utf_8(line)]
     if len(wrong) * 2 <= sum(bool(line.strip()) for line in lines):
         return "", 0
-    coding = likely(b"\n".join(lines[number - 1] for number in wrong))
+    coding = likely_encoding(b"\n".join(lines[number - 1] for number in wrong))
     return coding if coding != "WINDOWS-1252" or len(wrong) > 2 else "", wrong[0]
 
 
