@@ -9,14 +9,49 @@ python -m scripts.adapters combine NAME A=0.7 B=0.3 [--how cat|svd|ties|dare] [-
 """
 
 import argparse
+from typing import Any
 
 from pipeline.command import guarded, main
+from pipeline.config.adapter_name import BASE
 from pipeline.config.schema import Config
+from pipeline.model.base import resolve
 from pipeline.run.folder import Run
-from pipeline.stages import keep_adapter, measure_adapter
+from pipeline.stages import bring_up_to_date
 from pipeline.store import commands
+from pipeline.store.folder import Store
 
 WITH_CONFIG = ("keep", "measure")
+
+
+def keep_adapter(config: Config, run: Run, name: str, replace: bool) -> None:
+    """Trains, where that is not done, and puts the run's adapter into the store."""
+    store = Store.here()
+    store.check_free(name, replace)
+    bring_up_to_date(config, run, "train")
+    run.check("dataset", "adapter")
+    from pipeline.release.keep import keep
+
+    keep(config, run, resolve(config.model), store, name, replace)
+
+
+def measure_adapter(config: Config, run: Run, name: str) -> dict[str, Any]:
+    """Measures a stored adapter (`base`: none) on the held-out rows of the config's run, prints and records it.
+
+    Returns:
+        The results of `pipeline.store.measure.measure_stored`.
+    """
+    store = Store.here()
+    record = {} if name == BASE else store.record(name)
+    bring_up_to_date(config, run, "tokens")
+    run.check("dataset", "tokens")
+    from pipeline.evaluation.measure import numbers_of
+    from pipeline.store.measure import measure_stored
+
+    results = measure_stored(config, run, resolve(config.model), store, name)
+    commands.print_measured(results)  # before the store, which may be in use by now
+    if record:
+        store.add_results(name, config.name, numbers_of(results), record["files"])
+    return results
 
 
 def start() -> int:

@@ -5,8 +5,31 @@ base: What is 17 + 25?
 {"adapter": "korean", "instruction": "Translate.", "input": "Good morning."}
 """
 
+import sys
+
 from pipeline.command import main
-from pipeline.stages import ask
+from pipeline.config.adapter_name import BASE
+from pipeline.config.schema import Config
+from pipeline.model.base import resolve
+from pipeline.run.folder import Run
+from pipeline.run.progress import say
+from pipeline.serving.questions import read
+from pipeline.store.folder import Store
+
+
+def ask(config: Config, run: Run) -> None:
+    """Answers the questions on standard input, each by the adapter that it names."""
+    questions = read(sys.stdin)
+    store = Store.here()
+    for name in {q.adapter for q in questions} - {BASE}:
+        store.record(name)  # before torch is imported
+    from pipeline.serving.mixed import Mixed
+
+    mixed = Mixed(config, resolve(config.model), store, [q.adapter for q in questions])
+    for q, reply in zip(questions, mixed.answer(questions, config.chat.max_new_tokens), strict=True):
+        end = "" if reply.stopped else f" [cut off after {config.chat.max_new_tokens} tokens]"
+        say(f"{q.adapter}> {q.instruction}{' | ' + q.input if q.input else ''}\n{reply.text.strip()}{end}\n")
+
 
 if __name__ == "__main__":
     raise SystemExit(main(ask, "Answers questions to several stored adapters in one batch."))

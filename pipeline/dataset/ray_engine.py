@@ -16,7 +16,7 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from pipeline.run.errors import UserError
+from pipeline.run.errors import UserError, one_line
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -42,8 +42,7 @@ class RayEngine:
             try:
                 ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
             except (ConnectionError, RuntimeError, ValueError) as error:
-                said = " ".join(str(error).split())[:300]
-                raise UserError(f"no Ray cluster: {said}", "data.engine", "check RAY_ADDRESS") from None
+                raise UserError(f"no Ray cluster: {one_line(error)}", "data.engine", "check RAY_ADDRESS") from None
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors come back to us; the rest is chatter
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True

@@ -44,7 +44,7 @@ def key(config: Config, run: Run) -> dict[str, Any]:
     files = [path for source in config.data.sources for path in files_of(source)]
     files += [path for benchmark in config.data.benchmarks for path in benchmark_files(benchmark.path)]
     data = {name: value for name, value in config.value("data").items() if name not in HOW}
-    return {"version": 3, "data": data, "inputs": input_hashes(files, run.manifest("dataset"))}
+    return {"version": 3, "data": data, "inputs": input_hashes(files)}
 
 
 def build(config: Config, run: Run, stage_key: dict[str, Any] | None = None) -> None:

@@ -11,13 +11,13 @@ other outputs follow from the input by a fixed rule (a sum, the next weekday, JS
 
 from __future__ import annotations
 
-import difflib
 import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipeline.demo import words
+from pipeline.run.nearest import closest
 
 Parts = tuple[str, str, str]
 Make = Callable[[random.Random], Parts]
@@ -83,7 +83,7 @@ def _choose(names: Sequence[str] | None) -> list[Family]:
         return list(FAMILIES.values())
     for name in names:
         if name not in FAMILIES:
-            near = difflib.get_close_matches(name, FAMILIES, n=3, cutoff=0.4) or list(FAMILIES)
+            near = closest(name, FAMILIES, most=3, alike=0.4) or list(FAMILIES)
             raise ValueError(f"unknown family {name!r}; nearest names: {', '.join(near)}")
     if len(set(names)) != len(names):
         raise ValueError(f"a family is named twice: {', '.join(names)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 from pathlib import Path
@@ -16,6 +15,7 @@ from lm_eval.tasks import TaskManager
 
 from pipeline.evaluation.tasks import FIELD, LOCAL
 from pipeline.run.errors import UserError
+from pipeline.run.nearest import nearest
 from pipeline.run.progress import bar
 
 CPU_BATCH = 8
@@ -95,8 +95,7 @@ class Harness:
         """
         name = task + LOCAL if self.local else task
         if name not in self.manager.all_tasks:
-            near = difflib.get_close_matches(task, self.manager.all_tasks, 1)
-            fix = f"did you mean {near[0]}?" if near else "list them: .venv/bin/lm_eval ls tasks"
+            fix = nearest(task, self.manager.all_tasks, "list them: .venv/bin/lm_eval ls tasks")
             raise UserError(f"lm-evaluation-harness has no task {task!r}", FIELD, fix)
         self.model.task, self.model.cut = f"{who}: {task}", 0
         try:

@@ -9,7 +9,6 @@ the folder gives the same numbers.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from pipeline.evaluation.local_rows import KOBEST, read
 from pipeline.run.errors import UserError
 from pipeline.run.files import json_text, write_text
 from pipeline.run.folder import Run, input_hashes
+from pipeline.run.nearest import nearest
 
 LOCAL = "_local"  # at the end of a task's name in files and in the harness; tables leave it out
 FIELD = "eval.tasks"
@@ -64,7 +64,7 @@ def key(config: Config, run: Run) -> dict[str, Any]:
     return {
         "version": 2,
         "eval": {name: wanted[name] for name in names},
-        "inputs": input_hashes(files, run.manifest("eval")),
+        "inputs": input_hashes(files),
         "tokens": run.result("tokens"),
         "export": run.result("export"),
     }
@@ -107,8 +107,7 @@ def _leaves(task: str, folder: Path) -> list[tuple[str, Path]]:
     if task in GROUPS:
         return [leaf for name in KOBEST for leaf in _leaves(f"kobest_{name}", folder)]
     if task not in SINGLE:
-        near = difflib.get_close_matches(task, [*SINGLE, *GROUPS], 1)
-        fix = f"did you mean {near[0]}?" if near else "one of " + ", ".join([*SINGLE, *GROUPS])
+        fix = nearest(task, [*SINGLE, *GROUPS], "one of " + ", ".join([*SINGLE, *GROUPS]))
         raise UserError(f"no benchmark {task!r} can be read from files", FIELD, fix)
     paths = [p for p in sorted(folder.glob(SINGLE[task].pattern)) if p.is_file()]
     return [(task, paths[0])] if paths else []

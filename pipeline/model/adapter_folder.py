@@ -14,6 +14,7 @@ from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base, kind_of
 from pipeline.model.methods.method import SETTINGS
 from pipeline.prompt.encode import Encoder
+from pipeline.run.errors import one_line
 from pipeline.run.files import read_json, write_json, write_text
 from pipeline.run.progress import say
 
@@ -64,8 +65,7 @@ def complete(folder: Path, config: Config, base: Base, encoder: Encoder, longest
     try:
         tokenizer = hf_tokenizer.build(encoder, longest)
     except Exception as error:  # transformers raises its own kinds; a trained adapter is worth more than a tokenizer
-        said = " ".join(str(error).split())[:300]
-        say(f"adapter: no tokenizer is stored with it, transformers cannot build this one: {said}")
+        say(f"adapter: no tokenizer is stored with it, transformers cannot build this one: {one_line(error)}")
     else:
         hf_tokenizer.save(tokenizer, encoder, folder)
     write_text(folder / CARD, card(config, base, encoder))

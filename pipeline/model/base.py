@@ -7,7 +7,6 @@ only, never from a pickle, and no code of a repository is ever run.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import os
 import re
@@ -19,10 +18,11 @@ from pipeline.config.schema import Model
 from pipeline.dataset.read.source import HUB_ID
 from pipeline.model.base_folder import check_folder, is_whole
 from pipeline.prompt import tokenizer_files
-from pipeline.run.digest import cache
-from pipeline.run.errors import UserError
+from pipeline.run.errors import UserError, one_line
 from pipeline.run.files import read_json
+from pipeline.run.hash_cache import cache_folder
 from pipeline.run.json_file import is_count
+from pipeline.run.nearest import nearest_file
 from pipeline.run.terminal import quoted
 
 TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model"]
@@ -68,7 +68,7 @@ def kind_of(model: Model) -> str:
     if HUB_ID.match(model.base) and path.suffix != ".gguf":
         return "hub"
     fetched = "make fetches it: make train CONFIG=..." if path.parts[:2] == (".cache", "demo") else ""
-    raise UserError(f"no such base model: {model.base}", "model.base", fetched or _nearest(path) or f"give {WANTED}")
+    raise UserError(f"no such base model: {model.base}", "model.base", fetched or nearest_file(path, f"give {WANTED}"))
 
 
 def _no_path(text: str) -> str:
@@ -80,13 +80,6 @@ def _no_path(text: str) -> str:
     except OSError as error:
         return "is too long" if error.errno == errno.ENAMETOOLONG else ""
     return ""
-
-
-def _nearest(path: Path) -> str:
-    """Asks about the name that is most like a missing one; empty when there is none."""
-    there = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, there, 1)
-    return f"did you mean {path.parent / near[0]}?" if near else ""
 
 
 def resolve(model: Model) -> Base:
@@ -111,7 +104,7 @@ def resolve(model: Model) -> Base:
     if kind == "gguf":
         from pipeline.model.gguf import convert
 
-        folder = convert(Path(model.base), cache() / "base")
+        folder = convert(Path(model.base), cache_folder() / "base")
     elif kind == "hub":
         folder = _download(model.base, "model.base", HUB_FILES, model.revision)
         commit = folder.name
@@ -138,7 +131,7 @@ def _tokenizer_folder(path: str) -> Path:
         return folder
     if HUB_ID.match(path):
         return _download(path, "model.tokenizer", TOKENIZER_FILES)
-    fix = _nearest(folder) or "name a folder with tokenizer.model or tokenizer.json"
+    fix = nearest_file(folder, "name a folder with tokenizer.model or tokenizer.json")
     raise UserError(f"no such folder: {path}", "model.tokenizer", fix)
 
 
@@ -162,8 +155,9 @@ def _download(id: str, where: str, patterns: list[str], revision: str = "") -> P
     try:
         return Path(snapshot_download(id, **wanted))
     except Exception as error:  # many kinds, from the network up to the hub's own
-        said = " ".join(str(error).split())[:300]
-        fix = _nearest(Path(id)) or "check the id, the network, and HF_TOKEN for gated models; or give a local folder"
+        said = one_line(error)
+        other = "check the id, the network, and HF_TOKEN for gated models; or give a local folder"
+        fix = nearest_file(Path(id), other)
         name = f"{id!r} at {revision!r}" if revision else f"{id!r}"
         raise UserError(f"{name} is no folder here, and cannot be fetched from the hub: {said}", where, fix) from None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.model.gguf_header import damage
-from pipeline.run.errors import UserError
+from pipeline.run.errors import UserError, one_line
 from pipeline.run.files import exclusive, need_space, replace_folder, sha256_file
 from pipeline.run.progress import bar, say
 
@@ -60,7 +60,7 @@ def _convert(file: Path, folder: Path) -> None:
             tokenizer = AutoTokenizer.from_pretrained(**place)
             progress.update()
         except Exception as error:  # unknown architectures, broken files: each its own kind
-            said = " ".join(str(error).split())[:300]
+            said = one_line(error)
             raise UserError(
                 f"transformers cannot read this GGUF file: {said}", str(file), "give the model as a safetensors folder"
             ) from None

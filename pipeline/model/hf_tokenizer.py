@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from pipeline.dataset.example import Example
 from pipeline.prompt import tokenizer_files
 from pipeline.prompt.encode import Encoder
-from pipeline.run.errors import UserError
+from pipeline.run.errors import UserError, one_line
 from pipeline.run.files import read_json, write_json
 
 
@@ -54,7 +54,7 @@ def _read(kind: Any, folder: Path) -> Any:
     try:
         return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # each tokenizer's class raises kinds of its own
-        said = " ".join(str(error).split())[:300]
+        said = one_line(error)
         raise UserError(f"transformers cannot load the tokenizer: {said}", str(folder), tokenizer_files.FIX) from None
 
 

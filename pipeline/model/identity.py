@@ -1,8 +1,8 @@
 """What a base is, by content: wherever it lies, whenever it was copied, however its JSON is laid out.
 
-Only files that decide what the model or its tokenizer does enter, each by its whole sha256 (`pipeline/run/digest.py`
-keeps those, so that asking again reads nothing). `fingerprint.py` names a base too: by samples of its tensors, for the
-adapter store, where one base may be cut into other files.
+Only files that decide what the model or its tokenizer does enter, each by its whole sha256, which
+`pipeline/run/hash_cache.py` keeps, so that asking again reads nothing. `fingerprint.py` names a base too: by samples of
+its tensors, for the adapter store, where one base may be cut into other files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.config.schema import Model
 from pipeline.model.base import kind_of
 from pipeline.model.base_folder import weight_files
-from pipeline.run.digest import digest, json_digest
+from pipeline.run.hash_cache import cached_json_sha256, cached_sha256
 
 MODEL_FILES = ("config.json", "generation_config.json")
 TOKENIZER_FILES = (
@@ -43,7 +43,7 @@ def identity(model: Model, again: bool = False) -> dict[str, Any]:
     if found["kind"] == "folder":
         folder = Path(model.base)
         weights = [folder / name for name in weight_files(folder)]
-        found["weights"] = {path.name: digest(path, again) for path in weights if path.is_file()}
+        found["weights"] = {path.name: cached_sha256(path, again) for path in weights if path.is_file()}
     return found
 
 
@@ -56,7 +56,7 @@ def tokenizer_identity(model: Model, again: bool = False) -> dict[str, Any]:
     elif kind == "hub":
         found["id"] = f"{model.base}@{model.revision}" if model.revision else model.base
     elif kind == "gguf":
-        found["weights"] = digest(path, again)  # the tokenizer is inside
+        found["weights"] = cached_sha256(path, again)  # the tokenizer is inside
     else:
         found["settings"] = _digests(path, MODEL_FILES, again)
     place = Path(model.tokenizer) if model.tokenizer else path
@@ -69,4 +69,6 @@ def tokenizer_identity(model: Model, again: bool = False) -> dict[str, Any]:
 
 def _digests(folder: Path, names: tuple[str, ...], again: bool) -> dict[str, str]:
     paths = [folder / name for name in names if (folder / name).is_file()]
-    return {p.name: json_digest(p, IGNORED, again) if p.suffix == ".json" else digest(p, again) for p in paths}
+    return {
+        p.name: cached_json_sha256(p, IGNORED, again) if p.suffix == ".json" else cached_sha256(p, again) for p in paths
+    }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,8 @@ from pipeline.config.method_rules import spec_of
 from pipeline.config.schema import Config, Model
 from pipeline.model.base import Base
 from pipeline.model.base_folder import too_large
-from pipeline.run.errors import UserError
+from pipeline.run.errors import UserError, one_line
+from pipeline.run.nearest import nearest
 from pipeline.run.progress import say
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -80,7 +79,7 @@ def read_shape(place: str, local: bool = True) -> Any:
         shape = AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=local)
         wrong = too_large(shape.to_dict())
     except Exception as error:  # each model's config class raises kinds of its own
-        raise UserError(f"cannot read the model's settings: {_said(error)}", f"{place}/config.json", fix) from None
+        raise UserError(f"cannot read the model's settings: {one_line(error)}", f"{place}/config.json", fix) from None
     if wrong:
         raise UserError(f"config.json is unfit: {wrong}", f"{place}/config.json", fix)
     return shape
@@ -171,10 +170,10 @@ def _from_folder(folder: Path, dtype: torch.dtype, **how: Any) -> Any:
     except ImportError as error:
         if "quantization_config" in how:
             raise
-        what = f"cannot load the model: it needs a package that is not installed: {_said(error)}"
+        what = f"cannot load the model: it needs a package that is not installed: {one_line(error)}"
         raise UserError(what, str(folder), "install it, or name another base") from None
     except Exception as error:  # of any kind: the code of hundreds of models, on settings that somebody wrote
-        raise UserError(f"cannot load the model: {_said(error)}", str(folder), fix) from None
+        raise UserError(f"cannot load the model: {one_line(error)}", str(folder), fix) from None
     missing = sorted(found["missing_keys"])
     if missing:  # transformers only remarks on it, and goes on with random numbers in their place
         what = f"cannot load the model: {len(missing)} tensors are not in its files, such as {missing[0]}"
@@ -204,27 +203,22 @@ def geometry_config(model: Model) -> Any:
     kind = shape.pop("model_type", "")
     where, fix = "model.geometry", "use the keys of a config.json of that model_type"
     if kind not in CONFIG_MAPPING:
-        raise UserError(f"unknown model_type {kind!r}", where, _nearest(str(kind), CONFIG_MAPPING.keys()) or fix)
+        raise UserError(f"unknown model_type {kind!r}", where, nearest(str(kind), CONFIG_MAPPING.keys(), fix))
     if wrong := too_large(shape):
         raise UserError(f"no model has this shape: {wrong}", where, fix)
     default = CONFIG_MAPPING[kind]()
     known = {*default.to_dict(), *default.attribute_map, *OLDER_KEYS}
     for key in shape:
         if key not in known:  # a config takes any key, so a slip of the pen would leave the default in force
-            raise UserError(f"unknown key {key!r}", where, _nearest(key, known) or fix)
+            raise UserError(f"unknown key {key!r}", where, nearest(key, known, fix))
     try:
         config = AutoConfig.for_model(kind, **shape)
     except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
-        raise UserError(f"not a geometry: {_said(error)}", where, fix) from None
+        raise UserError(f"not a geometry: {one_line(error)}", where, fix) from None
     heads, groups = (getattr(config, name, None) or 1 for name in ("num_attention_heads", "num_key_value_heads"))
     if heads % groups:  # transformers would only notice in the first forward pass
         raise UserError(f"{heads} attention heads do not divide into {groups} key-value heads", where, DIVIDE)
     return config
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(known), 1)
-    return f"did you mean {near[0]}?" if near else ""
 
 
 def add_tokens(model: Any, size: int) -> None:
@@ -244,7 +238,7 @@ def _random(model: Model, dtype: torch.dtype, seed: int) -> Any:
         with torch.device(device()):  # billions of weights are drawn where they stay
             made = AutoModelForCausalLM.from_config(geometry_config(model), dtype=dtype)
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError, AssertionError) as error:
-        raise UserError(f"no model has this shape: {_said(error)}", "model.geometry", DIVIDE) from None
+        raise UserError(f"no model has this shape: {one_line(error)}", "model.geometry", DIVIDE) from None
     generator = torch.Generator(device()).manual_seed(seed)
     with torch.no_grad():
         for parameter in made.parameters():
@@ -274,9 +268,3 @@ def _quantised(model: Model, folder: Path, dtype: torch.dtype) -> Any:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return quantised
-
-
-def _said(error: Exception) -> str:
-    """A library's own words on one line, not too many of them."""
-    said = f"KeyError: {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
-    return " ".join(said.split())[:300]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.config.schema import Config, Model
-from pipeline.model.base import kind_of, resolve
+from pipeline.model.base import Base, kind_of
 from pipeline.model.identity import TOKENIZER_FILES
 from pipeline.prompt import passages
 from pipeline.prompt import template as templates
@@ -14,7 +15,7 @@ SETTINGS = (".json", ".model", ".jinja")
 WEIGHTS = (".safetensors",)
 
 
-def tokenizer_files(model: Model) -> list[Path]:
+def tokenizer_files(model: Model, base: Callable[[], Base]) -> list[Path]:
     """Of the tokenizer; of a .gguf file that has its own, that file.
 
     Raises:
@@ -22,35 +23,35 @@ def tokenizer_files(model: Model) -> list[Path]:
     """
     if kind_of(model) == "gguf" and not model.tokenizer:
         return [Path(model.base)]
-    folder = resolve(model).tokenizer
+    folder = base().tokenizer
     return [path for name in (*TOKENIZER_FILES, "config.json") if (path := folder / name).is_file()]
 
 
-def base_files(model: Model) -> list[Path]:
+def base_files(model: Model, base: Callable[[], Base]) -> list[Path]:
     """Of weights, settings and tokenizer; the .gguf file rather than what it was converted to.
 
     Raises:
         UserError: as `resolve`.
     """
-    files = tokenizer_files(model)
+    files = tokenizer_files(model, base)
     if kind_of(model) == "gguf":
         files.append(Path(model.base))
-    elif folder := resolve(model).folder:
+    elif folder := base().folder:
         files += [path for path in folder.iterdir() if path.suffix in SETTINGS + WEIGHTS and path.is_file()]
     return sorted(set(files))
 
 
-def of_tokens(config: Config) -> list[Path]:
+def of_tokens(config: Config, base: Callable[[], Base]) -> list[Path]:
     """Template and tokenizer."""
-    return [templates.path_of(config.prompt.template), *tokenizer_files(config.model)]
+    return [templates.path_of(config.prompt.template), *tokenizer_files(config.model, base)]
 
 
-def of_train(config: Config) -> list[Path]:
+def of_train(config: Config, base: Callable[[], Base]) -> list[Path]:
     """The base, and the text whose knowledge is guarded, where one is named."""
     named = config.train.ewc_data
-    return base_files(config.model) + ([passages.path_of(named)] if named else [])
+    return base_files(config.model, base) + ([passages.path_of(named)] if named else [])
 
 
-def of_export(config: Config) -> list[Path]:
+def of_export(config: Config, _: Callable[[], Base]) -> list[Path]:
     """The text that forgetting is measured on."""
     return [passages.path_of(config.eval.general)]

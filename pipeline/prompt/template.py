@@ -5,7 +5,6 @@ Substitution is literal and in one pass: an instruction that contains `{input}` 
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -15,8 +14,9 @@ from pathlib import Path
 import yaml
 
 from pipeline.run.encoding import read_text
-from pipeline.run.errors import UserError
+from pipeline.run.errors import UserError, one_line
 from pipeline.run.files import sha256_json
+from pipeline.run.nearest import nearest
 from pipeline.run.yaml_text import parsed
 
 BUILT_IN = Path(__file__).parent / "templates"
@@ -93,8 +93,7 @@ def path_of(name: str) -> Path:
         return BUILT_IN / f"{name}.yaml"
     if os.path.isfile(name):  # not Path.is_file, which fails on a whole template pasted as a name
         return Path(name)
-    near = difflib.get_close_matches(name, names(), 1)
-    fix = f"did you mean {near[0]}?" if near else f"built in: {', '.join(names())}; or give the path of a YAML file"
+    fix = nearest(name, names(), f"built in: {', '.join(names())}; or give the path of a YAML file")
     raise UserError(f"unknown template {name[:80]!r}", "prompt.template", fix)
 
 
@@ -109,15 +108,13 @@ def load(name: str) -> Template:
     try:
         values = parsed(text)[1]
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        said = " ".join(str(error).split())[:200]
+        said = one_line(error, 200)
         raise UserError(f"not a readable template: {said}", str(path), "see pipeline/prompt/templates") from None
     if not isinstance(values, dict):
         raise UserError("a template is a table of keys", str(path), f"keys: {', '.join(KEYS)}")
     for key, value in values.items():
         if key not in KEYS:
-            near = difflib.get_close_matches(str(key), KEYS, 1)
-            fix = f"did you mean {near[0]}?" if near else f"keys: {', '.join(KEYS)}"
-            raise UserError(f"unknown key {key!r}", str(path), fix)
+            raise UserError(f"unknown key {key!r}", str(path), nearest(str(key), KEYS, f"keys: {', '.join(KEYS)}"))
         if not isinstance(value, str):
             raise UserError(f"{key} is not text", str(path), "put it in quotes")
     _check_slots(values, str(path))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.prompt import tokenizer_files
-from pipeline.run.errors import UserError
+from pipeline.run.errors import UserError, one_line
 from pipeline.run.files import read_json, sha256_file, sha256_json
 
 
@@ -84,7 +84,7 @@ class Tokenizer:
         except BaseException as error:  # the Rust side raises plain Exception, and panics past it
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
-            said = " ".join(str(error).split())[:300]
+            said = one_line(error)
             raise UserError(f"not a readable tokenizer.json: {said}", str(path), "fetch the base again") from None
         # From here on special tokens inside a text are read as the letters they are made of.
         self._fast.encode_special_tokens = True

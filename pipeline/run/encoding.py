@@ -30,7 +30,7 @@ LETTERS = {
 }
 
 
-def likely(data: bytes) -> str:
+def likely_encoding(data: bytes) -> str:
     """Name (as iconv knows it) of the encoding that these bytes, which are not UTF-8, look like; empty for none.
 
     Args:
@@ -67,15 +67,15 @@ def _is_common(syllable: str) -> bool:
         return False
 
 
-def said(data: bytes) -> str:
-    """`not UTF-8 text`, with the likely encoding."""
-    name = likely(data)
+def not_utf8(data: bytes) -> str:
+    """`not UTF-8 text`, with the likely encoding, for an error's text."""
+    name = likely_encoding(data)
     return "not UTF-8 text" + (f"; it looks like {name}" if name else "")
 
 
-def advice(data: bytes, name: str = "the file") -> str:
-    """How to make UTF-8 of it."""
-    coding = likely(data)
+def conversion(data: bytes, name: str = "the file") -> str:
+    """The command that makes UTF-8 of a file, for an error's fix."""
+    coding = likely_encoding(data)
     return f"iconv -f {coding} -t UTF-8 {name} > NEW, or save it as UTF-8" if coding else f"save {name} as UTF-8"
 
 
@@ -107,10 +107,10 @@ def decoded(data: bytes, where: str) -> str:
         except UnicodeDecodeError as error:
             start = 0 if 0 in data[:4] else data.rfind(b"\n", 0, error.start) + 1
             line = data.count(b"\n", 0, error.start) + 1
-            raise UserError(said(data[start:]), f"{where}:{line}", advice(data[start:], where)) from None
+            raise UserError(not_utf8(data[start:]), f"{where}:{line}", conversion(data[start:], where)) from None
         if "\0" not in text[:4]:
             return text
-    raise UserError(said(data), where, advice(data, where))
+    raise UserError(not_utf8(data), where, conversion(data, where))
 
 
 def lines(stream: Iterable[str], where: str = "standard input") -> Iterator[str]:
@@ -132,7 +132,8 @@ def lines(stream: Iterable[str], where: str = "standard input") -> Iterator[str]
         try:
             text = data.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError:
-            raise UserError(said(data), place, advice(data, "it")) from None
+            raise UserError(not_utf8(data), place, conversion(data, "it")) from None
         if "\0" in text:
-            raise UserError(said(data) if likely(data) else "not text: it holds zero bytes", place, advice(data, "it"))
+            what = not_utf8(data) if likely_encoding(data) else "not text: it holds zero bytes"
+            raise UserError(what, place, conversion(data, "it"))
         yield text

@@ -31,3 +31,12 @@ class Interrupted(Exception):
     def __init__(self, message: str, code: int = 130) -> None:
         self.code = code
         super().__init__(message)
+
+
+def one_line(error: object, most: int = 300) -> str:
+    """The text of a library's error on one line, cut to `most` characters, for a message of ours.
+
+    A `KeyError` says only the key and some errors say nothing: those are named by their class.
+    """
+    text = f"KeyError: {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+    return " ".join(text.split())[:most]

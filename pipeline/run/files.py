@@ -20,47 +20,51 @@ from pipeline.run.progress import bar
 
 LARGE = 1 << 28  # bytes from which on hashing a file draws a bar
 BLOCK = 1 << 22  # bytes that are hashed at once
-SETTLED = 1e9  # nanoseconds: a file that changed later may change again without another time
-_digests: dict[tuple[Any, ...], str] = {}  # by `_state`: a command hashes no file twice
+# Nanoseconds. A file that changed this short a time ago can change again without another time: its hash is not kept.
+SETTLED = 2_000_000_000
+State = tuple[int, int, int, int, int]
+_hashes: dict[State, str] = {}  # of this process, by `file_state`
 
 
-def sha256_file(path: Path, tell: Callable[[int], Any] | None = None) -> str:
-    """Hex digest of a file's bytes; read once in a process as long as the file stays the same.
+def file_state(path: Path) -> State:
+    """Device, inode, size in bytes, and the times of modification and change in nanoseconds.
 
-    Whether it did is asked of size, both times and inode: a write changes the time of change (ctime), which no program
-    can set back.
+    A file whose state is the same holds the same bytes: a write sets the time of change (ctime), which no program can
+    set back.
+    """
+    stat = os.stat(path)
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def sha256_file(path: Path, progress: Callable[[int], Any] | None = None) -> str:
+    """Hex digest of a file's bytes; a process reads a file once, as long as its state is the same.
 
     Args:
-        tell: is given the number of bytes of each block; without it a large file draws a bar of its own.
+        progress: is called with the number of bytes of each block; without it a large file draws a bar of its own.
     """
-    state = _state(path)
-    if state in _digests:
-        if tell:
-            tell(state[2])
-        return _digests[state]
+    state = file_state(path)
+    size = state[2]
+    if state in _hashes:
+        if progress:
+            progress(size)
+        return _hashes[state]
     digest = hashlib.sha256()
-    large = tell is None and state[2] >= LARGE
-    with contextlib.ExitStack() as open_now:
-        if large:
-            tell = open_now.enter_context(byte_bar(state[2], f"hashing {path.name}")).update
-        file = open_now.enter_context(open(path, "rb", buffering=0))
+    with contextlib.ExitStack() as stack:
+        if progress is None and size >= LARGE:
+            progress = stack.enter_context(byte_bar(size, f"hashing {path.name}")).update
+        file = stack.enter_context(open(path, "rb", buffering=0))
         while block := file.read(BLOCK):
             digest.update(block)
-            if tell:
-                tell(len(block))
-    if _state(path) == state and time.time_ns() - state[4] > SETTLED:
-        _digests[state] = digest.hexdigest()
+            if progress:
+                progress(len(block))
+    if file_state(path) == state and time.time_ns() - state[4] > SETTLED:
+        _hashes[state] = digest.hexdigest()
     return digest.hexdigest()
 
 
 def byte_bar(total: int, what: str) -> Any:
     """A progress bar that counts bytes."""
     return bar(total=total, what=what, unit="B", unit_scale=True, unit_divisor=1000)
-
-
-def _state(path: Path) -> tuple[Any, ...]:
-    found = os.stat(path)
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def sha256_json(value: Any) -> str:
@@ -172,7 +176,7 @@ def exclusive(path: Path, wait: bool) -> Iterator[TextIO]:
 
 
 def _open_lock(path: Path) -> int:
-    """A handle of a plain file with one name, made where there is none."""
+    """A handle of the lock file, a plain file with one name; it is created when missing."""
     # Without O_NONBLOCK a pipe of that name would be waited for.
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     fix = "remove it, then run the same command again"
@@ -183,8 +187,8 @@ def _open_lock(path: Path) -> int:
             what = "the lock is not a plain file: a link or a folder is in its place"
             raise UserError(what, str(path), fix) from None
         raise
-    found = os.fstat(handle)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         os.close(handle)
         raise UserError("the lock is not a plain file of its own: another file would be overwritten", str(path), fix)
     return handle
@@ -206,21 +210,21 @@ def make_folder(folder: Path) -> None:
             raise UserError("cannot be made: the file system there takes no folders", str(folder), fix) from None
 
 
-# What a user can do something about; any other error of the disk keeps its traceback.
+# Errors that a user can fix; any other error of the disk keeps its traceback.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO)
 
 
 @contextlib.contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turns a full disk, missing rights or a name that cannot be into a message. safetensors reports a full disk as
-    its own error."""
+    """Turns a full disk, missing rights or an impossible name into a `UserError`; safetensors reports a full disk as an
+    error of its own."""
     try:
         yield
     except Exception as error:
         code = getattr(error, "errno", None)
-        said = str(error)
-        if code in FULL or "No space left" in said or "os error 28" in said:
+        text = str(error)
+        if code in FULL or "No space left" in text or "os error 28" in text:
             raise UserError(
                 "no space left on the disk; what was there before is untouched", str(folder),
                 "free some space or move the run folder with RUNS=/other/disk, then run the same command again",
@@ -251,9 +255,16 @@ def need_space(folder: Path, needed: int, what: str) -> None:
         )  # fmt: skip
 
 
-def readable_size(count: int) -> str:
-    """Bytes as a person reads them."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+def readable_size(count: float) -> str:
+    """Bytes as a person reads them: in GB, MB or kB."""
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of the files in a folder and those below it; a link counts as the link that it is."""
+    return sum(Path(top, name).lstat().st_size for top, _, names in os.walk(folder) for name in names)
 
 
 def _fsync(path: Path) -> None:

@@ -11,9 +11,9 @@
       compare/, judge/, partial/              answers side by side, verdicts; both as they come
       report.html                             `make report`: all of this on one page, to be forwarded
 
-A stage is up to date when the manifest in its folder carries the same key (config values it depends on, hashes of
-its input files, results of the stages before it) and its files are there, with their sizes: asking reads no large
-file. Their bytes are compared with the manifest where they are used (`Run.check`), and by `make verify`.
+A stage is up to date when the manifest in its folder holds the same key (config values it depends on, hashes of its
+input files, results of the stages before it) and its files are there with their sizes: asking reads no large file.
+Their bytes are compared with the manifest before they are used (`Run.check`), and by `make verify`.
 """
 
 from __future__ import annotations
@@ -30,31 +30,43 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline import __version__
 from pipeline.run.errors import UserError
-from pipeline.run.files import exclusive, read_json, recover, replace_folder, sha256_file, sha256_json, write_json
-from pipeline.run.leftovers import left_over, remove
+from pipeline.run.files import exclusive, read_json, replace_folder, sha256_file, sha256_json, write_json
+from pipeline.run.hash_cache import cached_sha256
+from pipeline.run.leftovers import clean_up, half_written
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "sentencepiece", "peft", "accelerate", "datasets", "safetensors")
 
-# What later stages see of a stage: its files (all, where none are named), and what its manifest says and no file holds.
-# A stage that was made again with another key and gives all this as before makes none of them stale.
-PARTS = ("train", "val", "holdout")
-SEEN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "dataset": (tuple(f"{part}.jsonl" for part in PARTS), ("counts.rehearsal",)),
+SPLITS = ("train", "val", "holdout")
+
+
+class Visible(NamedTuple):
+    """The part of a stage's result that later stages read.
+
+    files: their names; none = all but `NOT_READ`. facts: dotted paths of manifest entries that no file holds.
+    """
+
+    files: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
+
+
+# By folder. A stage that was made again with another key makes later ones stale only when something of this differs.
+VISIBLE = {
+    "dataset": Visible(tuple(f"{split}.jsonl" for split in SPLITS), ("counts.rehearsal",)),
     # Template, rules and end ids shape prompts that are none of these rows: those of the export and of the chat.
-    "tokens": (tuple(f"{part}.arrow" for part in PARTS), (
+    "tokens": Visible(tuple(f"{split}.arrow" for split in SPLITS), (
         "key.dataset", "key.prompt.bos", "key.prompt.join", "counts.template", "counts.tokenizer", "counts.end_id",
         "counts.bos_id",
     )),
-    "adapter": ((), ("key.tokens", "key.model", "key.base", "key.adapter", "key.train.seed")),
-    "export": ((), ("key.adapter",)),
-    "compare": (("answers.jsonl",), ()),
+    "adapter": Visible(facts=("key.tokens", "key.model", "key.base", "key.adapter", "key.train.seed")),
+    "export": Visible(facts=("key.adapter",)),
+    "compare": Visible(("answers.jsonl",)),
 }  # fmt: skip
-# For people; and what the key says too (peft writes it from a set, in another order each time).
-UNSEEN = ("README.md", "probes.json", "adapter_config.json")
+# Read by people only; adapter_config.json says what the key says (peft writes its sets in another order each time).
+NOT_READ = ("README.md", "probes.json", "adapter_config.json")
 
 
 @dataclass(frozen=True)
@@ -77,9 +89,9 @@ class Run:
 
     def manifest(self, stage: str) -> dict[str, Any] | None:
         """What a finished stage wrote about itself; None when it has not finished."""
-        found = read_json(self.folder(stage) / "manifest.json")
-        whole = isinstance(found, dict) and isinstance(found.get("key"), dict) and isinstance(found.get("files"), dict)
-        return found if whole else None
+        value = read_json(self.folder(stage) / "manifest.json")
+        whole = isinstance(value, dict) and isinstance(value.get("key"), dict) and isinstance(value.get("files"), dict)
+        return value if whole else None
 
     def written(self, stage: str) -> int:
         """When a stage's manifest was written, in nanoseconds since 1970; 0 when there is none."""
@@ -89,25 +101,31 @@ class Run:
             return 0
 
     def result(self, stage: str) -> str:
-        """One hash over what later stages see of a finished one (`SEEN`)."""
+        """One hash over what later stages read of a finished one (`VISIBLE`); `missing` when it has not finished."""
         manifest = self.manifest(stage)
         if manifest is None:
             return "missing"
-        names, entries = SEEN.get(stage, ((), ()))
-        wanted = [name for name in manifest["files"] if name in names or (not names and name not in UNSEEN)]
-        hashes = {name: manifest["files"][name]["sha256"] for name in wanted}
-        return sha256_json([hashes, {entry: _entry(manifest, entry) for entry in entries}])
+        visible = VISIBLE.get(stage, Visible())
+        names = visible.files or [name for name in manifest["files"] if name not in NOT_READ]
+        hashes = {name: entry["sha256"] for name, entry in manifest["files"].items() if name in names}
+        return sha256_json([hashes, {path: _entry(manifest, path) for path in visible.facts}])
 
     def content(self, stage: str) -> str:
-        """One hash over all files of a finished stage: for those that show its reports too."""
+        """One hash over all files of a finished stage, for stages that show its reports too."""
         manifest = self.manifest(stage)
         return sha256_json({n: e["sha256"] for n, e in manifest["files"].items()}) if manifest else "missing"
 
-    def is_current(self, stage: str, key: dict[str, Any]) -> bool:
+    def whole(self, stage: str) -> str:
+        """One hash over the key and the files of a finished stage: what keys of the first versions hold of it."""
         manifest = self.manifest(stage)
-        # The key went through JSON when it was written, which makes lists of tuples.
-        wanted = json.loads(json.dumps(key))
-        if manifest is None or (manifest["key"] != wanted and manifest["key"] != self._as_before(wanted)):
+        return sha256_json([manifest["key"], manifest["files"]]) if manifest else "missing"
+
+    def is_current(self, stage: str, key: dict[str, Any]) -> bool:
+        """Whether a stage was made with this key, or with the key that an earlier version wrote for the same inputs,
+        and its files are there with their sizes."""
+        manifest = self.manifest(stage)
+        wanted = _comparable(json.loads(json.dumps(key)))  # as it is read from the manifest: lists, no tuples
+        if manifest is None or _comparable(manifest["key"]) not in (wanted, self._with_whole_results(wanted)):
             return False
         folder = self.folder(stage)
         return all(
@@ -115,14 +133,10 @@ class Run:
             for name, entry in manifest["files"].items()
         )
 
-    def _as_before(self, key: dict[str, Any]) -> dict[str, Any]:
-        """A key as earlier versions wrote it, where the result of a stage was one hash over its key and its files: what
-        was trained with it is not trained again."""
-        found = dict(key)
-        for name in SEEN:
-            if name in found and found[name] == self.result(name) and (manifest := self.manifest(name)):
-                found[name] = sha256_json([manifest["key"], manifest["files"]])
-        return found
+    def _with_whole_results(self, key: dict[str, Any]) -> dict[str, Any]:
+        """A key as earlier versions wrote it, with `whole` where today's has `result`."""
+        results = {name: self.result(name) for name in VISIBLE if name in key}
+        return {**key, **{name: self.whole(name) for name, result in results.items() if key[name] == result}}
 
     def check(self, *stages: str, but: str = "") -> None:
         """Compares every file of finished stages with their manifests, byte for byte, before they are used.
@@ -133,19 +147,19 @@ class Run:
         Raises:
             UserError: a file is damaged, was changed, or is gone. It stays as it is.
         """
-        for folder, manifest in ((self.folder(stage), self.manifest(stage)) for stage in stages):
+        for stage in stages:
+            folder, manifest = self.folder(stage), self.manifest(stage)
             for name, entry in manifest["files"].items() if manifest else ():
-                if (but and name.endswith(but)) or not (wrong := difference(folder / name, entry)):
-                    continue
-                raise UserError(
-                    f"{name} is not what was written: {wrong}", str(folder / name),
-                    f"put the file back, or remove {folder} and run the same command again, which makes it anew "
-                    "(make verify looks at everything)",
-                )  # fmt: skip
+                if not (but and name.endswith(but)) and (wrong := difference(folder / name, entry)):
+                    raise UserError(
+                        f"{name} is not what was written: {wrong}", str(folder / name),
+                        f"put the file back, or remove {folder} and run the same command again, which makes it anew "
+                        "(make verify looks at everything)",
+                    )  # fmt: skip
 
     def made_from(self, paths: list[Path]) -> Run:
         """The same run, whose next stage records these files as what it was made from."""
-        return replace(self, sources={str(p): {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in paths})
+        return replace(self, sources={str(path): _described(path, sha256_file) for path in paths})
 
     @contextlib.contextmanager
     def writing(self, stage: str, key: dict[str, Any]) -> Iterator[StageOutput]:
@@ -155,7 +169,7 @@ class Run:
             output = StageOutput(folder)
             yield output
             files = {
-                str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+                str(path.relative_to(folder)): _described(path, sha256_file)
                 for path in sorted(folder.rglob("*"))
                 if path.is_file()
             }
@@ -180,23 +194,20 @@ class Run:
         Raises:
             UserError: another live process holds it.
         """
-        with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as stack:
             try:
-                held.enter_context(exclusive(self.root / ".lock", wait=False))
+                stack.enter_context(exclusive(self.root / ".lock", wait=False))
             except BlockingIOError as error:
                 raise UserError(
                     f"the run folder is in use by process {error}", str(self.root),
                     'wait for it, stop it, or give this run another name (ARGS="name=other")',
                 ) from None  # fmt: skip
-            for old in self.root.glob(".*.old"):  # a crash fell between two renames
-                recover(old.with_name(old.name[1:-4]))
-            for half in left_over(self.root):
-                remove(half)
+            clean_up(self.root)
             yield
 
     def sweep(self) -> None:
         """Removes what a killed process left, unless another one is at work or the folder cannot be written."""
-        if left_over(self.root):
+        if half_written(self.root):
             with contextlib.suppress(UserError), self.lock():
                 pass
 
@@ -209,23 +220,23 @@ class StageOutput:
     counts: dict[str, Any] = field(default_factory=dict)
 
 
-def difference(path: Path, entry: dict[str, Any], tell: Callable[[int], Any] | None = None) -> str:
+def difference(path: Path, entry: dict[str, Any], progress: Callable[[int], Any] | None = None) -> str:
     """In what a file differs from its entry in a manifest (`bytes`, `sha256`); empty when in nothing.
 
     Args:
-        tell: as `sha256_file` has it.
+        progress: as for `sha256_file`.
     """
     try:
         size = path.stat().st_size
         if size != entry["bytes"]:
             return f"{size:,} bytes instead of {entry['bytes']:,}"
-        return "" if sha256_file(path, tell) == entry["sha256"] else "its bytes have changed (sha256)"
+        return "" if sha256_file(path, progress) == entry["sha256"] else "its bytes have changed (sha256)"
     except OSError as error:
         return "it is gone" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
 
 
 def _entry(manifest: dict[str, Any], path: str) -> Any:
-    """What stands under a dotted path; None when nothing does."""
+    """The value at a dotted path; None when there is none."""
     value: Any = manifest
     for name in path.split("."):
         value = value.get(name) if isinstance(value, dict) else None
@@ -234,44 +245,45 @@ def _entry(manifest: dict[str, Any], path: str) -> Any:
 
 @functools.cache
 def commit() -> str:
-    """Of the checkout that Suri runs from, with `-dirty` where files differ from it; empty when it is none."""
+    """The commit of the checkout that Suri runs from, with `-dirty` where files differ from it; empty elsewhere."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return ""
     command = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"]
     quiet = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        made = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=quiet)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=quiet)
     except (OSError, subprocess.SubprocessError):
         return ""
-    return made.stdout.strip()
+    return answer.stdout.strip()
 
 
 def versions() -> dict[str, str]:
-    """Of Suri, Python and the libraries that shape results, without importing them."""
-    found = {"suri": __version__} | ({"commit": commit()} if commit() else {}) | {"python": platform.python_version()}
-    return found | dict(_libraries())
+    """Versions of Suri, Python and the libraries that shape results, without importing them."""
+    own = {"suri": __version__} | ({"commit": commit()} if commit() else {}) | {"python": platform.python_version()}
+    return own | dict(_libraries())
 
 
 @functools.cache
 def _libraries() -> tuple[tuple[str, str], ...]:
-    found = []
+    pairs = []
     for name in LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found.append((name, metadata.version(name)))
-    return tuple(found)
+            pairs.append((name, metadata.version(name)))
+    return tuple(pairs)
 
 
-def input_hashes(paths: list[Path], manifest: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
-    """Size, time and sha256 of input files; a file that looks untouched since `manifest` is not read again."""
-    before = (manifest or {}).get("key", {}).get("inputs", {})
-    found = {}
-    for path in paths:
-        stat = path.stat()
-        known = before.get(str(path), {})
-        same = known.get("bytes") == stat.st_size and known.get("mtime") == stat.st_mtime_ns
-        digest = known["sha256"] if same else sha256_file(path)
-        # A file whose bytes are the same keeps its old time in the key: a touch alone makes nothing stale.
-        mtime = known["mtime"] if digest == known.get("sha256") else stat.st_mtime_ns
-        found[str(path)] = {"bytes": stat.st_size, "mtime": mtime, "sha256": digest}
-    return found
+def input_hashes(paths: list[Path]) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of input files, for a stage's key; a file that has not changed is not read again."""
+    return {str(path): _described(path, cached_sha256) for path in paths}
+
+
+def _described(path: Path, sha256: Callable[[Path], str]) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def _comparable(key: Any) -> Any:
+    """A key without the files' times that earlier versions wrote into it."""
+    if isinstance(key, dict):
+        return {name: _comparable(value) for name, value in key.items() if name != "mtime"}
+    return [_comparable(value) for value in key] if isinstance(key, list) else key

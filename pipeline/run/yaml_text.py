@@ -1,6 +1,6 @@
-"""YAML of a person or a stranger as plain data, with a bound on what its aliases grow to.
+"""YAML from outside as plain data, with a bound on the number of values that its aliases expand to.
 
-Nine lines of aliases to aliases can stand for 10^9 values. What a document expands to is counted before it is made.
+Nine lines of aliases to aliases can stand for 10^9 values, so they are counted before the document is expanded.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def parsed(text: str, loader: Any = yaml.SafeLoader) -> tuple[Any, Any]:
     if node is None:
         return None, None
     if _size(node, {}) > MOST and "*" in text:
-        said = f"its aliases (*) stand for more than {MOST:,} values"
-        raise yaml.MarkedYAMLError(problem=said, problem_mark=node.start_mark)
+        what = f"its aliases (*) stand for more than {MOST:,} values"
+        raise yaml.MarkedYAMLError(problem=what, problem_mark=node.start_mark)
     return node, yaml.load(text, Loader=loader)
 
 

@@ -149,7 +149,7 @@ def _talk(talker: Talker) -> None:
             print()
             return
         except UnicodeDecodeError as error:
-            say(f"[{encoding.said(error.object)}: set the terminal to UTF-8]")
+            say(f"[{encoding.not_utf8(error.object)}: set the terminal to UTF-8]")
             continue
         command, _, rest = question.partition(" ")
         if command == "/quit":

@@ -22,7 +22,7 @@ from pipeline.model.generate import greedy
 from pipeline.model.load import add_tokens, load_base
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
-from pipeline.run.errors import UserError
+from pipeline.run.errors import UserError, one_line
 from pipeline.serving.questions import Question
 from pipeline.store.folder import Store
 from pipeline.store.load import encoder_as_recorded, side_by_side, verified
@@ -115,7 +115,7 @@ def _try_mixing(model: Any, name: str) -> None:
     try:
         model(input_ids=ids, adapter_names=["a0", "__base__"], use_cache=False)
     except ValueError as error:
-        said = " ".join(str(error).split())[:200]
+        said = one_line(error, 200)
         what = f"adapters of a base of the kind {model.config.model_type} cannot be mixed in one batch: {said}"
         raise UserError(what, "model.base", f"talk to one at a time: make chat ADAPTER={name}") from None
 

@@ -12,7 +12,6 @@ store's lock; readers need none. No torch here.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from pipeline.config.adapter_name import check, problem
 from pipeline.run.errors import UserError
 from pipeline.run.files import disk_errors, exclusive, recover, replace_folder, write_json
 from pipeline.run.json_file import is_deeper
+from pipeline.run.nearest import nearest
 from pipeline.run.terminal import quoted
 
 RECORD = "suri.json"
@@ -87,8 +87,7 @@ class Store:
         # Read from the listing: a file system that takes no notice of case would also open NAME for name.
         there = {p.name for p in self.root.iterdir()} if self.root.is_dir() else set()
         if name not in there:
-            near = difflib.get_close_matches(name, self.names(), 1)
-            fix = f"did you mean {near[0]}?" if near else "`make adapters` lists what there is"
+            fix = nearest(name, self.names(), "`make adapters` lists what there is")
             raise UserError(f"no adapter is called {name}", str(self.root), fix)
         if not _is_folder(found):
             raise UserError(f"{name} is a link or a file, not a folder", str(found), "remove it: rm " + str(found))

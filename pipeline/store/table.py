@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from pipeline.run.errors import UserError
+from pipeline.run.files import readable_size
 from pipeline.run.terminal import quoted
 from pipeline.store.folder import Store, Unreadable
 
@@ -49,7 +50,7 @@ def _width(text: str) -> int:
 def _row(store: Store, name: str, record: dict[str, Any]) -> tuple[str, ...]:
     trained, rank = record["trained_parameters"], record["rank"]
     cells = (
-        record["method"], "" if rank is None else str(rank), f"{trained:,}", _size(store.size(name)),
+        record["method"], "" if rank is None else str(rank), f"{trained:,}", readable_size(store.size(name)),
         f"{_clip(record['base']['name'])} ({record['base']['hash'][:8]})", record["template"]["id"],
         _results(record.get("results")), record["kept"][:10],
     )  # fmt: skip
@@ -71,16 +72,6 @@ def _results(results: Any) -> str:
     return ", ".join(found)
 
 
-def _size(count: int) -> str:
-    return (
-        f"{count / 1e9:.1f} GB"
-        if count >= 1e9
-        else f"{count / 1e6:.1f} MB"
-        if count >= 1e6
-        else f"{count / 1e3:.0f} kB"
-    )
-
-
 def _clip(text: str, most: int = 24) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
@@ -99,4 +90,4 @@ def detail(store: Store, name: str) -> str:
     record = store.record(name)
     text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=110)
     whole = "\n".join(quoted(line, len(line) + 1)[1:-1] for line in text.splitlines())
-    return f"{store.folder(name)}: {_size(store.size(name))}\n{whole}"
+    return f"{store.folder(name)}: {readable_size(store.size(name))}\n{whole}"

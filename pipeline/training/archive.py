@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from pipeline.run.files import disk_errors, make_folder, need_space, read_json
+from pipeline.run.files import disk_errors, folder_size, make_folder, need_space, read_json, readable_size
 from pipeline.run.progress import say
 from pipeline.training import checkpoint
 
@@ -44,7 +44,7 @@ def open_checkpoints(
         with disk_errors(root):
             settle(root, key, weights, beside)
         aside = sum(p.stat().st_size for p in root.glob("*/step-*/*.safetensors"))
-        more = f" (beside {_size(aside)} of other settings in {root})" if aside else ""
+        more = f" (beside {readable_size(aside)} of other settings in {root})" if aside else ""
         need_space(root, checkpoint.space(root, weights, keep), f"checkpoints{more}")
     accelerator.wait_for_everyone()  # no rank may look before the first one has moved what is to be moved
     return checkpoint.newest(root, key, sizes, accelerator.is_main_process) or dict(checkpoint.START)
@@ -92,9 +92,10 @@ def _set_aside(root: Path, owner: str, steps: list[int], beside: Sequence[Path])
         if target.exists():  # the same step of the same run: the same bits
             shutil.rmtree(target)
         os.replace(checkpoint.folder_of(root, step), target)
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    size = folder_size(folder)
     named = f"step{'s' if len(steps) > 1 else ''} {', '.join(map(str, steps))}"
-    say(f"train: the checkpoints here belong to other data, settings or another version ({named}, {_size(size)}): "
+    told = f"{named}, {readable_size(size)}"
+    say(f"train: the checkpoints here belong to other data, settings or another version ({told}): "
         f"set aside in {folder}; going back to those settings goes on from them")  # fmt: skip
 
 
@@ -129,7 +130,3 @@ def _copy(path: Path, target: Path) -> None:
         shutil.copy2(path, temporary)
     os.replace(temporary, target)
     temporary.unlink(missing_ok=True)  # a rename does nothing where both are names of one file
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -15,9 +15,9 @@ from pipeline.config.schema import Config
 from pipeline.model.base import Base, kind_of
 from pipeline.prompt import template as templates
 from pipeline.prompt.stage import rules
-from pipeline.run.digest import digest
 from pipeline.run.files import read_json, sha256_json, write_json
 from pipeline.run.folder import Run
+from pipeline.run.hash_cache import cached_sha256
 from pipeline.run.progress import say
 from pipeline.training import checkpoint
 
@@ -59,19 +59,14 @@ def key(config: Config, run: Run, stage_key: dict[str, Any]) -> dict[str, Any]:
     tokens = {
         "version": 1,
         "prompt": {**rules(config), "template": templates.load(config.prompt.template).hash},
-        "template_file": digest(templates.path_of(config.prompt.template)),
+        "template_file": cached_sha256(templates.path_of(config.prompt.template)),
         "add_tokens": config.value("model.add_tokens"),
         "tokenizer": base,
-        "dataset": _result(run, "dataset"),
+        "dataset": run.whole("dataset"),
     }
     files = (run.manifest("tokens") or {}).get("files")
     same = {name: stage_key[name] for name in ("adapter", "train", "ewc_data")}
     return {"version": 1, "model": config.value("model"), "base": base, "tokens": sha256_json([tokens, files]), **same}
-
-
-def _result(run: Run, stage: str) -> str:
-    manifest = run.manifest(stage)
-    return sha256_json([manifest["key"], manifest["files"]]) if manifest else "missing"
 
 
 def _base(config: Config) -> dict[str, Any]:
@@ -91,7 +86,9 @@ def _base(config: Config) -> dict[str, Any]:
         found["weights"] = {
             p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(path.glob("*.safetensors"))
         }
-    inputs = {str(p): {"bytes": p.stat().st_size, "mtime": p.stat().st_mtime_ns, "sha256": digest(p)} for p in files}
+    inputs = {
+        str(p): {"bytes": p.stat().st_size, "mtime": p.stat().st_mtime_ns, "sha256": cached_sha256(p)} for p in files
+    }
     return {**found, "inputs": inputs}
 
 

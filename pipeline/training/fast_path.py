@@ -19,7 +19,7 @@ from pipeline.model.packed.model import PackedModel
 from pipeline.model.packed.support import NotPackable
 from pipeline.prompt.pack import Pack, Packer
 from pipeline.prompt.tokens import Tokens
-from pipeline.run.errors import UserError
+from pipeline.run.errors import UserError, one_line
 from pipeline.run.progress import say
 from pipeline.training import self_check
 from pipeline.training.memory import choose_micro_tokens, choose_packed, to_come
@@ -85,7 +85,7 @@ def _proven(
     # mistake of ours; all are said.
     except Exception as error:
         why = str(error) if isinstance(error, NotPackable) else f"{type(error).__name__}: {error}"
-        why = " ".join(why.split())[:300]
+        why = one_line(why)
         if config.model.quantize == "fp8":
             raise UserError(f"no fp8: {why}", "model.quantize", "set model.quantize=none or nf4") from None
         say(f"train: the plain path is used: {why}") if told else None

@@ -22,7 +22,7 @@ from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
 from pipeline.model.load import BYTES, DIVIDE, dtype_name, geometry_config, read_shape
 from pipeline.model.packed.support import has_llama_blocks
-from pipeline.run.errors import UserError
+from pipeline.run.errors import UserError, one_line
 from pipeline.training.footprint import Footprint, footprint
 from pipeline.training.memory import FULL, MOST
 from pipeline.training.penalty import kept_numbers
@@ -124,8 +124,7 @@ def _empty(shape: Any) -> Any:
             model = AutoModelForCausalLM.from_config(shape)
         model.tie_weights()
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError, AssertionError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise UserError(f"no model has this shape: {said}", "model", DIVIDE) from None
+        raise UserError(f"no model has this shape: {one_line(error)}", "model", DIVIDE) from None
     return model
 
 

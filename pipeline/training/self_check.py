@@ -16,7 +16,7 @@ from pipeline.kernels.deterministic import deterministic
 from pipeline.kernels.lora import StackedLora
 from pipeline.kernels.types import DropoutSeed
 from pipeline.model.load import dtype_name
-from pipeline.run.errors import UserError
+from pipeline.run.errors import UserError, one_line
 from pipeline.run.progress import say
 from pipeline.training.order import step_rows
 
@@ -180,7 +180,7 @@ def repeats(path: Packed | Plain, row: int, weights: Sequence[torch.Tensor], tol
     except RuntimeError as error:
         if "deterministic" not in str(error):
             raise
-        why = " ".join(str(error).split())[:120]
+        why = one_line(error, 120)
         say(f"train: a run that is repeated or resumed may differ in its last digits: {why}") if told else None
         return False
     finally:

@@ -216,7 +216,7 @@ def done(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, li
 def compared(done: tuple[Path, list[str], Run], base: Path, *more: str) -> Config:
     folder, overrides, run = done
     config = make_config(folder, base, *overrides, *more)
-    stages.compare(config, run)
+    stages.bring_up_to_date(config, run, "compare")
     return config
 
 
@@ -238,8 +238,9 @@ def test_both_models_answer_in_the_trained_form(done: tuple[Path, list[str], Run
 def test_up_to_date_needs_no_torch(done: tuple[Path, list[str], Run], base: Path) -> None:
     compared(done, base)
     code = (
-        "import sys; from pipeline.command import main; from pipeline.stages import compare\n"
-        f"main(compare, '', ['--config', {str(done[0] / 'tiny.yaml')!r}, *{done[1]!r}])\n"
+        "import sys; from pipeline.command import main; from pipeline.stages import bring_up_to_date\n"
+        f"words = ['--config', {str(done[0] / 'tiny.yaml')!r}, *{done[1]!r}]\n"
+        "main(lambda config, run: bring_up_to_date(config, run, 'compare'), '', words)\n"
         f"print(sorted({HEAVY!r} & set(sys.modules)))"
     )
     env = {**os.environ, "RUNS": str(done[0])}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from pipeline.command import main
 from pipeline.config.load import contradictions, dump, load
-from pipeline.config.schema import Config
+from pipeline.config.schema import Benchmark, Config, Source
 from pipeline.config.values import SYNONYMS
 from pipeline.prompt.template import load as load_template
 from pipeline.run.errors import UserError
@@ -395,3 +398,18 @@ def test_a_default_and_the_same_value_written_out_are_the_same_bytes(tmp_path: P
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_every_config_of_the_repository_loads(path: Path) -> None:
     assert load(path).name
+
+
+def test_each_key_says_what_it_is_and_when_to_change_it() -> None:
+    def keys(section: type[BaseModel]) -> Iterator[tuple[str, str]]:
+        for name, field in section.model_fields.items():
+            inner = field.annotation if isinstance(field.annotation, type) else None
+            if inner and issubclass(inner, BaseModel):
+                yield from keys(inner)
+            else:
+                yield f"{section.__name__}.{name}", field.description or ""
+
+    described = [pair for section in (Config, Source, Benchmark) for pair in keys(section)]
+    assert len(described) > 90
+    for key, text in described:
+        assert len(re.findall(r"\S[.](?=\s|$)", text)) >= 2, key

@@ -168,7 +168,7 @@ def test_an_evaluation_after_the_export_generates_no_answer_again(
 
     monkeypatch.setattr(measurement, "greedy", generated)
     monkeypatch.setattr(measurement, "row_sums", generated)
-    stages.evaluate(config, run)
+    stages.bring_up_to_date(config, run, "eval")
     exported = json.loads((run.folder("export") / "results.json").read_text())
     rows = json.loads((run.folder("eval") / "eval.json").read_text())["rows"]
     loss = next(r for r in rows if (r["name"], r["metric"]) == ("held-out rows", "loss"))

@@ -42,7 +42,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory, base: Path) -> tuple[Con
     files = questions(folder / "files")
     config = make_config(folder, base, TASKS, f"eval.task_files={files}", "eval.shots=2", "train.max_steps=2")
     run = Run(folder / "run")
-    stages.evaluate(config, run)
+    stages.bring_up_to_date(config, run, "eval")
     return config, run
 
 
@@ -103,7 +103,7 @@ def test_what_was_measured_is_not_measured_again(
     from pipeline.evaluation import stage
 
     config, run = evaluated
-    stages.evaluate(config, run)
+    stages.bring_up_to_date(config, run, "eval")
     assert "eval: up to date" in capsys.readouterr().out
 
     measured: list[tuple[str, str]] = []
@@ -120,12 +120,12 @@ def test_what_was_measured_is_not_measured_again(
     wanted = config.eval.model_copy(update={"limit": 2})
     short = config.model_copy(update={"eval": wanted})
     with pytest.raises(KeyboardInterrupt):
-        stages.evaluate(short, run)
+        stages.bring_up_to_date(short, run, "eval")
     assert measured == [("base", "arc_easy"), ("base", "lambada_openai")]  # held-out rows do not depend on the limit
     assert read_json(run.folder("eval") / "eval.json") == before
     measured.clear()
     monkeypatch.setattr(stage.Evaluation, "measure", lambda *a: measured.append(a[2:]) or real(*a))
-    stages.evaluate(short, run)
+    stages.bring_up_to_date(short, run, "eval")
     assert measured == [("base", "mmlu"), ("tuned", "arc_easy"), ("tuned", "lambada_openai"), ("tuned", "mmlu")]
     assert {r["n"] for r in read_json(run.folder("eval") / "eval.json")["rows"] if r["name"] == "arc_easy"} == {2}
 
@@ -180,5 +180,5 @@ def test_without_the_harness_it_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     shorter = config.model_copy(update={"eval": config.eval.model_copy(update={"limit": 1})})
     with pytest.raises(UserError, match="is not installed") as error:
-        stages.evaluate(shorter, run)
+        stages.bring_up_to_date(shorter, run, "eval")
     assert "make eval" in error.value.fix

@@ -20,10 +20,10 @@ from tokenizers import Tokenizer as Fast
 from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline import stages
 from pipeline.config.schema import Config, Prompt
 from pipeline.dataset.example import Example
 from pipeline.model import hf_tokenizer
+from pipeline.model.base import resolve
 from pipeline.prompt import template as templates
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
@@ -55,7 +55,7 @@ def copy(exported: tuple[Config, Run], base: Path, tmp_path: Path) -> tuple[Conf
 def again(config: Config, run: Run) -> None:
     """The export stage alone, on whatever lies in the run folder."""
     with run.lock():
-        stages.STAGES[-1].build(config, run, {"again": 1})
+        releasing.export(config, run, resolve(config.model), {"again": 1})
 
 
 def assert_refused(config: Config, run: Run, name: str) -> UserError:

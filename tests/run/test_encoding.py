@@ -19,8 +19,8 @@ CODINGS = {"cp949": "CP949", "utf-16": "UTF-16", "utf-16-le": "UTF-16LE", "utf-1
 
 @pytest.mark.parametrize("coding", CODINGS)
 def test_korean_text_is_told(coding: str) -> None:
-    assert encoding.likely(KOREAN.encode(coding)) == CODINGS[coding]
-    assert encoding.likely(KOREAN.encode(coding)[:-1]) == CODINGS[coding]
+    assert encoding.likely_encoding(KOREAN.encode(coding)) == CODINGS[coding]
+    assert encoding.likely_encoding(KOREAN.encode(coding)[:-1]) == CODINGS[coding]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_korean_text_is_told(coding: str) -> None:
     ],
 )
 def test_other_bytes(data: bytes, name: str) -> None:
-    assert encoding.likely(data) == name
+    assert encoding.likely_encoding(data) == name
 
 
 @pytest.mark.parametrize("coding", ["cp949", "utf-16", "utf-16-le"])

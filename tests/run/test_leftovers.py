@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.run.folder import Run
-from pipeline.run.leftovers import run_folders
 from scripts import clean
+from scripts.clean import run_folders
 
 
 @pytest.fixture

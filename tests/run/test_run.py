@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import signal
 import subprocess
@@ -298,14 +297,23 @@ def test_results_in_an_older_form_are_still_known(tmp_path: Path) -> None:
 def test_input_hashes_ignore_a_mere_touch(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("one")
-    before = input_hashes([path], None)
-    manifest = json.loads(json.dumps({"key": {"inputs": before}}))
+    before = input_hashes([path])
     os.utime(path, ns=(1, 1))
-    assert input_hashes([path], manifest) == before
+    assert input_hashes([path]) == before
     path.write_text("two")
     os.utime(path, ns=(1, 1))
-    after = input_hashes([path], manifest)
-    assert after[str(path)]["sha256"] != before[str(path)]["sha256"]
+    assert input_hashes([path])[str(path)]["sha256"] != before[str(path)]["sha256"]
+
+
+def test_times_in_an_older_key_make_nothing_stale(tmp_path: Path) -> None:
+    run, path = Run(tmp_path / "run"), tmp_path / "a"
+    path.write_text("one")
+    inputs = input_hashes([path])
+    with run.writing("dataset", {"inputs": {str(path): {**inputs[str(path)], "mtime": 12345}}}):
+        pass
+    assert run.is_current("dataset", {"inputs": inputs})
+    path.write_text("two")
+    assert not run.is_current("dataset", {"inputs": input_hashes([path])})
 
 
 def test_runs_moves_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,7 +329,7 @@ def test_runs_moves_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from pipeline.run import Run
+from pipeline.run.folder import Run
 with Run(Path(sys.argv[1])).lock():
     print("held", flush=True)
     time.sleep(60)

@@ -19,8 +19,8 @@ from pipeline.run_report.parts import read
 from pipeline.run_report.results import benchmarks, reading, side_by_side
 from pipeline.run_report.sections import duration
 from pipeline.run_report.stage import build
-from pipeline.stages import make_report
 from pipeline.training.metrics import running
+from scripts.report import make_report
 from tests.data_report.test_report import Seen
 from tests.helpers.overview_run import RUN, finish, metrics_lines, whole
 from tests.helpers.report_run import CONFIG, make_run

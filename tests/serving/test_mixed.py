@@ -11,7 +11,6 @@ import pytest
 import torch
 from peft import IA3Config, PeftModel, PrefixTuningConfig
 
-from pipeline import stages
 from pipeline.config.schema import Config
 from pipeline.model.base import resolve
 from pipeline.model.generate import greedy
@@ -21,6 +20,7 @@ from pipeline.run.terminal import safe
 from pipeline.serving.mixed import Mixed, Reply
 from pipeline.serving.questions import Question, read
 from pipeline.store.folder import Store
+from scripts.ask import ask
 from tests.helpers.shelf import plain, put
 from tests.helpers.tiny import make_base, make_config
 
@@ -201,7 +201,7 @@ def test_the_command(
     monkeypatch.setenv("ADAPTERS", str(store.root))
     monkeypatch.setattr("sys.stdin", io.StringIO("one: Name a colour.\nbase: Name a colour.\n"))
     short = config.chat.model_copy(update={"max_new_tokens": 3})
-    stages.ask(config.model_copy(update={"chat": short}), Run(Path("unused")))
+    ask(config.model_copy(update={"chat": short}), Run(Path("unused")))
     said = capsys.readouterr().out
     for name in ("one", "base"):
         reply = mixed.answer([Question(name, "Name a colour.")], 3)[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +22,7 @@ from pipeline.dataset.clean.placeholders import empty_code, no_input_spelling, o
 from pipeline.dataset.clean.refusals import refusal
 from pipeline.dataset.clean.unseen import drawing_task, image_task, url_task
 from pipeline.run.errors import UserError
+from pipeline.run.nearest import nearest
 
 What = Literal["fix", "reject", "fix or reject"]
 MOST_PASSES = 5  # a fix may uncover something for an earlier rule; more rounds than this were never seen
@@ -122,8 +122,7 @@ class Cleaner:
     def __init__(self, clean: Literal["standard", "none"], rules: Mapping[str, Action]) -> None:
         for name in rules:
             if name not in RULES:
-                near = difflib.get_close_matches(name, RULES, n=1, cutoff=0.4)
-                fix = f"did you mean {near[0]}?" if near else f"the rules are: {', '.join(RULES)}"
+                fix = nearest(name, RULES, f"the rules are: {', '.join(RULES)}", alike=0.4)
                 raise UserError(f"no such cleaning rule: {name!r}", "data.rules", fix)
         defaults = {name: rule.default if clean == "standard" else "off" for name, rule in RULES.items()}
         self.actions: dict[str, Action] = {**defaults, **rules}

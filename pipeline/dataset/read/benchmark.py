@@ -7,7 +7,6 @@ form by the names of its fields.
 from __future__ import annotations
 
 import csv
-import difflib
 import glob
 import io
 import json
@@ -22,6 +21,7 @@ from pipeline.config.schema import Benchmark
 from pipeline.dataset.read.compressed import Damaged, opened
 from pipeline.run.encoding import decoded
 from pipeline.run.errors import UserError
+from pipeline.run.nearest import nearest_file
 
 PLAIN_FIELDS = ("instruction", "question", "prompt", "query", "ctx", "sentence", "text", "q")
 PREFIX = re.compile(r"^\s*(?:Question|Q)\s*:\s*")
@@ -94,9 +94,7 @@ def files_of(pattern: str) -> list[Path]:
     found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True)) if os.path.isfile(path)]
     if found:
         return found
-    parent = Path(pattern).parent
-    near = difflib.get_close_matches(Path(pattern).name, sorted(p.name for p in parent.glob("*")), 1)
-    fix = f"did you mean {parent / near[0]}?" if near else "give the path of a file, or a glob that finds some"
+    fix = nearest_file(Path(pattern), "give the path of a file, or a glob that finds some")
     raise UserError(f"no such benchmark file: {pattern}", "data.benchmarks", fix)
 
 

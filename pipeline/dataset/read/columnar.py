@@ -16,7 +16,7 @@ from pipeline.config.schema import Source
 from pipeline.dataset.read.compressed import MOST_GROWTH, Bomb, Damaged, Stream, is_packed, most_of
 from pipeline.dataset.read.form import require
 from pipeline.dataset.read.raw import Raw
-from pipeline.run.errors import UserError
+from pipeline.run.errors import UserError, one_line
 
 BATCH = 1000  # rows that are Python objects at once
 PARQUET, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
@@ -64,7 +64,7 @@ def rows(stream: Stream, path: Path, source: Source) -> Iterator[Raw]:
         except (UserError, Damaged):
             raise
         except Exception as error:  # a broken byte can make pyarrow raise whatever it likes
-            raise Damaged(f"the {kind} file is damaged or cut off ({' '.join(str(error).split())[:100]})") from None
+            raise Damaged(f"the {kind} file is damaged or cut off ({one_line(error, 100)})") from None
 
 
 def _check_growth(metadata: Any, size: int, path: Path) -> None:
@@ -100,7 +100,7 @@ def _values(piece: Any) -> Iterator[tuple[Any, str]]:
         yield from [(value, "") for value in piece.to_pylist()]
     except Exception as error:  # pyarrow raises half a dozen kinds, by type of column
         if piece.num_rows == 1:
-            yield None, f"holds a value that cannot be read: {' '.join(str(error).split())[:100]}"
+            yield None, f"holds a value that cannot be read: {one_line(error, 100)}"
             return
         for i in range(piece.num_rows):
             yield from _values(piece.slice(i, 1))

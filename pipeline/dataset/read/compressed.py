@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from pipeline.run.errors import UserError
+from pipeline.run.errors import UserError, one_line
 
 CHUNK = 1 << 20  # bytes read at once
 MAGIC = {
@@ -112,7 +112,7 @@ class _Unpacked(io.RawIOBase):
 
 
 def _said(error: Exception) -> str:
-    said = " ".join(str(error).split())
+    said = one_line(error)
     if "too much memory" in said:  # zstd --long=28 and above
         return "its window is larger than 128 MB: pack it again without --long"
     return said[:100]

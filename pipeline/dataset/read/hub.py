@@ -8,7 +8,6 @@ downloaded once and then read from the disk, mapped into memory: streaming would
 from __future__ import annotations
 
 import contextlib
-import difflib
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,8 @@ from typing import Any
 from pipeline.config.schema import Source
 from pipeline.dataset.read.columnar import BATCH, from_batches
 from pipeline.dataset.read.raw import Raw
-from pipeline.run.errors import UserError
+from pipeline.run.errors import UserError, one_line
+from pipeline.run.nearest import closest
 from pipeline.run.progress import say
 
 OURS = ("json", "csv", "parquet", "arrow")  # loaders of `datasets` whose files are read here
@@ -102,8 +102,8 @@ def _is_saved(folder: Path) -> bool:
 def _check_split(source: Source, splits: Mapping[Any, Any]) -> None:
     names = [str(name) for name in splits]
     if source.split not in names:
-        near = difflib.get_close_matches(source.split, names, 1)
-        fix = f"set split: {(near or names or ['?'])[0]}, or name the files themselves, for instance by a glob"
+        near = closest(source.split, names) or names or ["?"]
+        fix = f"set split: {near[0]}, or name the files themselves, for instance by a glob"
         raise UserError(f"no split {source.split!r}; there are: {', '.join(names) or 'none'}", source.path, fix)
 
 
@@ -112,7 +112,7 @@ def _message(source: Source, fix: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the library raises some twenty kinds; all of them mean that it cannot be had
-        said = " ".join(str(error).split())[:300]
+        said = one_line(error)
         if "Config name is missing" in said or "BuilderConfig" in said:
             fix = "name one of them: subset: ..."
         raise UserError(f"cannot load the data set {source.path!r}: {said}", "data.sources", fix) from None

@@ -8,7 +8,6 @@ wrong with one row stays with that row; only what makes the whole file unreadabl
 from __future__ import annotations
 
 import codecs
-import difflib
 import glob
 import itertools
 import os
@@ -23,8 +22,9 @@ from pipeline.dataset.read.compressed import Bomb, Damaged, Stream, opened
 from pipeline.dataset.read.raw import Raw
 from pipeline.dataset.read.tree import gathered
 from pipeline.demo.families import generate
-from pipeline.run.encoding import SAMPLE, likely
+from pipeline.run.encoding import SAMPLE, likely_encoding
 from pipeline.run.errors import UserError
+from pipeline.run.nearest import nearest_file
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 DATA_FILE = re.compile(r"\.(jsonl?|csv|tsv|txt|parquet|arrow|ya?ml|gz|zip|xz|bz2|zst)$", re.IGNORECASE)
@@ -60,10 +60,7 @@ def kind_of(source: Source) -> str:
     beside = os.path.isdir(path.parent)
     if HUB_ID.match(source.path) and not DATA_FILE.search(source.path) and not beside:
         return "hub"
-    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], 3) if beside else []
-    fix = "give a file, a glob, a folder, or a hub id such as tatsu-lab/alpaca"
-    if near:
-        fix = f"did you mean {' or '.join(str(path.parent / name) for name in near)}?"
+    fix = nearest_file(path, "give a file, a glob, a folder, or a hub id such as tatsu-lab/alpaca", most=3)
     what = "no file matches" if glob.has_magic(source.path) else "no such data file"
     raise UserError(f"{what}: {source.path}", "data.sources", fix)
 
@@ -203,7 +200,7 @@ def _eight_bit_coding(head: bytes) -> tuple[str, int]:
     wrong = [number for number, line in enumerate(lines, 1) if not _is_utf_8(line)]
     if len(wrong) * 2 <= sum(bool(line.strip()) for line in lines):
         return "", 0
-    coding = likely(b"\n".join(lines[number - 1] for number in wrong))
+    coding = likely_encoding(b"\n".join(lines[number - 1] for number in wrong))
     return coding if coding != "WINDOWS-1252" or len(wrong) > 2 else "", wrong[0]
 
 

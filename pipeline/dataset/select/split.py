@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -10,6 +9,7 @@ from typing import NamedTuple
 
 from pipeline.config.schema import Data
 from pipeline.run.errors import UserError
+from pipeline.run.nearest import closest
 
 PARTS = ("train", "val", "holdout")
 
@@ -97,7 +97,7 @@ def held_out_tasks(tasks: set[str], data: Data, strict: bool = True) -> set[str]
     for name in data.holdout:
         members = group_members(name, tasks, data.groups) if name in data.groups else {name} & tasks
         if not members and strict:
-            near = difflib.get_close_matches(name, [*tasks, *data.groups], 1)
+            near = closest(name, [*tasks, *data.groups])
             there = f"tasks in the data: {', '.join(sorted(tasks)[:20]) or 'none; name them with data.sources[].task'}"
             what = (
                 f"no row has a task of the group {name!r}" if name in data.groups else f"no row has the task {name!r}"

@@ -17,7 +17,7 @@ from pipeline.config.schema import Adapter
 from pipeline.model.methods import start
 from pipeline.model.methods.method import SETTINGS, WEIGHTS, Method
 from pipeline.model.methods.through_peft import NO_FIT
-from pipeline.run.errors import UserError
+from pipeline.run.errors import UserError, one_line
 from pipeline.run.files import read_json, write_json
 
 
@@ -62,8 +62,7 @@ class OwnForm(Method):
             adapter = Adapter.model_validate({"method": self.name, **saved.get("adapter", {})})
             tensors = load_file(folder / WEIGHTS)
         except Exception as error:  # safetensors, pydantic and the file system each raise their own kinds
-            said = " ".join(str(error).split())[:300]
-            raise UserError(f"the adapter is damaged: {said}", str(folder), NO_FIT) from None
+            raise UserError(f"the adapter is damaged: {one_line(error)}", str(folder), NO_FIT) from None
         weights = self.pick(model, adapter)
         wrong = sorted(set(tensors) ^ set(weights))
         wrong += [n for n, p in weights.items() if n in tensors and p.shape != tensors[n].shape]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 from pipeline.run.errors import UserError
+from pipeline.run.nearest import nearest
 from pipeline.run.progress import say
 
 ALL = ("all-linear",)
@@ -37,8 +37,7 @@ def named(model: Any, targets: Sequence[str]) -> dict[str, Any]:
     for target in targets:
         found = {name: m for name, m in linear.items() if name == target or name.endswith("." + target)}
         if not found:
-            near = difflib.get_close_matches(target.split(".")[-1], short, 1)
-            hint = f"did you mean {near[0]}?" if near else f"this model has {', '.join(short)}; or [all-linear]"
+            hint = nearest(target.split(".")[-1], short, f"this model has {', '.join(short)}; or [all-linear]")
             raise UserError(f"no linear layer is called {target!r}", "adapter.targets", hint)
         chosen |= found
     head = model.get_output_embeddings()

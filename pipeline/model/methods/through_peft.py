@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.config.schema import Adapter
 from pipeline.model.methods.method import WEIGHTS, Method
-from pipeline.run.errors import UserError
+from pipeline.run.errors import UserError, one_line
 
 NO_FIT = "train again, or name the base it was trained on"
 
@@ -35,7 +35,7 @@ class ThroughPeft(Method):
         try:
             adapted = get_peft_model(model, settings)
         except (ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
-            said = " ".join(str(error).split())[:300]
+            said = one_line(error)
             what = f"{self.name} cannot adapt this model of type {model.config.model_type}: {said}"
             if "lora_dropout" in said:  # of experts, whose weights are no layers
                 raise UserError(
@@ -102,8 +102,7 @@ def put_onto(model: Any, folder: Path, name: str, whose: str) -> Any:
         if not strangers:
             read(loaded)  # the first way rounds the adapter to the base's type, for good
     except Exception as error:  # peft, safetensors and torch each raise their own kinds
-        said = " ".join(str(error).split())[:300]
-        raise UserError(f"{whose} does not fit this base: {said}", str(folder), NO_FIT) from None
+        raise UserError(f"{whose} does not fit this base: {one_line(error)}", str(folder), NO_FIT) from None
     if strangers:
         what = f"{whose} does not fit this base: {len(strangers)} tensors do not match, such as {strangers[0]}"
         raise UserError(what, str(folder), NO_FIT)
@@ -123,6 +122,6 @@ def try_pass(model: Any, name: str) -> None:
         with torch.no_grad():
             model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False)
     except (ValueError, TypeError, AttributeError, KeyError, IndexError, RuntimeError) as error:
-        said = " ".join(str(error).split())[:200]
+        said = one_line(error, 200)
         fix = "use lora or houlsby, or another base"
         raise UserError(f"{name} cannot adapt this model of type {kind}: {said}", "adapter.method", fix) from None

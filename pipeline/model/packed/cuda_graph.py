@@ -27,6 +27,7 @@ from pipeline.kernels.types import DropoutSeed
 from pipeline.model.packed.batch import PackedBatch
 from pipeline.model.packed.model import PackedModel
 from pipeline.prompt.pack import Pack
+from pipeline.run.errors import one_line
 from pipeline.run.progress import say
 
 MAX_GRAPHS = 32  # packs of further shapes go without a graph
@@ -185,7 +186,7 @@ class CudaGraphs:
                 self.recorded[key] = self._record(batch, seed)
             except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
                 self.recorded.clear()
-                self.disabled_because = " ".join(str(error).split())[:200]
+                self.disabled_because = one_line(error, 200)
                 torch.cuda.empty_cache()
                 say(f"train: no CUDA graphs from here on: {self.disabled_because}")
         recorded = self.recorded.get(key)

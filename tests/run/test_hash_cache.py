@@ -12,9 +12,9 @@ import pytest
 
 from pipeline.config.schema import Model
 from pipeline.model.identity import identity, settings, tokenizer_identity
-from pipeline.run import digest as digests
-from pipeline.run.digest import digest, json_digest
+from pipeline.run import hash_cache
 from pipeline.run.files import sha256_file
+from pipeline.run.hash_cache import cached_json_sha256, cached_sha256
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         return sha256_file(path)
 
     monkeypatch.setenv("SURI_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(digests, "YOUNG", -10)
-    monkeypatch.setattr(digests, "sha256_file", counted)
+    monkeypatch.setattr(hash_cache, "SETTLED", -10_000_000_000)
+    monkeypatch.setattr(hash_cache, "sha256_file", counted)
     return files
 
 
@@ -36,33 +36,33 @@ def test_a_file_is_read_once(tmp_path: Path, read: list[Path]) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"one")
     wanted = sha256_file(path)
-    assert [digest(path) for _ in range(3)] == [wanted] * 3
+    assert [cached_sha256(path) for _ in range(3)] == [wanted] * 3
     assert len(read) == 1
     os.utime(path, (1, 1))  # a touch: asked again, with the same answer
-    assert (digest(path), len(read)) == (wanted, 2)
-    assert (digest(path), len(read)) == (wanted, 2)
-    assert (digest(path, again=True), len(read)) == (wanted, 3)
+    assert (cached_sha256(path), len(read)) == (wanted, 2)
+    assert (cached_sha256(path), len(read)) == (wanted, 2)
+    assert (cached_sha256(path, again=True), len(read)) == (wanted, 3)
     (tmp_path / "b").symlink_to(path)
-    assert (digest(tmp_path / "b"), len(read)) == (wanted, 3)
+    assert (cached_sha256(tmp_path / "b"), len(read)) == (wanted, 3)
 
 
 def test_other_bytes_under_the_same_size_and_time(tmp_path: Path, read: list[Path]) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"one")
     times = path.stat().st_atime_ns, path.stat().st_mtime_ns
-    first = digest(path)
+    first = cached_sha256(path)
     path.write_bytes(b"two")
     os.utime(path, ns=times)
-    assert digest(path) == sha256_file(path) != first
+    assert cached_sha256(path) == sha256_file(path) != first
 
 
 def test_hashes_of_files_that_are_just_written_are_not_kept(
     tmp_path: Path, read: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They could change within the clock's tick."""
-    monkeypatch.setattr(digests, "YOUNG", 2.0)
+    monkeypatch.setattr(hash_cache, "SETTLED", 2_000_000_000)
     (tmp_path / "a").write_bytes(b"one")
-    assert digest(tmp_path / "a") == digest(tmp_path / "a")
+    assert cached_sha256(tmp_path / "a") == cached_sha256(tmp_path / "a")
     assert len(read) == 2
 
 
@@ -72,7 +72,7 @@ def test_a_damaged_cache_is_no_cache(
 ) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"one")
-    wanted = digest(path)
+    wanted = cached_sha256(path)
     (entry,) = (tmp_path / "cache" / "hashes").iterdir()
     if how == "another hash":
         entry.write_text(entry.read_text().replace(wanted, "0" * 64))
@@ -83,35 +83,35 @@ def test_a_damaged_cache_is_no_cache(
         monkeypatch.setenv("SURI_CACHE", "/proc/cache")
     else:
         entry.write_text({"empty": "", "a list": "[]"}[how])
-    assert (digest(path), len(read)) == (wanted, 2)
+    assert (cached_sha256(path), len(read)) == (wanted, 2)
     assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_large_files_are_read_by_one_process_at_a_time(
     tmp_path: Path, read: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(digests, "LARGE", 2)
-    monkeypatch.setattr(digests, "SAID", 2)
+    monkeypatch.setattr(hash_cache, "LARGE", 2)
+    monkeypatch.setattr(hash_cache, "ANNOUNCED", 2)
     path = tmp_path / "a"
     path.write_bytes(b"one")
     children = []
     for _ in range(4):
         child = os.fork()
         if not child:
-            os._exit(0 if digest(path) == sha256_file(path) and len(read) <= 1 else 1)
+            os._exit(0 if cached_sha256(path) == sha256_file(path) and len(read) <= 1 else 1)
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
-    assert digest(path) == sha256_file(path)
+    assert cached_sha256(path) == sha256_file(path)
     assert read == []
     monkeypatch.setenv("SURI_CACHE", "/proc/cache")  # no lock can be taken there
-    assert digest(path) == sha256_file(path)
-    assert "to know a again" in capsys.readouterr().out
+    assert cached_sha256(path) == sha256_file(path)
+    assert "hashing a" in capsys.readouterr().out
 
 
 def test_json_goes_by_what_it_says(tmp_path: Path) -> None:
     def of(text: str) -> str:
         (tmp_path / "a.json").write_text(text)
-        return json_digest(tmp_path / "a.json", ("x",))
+        return cached_json_sha256(tmp_path / "a.json", ("x",))
 
     first = of('{"a": 1, "b": [1e-6, true]}')
     assert of('\ufeff{\n "b": [0.000001, true],\n "a": 1.0, "x": 5}') == first
