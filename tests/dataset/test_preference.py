@@ -94,6 +94,25 @@ def test_a_label_that_is_a_class_is_no_mark() -> None:
     assert said({"question": "q", "answer": "a", "label": "false"}, columns={"task": "label"}) == [("q", "", "a")]
 
 
+@pytest.mark.parametrize(
+    "marks", [{"kto_tag": 0}, {"is_preferred": "0"}, {"desirable": -1}, {"chosen": False}, {"rejected": True}]
+)
+def test_numbers_and_flags_mark_an_answer_where_the_field_says_so(marks: dict[str, Any]) -> None:
+    row = {"prompt": "q", "completion": "a"}
+    assert said({**row, **marks}) == [("undesired",)]
+    assert said({**row, **{name: name != "rejected" for name in marks}}) == [("q", "", "a")]
+
+
+def test_yes_beside_a_false_label_is_a_bad_answer() -> None:
+    assert said({"prompt": "q", "completion": "Yes", "label": False}) == [("undesired",)]
+    assert said({"prompt": "q", "completion": "no", "kto_tag": False}) == [("undesired",)]  # that is no class
+
+
+def test_numbers_under_label_are_told() -> None:
+    (note,) = form.notes_of({"prompt": "q", "completion": "a", "label": 0}, Source(path="x"))
+    assert "label" in note
+
+
 def test_conversational_prompt_and_completion() -> None:
     row = {"prompt": [{"role": "system", "content": "s"}, user("q1"), bot("a1"), user("q2")], "completion": [bot("a2")]}
     assert said(row) == [("s\n\nq2", "User: q1\nAssistant: a1", "a2")]  # what the prompt holds is no answer to learn

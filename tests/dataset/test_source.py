@@ -696,3 +696,16 @@ def test_parquet_of_more_rows_than_its_size_can_hold(tmp_path: Path, monkeypatch
     path = tmp_path / "a.parquet"
     path.write_bytes(parquet_of(pa.table({"instruction": ["x"] * 100_000, "output": ["y"] * 100_000})))
     assert "100,000 rows" in refused(path)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_parquet_whose_dictionary_holds_one_long_text_for_all_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nested: bool
+) -> None:
+    monkeypatch.setattr(packed, "HARMLESS", 1 << 20)
+    text = pa.dictionary(pa.int32(), pa.string())
+    long = pa.array([["x" * 4000] if nested else "x" * 4000] * 1000, pa.list_(text) if nested else text)
+    path = tmp_path / "a.parquet"
+    path.write_bytes(parquet_of(pa.table({"instruction": long, "output": ["y"] * 1000})))
+    assert path.stat().st_size < 20_000
+    assert "far more than the file" in refused(path)

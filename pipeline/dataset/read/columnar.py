@@ -60,7 +60,7 @@ def rows(stream: Stream, path: Path, source: Source) -> Iterator[Raw]:
                 _check_end(file)
                 opened = stack.enter_context(ipc.open_stream(file))
                 batches, names = opened, opened.schema.names
-            yield from from_batches(batches, names, str(path), source)
+            yield from from_batches(batches, names, str(path), source, most_of(path))
         except (UserError, Damaged):
             raise
         except Exception as error:  # a broken byte can make pyarrow raise whatever it likes
@@ -77,20 +77,55 @@ def _check_growth(metadata: Any, size: int, path: Path) -> None:
         raise Bomb(f"the Parquet file of {size:,} bytes holds {metadata.num_rows:,} rows of {unpacked:,} bytes")
 
 
-def from_batches(batches: Iterable[Any], names: list[str], name: str, source: Source) -> Iterator[Raw]:
+def from_batches(
+    batches: Iterable[Any], names: list[str], name: str, source: Source, most: int | None = None
+) -> Iterator[Raw]:
     """Rows of Arrow record batches or tables, numbered from 1. Values keep their Arrow meaning: a timestamp or bytes
-    do not become text, so that the check of the row can say what they are."""
+    do not become text, so that the check of the row can say what they are.
+
+    Args:
+        most: bytes that all values together may have.
+
+    Raises:
+        Bomb: (while reading) they have more, such as a long text that a dictionary holds once for a million rows.
+    """
     for i, column in enumerate(names):
         if column in names[:i]:
             raise UserError(f"two columns are called {column[:40]!r}", name, "give each column a name of its own")
     require(names, source, name)
-    number = 0
+    number, size = 0, 0
     for batch in batches:
         for start in range(0, batch.num_rows, BATCH):
+            size += sum(map(_size, batch.slice(start, BATCH).columns)) if most is not None else 0
+            if most is not None and size > most:
+                raise Bomb(
+                    f"the values of the first {number + BATCH:,} rows have {size:,} bytes, far more than the file"
+                )
             for value, error in _values(batch.slice(start, BATCH)):
                 number += 1
                 place = f"{name}, row {number}"
                 yield Raw(value, place, error, "unreadable-value") if error else Raw(value, place)
+
+
+def _size(column: Any) -> int:
+    """Bytes of the values of a column; of a dictionary's as often as a row names them."""
+    import pyarrow
+    from pyarrow import compute, types
+
+    kind = column.type
+    try:
+        column.validate(full=True)
+        if isinstance(column, pyarrow.ChunkedArray):
+            return sum(map(_size, column.chunks))
+        if types.is_dictionary(kind):
+            return compute.sum(compute.binary_length(column.dictionary).take(column.indices)).as_py() or 0
+        if types.is_struct(kind):
+            return sum(map(_size, column.flatten()))
+        if types.is_list(kind) or types.is_large_list(kind):
+            return _size(column.flatten())
+        return int((compute.run_end_decode(column) if types.is_run_end_encoded(kind) else column).nbytes)
+    except (pyarrow.ArrowInvalid, NotImplementedError):  # damaged, which `_values` says; or a dictionary of numbers
+        return 0
 
 
 def _values(piece: Any) -> Iterator[tuple[Any, str]]:

@@ -18,11 +18,12 @@ from typing import Any
 CHOSEN = ("chosen", "chosen_response", "response_chosen", "preferred_output", "preferred", "response_j")
 LOST = ("rejected", "rejected_response", "response_rejected", "non_preferred_output", "dispreferred", "response_k")
 MARKS = ("label", "kto_tag", "desirable", "is_desirable", "is_preferred")  # false = the answer is a bad one
+NUMBERS = ("0", "1", "-1", "0.0", "1.0", "-1.0")
 REASONING = (
     "complex_cot", "cot", "chain_of_thought", "reasoning", "reasoning_content", "reasoning_trace", "thinking",
     "thought", "thoughts", "think", "rationale", "thinking_trajectories",
 )  # fmt: skip
-CLASSES = ("true", "false", "yes", "no", "0", "1", "예", "아니요")  # a label of such an answer is the answer itself
+CLASSES = ("false", "no", "0", "아니요")  # a label `false` beside such an answer may be the answer itself
 SPOKEN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 
 
@@ -31,23 +32,33 @@ def undesired(row: Mapping[str, Any], used: Collection[str], output: Any) -> str
 
     Args:
         used: fields that are texts or the task of the row; they are no marks.
-        output: the answer. Beside `yes` or `false` a label says the class, not the worth.
+        output: the answer. Beside `no` or `false` a label may say the class, not the worth.
+
+    A number is a mark in a field that is named after marks; under `label` it may be a class (`notes` says so).
     """
-    if isinstance(output, str) and output.strip().lower() in CLASSES:
-        return ""
-    marks = (name for name in row if name.strip().lower() in MARKS and name not in used)
-    return next((name for name in marks if str(row[name]).strip().lower() == "false"), "")
+    is_class = isinstance(output, str) and output.strip().lower() in CLASSES
+    for name, value in row.items():
+        low, said = name.strip().lower(), str(value).strip().lower()
+        if name in used or (low == "label" and is_class):
+            continue
+        bad = low in MARKS and (said == "false" or (low != "label" and said in ("0", "-1", "0.0", "-1.0")))
+        # Flags, where other data sets have the answers themselves.
+        if bad or (low in CHOSEN and value is False) or (low in LOST and value is True):
+            return name
+    return ""
 
 
 def notes(row: Mapping[str, Any], used: Collection[str]) -> Iterator[str]:
     """What is to be said of answers and reasoning that a row holds and nobody learns."""
     there = {name: name.strip().lower() for name, value in row.items() if value is not None and name not in used}
     for name, low in there.items():
-        if low in LOST:
+        if low in LOST and not isinstance(row[name], bool):
             won = next((repr(n[:40]) for n in used if n.strip().lower() in CHOSEN), "the output")
             yield f"{name[:40]!r} is never learnt, {won} is (preference data)"
         elif low in REASONING:
             yield f"the reasoning in {name[:40]!r} is not learnt; write it into the answer to learn it"
+        elif low == "label" and str(row[name]).strip() in NUMBERS:
+            yield f"numbers in {name[:40]!r} are not read: where 0 marks a bad answer, write true and false"
 
 
 def talk(question: Any, answer: Any) -> tuple[list[Any], int] | None:
