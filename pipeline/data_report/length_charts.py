@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.data_report.charts import GUTTER, PARTS, names_of
+from pipeline.data_report.charts import PARTS, names_of
 from pipeline.data_report.numbers import share
+from pipeline.pages.charts import GUTTER, round_up
 from pipeline.pages.drawing import Drawing, Line, Rect, Text, fitted
 
 
@@ -77,17 +78,11 @@ def length_groups(numbers: Mapping[str, Any], width: float) -> Drawing:
     return drawing
 
 
-def _ticks(most: float, few: int = 5) -> list[int]:
-    """Round numbers above zero up to `most`."""
-    step = _round_step(int(most), few)
+def _ticks(most: float, count: int = 5) -> list[int]:
+    """Round whole numbers above zero up to `most`, at most `count`."""
+    step = _round_step(int(most), count)
     return list(range(step, int(most) + 1, step))
 
 
-def _round_step(most: int, few: int) -> int:
-    """The smallest round step that needs at most `few` of itself."""
-    power = 1
-    while True:
-        for step in (1, 2, 5):
-            if step * power * few >= most:
-                return step * power
-        power *= 10
+def _round_step(most: int, count: int) -> int:
+    return int(round_up(max(most / count, 1)))

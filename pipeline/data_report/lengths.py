@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.pages.charts import round_up
 from pipeline.prompt.tokens import Tokens
 
 Numbers = NDArray[np.int64]
@@ -86,7 +87,7 @@ def histogram(values: Numbers, cutoff: int | None = None) -> dict[str, Any]:
     longest = int(values.max())
     near_all, most = np.quantile(values, (0.995, 0.75))
     edge = longest if cutoff is not None and longest >= 0.6 * cutoff else int(min(near_all, 10 * most + 10))
-    width = _round_width(max(edge, 1) / BARS)
+    width = int(round_up(max(edge / BARS, 1)))
     bars = min(max(edge, 1) // width + 1, -(-(longest + 1) // width))
     counts = np.bincount(np.minimum(values // width, bars), minlength=bars + 1)
     return {
@@ -99,13 +100,3 @@ def quantiles(values: Numbers) -> dict[str, float]:
     """5th to 95th percentile, `p5` to `p95`."""
     found = np.percentile(values, QUANTILES) if len(values) else [0] * len(QUANTILES)
     return {f"p{q}": round(float(v), 1) for q, v in zip(QUANTILES, found, strict=True)}
-
-
-def _round_width(least: float) -> int:
-    """The smallest of 1, 2, 5, 10, 20, 50 ... that is not below `least`."""
-    power = 1
-    while True:
-        for step in (1, 2, 5):
-            if step * power >= least:
-                return step * power
-        power *= 10

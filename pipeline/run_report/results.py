@@ -12,12 +12,12 @@ from pipeline.data_report.exhibits import fields, pager
 from pipeline.evaluation.measure import NAMES as PLACES
 from pipeline.evaluation.measure import rows_of_table
 from pipeline.evaluation.probes import NAMES
+from pipeline.pages.charts import DotRow
 from pipeline.pages.drawing import Drawing
 from pipeline.pages.figure import Figure, Rows, table
 from pipeline.pages.text import escape, shorten
 from pipeline.release.card import column_names
 from pipeline.run_report import curves
-from pipeline.run_report.curves import Pair
 from pipeline.run_report.parts import Parts
 
 MOST = 40  # lines of one picture
@@ -41,19 +41,18 @@ def results(parts: Parts) -> str:
     for part in PLACES:
         by_task = tuned.get(part, {}).get("by_task", {})
         of_base = base.get(part, {}).get("by_task", {})
-        both = [
-            Pair(task or "(none named)", of_base[task], share) for task, share in by_task.items() if task in of_base
-        ]
+        both = [(task or "(none named)", of_base[task], share) for task, share in by_task.items() if task in of_base]
         if len(both) > 1:
-            both.sort(key=lambda pair: (-pair.tuned, pair.label))
+            both.sort(key=lambda row: (-row[2], row[0]))
             title = f"Exact match by task: {PLACES[part]}"
-            rows = [(pair.label, f"{pair.base:.1%}", f"{pair.tuned:.1%}") for pair in both]
-            found += _pairs(both, f"tasks-{part}", title, names, ("task", "#base", "#tuned"), rows)
+            rows = [(task, f"{before:.1%}", f"{after:.1%}") for task, before, after in both]
+            drawn = [DotRow(task, [(before, 0.0), (after, 0.0)]) for task, before, after in both]
+            found += _dots(drawn, f"tasks-{part}", title, names, ("task", "#base", "#tuned"), rows)
     return found + _kinds(base, tuned) + _checks(parts.checks)
 
 
-def _pairs(
-    found: Sequence[Pair],
+def _dots(
+    found: Sequence[DotRow],
     name: str,
     title: str,
     columns: tuple[str, str] = ("base", "tuned"),
@@ -61,7 +60,7 @@ def _pairs(
     rows: Rows = (),
 ) -> str:
     def draw(width: float) -> Drawing:
-        return curves.pairs(found[:MOST], width, name, title, columns)
+        return curves.base_and_tuned(found[:MOST], width, name, title, columns)
 
     note = f"The first {MOST} of {len(found)}." if len(found) > MOST else ""
     return Figure(draw, note, head, rows).html()
@@ -145,8 +144,8 @@ def benchmarks(parts: Parts) -> str:
     if not rows:
         return f"<p>{parts.missing('eval', 'No benchmark was run')}</p>"
     shares = [
-        Pair(f"{row.get('name')}: {row.get('metric')}", row["base"], row["tuned"], _number(row.get("base_error")),
-             _number(row.get("tuned_error")))
+        DotRow(f"{row.get('name')}: {row.get('metric')}",
+               [(row[who], _number(row.get(f"{who}_error"))) for who in ("base", "tuned")])
         for row in rows if _is_share(row.get("base")) and _is_share(row.get("tuned")) and row.get("better") == "up"
     ]  # fmt: skip
     with_shots = any(isinstance(row.get("shots"), (int, float)) for row in rows)
@@ -160,7 +159,7 @@ def benchmarks(parts: Parts) -> str:
     ]  # fmt: skip
     drawn = ""
     if shares:
-        drawn = _pairs(shares, "benchmarks", "Base and tuned model on benchmarks")
+        drawn = _dots(shares, "benchmarks", "Base and tuned model on benchmarks")
     command = parts.eval.get("command")
     made = f"<p class=soft>Made by <code>{escape(command)}</code>.</p>" if command else ""
     return drawn + table(head, body) + made

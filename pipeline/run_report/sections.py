@@ -15,6 +15,7 @@ from pipeline.pages.text import escape, shorten
 from pipeline.run.errors import UserError
 from pipeline.run_report import curves
 from pipeline.run_report.parts import PARTS, Parts
+from pipeline.training.metrics import loss_chart
 from pipeline.training.plan import lines, plan
 
 
@@ -120,9 +121,9 @@ def training(parts: Parts) -> str:
     steps = [m for m in found if "loss" in m]
     figures = ""
     if found:
-        figures = Figure(partial(curves.losses, found), "Nats a labelled token.", *_looks(found)).html()
+        figures = Figure(partial(loss_chart, found), "Nats a labelled token.", *_looks(found)).html()
     if steps:
-        figures += Figure(partial(curves.rate, found)).html()
+        figures += Figure(partial(curves.learning_rate, found)).html()
         figures += Figure(partial(curves.speed, found), "Of the rows themselves, without padding.").html()
     return note + figures + _facts(parts, counts, steps) + _said(found)
 

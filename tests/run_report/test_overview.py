@@ -9,18 +9,19 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.schema import Config
+from pipeline.pages import charts
+from pipeline.pages.charts import DotRow
 from pipeline.pages.drawing import Curve, Dot, Drawing, svg
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_text
 from pipeline.run.folder import Run
 from pipeline.run_report import curves
-from pipeline.run_report.curves import Pair
 from pipeline.run_report.parts import read
 from pipeline.run_report.results import benchmarks, reading, side_by_side
 from pipeline.run_report.sections import duration
 from pipeline.run_report.stage import build
 from pipeline.stages import make_report
-from pipeline.training.metrics import running
+from pipeline.training.metrics import loss_chart, points, running
 from tests.data_report.test_report import Seen
 from tests.helpers.overview_run import RUN, finish, metrics_lines, whole
 from tests.helpers.report_run import CONFIG, make_run
@@ -126,30 +127,32 @@ def test_nothing_trained_is_no_gap(base: Path, tmp_path: Path) -> None:
 
 def test_curves_take_any_numbers() -> None:
     lines = [{"step": 1, "loss": 2.0, "lr": 0.0, "tokens": 5, "seconds": 0.0}, {"step": 2, "loss": float("nan")}]
-    assert curves.points(lines, "loss") == [(1.0, 2.0)]
-    for draw in (curves.losses, curves.rate, curves.speed):
+    assert points(lines, "loss") == [(1.0, 2.0)]
+    for draw in (loss_chart, curves.learning_rate, curves.speed):
         for found in ([], lines, metrics_lines(3)):
             for width in (340.0, 880.0):
                 assert svg(draw(found, width), "wide").startswith("<svg")
     assert running([2.0, 1.0]) == [2.0, pytest.approx(1.9)]
     assert running([]) == []
     many = [(float(n), 1.0) for n in range(10_000)]
-    assert len(curves.thinned(many)) <= 300
-    assert curves.thinned(many[:10]) == many[:10]
-    drawing = curves.losses(metrics_lines(40), 880)
+    assert len(charts.thinned(many)) <= 300
+    assert charts.thinned(many[:10]) == many[:10]
+    drawing = loss_chart(metrics_lines(40), 880)
     assert [len(m.points) for m in drawing.marks if isinstance(m, Curve)] == [40, 40, 5, 5]
     assert sum(isinstance(m, Dot) for m in drawing.marks) == 10
     assert any("step 20: training, each step 0.936" in getattr(m, "tip", "") for m in drawing.marks)
 
 
 def test_ticks_are_round() -> None:
-    assert curves.ticks(2.3, 4) == [0, 1, 2]
-    assert curves.ticks(0.002, 4) == pytest.approx([0, 0.0005, 0.001, 0.0015, 0.002])
-    assert curves.ticks(100, 5) == [0, 20, 40, 60, 80, 100]
+    assert charts.ticks(2.3, 4) == [0, 1, 2]
+    assert charts.ticks(0.002, 4) == pytest.approx([0, 0.0005, 0.001, 0.0015, 0.002])
+    assert charts.ticks(100, 5) == [0, 20, 40, 60, 80, 100]
 
 
-def test_pairs_stay_on_the_scale() -> None:
-    drawing: Drawing = curves.pairs([Pair("a", 0.0, 1.0, 0.1, 0.1), Pair("b" * 90, 0.5, 0.5)], 340, "x", "X")
+def test_dots_stay_on_the_scale() -> None:
+    drawing: Drawing = curves.base_and_tuned(
+        [DotRow("a", [(0.0, 0.1), (1.0, 0.1)]), DotRow("b" * 90, [(0.5, 0.0), (0.5, 0.0)])], 340, "x", "X"
+    )
     dots = [m for m in drawing.marks if isinstance(m, Dot)]
     assert len(dots) == 4
     assert min(d.x for d in dots) >= 0
