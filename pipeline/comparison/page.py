@@ -16,6 +16,7 @@ from pipeline.comparison.pair import Pair, Said
 from pipeline.comparison.questions import Question
 from pipeline.dataset.language import language_of
 from pipeline.pages.page import shell
+from pipeline.pages.rows import field, select, text_block
 from pipeline.pages.text import escape
 
 HERE = Path(__file__).parent
@@ -66,8 +67,7 @@ def _bar(pairs: Sequence[Pair]) -> str:
         ("category", Counter(p.question.category for p in pairs)),
     ):
         if len(values) > 1:
-            options = "".join(f'<option value="{escape(v)}">{escape(v)} ({n})</option>' for v, n in values.items())
-            selects += f'<label>{label}<select name="{label}"><option value="">all</option>{options}</select></label>'
+            selects += select(label, {value: f"{value} ({n})" for value, n in values.items()})
     return (
         f'<div class="controls bar" hidden>{selects}'
         '<label class="check"><input type="checkbox" id="open-only"> not yet voted</label>'
@@ -81,7 +81,7 @@ def _article(pair: Pair, swap: bool, most: int) -> str:
     q = pair.question
     sides = [("base", pair.base), ("tuned", pair.tuned)]
     left, right = reversed(sides) if swap else sides
-    given = f'<div class="field"><span>Input</span>{_text(q.input)}</div>' if q.input.strip() else ""
+    given = field("Input", _text(q.input)) if q.input.strip() else ""
     reference = (
         f'<details class="reference"><summary>Answer in the question set</summary>{_text(q.reference)}</details>'
         if q.reference.strip()
@@ -112,8 +112,7 @@ def _side(letter: str, who: str, said: Said, most: int) -> str:
 
 
 def _text(text: str) -> str:
-    lang = ' lang="ko"' if language_of(text) == "ko" else ""
-    return f'<div class="t"{lang} dir="auto">{escape(text)}</div>'
+    return text_block(escape(text), "ko" if language_of(text) == "ko" else "")
 
 
 TALLY = (

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.data_report.samples import FIELDS, Sample
-from pipeline.pages.text import LIMIT, as_text, difference, escape, overlap, shorten
+from pipeline.pages.rows import article, field, fields, row_box, text_block
+from pipeline.pages.text import as_text, difference, escape, overlap, shorten
 
-BUDGET = 1_200_000  # letters of HTML that one pager may take
 IN_GROUP = 4  # rows shown of a group of duplicates
 SHORT = 600  # characters of a text in a group
 ACTIONS = ("rejected", "fixed", "flagged")
@@ -39,11 +39,11 @@ def _example(example: Mapping[str, Any]) -> str:
         body = ""
         for name in dict.fromkeys([*before, *after]):
             old, new = difference(before.get(name, ""), after.get(name, ""))
-            left = _field(f"{name} before", old)
-            body += f'<div class="two">{left}{_field(f"{name} after", new or "<i class=soft>(empty)</i>")}</div>'
+            left = _block(f"{name} before", old)
+            body += f'<div class="two">{left}{_block(f"{name} after", new or "<i class=soft>(empty)</i>")}</div>'
     else:
         body = fields(before or _texts(example.get("row")))
-    return _row([example.get("action"), example.get("place")], example.get("reason"), body)
+    return row_box([example.get("action"), example.get("place")], example.get("reason"), body)
 
 
 def cluster(found: Mapping[str, Any]) -> str:
@@ -51,17 +51,17 @@ def cluster(found: Mapping[str, Any]) -> str:
     kept = found.get("kept") or {}
     rows = found.get("rows") or ()
     size = int(found.get("size") or len(rows) + 1)
-    body = _row(["kept", kept.get("place"), kept.get("source")], None, fields(_texts(kept), SHORT))
+    body = row_box(["kept", kept.get("place"), kept.get("source")], None, fields(_texts(kept), SHORT))
     for row in rows[:IN_GROUP]:
         kind, alike = row.get("kind", ""), row.get("similarity")
         said = f"{kind} duplicate" + (
             f", similarity {float(alike):.2f}" if alike is not None and kind != "exact" else ""
         )
-        body += _row(["rejected", row.get("place"), row.get("source")], said, _compared(kept, row.get("row")))
+        body += row_box(["rejected", row.get("place"), row.get("source")], said, _compared(kept, row.get("row")))
     more = size - 1 - len(rows[:IN_GROUP])
     note = f'<p class="soft">and {more:,} more rows, in duplicates.jsonl</p>' if more > 0 else ""
     kinds = "\n".join(sorted({str(row.get("kind")) for row in rows}))
-    return f'<article data-kind="{escape(kinds)}"><p class="soft">{size:,} rows</p>{body}{note}</article>'
+    return article({"kind": kinds}, f'<p class="soft">{size:,} rows</p>{body}{note}')
 
 
 def _compared(kept: Mapping[str, Any], row: Any) -> str:
@@ -71,7 +71,7 @@ def _compared(kept: Mapping[str, Any], row: Any) -> str:
     for name, text in texts.items():
         _, new = difference(shorten(others.get(name, ""), SHORT), shorten(text, SHORT))
         if text or others.get(name):
-            parts.append(_field(name, new if others.get(name) != text else '<i class="soft">the same</i>'))
+            parts.append(_block(name, new if others.get(name) != text else '<i class="soft">the same</i>'))
     return "".join(parts)
 
 
@@ -82,9 +82,9 @@ def hit(found: Mapping[str, Any]) -> str:
     question, row = overlap(str(found.get("question") or ""), whole)
     asked = f"question of {found.get('benchmark') or '?'}"
     score = f"{float(found['score']):.0%} of the question is there" if found.get("score") is not None else ""
-    body = f'<div class="two">{_field(asked, question)}{_field("row", row)}</div>'
-    names = f'data-benchmark="{escape(found.get("benchmark") or "")}" data-source="{escape(found.get("source") or "")}"'
-    return f"<article {names}>{_row([found.get('place'), found.get('source')], score, body)}</article>"
+    body = f'<div class="two">{_block(asked, question)}{_block("row", row)}</div>'
+    names = {name: str(found.get(name) or "") for name in ("benchmark", "source")}
+    return article(names, row_box([found.get("place"), found.get("source")], score, body))
 
 
 def sample(found: Sample, unit: str) -> str:
@@ -92,48 +92,11 @@ def sample(found: Sample, unit: str) -> str:
     size = f"{found.size[0]:,} {unit}, {found.size[1]:,} of them in the answer" if found.size else None
     meta = [found.part, found.source, found.language, found.task, found.place, size]
     names = {"part": found.part, "source": found.source, "language": found.language, "rule": "\n".join(found.rules)}
-    data = " ".join(f'data-{key}="{escape(value)}"' for key, value in names.items())
-    return f"<article {data}>{_row(meta, '; '.join(found.notes), fields(_texts(found.texts)))}</article>"
+    return article(names, row_box(meta, "; ".join(found.notes), fields(_texts(found.texts))))
 
 
-def pager(name: str, articles: Iterable[str], filters: Mapping[str, Sequence[str]]) -> str:
-    """Articles of which one is shown at a time. filters: name of the data attribute, and its values."""
-    kept, size = [], 0
-    for article in articles:
-        size += len(article)
-        if size > BUDGET:
-            break
-        kept.append(article)
-    chosen = "".join(_select(key, values) for key, values in filters.items() if len(values) > 1)
-    turn = (
-        '<span class="turn"><button type="button" class="back" aria-label="previous">← back</button>'
-        '<output aria-live="polite"></output>'
-        '<button type="button" class="next" aria-label="next">next →</button></span>'
-    )
-    controls = f'<div class="controls" hidden>{chosen}{turn}</div>'
-    return f'<div class="pager" id="{name}">{controls}{"".join(kept)}</div>'
-
-
-def _select(name: str, values: Sequence[str]) -> str:
-    options = "".join(f'<option value="{escape(v)}">{escape(v or "none")}</option>' for v in values if v)
-    return f'<label>{name}<select name="{name}"><option value="">all</option>{options}</select></label>'
-
-
-def fields(texts: Mapping[str, str], limit: int = LIMIT) -> str:
-    """Texts under their names."""
-    return "".join(_field(name, escape(shorten(text, limit))) for name, text in texts.items() if text)
-
-
-def _field(name: str, html: str) -> str:
-    return f'<div class="field"><span>{escape(name)}</span><div class="t" dir="auto">{html}</div></div>'
-
-
-def _row(meta: Sequence[Any], why: Any, body: str) -> str:
-    parts = [str(part) for part in meta if part]
-    # A place mostly begins with its source, which need not be said twice.
-    said = " · ".join(escape(shorten(p, 200)) for p in parts if not any(o != p and o.startswith(p) for o in parts))
-    reason = f'<p class="why">{escape(shorten(str(why), 400))}</p>' if why else ""
-    return f'<div class="row"><div class="meta">{said}</div>{reason}{body}</div>'
+def _block(name: str, html: str) -> str:
+    return field(name, text_block(html))
 
 
 def _texts(row: Any) -> dict[str, str]:

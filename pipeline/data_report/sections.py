@@ -15,6 +15,7 @@ from pipeline.dataset.select.decide import LEFT_OUT
 from pipeline.dataset.summary import label_of
 from pipeline.pages.drawing import Drawing
 from pipeline.pages.figure import Figure, Rows
+from pipeline.pages.rows import pager
 from pipeline.pages.text import escape
 
 NO_TASK = "(none named)"
@@ -164,7 +165,7 @@ class Sections:
             "<h3>Groups</h3><p class=soft>The largest first, then some drawn by content hash. What differs from the "
             "kept row is marked.</p>"
         )
-        return chart + lead + exhibits.pager("groups", shown, {"kind": kinds})
+        return chart + lead + pager("groups", shown, {"kind": kinds})
 
     def benchmarks(self) -> str:
         found = self.numbers["contamination"]
@@ -194,7 +195,7 @@ class Sections:
             return f"{chart}<p>None was found.</p>"
         names = {key: sorted({str(e.get(key)) for e in examples}) for key in ("benchmark", "source")}
         lead = "<h3>The questions and the rows</h3><p class=soft>What both share is marked.</p>"
-        return chart + lead + exhibits.pager("hits", (exhibits.hit(e) for e in examples), names)
+        return chart + lead + pager("hits", (exhibits.hit(e) for e in examples), names)
 
     def contents(self) -> str:
         n = self.numbers
@@ -260,7 +261,7 @@ class Sections:
             f"<p>{len(samples):,} rows drawn by content hash, so the same ones on every machine: from each part, "
             "source and language, and some for every rule. Arrow keys turn.</p>"
         )
-        return lead + exhibits.pager("rows", (exhibits.sample(s, unit) for s in samples), filters)
+        return lead + pager("rows", (exhibits.sample(s, unit) for s in samples), filters)
 
 
 def _values(sample: Any, key: str) -> list[str]:

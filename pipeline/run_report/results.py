@@ -8,14 +8,14 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.comparison.winrate import table as win_rates
-from pipeline.data_report.exhibits import fields, pager
 from pipeline.evaluation.measure import NAMES as PLACES
 from pipeline.evaluation.measure import rows_of_table
 from pipeline.evaluation.probes import NAMES
 from pipeline.pages.charts import DotRow
 from pipeline.pages.drawing import Drawing
 from pipeline.pages.figure import Figure, Rows, table
-from pipeline.pages.text import escape, shorten
+from pipeline.pages.rows import article, fields, pager, row_box
+from pipeline.pages.text import escape
 from pipeline.release.card import column_names
 from pipeline.run_report import curves
 from pipeline.run_report.parts import Parts
@@ -132,10 +132,7 @@ def _seen(parts: Parts) -> str:
 
 
 def _article(texts: Mapping[str, str], meta: list[str], data: Mapping[str, str], more: str = "") -> str:
-    named = " ".join(f'data-{key}="{escape(value)}"' for key, value in data.items())
-    said = " · ".join(escape(shorten(str(m), 200)) for m in meta if m)
-    whole = {name: str(text) for name, text in texts.items()}
-    return f'<article {named}><div class="row"><div class="meta">{said}</div>{fields(whole)}{more}</div></article>'
+    return article(data, row_box(meta, "", fields({name: str(text) for name, text in texts.items()}) + more))
 
 
 def benchmarks(parts: Parts) -> str:
