@@ -1,4 +1,4 @@
-"""`make report`: see pipeline/overview."""
+"""`make report`: see pipeline/run_report."""
 
 from pipeline.command import main
 from pipeline.stages import make_report

@@ -84,8 +84,8 @@ def data(parts: Parts) -> str:
     more = drawn.sources() + drawn.rules() + (drawn.verbs() if numbers.get("verbs") else "")
     return (
         f"{shown}<details><summary>Sources, rules and verbs</summary>{more}</details>"
-        "<p class=soft>The rows themselves, duplicates and test questions are in the data report, "
-        "<code>report/report.html</code> in the run's folder.</p>"
+        "<p class=soft>The rows themselves, duplicates and test questions are in the data report, the page in the "
+        "run's folder <code>report</code>.</p>"
     )
 
 

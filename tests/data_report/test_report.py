@@ -68,7 +68,7 @@ class Seen(HTMLParser):
 
 def seen(folder: Path) -> Seen:
     found = Seen()
-    found.feed((folder / "report.html").read_text(encoding="utf-8"))
+    found.feed((folder / "data_report.html").read_text(encoding="utf-8"))
     return found
 
 
@@ -78,7 +78,7 @@ def test_the_page_shows_hostile_text_and_runs_none_of_it(built: Path) -> None:
     assert "<script>alert(1)</script><img src=x onerror=" in page.text
     assert all(link.startswith("#") or link == "data:," for link in page.links)
     assert "‹U+202E›evil‹U+202C›" in page.text
-    raw = (built / "report.html").read_bytes()
+    raw = (built / "data_report.html").read_bytes()
     assert not re.search("[\x00-\x08\u202a-\u202e\ufeff\ud800-\udfff]", raw.decode())
 
 
@@ -90,7 +90,7 @@ def test_links_lead_somewhere_and_ids_are_unique(built: Path) -> None:
 
 
 def test_a_text_of_a_million_letters_leaves_the_page_small(built: Path) -> None:
-    assert (built / "report.html").stat().st_size < 500_000
+    assert (built / "data_report.html").stat().st_size < 500_000
     assert "more characters]" in seen(built).text
 
 
@@ -118,7 +118,7 @@ def test_the_flow_sums_up_small_rules_and_what_no_rule_names() -> None:
 
 
 def test_rows_left_out_are_not_called_rejected(built: Path) -> None:
-    page = (built / "report.html").read_text("utf-8")
+    page = (built / "data_report.html").read_text("utf-8")
     assert "82 kept + 7 rejected + 2 left out by limits" in page
     assert "rejected: 7 rows" in page
     assert "left out: 2 rows" in page
@@ -127,7 +127,7 @@ def test_rows_left_out_are_not_called_rejected(built: Path) -> None:
 
 def test_the_same_run_gives_the_same_page(tmp_path: Path, built: Path) -> None:
     again = build(make_run(tmp_path))
-    for name in ("report.html", "report.json", "flow.png"):
+    for name in ("data_report.html", "report.json", "flow.png"):
         assert (again / name).read_bytes() == (built / name).read_bytes(), name
 
 

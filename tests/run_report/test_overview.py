@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.schema import Config
+from pipeline.data_report import stage as data_report
 from pipeline.pages import charts
 from pipeline.pages.charts import DotRow
 from pipeline.pages.drawing import Curve, Dot, Drawing, svg
@@ -112,7 +113,7 @@ def test_a_real_run_is_read_and_not_touched(base: Path, tmp_path: Path) -> None:
     assert "do not end by themselves" in text
     assert "train.lr=0.01" in text
     assert "parameters 41,120, trained 896" in " ".join(text.split()), "the plan"
-    assert str(tmp_path) not in (run.root / "report.html").read_text()
+    assert str(tmp_path) not in (run.root / "run_report.html").read_text()
 
 
 def test_nothing_trained_is_no_gap(base: Path, tmp_path: Path) -> None:
@@ -183,3 +184,16 @@ def test_odd_results_of_others_do_not_break_the_page(tmp_path: Path) -> None:
 
 def test_durations() -> None:
     assert [duration(s) for s in (45, 145.4, 11_400)] == ["45 s", "2 min 25 s", "3 h 10 min"]
+
+
+def test_pages_of_earlier_versions_are_replaced_with_a_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "test")
+    write_text(run.root / "report.html", "<p>an earlier run report")
+    assert build(CONFIG, run) == run.root / "run_report.html"
+    assert not (run.root / "report.html").exists()
+    assert "run_report.html" in capsys.readouterr().out
+    with run.writing("report", {**data_report.key(CONFIG, run), "version": 1}) as out:
+        write_text(out.folder / "report.html", "<p>an earlier data report")
+    assert not run.is_current("report", data_report.key(CONFIG, run))
