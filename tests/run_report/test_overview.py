@@ -17,7 +17,7 @@ from pipeline.run.errors import UserError
 from pipeline.run.files import write_text
 from pipeline.run.folder import Run
 from pipeline.run_report import curves
-from pipeline.run_report.parts import read
+from pipeline.run_report.contents import read
 from pipeline.run_report.results import benchmarks, reading, side_by_side
 from pipeline.run_report.sections import duration
 from pipeline.run_report.stage import build
@@ -93,10 +93,10 @@ def test_what_is_stale_or_differs_is_said(tmp_path: Path) -> None:
     with run.writing("tokens", {"dataset": "another"}) as out:
         out.counts["train"] = {}
     other = RUN.model_copy(update={"train": RUN.train.model_copy(update={"lr": 0.5})})
-    parts = read(other, run)
-    assert parts.old.keys() == {"tokens", "adapter"}
-    assert parts.differs == {"train.lr": (0.0002, 0.5)}
-    assert parts.config.train.lr == 0.0002, "the folder's own config counts"
+    contents = read(other, run)
+    assert contents.old.keys() == {"tokens", "adapter"}
+    assert contents.differs == {"train.lr": (0.0002, 0.5)}
+    assert contents.config.train.lr == 0.0002, "the folder's own config counts"
     text = seen(build(other, run)).text
     assert "training: made from an earlier result of tokens; others are there now." in text
     assert "train.lr (0.0002, now 0.5)" in text
@@ -175,9 +175,9 @@ def test_odd_results_of_others_do_not_break_the_page(tmp_path: Path) -> None:
     run = finish(make_run(tmp_path / "test"))
     write_text(run.folder("eval") / "eval.json", '{"rows": ["text", {"name": 5}, {"base": "x", "tuned": true}]}')
     write_text(run.folder("judge") / "judge.json", '{"win_rate": 0.5, "by_category": 3}')
-    parts = read(RUN, run)
-    assert "not measured" in benchmarks(parts)
-    assert "No pairs were judged" in side_by_side(parts)
+    contents = read(RUN, run)
+    assert "not measured" in benchmarks(contents)
+    assert "No pairs were judged" in side_by_side(contents)
     write_text(run.folder("judge") / "judge.json", "[]")
     assert "No pairs were judged" in side_by_side(read(RUN, run))
 
