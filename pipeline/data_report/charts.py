@@ -1,4 +1,4 @@
-"""The pictures of the report, each from its numbers and a width, so that a phone gets a drawing of its own."""
+"""Charts of the data report, each drawn from its numbers for a width."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pipeline.dataset.summary import label_of
 from pipeline.pages.charts import GUTTER, Bar, add_bars, bars
 from pipeline.pages.drawing import Drawing, Line, Rect, Text, fitted
 
-PARTS = (("train", "accent", "train"), ("val", "accent-2", "val"), ("holdout", "accent-3", "held-out tasks"))
+SPLITS = (("train", "accent", "train"), ("val", "accent-2", "val"), ("holdout", "accent-3", "held-out tasks"))
 ACTIONS = (("rejected", "warn", "rejected"), ("fixed", "accent", "fixed"), ("flagged", "neutral", "flagged"))
-MOST = 25  # bars of one chart; what is rarer is summed up
+MOST = 25  # bars of one chart; rarer entries share one bar
 
 
 def flow(numbers: Mapping[str, Any], width: float) -> Drawing:
-    """Rows read = kept + rejected + left out, to scale; below, those not kept magnified and parted by reason."""
+    """Rows read = kept + rejected + left out, to scale; below, those not kept, magnified, by reason."""
     drawing = Drawing("flow", width, 0, "From rows read to rows learnt", "Rows read, kept, and rejected by each rule")
     read, kept, gone, left = (numbers[name] for name in ("read", "kept", "rejected", "left_out"))
     rows = [
@@ -27,7 +27,7 @@ def flow(numbers: Mapping[str, Any], width: float) -> Drawing:
         for name, n in (("read", read), ("kept", kept))
     ]
     start = 0
-    for key, colour, label in PARTS:
+    for key, colour, label in SPLITS:
         if numbers[key]:
             tip = f"{label}: {numbers[key]:,} rows ({share(numbers[key], read)} of those read)"
             rows.append(Bar(label, [(numbers[key], colour, tip)], f"{numbers[key]:,}", start, inset=14))
@@ -58,7 +58,7 @@ def flow(numbers: Mapping[str, Any], width: float) -> Drawing:
 
 
 def _anchor(numbers: Mapping[str, Any], rule: str) -> str:
-    """Where the page explains a rule; steps that sum several up have no such place."""
+    """Id of the rule's place on the page; steps that sum up several rules have none."""
     return f"rule-{rule}" if any(r["rule"] == rule for r in numbers["rules"]) else ""
 
 
@@ -69,18 +69,20 @@ def names_of(paths: Sequence[str]) -> dict[str, str]:
 
 
 def sources(numbers: Mapping[str, Any], width: float) -> Drawing:
-    """What became of each source's rows."""
+    """Rows of each source by split, left out and rejected."""
     drawing = Drawing("sources", width, 0, "What became of each source", "Rows of each source by where they went")
     rows, names = [], names_of([label_of(source) for source in numbers["sources"]])
     for source in numbers["sources"][:MOST]:
-        pieces = [(source.get(key, 0), colour, f"{label}: {source.get(key, 0):,} rows") for key, colour, label in PARTS]
+        pieces = [
+            (source.get(key, 0), colour, f"{label}: {source.get(key, 0):,} rows") for key, colour, label in SPLITS
+        ]
         left = source.get("left_out", 0)
         pieces.append((left, "neutral", f"left out: {left:,} rows"))
         bad = max(source["read"] - sum(n for n, _, _ in pieces), 0)
         pieces.append((bad, "warn", f"rejected: {bad:,} rows"))
         label = label_of(source)
         rows.append(Bar(names[label], pieces, f"{source['read']:,}", tip=label))
-    legend = [(c, label) for key, c, label in PARTS if any(s.get(key) for s in numbers["sources"])]
+    legend = [(c, label) for key, c, label in SPLITS if any(s.get(key) for s in numbers["sources"])]
     if any(s.get("left_out") for s in numbers["sources"]):
         legend.append(("neutral", "left out by limits or mixture"))
     return bars(drawing, rows, [*legend, ("warn", "rejected")])
@@ -98,18 +100,18 @@ def rules(numbers: Mapping[str, Any], width: float) -> Drawing:
     return bars(drawing, rows, [(colour, label) for _, colour, label in ACTIONS])
 
 
-def counts(found: Mapping[str, int], width: float, name: str, title: str) -> Drawing:
+def counts(rows_by_name: Mapping[str, int], width: float, name: str, title: str) -> Drawing:
     """One bar for each name, the most common first."""
     drawing = Drawing(name, width, 0, title, title)
-    total = sum(found.values())
-    items = sorted(found.items(), key=lambda item: (-item[1], item[0]))
-    rows = [
+    total = sum(rows_by_name.values())
+    items = sorted(rows_by_name.items(), key=lambda item: (-item[1], item[0]))
+    bars_shown = [
         Bar(label, [(n, "accent", f"{label}: {n:,} rows ({share(n, total)})")], f"{n:,}") for label, n in items[:MOST]
     ]
     if items[MOST:]:
         rest = sum(n for _, n in items[MOST:])
-        rows.append(Bar(f"{len(items) - MOST} more", [(rest, "neutral", f"{rest:,} rows")], f"{rest:,}"))
-    return bars(drawing, rows)
+        bars_shown.append(Bar(f"{len(items) - MOST} more", [(rest, "neutral", f"{rest:,} rows")], f"{rest:,}"))
+    return bars(drawing, bars_shown)
 
 
 def mix(numbers: Mapping[str, Any], width: float) -> Drawing:

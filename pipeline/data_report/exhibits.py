@@ -1,4 +1,4 @@
-"""The rows on the page as escaped HTML: examples of rules, groups of duplicates, hits of benchmarks, samples."""
+"""Rows on the page as escaped HTML: examples of rules, groups of duplicates, benchmark questions, samples."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pipeline.data_report.samples import FIELDS, Sample
 from pipeline.pages.rows import article, field, fields, row_box, text_block
 from pipeline.pages.text import as_text, difference, escape, overlap, shorten
 
-IN_GROUP = 4  # rows shown of a group of duplicates
+IN_GROUP = 4  # dropped rows shown of a group of duplicates
 SHORT = 600  # characters of a text in a group
 ACTIONS = ("rejected", "fixed", "flagged")
 
 
-def rules(found: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each rule that did something; its examples unfold."""
-    return "".join(_rule(rule) for rule in found)
+def rules(rule_counts: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each rule that acted, with its examples folded below."""
+    return "".join(_rule(rule) for rule in rule_counts)
 
 
 def _rule(rule: Mapping[str, Any]) -> str:
@@ -46,18 +46,18 @@ def _example(example: Mapping[str, Any]) -> str:
     return row_box([example.get("action"), example.get("place")], example.get("reason"), body)
 
 
-def cluster(found: Mapping[str, Any]) -> str:
+def cluster(group: Mapping[str, Any]) -> str:
     """A kept row and those that were dropped for it, with what differs marked."""
-    kept = found.get("kept") or {}
-    rows = found.get("rows") or ()
-    size = int(found.get("size") or len(rows) + 1)
+    kept = group.get("kept") or {}
+    rows = group.get("rows") or ()
+    size = int(group.get("size") or len(rows) + 1)
     body = row_box(["kept", kept.get("place"), kept.get("source")], None, fields(_texts(kept), SHORT))
     for row in rows[:IN_GROUP]:
         kind, alike = row.get("kind", ""), row.get("similarity")
-        said = f"{kind} duplicate" + (
+        reason = f"{kind} duplicate" + (
             f", similarity {float(alike):.2f}" if alike is not None and kind != "exact" else ""
         )
-        body += row_box(["rejected", row.get("place"), row.get("source")], said, _compared(kept, row.get("row")))
+        body += row_box(["rejected", row.get("place"), row.get("source")], reason, _compared(kept, row.get("row")))
     more = size - 1 - len(rows[:IN_GROUP])
     note = f'<p class="soft">and {more:,} more rows, in duplicates.jsonl</p>' if more > 0 else ""
     kinds = "\n".join(sorted({str(row.get("kind")) for row in rows}))
@@ -65,34 +65,34 @@ def cluster(found: Mapping[str, Any]) -> str:
 
 
 def _compared(kept: Mapping[str, Any], row: Any) -> str:
-    """The fields of a dropped row; what the kept one has not is marked."""
+    """The fields of a dropped row, with marks where the kept row differs."""
     texts, others = _texts(row), _texts(kept)
-    parts = []
+    html = []
     for name, text in texts.items():
         _, new = difference(shorten(others.get(name, ""), SHORT), shorten(text, SHORT))
         if text or others.get(name):
-            parts.append(_block(name, new if others.get(name) != text else '<i class="soft">the same</i>'))
-    return "".join(parts)
+            html.append(_block(name, new if others.get(name) != text else '<i class="soft">the same</i>'))
+    return "".join(html)
 
 
-def hit(found: Mapping[str, Any]) -> str:
+def hit(example: Mapping[str, Any]) -> str:
     """A benchmark's question beside the row that holds it, with what they share marked."""
-    texts = _texts(found.get("row"))
+    texts = _texts(example.get("row"))
     whole = "\n\n".join(text for text in texts.values() if text)
-    question, row = overlap(str(found.get("question") or ""), whole)
-    asked = f"question of {found.get('benchmark') or '?'}"
-    score = f"{float(found['score']):.0%} of the question is there" if found.get("score") is not None else ""
+    question, row = overlap(str(example.get("question") or ""), whole)
+    asked = f"question of {example.get('benchmark') or '?'}"
+    score = f"{float(example['score']):.0%} of the question is there" if example.get("score") is not None else ""
     body = f'<div class="two">{_block(asked, question)}{_block("row", row)}</div>'
-    names = {name: str(found.get(name) or "") for name in ("benchmark", "source")}
-    return article(names, row_box([found.get("place"), found.get("source")], score, body))
+    names = {name: str(example.get(name) or "") for name in ("benchmark", "source")}
+    return article(names, row_box([example.get("place"), example.get("source")], score, body))
 
 
-def sample(found: Sample, unit: str) -> str:
-    """One row with all that is known of it."""
-    size = f"{found.size[0]:,} {unit}, {found.size[1]:,} of them in the answer" if found.size else None
-    meta = [found.part, found.source, found.language, found.task, found.place, size]
-    names = {"part": found.part, "source": found.source, "language": found.language, "rule": "\n".join(found.rules)}
-    return article(names, row_box(meta, "; ".join(found.notes), fields(_texts(found.texts))))
+def sample(row: Sample, unit: str) -> str:
+    """A sampled row with its facts. unit: of its size, tokens or characters."""
+    size = f"{row.size[0]:,} {unit}, {row.size[1]:,} of them in the answer" if row.size else None
+    meta = [row.split, row.source, row.language, row.task, row.place, size]
+    names = {"split": row.split, "source": row.source, "language": row.language, "rule": "\n".join(row.rules)}
+    return article(names, row_box(meta, "; ".join(row.notes), fields(_texts(row.texts))))
 
 
 def _block(name: str, html: str) -> str:
@@ -100,7 +100,7 @@ def _block(name: str, html: str) -> str:
 
 
 def _texts(row: Any) -> dict[str, str]:
-    """A row in whatever form it was written down, as texts by field name."""
+    """A row of any form as texts by field name."""
     if row is None or row == "":
         return {}
     if isinstance(row, Mapping):

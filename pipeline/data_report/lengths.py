@@ -19,8 +19,12 @@ QUANTILES = (5, 25, 50, 75, 95)
 
 
 @dataclass
-class Part:
-    """Rows of train, val or holdout in the order of the file. source: number of each row's source. Lengths in units."""
+class SplitLengths:
+    """Lengths of the rows of a split, in the order of its file, in characters or tokens.
+
+    Attributes:
+        sources: number of each row's source. whole, answer: lengths of the row and of its answer.
+    """
 
     name: str
     ids: list[str] = field(default_factory=list)
@@ -35,36 +39,36 @@ class Part:
         self.answer.append(answer)
 
     def measure(self, tokens: Tokens) -> None:
-        """Replaces characters by tokens. Rows that the tokens stage left out are left out here too."""
-        kept: list[int] = []
+        """Replaces characters by tokens, and drops rows that the tokens stage left out."""
+        encoded: list[int] = []
         names = tokens.names.to_pylist()
-        at = 0
+        row = 0
         for name in names:
-            while self.ids[at] != name:
-                at += 1
-            kept.append(at)
-            at += 1
+            while self.ids[row] != name:
+                row += 1
+            encoded.append(row)
+            row += 1
         self.ids = names
-        self.sources = [self.sources[i] for i in kept]
+        self.sources = [self.sources[i] for i in encoded]
         self.whole, self.answer = tokens.lengths.tolist(), tokens.learnt.tolist()
 
 
-def lengths(parts: Sequence[Part], sources: Sequence[str], cutoff: int | None) -> dict[str, Any]:
-    """Histograms over all parts, and quantiles for each part and source. `cutoff` is None for characters."""
-    whole = np.array([n for part in parts for n in part.whole], np.int64)
-    answer = np.array([n for part in parts for n in part.answer], np.int64)
+def lengths(splits: Sequence[SplitLengths], sources: Sequence[str], cutoff: int | None) -> dict[str, Any]:
+    """Histograms over all splits, and quantiles by split and source. `cutoff` is None for characters."""
+    whole = np.array([n for split in splits for n in split.whole], np.int64)
+    answer = np.array([n for split in splits for n in split.answer], np.int64)
     groups = []
-    for part in parts:
-        owner = np.array(part.sources, np.int64)
+    for split in splits:
+        owner = np.array(split.sources, np.int64)
         for number in np.unique(owner).tolist():
             mine = owner == number
             groups.append(
                 {
-                    "part": part.name,
+                    "part": split.name,
                     "source": sources[number],
                     "rows": int(mine.sum()),
-                    "row": quantiles(np.array(part.whole, np.int64)[mine]),
-                    "answer": quantiles(np.array(part.answer, np.int64)[mine]),
+                    "row": quantiles(np.array(split.whole, np.int64)[mine]),
+                    "answer": quantiles(np.array(split.answer, np.int64)[mine]),
                 }
             )
     return {
@@ -98,5 +102,5 @@ def histogram(values: Numbers, cutoff: int | None = None) -> dict[str, Any]:
 
 def quantiles(values: Numbers) -> dict[str, float]:
     """5th to 95th percentile, `p5` to `p95`."""
-    found = np.percentile(values, QUANTILES) if len(values) else [0] * len(QUANTILES)
-    return {f"p{q}": round(float(v), 1) for q, v in zip(QUANTILES, found, strict=True)}
+    percentiles = np.percentile(values, QUANTILES) if len(values) else [0] * len(QUANTILES)
+    return {f"p{q}": round(float(v), 1) for q, v in zip(QUANTILES, percentiles, strict=True)}

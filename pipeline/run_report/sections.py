@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.config.method_rules import description
-from pipeline.data_report.numbers import Found
+from pipeline.data_report.numbers import ReportData
 from pipeline.data_report.sections import Sections
 from pipeline.evaluation.general import forgetting
 from pipeline.evaluation.standard_error import shown
@@ -79,11 +79,11 @@ def data(contents: Contents) -> str:
     if contents.data is None:
         return f"<p>{contents.missing('dataset', 'No data')}</p>"
     numbers = dict(contents.data)
-    drawn = Sections(Found(numbers, [], [], {}, {}), numbers.get("verbs") or {})
-    shown = drawn.overview() + drawn.lengths() + drawn.contents()
+    drawn = Sections(ReportData(numbers, [], [], {}, {}), numbers.get("verbs") or {})
+    html = drawn.overview() + drawn.lengths() + drawn.contents()
     more = drawn.sources() + drawn.rules() + (drawn.verbs() if numbers.get("verbs") else "")
     return (
-        f"{shown}<details><summary>Sources, rules and verbs</summary>{more}</details>"
+        f"{html}<details><summary>Sources, rules and verbs</summary>{more}</details>"
         "<p class=soft>The rows themselves, duplicates and test questions are in the data report, the page in the "
         "run's folder <code>report</code>.</p>"
     )

@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline.data_report import charts, stage, verbs
 from pipeline.data_report.lengths import histogram
 from pipeline.data_report.numbers import flow, gather, share
-from pipeline.data_report.rows import Lottery, ticket
+from pipeline.data_report.rows import HashSample, content_hash
 from pipeline.dataset.datasheet import datasheet
 from pipeline.dataset.example import Example
 from pipeline.pages.drawing import Drawing, Rect, Text, Wedge, fitted, svg, text_width
@@ -180,20 +180,20 @@ def test_nothing_kept_is_a_page_too(tmp_path: Path) -> None:
 
 def test_samples_have_every_part_source_and_rule(tmp_path: Path) -> None:
     found = gather(CONFIG, make_run(tmp_path))
-    assert {s.part for s in found.samples} == {"train", "val", "holdout", "rejected"}
+    assert {s.split for s in found.samples} == {"train", "val", "holdout", "rejected"}
     assert {s.source for s in found.samples} == {A, K}
     assert {rule for s in found.samples for rule in s.rules} == {"control-characters", "output-empty"}
     [changed] = [s for s in found.samples if s.rules == ["control-characters"]]
     assert changed.texts["instruction"].startswith("Write a poem number 0")
     assert changed.notes[0].startswith("fixed by control-characters: because")
-    sizes = [s.size for s in found.samples if s.part == "holdout" and s.source == K]
+    sizes = [s.size for s in found.samples if s.split == "holdout" and s.source == K]
     assert set(sizes) == {None, (37, 17)}  # one was too long; 30 and half of 15 characters, 20 of them prompt
 
 
 @pytest.mark.parametrize("pass_", range(2))
 def test_a_lottery_draws_the_same_from_any_order(pass_: int) -> None:
-    entries = [(ticket(n), n) for n in range(100)] + [(ticket(3), 3)]
-    lottery: Lottery[int] = Lottery(7)
+    entries = [(content_hash(n), n) for n in range(100)] + [(content_hash(3), 3)]
+    lottery: HashSample[int] = HashSample(7)
     for entry in entries[:: -1 if pass_ else 1]:
         lottery.add(*entry)
     assert lottery.drawn() == [n for _, n in sorted(entries[:100])[:7]]
