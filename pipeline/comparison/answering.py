@@ -1,11 +1,11 @@
-"""Base and tuned model answer the same questions, each in the trained template, one model in memory at a time."""
+"""Answers of base and tuned model to the same questions, in the trained template, one model in memory at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.comparison.pair import Pair, Said
-from pipeline.comparison.questions import WHERE, Question
+from pipeline.comparison.answer_pairs import AnswerPair, ModelAnswer
+from pipeline.comparison.questions import WHERE, CompareQuestion, TooLong
 from pipeline.config.schema import Config
 from pipeline.dataset.example import Example
 from pipeline.evaluation.answers import Answer
@@ -20,14 +20,16 @@ from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 
-CPU_BATCH = 8  # answers are kept batch by batch, and on a CPU a large one takes minutes
+CPU_BATCH = 8  # answers are written to disk by batch, and on a CPU a large batch takes minutes
 
 
-def answered(config: Config, run: Run, questions: Sequence[Question]) -> tuple[list[Pair], list[tuple[Question, int]]]:
-    """Both models' answers; answers of an earlier call that was stopped, or had other questions too, are taken over.
+def answer_questions(
+    config: Config, run: Run, questions: Sequence[CompareQuestion]
+) -> tuple[list[AnswerPair], list[TooLong]]:
+    """Both models' answers; those that an earlier command measured are not generated again.
 
     Returns:
-        The pairs in the order of the questions, and the questions that were too long, each with its tokens.
+        The pairs in the order of the questions, and the questions that were too long.
 
     Raises:
         UserError: no question fits, a model cannot be loaded, or its logits are not finite (with the question's name).
@@ -42,19 +44,22 @@ def answered(config: Config, run: Run, questions: Sequence[Question]) -> tuple[l
         "tuned": _ask(tuned_model(config, run, encoder), asked, limit, _shots(config, run, encoder, sees)),
     }
     pairs = [
-        Pair(q, *(Said(_text(answer), answer.stopped) for answer in both))
+        AnswerPair(q, *(ModelAnswer(_text(answer), answer.stopped) for answer in both))
         for q, *both in zip(asked, answers["base"], answers["tuned"], strict=True)
     ]
     return pairs, skipped
 
 
 def fitting(
-    encoder: Encoder, questions: Sequence[Question], sees: int | None, room: int
-) -> tuple[list[Question], list[tuple[Question, int]]]:
-    """The questions that leave `room` tokens for an answer, and those that do not, with their length in tokens.
+    encoder: Encoder, questions: Sequence[CompareQuestion], sees: int | None, room: int
+) -> tuple[list[CompareQuestion], list[TooLong]]:
+    """The questions whose prompt leaves `room` tokens for an answer, and those that are too long.
+
+    Args:
+        sees: tokens that the model sees; None: no limit.
 
     Raises:
-        UserError: none does.
+        UserError: all are too long.
     """
     short, long = [], []
     for question in questions:
@@ -72,8 +77,10 @@ def fitting(
     return short, long
 
 
-def _ask(measured: MeasuredModel, questions: Sequence[Question], limit: int, shots: Shots | None) -> list[Answer]:
-    """The model's answers to the questions, in their order; those that are known are not generated again.
+def _ask(
+    measured: MeasuredModel, questions: Sequence[CompareQuestion], limit: int, shots: Shots | None
+) -> list[Answer]:
+    """The model's answers to the questions, in their order.
 
     Raises:
         UserError: its logits are not finite (with the question's name).
@@ -90,12 +97,12 @@ def _ask(measured: MeasuredModel, questions: Sequence[Question], limit: int, sho
 
 
 def _text(answer: Answer) -> str:
-    """The answer without half a character that the limit left at its end."""
+    """The answer without an incomplete character at its end, where the limit cut it."""
     return answer.said if answer.stopped else answer.said.rstrip("\ufffd")
 
 
 def _shots(config: Config, run: Run, encoder: Encoder, sees: int | None) -> Shots | None:
-    """Examples for the prompt, where that is all that tuned means."""
+    """Examples in front of each question, where the tuned model is the base with examples."""
     if holds(run) != "nothing":
         return None
     room, count = config.compare.max_new_tokens, config.adapter.shots

@@ -1,4 +1,4 @@
-"""The body of a reply as it arrives, with bounds: a server may send for ever, and 1 MB of gzip holds 1 GB."""
+"""Bounds on the size and time of a reply: a server may never stop sending, and 1 MB of gzip may hold 1 GB."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-MOST = 2 << 20  # bytes of a reply, unpacked; a verdict with all its reasons has some thousand
+MOST = 2 << 20  # bytes of an unpacked reply; a verdict with its reasons has some thousand
 
 
 class Unbounded(Exception):
-    """A reply is larger or takes longer than it may, or is packed in a way that could not be bounded."""
+    """A reply is too large, takes too long, or is packed in a form that cannot be bounded."""
 
 
 class Body:
-    """Bounds the responses of an httpx client: an event hook that puts itself in place of the stream.
+    """An event hook of an httpx client that replaces the stream of each response by a bounded one.
 
     Args:
-        seconds: that the body may take, from its first byte on; each single wait has the client's own timeout.
+        seconds: for the whole body, from its first byte; each wait for bytes has the client's own timeout.
     """
 
     def __init__(self, seconds: float) -> None:

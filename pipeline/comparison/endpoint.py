@@ -1,4 +1,4 @@
-"""A judge behind an OpenAI-compatible address, with every way it can fail as one message."""
+"""A judge behind an OpenAI-compatible address; every failure is one message."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pipeline.config.schema import Judge
 from pipeline.run.errors import UserError
 
 OPENAI = "https://api.openai.com/v1"
-NO_KEY = "none"  # what is sent to a server that asks for none
+NO_KEY = "none"  # sent to a server that needs no key
 LONGEST_PAUSE = 60  # seconds between two tries, where the server says how long to wait
 
 
 def check(judge: Judge) -> None:
-    """What can be told before any work.
+    """Checks the settings before any work.
 
     Raises:
         UserError: no judge is named, its package or its key is missing.
@@ -35,7 +35,7 @@ def key_of(judge: Judge) -> str:
     """The key from the environment. OpenAI's own goes to no other address unless the config says so.
 
     Raises:
-        UserError: it is not there.
+        UserError: the variable is not set.
     """
     name = judge.key or ("" if judge.base_url else "OPENAI_API_KEY")
     if not name:
@@ -62,57 +62,57 @@ class Endpoint:
         )  # fmt: skip
 
     def close(self) -> None:
-        """Ends requests that are under way."""
+        """Ends requests in flight."""
         self.client.close()
 
     def reply(self, messages: list[dict[str, str]]) -> tuple[str, dict[str, int]]:
-        """The judge's text, and the tokens it says it took.
+        """The judge's text, and the tokens that it counted.
 
         Raises:
-            UserError: it cannot be had, after the tries that the config allows, or it goes beyond its bounds.
+            UserError: no reply after the tries that the config allows, or one beyond the bounds of `body`.
         """
-        # Each wait for bytes has a time limit, but a server may send one byte before each ends. So what is not there
-        # when all tries should be over is given up; its thread ends with the process.
-        tries, found = self.judge.retries + 1, Future[tuple[str, dict[str, int]]]()
+        # The client's time limit is for each wait for bytes, and a server may send one byte before each ends. So a
+        # second limit is for all tries together; the thread of a request that exceeds it ends with the process.
+        tries, result = self.judge.retries + 1, Future[tuple[str, dict[str, int]]]()
 
         def ask() -> None:
             try:
-                found.set_result(self._asked(messages))
+                result.set_result(self._request(messages))
             except BaseException as error:  # raised again below
-                found.set_exception(error)
+                result.set_exception(error)
 
         threading.Thread(target=ask, daemon=True).start()
         try:
-            return found.result(2 * self.judge.timeout * tries + LONGEST_PAUSE * self.judge.retries)
+            return result.result(2 * self.judge.timeout * tries + LONGEST_PAUSE * self.judge.retries)
         except TimeoutError:
-            raise self._slow() from None
+            raise self._timed_out() from None
 
-    def _asked(self, messages: list[dict[str, str]]) -> tuple[str, dict[str, int]]:
+    def _request(self, messages: list[dict[str, str]]) -> tuple[str, dict[str, int]]:
         more = {} if self.judge.temperature is None else {"temperature": self.judge.temperature}
         try:
-            made: Any = self.client.chat.completions.create(model=self.judge.model, messages=messages, **more)
+            response: Any = self.client.chat.completions.create(model=self.judge.model, messages=messages, **more)
         except self.openai.OpenAIError as error:
             raise self._failed(error) from None
         except Unbounded as error:
             raise UserError(str(error), self.where, "ask another server; judge.timeout bounds the time") from None
         except ValueError as error:  # JSON that is none
-            raise self._shapeless(str(error)) from None
+            raise self._not_the_api(str(error)) from None
         except RecursionError:
-            raise self._shapeless("its JSON is nested too deeply") from None
+            raise self._not_the_api("its JSON is nested too deeply") from None
         try:
-            text = made.choices[0].message.content
+            text = response.choices[0].message.content
         except (AttributeError, LookupError, TypeError):
-            raise self._shapeless(_text(made)) from None
+            raise self._not_the_api(_text(response)) from None
         if text is not None and not isinstance(text, str):
-            raise self._shapeless(_text(made))
-        usage = {name: getattr(made.usage, name, 0) for name in ("prompt_tokens", "completion_tokens")}
+            raise self._not_the_api(_text(response))
+        usage = {name: getattr(response.usage, name, 0) for name in ("prompt_tokens", "completion_tokens")}
         return text or "", {name: value if isinstance(value, int) else 0 for name, value in usage.items()}
 
-    def _shapeless(self, said: str) -> UserError:
-        what = f"the judge's server does not speak the API: {self._clean(said)}"
+    def _not_the_api(self, detail: str) -> UserError:
+        what = f"the judge's server does not speak the API: {self._clean(detail)}"
         return UserError(what, self.where, "judge.base_url must be the address that ends in /v1, of a chat server")
 
-    def _slow(self) -> UserError:
+    def _timed_out(self) -> UserError:
         return UserError(f"the judge did not answer within {self.judge.timeout} s, {self._tries()}", self.where,
                          "raise judge.timeout, or lower judge.parallel")  # fmt: skip
 
@@ -120,38 +120,38 @@ class Endpoint:
         return f"after {self.judge.retries + 1} tries" if self.judge.retries else "at the first try"
 
     def _failed(self, error: Exception) -> UserError:
-        """An error of the library as a message; the key stands in none."""
+        """An error of the library as a message without the key."""
         api, tries = self.openai, self._tries()
-        said = self._clean(str(error))
+        detail = self._clean(str(error))
         if isinstance(error, api.APITimeoutError):
-            return self._slow()
+            return self._timed_out()
         if isinstance(error, api.APIConnectionError):
-            return UserError(f"the judge cannot be reached, {tries}: {said}", self.where,
-                             "start its server, or mend judge.base_url")  # fmt: skip
+            return UserError(f"the judge cannot be reached, {tries}: {detail}", self.where,
+                             "start its server, or correct judge.base_url")  # fmt: skip
         code = getattr(error, "status_code", 0)
         if code in (401, 403):
-            return UserError(f"the judge refuses the key ({code}): {said}", self.where,
+            return UserError(f"the judge refuses the key ({code}): {detail}", self.where,
                              "put the right one into the environment variable that judge.key names")  # fmt: skip
         if code == 404:
-            return UserError(f"no model {self.judge.model!r} at this address: {said}", self.where,
-                             "mend judge.model or judge.base_url")  # fmt: skip
+            return UserError(f"no model {self.judge.model!r} at this address: {detail}", self.where,
+                             "correct judge.model or judge.base_url")  # fmt: skip
         if code == 429:
-            return UserError(f"the judge is busy or the quota used up, {tries}: {said}", self.where,
+            return UserError(f"the judge is busy or the quota used up, {tries}: {detail}", self.where,
                              "wait, or lower judge.parallel")  # fmt: skip
         if code >= 500:
-            return UserError(f"the judge's server fails ({code}), {tries}: {said}", self.where, "wait, or mend it")
+            return UserError(f"the judge's server fails ({code}), {tries}: {detail}", self.where, "wait, or repair it")
         if code:
-            return UserError(f"the judge refuses the request ({code}): {said}", self.where,
+            return UserError(f"the judge refuses the request ({code}): {detail}", self.where,
                              "judge.temperature=null, where it is that")  # fmt: skip
-        return self._shapeless(said)
+        return self._not_the_api(detail)
 
-    def _clean(self, said: str) -> str:
-        said = " ".join(said.split())
-        return (said if self.key == NO_KEY else said.replace(self.key, "[key]"))[:200]
+    def _clean(self, text: str) -> str:
+        text = " ".join(text.split())
+        return (text if self.key == NO_KEY else text.replace(self.key, "[key]"))[:200]
 
 
-def _text(made: object) -> str:
+def _text(response: object) -> str:
     try:
-        return str(made)[:1000]
+        return str(response)[:1000]
     except RecursionError:
         return "its JSON is nested too deeply"

@@ -1,10 +1,10 @@
 """The judge stage: `compare/answers.jsonl` in, `judge/` out.
 
-    verdicts.jsonl   a question a line: both replies, and what they say together
-    judge.json       win rate with its interval, by category; how steady the judge was; its prompt
-    judge.md         the same to read
+    verdicts.jsonl   a line per question: both replies and the winner
+    judge.json       win rate with its interval, by category; how often both orders agree; the prompt
+    judge.md         the same as a table
 
-Replies are kept in `partial/verdicts.jsonl` as they come, so that a judge that fails is asked only for the rest.
+Replies are cached in `partial/verdicts.jsonl` as they arrive, so that after a failure only the rest is asked for.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
+from pipeline.comparison.answer_pairs import AnswerPair, load_pairs
 from pipeline.comparison.endpoint import Endpoint
 from pipeline.comparison.judgement import judgement, markdown, outcome, printed
-from pipeline.comparison.pair import Pair, load
 from pipeline.comparison.questions import in_turn
 from pipeline.comparison.verdict import PROMPT_HASH, messages, name_of
 from pipeline.config.portable_paths import shortener
@@ -31,7 +31,7 @@ ORDERS = ("base", "tuned")  # whose answer stands first
 
 
 def key(config: Config, run: Run) -> dict[str, Any]:
-    """All that the result depends on; not how fast and how patiently it is asked for."""
+    """All that the result depends on; not judge.parallel, retries and timeout."""
     return {"version": 1, **_judge_key(config), "limit": config.judge.limit, "compare": run.result("compare")}
 
 
@@ -43,50 +43,50 @@ def _judge_key(config: Config) -> dict[str, Any]:
 
 
 def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
-    """Asks the judge for what it has not said yet, and adds up.
+    """Asks the judge for the verdicts that are missing, and writes the totals.
 
     Raises:
-        UserError: the judge fails (its replies so far are kept), or says nothing that can be read.
+        UserError: the judge fails (its replies so far are kept), or no reply holds a verdict.
     """
-    pairs = load(run)
-    chosen = {q.id for q in in_turn([p.question for p in pairs], config.judge.limit)}
-    pairs = [p for p in pairs if p.question.id in chosen]
+    pairs = load_pairs(run)
+    ids = {q.id for q in in_turn([p.question for p in pairs], config.judge.limit)}
+    pairs = [p for p in pairs if p.question.id in ids]
     replies = ResultCache(run.root / "partial" / "verdicts.jsonl", _judge_key(config))
     _ask(config, pairs, replies)
     outcomes = [outcome(pair, {first: replies.results.get(name_of(pair, first)) for first in ORDERS}) for pair in pairs]
-    found = judgement(config, outcomes)
-    if found["win_rate"]["questions"] == 0:
+    totals = judgement(config, outcomes)
+    if totals["win_rate"]["questions"] == 0:
         fix = "take another judge.model, one that keeps to a form; its replies are in that file"
         raise UserError("no reply of the judge holds a verdict", str(replies.path), fix)
     with run.writing("judge", stage_key) as output:
         write_text(output.folder / "verdicts.jsonl", "".join(json_text(o) + "\n" for o in outcomes))
-        write_json(output.folder / "judge.json", found)
-        write_text(output.folder / "judge.md", shortener(run.root, config)(markdown(config, found)))
-        output.counts.update({k: found[k] for k in ("win_rate", "consistency", "unparsable", "identical")})
-    say(printed(found))
+        write_json(output.folder / "judge.json", totals)
+        write_text(output.folder / "judge.md", shortener(run.root, config)(markdown(config, totals)))
+        output.counts.update({k: totals[k] for k in ("win_rate", "consistency", "unparsable", "identical")})
+    say(printed(totals))
     say(f"judge: {run.folder('judge') / 'judge.md'}")
 
 
-def _ask(config: Config, pairs: Sequence[Pair], replies: ResultCache) -> None:
-    """Keeps a reply for each pair and order that has none; pairs with equal answers need none."""
-    wanted = {name_of(p, first): (p, first) for p in pairs if not p.identical for first in ORDERS}
-    missing = {name: asked for name, asked in wanted.items() if name not in replies.results}
+def _ask(config: Config, pairs: Sequence[AnswerPair], replies: ResultCache) -> None:
+    """Asks for each pair and order without a cached reply; pairs with identical answers need none."""
+    requests = {name_of(p, first): (p, first) for p in pairs if not p.identical for first in ORDERS}
+    missing = {name: asked for name, asked in requests.items() if name not in replies.results}
     if not missing:
         return
-    if len(missing) < len(wanted):
-        say(f"judge: {len(wanted) - len(missing)} of {len(wanted)} replies are there already")
+    if len(missing) < len(requests):
+        say(f"judge: {len(requests) - len(missing)} of {len(requests)} replies are there already")
     failed = _ask_all(config, missing, replies)
     if failed:
-        there = sum(name in replies.results for name in wanted)
-        what = f"{failed.what}; {there} of {len(wanted)} replies are kept, and the same command goes on from there"
+        cached = sum(name in replies.results for name in requests)
+        what = f"{failed.what}; {cached} of {len(requests)} replies are kept, and the same command goes on from there"
         raise UserError(what, failed.where, failed.fix)
 
 
-def _ask_all(config: Config, missing: Mapping[str, tuple[Pair, str]], replies: ResultCache) -> UserError | None:
-    """Several requests at once; after the first that fails no other is begun. Returns that failure."""
+def _ask_all(config: Config, missing: Mapping[str, tuple[AnswerPair, str]], replies: ResultCache) -> UserError | None:
+    """Sends several requests at once; after a failure no other is sent. Returns the first failure."""
     endpoint, stop = Endpoint(config.judge), threading.Event()
 
-    def ask(pair: Pair, first: str) -> tuple[str, dict[str, int]] | None:
+    def ask(pair: AnswerPair, first: str) -> tuple[str, dict[str, int]] | None:
         if stop.is_set():
             return None
         try:
@@ -98,17 +98,17 @@ def _ask_all(config: Config, missing: Mapping[str, tuple[Pair, str]], replies: R
     failed: UserError | None = None
     pool = ThreadPoolExecutor(config.judge.parallel, thread_name_prefix="judge")
     try:
-        asked = {pool.submit(ask, *pair): name for name, pair in missing.items()}
-        with bar(total=len(asked), what="judge", unit="reply") as progress:
-            for future in as_completed(asked):
+        names = {pool.submit(ask, *pair): name for name, pair in missing.items()}
+        with bar(total=len(names), what="judge", unit="reply") as progress:
+            for future in as_completed(names):
                 try:
                     reply = future.result()
                 except UserError as error:
-                    failed = failed or error  # what is under way is waited for
+                    failed = failed or error  # requests in flight are waited for
                     continue
                 if reply:
                     text, usage = reply
-                    replies.add({asked[future]: {"reply": text, **usage}})
+                    replies.add({names[future]: {"reply": text, **usage}})
                     progress.update()
     finally:
         stop.set()

@@ -1,11 +1,11 @@
-"""Replies of a judge added up: a winner for each question, win rates, and how steady the judge was."""
+"""Totals of a judge's replies: a winner for each question, win rates, and the judge's consistency."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.comparison.pair import Pair
+from pipeline.comparison.answer_pairs import AnswerPair
 from pipeline.comparison.verdict import ANSWERS, INPUT, PROMPT_HASH, SYSTEM, TASK, both, parse, winner
 from pipeline.comparison.winrate import table, win_rate
 from pipeline.config.schema import Config
@@ -19,22 +19,22 @@ METHOD = (
 )
 
 
-def outcome(pair: Pair, replies: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]:
-    """One line of verdicts.jsonl. replies: what was kept, by whose answer stood first."""
+def outcome(pair: AnswerPair, replies: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]:
+    """One line of verdicts.jsonl. replies: by the model whose answer stood first."""
     q = pair.question
     head = {"id": q.id, "set": q.set, "category": q.category, "identical": pair.identical}
     if pair.identical:
         return {**head, "winner": "tie", "consistent": None, "replies": []}
-    said = []
-    for first, kept in replies.items():
-        if kept is None:
+    readings = []
+    for first, reply in replies.items():
+        if reply is None:
             raise ValueError(f"no reply for {q.id}")
-        verdict = parse(kept["reply"])
-        said.append({"first": first, "verdict": verdict, "winner": winner(verdict, first), **kept})
-    one, two = (reply["winner"] for reply in said)
-    together = both(one, two)
-    consistent = None if together == "unparsable" else one == two
-    return {**head, "winner": together, "consistent": consistent, "replies": said}
+        verdict = parse(reply["reply"])
+        readings.append({"first": first, "verdict": verdict, "winner": winner(verdict, first), **reply})
+    one, two = (reply["winner"] for reply in readings)
+    winner_of_both = both(one, two)
+    consistent = None if winner_of_both == "unparsable" else one == two
+    return {**head, "winner": winner_of_both, "consistent": consistent, "replies": readings}
 
 
 def judgement(config: Config, outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def judgement(config: Config, outcomes: Sequence[Mapping[str, Any]]) -> dict[str
     """
     replies = [reply for one in outcomes for reply in one["replies"]]
     sides = [reply["verdict"] for reply in replies if reply["verdict"] in ("first", "second")]
-    steady = [one["consistent"] for one in outcomes if one["consistent"] is not None]
+    consistent = [one["consistent"] for one in outcomes if one["consistent"] is not None]
     categories, sets = (dict.fromkeys(one[name] for one in outcomes) for name in ("category", "set"))
     decided = [one for one in outcomes if one["winner"] != "unparsable"]
 
@@ -63,7 +63,7 @@ def judgement(config: Config, outcomes: Sequence[Mapping[str, Any]]) -> dict[str
             "replies": sum(reply["verdict"] == "unparsable" for reply in replies),
             "questions": len(outcomes) - len(decided),
         },
-        "consistency": sum(steady) / len(steady) if steady else None,
+        "consistency": sum(consistent) / len(consistent) if consistent else None,
         "first": sides.count("first") / len(sides) if sides else None,
         "tokens": {name: sum(r[name] for r in replies) for name in ("prompt_tokens", "completion_tokens")},
         "method": METHOD,
@@ -71,43 +71,45 @@ def judgement(config: Config, outcomes: Sequence[Mapping[str, Any]]) -> dict[str
     }
 
 
-def _rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    sets = found["by_set"].items() if len(found["by_set"]) > 1 else ()
-    return table([("all", found["win_rate"]), *sets, *found["by_category"].items()])
+def _rows(totals: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    sets = totals["by_set"].items() if len(totals["by_set"]) > 1 else ()
+    return table([("all", totals["win_rate"]), *sets, *totals["by_category"].items()])
 
 
-def printed(found: Mapping[str, Any]) -> str:
-    """The table and its reservations for a terminal."""
-    rows = _rows(found)
+def printed(totals: Mapping[str, Any]) -> str:
+    """The table with notes for a terminal."""
+    rows = _rows(totals)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))).rstrip()
         for r in rows
     ]
-    return "\n" + "\n".join([*lines, "", *_notes(found)])
+    return "\n" + "\n".join([*lines, "", *_notes(totals)])
 
 
-def _notes(found: Mapping[str, Any]) -> list[str]:
-    notes = [f"judge: {found['judge']['model']}, {found['asked']} questions, each asked in both orders"]
-    if found["consistency"] is not None:
-        notes.append(f"both orders agree: {found['consistency']:.1%}")
-    if found["first"] is not None:
-        notes.append(f"verdicts for the answer that stood first: {found['first']:.1%}")
-    if found["identical"]:
-        notes.append(f"equal answers, ties without being asked: {found['identical']}")
-    if found["unparsable"]["replies"]:
-        bad = found["unparsable"]
-        notes.append(f"replies without a verdict: {bad['replies']}; questions left out for it: {bad['questions']}")
+def _notes(totals: Mapping[str, Any]) -> list[str]:
+    notes = [f"judge: {totals['judge']['model']}, {totals['asked']} questions, each asked in both orders"]
+    if totals["consistency"] is not None:
+        notes.append(f"both orders agree: {totals['consistency']:.1%}")
+    if totals["first"] is not None:
+        notes.append(f"verdicts for the answer that stood first: {totals['first']:.1%}")
+    if totals["identical"]:
+        notes.append(f"equal answers, ties without being asked: {totals['identical']}")
+    if totals["unparsable"]["replies"]:
+        unparsable = totals["unparsable"]
+        notes.append(
+            f"replies without a verdict: {unparsable['replies']}; questions left out for it: {unparsable['questions']}"
+        )
     return notes
 
 
-def markdown(config: Config, found: Mapping[str, Any]) -> str:
+def markdown(config: Config, totals: Mapping[str, Any]) -> str:
     """judge.md."""
-    head, *rows = _rows(found)
+    head, *rows = _rows(totals)
     lines = [
         f"# {config.name}: base and tuned model before a judge",
         "",
-        *(f"- {plain(note)}" for note in _notes(found)),
+        *(f"- {plain(note)}" for note in _notes(totals)),
         "",
         f"| {' | '.join(head)} |",
         f"|---|{'---:|' * (len(head) - 1)}",

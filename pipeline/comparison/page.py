@@ -1,7 +1,7 @@
-"""page.html: one question at a time, two answers in an order that nobody knows, and votes.
+"""page.html: one question at a time, two answers in an order that hides the models, and votes.
 
 Which answer stands on the left is a pure function of the answers' hash and the question's id. The models' names are on
-the page, hidden until they are asked for. Look and policy are the data report's.
+the page, hidden until a button shows them. Style and security policy are those of all pages (`pipeline.pages.page`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import __version__
-from pipeline.comparison.pair import Pair, Said
-from pipeline.comparison.questions import Question
+from pipeline.comparison.answer_pairs import AnswerPair, ModelAnswer
+from pipeline.comparison.questions import TooLong
 from pipeline.dataset.language import language_of
 from pipeline.pages.page import shell
+from pipeline.pages.rows import field, select, text_block
 from pipeline.pages.text import escape
 
 HERE = Path(__file__).parent
@@ -23,13 +24,18 @@ NOSCRIPT = "<noscript><p>Without JavaScript all questions are shown, and votes c
 
 
 def page(
-    name: str, about: str, pairs: Sequence[Pair], skipped: Sequence[tuple[Question, int]], digest: str, most: int
+    name: str,
+    about: str,
+    pairs: Sequence[AnswerPair],
+    skipped: Sequence[TooLong],
+    digest: str,
+    most: int,
 ) -> str:
     """The whole page. The same input gives the same bytes.
 
     Args:
-        about: what base and tuned model are, as text. skipped: questions that were too long, with their tokens.
-        digest: hash of the answers, under which votes are kept. most: tokens that an answer may have.
+        about: text on base and tuned model. skipped: questions that were too long.
+        digest: hash of the answers, the key of the votes. most: tokens of an answer at most.
     """
     articles = "".join(_article(pair, swapped(digest, pair.question.id), most) for pair in pairs)
     body = (
@@ -50,24 +56,23 @@ def swapped(digest: str, id: str) -> bool:
     return bool(hashlib.sha256(f"{digest}:{id}".encode("utf-8", "surrogatepass")).digest()[0] & 1)
 
 
-def _left_out(skipped: Sequence[tuple[Question, int]]) -> str:
+def _left_out(skipped: Sequence[TooLong]) -> str:
     if not skipped:
         return ""
     listed = "".join(f"<li>{escape(q.set)}: {escape(q.id)} ({length:,} tokens)</li>" for q, length in skipped)
-    some = "1 question was" if len(skipped) == 1 else f"{len(skipped)} questions were"
-    return f"<details><summary>{some} too long for the model and left out</summary><ul>{listed}</ul></details>"
+    summary = "1 question was" if len(skipped) == 1 else f"{len(skipped)} questions were"
+    return f"<details><summary>{summary} too long for the model and left out</summary><ul>{listed}</ul></details>"
 
 
-def _bar(pairs: Sequence[Pair]) -> str:
-    """What stays in sight: filters, progress, turning."""
+def _bar(pairs: Sequence[AnswerPair]) -> str:
+    """The bar at the top: filters, progress, previous and next question."""
     selects = ""
     for label, values in (
         ("set", Counter(p.question.set for p in pairs)),
         ("category", Counter(p.question.category for p in pairs)),
     ):
         if len(values) > 1:
-            options = "".join(f'<option value="{escape(v)}">{escape(v)} ({n})</option>' for v, n in values.items())
-            selects += f'<label>{label}<select name="{label}"><option value="">all</option>{options}</select></label>'
+            selects += select(label, {value: f"{value} ({n})" for value, n in values.items()})
     return (
         f'<div class="controls bar" hidden>{selects}'
         '<label class="check"><input type="checkbox" id="open-only"> not yet voted</label>'
@@ -77,11 +82,11 @@ def _bar(pairs: Sequence[Pair]) -> str:
     )
 
 
-def _article(pair: Pair, swap: bool, most: int) -> str:
+def _article(pair: AnswerPair, swap: bool, most: int) -> str:
     q = pair.question
     sides = [("base", pair.base), ("tuned", pair.tuned)]
     left, right = reversed(sides) if swap else sides
-    given = f'<div class="field"><span>Input</span>{_text(q.input)}</div>' if q.input.strip() else ""
+    input_html = field("Input", _text(q.input)) if q.input.strip() else ""
     reference = (
         f'<details class="reference"><summary>Answer in the question set</summary>{_text(q.reference)}</details>'
         if q.reference.strip()
@@ -90,7 +95,7 @@ def _article(pair: Pair, swap: bool, most: int) -> str:
     return (
         f'<article class="row" data-id="{escape(q.id)}" data-set="{escape(q.set)}" data-category="{escape(q.category)}"'
         f' data-left="{left[0]}"><p class="meta">{escape(q.category)} · {escape(q.set)} · {escape(q.id)}</p>'
-        f'<div class="question">{_text(q.instruction)}{given}</div>'
+        f'<div class="question">{_text(q.instruction)}{input_html}</div>'
         f'<div class="two answers">{_side("A", *left, most)}{_side("B", *right, most)}</div>{reference}'
         '<div class="votes" role="group" aria-label="your vote" hidden>'
         '<button type="button" data-vote="left"><kbd>A</kbd> is better</button>'
@@ -101,10 +106,10 @@ def _article(pair: Pair, swap: bool, most: int) -> str:
     )
 
 
-def _side(letter: str, who: str, said: Said, most: int) -> str:
-    text = said.text.strip()
+def _side(letter: str, who: str, answer: ModelAnswer, most: int) -> str:
+    text = answer.text.strip()
     shown = _text(text) if text else '<p class="t soft">(empty answer)</p>'
-    cut = "" if said.stopped else f'<p class="cut">did not stop: cut off after {most} tokens</p>'
+    cut = "" if answer.stopped else f'<p class="cut">did not stop: cut off after {most} tokens</p>'
     return (
         f'<section class="side" aria-label="answer {letter}"><h3>{letter}<span class="who" hidden>{who}</span></h3>'
         f"{shown}{cut}</section>"
@@ -112,8 +117,7 @@ def _side(letter: str, who: str, said: Said, most: int) -> str:
 
 
 def _text(text: str) -> str:
-    lang = ' lang="ko"' if language_of(text) == "ko" else ""
-    return f'<div class="t"{lang} dir="auto">{escape(text)}</div>'
+    return text_block(escape(text), "ko" if language_of(text) == "ko" else "")
 
 
 TALLY = (

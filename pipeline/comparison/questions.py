@@ -1,8 +1,8 @@
-"""Question sets: what base and tuned model are asked.
+"""Question sets for base and tuned model.
 
-A set is read as instruction data is (`pipeline.dataset.read.source`), so it may have every form that data has; only the
-answer may be missing. Where there is one it is the reference. The category is the row's `category` or `task`, or
-`motivation_app` as in self-instruct's `user_oriented_instructions.jsonl`.
+A set is read like instruction data (`pipeline.dataset.read.source`) and may have all of its forms, with or without
+answers; an answer is the reference. The category is the row's `category` or `task`, or `motivation_app` as in
+self-instruct's `user_oriented_instructions.jsonl`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipeline.run.errors import UserError
 
 WHERE = "compare.questions"
 ENDING = re.compile(r"\.(jsonl?|csv|tsv|parquet|arrow)?(\.(gz|zip|xz|bz2|zst))?$", re.IGNORECASE)
-OTHER = "other"  # category of a question that has none
+OTHER = "other"  # category of a question without one
 
 
 class QuestionSource(Source):
@@ -32,9 +32,13 @@ class QuestionSource(Source):
 
 
 @dataclass(frozen=True)
-class Question:
-    """id: the row's own, or its set's name and a number; no two questions share one. set: the file's name, without
-    its ending. reference: the set's own answer, empty where it has none. place: file and line."""
+class CompareQuestion:
+    """A question of a set.
+
+    Attributes:
+        id: the row's own, or its set's name and a number; unique. set: the file's name without its ending.
+        reference: the set's own answer, empty where it has none. place: file and line.
+    """
 
     id: str
     set: str
@@ -45,8 +49,11 @@ class Question:
     place: str
 
     def as_dict(self) -> dict[str, Any]:
-        """All but the place, which is this machine's."""
+        """All but the place, which names a folder of this machine."""
         return {name: value for name, value in asdict(self).items() if name != "place"}
+
+
+TooLong = tuple[CompareQuestion, int]  # a question and the tokens of its prompt
 
 
 def files(paths: Sequence[str]) -> list[Path]:
@@ -57,51 +64,51 @@ def files(paths: Sequence[str]) -> list[Path]:
     """
     if not paths:
         raise UserError("no question set is named", WHERE, "compare.questions=[data/questions_ko.jsonl]")
-    found = []
+    paths_found = []
     for path in paths:
         if path == "families":
-            raise UserError("families are tasks made by code, no question set", WHERE, "name a file or a hub id")
+            raise UserError("families are generated tasks, not a question set", WHERE, "name a file or a hub id")
         try:
-            found += sources.files_of(QuestionSource(path=path))
+            paths_found += sources.files_of(QuestionSource(path=path))
         except UserError as error:
             raise UserError(error.what.replace("data file", "question set"), WHERE, error.fix) from None
-    return found
+    return paths_found
 
 
-def read_all(paths: Sequence[str], limit: int | None = None) -> tuple[list[Question], int]:
-    """The questions of all sets in their order, and how many were left out since they had been asked before.
+def read_all(paths: Sequence[str], limit: int | None = None) -> tuple[list[CompareQuestion], int]:
+    """The questions of all sets in their order, and how many repeated questions were left out.
 
     Args:
-        limit: most questions of one set, taken from its categories in turn.
+        limit: questions of one set at most, taken from its categories in turn.
 
     Raises:
-        UserError: a set cannot be read or holds no question, or a row is none; with its place.
+        UserError: a set cannot be read or is empty, or a row is not a question (with its place).
     """
     files(paths)
-    found: list[Question] = []
-    asked: set[tuple[str, str]] = set()
+    questions: list[CompareQuestion] = []
+    texts: set[tuple[str, str]] = set()
     ids: set[str] = set()
-    twice = 0
+    repeated = 0
     for path, name in zip(paths, _names(paths), strict=True):
         fresh = []
         for question in _read(path, name):
             text = question.instruction.strip(), question.input.strip()
-            if text in asked:
-                twice += 1
+            if text in texts:
+                repeated += 1
                 continue
-            asked.add(text)
-            if question.id in ids:  # two sets may both count from 1
-                question = Question(**{**asdict(question), "id": f"{name}/{question.id}"})
+            texts.add(text)
+            if question.id in ids:  # sets may number their rows alike
+                question = CompareQuestion(**{**asdict(question), "id": f"{name}/{question.id}"})
             if question.id in ids:
                 raise UserError(f"two questions have the id {question.id!r}", question.place, "give each its own")
             ids.add(question.id)
             fresh.append(question)
-        found += in_turn(fresh, limit)
-    return found, twice
+        questions += in_turn(fresh, limit)
+    return questions, repeated
 
 
-def in_turn(questions: Sequence[Question], limit: int | None) -> list[Question]:
-    """At most `limit` questions, one of each category after the other; in their old order."""
+def in_turn(questions: Sequence[CompareQuestion], limit: int | None) -> list[CompareQuestion]:
+    """At most `limit` questions, chosen from the categories in turn, in their original order."""
     if limit is None or limit >= len(questions):
         return list(questions)
     by_category: defaultdict[str, list[int]] = defaultdict(list)
@@ -113,33 +120,33 @@ def in_turn(questions: Sequence[Question], limit: int | None) -> list[Question]:
 
 
 def _names(paths: Sequence[str]) -> list[str]:
-    """A name for each set: the file's or folder's, with a number where two are alike."""
-    found: list[str] = []
+    """A name for each set: the file's or folder's, with a number where two are the same."""
+    unique: list[str] = []
     for path in paths:
         base = Path(path)
-        whole = base.parent.name if glob.has_magic(base.name) else base.name
-        stem = ENDING.sub("", whole) or "questions"
+        name = base.parent.name if glob.has_magic(base.name) else base.name
+        stem = ENDING.sub("", name) or "questions"
         names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
-        found.append(next(name for name in names if name not in found))
-    return found
+        unique.append(next(name for name in names if name not in unique))
+    return unique
 
 
-def _read(path: str, name: str) -> Iterator[Question]:
+def _read(path: str, name: str) -> Iterator[CompareQuestion]:
     source = QuestionSource(path=path)
     number = 0
     for raw in sources.read(source, 0):
-        made = rows(raw, source)
-        for k, one in enumerate(made, 1):
+        parsed = rows(raw, source)
+        for k, row in enumerate(parsed, 1):
             number += 1
-            example = check(one, source)
+            example = check(row, source)
             if isinstance(example, Rejected):
-                raise UserError(f"not a question: {example.reason}", example.place, "mend or delete that row")
-            row = raw.value if isinstance(raw.value, dict) else {}
-            own = row.get("id")
+                raise UserError(f"not a question: {example.reason}", example.place, "fix or delete that row")
+            value = raw.value if isinstance(raw.value, dict) else {}
+            own = value.get("id")
             id = str(own).strip() if isinstance(own, str | int) and not isinstance(own, bool) else ""
-            id = (f"{id}-{k}" if len(made) > 1 else id) if id else f"{name}-{number}"
-            app = row.get("motivation_app")
+            id = (f"{id}-{k}" if len(parsed) > 1 else id) if id else f"{name}-{number}"
+            app = value.get("motivation_app")
             category = example.task or (app.strip() if isinstance(app, str) else "") or OTHER
-            yield Question(id, name, category, example.instruction, example.input, example.output, one.place)
+            yield CompareQuestion(id, name, category, example.instruction, example.input, example.output, row.place)
     if not number:
         raise UserError("the set holds no questions", path, "it needs rows with an instruction")

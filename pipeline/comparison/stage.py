@@ -1,11 +1,11 @@
 """The compare stage: question sets in, `compare/` out.
 
-    page.html              question by question, to vote on
-    answers.jsonl          one question a line, with both answers
-    alpaca_eval/*.json     the same as AlpacaEval reads it
+    page.html              one question at a time, to vote on
+    answers.jsonl          a line per question, with both answers
+    alpaca_eval/*.json     the same in AlpacaEval's form
 
-Answers are kept in `partial/` while they are made, so that a killed run goes on, and one with more questions asks only
-those.
+Answers are cached in `measurements/` one by one (`pipeline.evaluation.measure`), so that a stopped command continues,
+and one with more questions generates only the new answers.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.comparison import alpaca_eval
+from pipeline.comparison.answer_pairs import AnswerPair, alpaca_eval_rows, digest_of
 from pipeline.comparison.page import page
-from pipeline.comparison.pair import Pair, digest_of
-from pipeline.comparison.questions import Question, files, read_all
+from pipeline.comparison.questions import files, read_all
 from pipeline.config.method_rules import description, spec_of
 from pipeline.config.portable_paths import shortener
 from pipeline.config.schema import Config
@@ -29,7 +28,7 @@ def key(config: Config, run: Run) -> dict[str, Any]:
     """All that the result depends on.
 
     Raises:
-        UserError: a question set is not there.
+        UserError: a question set is missing.
     """
     return {
         "version": 1,
@@ -41,41 +40,41 @@ def key(config: Config, run: Run) -> dict[str, Any]:
 
 
 def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
-    """Asks both models, and writes the page and the files.
+    """Generates both models' answers, and writes the page and the files.
 
     Raises:
-        UserError: a set cannot be read, no question fits, a model cannot be loaded or gives no numbers.
+        UserError: a set cannot be read, no question fits, a model cannot be loaded, or its logits are not finite.
     """
-    questions, twice = read_all(config.compare.questions, config.compare.limit)
-    if twice:
-        say(f"compare: {twice} questions had been asked before and are left out")
-    from pipeline.comparison.answering import answered
+    questions, repeated = read_all(config.compare.questions, config.compare.limit)
+    if repeated:
+        say(f"compare: {repeated} repeated questions are left out")
+    from pipeline.comparison.answering import answer_questions
 
-    pairs, skipped = answered(config, run, questions)
+    pairs, skipped = answer_questions(config, run, questions)
     if skipped:
         say(f"compare: {len(skipped)} questions are too long for the model and left out; the page names them")
     digest = digest_of(pairs)
     with run.writing("compare", stage_key) as output:
         (output.folder / "alpaca_eval").mkdir()
         for who in ("base", "tuned"):
-            rows = alpaca_eval.outputs(pairs, who, f"{config.name}-{who}")
+            rows = alpaca_eval_rows(pairs, who, f"{config.name}-{who}")
             write_json(output.folder / "alpaca_eval" / f"{who}.json", rows)
         write_text(output.folder / "answers.jsonl", "".join(json_text(pair.as_dict()) + "\n" for pair in pairs))
         html = page(config.name, about(config, len(pairs)), pairs, skipped, digest, config.compare.max_new_tokens)
         write_text(output.folder / "page.html", shortener(run.root, config)(html))
         output.counts.update(
             questions=len(pairs),
-            twice=twice,
+            twice=repeated,
             too_long=[{"id": q.id, "set": q.set, "tokens": n} for q, n in skipped],
             identical=sum(pair.identical for pair in pairs),
             stopped={"base": sum(p.base.stopped for p in pairs), "tuned": sum(p.tuned.stopped for p in pairs)},
             digest=digest,
         )
-    _show(config, run, pairs, skipped)
+    _print_counts(run, pairs)
 
 
 def about(config: Config, questions: int) -> str:
-    """What the page compares, in a sentence or two."""
+    """What the page compares, in a few sentences."""
     from pipeline.release.card import base_name, column_names
 
     method, names = spec_of(config.adapter), column_names(config)
@@ -87,10 +86,9 @@ def about(config: Config, questions: int) -> str:
     )
 
 
-def _show(config: Config, run: Run, pairs: Sequence[Pair], skipped: Sequence[tuple[Question, int]]) -> None:
-    n = len(pairs)
-    same, base, tuned = (
-        sum(found) for found in zip(*((p.identical, p.base.stopped, p.tuned.stopped) for p in pairs), strict=True)
-    )
-    say(f"compare: {n} questions; stopped by themselves: base {base}, tuned {tuned}; {same} answers the same")
+def _print_counts(run: Run, pairs: Sequence[AnswerPair]) -> None:
+    base, tuned = sum(p.base.stopped for p in pairs), sum(p.tuned.stopped for p in pairs)
+    identical = sum(p.identical for p in pairs)
+    stopped = f"stopped by themselves: base {base}, tuned {tuned}"
+    say(f"compare: {len(pairs)} questions; {stopped}; {identical} answers the same")
     say(f"compare: {run.folder('compare') / 'page.html'}  (open it in a browser and vote)")

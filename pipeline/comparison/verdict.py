@@ -1,7 +1,7 @@
-"""What a judge is asked, and how its reply is read.
+"""The prompt for a judge, and the verdict in its reply.
 
-Each pair is asked twice, with the answers in either order, and only what both replies say counts: a verdict that turns
-with the order is a tie (Zheng et al. 2023, Judging LLM-as-a-Judge with MT-Bench, arXiv 2306.05685, section 3.4).
+Each pair is asked twice, with the answers in both orders. A verdict counts where both replies agree; else it is
+a tie (Zheng et al. 2023, Judging LLM-as-a-Judge with MT-Bench, arXiv 2306.05685, section 3.4).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from pipeline.comparison.pair import Pair
+from pipeline.comparison.answer_pairs import AnswerPair
 from pipeline.run.files import sha256_json
 
 Verdict = Literal["first", "second", "tie", "unparsable"]
@@ -38,13 +38,13 @@ LINE = re.compile(r"[*_\s]*verdict[*_\s]*:[*_\s]*(a|b|tie)[*_\s.]*", re.IGNORECA
 MEANS: dict[str, Verdict] = {"a": "first", "b": "second", "tie": "tie"}
 
 
-def name_of(pair: Pair, first: str) -> str:
-    """Under which a verdict is kept: a hash of the texts, and which model's answer stood first."""
+def name_of(pair: AnswerPair, first: str) -> str:
+    """Key of a cached reply: a hash of the texts, and the model whose answer stood first."""
     texts = [pair.question.instruction, pair.question.input, pair.base.text, pair.tuned.text]
     return f"{sha256_json(texts)[:24]}:{first}"
 
 
-def messages(pair: Pair, first: str) -> list[dict[str, str]]:
+def messages(pair: AnswerPair, first: str) -> list[dict[str, str]]:
     """The conversation that asks for a verdict. first: `base` or `tuned`, whose answer is A."""
     q = pair.question
     mark = sha256_json([q.instruction, q.input, pair.base.text, pair.tuned.text])[:8]  # no text can close its own tag
@@ -58,12 +58,12 @@ def messages(pair: Pair, first: str) -> list[dict[str, str]]:
 
 
 def parse(reply: str) -> Verdict:
-    """The verdict on the last line; `unparsable` where it is none, or where an earlier line says another."""
+    """The verdict on the last line; `unparsable` where there is none, or where an earlier line has another."""
     lines = [line for line in reply.split("\n") if line.strip()]
-    said = [found[1].lower() for line in lines if (found := LINE.fullmatch(line))]
-    if not said or not LINE.fullmatch(lines[-1]) or len(set(said)) > 1:
+    verdicts = [match[1].lower() for line in lines if (match := LINE.fullmatch(line))]
+    if not verdicts or not LINE.fullmatch(lines[-1]) or len(set(verdicts)) > 1:
         return "unparsable"
-    return MEANS[said[0]]
+    return MEANS[verdicts[0]]
 
 
 def winner(verdict: Verdict, first: str) -> Winner:
@@ -74,7 +74,7 @@ def winner(verdict: Verdict, first: str) -> Winner:
 
 
 def both(one: Winner, other: Winner) -> Winner:
-    """What two verdicts on one pair say together."""
+    """The winner by the verdicts of both orders."""
     if "unparsable" in (one, other):
         return "unparsable"
     return one if one == other else "tie"

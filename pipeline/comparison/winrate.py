@@ -1,4 +1,4 @@
-"""How often one model's answer was preferred, and how sure that is."""
+"""Win rates with their intervals."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Z = 1.959963984540054  # of a 95 % interval
 
 def wilson(share: float, n: int, z: float = Z) -> tuple[float, float]:
     """Wilson's score interval for a share out of n (E. B. Wilson, JASA 22, 1927): the normal test on one win rate a
-    question, turned round.
+    question, inverted.
 
-    Unlike the interval of a bootstrap or share ± z * error, it does not shrink to a point at 10 of 10. With ties as
-    half a win it is wider than need be, since a tie varies less than a win or a loss.
+    Unlike a bootstrap or share ± z * error, it does not shrink to a point at 10 of 10. With ties as half a win it is
+    wider than necessary, since a tie varies less than a win or a loss.
     """
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -38,12 +38,12 @@ def win_rate(winners: Sequence[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def table(found: Iterable[tuple[str, dict[str, Any]]]) -> list[tuple[str, ...]]:
+def table(rates: Iterable[tuple[str, dict[str, Any]]]) -> list[tuple[str, ...]]:
     """Header and one row for each (name, win rate), as text."""
     rows: list[tuple[str, ...]] = [("", "questions", "tuned better", "tie", "base better", "tuned wins", "95 %")]
-    for name, one in found:
-        counts = [str(one[column]) for column in ("questions", "tuned", "tie", "base")]
-        rate = "" if one["win_rate"] is None else f"{one['win_rate']:.1%}"
-        interval = "" if one["interval"] is None else " to ".join(f"{end:.1%}" for end in one["interval"])
-        rows.append((name, *counts, rate, interval))
+    for name, rate in rates:
+        counts = [str(rate[column]) for column in ("questions", "tuned", "tie", "base")]
+        share = "" if rate["win_rate"] is None else f"{rate['win_rate']:.1%}"
+        interval = "" if rate["interval"] is None else " to ".join(f"{end:.1%}" for end in rate["interval"])
+        rows.append((name, *counts, share, interval))
     return rows

@@ -1,97 +1,25 @@
-"""The pictures of the report, each from its numbers and a width, so that a phone gets a drawing of its own."""
+"""Charts of the data report, each drawn from its numbers for a width."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 from pipeline.data_report.numbers import share
 from pipeline.dataset.select.decide import LEFT_OUT
 from pipeline.dataset.summary import label_of
-from pipeline.pages.drawing import Drawing, Line, Rect, Text, fitted, text_width
+from pipeline.pages.charts import GUTTER, Bar, add_bars, bars
+from pipeline.pages.drawing import Drawing, Line, Rect, Text, fitted
 
-GUTTER = 210  # for labels, left of the bars of a wide drawing
-PARTS = (("train", "accent", "train"), ("val", "accent-2", "val"), ("holdout", "accent-3", "held-out tasks"))
+SPLITS = (("train", "accent", "train"), ("val", "accent-2", "val"), ("holdout", "accent-3", "held-out tasks"))
 ACTIONS = (("rejected", "warn", "rejected"), ("fixed", "accent", "fixed"), ("flagged", "neutral", "flagged"))
-MOST = 25  # bars of one chart; what is rarer is summed up
-
-
-@dataclass(frozen=True)
-class Bar:
-    """pieces: (rows, colour, tip). start: rows left free before them. said: what stands behind the bar. tip: of the
-    label, in place of its full text."""
-
-    label: str
-    pieces: Sequence[tuple[float, str, str]]
-    said: str
-    start: float = 0
-    link: str = ""
-    tip: str = ""
-    bold: bool = False
-    inset: float = 0
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Where bars begin, how long one row is, and where the longest bar ends."""
-
-    left: float
-    unit: float
-    right: float
-
-
-def bars(drawing: Drawing, rows: Sequence[Bar], meanings: Sequence[tuple[str, str]] = ()) -> Drawing:
-    """Horizontal bars below each other, with what their colours mean above."""
-    _bars(drawing, rows, legend(drawing, meanings) if meanings else 2.0)
-    return drawing
-
-
-def _bars(drawing: Drawing, rows: Sequence[Bar], top: float) -> Scale:
-    """Adds bars from `top` on. Narrow drawings have the label above its bar instead of beside it."""
-    wide = drawing.width > 500
-    left = float(GUTTER if wide else 0)
-    room = max((text_width(row.said, 12.5) for row in rows), default=0) + 10
-    largest = max((row.start + sum(n for n, _, _ in row.pieces) for row in rows), default=0) or 1
-    scale = (drawing.width - left - (room if wide else 0)) / largest
-    step, thick = (27, 16) if wide else (40, 14)
-    for number, row in enumerate(rows):
-        y = top + number * step
-        label = fitted(row.label, 13, (left - 14 if wide else drawing.width - room) - row.inset)
-        tip = row.tip or (row.label if label != row.label else "")
-        base = y + 12.5
-        drawing.add(Text(row.inset, base, label, 13, bold=row.bold, tip=tip, link=row.link))
-        y += 0 if wide else 19
-        at = left + row.start * scale
-        for amount, colour, tip in row.pieces:
-            if amount > 0:
-                length = max(amount * scale, 1.5)
-                drawing.add(Rect(min(at, left + largest * scale - length), y, length, thick, colour, tip, row.link))
-                at += length
-        if wide:
-            drawing.add(Text(at + 7, base, row.said, 12.5, "soft"))
-        else:
-            drawing.add(Text(drawing.width, base, row.said, 12.5, "soft", "end"))
-    drawing.height = top + len(rows) * step - (step - thick if wide else 4)
-    return Scale(left, scale, left + largest * scale)
-
-
-def legend(drawing: Drawing, entries: Sequence[tuple[str, str]]) -> float:
-    """Squares with words on one or more lines; returns where the chart may begin."""
-    x, y = 0.0, 0.0
-    for colour, label in entries:
-        length = 18 + text_width(label, 12.5) + 16
-        if x and x + length > drawing.width:
-            x, y = 0.0, y + 20
-        drawing.add(Rect(x, y + 1, 11, 11, colour), Text(x + 17, y + 11, label, 12.5, "soft"))
-        x += length
-    return y + 30
+MOST = 25  # bars of one chart; rarer entries share one bar
 
 
 def flow(numbers: Mapping[str, Any], width: float) -> Drawing:
-    """Rows read = kept + rejected + left out, to scale; below, those not kept magnified and parted by reason."""
+    """Rows read = kept + rejected + left out, to scale; below, those not kept, magnified, by reason."""
     drawing = Drawing("flow", width, 0, "From rows read to rows learnt", "Rows read, kept, and rejected by each rule")
     read, kept, gone, left = (numbers[name] for name in ("read", "kept", "rejected", "left_out"))
     rows = [
@@ -99,7 +27,7 @@ def flow(numbers: Mapping[str, Any], width: float) -> Drawing:
         for name, n in (("read", read), ("kept", kept))
     ]
     start = 0
-    for key, colour, label in PARTS:
+    for key, colour, label in SPLITS:
         if numbers[key]:
             tip = f"{label}: {numbers[key]:,} rows ({share(numbers[key], read)} of those read)"
             rows.append(Bar(label, [(numbers[key], colour, tip)], f"{numbers[key]:,}", start, inset=14))
@@ -112,7 +40,7 @@ def flow(numbers: Mapping[str, Any], width: float) -> Drawing:
             tip = f"{name}: {n:,} rows ({share(n, read)} of those read)"
             rows.append(Bar(name, [(n, colour, tip)], f"{n:,}", start, bold=True))
             start += n
-    scale = _bars(drawing, rows, 2.0)
+    scale = add_bars(drawing, rows, 2.0)
     top, bottom = drawing.height + 3, drawing.height + 40
     drawing.add(Text(14, top + 15, "magnified", 12, "soft"))
     reasons, start = [], 0
@@ -122,7 +50,7 @@ def flow(numbers: Mapping[str, Any], width: float) -> Drawing:
         tip = f"{name}: {n:,} rows ({share(n, gone)} of those not kept)"
         reasons.append(Bar(name, [(n, colour, tip)], f"{n:,}", start, _anchor(numbers, name), inset=14))
         start += n
-    magnified = _bars(drawing, reasons, bottom + 3)
+    magnified = add_bars(drawing, reasons, bottom + 3)
     edge = min(scale.left + kept * scale.unit, scale.right - 1.5)
     for above, below in ((edge, magnified.left), (scale.right, magnified.right)):
         drawing.add(Line(above, top, below, bottom, "neutral", dashed=True))
@@ -130,7 +58,7 @@ def flow(numbers: Mapping[str, Any], width: float) -> Drawing:
 
 
 def _anchor(numbers: Mapping[str, Any], rule: str) -> str:
-    """Where the page explains a rule; steps that sum several up have no such place."""
+    """Id of the rule's place on the page; steps that sum up several rules have none."""
     return f"rule-{rule}" if any(r["rule"] == rule for r in numbers["rules"]) else ""
 
 
@@ -141,18 +69,20 @@ def names_of(paths: Sequence[str]) -> dict[str, str]:
 
 
 def sources(numbers: Mapping[str, Any], width: float) -> Drawing:
-    """What became of each source's rows."""
+    """Rows of each source by split, left out and rejected."""
     drawing = Drawing("sources", width, 0, "What became of each source", "Rows of each source by where they went")
     rows, names = [], names_of([label_of(source) for source in numbers["sources"]])
     for source in numbers["sources"][:MOST]:
-        pieces = [(source.get(key, 0), colour, f"{label}: {source.get(key, 0):,} rows") for key, colour, label in PARTS]
+        pieces = [
+            (source.get(key, 0), colour, f"{label}: {source.get(key, 0):,} rows") for key, colour, label in SPLITS
+        ]
         left = source.get("left_out", 0)
         pieces.append((left, "neutral", f"left out: {left:,} rows"))
         bad = max(source["read"] - sum(n for n, _, _ in pieces), 0)
         pieces.append((bad, "warn", f"rejected: {bad:,} rows"))
         label = label_of(source)
         rows.append(Bar(names[label], pieces, f"{source['read']:,}", tip=label))
-    legend = [(c, label) for key, c, label in PARTS if any(s.get(key) for s in numbers["sources"])]
+    legend = [(c, label) for key, c, label in SPLITS if any(s.get(key) for s in numbers["sources"])]
     if any(s.get("left_out") for s in numbers["sources"]):
         legend.append(("neutral", "left out by limits or mixture"))
     return bars(drawing, rows, [*legend, ("warn", "rejected")])
@@ -170,18 +100,18 @@ def rules(numbers: Mapping[str, Any], width: float) -> Drawing:
     return bars(drawing, rows, [(colour, label) for _, colour, label in ACTIONS])
 
 
-def counts(found: Mapping[str, int], width: float, name: str, title: str) -> Drawing:
+def counts(rows_by_name: Mapping[str, int], width: float, name: str, title: str) -> Drawing:
     """One bar for each name, the most common first."""
     drawing = Drawing(name, width, 0, title, title)
-    total = sum(found.values())
-    items = sorted(found.items(), key=lambda item: (-item[1], item[0]))
-    rows = [
+    total = sum(rows_by_name.values())
+    items = sorted(rows_by_name.items(), key=lambda item: (-item[1], item[0]))
+    bars_shown = [
         Bar(label, [(n, "accent", f"{label}: {n:,} rows ({share(n, total)})")], f"{n:,}") for label, n in items[:MOST]
     ]
     if items[MOST:]:
         rest = sum(n for _, n in items[MOST:])
-        rows.append(Bar(f"{len(items) - MOST} more", [(rest, "neutral", f"{rest:,} rows")], f"{rest:,}"))
-    return bars(drawing, rows)
+        bars_shown.append(Bar(f"{len(items) - MOST} more", [(rest, "neutral", f"{rest:,} rows")], f"{rest:,}"))
+    return bars(drawing, bars_shown)
 
 
 def mix(numbers: Mapping[str, Any], width: float) -> Drawing:

@@ -1,22 +1,22 @@
-"""The rows on the page as escaped HTML: examples of rules, groups of duplicates, hits of benchmarks, samples."""
+"""Rows on the page as escaped HTML: examples of rules, groups of duplicates, benchmark questions, samples."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.data_report.samples import FIELDS, Sample
-from pipeline.pages.text import LIMIT, as_text, difference, escape, overlap, shorten
+from pipeline.pages.rows import article, field, fields, row_box, text_block
+from pipeline.pages.text import as_text, difference, escape, overlap, shorten
 
-BUDGET = 1_200_000  # letters of HTML that one pager may take
-IN_GROUP = 4  # rows shown of a group of duplicates
+IN_GROUP = 4  # dropped rows shown of a group of duplicates
 SHORT = 600  # characters of a text in a group
 ACTIONS = ("rejected", "fixed", "flagged")
 
 
-def rules(found: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each rule that did something; its examples unfold."""
-    return "".join(_rule(rule) for rule in found)
+def rules(rule_counts: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each rule that acted, with its examples folded below."""
+    return "".join(_rule(rule) for rule in rule_counts)
 
 
 def _rule(rule: Mapping[str, Any]) -> str:
@@ -39,105 +39,68 @@ def _example(example: Mapping[str, Any]) -> str:
         body = ""
         for name in dict.fromkeys([*before, *after]):
             old, new = difference(before.get(name, ""), after.get(name, ""))
-            left = _field(f"{name} before", old)
-            body += f'<div class="two">{left}{_field(f"{name} after", new or "<i class=soft>(empty)</i>")}</div>'
+            left = _block(f"{name} before", old)
+            body += f'<div class="two">{left}{_block(f"{name} after", new or "<i class=soft>(empty)</i>")}</div>'
     else:
         body = fields(before or _texts(example.get("row")))
-    return _row([example.get("action"), example.get("place")], example.get("reason"), body)
+    return row_box([example.get("action"), example.get("place")], example.get("reason"), body)
 
 
-def cluster(found: Mapping[str, Any]) -> str:
+def cluster(group: Mapping[str, Any]) -> str:
     """A kept row and those that were dropped for it, with what differs marked."""
-    kept = found.get("kept") or {}
-    rows = found.get("rows") or ()
-    size = int(found.get("size") or len(rows) + 1)
-    body = _row(["kept", kept.get("place"), kept.get("source")], None, fields(_texts(kept), SHORT))
+    kept = group.get("kept") or {}
+    rows = group.get("rows") or ()
+    size = int(group.get("size") or len(rows) + 1)
+    body = row_box(["kept", kept.get("place"), kept.get("source")], None, fields(_texts(kept), SHORT))
     for row in rows[:IN_GROUP]:
         kind, alike = row.get("kind", ""), row.get("similarity")
-        said = f"{kind} duplicate" + (
+        reason = f"{kind} duplicate" + (
             f", similarity {float(alike):.2f}" if alike is not None and kind != "exact" else ""
         )
-        body += _row(["rejected", row.get("place"), row.get("source")], said, _compared(kept, row.get("row")))
+        body += row_box(["rejected", row.get("place"), row.get("source")], reason, _compared(kept, row.get("row")))
     more = size - 1 - len(rows[:IN_GROUP])
     note = f'<p class="soft">and {more:,} more rows, in duplicates.jsonl</p>' if more > 0 else ""
     kinds = "\n".join(sorted({str(row.get("kind")) for row in rows}))
-    return f'<article data-kind="{escape(kinds)}"><p class="soft">{size:,} rows</p>{body}{note}</article>'
+    return article({"kind": kinds}, f'<p class="soft">{size:,} rows</p>{body}{note}')
 
 
 def _compared(kept: Mapping[str, Any], row: Any) -> str:
-    """The fields of a dropped row; what the kept one has not is marked."""
+    """The fields of a dropped row, with marks where the kept row differs."""
     texts, others = _texts(row), _texts(kept)
-    parts = []
+    html = []
     for name, text in texts.items():
         _, new = difference(shorten(others.get(name, ""), SHORT), shorten(text, SHORT))
         if text or others.get(name):
-            parts.append(_field(name, new if others.get(name) != text else '<i class="soft">the same</i>'))
-    return "".join(parts)
+            html.append(_block(name, new if others.get(name) != text else '<i class="soft">the same</i>'))
+    return "".join(html)
 
 
-def hit(found: Mapping[str, Any]) -> str:
+def hit(example: Mapping[str, Any]) -> str:
     """A benchmark's question beside the row that holds it, with what they share marked."""
-    texts = _texts(found.get("row"))
+    texts = _texts(example.get("row"))
     whole = "\n\n".join(text for text in texts.values() if text)
-    question, row = overlap(str(found.get("question") or ""), whole)
-    asked = f"question of {found.get('benchmark') or '?'}"
-    score = f"{float(found['score']):.0%} of the question is there" if found.get("score") is not None else ""
-    body = f'<div class="two">{_field(asked, question)}{_field("row", row)}</div>'
-    names = f'data-benchmark="{escape(found.get("benchmark") or "")}" data-source="{escape(found.get("source") or "")}"'
-    return f"<article {names}>{_row([found.get('place'), found.get('source')], score, body)}</article>"
+    question, row = overlap(str(example.get("question") or ""), whole)
+    asked = f"question of {example.get('benchmark') or '?'}"
+    score = f"{float(example['score']):.0%} of the question is there" if example.get("score") is not None else ""
+    body = f'<div class="two">{_block(asked, question)}{_block("row", row)}</div>'
+    names = {name: str(example.get(name) or "") for name in ("benchmark", "source")}
+    return article(names, row_box([example.get("place"), example.get("source")], score, body))
 
 
-def sample(found: Sample, unit: str) -> str:
-    """One row with all that is known of it."""
-    size = f"{found.size[0]:,} {unit}, {found.size[1]:,} of them in the answer" if found.size else None
-    meta = [found.part, found.source, found.language, found.task, found.place, size]
-    names = {"part": found.part, "source": found.source, "language": found.language, "rule": "\n".join(found.rules)}
-    data = " ".join(f'data-{key}="{escape(value)}"' for key, value in names.items())
-    return f"<article {data}>{_row(meta, '; '.join(found.notes), fields(_texts(found.texts)))}</article>"
+def sample(row: Sample, unit: str) -> str:
+    """A sampled row with its facts. unit: of its size, tokens or characters."""
+    size = f"{row.size[0]:,} {unit}, {row.size[1]:,} of them in the answer" if row.size else None
+    meta = [row.split, row.source, row.language, row.task, row.place, size]
+    names = {"split": row.split, "source": row.source, "language": row.language, "rule": "\n".join(row.rules)}
+    return article(names, row_box(meta, "; ".join(row.notes), fields(_texts(row.texts))))
 
 
-def pager(name: str, articles: Iterable[str], filters: Mapping[str, Sequence[str]]) -> str:
-    """Articles of which one is shown at a time. filters: name of the data attribute, and its values."""
-    kept, size = [], 0
-    for article in articles:
-        size += len(article)
-        if size > BUDGET:
-            break
-        kept.append(article)
-    chosen = "".join(_select(key, values) for key, values in filters.items() if len(values) > 1)
-    turn = (
-        '<span class="turn"><button type="button" class="back" aria-label="previous">← back</button>'
-        '<output aria-live="polite"></output>'
-        '<button type="button" class="next" aria-label="next">next →</button></span>'
-    )
-    controls = f'<div class="controls" hidden>{chosen}{turn}</div>'
-    return f'<div class="pager" id="{name}">{controls}{"".join(kept)}</div>'
-
-
-def _select(name: str, values: Sequence[str]) -> str:
-    options = "".join(f'<option value="{escape(v)}">{escape(v or "none")}</option>' for v in values if v)
-    return f'<label>{name}<select name="{name}"><option value="">all</option>{options}</select></label>'
-
-
-def fields(texts: Mapping[str, str], limit: int = LIMIT) -> str:
-    """Texts under their names."""
-    return "".join(_field(name, escape(shorten(text, limit))) for name, text in texts.items() if text)
-
-
-def _field(name: str, html: str) -> str:
-    return f'<div class="field"><span>{escape(name)}</span><div class="t" dir="auto">{html}</div></div>'
-
-
-def _row(meta: Sequence[Any], why: Any, body: str) -> str:
-    parts = [str(part) for part in meta if part]
-    # A place mostly begins with its source, which need not be said twice.
-    said = " · ".join(escape(shorten(p, 200)) for p in parts if not any(o != p and o.startswith(p) for o in parts))
-    reason = f'<p class="why">{escape(shorten(str(why), 400))}</p>' if why else ""
-    return f'<div class="row"><div class="meta">{said}</div>{reason}{body}</div>'
+def _block(name: str, html: str) -> str:
+    return field(name, text_block(html))
 
 
 def _texts(row: Any) -> dict[str, str]:
-    """A row in whatever form it was written down, as texts by field name."""
+    """A row of any form as texts by field name."""
     if row is None or row == "":
         return {}
     if isinstance(row, Mapping):

@@ -1,42 +1,45 @@
-"""The pictures of lengths: histograms, and what is usual in each part and source."""
+"""Charts of lengths: histograms, and quantiles by split and source."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.data_report.charts import GUTTER, PARTS, names_of
+from pipeline.data_report.charts import SPLITS, names_of
 from pipeline.data_report.numbers import share
+from pipeline.pages.charts import GUTTER, round_up
 from pipeline.pages.drawing import Drawing, Line, Rect, Text, fitted
 
 
-def histogram(found: Mapping[str, Any], unit: str, width: float, name: str, title: str, cutoff: int | None) -> Drawing:
-    """Upright bars; the cutoff as a dashed line where it lies on the scale, the longest rows as one grey bar."""
+def histogram(
+    lengths: Mapping[str, Any], unit: str, name: str, title: str, cutoff: int | None, width: float
+) -> Drawing:
+    """Vertical bars; the cutoff as a dashed line where the scale reaches it; rows beyond the scale as one grey bar."""
     height, top, left = 220.0, 26.0, 48.0
     drawing = Drawing(name, width, height + 28, title, f"{title}, in {unit}")
-    values = [*found["counts"], *([found["over"]] if found["over"] else [])]
+    values = [*lengths["counts"], *([lengths["over"]] if lengths["over"] else [])]
     step, high = (width - left) / max(len(values), 1), max(values, default=0) or 1
     for tick in [0, *_ticks(high)]:
         y = height - (height - top) * tick / high
         drawing.add(Line(left, y, width, y, "grid" if tick else "neutral"))
         drawing.add(Text(left - 8, y + 4, f"{tick:,}", 11.5, "soft", "end"))
     for number, rows in enumerate(values):
-        low = number * found["width"]
-        over = number == len(found["counts"])
+        low = number * lengths["width"]
+        over = number == len(lengths["counts"])
         if rows:
-            span = f"{low:,} and more" if over else f"{low:,} to {low + found['width'] - 1:,}"
-            tip = f"{span} {unit}: {rows:,} rows ({share(rows, found['rows'])})"
+            span = f"{low:,} and more" if over else f"{low:,} to {low + lengths['width'] - 1:,}"
+            tip = f"{span} {unit}: {rows:,} rows ({share(rows, lengths['rows'])})"
             size = max((height - top) * rows / high, 1.5)
             gap = min(1.0, step / 8)
             drawing.add(
                 Rect(left + number * step, height - size, step - gap, size, "neutral" if over else "accent", tip)
             )
-    every = _round_step(len(found["counts"]), 9 if width > 500 else 5)
-    for number in range(0, len(found["counts"]) + 1, every):
+    every = _round_step(len(lengths["counts"]), 9 if width > 500 else 5)
+    for number in range(0, len(lengths["counts"]) + 1, every):
         anchor = "end" if number * step > width - left - 12 else "middle"
-        drawing.add(Text(left + number * step, height + 17, f"{number * found['width']:,}", 11.5, "soft", anchor))
-    if cutoff is not None and cutoff / found["width"] <= len(values):
-        x = min(left + step * cutoff / found["width"], width - 1)
+        drawing.add(Text(left + number * step, height + 17, f"{number * lengths['width']:,}", 11.5, "soft", anchor))
+    if cutoff is not None and cutoff / lengths["width"] <= len(values):
+        x = min(left + step * cutoff / lengths["width"], width - 1)
         side = -1 if x > width / 2 else 1
         drawing.add(Line(x, 0, x, height, "warn", 1.5, True))
         drawing.add(Text(x + 6 * side, 11, f"cutoff {cutoff:,}", 12, "warn", "end" if side < 0 else "start"))
@@ -44,12 +47,12 @@ def histogram(found: Mapping[str, Any], unit: str, width: float, name: str, titl
 
 
 def length_groups(numbers: Mapping[str, Any], width: float) -> Drawing:
-    """For each part and source: a bar from quarter to quarter with a gap at the median, a line from 5 % to 95 %."""
-    found = numbers["lengths"]
-    title = f"Row length by part and source, in {found['unit']}"
+    """For each split and source a bar over the middle half, a gap at the median, a line over the middle 90 %."""
+    lengths = numbers["lengths"]
+    title = f"Row length by split and source, in {lengths['unit']}"
     drawing = Drawing("length-groups", width, 0, title, title)
-    shown = sorted(found["groups"], key=lambda g: -g["rows"])[:16]
-    order = [g for key, _, _ in PARTS for g in found["groups"] if g in shown and g["part"] == key]
+    shown = sorted(lengths["groups"], key=lambda g: -g["rows"])[:16]
+    order = [g for key, _, _ in SPLITS for g in lengths["groups"] if g in shown and g["part"] == key]
     wide = width > 500
     left = float(GUTTER if wide else 0)
     largest = max((g["row"]["p95"] for g in order), default=0) or 1
@@ -62,13 +65,13 @@ def length_groups(numbers: Mapping[str, Any], width: float) -> Drawing:
     names = names_of(list(dict.fromkeys(g["source"] for g in order)))
     for number, group in enumerate(order):
         y, q = number * step, group["row"]
-        part = next(said for key, _, said in PARTS if key == group["part"])
-        label = f"{part} · {names[group['source']]}"
+        split = next(label for key, _, label in SPLITS if key == group["part"])
+        label = f"{split} · {names[group['source']]}"
         drawing.add(Text(0, y + 15, fitted(label, 13, (left if wide else width) - 14), 13, tip=group["source"]))
         y += 2 if wide else 19
         tip = (
             f"{label}: {group['rows']:,} rows. Half of them {q['p25']:g} to {q['p75']:g}, 90 % {q['p5']:g} to "
-            f"{q['p95']:g}, median {q['p50']:g} {found['unit']}"
+            f"{q['p95']:g}, median {q['p50']:g} {lengths['unit']}"
         )
         a, b, c, d, e = (left + q[key] * scale for key in ("p5", "p25", "p50", "p75", "p95"))
         drawing.add(Line(a, y + 8, e, y + 8, "accent-2", 2, tip=tip), Rect(b, y + 2, max(d - b, 2), 12, "accent", tip))
@@ -77,17 +80,11 @@ def length_groups(numbers: Mapping[str, Any], width: float) -> Drawing:
     return drawing
 
 
-def _ticks(most: float, few: int = 5) -> list[int]:
-    """Round numbers above zero up to `most`."""
-    step = _round_step(int(most), few)
+def _ticks(most: float, count: int = 5) -> list[int]:
+    """Round whole numbers above zero up to `most`, at most `count`."""
+    step = _round_step(int(most), count)
     return list(range(step, int(most) + 1, step))
 
 
-def _round_step(most: int, few: int) -> int:
-    """The smallest round step that needs at most `few` of itself."""
-    power = 1
-    while True:
-        for step in (1, 2, 5):
-            if step * power * few >= most:
-                return step * power
-        power *= 10
+def _round_step(most: int, count: int) -> int:
+    return int(round_up(max(most / count, 1)))

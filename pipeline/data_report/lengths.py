@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.pages.charts import round_up
 from pipeline.prompt.tokens import Tokens
 
 Numbers = NDArray[np.int64]
@@ -18,8 +19,12 @@ QUANTILES = (5, 25, 50, 75, 95)
 
 
 @dataclass
-class Part:
-    """Rows of train, val or holdout in the order of the file. source: number of each row's source. Lengths in units."""
+class SplitLengths:
+    """Lengths of the rows of a split, in the order of its file, in characters or tokens.
+
+    Attributes:
+        sources: number of each row's source. whole, answer: lengths of the row and of its answer.
+    """
 
     name: str
     ids: list[str] = field(default_factory=list)
@@ -34,36 +39,36 @@ class Part:
         self.answer.append(answer)
 
     def measure(self, tokens: Tokens) -> None:
-        """Replaces characters by tokens. Rows that the tokens stage left out are left out here too."""
-        kept: list[int] = []
+        """Replaces characters by tokens, and drops rows that the tokens stage left out."""
+        encoded: list[int] = []
         names = tokens.names.to_pylist()
-        at = 0
+        row = 0
         for name in names:
-            while self.ids[at] != name:
-                at += 1
-            kept.append(at)
-            at += 1
+            while self.ids[row] != name:
+                row += 1
+            encoded.append(row)
+            row += 1
         self.ids = names
-        self.sources = [self.sources[i] for i in kept]
+        self.sources = [self.sources[i] for i in encoded]
         self.whole, self.answer = tokens.lengths.tolist(), tokens.learnt.tolist()
 
 
-def lengths(parts: Sequence[Part], sources: Sequence[str], cutoff: int | None) -> dict[str, Any]:
-    """Histograms over all parts, and quantiles for each part and source. `cutoff` is None for characters."""
-    whole = np.array([n for part in parts for n in part.whole], np.int64)
-    answer = np.array([n for part in parts for n in part.answer], np.int64)
+def lengths(splits: Sequence[SplitLengths], sources: Sequence[str], cutoff: int | None) -> dict[str, Any]:
+    """Histograms over all splits, and quantiles by split and source. `cutoff` is None for characters."""
+    whole = np.array([n for split in splits for n in split.whole], np.int64)
+    answer = np.array([n for split in splits for n in split.answer], np.int64)
     groups = []
-    for part in parts:
-        owner = np.array(part.sources, np.int64)
+    for split in splits:
+        owner = np.array(split.sources, np.int64)
         for number in np.unique(owner).tolist():
             mine = owner == number
             groups.append(
                 {
-                    "part": part.name,
+                    "part": split.name,
                     "source": sources[number],
                     "rows": int(mine.sum()),
-                    "row": quantiles(np.array(part.whole, np.int64)[mine]),
-                    "answer": quantiles(np.array(part.answer, np.int64)[mine]),
+                    "row": quantiles(np.array(split.whole, np.int64)[mine]),
+                    "answer": quantiles(np.array(split.answer, np.int64)[mine]),
                 }
             )
     return {
@@ -86,7 +91,7 @@ def histogram(values: Numbers, cutoff: int | None = None) -> dict[str, Any]:
     longest = int(values.max())
     near_all, most = np.quantile(values, (0.995, 0.75))
     edge = longest if cutoff is not None and longest >= 0.6 * cutoff else int(min(near_all, 10 * most + 10))
-    width = _round_width(max(edge, 1) / BARS)
+    width = int(round_up(max(edge / BARS, 1)))
     bars = min(max(edge, 1) // width + 1, -(-(longest + 1) // width))
     counts = np.bincount(np.minimum(values // width, bars), minlength=bars + 1)
     return {
@@ -97,15 +102,5 @@ def histogram(values: Numbers, cutoff: int | None = None) -> dict[str, Any]:
 
 def quantiles(values: Numbers) -> dict[str, float]:
     """5th to 95th percentile, `p5` to `p95`."""
-    found = np.percentile(values, QUANTILES) if len(values) else [0] * len(QUANTILES)
-    return {f"p{q}": round(float(v), 1) for q, v in zip(QUANTILES, found, strict=True)}
-
-
-def _round_width(least: float) -> int:
-    """The smallest of 1, 2, 5, 10, 20, 50 ... that is not below `least`."""
-    power = 1
-    while True:
-        for step in (1, 2, 5):
-            if step * power >= least:
-                return step * power
-        power *= 10
+    percentiles = np.percentile(values, QUANTILES) if len(values) else [0] * len(QUANTILES)
+    return {f"p{q}": round(float(v), 1) for q, v in zip(QUANTILES, percentiles, strict=True)}

@@ -1,4 +1,4 @@
-"""Reading the files of the data stage row by row, and drawing rows from them by content hash."""
+"""Reads files of the data stage row by row, and samples rows by content hash."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
-class Lottery(Generic[Item]):
+class HashSample(Generic[Item]):
     """Keeps the `size` entries with the smallest tickets, whatever the order in which they come.
 
     A ticket is a content hash in hex, so what wins is random to the eye and the same on every machine. Of entries with
@@ -33,15 +33,15 @@ class Lottery(Generic[Item]):
         self._items: dict[int, Item] = {}
         self._numbers = 0
 
-    def wants(self, ticket: str) -> bool:
+    def wants(self, content_hash: str) -> bool:
         """Whether an entry with this ticket would be kept, for entries that cost something to make."""
-        value = int(ticket, 16)
+        value = int(content_hash, 16)
         return value not in self._items and (len(self._heap) < self.size or value < -self._heap[0][0])
 
-    def add(self, ticket: str, item: Item) -> None:
-        if not self.wants(ticket):
+    def add(self, content_hash: str, item: Item) -> None:
+        if not self.wants(content_hash):
             return
-        value = int(ticket, 16)
+        value = int(content_hash, 16)
         self._numbers += 1
         self._items[value] = item
         if len(self._heap) < self.size:
@@ -55,7 +55,7 @@ class Lottery(Generic[Item]):
         return [self._items[value] for value in sorted(self._items)]
 
 
-def ticket(value: Any) -> str:
+def content_hash(value: Any) -> str:
     """A content hash for what has no id: a rejected row, a cluster."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Rows to look at: drawn by content hash from every part, source and language, and for every rule that acted."""
+"""Rows to read, sampled by content hash from every split, source and language, and for every rule that acted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.data_report.rows import Lottery, read, ticket
+from pipeline.data_report.rows import HashSample, content_hash, read
 
 ROWS = 200  # drawn from the rows that stay
 PER_RULE = 6  # drawn for each rule, once from rejected and once from changed rows
@@ -18,9 +18,9 @@ FIELDS = ("instruction", "input", "output")
 
 @dataclass
 class Sample:
-    """A row as the page shows it. size: tokens (or characters) of the row and of its answer, where they are known."""
+    """A row as the page shows it. size: tokens or characters of the row and of its answer, where known."""
 
-    part: str
+    split: str
     source: str
     language: str
     task: str
@@ -33,7 +33,7 @@ class Sample:
 
 @dataclass
 class Pool:
-    """Collects while the parts are read.
+    """Collects samples while the splits are read.
 
     Attributes:
         wanted: ids of rows that a rule changed, drawn beforehand from changes.jsonl.
@@ -42,30 +42,30 @@ class Pool:
 
     wanted: set[str] = field(default_factory=set)
     changes: defaultdict[str, list[Mapping[str, Any]]] = field(default_factory=lambda: defaultdict(list))
-    _rows: dict[tuple[str, str, str], Lottery[tuple[str, Sample]]] = field(default_factory=dict)
+    _rows: dict[tuple[str, str, str], HashSample[tuple[str, Sample]]] = field(default_factory=dict)
     _changed: dict[str, Sample] = field(default_factory=dict)
 
     @classmethod
     def of(cls, folder: Path) -> Pool:
-        """Draws among the changed rows first, so that one pass over the parts finds them."""
-        draws: defaultdict[str, Lottery[str]] = defaultdict(lambda: Lottery(PER_RULE))
+        """Samples the changed rows first, so that one pass over the splits finds them."""
+        samples: defaultdict[str, HashSample[str]] = defaultdict(lambda: HashSample(PER_RULE))
         for change in read(folder / "changes.jsonl"):
-            draws[str(change.get("rule"))].add(change["id"], change["id"])
-        return cls({id for lottery in draws.values() for id in lottery.drawn()})
+            samples[str(change.get("rule"))].add(change["id"], change["id"])
+        return cls({id for sample in samples.values() for id in sample.drawn()})
 
-    def add(self, part: str, row: Mapping[str, Any], size: tuple[int, int] | None = None) -> None:
-        """A row of a part may be drawn."""
-        stratum = (part, str(row["source"]), str(row["language"]))
-        lottery = self._rows.get(stratum)
-        if lottery is None:
-            lottery = self._rows[stratum] = Lottery(ROWS)
+    def add(self, split: str, row: Mapping[str, Any], size: tuple[int, int] | None = None) -> None:
+        """Offers a row of a split to the sample."""
+        stratum = (split, str(row["source"]), str(row["language"]))
+        sample = self._rows.get(stratum)
+        if sample is None:
+            sample = self._rows[stratum] = HashSample(ROWS)
         if row["id"] in self.wanted and row["id"] not in self._changed:
-            self._changed[row["id"]] = _sample(part, row, size)
-        if lottery.wants(row["id"]):
-            lottery.add(row["id"], (row["id"], _sample(part, row, size)))
+            self._changed[row["id"]] = _sample(split, row, size)
+        if sample.wants(row["id"]):
+            sample.add(row["id"], (row["id"], _sample(split, row, size)))
 
     def drawn(self, folder: Path) -> list[Sample]:
-        """The samples: those of the parts, an equal number from each stratum as far as it goes, then rejected ones."""
+        """Samples of the splits, the same number from each stratum where it has so many; then rejected rows."""
         chosen = dict(self._changed)
         queues = [lottery.drawn() for _, lottery in sorted(self._rows.items())]
         for turn in range(ROWS):
@@ -83,39 +83,39 @@ class Pool:
 
 def rejected(path: Path) -> list[Sample]:
     """A few rejected rows of each rule."""
-    draws: defaultdict[str, Lottery[dict[str, Any]]] = defaultdict(lambda: Lottery(PER_RULE))
+    by_rule: defaultdict[str, HashSample[dict[str, Any]]] = defaultdict(lambda: HashSample(PER_RULE))
     for row in read(path):
-        draws[str(row.get("rule"))].add(ticket([row.get("place"), row.get("source")]), row)
-    found = []
-    for rule, lottery in sorted(draws.items()):
-        for row in lottery.drawn():
+        by_rule[str(row.get("rule"))].add(content_hash([row.get("place"), row.get("source")]), row)
+    samples = []
+    for rule, sample in sorted(by_rule.items()):
+        for row in sample.drawn():
             texts = row.get("row")
             shown = {k: texts[k] for k in FIELDS if k in texts} if isinstance(texts, dict) else {}
-            found.append(
+            samples.append(
                 Sample(
                     "rejected", str(row.get("source", "")), str(_of(texts, "language")), str(_of(texts, "task")),
                     str(row.get("place", "")), shown or {"row": texts}, [rule], [str(row.get("reason", ""))],
                 )
             )  # fmt: skip
-    return found
+    return samples
 
 
 def clusters(folder: Path, largest: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Groups of duplicates to look at: the largest, then some by content hash, those found as near ones first."""
-    near: Lottery[dict[str, Any]] = Lottery(CLUSTERS)
-    other: Lottery[dict[str, Any]] = Lottery(CLUSTERS // 2)
+    """Groups of duplicates to read: the largest, then some by content hash, groups of near duplicates first."""
+    near: HashSample[dict[str, Any]] = HashSample(CLUSTERS)
+    other: HashSample[dict[str, Any]] = HashSample(CLUSTERS // 2)
     seen = {_of(cluster.get("kept"), "place") for cluster in largest}
     for cluster in read(folder / "duplicates.jsonl"):
         kept = cluster.get("kept") or {}
         if kept.get("place") not in seen:
-            lottery = near if any(row.get("kind") != "exact" for row in cluster.get("rows", ())) else other
-            lottery.add(ticket([kept.get("place"), kept.get("id")]), {**cluster, "size": 1 + len(cluster["rows"])})
+            sample = near if any(row.get("kind") != "exact" for row in cluster.get("rows", ())) else other
+            sample.add(content_hash([kept.get("place"), kept.get("id")]), {**cluster, "size": 1 + len(cluster["rows"])})
     return [*largest, *near.drawn(), *other.drawn()]
 
 
-def _sample(part: str, row: Mapping[str, Any], size: tuple[int, int] | None) -> Sample:
+def _sample(split: str, row: Mapping[str, Any], size: tuple[int, int] | None) -> Sample:
     texts = {name: row[name] for name in FIELDS if row[name] or name != "input"}
-    return Sample(part, str(row["source"]), str(row["language"]), str(row.get("task", "")), "", texts, size=size)
+    return Sample(split, str(row["source"]), str(row["language"]), str(row.get("task", "")), "", texts, size=size)
 
 
 def _of(row: Any, name: str) -> Any:

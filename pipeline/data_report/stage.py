@@ -1,4 +1,9 @@
-"""The report stage: `dataset/` and `tokens/` in, `report/` out: report.html, report.json, and the pictures as PNG."""
+"""The data report stage: `dataset/` and `tokens/` in, `report/` out.
+
+data_report.html   the page
+report.json        its numbers
+*.png              its pictures
+"""
 
 from __future__ import annotations
 
@@ -14,6 +19,8 @@ from pipeline.run.files import write_json, write_text
 from pipeline.run.folder import Run
 from pipeline.run.progress import bar, say
 
+PAGE = "data_report.html"
+PAGE_BEFORE = "report.html"  # its name in earlier versions, which is also what the run report was called
 END = (
     ", seed {seed}. The numbers are in report.json and the pictures beside it as PNG; the rows and the datasheet "
     "(README.md) are in the run's folder dataset."
@@ -21,9 +28,9 @@ END = (
 
 
 def key(config: Config, run: Run) -> dict[str, Any]:
-    """All that the result depends on. Installing a parser later makes a report without verbs stale."""
+    """All that the result depends on. A report without verbs becomes stale when a parser is installed."""
     return {
-        "version": 1,
+        "version": 2,  # 1: the page was called report.html
         "name": config.name,
         "seed": config.data.seed,
         "cutoff": config.prompt.cutoff,
@@ -34,21 +41,23 @@ def key(config: Config, run: Run) -> dict[str, Any]:
 
 
 def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
-    """Counts, parses, draws and writes. What is missing (tokens, benchmarks, parsers) is said on the page."""
-    found, short = gather(config, run), shortener(run.root, config)
-    found.numbers, found.clusters = shortened(found.numbers, short), shortened(found.clusters, short)
-    counted = verbs.count(found.instructions, found.rows)
-    sections = Sections(found, counted)
+    """Counts, parses, draws and writes. The page says what is missing (tokens, benchmarks, parsers)."""
+    if (run.folder("report") / PAGE_BEFORE).is_file():
+        say(f"report: made again: the data report is called {PAGE} now")
+    data, short = gather(config, run), shortener(run.root, config)
+    data.numbers, data.clusters = shortened(data.numbers, short), shortened(data.clusters, short)
+    verbs_by_language = verbs.count(data.instructions, data.rows)
+    sections = Sections(data, verbs_by_language)
     html = page(config.name, "Data report", sections.all(), END.format(seed=config.data.seed))
     # A parser that could not be used is left out of the key, so that the next call tries again.
-    failed = {language for language, entry in counted.items() if entry.get("missing")}
+    failed = {language for language, entry in verbs_by_language.items() if entry.get("missing")}
     used = {language: version for language, version in stage_key["parsers"].items() if language not in failed}
     with run.writing("report", {**stage_key, "parsers": used}) as output:
-        write_text(output.folder / "report.html", short(html))
-        write_json(output.folder / "report.json", {**found.numbers, "verbs": counted})
+        write_text(output.folder / PAGE, short(html))
+        write_json(output.folder / "report.json", {**data.numbers, "verbs": verbs_by_language})
         from pipeline.pages import png  # matplotlib takes a second
 
         for drawing in bar(sections.drawings, what="report: pictures", unit="picture"):
             png.write(drawing, output.folder / f"{drawing.name}.png")
-        output.counts.update(samples=len(found.samples), pictures=len(sections.drawings), bytes=len(html.encode()))
-    say(f"report: {run.folder('report') / 'report.html'}")
+        output.counts.update(samples=len(data.samples), pictures=len(sections.drawings), bytes=len(html.encode()))
+    say(f"report: {run.folder('report') / PAGE}")

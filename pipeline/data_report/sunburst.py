@@ -15,19 +15,19 @@ OBJECT = 0.6  # how much paler objects are than their verb
 TURN = 2 * math.pi
 
 
-def sunburst(found: Mapping[str, Any], width: float, name: str, title: str, note: str) -> Drawing:
+def sunburst(entry: Mapping[str, Any], width: float, name: str, title: str, note: str) -> Drawing:
     """A square drawing. Arcs are as long as the rows of the verb that have one of the objects shown."""
-    verbs = [v for v in found.get("verbs", ()) if v["objects"]]
+    verbs = [v for v in entry.get("verbs", ()) if v["objects"]]
     verbs.sort(key=lambda verb: -_shown(verb))
-    shown = [_shown(verb) for verb in verbs]
-    total = sum(shown) or 1
+    rows_shown = [_shown(verb) for verb in verbs]
+    total = sum(rows_shown) or 1
     size = min(width, 680)
     drawing = Drawing(name, width, size, title, f"{title}. The table below has the numbers.", note)
     x, y = width / 2, size / 2
     rings = 0.16 * size, 0.32 * size, 0.498 * size
     letters = 12.5 if size > 500 else 9.0
     at = 0.0
-    for rank, (verb, rows) in enumerate(zip(verbs, shown, strict=True)):
+    for rank, (verb, rows) in enumerate(zip(verbs, rows_shown, strict=True)):
         colour = _between(SCALE, rank / max(len(verbs) - 1, 1))
         end = at + TURN * rows / total
         tip = f"{verb['verb']}: {verb['rows']:,} rows with an object, {rows:,} of them with one shown here"

@@ -24,11 +24,11 @@ INSTALL = ".venv/bin/pip install -c constraints.txt -e '.[report]'"
 
 def parsers() -> dict[str, str]:
     """Version of the parser of each language that has one installed; for the stage's key."""
-    found = {}
+    versions = {}
     for language, package in PACKAGES.items():
         if importlib.util.find_spec(package):
-            found[language] = metadata.version(package)
-    return found
+            versions[language] = metadata.version(package)
+    return versions
 
 
 def count(instructions: Mapping[str, Sequence[str]], rows: Mapping[str, int]) -> dict[str, dict[str, Any]]:
@@ -38,7 +38,7 @@ def count(instructions: Mapping[str, Sequence[str]], rows: Mapping[str, int]) ->
         instructions: the sample of each language.
         rows: how many rows the language has in all.
     """
-    found: dict[str, dict[str, Any]] = {}
+    entries: dict[str, dict[str, Any]] = {}
     for language in LANGUAGES:
         texts = instructions.get(language, ())
         if not texts:
@@ -50,8 +50,8 @@ def count(instructions: Mapping[str, Sequence[str]], rows: Mapping[str, int]) ->
         except UserError as error:
             say(f"report: no verbs for {LANGUAGES[language]}: {error.what}")
             entry["missing"] = f"{error.what}. To have it: {error.fix}."
-        found[language] = entry
-    return found
+        entries[language] = entry
+    return entries
 
 
 def counted(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:

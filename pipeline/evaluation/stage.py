@@ -18,11 +18,12 @@ from pipeline.evaluation.held_out_rows import HeldOutRows, held_out_rows
 from pipeline.evaluation.measurement import MeasuredModel, base_model, tuned_model
 from pipeline.evaluation.rouge import rouge_l
 from pipeline.evaluation.shots import Shots, shots_from
-from pipeline.evaluation.table import markdown, picture, printed, rows_of
+from pipeline.evaluation.table import chart, markdown, printed, rows_of
 from pipeline.evaluation.tasks import files_of, write_local
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
 from pipeline.model.load import context_of
+from pipeline.pages.drawing import WIDE
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError
@@ -153,7 +154,9 @@ def evaluate(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) ->
         write_json(output.folder / "eval.json", record)
         text = markdown(config, record, work.folder)
         write_text(output.folder / "eval.md", shortener(run.root, config)(text))
-        picture(output.folder / "eval.png", config, rows)
+        from pipeline.pages import png  # matplotlib takes a second
+
+        png.write(chart(config, rows, WIDE), output.folder / "eval.png")
         output.counts = {"rows": len(rows)}
     say(printed(config, rows))
     say(f"eval: {run.folder('eval') / 'eval.md'}, eval.json, eval.png")

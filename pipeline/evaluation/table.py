@@ -14,6 +14,8 @@ from typing import Any
 from pipeline.config.schema import Config
 from pipeline.evaluation.general import forgetting
 from pipeline.evaluation.standard_error import mean, ratio, shown
+from pipeline.pages.charts import DotRow, dots
+from pipeline.pages.drawing import Drawing
 from pipeline.run.markdown import code, plain
 
 Row = dict[str, Any]
@@ -230,29 +232,16 @@ def command_line(config: Config, folder: Path) -> list[str]:
     return [asked, f"  --tasks {names}{more}"]
 
 
-def picture(path: Path, config: Config, rows: Sequence[Row]) -> None:
-    """Dots with bars of one standard error, for every row that is a share."""
-    import matplotlib
+def chart(config: Config, rows: Sequence[Row], width: float) -> Drawing:
+    """Dots with bands of one standard error, for every row that is a share."""
+    shares = [r for r in rows if r["metric"].split(",")[0] in SHARES and r["base"] is not None]
+    columns = (("base", "base", "neutral"), (heads(config)[3], "shots", "warn"), ("tuned", "tuned", "accent"))
+    there = [column for column in columns if any(r[column[1]] is not None for r in shares)]
+    dot_rows = [
+        DotRow(f"{r['name']}: {r['metric']}", [_dot(r[who], r[f"{who}_error"]) for _, who, _ in there]) for r in shares
+    ]
+    return dots(dot_rows, width, "eval", f"{config.name}: before and after", there)
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
 
-    shares = [r for r in rows if r["metric"].split(",")[0] in SHARES and r["base"] is not None][::-1]
-    figure, axes = plt.subplots(figsize=(8, 1.4 + 0.42 * max(1, len(shares))), dpi=120)
-    kinds = (("base", "base", "#8c8c8c"), ("shots", heads(config)[3], "#e6a03c"), ("tuned", "tuned", "#2171b5"))
-    for offset, (who, name, colour) in enumerate(kinds):
-        points = [(i + 0.2 * (1 - offset), r) for i, r in enumerate(shares) if r[who] is not None]
-        if points:
-            values = [100 * r[who] for _, r in points]
-            errors = [100 * (r[f"{who}_error"] or 0) for _, r in points]
-            heights = [at for at, _ in points]
-            axes.errorbar(values, heights, xerr=errors, fmt="o", markersize=5, color=colour, label=name)
-    axes.set_yticks(range(len(shares)), [f"{r['name']}: {r['metric']}" for r in shares])
-    axes.set_xlim(-2, 102)
-    axes.set_xlabel("per cent, ± one standard error")
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_title(f"{config.name}: before and after", pad=28)
-    if shares:
-        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-    figure.savefig(path, bbox_inches="tight")
-    plt.close(figure)
+def _dot(value: float | None, error: float | None) -> tuple[float, float] | None:
+    return None if value is None else (value, error or 0.0)

@@ -25,7 +25,7 @@ NO_HANGUL = "No font with Hangul on this machine: Korean words are left out of t
 
 
 def write(drawing: Drawing, path: Path) -> None:
-    """Paints a drawing with its title above and its note below."""
+    """Paints a drawing with its title above and its note below; the file is replaced in one step."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -44,7 +44,9 @@ def write(drawing: Drawing, path: Path) -> None:
         _paint(axes, mark)
     for number, line in enumerate(lines):
         _paint(axes, Text(0, drawing.height + 22 + 16 * number, line, 11.5, "soft"))
-    FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+    temporary = path.with_name(f".{path.name}.tmp")
+    FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})
+    temporary.replace(path)
 
 
 def _paint(axes: Axes, mark: Mark) -> None:
@@ -53,6 +55,8 @@ def _paint(axes: Axes, mark: Mark) -> None:
     from matplotlib.lines import Line2D
 
     if isinstance(mark, Rect):
+        if mark.fill == "transparent":  # holds a tip alone
+            return
         box = (mark.x, mark.y), mark.width, mark.height
         axes.add_patch(patches.Rectangle(*box, facecolor=_colour(mark.fill), linewidth=0, zorder=1))
     elif isinstance(mark, Line):

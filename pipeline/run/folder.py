@@ -9,7 +9,8 @@
       export/                                 merged model; README.md is the model card
       benchmarks/, eval/                      questions and finished measurements; eval.json, eval.md, eval.png
       compare/, judge/, partial/              answers side by side, verdicts; both as they come
-      report.html                             `make report`: all of this on one page, to be forwarded
+      report/data_report.html                 the data on one page
+      run_report.html                         `make report`: all of this on one page
 
 A stage is up to date when the manifest in its folder holds the same key (config values it depends on, hashes of its
 input files, results of the stages before it) and its files are there with their sizes: asking reads no large file.

@@ -1,4 +1,4 @@
-"""The first sections of a run's page: what it is, its data, what was planned, and how the training went."""
+"""Sections of the run report on the run: summary, training, data and plan."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.config.method_rules import description
-from pipeline.data_report.numbers import Found
+from pipeline.data_report.numbers import ReportData
 from pipeline.data_report.sections import Sections
 from pipeline.evaluation.general import forgetting
 from pipeline.evaluation.standard_error import shown
@@ -14,130 +14,131 @@ from pipeline.pages.figure import Figure, table
 from pipeline.pages.text import escape, shorten
 from pipeline.run.errors import UserError
 from pipeline.run_report import curves
-from pipeline.run_report.parts import PARTS, Parts
+from pipeline.run_report.contents import STAGES, Contents
+from pipeline.training.metrics import loss_chart
 from pipeline.training.plan import lines, plan
 
 
-def summary(parts: Parts, warnings: list[str]) -> str:
-    """One sentence, the headline numbers, what there is, and what to beware of."""
-    config, trained = parts.config, parts.counts("adapter")
-    rows = parts.counts("tokens").get("train", {}).get("rows") or parts.counts("dataset").get("train", 0)
-    size = parts.trained_with("batch_size")
+def summary(contents: Contents, warnings: list[str]) -> str:
+    """One sentence, the headline numbers, the warnings, and the state of each stage."""
+    config, trained = contents.config, contents.counts("adapter")
+    rows = contents.counts("tokens").get("train", {}).get("rows") or contents.counts("dataset").get("train", 0)
+    size = contents.trained_with("batch_size")
     steps = f", {trained['steps']:,} steps of {size} rows" if trained.get("steps") and size else ""
     how = description(config.adapter)
     lead = (
-        f"<p><b>{escape(parts.base)}</b> with {rows:,} instructions in the template "
+        f"<p><b>{escape(contents.base)}</b> with {rows:,} instructions in the template "
         f"<b>{escape(config.prompt.template)}</b>: {escape(how)}{steps}.</p>"
     )
     tiles = "".join(
-        f"<div><b>{escape(value)}</b><span>{escape(label)}</span></div>" for value, label in headline(parts)
+        f"<div><b>{escape(value)}</b><span>{escape(label)}</span></div>" for value, label in headline(contents)
     )
     alarm = f'<ul class="warnings">{"".join(f"<li>{w}</li>" for w in warnings)}</ul>' if warnings else ""
-    return f'{lead}<div class="tiles pairs">{tiles}</div>{alarm}{_state(parts)}'
+    return f'{lead}<div class="tiles pairs">{tiles}</div>{alarm}{_state(contents)}'
 
 
-def headline(parts: Parts) -> list[tuple[str, str]]:
-    """Numbers for the top, of what there is."""
-    found = []
-    trained, results = parts.counts("adapter"), parts.results
+def headline(contents: Contents) -> list[tuple[str, str]]:
+    """(value, label) of the numbers at the top that are known."""
+    tiles = []
+    trained, results = contents.counts("adapter"), contents.results
     if trained.get("trained_parameters"):
         share = trained["trained_parameters"] / trained["parameters"] if trained.get("parameters") else 0
-        found.append((f"{trained['trained_parameters']:,}", f"parameters trained{f', {share:.2%}' if share else ''}"))
+        tiles.append((f"{trained['trained_parameters']:,}", f"parameters trained{f', {share:.2%}' if share else ''}"))
     if trained.get("train_seconds"):
-        found.append((duration(trained["train_seconds"]), f"of training on {trained.get('device', '?')}"))
+        tiles.append((duration(trained["train_seconds"]), f"of training on {trained.get('device', '?')}"))
     base, tuned = results.get("base", {}), results.get("tuned", {})
     if "val" in base and "val" in tuned:
-        found.append((f"{base['val']['loss']:.2f} → {tuned['val']['loss']:.2f}", "held-out loss, base → tuned"))
+        tiles.append((f"{base['val']['loss']:.2f} → {tuned['val']['loss']:.2f}", "held-out loss, base → tuned"))
         if "exact" in tuned["val"]:
-            found.append((f"{base['val']['exact']:.0%} → {tuned['val']['exact']:.0%}", "exact match, held-out rows"))
-    elif looks := [m["val_loss"] for m in parts.metrics if "val_loss" in m]:
-        found.append((f"{looks[0]:.2f} → {looks[-1]:.2f}", "held-out loss while training"))
+            tiles.append((f"{base['val']['exact']:.0%} → {tuned['val']['exact']:.0%}", "exact match, held-out rows"))
+    elif losses := [m["val_loss"] for m in contents.metrics if "val_loss" in m]:
+        tiles.append((f"{losses[0]:.2f} → {losses[-1]:.2f}", "held-out loss while training"))
     if "exact" in base.get("holdout", {}) and "exact" in tuned.get("holdout", {}):
         shares = f"{base['holdout']['exact']:.0%} → {tuned['holdout']['exact']:.0%}"
-        found.append((shares, "exact match, tasks never trained on"))
+        tiles.append((shares, "exact match, tasks never trained on"))
     if base.get("general") and tuned.get("general"):
         change, error = forgetting(base["general"], tuned["general"])
-        found.append((shown(change, error, "+.3f"), "forgetting: change of loss on general text"))
-    if parts.judged:
-        found.append((f"{parts.judged['win_rate']:.0%}", "win rate before a judge, ties half"))
-    return found
+        tiles.append((shown(change, error, "+.3f"), "forgetting: change of loss on general text"))
+    if contents.judged:
+        tiles.append((f"{contents.judged['win_rate']:.0%}", "win rate before a judge, ties half"))
+    return tiles
 
 
-def _state(parts: Parts) -> str:
-    """What there is and what is not, with the command."""
+def _state(contents: Contents) -> str:
+    """The state of each stage, with the command for those that are missing."""
     rows = []
-    for folder, what, command in PARTS:
-        written = str((parts.manifests.get(folder) or {}).get("written", ""))
-        state = parts.old.get(folder, "made") if parts.has(folder) else f"not made: {command} CONFIG=..."
-        rows.append((what, state, written[:16].replace("T", " ")))
-    return f"<h3>What there is</h3>{table(('part', 'state', 'when (UTC)'), rows)}"
+    for folder, name, command in STAGES:
+        written = str((contents.manifests.get(folder) or {}).get("written", ""))
+        state = contents.old.get(folder, "made") if contents.has(folder) else f"not made: {command} CONFIG=..."
+        rows.append((name, state, written[:16].replace("T", " ")))
+    return f"<h3>What there is</h3>{table(('stage', 'state', 'when (UTC)'), rows)}"
 
 
-def data(parts: Parts) -> str:
+def data(contents: Contents) -> str:
     """The charts of the data report, from its numbers."""
-    if parts.data is None:
-        return f"<p>{parts.missing('dataset', 'No data')}</p>"
-    numbers = dict(parts.data)
-    drawn = Sections(Found(numbers, [], [], {}, {}), numbers.get("verbs") or {})
-    shown = drawn.overview() + drawn.lengths() + drawn.contents()
+    if contents.data is None:
+        return f"<p>{contents.missing('dataset', 'No data')}</p>"
+    numbers = dict(contents.data)
+    drawn = Sections(ReportData(numbers, [], [], {}, {}), numbers.get("verbs") or {})
+    html = drawn.overview() + drawn.lengths() + drawn.contents()
     more = drawn.sources() + drawn.rules() + (drawn.verbs() if numbers.get("verbs") else "")
     return (
-        f"{shown}<details><summary>Sources, rules and verbs</summary>{more}</details>"
-        "<p class=soft>The rows themselves, duplicates and test questions are in the data report, "
-        "<code>report/report.html</code> in the run's folder.</p>"
+        f"{html}<details><summary>Sources, rules and verbs</summary>{more}</details>"
+        "<p class=soft>The rows themselves, duplicates and test questions are in the data report, the page in the "
+        "run's folder <code>report</code>.</p>"
     )
 
 
-def planned(parts: Parts) -> str:
-    """The arithmetic of the config."""
-    train = parts.counts("tokens").get("train") or {}
+def planned(contents: Contents) -> str:
+    """The arithmetic of the config, as `make plan` prints it."""
+    train = contents.counts("tokens").get("train") or {}
     counted = train if {"rows", "tokens"} <= train.keys() else None
     try:
-        said = lines(parts.config, plan(parts.config, counted))
+        text = lines(contents.config, plan(contents.config, counted))
     except UserError as error:
-        return f"<p>It cannot be worked out here: {escape(without_folders(error.what, parts))}.</p>"
-    return f'<pre class="scroll" tabindex="0">{escape(without_folders(chr(10).join(said), parts))}</pre>'
+        return f"<p>It cannot be worked out here: {escape(without_folders(error.what, contents))}.</p>"
+    return f'<pre class="scroll" tabindex="0">{escape(without_folders(chr(10).join(text), contents))}</pre>'
 
 
-def without_folders(text: str, parts: Parts) -> str:
+def without_folders(text: str, contents: Contents) -> str:
     """The text without this machine's folder of the base."""
-    base = parts.config.model.base
-    return text.replace(base, parts.base) if base else text
+    base = contents.config.model.base
+    return text.replace(base, contents.base) if base else text
 
 
-def training(parts: Parts) -> str:
-    """Curves, facts, and what the model said on the way."""
-    found = parts.metrics
-    counts = parts.counts("adapter")
-    if not parts.has("adapter") and not found:
-        return f"<p>{parts.missing('adapter', 'Not trained')}</p>"
-    if parts.config.adapter.method == "none" and not found:
+def training(contents: Contents) -> str:
+    """Charts, facts, and answers of the model during training."""
+    lines = contents.metrics
+    counts = contents.counts("adapter")
+    if not contents.has("adapter") and not lines:
+        return f"<p>{contents.missing('adapter', 'Not trained')}</p>"
+    if contents.config.adapter.method == "none" and not lines:
         return "<p>Nothing is trained: adapter.method is none.</p>"
     note = ""
-    if not parts.has("adapter"):
-        last = max(m["step"] for m in found)
+    if not contents.has("adapter"):
+        last = max(m["step"] for m in lines)
         note = f"<p>Not finished: step {last:,} is the last one here. <code>make train CONFIG=...</code> goes on.</p>"
-    steps = [m for m in found if "loss" in m]
+    steps = [m for m in lines if "loss" in m]
     figures = ""
-    if found:
-        figures = Figure(partial(curves.losses, found), "Nats a labelled token.", *_looks(found)).html()
+    if lines:
+        figures = Figure(partial(loss_chart, lines), "Nats a labelled token.", *_evaluations(lines)).html()
     if steps:
-        figures += Figure(partial(curves.rate, found)).html()
-        figures += Figure(partial(curves.speed, found), "Of the rows themselves, without padding.").html()
-    return note + figures + _facts(parts, counts, steps) + _said(found)
+        figures += Figure(partial(curves.learning_rate, lines)).html()
+        figures += Figure(partial(curves.speed, lines), "Of the rows themselves, without padding.").html()
+    return note + figures + _facts(contents, counts, steps) + _answers_so_far(lines)
 
 
-def _looks(found: list[dict[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The numbers under the curve: every look at the model, with the loss of its step."""
-    at = {m["step"]: m["loss"] for m in found if "loss" in m}
+def _evaluations(lines: list[dict[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The table below the loss chart: every periodic evaluation, with the training loss of its step."""
+    losses = {m["step"]: m["loss"] for m in lines if "loss" in m}
     rows = []
-    for line in (m for m in found if "val_loss" in m or "general_loss" in m):
-        values = at.get(line["step"]), line.get("val_loss"), line.get("general_loss")
+    for line in (m for m in lines if "val_loss" in m or "general_loss" in m):
+        values = losses.get(line["step"]), line.get("val_loss"), line.get("general_loss")
         rows.append((f"{line['step']:,}", *("" if v is None else f"{v:.4f}" for v in values)))
     return ("#step", "#training", "#held-out rows", "#general text"), rows
 
 
-def _facts(parts: Parts, counts: dict[str, Any], steps: list[dict[str, Any]]) -> str:
+def _facts(contents: Contents, counts: dict[str, Any], steps: list[dict[str, Any]]) -> str:
     rows = []
     if steps:
         tokens, seconds = sum(m.get("tokens", 0) for m in steps), sum(m.get("seconds", 0) for m in steps)
@@ -158,15 +159,15 @@ def _facts(parts: Parts, counts: dict[str, Any], steps: list[dict[str, Any]]) ->
     return f"<h3>Facts</h3>{table(('', ''), rows)}" if rows else ""
 
 
-def _said(found: list[dict[str, Any]]) -> str:
-    """Answers to one held-out question, look by look."""
-    looks = [(m["step"], m["samples"][0]) for m in found if m.get("samples")]
-    if not looks:
+def _answers_so_far(lines: list[dict[str, Any]]) -> str:
+    """Answers to one held-out question at each periodic evaluation."""
+    samples = [(m["step"], m["samples"][0]) for m in lines if m.get("samples")]
+    if not samples:
         return ""
-    asked = looks[0][1]
-    rows = [(f"{step:,}", shorten(str(said["said"]), 300)) for step, said in looks[:40]]
+    asked = samples[0][1]
+    rows = [(f"{step:,}", shorten(str(answer["said"]), 300)) for step, answer in samples[:40]]
     lead = (
-        f"<h3>What it said on the way</h3><p class=soft>To: {escape(shorten(asked['instruction'], 300))} "
+        f"<h3>Answers during training</h3><p class=soft>To: {escape(shorten(asked['instruction'], 300))} "
         f"Expected: {escape(shorten(asked['expected'], 300))}</p>"
     )
     return lead + table(("#step", "answer"), rows)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.pages.charts import Points, Series, add_lines, thinned
+from pipeline.pages.drawing import WIDE, Drawing
 from pipeline.run.files import write_text
 
 
@@ -49,33 +52,28 @@ def running(values: Sequence[float]) -> list[float]:
     return means
 
 
+def loss_chart(lines: Sequence[Mapping[str, Any]], width: float, title: str = "Loss") -> Drawing:
+    """Training loss of every step and its running mean, held-out loss, and loss on general text; nats a token."""
+    train = points(lines, "loss")
+    means = list(zip([step for step, _ in train], running([loss for _, loss in train]), strict=True))
+    series = [
+        Series("training, each step", thinned(train), "accent-3", 1),
+        Series("training, running mean", thinned(means), "accent"),
+        Series("held-out rows", points(lines, "val_loss"), "warn", 1.5, True),
+        Series("general text", points(lines, "general_loss"), "neutral", 1.5, True),
+    ]
+    return add_lines(Drawing("loss", width, 0, title, "Loss over the steps of training"), series, 240, "{:.3f}")
+
+
+def points(lines: Sequence[Mapping[str, Any]], name: str) -> Points:
+    """(step, value) of every line that has the value; one that is no finite number is left out."""
+    return [(float(m["step"]), float(m[name])) for m in lines if name in m and math.isfinite(float(m[name] or 0))]
+
+
 def plot(path: Path, lines: list[dict[str, Any]], title: str) -> None:
-    """Training loss of every step, its running mean, the held-out loss, and that on general text."""
-    import matplotlib
+    """`loss_chart` as a PNG."""
+    from pipeline.pages import png  # matplotlib takes a second
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    train = [(m["step"], m["loss"]) for m in lines if "loss" in m]
-    val = [(m["step"], m["val_loss"]) for m in lines if "val_loss" in m]
-    figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120)
-    if train:
-        steps, losses = zip(*train, strict=True)
-        axes.plot(steps, losses, color="#9ecae1", linewidth=1, label="training, each step")
-        axes.plot(steps, running(losses), color="#2171b5", linewidth=2, label="training, running mean")
-    if val:
-        axes.plot(*zip(*val, strict=True), color="#e6550d", marker="o", linewidth=1.5, label="held out")
-    general = [(m["step"], m["general_loss"]) for m in lines if "general_loss" in m]
-    if general:
-        axes.plot(*zip(*general, strict=True), color="#31a354", marker="s", linewidth=1.5, label="general text")
-    axes.set_xlabel("optimiser step")
-    axes.set_ylabel("loss per labelled token (nats)")
-    axes.set_ylim(bottom=0)
-    axes.set_title(title)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    figure.tight_layout()
-    temporary = path.with_name(f".{path.name}.tmp.png")
-    figure.savefig(temporary)
-    plt.close(figure)
-    temporary.replace(path)
+    drawing = loss_chart(lines, WIDE, title)
+    drawing.note = "Loss in nats a labelled token, by optimiser step."
+    png.write(drawing, path)

@@ -14,6 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.pages import png
+from pipeline.pages.charts import Points, Series, add_lines
+from pipeline.pages.drawing import WIDE, Drawing, Text
 from pipeline.training.metrics import running
 
 TRAINER, OURS = "Trainer + peft", "Suri"
@@ -99,46 +102,35 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def draw(path: Path, train: Curves, held: Curves) -> None:
-    """Training loss (running mean), held-out loss, and how far curves of one seed lie apart beside those of different
-    seeds. Trainer's are warm and wide, ours blue and thin, so that what lies beneath shows."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    styles: dict[str, dict[str, Any]] = {
-        TRAINER: {"linewidth": 4.5, "alpha": 0.9, "colors": ("#fdae6b", "#e6550d", "#a63603")},
-        OURS: {"linewidth": 1.3, "colors": ("#6baed6", "#2171b5", "#08306b"), "linestyle": (0, (4, 2))},
-    }
-    figure, panels = plt.subplots(1, 3, figsize=(14, 4.6), dpi=120)
+    """Three charts: training loss (running mean), held-out loss, and how far curves of one seed lie apart beside those
+    of different seeds. Trainer's lines are wide and ours thin above them, so that both can be seen."""
+    drawing = Drawing("curves", WIDE, 0, f"{OURS} and {TRAINER}", "Loss curves of both programs, several seeds each")
     means = {who: {seed: smoothed(c) for seed, c in curves.items()} for who, curves in train.items()}
-    for axes, curves, title in ((panels[0], means, "training loss, running mean"), (panels[1], held, "held-out loss")):
-        for who, style in styles.items():
-            rest = {key: value for key, value in style.items() if key != "colors"}
-            for n, (seed, found) in enumerate(curves[who].items()):
-                colour = style["colors"][n % 3]
-                axes.plot(*zip(*found.items(), strict=True), color=colour, label=f"{who}, seed {seed}", **rest)
-        axes.set_title(title)
-        axes.set_ylabel("nats a labelled token")
-    panels[0].legend(frameon=False, fontsize=8)
-    for curves, name, marker in ((train, "training loss", ""), (held, "held-out loss", "o")):
+    for curves, title in ((means, "Training loss, running mean"), (held, "Held-out loss")):
+        styles = ((TRAINER, "warn", 4.5), (OURS, "ink", 1.0))
+        series = [
+            Series(who, _points(found), colour, width)
+            for who, colour, width in styles for found in curves[who].values()
+        ]  # fmt: skip
+        _chart(drawing, title, series, from_zero=False)
+    apart_series = []
+    for curves, name, has_dots in ((train, "training", False), (held, "held-out", True)):
         steps = apart(curves[OURS], curves[TRAINER])
         spread = {s: statistics.stdev(c[s] for c in curves[TRAINER].values()) for s in steps}
-        for values, colour, what in ((spread, "#e6550d", "Trainer, sd between seeds"),
-                                     (steps, "#2171b5", "Suri to Trainer, same seed")):  # fmt: skip
-            values = {s: v for s, v in values.items() if v > 1e-9}
-            axis = panels[2]
-            axis.plot(*zip(*values.items(), strict=True), color=colour, linewidth=1.2, marker=marker, markersize=4,
-                      linestyle="--" if marker else "-", label=f"{name}: {what}")  # fmt: skip
-    panels[2].set_yscale("log")
-    panels[2].set_title("how far apart")
-    panels[2].set_ylabel("nats a labelled token")
-    panels[2].legend(frameon=False, fontsize=7.5, loc="center right", bbox_to_anchor=(1.0, 0.27))
-    for axes in panels:
-        axes.set_xlabel("optimiser step")
-        axes.grid(alpha=0.3)
-    figure.tight_layout()
-    temporary = path.with_name(f".{path.name}.tmp.png")
-    figure.savefig(temporary)
-    plt.close(figure)
-    temporary.replace(path)
+        for values, colour, what in ((spread, "warn", "Trainer, sd between seeds"), (steps, "ink", "same seed")):
+            above_zero = {s: v for s, v in values.items() if v > 1e-9}
+            apart_series.append(Series(f"{name}: {what}", _points(above_zero), colour, 1.2, has_dots))
+    _chart(drawing, "How far apart", apart_series, log=True)
+    drawing.note = "Nats a labelled token, by optimiser step. Held-out points of the last chart are dots."
+    png.write(drawing, path)
+
+
+def _chart(drawing: Drawing, title: str, series: Sequence[Series], from_zero: bool = True, log: bool = False) -> None:
+    """Adds a chart with its title below what the drawing holds."""
+    drawing.add(Text(0, drawing.height + 24, title, 14, bold=True))
+    drawing.height += 40
+    add_lines(drawing, series, 240, "{:.3g}", from_zero, log)
+
+
+def _points(found: Curve) -> Points:
+    return [(float(step), loss) for step, loss in found.items()]

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from pipeline.comparison.answer_pairs import AnswerPair, ModelAnswer, digest_of
 from pipeline.comparison.page import page as drawn
 from pipeline.comparison.page import swapped
-from pipeline.comparison.pair import Pair, Said, digest_of
-from pipeline.comparison.questions import Question
+from pipeline.comparison.questions import CompareQuestion
 from pipeline.comparison.winrate import wilson
 from tests.helpers.browser import browser, open_page
 from tests.helpers.report_run import NASTY
@@ -19,9 +19,9 @@ from tests.helpers.report_run import NASTY
 __all__ = ["browser"]  # a fixture: used by name
 
 
-def pair(n: int, category: str, text: str = "질문") -> Pair:
-    question = Question(f"q{n}", "set", category, f"{text} {n}", "", "", "")
-    return Pair(question, Said(f"base says {n}", True), Said(f"tuned says {n} {text}", n != 2))
+def pair(n: int, category: str, text: str = "질문") -> AnswerPair:
+    question = CompareQuestion(f"q{n}", "set", category, f"{text} {n}", "", "", "")
+    return AnswerPair(question, ModelAnswer(f"base says {n}", True), ModelAnswer(f"tuned says {n} {text}", n != 2))
 
 
 PAIRS = [pair(1, "maths"), pair(2, "chat"), pair(3, "maths"), pair(4, "chat", NASTY)]

@@ -25,7 +25,7 @@ def painted(picture: Any, box: dict[str, float]) -> float:
 
 @pytest.mark.parametrize(("width", "scheme", "drawing"), [(1100, "light", "wide"), (400, "dark", "narrow")])
 def test_no_chart_is_empty_in_a_browser(built: Path, browser: Any, width: int, scheme: str, drawing: str) -> None:
-    page, wrong = open_page(browser, built / "report.html", width, scheme)
+    page, wrong = open_page(browser, built / "data_report.html", width, scheme)
     figures = page.query_selector_all("figure.chart")
     assert len(figures) == 14
     screen = np.asarray(Image.open(BytesIO(page.screenshot(full_page=True))).convert("RGB")).astype(np.int16)
@@ -44,7 +44,7 @@ def test_no_chart_is_empty_in_a_browser(built: Path, browser: Any, width: int, s
 def test_a_rule_opens_and_pagers_turn_in_a_browser(built: Path, browser: Any) -> None:
     from playwright.sync_api import expect
 
-    page, wrong = open_page(browser, built / "report.html")
+    page, wrong = open_page(browser, built / "data_report.html")
     rule = page.locator("#rule-control-characters")
     mended = rule.locator("del").first
     assert not mended.is_visible()
@@ -62,11 +62,11 @@ def test_a_rule_opens_and_pagers_turn_in_a_browser(built: Path, browser: Any) ->
     rows.locator(".back").click()
     count = rows.locator("article").count()
     expect(place).to_have_text(f"{count} of {count}")
-    rows.locator("select[name=part]").select_option("val")
-    expect(shown).to_have_attribute("data-part", "val")
+    rows.locator("select[name=split]").select_option("val")
+    expect(shown).to_have_attribute("data-split", "val")
     rows.locator("select[name=rule]").select_option("output-empty")
     expect(place).to_have_text("none")
-    rows.locator("select[name=part]").select_option("")
+    rows.locator("select[name=split]").select_option("")
     expect(place).to_have_text("1 of 5")
     page.locator("#chart-flow svg.wide rect").first.hover()
     page.locator("#tip", has_text="91 rows read").wait_for(state="visible")  # browsers tell of moves once a frame

@@ -16,10 +16,9 @@ import pytest
 import torch
 
 from pipeline import stages
-from pipeline.comparison.alpaca_eval import merged, outputs
+from pipeline.comparison.answer_pairs import AnswerPair, ModelAnswer, alpaca_eval_rows, digest_of, load_pairs, merged
 from pipeline.comparison.page import page, swapped
-from pipeline.comparison.pair import Pair, Said, digest_of, load
-from pipeline.comparison.questions import Question, in_turn, read_all
+from pipeline.comparison.questions import CompareQuestion, in_turn, read_all
 from pipeline.config.schema import Config
 from pipeline.dataset.example import Example
 from pipeline.evaluation import measurement
@@ -139,7 +138,7 @@ def test_a_missing_set_is_told_under_its_own_key(tmp_path: Path) -> None:
 
 
 def test_a_limit_takes_from_each_category() -> None:
-    questions = [Question(str(i), "s", "abbbc"[i], "x", "", "", "") for i in range(5)]
+    questions = [CompareQuestion(str(i), "s", "abbbc"[i], "x", "", "", "") for i in range(5)]
     assert [q.id for q in in_turn(questions, 3)] == ["0", "1", "4"]
     assert [q.id for q in in_turn(questions, 4)] == ["0", "1", "2", "4"]
     assert in_turn(questions, None) == questions
@@ -148,15 +147,19 @@ def test_a_limit_takes_from_each_category() -> None:
 # --- files
 
 
-def pair(id: str, base: str, tuned: str, input: str = "", category: str = "c") -> Pair:
-    return Pair(Question(id, "s", category, f"Question {id}", input, "", ""), Said(base, True), Said(tuned, False))
+def pair(id: str, base: str, tuned: str, input: str = "", category: str = "c") -> AnswerPair:
+    return AnswerPair(
+        CompareQuestion(id, "s", category, f"CompareQuestion {id}", input, "", ""),
+        ModelAnswer(base, True),
+        ModelAnswer(tuned, False),
+    )
 
 
 def test_alpaca_eval_gets_its_fields() -> None:
     pairs = [pair("1", "b", "t"), pair("2", "b2", "t2", "the input")]
-    assert outputs(pairs, "tuned", "run-tuned") == [
-        {"dataset": "s", "instruction": "Question 1", "output": "t", "generator": "run-tuned"},
-        {"dataset": "s", "instruction": "Question 2\n\nthe input", "output": "t2", "generator": "run-tuned"},
+    assert alpaca_eval_rows(pairs, "tuned", "run-tuned") == [
+        {"dataset": "s", "instruction": "CompareQuestion 1", "output": "t", "generator": "run-tuned"},
+        {"dataset": "s", "instruction": "CompareQuestion 2\n\nthe input", "output": "t2", "generator": "run-tuned"},
     ]
     assert merged("x", " \n") == "x"
 
@@ -180,8 +183,8 @@ class Seen(HTMLParser):
 
 
 def test_the_page_shows_hostile_text_and_runs_none_of_it() -> None:
-    question = Question(NASTY, NASTY, NASTY, NASTY, NASTY, NASTY, "")
-    hostile = Pair(question, Said(NASTY, False), Said(" ", True))
+    question = CompareQuestion(NASTY, NASTY, NASTY, NASTY, NASTY, NASTY, "")
+    hostile = AnswerPair(question, ModelAnswer(NASTY, False), ModelAnswer(" ", True))
     html = page(NASTY, NASTY, [hostile], [(question, 9)], digest_of([hostile]), 5)
     seen = Seen(html)
     assert seen.tags.count("script") == 1
@@ -222,7 +225,7 @@ def compared(done: tuple[Path, list[str], Run], base: Path, *more: str) -> Confi
 
 def test_both_models_answer_in_the_trained_form(done: tuple[Path, list[str], Run], base: Path) -> None:
     config, run = compared(done, base), done[2]
-    pairs = load(run)
+    pairs = load_pairs(run)
     assert [p.question.id for p in pairs] == ["one", "two", "three"]
     encoder = encoder_of(config, base)
     examples = [Example.of(r["instruction"], r["input"], "", source="x") for r in ASKED]
@@ -253,7 +256,7 @@ def test_a_kill_loses_only_the_batch_under_way(
     done: tuple[Path, list[str], Run], base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared(done, base)
-    whole = load(done[2])
+    whole = load_pairs(done[2])
     shutil.rmtree(done[2].folder("compare"))
     calls: list[int] = []
     real = measurement.greedy
@@ -275,7 +278,7 @@ def test_a_kill_loses_only_the_batch_under_way(
         compared(done, base)
     compared(done, base)
     assert calls == [3, 3, 2]  # all of the base; the tuned model was stopped after its first, and went on
-    assert load(done[2]) == whole
+    assert load_pairs(done[2]) == whole
 
 
 def test_new_questions_alone_are_asked_and_long_ones_left_out(
@@ -289,7 +292,7 @@ def test_new_questions_alone_are_asked_and_long_ones_left_out(
     monkeypatch.setattr(measurement, "greedy", lambda m, p, **k: calls.append(len(p)) or real(m, p, **k))
     compared(done, base, f"compare.questions=[{path}]")
     assert calls == [1, 1]
-    assert [p.question.id for p in load(done[2])] == ["one", "two", "three", "four"]
+    assert [p.question.id for p in load_pairs(done[2])] == ["one", "two", "three", "four"]
     html = (done[2].folder("compare") / "page.html").read_text()
     assert re.search(r"1 question was too long for the model and left out.*more: novel \([\d,]+ tokens\)", html)
     with pytest.raises(UserError, match="no question fits: the model sees 512 tokens"):

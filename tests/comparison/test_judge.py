@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from pipeline.comparison import judge as judging
+from pipeline.comparison.answer_pairs import AnswerPair, ModelAnswer
 from pipeline.comparison.endpoint import check
-from pipeline.comparison.pair import Pair, Said
-from pipeline.comparison.questions import Question
+from pipeline.comparison.questions import CompareQuestion
 from pipeline.comparison.verdict import both, messages, parse, winner
 from pipeline.comparison.winrate import table, wilson, win_rate
 from pipeline.config.load import load
@@ -25,9 +25,9 @@ from pipeline.run.result_cache import ResultCache
 from tests.helpers.judge_server import Server, completion, longer, serving
 
 
-def pair(n: int, base: str, tuned: str, category: str = "maths") -> Pair:
-    question = Question(f"q{n}", "set", category, f"Question {n}?", "", "", "")
-    return Pair(question, Said(base, True), Said(tuned, False))
+def pair(n: int, base: str, tuned: str, category: str = "maths") -> AnswerPair:
+    question = CompareQuestion(f"q{n}", "set", category, f"CompareQuestion {n}?", "", "", "")
+    return AnswerPair(question, ModelAnswer(base, True), ModelAnswer(tuned, False))
 
 
 PAIRS = [

@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline.data_report import charts, stage, verbs
 from pipeline.data_report.lengths import histogram
 from pipeline.data_report.numbers import flow, gather, share
-from pipeline.data_report.rows import Lottery, ticket
+from pipeline.data_report.rows import HashSample, content_hash
 from pipeline.dataset.datasheet import datasheet
 from pipeline.dataset.example import Example
 from pipeline.pages.drawing import Drawing, Rect, Text, Wedge, fitted, svg, text_width
@@ -68,7 +68,7 @@ class Seen(HTMLParser):
 
 def seen(folder: Path) -> Seen:
     found = Seen()
-    found.feed((folder / "report.html").read_text(encoding="utf-8"))
+    found.feed((folder / "data_report.html").read_text(encoding="utf-8"))
     return found
 
 
@@ -78,7 +78,7 @@ def test_the_page_shows_hostile_text_and_runs_none_of_it(built: Path) -> None:
     assert "<script>alert(1)</script><img src=x onerror=" in page.text
     assert all(link.startswith("#") or link == "data:," for link in page.links)
     assert "‹U+202E›evil‹U+202C›" in page.text
-    raw = (built / "report.html").read_bytes()
+    raw = (built / "data_report.html").read_bytes()
     assert not re.search("[\x00-\x08\u202a-\u202e\ufeff\ud800-\udfff]", raw.decode())
 
 
@@ -90,7 +90,7 @@ def test_links_lead_somewhere_and_ids_are_unique(built: Path) -> None:
 
 
 def test_a_text_of_a_million_letters_leaves_the_page_small(built: Path) -> None:
-    assert (built / "report.html").stat().st_size < 500_000
+    assert (built / "data_report.html").stat().st_size < 500_000
     assert "more characters]" in seen(built).text
 
 
@@ -118,7 +118,7 @@ def test_the_flow_sums_up_small_rules_and_what_no_rule_names() -> None:
 
 
 def test_rows_left_out_are_not_called_rejected(built: Path) -> None:
-    page = (built / "report.html").read_text("utf-8")
+    page = (built / "data_report.html").read_text("utf-8")
     assert "82 kept + 7 rejected + 2 left out by limits" in page
     assert "rejected: 7 rows" in page
     assert "left out: 2 rows" in page
@@ -127,7 +127,7 @@ def test_rows_left_out_are_not_called_rejected(built: Path) -> None:
 
 def test_the_same_run_gives_the_same_page(tmp_path: Path, built: Path) -> None:
     again = build(make_run(tmp_path))
-    for name in ("report.html", "report.json", "flow.png"):
+    for name in ("data_report.html", "report.json", "flow.png"):
         assert (again / name).read_bytes() == (built / name).read_bytes(), name
 
 
@@ -180,20 +180,20 @@ def test_nothing_kept_is_a_page_too(tmp_path: Path) -> None:
 
 def test_samples_have_every_part_source_and_rule(tmp_path: Path) -> None:
     found = gather(CONFIG, make_run(tmp_path))
-    assert {s.part for s in found.samples} == {"train", "val", "holdout", "rejected"}
+    assert {s.split for s in found.samples} == {"train", "val", "holdout", "rejected"}
     assert {s.source for s in found.samples} == {A, K}
     assert {rule for s in found.samples for rule in s.rules} == {"control-characters", "output-empty"}
     [changed] = [s for s in found.samples if s.rules == ["control-characters"]]
     assert changed.texts["instruction"].startswith("Write a poem number 0")
     assert changed.notes[0].startswith("fixed by control-characters: because")
-    sizes = [s.size for s in found.samples if s.part == "holdout" and s.source == K]
+    sizes = [s.size for s in found.samples if s.split == "holdout" and s.source == K]
     assert set(sizes) == {None, (37, 17)}  # one was too long; 30 and half of 15 characters, 20 of them prompt
 
 
 @pytest.mark.parametrize("pass_", range(2))
 def test_a_lottery_draws_the_same_from_any_order(pass_: int) -> None:
-    entries = [(ticket(n), n) for n in range(100)] + [(ticket(3), 3)]
-    lottery: Lottery[int] = Lottery(7)
+    entries = [(content_hash(n), n) for n in range(100)] + [(content_hash(3), 3)]
+    lottery: HashSample[int] = HashSample(7)
     for entry in entries[:: -1 if pass_ else 1]:
         lottery.add(*entry)
     assert lottery.drawn() == [n for _, n in sorted(entries[:100])[:7]]

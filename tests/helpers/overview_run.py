@@ -95,5 +95,5 @@ def finish(run: Run) -> Run:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """report.html of a run with everything, for tests that only look at it."""
+    """run_report.html of a run with everything, for tests that only look at it."""
     return build(RUN, finish(make_run(tmp_path_factory.mktemp("whole"))))

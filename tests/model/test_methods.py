@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from pipeline import stages
 from pipeline.comparison import stage as comparison
-from pipeline.comparison.pair import load as load_pairs
+from pipeline.comparison.answer_pairs import load_pairs
 from pipeline.config.load import load as load_config
 from pipeline.config.methods import METHODS, MethodSpec
 from pipeline.config.schema import Adapter, Compare, Config

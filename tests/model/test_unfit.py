@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from pipeline.comparison import answering
-from pipeline.comparison.questions import Question
+from pipeline.comparison.questions import CompareQuestion
 from pipeline.config.schema import Adapter, Config, Model
 from pipeline.evaluation.stage import Evaluation
 from pipeline.model import adapter as adapters
@@ -566,7 +566,7 @@ def test_chat_comparison_and_evaluation_load_an_export_in_one_type(
     monkeypatch.setattr(exported, "load_folder", load)
     evaluation = object.__new__(Evaluation)
     evaluation.config, evaluation.run = config, run
-    question = Question("1", "set", "category", "Say hello.", "", "", "here")
+    question = CompareQuestion("1", "set", "category", "Say hello.", "", "", "here")
     found = bases.resolve(config.model)
     kept = SimpleNamespace(found={})
     for work in (

@@ -9,17 +9,19 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.schema import Config
+from pipeline.data_report import stage as data_report
+from pipeline.pages import charts
+from pipeline.pages.charts import DotRow
 from pipeline.pages.drawing import Curve, Dot, Drawing, svg
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_text
 from pipeline.run.folder import Run
 from pipeline.run_report import curves
-from pipeline.run_report.curves import Pair
-from pipeline.run_report.parts import read
+from pipeline.run_report.contents import read
 from pipeline.run_report.results import benchmarks, reading, side_by_side
 from pipeline.run_report.sections import duration
 from pipeline.run_report.stage import build
-from pipeline.training.metrics import running
+from pipeline.training.metrics import loss_chart, points, running
 from scripts.report import make_report
 from tests.data_report.test_report import Seen
 from tests.helpers.overview_run import RUN, finish, metrics_lines, whole
@@ -91,10 +93,10 @@ def test_what_is_stale_or_differs_is_said(tmp_path: Path) -> None:
     with run.writing("tokens", {"dataset": "another"}) as out:
         out.counts["train"] = {}
     other = RUN.model_copy(update={"train": RUN.train.model_copy(update={"lr": 0.5})})
-    parts = read(other, run)
-    assert parts.old.keys() == {"tokens", "adapter"}
-    assert parts.differs == {"train.lr": (0.0002, 0.5)}
-    assert parts.config.train.lr == 0.0002, "the folder's own config counts"
+    contents = read(other, run)
+    assert contents.old.keys() == {"tokens", "adapter"}
+    assert contents.differs == {"train.lr": (0.0002, 0.5)}
+    assert contents.config.train.lr == 0.0002, "the folder's own config counts"
     text = seen(build(other, run)).text
     assert "training: made from an earlier result of tokens; others are there now." in text
     assert "train.lr (0.0002, now 0.5)" in text
@@ -111,7 +113,7 @@ def test_a_real_run_is_read_and_not_touched(base: Path, tmp_path: Path) -> None:
     assert "do not end by themselves" in text
     assert "train.lr=0.01" in text
     assert "parameters 41,120, trained 896" in " ".join(text.split()), "the plan"
-    assert str(tmp_path) not in (run.root / "report.html").read_text()
+    assert str(tmp_path) not in (run.root / "run_report.html").read_text()
 
 
 def test_nothing_trained_is_no_gap(base: Path, tmp_path: Path) -> None:
@@ -126,30 +128,32 @@ def test_nothing_trained_is_no_gap(base: Path, tmp_path: Path) -> None:
 
 def test_curves_take_any_numbers() -> None:
     lines = [{"step": 1, "loss": 2.0, "lr": 0.0, "tokens": 5, "seconds": 0.0}, {"step": 2, "loss": float("nan")}]
-    assert curves.points(lines, "loss") == [(1.0, 2.0)]
-    for draw in (curves.losses, curves.rate, curves.speed):
+    assert points(lines, "loss") == [(1.0, 2.0)]
+    for draw in (loss_chart, curves.learning_rate, curves.speed):
         for found in ([], lines, metrics_lines(3)):
             for width in (340.0, 880.0):
                 assert svg(draw(found, width), "wide").startswith("<svg")
     assert running([2.0, 1.0]) == [2.0, pytest.approx(1.9)]
     assert running([]) == []
     many = [(float(n), 1.0) for n in range(10_000)]
-    assert len(curves.thinned(many)) <= 300
-    assert curves.thinned(many[:10]) == many[:10]
-    drawing = curves.losses(metrics_lines(40), 880)
+    assert len(charts.thinned(many)) <= 300
+    assert charts.thinned(many[:10]) == many[:10]
+    drawing = loss_chart(metrics_lines(40), 880)
     assert [len(m.points) for m in drawing.marks if isinstance(m, Curve)] == [40, 40, 5, 5]
     assert sum(isinstance(m, Dot) for m in drawing.marks) == 10
     assert any("step 20: training, each step 0.936" in getattr(m, "tip", "") for m in drawing.marks)
 
 
 def test_ticks_are_round() -> None:
-    assert curves.ticks(2.3, 4) == [0, 1, 2]
-    assert curves.ticks(0.002, 4) == pytest.approx([0, 0.0005, 0.001, 0.0015, 0.002])
-    assert curves.ticks(100, 5) == [0, 20, 40, 60, 80, 100]
+    assert charts.ticks(2.3, 4) == [0, 1, 2]
+    assert charts.ticks(0.002, 4) == pytest.approx([0, 0.0005, 0.001, 0.0015, 0.002])
+    assert charts.ticks(100, 5) == [0, 20, 40, 60, 80, 100]
 
 
-def test_pairs_stay_on_the_scale() -> None:
-    drawing: Drawing = curves.pairs([Pair("a", 0.0, 1.0, 0.1, 0.1), Pair("b" * 90, 0.5, 0.5)], 340, "x", "X")
+def test_dots_stay_on_the_scale() -> None:
+    drawing: Drawing = curves.base_and_tuned(
+        [DotRow("a", [(0.0, 0.1), (1.0, 0.1)]), DotRow("b" * 90, [(0.5, 0.0), (0.5, 0.0)])], 340, "x", "X"
+    )
     dots = [m for m in drawing.marks if isinstance(m, Dot)]
     assert len(dots) == 4
     assert min(d.x for d in dots) >= 0
@@ -171,12 +175,25 @@ def test_odd_results_of_others_do_not_break_the_page(tmp_path: Path) -> None:
     run = finish(make_run(tmp_path / "test"))
     write_text(run.folder("eval") / "eval.json", '{"rows": ["text", {"name": 5}, {"base": "x", "tuned": true}]}')
     write_text(run.folder("judge") / "judge.json", '{"win_rate": 0.5, "by_category": 3}')
-    parts = read(RUN, run)
-    assert "not measured" in benchmarks(parts)
-    assert "No pairs were judged" in side_by_side(parts)
+    contents = read(RUN, run)
+    assert "not measured" in benchmarks(contents)
+    assert "No pairs were judged" in side_by_side(contents)
     write_text(run.folder("judge") / "judge.json", "[]")
     assert "No pairs were judged" in side_by_side(read(RUN, run))
 
 
 def test_durations() -> None:
     assert [duration(s) for s in (45, 145.4, 11_400)] == ["45 s", "2 min 25 s", "3 h 10 min"]
+
+
+def test_pages_of_earlier_versions_are_replaced_with_a_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "test")
+    write_text(run.root / "report.html", "<p>an earlier run report")
+    assert build(CONFIG, run) == run.root / "run_report.html"
+    assert not (run.root / "report.html").exists()
+    assert "run_report.html" in capsys.readouterr().out
+    with run.writing("report", {**data_report.key(CONFIG, run), "version": 1}) as out:
+        write_text(out.folder / "report.html", "<p>an earlier data report")
+    assert not run.is_current("report", data_report.key(CONFIG, run))

@@ -1,4 +1,4 @@
-"""What lies in a run folder, at whatever stage it is: all of it optional, nothing made."""
+"""What a run folder holds, at any stage of the run: every part is optional, and nothing is computed but counts."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pipeline.run.folder import Run
 from pipeline.run.yaml_text import parsed
 from pipeline.training import metrics
 
-# folder, what it is, the command that makes it
-PARTS = (
+# folder, name, the command that makes it
+STAGES = (
     ("dataset", "data", "make data"),
     ("tokens", "tokens", "make data"),
     ("adapter", "training", "make train"),
@@ -29,18 +29,22 @@ PARTS = (
     ("compare", "base and tuned side by side", "make compare"),
     ("judge", "answers judged in pairs", "make judge"),
 )
-COMMANDS = {folder: command for folder, _, command in PARTS}
-# A stage's key holds the result of the one before it under this name.
+COMMANDS = {folder: command for folder, _, command in STAGES}
+# The key of a stage holds the result of this earlier stage, under its folder's name.
 BEFORE = {"tokens": "dataset", "adapter": "tokens", "export": "adapter", "eval": "export", "compare": "export",
           "judge": "compare"}  # fmt: skip
 NUMBERS = ("flow", "sources", "rules", "lengths", "languages", "tasks", "groups", "mix")  # that the page draws
 
 
 @dataclass(frozen=True)
-class Parts:
-    """config: that the run was made with; where its file is not `readable`, the one given now. text: of that file.
-    differs: keys in which the config given now says something else, with both values. data: numbers of the data
-    report. old: parts that were made from what is no longer there, with why."""
+class Contents:
+    """All that the run report shows.
+
+    Attributes:
+        config: the run's own; the one given now where the run's file is not `readable`. text: of that file.
+        differs: keys whose value in the config given now is another, with (the run's value, the value now).
+        data: numbers of the data report. old: reasons by folder, for results of stages that are stale.
+    """
 
     run: Run
     config: Config
@@ -59,19 +63,19 @@ class Parts:
     judge: Mapping[str, Any] = field(default_factory=dict)
 
     def counts(self, folder: str) -> dict[str, Any]:
-        """Of a stage's manifest."""
+        """Counts in the manifest of a stage."""
         return dict((self.manifests.get(folder) or {}).get("counts") or {})
 
     @property
     def base(self) -> str:
-        """The base as it may be named elsewhere, though it be gone from this machine."""
+        """Name of the base without folders of this machine, also where the base is no longer there."""
         try:
             return base_name(self.config) or "random weights"
         except UserError:
             return Path(self.config.model.base).name
 
     def trained_with(self, key: str) -> Any:
-        """A value of the section `train` as the training's manifest has it."""
+        """A value of the section `train` that the adapter was trained with."""
         manifest = self.manifests.get("adapter") or {"key": {}}
         return (manifest["key"].get("train") or {}).get(key)
 
@@ -82,27 +86,27 @@ class Parts:
 
     @property
     def judged(self) -> dict[str, Any]:
-        """The judge's counts over all questions; empty where there are none."""
-        found = self.judge.get("win_rate")
-        whole = isinstance(found, dict) and isinstance(found.get("win_rate"), (int, float))
-        return found if isinstance(found, dict) and whole else {}
+        """The judge's win rate over all questions; empty where there is none."""
+        win_rate = self.judge.get("win_rate")
+        whole = isinstance(win_rate, dict) and isinstance(win_rate.get("win_rate"), (int, float))
+        return win_rate if isinstance(win_rate, dict) and whole else {}
 
     def missing(self, folder: str, what: str) -> str:
-        """The sentence for a part that is not there."""
-        return f"{what} yet: <code>{COMMANDS[folder]} CONFIG=...</code> makes this part."
+        """The sentence for a result that is not there; `what` begins it."""
+        return f"{what} yet: <code>{COMMANDS[folder]} CONFIG=...</code> makes it."
 
 
-def read(given: Config, run: Run) -> Parts:
+def read(given: Config, run: Run) -> Contents:
     """Reads the run folder.
 
     Raises:
         UserError: there is no such folder, or nothing in it.
     """
-    manifests = {folder: run.manifest(folder) for folder, _, _ in PARTS}
+    manifests = {folder: run.manifest(folder) for folder, _, _ in STAGES}
     if not any(manifests.values()):
         raise UserError("nothing was made in this run folder yet", str(run.root), "make data, then make report again")
     config, text, readable, differs = _config(given, run)
-    return Parts(
+    return Contents(
         run=run,
         config=config,
         text=text,
@@ -122,12 +126,12 @@ def read(given: Config, run: Run) -> Parts:
 
 
 def _table(run: Run, folder: str, name: str) -> dict[str, Any]:
-    found = read_json(run.folder(folder) / name)
-    return found if isinstance(found, dict) else {}
+    value = read_json(run.folder(folder) / name)
+    return value if isinstance(value, dict) else {}
 
 
 def _config(given: Config, run: Run) -> tuple[Config, str, bool, dict[str, tuple[Any, Any]]]:
-    """The config that the folder was made with, its text, whether it can be read, and in what the given one differs."""
+    """The run's config, its text, whether it can be read, and the keys in which the given one differs."""
     path = run.root / "config.yaml"
     try:
         text = path.read_text(encoding="utf-8")
@@ -136,7 +140,7 @@ def _config(given: Config, run: Run) -> tuple[Config, str, bool, dict[str, tuple
         return given, "", False, {}
     try:
         config, readable = load(path, [], False), True
-    except UserError:  # of another version
+    except UserError:  # written by another version
         config, readable = given, False
     now, then = _flat(given.model_dump(mode="json")), _flat(written if isinstance(written, dict) else {})
     both = [key for key in now if key in then and now[key] != then[key]]
@@ -144,31 +148,33 @@ def _config(given: Config, run: Run) -> tuple[Config, str, bool, dict[str, tuple
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{before}{key}"
-        found |= _flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
-    return found
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
+    return flat
 
 
 def _data(config: Config, run: Run) -> dict[str, Any]:
-    """The data report's numbers: its own where it is of these data, else counted now."""
-    made = run.manifest("report")
+    """The numbers of the data report: from its file where it is of these data, else counted now."""
+    manifest = run.manifest("report")
     numbers = read_json(run.folder("report") / "report.json")
-    same = made is not None and all(made["key"].get(part) == run.content(part) for part in ("dataset", "tokens"))
-    if same and isinstance(numbers, dict) and all(name in numbers for name in NUMBERS):
+    is_current = manifest is not None and all(
+        manifest["key"].get(folder) == run.content(folder) for folder in ("dataset", "tokens")
+    )
+    if is_current and isinstance(numbers, dict) and all(name in numbers for name in NUMBERS):
         return numbers
     return gather(config, run).numbers
 
 
 def _old(run: Run, manifests: Mapping[str, Any]) -> dict[str, str]:
-    """Parts whose key names another result of the part before than the one that is there."""
-    found = {}
-    names = {folder: what for folder, what, _ in PARTS}
+    """Reasons for each stage whose key names another result of the stage before it than the present one."""
+    reasons = {}
+    names = {folder: name for folder, name, _ in STAGES}
     for folder, before in BEFORE.items():
         manifest = manifests.get(folder)
-        of = manifest["key"].get(before) if manifest else None
-        if of is not None and of != run.result(before):
-            there = "others are there now" if manifests.get(before) else "they are gone"
-            found[folder] = f"made from an earlier result of {names[before]}; {there}"
-    return found
+        made_from = manifest["key"].get(before) if manifest else None
+        if made_from is not None and made_from != run.result(before):
+            now = "others are there now" if manifests.get(before) else "they are gone"
+            reasons[folder] = f"made from an earlier result of {names[before]}; {now}"
+    return reasons
