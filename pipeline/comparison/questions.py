@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from pipeline.config.schema import Source
 from pipeline.dataset.read import source as sources
-from pipeline.dataset.read.form import rows
+from pipeline.dataset.read.alpaca_form import to_alpaca
 from pipeline.dataset.read.row import Rejected, check
 from pipeline.run.errors import UserError
 
@@ -128,7 +128,7 @@ def _read(path: str, name: str) -> Iterator[Question]:
     source = QuestionSource(path=path)
     number = 0
     for raw in sources.read(source, 0):
-        made = rows(raw, source)
+        made = to_alpaca(raw, source)
         for k, one in enumerate(made, 1):
             number += 1
             example = check(one, source)

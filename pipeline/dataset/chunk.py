@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from pipeline.config.schema import Data, Source
 from pipeline.dataset.clean.rule import Cleaner, Texts
 from pipeline.dataset.example import Example
-from pipeline.dataset.read.conversation import CONVERSATION, growth, letters
-from pipeline.dataset.read.form import EXTRA, form_of, notes_of
-from pipeline.dataset.read.form import rows as rows_of
-from pipeline.dataset.read.raw import Raw
-from pipeline.dataset.read.row import Rejected, check
+from pipeline.dataset.read.alpaca_form import notes_of, to_alpaca
+from pipeline.dataset.read.conversation import CONVERSATION, characters, growth
+from pipeline.dataset.read.forms import EXTRA, form_name
+from pipeline.dataset.read.row import RawRow, Rejected, check
 from pipeline.dataset.read.source import labels, read
 from pipeline.dataset.select.contamination import Hit, Index
 from pipeline.dataset.select.duplicates import Signatures, shingles, signatures
@@ -41,7 +40,7 @@ class Chunk:
     """Raw rows of one source (its number in `data.sources`), in their order."""
 
     source: int
-    raws: list[Raw]
+    raws: list[RawRow]
 
 
 @dataclass
@@ -81,7 +80,7 @@ class Result:
 
 def chunks(number: int, source: Source, seed: int) -> Iterator[Chunk]:
     """A source in pieces of bounded size."""
-    raws: list[Raw] = []
+    raws: list[RawRow] = []
     size = 0
     for raw in read(source, seed):
         raws.append(raw)
@@ -96,8 +95,8 @@ def chunks(number: int, source: Source, seed: int) -> Iterator[Chunk]:
 def _letters(row: Any) -> int:
     """Letters of a row, and about how many more are written when it becomes many: each repeats what was said before."""
     talks = [v for k, v in row.items() if k.strip().lower() in TALKS] if isinstance(row, dict) else []
-    repeated = sum(letters(row.get(name)) for name in REPEATED) if talks else 0
-    return letters(row) + sum(growth(talk, repeated) for talk in talks)
+    repeated = sum(characters(row.get(name)) for name in REPEATED) if talks else 0
+    return characters(row) + sum(growth(talk, repeated) for talk in talks)
 
 
 class Work:
@@ -115,9 +114,9 @@ class Work:
         kept: list[bool] = []
         result = Result(chunk.source, lines, np.zeros(0, np.bool_), _NONE)
         for raw in chunk.raws:
-            result.forms[form_of(raw.value, source)] += 1
+            result.forms[form_name(raw.value, source)] += 1
             result.notes.update(notes_of(raw.value, source))
-            for one in rows_of(raw, source):
+            for one in to_alpaca(raw, source):
                 found = self._example(one, source, self.labels[chunk.source], result.changes)
                 kept.append(isinstance(found, Example))
                 lines.append(
@@ -134,7 +133,7 @@ class Work:
         result.features = self._features(examples)
         return result
 
-    def _example(self, raw: Raw, source: Source, label: str, changes: list[dict[str, Any]]) -> Example | Rejected:
+    def _example(self, raw: RawRow, source: Source, label: str, changes: list[dict[str, Any]]) -> Example | Rejected:
         """Checked and cleaned; what the rules did to a row that stays is added to `changes`."""
         example = check(raw, source, label)
         if isinstance(example, Rejected):

@@ -12,9 +12,9 @@ from pipeline.config.schema import Data, Source
 from pipeline.dataset.chunk import EXAMPLES, Result, Work, chunks
 from pipeline.dataset.engine import Engine
 from pipeline.dataset.ledger import Ledger, Line
-from pipeline.dataset.read.benchmark import Question
+from pipeline.dataset.read.benchmark import BenchmarkQuestion
 from pipeline.dataset.read.columnar import is_columnar
-from pipeline.dataset.read.compressed import packing_of
+from pipeline.dataset.read.compressed import compression_of
 from pipeline.dataset.read.row import Rejected
 from pipeline.dataset.read.source import files_of
 from pipeline.dataset.select.contamination import METHOD, Coverage
@@ -153,7 +153,7 @@ class Writer:
         return {"place": found["place"], "source": found["source"], "kind": KINDS[fate.rule],
                 "similarity": round(fate.similarity, 4), **of, "row": found}  # fmt: skip
 
-    def contamination(self, questions: Sequence[Question], coverage: Sequence[Coverage]) -> dict[str, Any]:
+    def contamination(self, questions: Sequence[BenchmarkQuestion], coverage: Sequence[Coverage]) -> dict[str, Any]:
         """Writes contaminated.jsonl: each row that holds a question, with the question; returns the table."""
         benchmarks = [
             {"name": c.benchmark, "questions": c.questions, "checkable": c.alone + c.with_answer, "alone": c.alone,
@@ -202,7 +202,7 @@ def _is_dense(path: Path) -> bool:
     """Whether a file's size says little about the text in it: packed, Parquet, Arrow."""
     with open(path, "rb") as file:
         head = file.read(16)
-    return bool(packing_of(head)) or is_columnar(head)
+    return bool(compression_of(head)) or is_columnar(head)
 
 
 def _nothing_left(summary: Summary, number: int) -> tuple[str, str]:

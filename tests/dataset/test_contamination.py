@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from pipeline.config.schema import Benchmark
-from pipeline.dataset.read.benchmark import Question, read_all
+from pipeline.dataset.read.benchmark import BenchmarkQuestion as Question
+from pipeline.dataset.read.benchmark import read_all
 from pipeline.dataset.select import shingle
 from pipeline.dataset.select.contamination import SAME_TEXT, Coverage, Hit, Index
 from pipeline.dataset.select.overlap import FEW, in_order

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.dataset.read.benchmark import Question
+from pipeline.dataset.read.benchmark import BenchmarkQuestion
 from pipeline.dataset.select import shingle
 from pipeline.dataset.select.overlap import Flags, Numbers, Runs, in_order
 from pipeline.dataset.select.shingle import Hashes
@@ -126,7 +126,7 @@ class _Entries:
 class _Text:
     """A question in units, and how it can be found."""
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: BenchmarkQuestion) -> None:
         text = question.text
         self.units = shingle.units(text)
         self.kinds = bytes(map(_kind, self.units))
@@ -161,7 +161,7 @@ class Index:
         entries.kinds[phrase] = PLAIN
 
     @classmethod
-    def of(cls, questions: Sequence[Question]) -> Index:
+    def of(cls, questions: Sequence[BenchmarkQuestion]) -> Index:
         """Prepares questions, all benchmarks together; equal texts of one benchmark count as its first."""
         coverage: dict[str, Coverage] = {}
         numbers: dict[str, int] = {}

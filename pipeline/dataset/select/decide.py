@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.config.schema import Data
 from pipeline.dataset.engine import Engine
 from pipeline.dataset.ledger import Fate, Ledger
-from pipeline.dataset.read.benchmark import Question
+from pipeline.dataset.read.benchmark import BenchmarkQuestion
 from pipeline.dataset.select.duplicates import near, repeated
 from pipeline.dataset.select.mix import Candidate, limited, mix
 from pipeline.dataset.select.novelty import Novelty
@@ -25,7 +25,7 @@ LEFT_OUT = ("limit", "task-limit", "weight", "rehearsal")  # rules that find no 
 
 
 def decide(
-    ledger: Ledger, data: Data, questions: Sequence[Question], engine: Engine
+    ledger: Ledger, data: Data, questions: Sequence[BenchmarkQuestion], engine: Engine
 ) -> tuple[dict[int, str], list[dict[str, float | int | str]]]:
     """Fills `ledger.fates`; returns the part of every other row, and each source's share of the training rows.
 
@@ -72,7 +72,7 @@ def _left_out(ledger: Ledger, found: dict[int, tuple[str, str]]) -> None:
     ledger.fates |= {i: Fate(rule, reason) for i, (rule, reason) in found.items()}
 
 
-def _contaminated(ledger: Ledger, questions: Sequence[Question]) -> None:
+def _contaminated(ledger: Ledger, questions: Sequence[BenchmarkQuestion]) -> None:
     for i, hits in enumerate(ledger.features.hits or []):
         if hits:
             question = questions[hits[0].question]
