@@ -13,7 +13,7 @@ from pipeline.data_report.rows import Lottery, read
 from pipeline.data_report.samples import Pool, Sample, clusters
 from pipeline.data_report.verbs import LANGUAGES, SAMPLE
 from pipeline.dataset.select.decide import LEFT_OUT
-from pipeline.dataset.select.split import PARTS
+from pipeline.dataset.select.split import SPLITS
 from pipeline.dataset.summary import label_of
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.files import read_json
@@ -78,8 +78,8 @@ def gather(config: Config, run: Run) -> Found:
     encoded = run.manifest("tokens") is not None
     work = _Pass(run, [label_of(source) for source in report.get("sources", ())])
     parts = []
-    with bar(total=sum(int(report.get(name) or 0) for name in PARTS), what="report: rows") as progress:
-        for name in PARTS:
+    with bar(total=sum(int(report.get(name) or 0) for name in SPLITS), what="report: rows") as progress:
+        for name in SPLITS:
             parts.append(work.part(name, _tokens(run, name) if encoded else None))
             progress.update(work.lines[name])
     measured = lengths([p for p in parts if p.ids], list(work.sources), config.prompt.cutoff if encoded else None)
@@ -87,7 +87,9 @@ def gather(config: Config, run: Run) -> Found:
     numbers = {
         "name": config.name,
         "seed": config.data.seed,
-        **{name: int(report.get(name) or 0) for name in ("read", "kept", "rejected", "left_out", "with_input", *PARTS)},
+        **{
+            name: int(report.get(name) or 0) for name in ("read", "kept", "rejected", "left_out", "with_input", *SPLITS)
+        },
         "repeats": work.lines["train"] - int(report.get("train") or 0),
         "flow": flow(report),
         **{name: report.get(name) or [] for name in ("sources", "rules", "mix")},
@@ -119,7 +121,7 @@ def flow(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         steps.append({"name": "sound", "kind": "total", "rows": read - sum(n for _, n in faults)})
         steps += [{"name": rule, "kind": "minus", "rows": n} for rule, n in left]
     steps.append({"name": "kept", "kind": "total", "rows": kept})
-    return steps + [{"name": name, "kind": "part", "rows": int(report[name])} for name in PARTS if report.get(name)]
+    return steps + [{"name": name, "kind": "part", "rows": int(report[name])} for name in SPLITS if report.get(name)]
 
 
 def _tokens(run: Run, name: str) -> Tokens | None:
@@ -130,7 +132,9 @@ def _tokens(run: Run, name: str) -> Tokens | None:
 def _beyond(run: Run) -> dict[str, int]:
     """Rows over the cutoff, which the histogram shows at it, or which were left out, as the tokens stage counted."""
     counts = (run.manifest("tokens") or {}).get("counts", {})
-    found = {key: sum((counts.get(part) or {}).get(key, 0) for part in PARTS) for key in ("cut", "rejected", "no_loss")}
+    found = {
+        key: sum((counts.get(part) or {}).get(key, 0) for part in SPLITS) for key in ("cut", "rejected", "no_loss")
+    }
     return {"cut": found["cut"], "too_long": found["rejected"], "no_loss": found["no_loss"]}
 
 

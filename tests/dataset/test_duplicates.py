@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from pipeline.dataset.chunk import _own
+from pipeline.dataset.chunk import _own_units
 from pipeline.dataset.example import Example
 from pipeline.dataset.select.duplicates import HASHES, Signatures, near, repeated, rows_per_band, shingles, signatures
 from pipeline.dataset.select.shingle import hashes, mostly_letters, normalise, runs, units
@@ -22,7 +22,7 @@ def compare(
 ) -> list[tuple[int, int, float]]:
     found = [units("\n".join(r)) for r in rows]
     whole = [shingles(u, hashes(u), length) for u in found]
-    own = [_own(Example.of(*r, source="s")) for r in rows]
+    own = [_own_units(Example.of(*r, source="s")) for r in rows]
     half = len(rows) // 2
     parts = [signatures(whole[:half], own[:half], threshold), signatures(whole[half:], own[half:], threshold)]
     everyone = np.ones(len(rows), np.bool_)
