@@ -23,9 +23,9 @@ from pipeline.dataset.read.conversation import CONVERSATION, characters, growth
 from pipeline.dataset.read.forms import EXTRA, form_name
 from pipeline.dataset.read.row import RawRow, Rejected, check
 from pipeline.dataset.read.source import labels, read
-from pipeline.dataset.select.contamination import Hit, Index
+from pipeline.dataset.select.contamination import Hit, QuestionIndex
 from pipeline.dataset.select.duplicates import Signatures, shingles, signatures
-from pipeline.dataset.select.shingle import Hashes, fingerprint, hashes, normalise, units
+from pipeline.dataset.select.text_units import Hashes, fingerprint, hashes, normalise, units
 from pipeline.run.files import json_text
 
 ROWS = 1000
@@ -103,7 +103,7 @@ def _characters(row: Any) -> int:
 class ChunkPipeline:
     """The work on a chunk. Picklable; created once in each process."""
 
-    def __init__(self, data: Data, benchmarks: Index | None) -> None:
+    def __init__(self, data: Data, benchmarks: QuestionIndex | None) -> None:
         self.data, self.benchmarks = data, benchmarks
         self.clean = Cleaner(data.clean, data.rules)
         self.labels = labels(data.sources)

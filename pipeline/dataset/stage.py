@@ -30,7 +30,7 @@ from pipeline.dataset.read.benchmark import files_of as benchmark_files
 from pipeline.dataset.read.benchmark import read_all
 from pipeline.dataset.read.source import files_of, labels
 from pipeline.dataset.reading import read_source
-from pipeline.dataset.select.contamination import Index
+from pipeline.dataset.select.contamination import QuestionIndex
 from pipeline.dataset.select.decide import LEFT_OUT, decide
 from pipeline.dataset.select.split import SPLITS
 from pipeline.dataset.summary import Summary, label_of
@@ -63,7 +63,7 @@ def build(config: Config, run: Run, stage_key: dict[str, Any] | None = None) -> 
     data = config.data
     Cleaner(data.clean, data.rules)  # an unknown rule is reported before the work
     questions = read_all(data.benchmarks)
-    index = Index.of(questions) if questions else None
+    index = QuestionIndex.of(questions) if questions else None
     summary, workers = Summary(data), engine(data.engine)
     with (
         run.writing("dataset", stage_key) as output,

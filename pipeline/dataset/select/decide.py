@@ -18,7 +18,7 @@ from pipeline.dataset.ledger import Drop, Ledger
 from pipeline.dataset.read.benchmark import BenchmarkQuestion
 from pipeline.dataset.select.duplicates import near, repeated
 from pipeline.dataset.select.mix import Candidate, limited, mix
-from pipeline.dataset.select.novelty import Novelty
+from pipeline.dataset.select.novelty import filter_novel
 from pipeline.dataset.select.rouge_tokens import tokens
 from pipeline.dataset.select.split import SplitRow, held_out_tasks, split
 
@@ -103,7 +103,7 @@ def _novelty(ledger: Ledger, data: Data, engine: Engine) -> None:
     rows = [i for i in _remaining(ledger) if not ledger.features.threads[i]]
     stored = (ledger.stored(i).row for i in rows)
     instructions = (tokens(row["instruction"], row["language"]) for row in stored)
-    decisions = Novelty(data.duplicates.novelty).filter(instructions, spread=engine.spread, slices=engine.slices)
+    decisions = filter_novel(instructions, data.duplicates.novelty, engine.spread, engine.slices)
     for n in np.flatnonzero(~decisions.kept).tolist():
         like, f = rows[int(decisions.neighbour[n])], float(decisions.f[n])
         reason = f"its instruction has ROUGE-L {f:.2f} with that of {ledger.stored(like).place}"
