@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from pipeline.config.schema import Source
 from pipeline.dataset.read import source as sources
-from pipeline.dataset.read.form import rows
+from pipeline.dataset.read.alpaca_form import to_alpaca
 from pipeline.dataset.read.row import Rejected, check
 from pipeline.run.errors import UserError
 
@@ -135,7 +135,7 @@ def _read(path: str, name: str) -> Iterator[CompareQuestion]:
     source = QuestionSource(path=path)
     number = 0
     for raw in sources.read(source, 0):
-        parsed = rows(raw, source)
+        parsed = to_alpaca(raw, source)
         for k, row in enumerate(parsed, 1):
             number += 1
             example = check(row, source)

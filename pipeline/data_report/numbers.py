@@ -13,7 +13,7 @@ from pipeline.data_report.rows import HashSample, read
 from pipeline.data_report.samples import Pool, Sample, clusters
 from pipeline.data_report.verbs import LANGUAGES, SAMPLE
 from pipeline.dataset.select.decide import LEFT_OUT
-from pipeline.dataset.select.split import PARTS
+from pipeline.dataset.select.split import SPLITS
 from pipeline.dataset.summary import label_of
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.files import read_json
@@ -82,8 +82,8 @@ def gather(config: Config, run: Run) -> ReportData:
     encoded = run.manifest("tokens") is not None
     reader = _SplitReader(run, [label_of(source) for source in report.get("sources", ())])
     splits = []
-    with bar(total=sum(int(report.get(name) or 0) for name in PARTS), what="report: rows") as progress:
-        for name in PARTS:
+    with bar(total=sum(int(report.get(name) or 0) for name in SPLITS), what="report: rows") as progress:
+        for name in SPLITS:
             splits.append(reader.read_split(name, _tokens(run, name) if encoded else None))
             progress.update(reader.lines[name])
     measured = lengths([p for p in splits if p.ids], list(reader.sources), config.prompt.cutoff if encoded else None)
@@ -91,7 +91,9 @@ def gather(config: Config, run: Run) -> ReportData:
     numbers = {
         "name": config.name,
         "seed": config.data.seed,
-        **{name: int(report.get(name) or 0) for name in ("read", "kept", "rejected", "left_out", "with_input", *PARTS)},
+        **{
+            name: int(report.get(name) or 0) for name in ("read", "kept", "rejected", "left_out", "with_input", *SPLITS)
+        },
         "repeats": reader.lines["train"] - int(report.get("train") or 0),
         "flow": flow(report),
         **{name: report.get(name) or [] for name in ("sources", "rules", "mix")},
@@ -123,7 +125,7 @@ def flow(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         steps.append({"name": "sound", "kind": "total", "rows": read - sum(n for _, n in faults)})
         steps += [{"name": rule, "kind": "minus", "rows": n} for rule, n in left]
     steps.append({"name": "kept", "kind": "total", "rows": kept})
-    return steps + [{"name": name, "kind": "part", "rows": int(report[name])} for name in PARTS if report.get(name)]
+    return steps + [{"name": name, "kind": "part", "rows": int(report[name])} for name in SPLITS if report.get(name)]
 
 
 def _tokens(run: Run, name: str) -> Tokens | None:
@@ -135,7 +137,7 @@ def _beyond(run: Run) -> dict[str, int]:
     """Rows longer than the cutoff, as the tokens stage counted: cut there, left out, or without labelled tokens."""
     counts = (run.manifest("tokens") or {}).get("counts", {})
     rows = {
-        key: sum((counts.get(split) or {}).get(key, 0) for split in PARTS) for key in ("cut", "rejected", "no_loss")
+        key: sum((counts.get(split) or {}).get(key, 0) for split in SPLITS) for key in ("cut", "rejected", "no_loss")
     }
     return {"cut": rows["cut"], "too_long": rows["rejected"], "no_loss": rows["no_loss"]}
 

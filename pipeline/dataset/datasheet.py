@@ -1,4 +1,4 @@
-"""The datasheet beside the data: what it is, how it was made, and what is known to be wrong with it, as Markdown.
+"""The datasheet of the data: what it is, how it was made, and its known limits, as Markdown.
 
 Headings after Gebru et al. 2021 (Datasheets for Datasets), as far as a program can answer them.
 """
@@ -10,11 +10,11 @@ from pathlib import PurePath
 from typing import Any
 
 from pipeline import __version__
-from pipeline.config.schema import Config
+from pipeline.config.schema import Data
 from pipeline.dataset.summary import label_of
 from pipeline.run.markdown import code, plain
 
-# What is known of sources by their names; anything else is for the user to look up.
+# Licences of known sources by name; the user has to look up all others.
 LICENCES = {
     "families": "Apache-2.0, made by code in this project",
     "seed_tasks.en": "Apache-2.0, written for this project",
@@ -23,45 +23,42 @@ LICENCES = {
     "alpaca_data": "if it is Stanford's: CC BY-NC 4.0, not for commercial use; its outputs came from an OpenAI model",
     "databricks/databricks-dolly-15k": "CC BY-SA 3.0: what is derived from it stays under the same licence",
 }
-# Of the codes in pipeline/dataset/language.py those that are met most; others are shown as codes.
+# Names of the most frequent codes of pipeline/dataset/language.py; others are shown as codes.
 LANGUAGES = {
     "en": "English", "ko": "Korean", "ja": "Japanese", "zh": "Chinese", "fr": "French", "de": "German",
     "es": "Spanish", "it": "Italian", "pt": "Portuguese", "zxx": "no words",
 }  # fmt: skip
 
 
-def datasheet(report: Mapping[str, Any], config: Config) -> str:
-    """Markdown for `dataset/README.md`, from `report.json` and the config of the run.
-
-    The same report and config always give the same text: no clock, no machine.
-    """
+def datasheet(report: Mapping[str, Any], name: str, data: Data) -> str:
+    """Markdown for `dataset/README.md`. name: of the run. data: its settings. Deterministic: no time, no machine."""
     blocks = [
-        f"# Datasheet: {config.name}",
+        f"# Datasheet: {name}",
         _what(report),
         "## Sources and their licences",
         _sources(report),
         "Suri read no licence: whoever passes the data on must look up those that are not named above.",
         "## How it was made",
-        *_making(report, config),
+        *_making(report, data),
         "## What is in it",
         *_contents(report),
         "## Known limits",
-        *_limits(report, config),
+        *_limits(report, data),
         "## To build it again",
-        _again(config),
+        _again(name, data.seed),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
 def _what(report: Mapping[str, Any]) -> str:
-    parts = [
+    splits = [
         f"{_n(report, 'train')} to train on", f"{_n(report, 'val')} held out for the loss",
         f"{_n(report, 'holdout')} of tasks that are never trained on",
     ]  # fmt: skip
     left_out = f" + {_n(report, 'left_out')} left out by limits or the mixture" if report.get("left_out") else ""
     rejected = int(report.get("rejected") or 0) - int(report.get("left_out") or 0)
     return (
-        f"Instruction data in Alpaca form: {_n(report, 'kept')} rows, {', '.join(parts)}. "
+        f"Instruction data in Alpaca form: {_n(report, 'kept')} rows, {', '.join(splits)}. "
         f"{_n(report, 'read')} rows were read = {_n(report, 'kept')} kept + {rejected:,} rejected"
         f"{left_out}. {_n(report, 'with_input')} rows carry an input.\n\n"
         "**Form.** One JSON object a line: `instruction`, `input` (may be empty), `output`, and `id` (hash of the "
@@ -75,8 +72,8 @@ def _sources(report: Mapping[str, Any]) -> str:
     for source in report.get("sources", ()):
         forms = ", ".join(source.get("forms") or ()) or "-"
         licence = _licence(str(source.get("path", "")))
-        left = source.get("left_out", 0)
-        counts = (source.get("read", 0), source.get("kept", 0), source.get("rejected", 0) - left, left)
+        left_out = source.get("left_out", 0)
+        counts = (source.get("read", 0), source.get("kept", 0), source.get("rejected", 0) - left_out, left_out)
         rows.append((code(label_of(source)), plain(forms), *(f"{n:,}" for n in counts), licence))
     head = ("source", "form", "read", "kept", "rejected", "left out", "licence")
     notes = [
@@ -92,8 +89,7 @@ def _licence(path: str) -> str:
     return LICENCES.get(path) or LICENCES.get(name) or "**look it up and write it here**"
 
 
-def _making(report: Mapping[str, Any], config: Config) -> Iterable[str]:
-    data = config.data
+def _making(report: Mapping[str, Any], data: Data) -> Iterable[str]:
     yield (
         f"Cleaning was `{data.clean}`"
         + (f", with {', '.join(code(f'{k}: {v}') for k, v in sorted(data.rules.items()))}" if data.rules else "")
@@ -112,34 +108,34 @@ def _making(report: Mapping[str, Any], config: Config) -> Iterable[str]:
     yield (
         _table(("rule", "rejected", "fixed", "flagged", "what"), rules, numbers=(1, 2, 3)) or "No rule found anything."
     )
-    yield _duplicates(report, config)
+    yield _duplicates(report, data)
     yield _benchmarks(report)
-    yield _split(report, config)
+    yield _split(report, data)
     yield _mixture(report)
 
 
-def _duplicates(report: Mapping[str, Any], config: Config) -> str:
-    found, wanted = report.get("duplicates") or {}, config.data.duplicates
-    said = []
-    if wanted.exact:
-        said.append(f"equal but for letter case, Unicode form and white space: {found.get('exact', 0):,}")
-    if wanted.near:
-        said.append(f"sharing {wanted.near:.0%} or more of their shingles (Jaccard): {found.get('near', 0):,}")
-    if wanted.novelty:
-        said.append(
-            f"instruction with a ROUGE-L F above {wanted.novelty:g} against a kept one: {found.get('novelty', 0):,}"
+def _duplicates(report: Mapping[str, Any], data: Data) -> str:
+    counts, settings = report.get("duplicates") or {}, data.duplicates
+    kinds = []
+    if settings.exact:
+        kinds.append(f"equal but for letter case, Unicode form and white space: {counts.get('exact', 0):,}")
+    if settings.near:
+        kinds.append(f"sharing {settings.near:.0%} or more of their shingles (Jaccard): {counts.get('near', 0):,}")
+    if settings.novelty:
+        kinds.append(
+            f"instruction with a ROUGE-L F above {settings.novelty:g} against a kept one: {counts.get('novelty', 0):,}"
         )
-    if not said:
+    if not kinds:
         return "**Duplicates.** Not looked for."
-    return f"**Duplicates** rejected, the first of each group kept: {'; '.join(said)}. The groups: `duplicates.jsonl`."
+    return f"**Duplicates** rejected, the first of each group kept: {'; '.join(kinds)}. The groups: `duplicates.jsonl`."
 
 
 def _benchmarks(report: Mapping[str, Any]) -> str:
-    found = report.get("contamination") or {}
-    names = [str(b.get("name", "")) for b in found.get("benchmarks", ())]
+    contamination = report.get("contamination") or {}
+    names = [str(b.get("name", "")) for b in contamination.get("benchmarks", ())]
     if not names:
         return "**Benchmarks.** None was named, so no row was compared with test questions."
-    hits = found.get("table") or {}
+    hits = contamination.get("table") or {}
     rows = [
         (
             plain(b["name"]),
@@ -147,19 +143,18 @@ def _benchmarks(report: Mapping[str, Any]) -> str:
             f"{_checkable(b):,}",
             f"{sum((hits.get(b['name']) or {}).values()):,}",
         )
-        for b in found["benchmarks"]
+        for b in contamination["benchmarks"]
     ]
     table = _table(("benchmark", "questions", "long enough to look for", "rows that held one"), rows, numbers=(1, 2, 3))
-    said = "**Benchmarks.** Rows that hold a test question were rejected; `contaminated.jsonl` shows both texts."
-    return f"{said}\n\n{table}"
+    text = "**Benchmarks.** Rows that hold a test question were rejected; `contaminated.jsonl` shows both texts."
+    return f"{text}\n\n{table}"
 
 
 def _checkable(benchmark: Mapping[str, Any]) -> int:
     return int(benchmark.get("checkable", benchmark.get("questions", 0)))
 
 
-def _split(report: Mapping[str, Any], config: Config) -> str:
-    data = config.data
+def _split(report: Mapping[str, Any], data: Data) -> str:
     size = f"a share of {data.val:g}" if 0 < data.val < 1 else f"{int(data.val):,} rows"
     text = (
         f"**Split.** By content hash with seed {data.seed}; val is {size}."
@@ -200,9 +195,9 @@ def _contents(report: Mapping[str, Any]) -> Iterable[str]:
     yield "**Lengths.** In the run's `report/`, in tokens where a base model is named, otherwise in characters."
 
 
-def _limits(report: Mapping[str, Any], config: Config) -> Iterable[str]:
+def _limits(report: Mapping[str, Any], data: Data) -> Iterable[str]:
     personal: Mapping[str, Any] = next((r for r in report.get("rules", ()) if r.get("rule") == "personal-data"), {})
-    clean = config.data.clean != "none"
+    clean = data.clean != "none"
     limits = [
         "Rules are heuristics: they reject some good rows and leave some bad ones. `report.json` has examples of each."
         if clean
@@ -213,16 +208,16 @@ def _limits(report: Mapping[str, Any], config: Config) -> Iterable[str]:
     ]
     if personal.get("flagged"):
         limits.append(f"{personal['flagged']:,} rows are flagged for personal data (e-mail, phone, resident number).")
-    elif clean and config.data.rules.get("personal-data") != "off":
+    elif clean and data.rules.get("personal-data") != "off":
         limits.append("Personal data was looked for as e-mail, phone and resident numbers only; names were not.")
     yield "\n".join(f"- {line}" for line in limits)
 
 
-def _again(config: Config) -> str:
+def _again(name: str, seed: int) -> str:
     return (
-        f"Suri {__version__}, seed {config.data.seed}. Every setting stands in `../config.yaml`, and the hashes of the "
+        f"Suri {__version__}, seed {seed}. Every setting stands in `../config.yaml`, and the hashes of the "
         "sources in `manifest.json`. The same files and settings give the same bytes:\n\n"
-        f"```\nmake data CONFIG=runs/{config.name}/config.yaml\n```"
+        f"```\nmake data CONFIG=runs/{name}/config.yaml\n```"
     )
 
 

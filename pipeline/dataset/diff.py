@@ -1,7 +1,7 @@
-"""What changed between two builds of a data set: counts, and every row whose fate is not the same.
+"""What changed between two builds of a data set: counts, and every row that is in another file.
 
-Rows are matched by the hash of the text that was read: what a rule changed is undone first, so that a row which one
-build mended and the other left alone is one row in two forms, not one lost and one new.
+Rows are matched by the hash of the text that was read: changes by rules are undone first, so that a row which a rule
+fixed in only one of the builds is matched.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.dataset.example import Example
-from pipeline.dataset.select.split import PARTS
+from pipeline.dataset.select.split import SPLITS
 from pipeline.dataset.summary import label_of
 from pipeline.run.errors import UserError
 from pipeline.run.files import json_text, write_text
@@ -21,12 +21,12 @@ from pipeline.run.progress import say
 
 TEXTS = ("instruction", "input", "output")
 SHOWN = 3  # rows of each kind of change on the screen
-LETTERS = 100  # of a text on the screen
+WIDTH = 100  # characters of a text on the screen
 Texts = list[dict[str, str]]  # texts by field, one entry for each rule
 
 
 class State(NamedTuple):
-    """Where a row is in a build: a part, or `rejected: RULE`; id: of the text as it stands there; copies: lines."""
+    """where: a split, or `rejected: RULE`. id: of the text in that build. copies: number of lines."""
 
     where: str
     id: str
@@ -45,22 +45,22 @@ def show(a: Path, b: Path) -> None:
     before, after = _states(a), _states(b)
     changes: defaultdict[str, list[str]] = defaultdict(list)
     for row in sorted(before.keys() | after.keys()):
-        if said := _change(before.get(row), after.get(row)):
-            changes[said].append(row)
+        if change := _change(before.get(row), after.get(row)):
+            changes[change].append(row)
     _print_counts(a, b)
     if not changes:
         say("no row differs")
     wanted = {row for rows in changes.values() for row in rows}
     texts = _texts(a, wanted) | _texts(b, wanted)
-    for said, rows in sorted(changes.items(), key=lambda item: (-len(item[1]), item[0])):
-        say(f"{len(rows):,} rows: {said}")
+    for change, rows in sorted(changes.items(), key=lambda item: (-len(item[1]), item[0])):
+        say(f"{len(rows):,} rows: {change}")
         for row in rows[:SHOWN]:
             say("    " + _short(texts[row]))
         if len(rows) > SHOWN:
             say(f"    and {len(rows) - SHOWN:,} more")
     lines = [
-        json_text({"change": said, "id": row, "row": texts[row]}, default=str) + "\n"
-        for said, rows in sorted(changes.items())
+        json_text({"change": change, "id": row, "row": texts[row]}, default=str) + "\n"
+        for change, rows in sorted(changes.items())
         for row in rows
     ]
     path = b / "data-diff.jsonl"
@@ -69,7 +69,7 @@ def show(a: Path, b: Path) -> None:
 
 
 def _change(before: State | None, after: State | None) -> str:
-    """How a row's state differs in words; empty when it does not."""
+    """The difference of two states in words; empty if there is none."""
     if before is None or after is None:
         state = before or after
         assert state is not None
@@ -93,14 +93,14 @@ def _print_counts(a: Path, b: Path) -> None:
 
 def _counts(run: Path) -> Counter[str]:
     report = _report(run)
-    found = Counter({name: report[name] for name in ("read", *PARTS, "rejected")})
+    counts = Counter({name: report[name] for name in ("read", *SPLITS, "rejected")})
     for rule in report["rules"]:
         for action in ("rejected", "fixed", "flagged"):
             if rule[action]:
-                found[f"  {rule['rule']} ({action})"] = rule[action]
+                counts[f"  {rule['rule']} ({action})"] = rule[action]
     for source in report["sources"]:
-        found[f"  kept of {label_of(source)}"] += source["kept"]
-    return found
+        counts[f"  kept of {label_of(source)}"] += source["kept"]
+    return counts
 
 
 def _report(run: Path) -> dict[str, Any]:
@@ -121,20 +121,20 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _states(run: Path) -> dict[str, State]:
-    """State of each row by the id of the text that was read. Equal rows are one, with the best fate among them."""
-    found: dict[str, State] = {}
+    """State of each row by the id of the text that was read; of equal rows the best state."""
+    states: dict[str, State] = {}
     for id, state, _ in _rows(run):
-        known = found.get(id)
+        known = states.get(id)
         if known is None or _rank(state) < _rank(known):
-            found[id] = state
+            states[id] = state
         elif (known.where, known.id) == (state.where, state.id):
-            found[id] = known._replace(copies=known.copies + 1)
-    return found
+            states[id] = known._replace(copies=known.copies + 1)
+    return states
 
 
 def _rank(state: State) -> int:
-    """Learnt is better than measured, and measured than rejected."""
-    return PARTS.index(state.where) if state.where in PARTS else len(PARTS)
+    """train is better than val, val than holdout, and holdout than rejected."""
+    return SPLITS.index(state.where) if state.where in SPLITS else len(SPLITS)
 
 
 def _rows(run: Path) -> Iterator[tuple[str, State, Any]]:
@@ -146,36 +146,36 @@ def _rows(run: Path) -> Iterator[tuple[str, State, Any]]:
         own = str(row.get("id")) if isinstance(row, dict) else ""
         before = fixes.pop((line["source"], line["place"], own), [])
         yield _original(row, before), State(f"rejected: {line['rule']}", _id(row), 1), row
-    # A kept row does not say its place. What no rejected row took was done to the kept rows of that source and text.
-    left: defaultdict[tuple[str, str], list[Texts]] = defaultdict(list)
+    # A kept row has no place. Fixes that no rejected row matched belong to the kept rows of that source and text.
+    remaining: defaultdict[tuple[str, str], list[Texts]] = defaultdict(list)
     for (source, _, id), before in fixes.items():
-        left[source, id].append(before)
+        remaining[source, id].append(before)
     repeat = {share["source"]: share["repeat"] for share in _report(run)["mix"]}
-    for part in PARTS:
+    for split in SPLITS:
         seen: Counter[tuple[str, str]] = Counter()
-        for row in _lines(folder / f"{part}.jsonl"):
+        for row in _lines(folder / f"{split}.jsonl"):
             key, id = (row["source"], row["id"]), row["id"]
-            if key in left:
-                times = repeat[row["source"]] if part == "train" else 1
-                if seen[key] % times == 0:  # otherwise it is the same row once more
-                    before = left[key].pop(0) if left[key] else []
+            if key in remaining:
+                times = repeat[row["source"]] if split == "train" else 1
+                if seen[key] % times == 0:  # otherwise it is a repeat of the same row
+                    before = remaining[key].pop(0) if remaining[key] else []
                 seen[key] += 1
                 id = _original(row, before)
-            yield id, State(part, row["id"], 1), row
+            yield id, State(split, row["id"], 1), row
 
 
 def _fixes(folder: Path) -> dict[tuple[str, str, str], Texts]:
-    """What rules replaced in each mended row, in their order, by its source, place and new id."""
-    found: defaultdict[tuple[str, str, str], Texts] = defaultdict(list)
+    """The texts that rules replaced in each fixed row, in their order, by source, place and new id."""
+    fixes: defaultdict[tuple[str, str, str], Texts] = defaultdict(list)
     for change in _lines(folder / "changes.jsonl"):
         if change["action"] == "fixed":
             place = change["place"].replace("\n", " ")  # as rejected.jsonl has it
-            found[change["source"], place, change["id"]].append(change["before"])
-    return found
+            fixes[change["source"], place, change["id"]].append(change["before"])
+    return fixes
 
 
 def _original(row: Any, fixes: Texts) -> str:
-    """Id of the text as it was read: the rules are undone in the opposite order."""
+    """Id of the text as it was read: the fixes are undone in reverse order."""
     if not fixes:
         return _id(row)
     texts = {name: row[name] for name in TEXTS}
@@ -185,7 +185,7 @@ def _original(row: Any, fixes: Texts) -> str:
 
 
 def _id(row: Any) -> str:
-    """The id that a row would have as an Example; for what cannot be one, a hash of all it is."""
+    """The id of a row as an `Example`; if it cannot be one, a hash of its JSON."""
     if isinstance(row, dict) and isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
         input = row.get("input")
         return Example.of(row["instruction"], input if isinstance(input, str) else "", row["output"], source="").id
@@ -200,4 +200,4 @@ def _texts(run: Path, wanted: set[str]) -> dict[str, Any]:
 def _short(row: Any) -> str:
     text = " | ".join(str(row[t]) for t in TEXTS if row.get(t)) if isinstance(row, dict) else str(row)
     text = " ".join(text.split()) or str(row)
-    return text if len(text) <= LETTERS else text[: LETTERS - 1] + "…"
+    return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"

@@ -1,7 +1,11 @@
-"""Every row that was read, in order: its text on disk, its features in memory, and its fate.
+"""Every row that was read, in order: its text on disk, its features in memory, and why it was dropped.
 
-Texts wait in a spool file, so that data larger than memory passes through; some 400 bytes a row and 4 bytes a word
-(a letter, in Korean) stay in memory.
+Texts are in a temporary file, so that the data may be larger than memory; about 400 bytes for each row and 4 bytes for
+each word (in Korean: each letter) are in memory.
+
+    at    0  1  2  3  4  5      every row that was read
+    row   0     1  2     3      accepted by checks and rules; `where[row]` is `at`
+    drops    {1: Drop(...)}     dropped by comparisons, limits or the mixture
 """
 
 from __future__ import annotations
@@ -16,12 +20,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.dataset.chunk import MARK, Features, Result
+from pipeline.dataset.chunk import SEPARATOR, ChunkResult, Features
 from pipeline.dataset.select.duplicates import Signatures
 
 
-class Fate(NamedTuple):
-    """Why a row that was whole does not go on. like: the row (of `Ledger.rows`) that it is too close to."""
+class Drop(NamedTuple):
+    """Why an accepted row was dropped. like: the earlier row that it is too similar to, or -1."""
 
     rule: str
     reason: str
@@ -30,8 +34,8 @@ class Fate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Line:
-    """A row as it waits: `text` is the JSON of its Example, or of its rejection."""
+class StoredRow:
+    """A row in the temporary file. text: JSON of its `Example`, or of its `Rejected`."""
 
     at: int
     place: str
@@ -43,99 +47,104 @@ class Line:
 
 
 class Ledger:
-    """Rows by position: `at` counts all that were read, `row` those that were still there after checks and rules.
+    """All rows by number: `at` and `row` as in the drawing above. A context manager; the file is deleted at its end.
 
     Attributes:
-        where: `at` of each row. sources: source number of each `at`. fates: what became of rows that do not go on.
+        where: `at` of each row, shape (rows,). sources: source number of each `at`. drops: by row.
     """
 
-    def __init__(self, spool: Path) -> None:
-        self._file = open(spool, "w+b")  # noqa: SIM115  (closed by `close`)
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = open(path, "w+b")  # noqa: SIM115  (closed by `__exit__`)
         self._ends = array("q", [0])
         self.sources = array("l")
-        self._kept = bytearray()
-        self._parts: list[Features] = []
-        self.fates: dict[int, Fate] = {}
+        self._accepted = bytearray()
+        self._features: list[Features] = []
+        self.drops: dict[int, Drop] = {}
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+        self._path.unlink()
 
     def __len__(self) -> int:
         """Rows read."""
         return len(self.sources)
 
-    def add(self, result: Result) -> None:
+    def add(self, result: ChunkResult) -> None:
         for line in result.lines:
             self._file.write(line + b"\n")
             self._ends.append(self._ends[-1] + len(line) + 1)
         self.sources.extend([result.source] * len(result.lines))
-        self._kept += result.kept.astype(np.uint8).tobytes()
-        self._parts.append(result.features)
+        self._accepted += result.accepted.astype(np.uint8).tobytes()
+        self._features.append(result.features)
 
-    def seal(self) -> None:
-        """Ends the reading: from here on there are features."""
+    def finish_reading(self) -> None:
+        """No row is added after this; sets `where` and `features`."""
         self._file.flush()
-        self.where = np.flatnonzero(np.frombuffer(bytes(self._kept), np.uint8))
-        self.features = _joined(self._parts)
-        self._parts = []
-
-    def close(self) -> None:
-        self._file.close()
+        self.where = np.flatnonzero(np.frombuffer(bytes(self._accepted), np.uint8))
+        self.features = _joined(self._features)
+        self._features = []
 
     @property
-    def alive(self) -> NDArray[np.bool_]:
-        """Which rows have met no fate. Shape (rows,)."""
-        found = np.ones(len(self.where), np.bool_)
-        found[list(self.fates)] = False
-        return found
+    def remaining(self) -> NDArray[np.bool_]:
+        """Which rows were not dropped so far. Shape (rows,)."""
+        mask = np.ones(len(self.where), np.bool_)
+        mask[list(self.drops)] = False
+        return mask
 
     def source_of(self, row: int) -> int:
         return self.sources[int(self.where[row])]
 
     def kept_like(self, row: int) -> int:
-        """The kept row at the end of a chain of likenesses."""
-        while row in self.fates and self.fates[row].like >= 0:
-            row = self.fates[row].like
+        """The kept row at the end of the chain of `like`."""
+        while row in self.drops and self.drops[row].like >= 0:
+            row = self.drops[row].like
         return row
 
-    def line(self, row: int) -> Line:
-        """The waiting line of a row, wherever it stands in the file."""
+    def stored(self, row: int) -> StoredRow:
+        """One row, read from the file."""
         at = int(self.where[row])
         self._file.seek(self._ends[at])
-        return _line(at, self._file.read(self._ends[at + 1] - self._ends[at] - 1))
+        return _stored(at, self._file.read(self._ends[at + 1] - self._ends[at] - 1))
 
     def size(self, row: int) -> int:
-        """Bytes of a row's waiting line."""
+        """Bytes of a row in the file."""
         at = int(self.where[row])
         return self._ends[at + 1] - self._ends[at]
 
-    def lines(self) -> Iterator[tuple[Line, int]]:
-        """All lines in order, each with its row number, or -1 for what was rejected by checks and rules."""
+    def all_stored(self) -> Iterator[tuple[StoredRow, int]]:
+        """All rows in order of `at`, each with its `row`, or -1 if it was rejected by checks and rules."""
         row = -1
         position = 0
         for at in range(len(self)):
-            self._file.seek(position)  # `line` may have moved on in between
+            self._file.seek(position)  # `stored` may have moved it in between
             data = self._file.read(self._ends[at + 1] - self._ends[at] - 1)
             position = self._ends[at + 1]
-            row += self._kept[at]
-            yield _line(at, data), row if self._kept[at] else -1
+            row += self._accepted[at]
+            yield _stored(at, data), row if self._accepted[at] else -1
 
 
-def _line(at: int, data: bytes) -> Line:
-    place, _, text = data.decode("utf-8", "surrogatepass").rpartition(MARK)
-    return Line(at, place, text)
+def _stored(at: int, data: bytes) -> StoredRow:
+    place, _, text = data.decode("utf-8", "surrogatepass").rpartition(SEPARATOR)
+    return StoredRow(at, place, text)
 
 
-def _joined(parts: list[Features]) -> Features:
-    """Features of all chunks as one; the parts are let go field by field, since both are in memory meanwhile."""
-    found: dict[str, Any] = {}
+def _joined(chunks: list[Features]) -> Features:
+    """Features of all chunks as one; each field is freed after it was joined, to save memory."""
+    joined: dict[str, Any] = {}
     for field in fields(Features):
-        values = [getattr(p, field.name) for p in parts]
+        values = [getattr(chunk, field.name) for chunk in chunks]
         if not values or values[0] is None:
-            found[field.name] = None
+            joined[field.name] = None
         elif isinstance(values[0], Signatures):
-            found[field.name] = Signatures.joined(values)
+            joined[field.name] = Signatures.joined(values)
         elif isinstance(values[0], list):
-            found[field.name] = [item for value in values for item in value]
+            joined[field.name] = [item for value in values for item in value]
         else:
-            found[field.name] = np.concatenate(values)
-        for part in parts:
-            setattr(part, field.name, None)
-    return Features(**found)
+            joined[field.name] = np.concatenate(values)
+        for chunk in chunks:
+            setattr(chunk, field.name, None)
+    return Features(**joined)

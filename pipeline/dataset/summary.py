@@ -1,4 +1,4 @@
-"""report.json: what happened to the rows, counted while they are written."""
+"""report.json: counts of rows by rule, source and split, made while the rows are read and written."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config.schema import Data
-from pipeline.dataset.chunk import EXAMPLES, Result
+from pipeline.dataset.chunk import EXAMPLES, ChunkResult
 from pipeline.dataset.clean.rule import RULES
 from pipeline.dataset.read.source import labels
 from pipeline.dataset.select.decide import LEFT_OUT
-from pipeline.dataset.select.split import PARTS, group_members
+from pipeline.dataset.select.split import SPLITS, group_members
 
-SHOWN = 2000  # letters of a text in the report; the files have the whole
+LONGEST = 2000  # characters of a text in the report; the files have the whole
 MEANINGS = {
     "duplicate": "Equal to an earlier row, letter case, Unicode form and white space aside.",
     "near-duplicate": "Shares most of its shingles with an earlier row that was kept.",
@@ -32,7 +32,7 @@ MEANINGS = {
 
 
 class Summary:
-    """Counts by rule, source and part, with the first few examples of each rule."""
+    """Counts by rule, source and split, with the first few examples of each rule."""
 
     def __init__(self, data: Data) -> None:
         self.data = data
@@ -42,33 +42,33 @@ class Summary:
         self.notes: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self.counts: Counter[tuple[str, str, int]] = Counter()  # (rule, rejected | fixed | flagged, source)
         self.examples: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-        self.parts: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        self.splits: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self.languages: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self.tasks: Counter[str] = Counter()
         self.with_input = 0
 
-    def add(self, result: Result) -> None:
-        """A chunk that was read: what checks and rules did to it."""
+    def add(self, result: ChunkResult) -> None:
+        """Counts a chunk that was read."""
         self.forms[result.source].update(result.forms)
         self.notes[result.source].update(result.notes)
         self.read[result.source] += len(result.lines)
         for rule, count in result.rejected.items():
             self.counts[rule, "rejected", result.source] += count
-        for rule, few in result.examples.items():
-            for row in few:
+        for rule, rows in result.examples.items():
+            for row in rows:
                 self._example(rule, {"action": "rejected", **row})
         for change in result.changes:
             self.counts[change["rule"], change["action"], result.source] += 1
             self._example(change["rule"], change)
 
     def drop(self, rejected: Mapping[str, Any], source: int) -> None:
-        """A row that a decision stopped, as it stands in rejected.jsonl."""
+        """Counts a row that was dropped after reading, given as in rejected.jsonl."""
         self.counts[rejected["rule"], "rejected", source] += 1
         self._example(rejected["rule"], {"action": "rejected", **rejected})
 
-    def keep(self, part: str, source: int, language: str, task: str, with_input: bool) -> None:
-        """A row that goes on."""
-        self.parts[source][part] += 1
+    def keep(self, split: str, source: int, language: str, task: str, with_input: bool) -> None:
+        """Counts a row of a split."""
+        self.splits[source][split] += 1
         self.languages[source][language] += 1
         self.tasks[task] += 1
         self.with_input += with_input
@@ -78,7 +78,7 @@ class Summary:
             self.examples[rule].append(shortened(dict(example)))
 
     def count(self, action: str = "rejected", source: int | None = None, rule: str = "") -> int:
-        """Rows to which something happened."""
+        """Rows rejected, fixed or flagged, of all or one source, by all rules or one."""
         return sum(
             n
             for (name, what, number), n in self.counts.items()
@@ -86,48 +86,48 @@ class Summary:
         )
 
     def sources(self) -> list[dict[str, Any]]:
-        """A line for each source."""
-        found = []
+        """An entry for each source."""
+        entries = []
         for n, source in enumerate(self.data.sources):
             left_out = sum(self.count("rejected", n, rule) for rule in LEFT_OUT)
-            found.append(
+            entries.append(
                 {
                     "path": source.path, **({"label": self.labels[n]} if self.labels[n] != source.path else {}),
                     "forms": _sorted(self.forms[n]), "read": self.read[n],
-                    "kept": sum(self.parts[n].values()), "rejected": self.count("rejected", n), "left_out": left_out,
-                    **{part: self.parts[n][part] for part in PARTS}, "languages": _sorted(self.languages[n]),
+                    "kept": sum(self.splits[n].values()), "rejected": self.count("rejected", n), "left_out": left_out,
+                    **{split: self.splits[n][split] for split in SPLITS}, "languages": _sorted(self.languages[n]),
                     **({"notes": _sorted(self.notes[n])} if self.notes[n] else {}),
                 }
             )  # fmt: skip
-        return found
+        return entries
 
     def rules(self) -> list[dict[str, Any]]:
-        """A line for each rule that did something, the most active first."""
-        found = []
+        """An entry for each rule with a hit, in the order of their hits."""
+        entries = []
         for rule in dict.fromkeys(rule for rule, _, _ in self.counts):
             by_source: Counter[str] = Counter()
             for (name, _, number), n in self.counts.items():
                 if name == rule:
                     by_source[self.labels[number]] += n
             what = RULES[rule].summary if rule in RULES else MEANINGS.get(rule, "")
-            done = {action: self.count(action, rule=rule) for action in ("rejected", "fixed", "flagged")}
-            found.append(
-                {"rule": rule, "what": what, **done, "by_source": dict(by_source), "examples": self.examples[rule]}
+            counts = {action: self.count(action, rule=rule) for action in ("rejected", "fixed", "flagged")}
+            entries.append(
+                {"rule": rule, "what": what, **counts, "by_source": dict(by_source), "examples": self.examples[rule]}
             )
-        return sorted(found, key=lambda r: (-r["rejected"] - r["fixed"] - r["flagged"], r["rule"]))
+        return sorted(entries, key=lambda r: (-r["rejected"] - r["fixed"] - r["flagged"], r["rule"]))
 
     def as_dict(self, more: Mapping[str, Any]) -> dict[str, Any]:
-        """The whole of report.json."""
+        """The content of report.json. more: entries that others made."""
         total: Counter[str] = Counter()
         languages: Counter[str] = Counter()
         for n in range(len(self.data.sources)):
-            total.update(self.parts[n])
+            total.update(self.splits[n])
             languages.update(self.languages[n])
         named = {task for task in self.tasks if task}
         groups = {g: sum(self.tasks[t] for t in group_members(g, named, self.data.groups)) for g in self.data.groups}
         mix = [{**line, "source": label} for line, label in zip(more["mix"], self.labels, strict=True)]
         return {
-            "read": sum(self.read.values()), "kept": sum(total.values()), **{part: total[part] for part in PARTS},
+            "read": sum(self.read.values()), "kept": sum(total.values()), **{split: total[split] for split in SPLITS},
             "rejected": self.count("rejected"), "left_out": sum(self.count(rule=rule) for rule in LEFT_OUT),
             "with_input": self.with_input, "sources": self.sources(), "rules": self.rules(), **more, "mix": mix,
             "languages": _sorted(languages), "tasks": _sorted(self.tasks), "groups": groups,
@@ -135,7 +135,7 @@ class Summary:
 
 
 def label_of(line: Mapping[str, Any]) -> str:
-    """How tables call a source of report.json; its path, where that says enough, stands there alone."""
+    """The name of a source of report.json in tables: its label, or its path if that is unique."""
     return str(line.get("label") or line.get("path"))
 
 
@@ -144,9 +144,9 @@ def _sorted(counts: Counter[str]) -> dict[str, int]:
 
 
 def shortened(value: Any) -> Any:
-    """The same with long texts cut, for the report."""
+    """The value with long texts cut, for the report."""
     if isinstance(value, str):
-        return value if len(value) <= SHOWN else value[:SHOWN] + f"… ({len(value):,} letters)"
+        return value if len(value) <= LONGEST else value[:LONGEST] + f"… ({len(value):,} letters)"
     if isinstance(value, Mapping):
         return {key: shortened(inner) for key, inner in list(value.items())[:50]}
     if isinstance(value, list | tuple):

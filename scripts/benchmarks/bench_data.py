@@ -23,7 +23,7 @@ import psutil
 import yaml
 
 from pipeline.command import guarded
-from pipeline.dataset.select.novelty import Novelty
+from pipeline.dataset.select.novelty import filter_novel
 from pipeline.dataset.select.rouge_tokens import tokens
 from pipeline.run.errors import UserError
 
@@ -57,7 +57,7 @@ def novelty(data: Path, work: Path) -> Table:
     """Our filter on all instructions, the reference on a sample, and whether they decide the same there."""
     rows = [tokens(row["instruction"], "en") for row in json.loads((data / "alpaca_data.json").read_text())]
     started = time.perf_counter()
-    kept = int(Novelty(0.7).filter(rows).kept.sum())
+    kept = int(filter_novel(rows, 0.7).kept.sum())
     ours = time.perf_counter() - started
     # Half of the sample are changed copies of the other half, so that there is something to drop.
     rng = random.Random(1)
@@ -67,7 +67,7 @@ def novelty(data: Path, work: Path) -> Table:
     theirs = _reference(sample)
     pairs = sum(theirs[:i].count(True) for i in range(len(sample)))
     rate = pairs / (time.perf_counter() - started)
-    same = Novelty(0.7).filter(sample).kept.tolist() == theirs
+    same = filter_novel(sample, 0.7).kept.tolist() == theirs
     needed = kept * (kept - 1) / 2 / rate
     return [
         (f"novelty: {len(rows):,} instructions, {kept:,} kept", f"{ours:.1f} s", ""),

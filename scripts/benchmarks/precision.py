@@ -20,7 +20,7 @@ from pipeline.config.schema import Source
 from pipeline.dataset.clean.finding import Texts
 from pipeline.dataset.clean.rule import RULES, Cleaner
 from pipeline.dataset.example import Example
-from pipeline.dataset.read.form import rows as rows_of
+from pipeline.dataset.read.alpaca_form import to_alpaca
 from pipeline.dataset.read.row import check
 from pipeline.dataset.read.source import read
 from pipeline.run.errors import UserError
@@ -35,7 +35,7 @@ def found_in(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     look = Cleaner("none", {name: "warn" for name, rule in RULES.items() if not rule.by_source})
     source, count = Source(path=path), 0
     for raw in read(source, seed=0):
-        for one in rows_of(raw, source):
+        for one in to_alpaca(raw, source):
             example = check(one, source)
             if not isinstance(example, Example):
                 continue

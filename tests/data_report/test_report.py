@@ -306,8 +306,8 @@ def test_the_datasheet_tells_what_was_done_and_stays_a_table() -> None:
     rows = examples()
     report = report_of({"train": rows[:-12], "val": rows[-12:-4], "holdout": rows[-4:]})
     report["sources"][0]["path"] = "we|ird\n`name`.json"
-    text = datasheet(report, CONFIG)
-    assert text == datasheet(json.loads(json.dumps(report)), CONFIG)
+    text = datasheet(report, CONFIG.name, CONFIG.data)
+    assert text == datasheet(json.loads(json.dumps(report)), CONFIG.name, CONFIG.data)
     assert "91 rows were read = 82 kept + 7 rejected + 2 left out by limits or the mixture" in text
     assert "we\\|ird 'name'.json" in text
     assert "look it up" in text
@@ -315,4 +315,4 @@ def test_the_datasheet_tells_what_was_done_and_stays_a_table() -> None:
     assert "make data CONFIG=runs/test/config.yaml" in text
     widths = [len(re.findall(r"(?<!\\)\|", line)) for line in text.split("\n") if line.startswith("| ")]
     assert set(widths) <= {4, 5, 6, 7, 8}
-    assert "# Datasheet: test" in datasheet({}, CONFIG)
+    assert "# Datasheet: test" in datasheet({}, CONFIG.name, CONFIG.data)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.config.schema import Benchmark
-from pipeline.dataset.read.benchmark import Question, name_of, read, read_all
+from pipeline.dataset.read.benchmark import BenchmarkQuestion, name_of, read, read_all
 from pipeline.run.errors import UserError
 
 Write = Callable[[str, str], Path]
@@ -112,19 +112,19 @@ def test_a_glob_is_one_benchmark_in_the_order_of_its_files(write: Write) -> None
 @pytest.mark.parametrize(
     ("name", "text", "what", "where", "fix"),
     [
-        ("a.jsonl", '{"text": "a?"}\n{"text": \n', "not valid JSON", ":2", "mend or delete that line"),
-        ("a.json", '[{"text": "a?"},\n oops]', "not valid JSON", ":2", "mend that place"),
+        ("a.jsonl", '{"text": "a?"}\n{"text": \n', "not valid JSON", ":2", "delete that row"),
+        ("a.json", '[{"text": "a?"},\n oops]', "not valid JSON", ":2:2, row 2", "fix that place"),
         ("a.jsonl", '{"text": "a?"}\n{"frage": "b?", "id": 1}\n', "fields: 'frage', 'id'", ":2", "field: NAME"),
         ("a.csv", "frage,antwort\na?,b\n", "fields: 'frage', 'antwort'", ":2", "field: NAME"),
-        ("a.jsonl", '{"text": "a?"}\n{"text": " "}\n', "the question is empty", ":2", "mend or delete"),
-        ("a.json", "[1]", "a text or an object, this is '1'", "row 1", "mend or delete"),
+        ("a.jsonl", '{"text": "a?"}\n{"text": " "}\n', "the question is empty", ":2", "delete that row"),
+        ("a.json", "[1]", "a text or an object, this is '1'", ":1 (row 1)", "delete that row"),
         ("a.json", '{"a": [1], "b": [2],\n"c": 3}', "one JSON object", "a.json", "save the list alone"),
         ("a.txt", " \n", "the file is empty", "a.txt", "it needs questions"),
-        ("a.json", "[]", "holds no questions", "a.json", "fetch it again"),
+        ("a.json", "[]", "the array is empty", "a.json", "it needs rows"),
         ("a.csv", "question,answer\n", "holds no questions", "a.csv", "fetch it again"),
     ],
 )
-def test_errors_say_what_where_and_how_to_mend(
+def test_errors_say_what_where_and_how_to_fix(
     write: Write, name: str, text: str, what: str, where: str, fix: str
 ) -> None:
     with pytest.raises(UserError) as caught:
@@ -160,4 +160,4 @@ def test_real_files(shared_data: Path) -> None:
     for name, count in counts.items():
         questions = read(Benchmark(path=str(shared_data / "eval" / name)))
         assert len(questions) == count
-        assert all(isinstance(q, Question) and q.text and len(q.choices) >= 2 for q in questions)
+        assert all(isinstance(q, BenchmarkQuestion) and q.text and len(q.choices) >= 2 for q in questions)

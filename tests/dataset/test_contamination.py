@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from pipeline.config.schema import Benchmark
-from pipeline.dataset.read.benchmark import Question, read_all
-from pipeline.dataset.select import shingle
-from pipeline.dataset.select.contamination import SAME_TEXT, Coverage, Hit, Index
-from pipeline.dataset.select.overlap import FEW, in_order
+from pipeline.dataset.read.benchmark import BenchmarkQuestion as Question
+from pipeline.dataset.read.benchmark import read_all
+from pipeline.dataset.select import text_units
+from pipeline.dataset.select.contamination import SAME_TEXT, Coverage, Hit, QuestionIndex
+from pipeline.dataset.select.ngram_index import FEW, lcs_mask
 
 LONG = "About how long does it take Earth to make a complete revolution around the Sun?"
 SHORT = "Why is the sky blue?"
@@ -22,12 +23,12 @@ STATED = "The heart has"
 KOREAN = "조선 시대에 한글을 만든 임금은 누구이며 그 까닭은 무엇인가?"
 
 
-def index(*texts: str | Question) -> Index:
-    return Index.of([text if isinstance(text, Question) else Question("b", text, "f:1") for text in texts])
+def index(*texts: str | Question) -> QuestionIndex:
+    return QuestionIndex.of([text if isinstance(text, Question) else Question("b", text, "f:1") for text in texts])
 
 
-def found(made: Index, *rows: str) -> list[list[Hit]]:
-    return made.find([shingle.hashes(shingle.units(row)) for row in rows])
+def found(made: QuestionIndex, *rows: str) -> list[list[Hit]]:
+    return made.find([text_units.hashes(text_units.units(row)) for row in rows])
 
 
 def test_a_question_is_found_in_any_wrapping() -> None:
@@ -87,7 +88,7 @@ def test_coverage_adds_up_and_names_what_cannot_be_found() -> None:
         LONG, LONG, Question("b", GENERIC, "f:3", choices), Question("b", GENERIC, "f:4"), Question("c", "x", "")
     )
     assert made.coverage == [Coverage("b", 4, 2, 1, 1), Coverage("c", 1, 0, 0, 1)]
-    many = Index.of([Question("b", GENERIC, "", (f"whales weigh {n} tonnes",)) for n in range(SAME_TEXT + 3)])
+    many = QuestionIndex.of([Question("b", GENERIC, "", (f"whales weigh {n} tonnes",)) for n in range(SAME_TEXT + 3)])
     assert many.coverage == [Coverage("b", SAME_TEXT + 3, 0, SAME_TEXT, 3)]
 
 
@@ -113,7 +114,7 @@ def test_words_of_a_phrase_that_many_questions_share_have_little_weight() -> Non
 
 def test_words_of_a_question_scattered_over_a_long_row_are_no_hit() -> None:
     words = [f"w{n}" for n in range(40_000)]
-    units = shingle.units(LONG)
+    units = text_units.units(LONG)
     for n, start in enumerate(range(0, len(units) - 2, 2)):
         words[1000 * n : 1000 * n + 3] = units[start : start + 3]
     scattered = " ".join(words)
@@ -124,7 +125,7 @@ def test_rows_do_not_run_into_each_other_and_may_be_empty() -> None:
     first, second = LONG[:40], LONG[40:]
     assert found(index(LONG), first, second, "", LONG) == [[], [], [], [Hit(0, 1.0)]]
     assert index(LONG).find([]) == []
-    assert found(Index.of([]), LONG) == [[]]
+    assert found(QuestionIndex.of([]), LONG) == [[]]
 
 
 def test_chunks_and_pickling_make_no_difference() -> None:
@@ -144,18 +145,18 @@ def test_in_order_finds_a_longest_common_subsequence() -> None:
             for j in range(12):
                 longer = table[i, j] + 1 if one[i] == other[j] else 0
                 table[i + 1, j + 1] = max(longer, table[i, j + 1], table[i + 1, j])
-        there = in_order(one, other, 0.0)
+        there = lcs_mask(one, other, 0.0)
         assert there.sum() == table[9, 12]
         rest = iter(other)
         assert all(unit in rest for unit in np.array(one)[there].tolist())  # a subsequence of the other
-    assert not in_order([1, 2, 3, 4], [1, 2], 0.75).any()
+    assert not lcs_mask([1, 2, 3, 4], [1, 2], 0.75).any()
 
 
 def test_planted_in_the_real_data(shared_data: Path) -> None:
     eval_data = shared_data / "eval"
     names = ("arc_easy.jsonl", "arc_challenge.jsonl", "hellaswag_1000.jsonl", "TruthfulQA.csv", "mmlu/*_test.csv")
     questions = read_all([Benchmark(path=str(eval_data / name)) for name in names])
-    made = Index.of(questions)
+    made = QuestionIndex.of(questions)
     assert sum(count.questions for count in made.coverage) == len(questions) == 19_407
     assert sum(count.alone for count in made.coverage) > 0.94 * len(questions)
     assert sum(count.unchecked for count in made.coverage) < 0.005 * len(questions)

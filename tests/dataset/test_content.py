@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from pipeline.config.schema import Source
-from pipeline.dataset.read import form
-from pipeline.dataset.read.raw import Raw
+from pipeline.dataset.read.alpaca_form import to_alpaca
+from pipeline.dataset.read.row import RawRow
 from pipeline.dataset.read.source import read
 
 
-def rows(row: Any, **more: Any) -> list[Raw]:
-    return form.rows(Raw(row, "f:1"), Source(path="f", **more))
+def rows(row: Any, **more: Any) -> list[RawRow]:
+    return to_alpaca(RawRow(row, "f:1"), Source(path="f", **more))
 
 
 def talk(*said: str) -> list[dict[str, str]]:
@@ -134,4 +134,4 @@ def test_an_answer_of_the_wrong_type_is_told_first() -> None:
 def test_rows_of_a_table(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("question,hint,answer\nq,,a\nq2,h,a2\n")
     source = Source(path=str(tmp_path / "a.csv"))
-    assert [one.rule for raw in read(source, 0) for one in form.rows(raw, source) if one.error] == ["field-not-used"]
+    assert [one.rule for raw in read(source, 0) for one in to_alpaca(raw, source) if one.error] == ["field-not-used"]

@@ -16,7 +16,8 @@ import pytest
 from pipeline.config.schema import Config
 from pipeline.dataset import stage
 from pipeline.dataset.example import Example
-from pipeline.dataset.read.source import Raw, kind_of, read
+from pipeline.dataset.read.row import RawRow
+from pipeline.dataset.read.source import kind_of, read
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from tests.helpers.tiny import load_examples
@@ -377,9 +378,9 @@ def test_rows_know_their_line(tmp_path: Path) -> None:
     path.write_text("\n[\n  1,\n\n  {\n  }, 3\n]")
     source = config_of(path).data.sources[0]
     assert list(read(source, 0)) == [
-        Raw(1, f"{path}:3 (row 1)"),
-        Raw({}, f"{path}:5 (row 2)"),
-        Raw(3, f"{path}:6 (row 3)"),
+        RawRow(1, f"{path}:3 (row 1)"),
+        RawRow({}, f"{path}:5 (row 2)"),
+        RawRow(3, f"{path}:6 (row 3)"),
     ]
 
 

@@ -7,10 +7,10 @@ import random
 import numpy as np
 import pytest
 
-from pipeline.dataset.chunk import _own
+from pipeline.dataset.chunk import _own_units
 from pipeline.dataset.example import Example
 from pipeline.dataset.select.duplicates import HASHES, Signatures, near, repeated, rows_per_band, shingles, signatures
-from pipeline.dataset.select.shingle import hashes, mostly_letters, normalise, runs, units
+from pipeline.dataset.select.text_units import hashes, mostly_letters, ngrams, normalise, units
 from pipeline.demo.families import generate
 
 Row = tuple[str, str, str]
@@ -22,7 +22,7 @@ def compare(
 ) -> list[tuple[int, int, float]]:
     found = [units("\n".join(r)) for r in rows]
     whole = [shingles(u, hashes(u), length) for u in found]
-    own = [_own(Example.of(*r, source="s")) for r in rows]
+    own = [_own_units(Example.of(*r, source="s")) for r in rows]
     half = len(rows) // 2
     parts = [signatures(whole[:half], own[:half], threshold), signatures(whole[half:], own[half:], threshold)]
     everyone = np.ones(len(rows), np.bool_)
@@ -165,10 +165,10 @@ def test_equal_after_normalisation() -> None:
 
 def test_runs() -> None:
     values = hashes(list("abcab"))
-    found = runs(values, 2)
+    found = ngrams(values, 2)
     assert len(found) == 4
     assert found[0] == found[3]
     assert len(set(found.tolist())) == 3
-    assert len(runs(values, 9)) == 1
-    assert len(runs(values[:0], 3)) == 0
-    assert runs(hashes(list("ab")), 2)[0] != runs(hashes(list("ba")), 2)[0]
+    assert len(ngrams(values, 9)) == 1
+    assert len(ngrams(values[:0], 3)) == 0
+    assert ngrams(hashes(list("ab")), 2)[0] != ngrams(hashes(list("ba")), 2)[0]

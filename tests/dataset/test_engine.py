@@ -65,7 +65,7 @@ def test_a_script_without_the_guard_is_told(tmp_path: Path) -> None:
     script.write_text(
         textwrap.dedent("""
         from pipeline.dataset import engine
-        from pipeline.errors import UserError
+        from pipeline.run.errors import UserError
         engine.cores = lambda: 2
         try:
             list(engine.Local().map(abs, range(10)))

@@ -11,15 +11,16 @@ import pytest
 
 from pipeline.config.schema import Source
 from pipeline.dataset.example import Example
-from pipeline.dataset.read import conversation, form
-from pipeline.dataset.read.raw import Raw
-from pipeline.dataset.read.row import Rejected, check
+from pipeline.dataset.read import conversation
+from pipeline.dataset.read.alpaca_form import to_alpaca
+from pipeline.dataset.read.forms import form_name
+from pipeline.dataset.read.row import RawRow, Rejected, check
 from pipeline.dataset.read.source import read
 from pipeline.run.errors import UserError
 
 
-def rows(row: Any, **more: Any) -> list[Raw]:
-    found = form.rows(Raw(row, "f:1"), Source(path="f", **more))
+def rows(row: Any, **more: Any) -> list[RawRow]:
+    found = to_alpaca(RawRow(row, "f:1"), Source(path="f", **more))
     assert found
     assert pickle.loads(pickle.dumps(found)) == found
     return found
@@ -84,16 +85,16 @@ FLAT: dict[str, tuple[str, dict[str, Any], tuple[str, str, str]]] = {
 @pytest.mark.parametrize("case", FLAT)
 def test_forms_of_one_question(case: str) -> None:
     name, row, texts = FLAT[case]
-    assert form.form_of(row) == name
+    assert form_name(row) == name
     assert said(row) == [texts]
     assert rows(row)[0].place == "f:1"
 
 
 def test_a_row_in_alpaca_form_is_passed_on_as_it_is() -> None:
-    raw = Raw({"instruction": "q", "output": "a", "id": 3}, "f:1")
-    assert form.rows(raw, Source(path="f"))[0] is raw
-    broken = Raw({"prompt": "q"}, "f:1", "broken", "ragged")
-    assert form.rows(broken, Source(path="f")) == [broken]
+    raw = RawRow({"instruction": "q", "output": "a", "id": 3}, "f:1")
+    assert to_alpaca(raw, Source(path="f"))[0] is raw
+    broken = RawRow({"prompt": "q"}, "f:1", "broken", "ragged")
+    assert to_alpaca(broken, Source(path="f")) == [broken]
     assert reason([1]) == "not-an-object: a row is an object, this is a list"
 
 
@@ -219,7 +220,7 @@ def test_a_table_without_the_columns(
 
 def test_each_instance_is_a_row() -> None:
     row = {"name": "n", "instruction": "q", "instances": [{"input": "1", "output": "a"}, {"output": "b"}, {"x": 1}, 5]}
-    assert form.form_of(row) == "seeds"
+    assert form_name(row) == "seeds"
     assert said(row) == [("q", "1", "a"), ("q", "", "b"), ("output-missing",), ("output-missing",)]
     assert [raw.place for raw in rows(row)] == [f"f:1, instance {k}" for k in (1, 2, 3, 4)]
     one = {"instruction": "q", "instances": [{"input": "", "output": "a"}], "is_classification": True}
@@ -237,14 +238,14 @@ def test_the_system_message_of_seeds() -> None:
 
 def test_the_seed_tasks_of_self_instruct(shared_data: Path) -> None:
     source = Source(path=str(shared_data / "self_instruct_seed_tasks.jsonl"))
-    found = [check(one, source) for raw in read(source, 0) for one in form.rows(raw, source)]
+    found = [check(one, source) for raw in read(source, 0) for one in to_alpaca(raw, source)]
     assert len(found) == 175
     assert all(isinstance(e, Example) for e in found)
 
 
 def test_korean_questions_and_answers(shared_data: Path) -> None:
     source = Source.model_validate({"path": str(shared_data / "korean_chatbot.csv"), "columns": {"task": "label"}})
-    found = [check(one, source) for raw in read(source, 0) for one in form.rows(raw, source)]
+    found = [check(one, source) for raw in read(source, 0) for one in to_alpaca(raw, source)]
     assert len(found) == 11_823
     assert {e.task for e in found if isinstance(e, Example)} == {"0", "1", "2"}
 
@@ -254,7 +255,7 @@ def test_korean_questions_and_answers(shared_data: Path) -> None:
 
 def test_every_answer_becomes_a_row_with_what_was_said_before() -> None:
     row = talk("s:Be kind.", "u:q1", "a:a1", "u:q2\nx", "a:a2", "u:q3", "a:a3")
-    assert form.form_of(row) == "messages"
+    assert form_name(row) == "messages"
     assert said(row) == [
         ("Be kind.\n\nq1", "", "a1"),
         ("Be kind.\n\nq2\nx", "User: q1\nAssistant: a1", "a2"),
@@ -309,7 +310,7 @@ SHAREGPT = ("sharegpt", "other names", "as lists")
 @pytest.mark.parametrize("case", CONVERSATIONS)
 def test_spellings_of_one_conversation(case: str) -> None:
     assert said(CONVERSATIONS[case]) == [("q", "", "a")]
-    assert form.form_of(CONVERSATIONS[case]) == ("sharegpt" if case in SHAREGPT else "messages")
+    assert form_name(CONVERSATIONS[case]) == ("sharegpt" if case in SHAREGPT else "messages")
 
 
 ODD_TALKS: dict[str, tuple[Any, list[tuple[str, ...]]]] = {

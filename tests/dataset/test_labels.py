@@ -73,18 +73,18 @@ def test_one_path_twice_is_two_sources_in_every_table(twice: tuple[Run, str]) ->
     assert sorted(row["source"] for row in lines_of(run, "rejected")) == [both[0]] * 2 + [both[1]] * 2
     assert sorted(row["source"] for row in lines_of(run, "contaminated")) == both
     datasheet = (run.folder("dataset") / "README.md").read_text()
-    assert f"| `{Path(both[0]).name} #2` | columns | 7 | 5 | 2 | 0 |" in datasheet
+    assert f"| `{Path(both[1]).name}` | columns | 7 | 5 | 2 | 0 |" in datasheet  # without the folders of this machine
 
 
 def test_one_path_twice_is_two_sources_on_the_page(twice: tuple[Run, str]) -> None:
-    run, path = twice[0], Path(twice[1]).name  # pages hold no folder of the machine
+    run, name = twice[0], Path(twice[1]).name
     numbers = json.loads((run.folder("report") / "report.json").read_text())
     groups = [(group["source"], group["rows"]) for group in numbers["lengths"]["groups"]]
-    assert groups == [(path, 5), (f"{path} #2", 10)]
+    assert groups == [(name, 5), (f"{name} #2", 10)]
     page = (run.folder("report") / "report.html").read_text()
-    for label in (path, f"{path} #2"):
+    for label in (name, f"{name} #2"):
         assert page.count(f"{label}</td>") == 3  # in the tables of sources, mixture and lengths
-    assert f'data-source="{path} #2"' in page
+    assert f'data-source="{name} #2"' in page
 
 
 def test_a_diff_counts_them_apart(twice: tuple[Run, str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.dataset.select import novelty, rouge_tokens
-from pipeline.dataset.select.novelty import Decisions, Index, Novelty
+from pipeline.dataset.select.novelty import Decisions, Index, filter_novel
 from pipeline.dataset.select.rouge_tokens import f_measure, needed, tokens
 from pipeline.demo.families import generate
 
@@ -35,12 +35,12 @@ def rouge_f(one: Row, other: Row) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
 
-def reference(rows: Sequence[Row], threshold: float, fixed: Sequence[Row] = ()) -> list[tuple[bool, int, float]]:
+def reference(rows: Sequence[Row], threshold: float) -> list[tuple[bool, int, float]]:
     """stanford_alpaca's filter. Pairs whose lengths or common words cannot reach the threshold are not scored."""
-    known = list(enumerate(fixed))
-    words = {i: set(row) for i, row in known}
+    known: list[tuple[int, Row]] = []
+    words: dict[int, set[str]] = {}
     decisions = []
-    for i, row in enumerate(rows, len(fixed)):
+    for i, row in enumerate(rows):
         here, best, who = set(row), 0.0, -1
         for j, other in known:
             most = min(len(row), len(other), sum(w in words[j] for w in row), sum(w in here for w in other))
@@ -105,7 +105,7 @@ def few_words(rows: int, seed: int) -> list[Row]:
 
 def test_decisions_are_those_of_the_reference(english: list[Row]) -> None:
     rows = english[::3]
-    found = listed(Novelty(0.7).filter(rows))
+    found = listed(filter_novel(rows, 0.7))
     assert found == reference(rows, 0.7)
     assert 150 < sum(not kept for kept, _, _ in found) < 1200
 
@@ -113,7 +113,7 @@ def test_decisions_are_those_of_the_reference(english: list[Row]) -> None:
 @pytest.mark.parametrize("threshold", [0.05, 0.3, 0.5, 0.7, 0.9, 1.0])
 def test_decisions_at_every_threshold(threshold: float) -> None:
     rows = few_words(400, seed=5)
-    found = listed(Novelty(threshold).filter(rows))
+    found = listed(filter_novel(rows, threshold))
     assert found == reference(rows, threshold)
     assert any(not kept for kept, _, _ in found) == (threshold < 1)
 
@@ -125,8 +125,8 @@ def test_exactly_seven_tenths_falls_where_floats_put_it() -> None:
         one = [f"a{i}" for i in range(m)]
         two = [*one[:common], *(f"b{i}" for i in range(n - common))]
         rows: list[Row] = [one, two]
-        assert listed(Novelty(0.7).filter(rows)) == reference(rows, 0.7)
-        dropped[rouge_f(two, one)] = not Novelty(0.7).filter(rows).kept[1]
+        assert listed(filter_novel(rows, 0.7)) == reference(rows, 0.7)
+        dropped[rouge_f(two, one)] = not filter_novel(rows, 0.7).kept[1]
     assert dropped == {0.7: False, 0.7000000000000001: True}
 
 
@@ -140,36 +140,28 @@ def test_least_common_length() -> None:
         assert ((f_measure(before, m, n) <= threshold) | (least == 1)).all()
 
 
-def test_fixed_rows_are_compared_with_and_not_decided_on() -> None:
-    fixed: list[Row] = [tokens(text, "en") for text in ("Name three fruits.", "Name three fruits.", "")]
-    rows: list[Row] = [tokens(text, "en") for text in ("Name three fruits!", "Sort the list", "Sort the list now")]
-    found = Novelty(0.7).filter(iter(rows), iter(fixed))
-    assert listed(found) == reference(rows, 0.7, fixed) == [(False, 0, 1.0), (True, -1, 0.0), (False, 4, 6 / 7)]
-
-
 def test_the_neighbour_is_a_kept_row_with_the_highest_f() -> None:
     rows = ["a b c d e f g h", "a b c d e f g x", "a b c d e f y x", "q r s t", "q r s t u", "q r s t"]
-    found = Novelty(0.7).filter([row.split() for row in rows])
+    found = filter_novel([row.split() for row in rows], 0.7)
     assert found.kept.tolist() == [True, False, False, True, False, False]  # the third is like the first, 0.75
     assert found.neighbour.tolist() == [-1, 0, 0, -1, 3, 3]
     chain = [[*"aaaaaaaaaa"], [*"aaaaaaaabb"], [*"aaaaaabbbb"]]  # the second is dropped, so it cannot drop the third
-    assert Novelty(0.7).filter(chain).kept.tolist() == [True, False, True]
+    assert filter_novel(chain, 0.7).kept.tolist() == [True, False, True]
 
 
 def test_empty_rows_are_kept() -> None:
-    assert Novelty(0.7).filter([]).kept.tolist() == []
-    assert Novelty(0.7).filter([], [["a"]]).kept.tolist() == []
-    assert Novelty(0.7).filter([[], [], ["a"], [], ["a"]]).kept.tolist() == [True, True, True, True, False]
+    assert filter_novel([], 0.7).kept.tolist() == []
+    assert filter_novel([[], [], ["a"], [], ["a"]], 0.7).kept.tolist() == [True, True, True, True, False]
 
 
 def test_many_equal_or_alike_rows() -> None:
     """Work grows with the rows, not with their pairs; five thousand would show it."""
-    same = Novelty(0.7).filter([*"abcdef"] for _ in range(5_000))
+    same = filter_novel(([*"abcdef"] for _ in range(5_000)), 0.7)
     assert same.kept.sum() == 1
     assert set(same.neighbour[1:].tolist()) == {0}
-    alike = Novelty(0.7).filter([*"abcdef", f"{i}"] for i in range(5_000))
+    alike = filter_novel(([*"abcdef", f"{i}"] for i in range(5_000)), 0.7)
     assert alike.kept.sum() == 1
-    assert Novelty(0.7).filter([f"{i} {k}" for k in range(6)] for i in range(3000)).kept.all()
+    assert filter_novel(([f"{i} {k}" for k in range(6)] for i in range(3000)), 0.7).kept.all()
 
 
 def test_long_rows() -> None:
@@ -181,27 +173,27 @@ def test_long_rows() -> None:
         for i in draw.sample(range(len(row)), changes):
             row[i] = draw.choice("abcdefghijklmnopqrstuvwxyz") if i % 2 else f"w{i}"
         rows.append(row)
-    assert listed(Novelty(0.7).filter(rows)) == reference(rows, 0.7)
+    assert listed(filter_novel(rows, 0.7)) == reference(rows, 0.7)
     huge = [f"w{i % 5000}" for i in range(40_000)]
-    assert Novelty(0.7).filter([huge, ["a"], [*huge, "b"], ["a"] * 40_000]).kept.tolist() == [True, True, False, True]
+    assert filter_novel([huge, ["a"], [*huge, "b"], ["a"] * 40_000], 0.7).kept.tolist() == [True, True, False, True]
 
 
 def test_rows_of_many_different_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """More tokens than code points below the surrogates, and more than there are characters at all."""
     rows: list[Row] = [[f"{i}.{k}" for k in range(12)] for i in range(6000)]
     want = [True] * len(rows) + [False] * len(rows)
-    assert Novelty(0.7).filter([*rows, *(row[1:] for row in rows)]).kept.tolist() == want
+    assert filter_novel([*rows, *(row[1:] for row in rows)], 0.7).kept.tolist() == want
     few = few_words(300, seed=6)
-    want_few = listed(Novelty(0.7).filter(few))
+    want_few = listed(filter_novel(few, 0.7))
     monkeypatch.setattr(rouge_tokens, "CODES", 10)
     assert rouge_tokens.pack(few).wide
-    assert listed(Novelty(0.7).filter(few)) == want_few
+    assert listed(filter_novel(few, 0.7)) == want_few
 
 
 @pytest.mark.parametrize("chunk", [17, 300, 1 << 14])
 def test_slices_and_block_sizes_do_not_matter(english: list[Row], chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [*english[:: 3 if chunk > 17 else 12], *few_words(300, seed=7)]
-    want = listed(Novelty(0.7).filter(rows))
+    want = listed(filter_novel(rows, 0.7))
     monkeypatch.setattr(novelty, "CHUNK", chunk)
     monkeypatch.setattr(novelty, "PIECE", 100)
     monkeypatch.setattr(novelty, "BATCH", 50)
@@ -215,7 +207,7 @@ def test_slices_and_block_sizes_do_not_matter(english: list[Row], chunk: int, mo
             sent.append(len(item.length))
             yield pickle.loads(pickle.dumps(function(pickle.loads(pickle.dumps(item)))))
 
-    assert listed(Novelty(0.7).filter(rows, spread=elsewhere, slices=3)) == want
+    assert listed(filter_novel(rows, 0.7, spread=elsewhere, slices=3)) == want
     assert bool(sent) == (chunk < 1 << 14)  # little work is not sent out
 
 
@@ -270,7 +262,7 @@ def test_korean_decisions() -> None:
         "건강을 유지하는 방법 세 가지를 알려 주세요",
         "물의 끓는점은 몇 도인가요?",
     ]
-    found = Novelty(0.7).filter([tokens(row, "ko") for row in rows])
+    found = filter_novel([tokens(row, "ko") for row in rows], 0.7)
     assert found.kept.tolist() == [True, False, False, True, True, False, True]
     assert found.f[2] == 1.0
     assert found.neighbour.tolist() == [-1, 0, 0, -1, -1, 4, -1]
@@ -279,20 +271,20 @@ def test_korean_decisions() -> None:
 def test_threshold_out_of_range() -> None:
     for threshold in (0.0, -0.1, 1.01, float("nan")):
         with pytest.raises(ValueError, match="above 0 and at most 1"):
-            Novelty(threshold)
+            filter_novel([], threshold)
 
 
 def test_all_alpaca_rows_are_kept(shared_data: Path) -> None:
     """The published rows went through this very filter, so that it must keep all 52,002."""
     rows = json.loads((shared_data / "alpaca_data.json").read_text(encoding="utf-8"))
     assert len(rows) == 52_002
-    assert Novelty(0.7).filter(tokens(row["instruction"], "en") for row in rows).kept.all()
+    assert filter_novel((tokens(row["instruction"], "en") for row in rows), 0.7).kept.all()
 
 
 def test_korean_chatbot_rows(shared_data: Path) -> None:
     """Real Korean questions: the decisions of the plain rule on the first 800."""
     lines = (shared_data / "korean_chatbot.csv").read_text(encoding="utf-8").splitlines()[1:801]
     rows = [tokens(line.split(",")[0], "ko") for line in lines]
-    found = listed(Novelty(0.7).filter(rows))
+    found = listed(filter_novel(rows, 0.7))
     assert found == reference(rows, 0.7)
     assert sum(not kept for kept, _, _ in found) > 100

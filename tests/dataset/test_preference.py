@@ -10,9 +10,9 @@ import pytest
 
 from pipeline.config.schema import Source
 from pipeline.dataset.example import Example
-from pipeline.dataset.read import form
-from pipeline.dataset.read.raw import Raw
-from pipeline.dataset.read.row import check
+from pipeline.dataset.read.alpaca_form import notes_of, to_alpaca
+from pipeline.dataset.read.forms import form_name
+from pipeline.dataset.read.row import RawRow, check
 from pipeline.dataset.read.source import read
 
 HUMAN = "\n\nHuman: q\n\nAssistant: a"
@@ -20,7 +20,7 @@ HUMAN = "\n\nHuman: q\n\nAssistant: a"
 
 def said(row: Any, **more: Any) -> list[tuple[str, ...]]:
     source = Source(path="f", **more)
-    found = [check(raw, source) for raw in form.rows(Raw(row, "f:1"), source)]
+    found = [check(raw, source) for raw in to_alpaca(RawRow(row, "f:1"), source)]
     return [(e.instruction, e.input, e.output) if isinstance(e, Example) else (e.rule,) for e in found]
 
 
@@ -58,7 +58,7 @@ def test_the_preferred_answer_is_learnt_and_the_other_never(case: str) -> None:
     found = said(row)
     assert [(q, i, a.strip()) for q, i, a in found] == [("q", "", "a")]
     lost = {"rejected", "non_preferred_output", "response_k"} & set(row)
-    assert [note for note in form.notes_of(row, Source(path="f")) if "never learnt" in note and lost.pop() in note]
+    assert [note for note in notes_of(row, Source(path="f")) if "never learnt" in note and lost.pop() in note]
 
 
 def test_a_rejected_answer_alone_is_never_learnt() -> None:
@@ -109,7 +109,7 @@ def test_yes_beside_a_false_label_is_a_bad_answer() -> None:
 
 
 def test_numbers_under_label_are_told() -> None:
-    (note,) = form.notes_of({"prompt": "q", "completion": "a", "label": 0}, Source(path="x"))
+    (note,) = notes_of({"prompt": "q", "completion": "a", "label": 0}, Source(path="x"))
     assert "label" in note
 
 
@@ -129,10 +129,10 @@ def test_text_beside_ids_is_read() -> None:
 def test_reasoning_that_is_not_learnt_is_named() -> None:
     row = {"Question": "q", "Complex_CoT": "thoughts", "Response": "a"}
     assert said(row) == [("q", "", "a")]
-    (note,) = form.notes_of(row, Source(path="f"))
+    (note,) = notes_of(row, Source(path="f"))
     assert "'Complex_CoT'" in note
-    assert not form.notes_of({**row, "Complex_CoT": None}, Source(path="f"))
-    assert not form.notes_of(row, Source(path="f", columns={"output": "Complex_CoT"}))
+    assert not notes_of({**row, "Complex_CoT": None}, Source(path="f"))
+    assert not notes_of(row, Source(path="f", columns={"output": "Complex_CoT"}))
 
 
 REPLIES = [
@@ -146,7 +146,7 @@ ROOT = {"message_id": "1", "parent_id": None, "role": "prompter", "text": "q", "
 def test_trees_of_openassistant(tmp_path: Path) -> None:
     tree = {"message_tree_id": "1", "prompt": {**ROOT, "replies": [{**r, "replies": []} for r in REPLIES[:2]]}}
     assert said(tree) == [("q", "", "a")]
-    assert form.form_of(tree) == "tree"
+    assert form_name(tree) == "tree"
     path = tmp_path / "flat.jsonl"
     other = {**ROOT, "message_id": "9", "message_tree_id": "9", "text": "alone"}
     path.write_text("".join(json.dumps(row) + "\n" for row in (ROOT, *REPLIES, other)))

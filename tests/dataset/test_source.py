@@ -20,11 +20,9 @@ import pytest
 from pyarrow import ipc, parquet
 
 from pipeline.config.schema import Source
-from pipeline.dataset.read import columnar, json_rows
-from pipeline.dataset.read import compressed as packed
-from pipeline.dataset.read.compressed import packing_of
-from pipeline.dataset.read.raw import Raw
-from pipeline.dataset.read.row import Rejected, check
+from pipeline.dataset.read import columnar, compressed, json_rows
+from pipeline.dataset.read.compressed import compression_of
+from pipeline.dataset.read.row import RawRow, Rejected, check
 from pipeline.dataset.read.source import files_of, kind_of, read
 from pipeline.run.errors import UserError
 
@@ -39,7 +37,7 @@ def source(path: object, **more: Any) -> Source:
     return Source.model_validate({"path": str(path), **more})
 
 
-def raws(path: object, **more: Any) -> list[Raw]:
+def raws(path: object, **more: Any) -> list[RawRow]:
     return list(read(source(path, **more), 0))
 
 
@@ -277,7 +275,7 @@ def test_packed_data_that_is_cut_off(tmp_path: Path, packing: str) -> None:
     path = tmp_path / "rows"
     for data in (packed[: len(packed) // 2], packed[:-1], packed[:40]):
         path.write_bytes(data)
-        found: list[Raw] = []
+        found: list[RawRow] = []
         with pytest.raises(UserError) as caught:
             found.extend(read(source(path), 0))
         assert [raw.value for raw in found] == rows[: len(found)]
@@ -292,7 +290,7 @@ def test_packed_files_one_behind_the_other(tmp_path: Path, packing: str) -> None
 
 
 def test_a_csv_row_may_begin_like_a_packed_file() -> None:
-    assert [packing_of(head) for head in (b"BZh,b", b"PK,a", b"(\xb5", b"[1]", b"")] == [""] * 5
+    assert [compression_of(head) for head in (b"BZh,b", b"PK,a", b"(\xb5", b"[1]", b"")] == [""] * 5
 
 
 def test_a_file_without_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,7 +345,7 @@ BAD_ROWS: dict[str, tuple[str, str, str]] = {
     "5,000 digits": ('{"instruction": "a", "output": ' + "9" * 5000 + "}", "output-not-text", "output is a number"),
     "deep": ('{"instruction": "a", "output": ' + DEEP + "}", "not-json", "brackets are nested too deeply"),
     "very deep": ('{"a": "]\\"", "b": ' + "[" * 100_000 + "]" * 100_000 + "}", "not-json", "brackets are nested too"),
-    "key twice": ('{"instruction": "a", "output": "b", "output": "c"}', "duplicate-key", "the field 'output' stands"),
+    "key twice": ('{"instruction": "a", "output": "b", "output": "c"}', "duplicate-key", "the field 'output' occurs"),
     "key twice inside": ('{"instruction": "a", "output": "b", "x": {"y": 1, "y": 2}}', "duplicate-key", "'y'"),
 }  # fmt: skip
 
@@ -680,7 +678,7 @@ def test_many_blank_lines_and_empty_rows(tmp_path: Path) -> None:
 def test_a_file_that_unpacks_to_far_more_than_data_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packing: str
 ) -> None:
-    monkeypatch.setattr(packed, "HARMLESS", 1 << 20)
+    monkeypatch.setattr(compressed, "HARMLESS", 1 << 20)
     path = tmp_path / "a.jsonl"
     row = json.dumps(A).encode() + b"\n"
     path.write_bytes(PACK[packing](row * ((8 << 20) // len(row))))
@@ -690,9 +688,9 @@ def test_a_file_that_unpacks_to_far_more_than_data_does(
 
 
 def test_parquet_of_more_rows_than_its_size_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "HARMLESS", 1000)
+    monkeypatch.setattr(compressed, "HARMLESS", 1000)
     monkeypatch.setattr(columnar, "MOST_GROWTH", 1)
-    monkeypatch.setattr(packed, "MOST_GROWTH", 1)
+    monkeypatch.setattr(compressed, "MOST_GROWTH", 1)
     path = tmp_path / "a.parquet"
     path.write_bytes(parquet_of(pa.table({"instruction": ["x"] * 100_000, "output": ["y"] * 100_000})))
     assert "100,000 rows" in refused(path)
@@ -702,7 +700,7 @@ def test_parquet_of_more_rows_than_its_size_can_hold(tmp_path: Path, monkeypatch
 def test_parquet_whose_dictionary_holds_one_long_text_for_all_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nested: bool
 ) -> None:
-    monkeypatch.setattr(packed, "HARMLESS", 1 << 20)
+    monkeypatch.setattr(compressed, "HARMLESS", 1 << 20)
     text = pa.dictionary(pa.int32(), pa.string())
     long = pa.array([["x" * 4000] if nested else "x" * 4000] * 1000, pa.list_(text) if nested else text)
     path = tmp_path / "a.parquet"

@@ -8,16 +8,16 @@ import pytest
 
 from pipeline.config.schema import Data
 from pipeline.dataset.example import Example
-from pipeline.dataset.select.split import Member, split
+from pipeline.dataset.select.split import SplitRow, split
 from pipeline.run.errors import UserError
 
 
-def rows(count: int, task: str = "", exact: bool = False, thread: int = 0, of: str = "question") -> list[Member]:
+def rows(count: int, task: str = "", exact: bool = False, thread: int = 0, of: str = "question") -> list[SplitRow]:
     made = [Example.of(f"{of} {i}", "", f"answer {i}", source="s") for i in range(count)]
-    return [Member(int(e.id, 16), task, exact, thread) for e in made]
+    return [SplitRow(int(e.id, 16), task, exact, thread) for e in made]
 
 
-def divide(members: list[Member], **data: Any) -> dict[str, list[Member]]:
+def divide(members: list[SplitRow], **data: Any) -> dict[str, list[SplitRow]]:
     parts = split(members, Data(**{"seed": 1, **data}))
     return {part: [m for m, p in zip(members, parts, strict=True) if p == part] for part in ("train", "val", "holdout")}
 

@@ -1,4 +1,4 @@
-"""The rule about sums that do not come out: claims such as "3 + 4 = 8", and wrong answers to "What is 12 * 7?"."""
+"""The rule on wrong arithmetic: claims such as "3 + 4 = 8", and wrong answers to "What is 12 * 7?"."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fractions import Fraction
 from pipeline.dataset.clean.calculator import NUMBER, Value, compute, number
 from pipeline.dataset.clean.finding import Finding, Texts
 
-WINDOW = 120  # characters before "=" that can belong to a sum
+WINDOW = 120  # characters before "=" that can belong to an expression
 MOST_CLAIMS = 200
 LONGEST_BARE = 60  # an answer of more characters is more than a number
 ALLOWED = frozenset("0123456789.,+-*/^%×÷·x−–() \t$€£₩")
@@ -23,10 +23,10 @@ GOES_ON = re.compile(
     r"[A-Za-z_₀-₉°!√²³]|[.,:/]\d|\s*(?:만|억|천|백|조|나머지|나누기|곱하기|더하기|빼기)",
     re.I,
 )
-LEADING = re.compile(r"^(?:[ \t,]|\.(?!\d))+")  # the sentence's own signs; the point of `.20` is the number's
-# Before the sum: these words or signs act on it.
+LEADING = re.compile(r"^(?:[ \t,]|\.(?!\d))+")  # punctuation of the sentence; the point of `.20` belongs to the number
+# Before the expression: what applies to its result.
 UNFIT = tuple("√!_\\}]{[|'\"<>")
-VARIABLE = re.compile(r"\w\Z|(?<![^\W_])[b-zB-HJ-Z] \Z|\d[:/]\Z")  # what touches the sum, a letter before it, 6:00
+VARIABLE = re.compile(r"\w\Z|(?<![^\W_])[b-zB-HJ-Z] \Z|\d[:/]\Z")  # next to the expression: a letter, 6:00
 ACTING = re.compile(
     r"(?:root(?: of)?|log|ln|sin|cos|tan|mod|sqrt|sum of|average of|mean of|√|!|\^|half of|third of|base|binary|"
     r"hex\w*|factorial of|[a-z]\()[\s(]*\Z",
@@ -45,7 +45,7 @@ TIME = re.compile(r"\s?(?:(?:hour|minute|second|day|week|month|year)s?\b|시간|
 CODE_LINE = re.compile(
     r"[{};\[\]_\"'`]|==|:=|\b(?:print|return|def|let|var|int|const|for|while|if|cell|range)\b|//|=>|->|\\"
 )
-SAID = (
+OPERATOR_WORDS = (
     (re.compile(r"(?<=[\d)%])\s*(?:plus|더하기)\s+(?=[\d(.-])", re.I), " + "),
     (re.compile(r"(?<=[\d)%])\s*(?:minus|빼기)\s+(?=[\d(.-])", re.I), " - "),
     (re.compile(r"(?<=[\d)%])\s*(?:times|multiplied by|곱하기)\s+(?=[\d(.-])", re.I), " * "),
@@ -53,7 +53,7 @@ SAID = (
     (re.compile(r"(?<=\d)\s?% of (?=[$€£₩]?[\d(.])", re.I), "% * "),
     (re.compile(r"(?<=[\d)])(?: (?:equals|is equal to)|[는은]) (?=[$€£₩]?-?\d)", re.I), " = "),
 )
-SAID_HINTS = re.compile("plus|minus|times|multiplied|divided|over|% of|equal|더하기|빼기|곱하기|나누기")
+OPERATOR_HINTS = re.compile("plus|minus|times|multiplied|divided|over|% of|equal|더하기|빼기|곱하기|나누기")
 EXPRESSION = (
     r"(?P<sum>[-(]?[ (]*(?:[$€£₩]?(?:"
     + NUMBER
@@ -96,26 +96,25 @@ BARE = re.compile(
 
 
 def wrong_arithmetic(texts: Texts) -> Finding | None:
-    """Sums that do not come out: "3 + 4 = 8" anywhere in the answer, a wrong number as the answer to "What is 12 * 7?".
+    """Wrong arithmetic: "3 + 4 = 8" anywhere in the answer, or a wrong number as the answer to "What is 12 * 7?".
 
-    Computed with fractions, without eval. A claim needs plain numbers on both sides of its "="; rounding to the digits
-    shown is right, and so is cutting them off. Silent about variables, code, dates, ranges, units that change, other
-    bases, and rows that speak of mistakes, estimates or puzzles.
-    Source: AlpacaDataCleaned, class 8, which found them by hand. It does not see wrong steps in words, wrong equations
-    with letters, or a wrong choice of what to compute.
+    Computed with fractions, without eval. A claim needs plain numbers on both sides of its "="; results may be rounded
+    or truncated to the digits shown. Not checked: variables, code, dates, ranges, changes of unit, other bases, and
+    rows about mistakes, estimates or puzzles.
+    Misses: wrong steps in words, wrong equations with letters, a wrong choice of what to compute.
+    Source: AlpacaDataCleaned, class 8, found by hand there.
     """
     output = texts.output
-    if "=" in output or "equal" in output or "는 " in output or "은 " in output:
-        found = _wrong_claim(texts)
-        if found:
-            return found
+    may_claim = "=" in output or "equal" in output or "는 " in output or "은 " in output
+    if may_claim and (claim := _wrong_claim(texts)):
+        return claim
     if len(output) <= LONGEST_BARE and (answer := BARE.fullmatch(output)):
         return _wrong_answer(texts, answer)
     return None
 
 
 def _wrong_claim(texts: Texts) -> Finding | None:
-    """The first "sum = number" in the answer that is not true and not meant to be false."""
+    """The first "expression = number" in the answer that is wrong, unless the row is about wrong ones."""
     output = texts.output
     spoken = output if len(output) > 20_000 else _written(output)
     at, seen = spoken.find("="), 0
@@ -131,7 +130,7 @@ def _wrong_claim(texts: Texts) -> Finding | None:
 
 
 def _claim(text: str, at: int) -> tuple[str, Fraction] | None:
-    """The claim around the "=" at `at` and its true value, where it is a claim and wrong."""
+    """The claim around the "=" at `at` and the correct value; None if it is right or not a claim."""
     if text[at - 1 : at] in ("=", "<", ">", "!", ":", "~") or text[at + 1 : at + 2] in ("=", ">", "~"):
         return None
     result = RESULT.match(text, at + 1)
@@ -166,25 +165,25 @@ def _claim(text: str, at: int) -> tuple[str, Fraction] | None:
 
 
 def _ratio(value: Fraction, stated: Fraction) -> Fraction:
-    """How many times the smaller goes into the larger; 0 where one of them is 0."""
+    """The larger divided by the smaller; 0 if one of them is 0."""
     if not value or not stated:
         return Fraction(0)
     return max(value / stated, stated / value)
 
 
 def _other_unit(value: Fraction, stated: Fraction) -> bool:
-    """Whether the sum comes out once its result is read in another unit: `3 * 20 = 1 hour`, `4 * 25 = 1 dollar`."""
+    """Whether the result is right in another unit: `3 * 20 = 1 hour`, `4 * 25 = 1 dollar`."""
     return _ratio(value, stated) in RATIOS
 
 
 def _percent_as_word(left: str, stated: Fraction) -> bool:
-    """Whether the sum comes out with its percent signs read as a word: `10/100% * 5 = 0.5`, `5 + 20 = 25%`."""
+    """Whether the result is right without the percent signs: `10/100% * 5 = 0.5`, `5 + 20 = 25%`."""
     bare = compute(MONEY.sub("", left.replace("%", ""))) if "%" in left else None
     return bare is not None and stated in (bare.value, bare.value / 100, bare.value * 100)
 
 
 def _trimmed(left: str, before: str) -> tuple[str, str]:
-    """The sum without the sentence's own signs in front of it: list numbers, dots, commas, unmatched brackets."""
+    """The expression without punctuation of the sentence before it: list numbers, dots, commas, unmatched brackets."""
     if numbered := re.match(r"\s*(?:\d{1,2}[.)]|[-–•*])\s+(?=[(\d$.])", left):
         ends_line = not before or before.endswith(("\n", ":"))
         if ends_line:
@@ -202,7 +201,7 @@ def _trimmed(left: str, before: str) -> tuple[str, str]:
 
 
 def _agrees(sum_: Value, stated: Fraction, written: str, percent: bool) -> bool:
-    """Whether the number stated is the value, rounded or cut to the digits it shows."""
+    """Whether the stated number is the value, rounded or truncated to the digits shown."""
     shown = len(written.partition(".")[2])
     step = Fraction(1, 10**shown)
     candidates = [stated, stated / 100] if percent else [stated]
@@ -215,14 +214,14 @@ def _agrees(sum_: Value, stated: Fraction, written: str, percent: bool) -> bool:
             return True
         if shown and difference < near:
             return True
-        # Sums of rounded numbers carry their rounding along.
+        # Results of rounded numbers are rounded as well.
         if (sum_.decimals or sum_.percent) and difference <= abs(sum_.value) / 100:
             return True
     return False
 
 
 def _ambiguous(left: str, sum_: Value, after: str) -> bool:
-    """Things that look like sums: ranges and grades ("90-100 = 4"), dates, ratios with a unit that changes."""
+    """Text that only looks like an expression: ranges, grades ("90-100 = 4"), dates, ratios with a change of unit."""
     if sum_.signs.strip("-") == "" and " " not in left.strip():
         return True
     if sum_.signs.strip("/") == "" and (" " not in left.strip() or len(sum_.signs) == 2):
@@ -231,39 +230,39 @@ def _ambiguous(left: str, sum_: Value, after: str) -> bool:
 
 
 def _wrong_answer(texts: Texts, answer: re.Match[str]) -> Finding | None:
-    """A bare number that is not the value of the one sum asked for."""
+    """An answer that is a number, but not the value of the only expression in the question."""
     asked, given = _written(texts.instruction[:300]), texts.input.strip()
     if given:
         if len(given) > WINDOW or not TO_COMPUTE.search(asked) or OTHER_TASK.search(asked) or re.search(r"\d", asked):
             return None
-        found = WHOLE.fullmatch(_written(given))
+        match = WHOLE.fullmatch(_written(given))
     else:
         if OTHER_TASK.search(re.sub(r"^\s*what is", "", asked, flags=re.I)):
             return None
-        found = QUESTION.fullmatch(asked)
-    if found is None:
+        match = QUESTION.fullmatch(asked)
+    if match is None:
         return None
-    sum_ = compute(MONEY.sub("", found["sum"]))
+    sum_ = compute(MONEY.sub("", match["sum"]))
     stated = number(answer["number"])
     if sum_ is None or stated is None or not sum_.signs:
         return None
     stated = -stated if answer["minus"] else stated
     if _agrees(sum_, stated, answer["number"], bool(answer["percent"])) or WRONG_ON_PURPOSE.search(texts.asked):
         return None
-    reason = f"wrong answer: {found['sum'].strip()} is {_shown(sum_.value)}, not {texts.output.strip()[:30]}"
+    reason = f"wrong answer: {match['sum'].strip()} is {_shown(sum_.value)}, not {texts.output.strip()[:30]}"
     return Finding(reason)
 
 
 def _written(text: str) -> str:
-    """The text with sums said in words written in signs."""
-    if SAID_HINTS.search(text):
-        for pattern, sign in SAID:
+    """The text with operators in words replaced by signs."""
+    if OPERATOR_HINTS.search(text):
+        for pattern, sign in OPERATOR_WORDS:
             text = pattern.sub(sign, text)
     return text
 
 
 def _excused(texts: Texts, claim: str) -> bool:
-    """Whether the row is about wrong or unusual sums, or quotes this one from the question."""
+    """Whether the row is about wrong or unusual arithmetic, or quotes the claim from the question."""
     if WRONG_ON_PURPOSE.search(texts.asked) or WRONG_ON_PURPOSE.search(texts.output[:5_000]):
         return True
     bare = claim.replace(" ", "")

@@ -22,7 +22,7 @@ RANK = {"+": 1, "-": 1, "*": 2, "/": 2, "neg": 3, "^": 4}
 
 
 class Value(NamedTuple):
-    """A result, and what is known about the way to it: operators used, and whether its numbers were rounded ones."""
+    """A result, the operators used, and whether decimals and percent signs occurred."""
 
     value: Fraction
     signs: str
@@ -31,13 +31,13 @@ class Value(NamedTuple):
 
 
 def number(text: str) -> Fraction | None:
-    """`1,234.5` as a fraction; None for more digits than anybody writes by hand."""
+    """`1,234.5` as a fraction; None for more than `MOST_DIGITS` digits."""
     plain = text.replace(",", "")
     return Fraction(plain) if len(plain) <= MOST_DIGITS else None
 
 
 def compute(text: str) -> Value | None:
-    """The value of an expression, or None where it is not plainly one.
+    """The value of an expression, or None if the text is not clearly one.
 
     `x` between numbers and `×` multiply, `^` and `**` are powers with whole exponents, `%` after a number is a
     hundredth. None for adjacent numbers, multiplication without a sign (its rank is disputed), a remainder,
@@ -72,7 +72,7 @@ def compute(text: str) -> Value | None:
                 return None
             pending.pop()
         elif expects_value:
-            # A minus sign may open a sum or a bracket or follow `*`, `/` and `^`; a second sign after + or - is a slip.
+            # A minus sign may begin the expression or a bracket, or follow `*`, `/`, `^`; after + or - it is an error.
             if token != "-" or (pending and pending[-1] not in "(*/^"):
                 return None
             pending.append("neg")
@@ -95,22 +95,22 @@ def _tokens(text: str) -> list[Fraction | str] | None:
     tokens: list[Fraction | str] = []
     at, end = 0, len(text.rstrip())
     while at < end:
-        found = TOKEN.match(text, at)
-        if found is None or len(tokens) == MOST_TOKENS:
+        match = TOKEN.match(text, at)
+        if match is None or len(tokens) == MOST_TOKENS:
             return None
-        if found["number"]:
-            value = number(found["number"])
+        if match["number"]:
+            value = number(match["number"])
             if value is None:
                 return None
             tokens.append(value)
         else:
-            tokens.append(SAME.get(found["sign"], found["sign"]))
-        at = found.end()
+            tokens.append(SAME.get(match["sign"], match["sign"]))
+        at = match.end()
     return tokens
 
 
 def _unwind(pending: list[str], values: list[Fraction], rank: int) -> bool:
-    """Applies waiting operators of at least `rank`, down to an open bracket; False where one cannot be applied."""
+    """Applies pending operators of at least `rank`, down to an open bracket; False if one cannot be applied."""
     while pending and pending[-1] != "(" and RANK[pending[-1]] >= rank:
         sign = pending.pop()
         right = values.pop()

@@ -1,4 +1,4 @@
-"""Rules about single characters: controls nobody sees, escapes that were never resolved, lost characters."""
+"""Rules on single characters: invisible controls, unresolved escapes, lost characters."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pipeline.dataset.clean.finding import FIELDS, Finding, Texts
 LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 # C0 and C1, soft hyphen, Mongolian vowel separator, bidi embeddings and isolates, word joiner and invisible
 # operators, deprecated format marks, interlinear marks, BOM.
-UNSEEN = re.compile(
+INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x9f\xad\u180e\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufdd0-\ufdef\ufffe\uffff]"
 )
 TAGS = re.compile("[\U000e0000-\U000e007f]")
-ENGLAND = "\U0001f3f4"  # the black flag that tag characters turn into a regional one
+FLAG = "\U0001f3f4"  # the black flag; tag characters after it make the flag of a region
 RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]")
 MARKS = re.compile("[\u200e\u200f\u061c]")
 SPACE_NEEDED = "\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff"  # Thai to Khmer write no space between words
@@ -25,7 +25,7 @@ JOINING = (
     "\u2190-\u21ff\u2600-\u27bf\u2b00-\u2bff\ufe0f\U0001f000-\U0001faff"
 )
 JOINERS = re.compile(f"(?<![{JOINING}])[\u200c\u200d]+|[\u200c\u200d]+(?![{JOINING}])")
-# Windows-1252 read as Latin-1: the five codes that it leaves open stay controls.
+# Windows-1252 read as Latin-1; its five undefined codes stay controls.
 CODES_1252 = {
     byte: bytes([byte]).decode("cp1252") for byte in range(0x80, 0xA0) if byte not in (0x81, 0x8D, 0x8F, 0x90, 0x9D)
 }
@@ -44,39 +44,40 @@ ABOUT_CODE = re.compile(
 
 
 def control_characters(texts: Texts) -> Finding | None:
-    """Characters that nobody sees and no model should learn: NUL, other controls, zero-width marks, CRLF.
+    """Invisible characters: NUL, other controls, zero-width marks, CRLF.
 
-    Line ends become \\n. C1 codes become the Windows-1252 signs that they stand for where they stand for any. Bidi
-    overrides, BOMs, soft hyphens and the like go. Joiners stay where an emoji or an Arabic or Indic letter needs
-    them, direction marks where the text has right-to-left letters, zero-width spaces in scripts that write no spaces.
-    Source: AlpacaDataCleaned, class 10. It does not see controls spelled out as \\x07 (rule `literal-escapes`).
+    Line ends become \\n, C1 codes their Windows-1252 characters where defined. Bidi overrides, BOMs, soft hyphens and
+    the like are removed. Joiners stay next to emoji and Arabic or Indic letters, direction marks in texts with
+    right-to-left letters, zero-width spaces in scripts without spaces.
+    Misses: controls written as \\x07 (rule `literal-escapes`).
+    Source: AlpacaDataCleaned, class 10.
     """
     for field in FIELDS:
         text = getattr(texts, field)
         if text.replace("\n", "").replace("\t", "").isprintable():
             continue
-        mended = _seen(text)
-        if mended != text:
-            at = next((i for i, (a, b) in enumerate(zip(text, mended, strict=False)) if a != b), len(mended))
-            rest = control_characters(texts._replace(**{field: mended}))
+        visible = _visible(text)
+        if visible != text:
+            at = next((i for i, (a, b) in enumerate(zip(text, visible, strict=False)) if a != b), len(visible))
+            rest = control_characters(texts._replace(**{field: visible}))
             after = rest.texts if rest else None
             code = f"U+{ord(text[at]):04X}"
             return Finding(
-                f"{field} holds {code}, which is not text", after or texts._replace(**{field: mended}), field, at
+                f"{field} holds {code}, which is not text", after or texts._replace(**{field: visible}), field, at
             )
     return None
 
 
-def _seen(text: str) -> str:
-    """The text without what cannot be seen."""
+def _visible(text: str) -> str:
+    """The text without invisible characters."""
     text = LINE_ENDS.sub("\n", text)
-    text = UNSEEN.sub(lambda found: CODES_1252.get(ord(found[0]), ""), text)
+    text = INVISIBLE.sub(lambda match: CODES_1252.get(ord(match[0]), ""), text)
     if not text.isascii():
         text = ZERO_SPACE.sub("", text)
         text = JOINERS.sub("", text)
         if not RIGHT_TO_LEFT.search(text):
             text = MARKS.sub("", text)
-        if ENGLAND not in text:
+        if FLAG not in text:
             text = TAGS.sub("", text)
     return text
 
@@ -84,20 +85,20 @@ def _seen(text: str) -> str:
 def literal_escapes(texts: Texts) -> Finding | None:
     r"""Escapes that were left as text: "\n" in an answer without line ends, "\u00e9", "&amp;".
 
-    Only in rows that show no sign of code and do not speak of escapes, strings or code. A "\n" is turned into a line
-    end where the text has no other and no other backslash; "\u" only where it spells letters or emoji beyond ASCII.
-    It does not see escapes in rows about code, nor "\t".
-    Source: own; seen in Korean translations of Alpaca and in hub data sets that were dumped twice.
+    Only in rows without code that are not about escapes, strings or code. "\n" becomes a line end if the text has no
+    other line end and no other backslash; "\u" is resolved only to letters or emoji outside of ASCII.
+    Misses: escapes in rows about code, and "\t".
+    Source: own; from Korean translations of Alpaca and hub data sets that were serialised twice.
     """
     if not any("\\" in text or "&" in text for text in texts):
         return None
     if ABOUT_CODE.search(texts.asked) or any(CODE.search(text) for text in texts):
         return None
-    mended = Texts(*(_resolved(text) for text in texts))
-    for field, before, after in zip(FIELDS, texts, mended, strict=True):
+    resolved = Texts(*(_resolved(text) for text in texts))
+    for field, before, after in zip(FIELDS, texts, resolved, strict=True):
         if before != after:
             at = min(i for i in (before.find("\\"), before.find("&")) if i >= 0)
-            return Finding(f"{field} holds escapes that were never resolved", mended, field, at)
+            return Finding(f"{field} holds escapes that were never resolved", resolved, field, at)
     return None
 
 
@@ -106,24 +107,25 @@ def _resolved(text: str) -> str:
         text = UNICODE_ESCAPE.sub(_letters, text)
     if "\\n" in text and "\n" not in text and text.count("\\") == text.count("\\n"):
         text = text.replace("\\n", "\n")
-    return ENTITY.sub(lambda found: html.unescape(found[0]).replace("\xa0", " "), text) if "&" in text else text
+    return ENTITY.sub(lambda match: html.unescape(match[0]).replace("\xa0", " "), text) if "&" in text else text
 
 
-def _letters(found: re.Match[str]) -> str:
-    """What a run of \\uXXXX spells, where it spells letters or emoji; otherwise itself."""
-    units = bytes.fromhex(found[0].replace("\\u", ""))
+def _letters(match: re.Match[str]) -> str:
+    """The letters or emoji of a sequence of \\uXXXX; otherwise the sequence."""
+    units = bytes.fromhex(match[0].replace("\\u", ""))
     try:
         spelled = units.decode("utf-16-be")
     except UnicodeDecodeError:
-        return found[0]
-    return spelled if all(c > "\x7f" and c.isprintable() for c in spelled) else found[0]
+        return match[0]
+    return spelled if all(c > "\x7f" and c.isprintable() for c in spelled) else match[0]
 
 
 def replacement_character(texts: Texts) -> Finding | None:
-    """U+FFFD, which stands where a character was lost in decoding and nobody knows which.
+    """U+FFFD, which replaces a character that was lost in decoding.
 
-    Rows that speak of it are left alone, as are those with a single one outside the answer.
-    Source: own. It does not see a "?" written in place of what was lost.
+    Rows about it are left alone, and rows with a single one outside of the answer.
+    Misses: a "?" in place of the lost character.
+    Source: own.
     """
     if texts.output.isascii() and texts.input.isascii() and texts.instruction.isascii():
         return None

@@ -1,4 +1,4 @@
-"""Rules about answers that repeat what was given: the instruction in front, or nothing but the input."""
+"""Rules on answers that repeat the instruction or the input."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from pipeline.dataset.clean.finding import Finding, Texts
 
-SHORTEST = 20  # characters of an instruction worth recognising; Hangul says as much in half of them
+SHORTEST = 20  # characters of an instruction; half of them in Hangul
 LONGEST = 2_000
 BOUNDARY = re.compile(r"[ \t]*[.:?!]*[\"'*]*[ \t]*\n\s*|[ \t]*[:?][ \t]+(?=\S)")
 COPYING = re.compile(
@@ -15,7 +15,7 @@ COPYING = re.compile(
     r"capitali\w+|instruction|prompt)\b|따라|반복|그대로|복사|베껴|필사|적어|받아쓰|옮겨|고쳐|교정|번역|질문",
     re.I,
 )
-# Tasks whose right answer can be the input as it stands.
+# Tasks whose right answer can be the unchanged input.
 MAY_STAY = re.compile(
     r"\b(?:sort|order|arrange|rearrange|rank|grammar|grammatical\w*|punctuat\w*|spell\w*|correct|error\w*|mistake\w*|"
     r"edit|proofread|fix|check|extract|identify|find|select|choose|remove|delete|duplicates?|format|convert|"
@@ -26,11 +26,12 @@ MAY_STAY = re.compile(
 
 
 def instruction_in_output(texts: Texts) -> Finding | None:
-    """Answers that begin with the whole instruction: it is taken off where an answer follows on a new line or a colon.
+    """Answers that begin with the whole instruction: it is removed if an answer follows on a new line or after a colon.
 
-    Word for word and from 20 characters on (10 with Hangul). Left alone where the row asks to repeat or to edit, where
-    the sentence simply goes on, and inside docstrings.
-    Source: own. It does not see instructions repeated in other words.
+    Word for word, from 20 characters on (10 with Hangul). Left alone if the task is to repeat or edit, if the sentence
+    continues, and inside docstrings.
+    Misses: instructions repeated in other words.
+    Source: own.
     """
     asked = texts.instruction.strip()
     if asked[:10] != texts.output.lstrip()[:10] or len(asked) > LONGEST:
@@ -47,10 +48,11 @@ def instruction_in_output(texts: Texts) -> Finding | None:
 
 
 def output_is_instruction(texts: Texts) -> Finding | None:
-    """Answers that are the instruction again, and nothing else.
+    """Answers that are only the instruction again.
 
-    From 10 characters on: "Hello" is a fair answer to "Hello". Source: own. It does not see a question put in other
-    words.
+    From 10 characters on: "Hello" is a good answer to "Hello".
+    Misses: a question in other words.
+    Source: own.
     """
     output = texts.output.strip()
     if not SHORTEST // 2 <= len(output) <= LONGEST or output[:3].lower() != texts.instruction.strip()[:3].lower():
@@ -61,10 +63,11 @@ def output_is_instruction(texts: Texts) -> Finding | None:
 
 
 def output_is_input(texts: Texts) -> Finding | None:
-    """Answers that are the input again, letter for letter, though the task is not to copy, sort or correct.
+    """Answers that are exactly the input, though the task is not to copy, sort or correct.
 
-    Only reported unless switched on: a list can be in order already, a sentence can be free of mistakes.
-    Source: own. It does not see an input that was changed in a comma.
+    Only reported by default: a list may be sorted already, a sentence may have no mistakes.
+    Misses: an input with any change, such as a comma.
+    Source: own.
     """
     if not texts.input or texts.input[:1] != texts.output[:1] or texts.input.strip() != texts.output.strip():
         return None

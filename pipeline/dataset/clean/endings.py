@@ -1,4 +1,4 @@
-"""Rules about how answers end: in the middle of a sentence, or never, in a loop."""
+"""Rules on the end of answers: truncated in a sentence, or a loop."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 
 from pipeline.dataset.clean.finding import Finding, Texts
 
-SHORTEST = 60  # an answer of fewer characters is a word, a title or a label
+SHORTEST = 60  # characters; shorter answers are words, titles or labels
 TAIL = 400
-# A sentence cannot end with one of these. Words that can end one ("on", "to", "in", "that", "this") are not here.
+# No sentence ends with one of these words. Words that may end one ("on", "to", "in", "that", "this") are not included.
 DANGLING = re.compile(
     r"[a-z,] (?:the|a|an|and|or|but|nor|of|from|into|without|because|although|while|whereas|if|unless|such as|"
     r"including|between|among|during|your|their|its|our|my|than|whose|every|via|upon|toward|towards|these|is a|are a|"
@@ -24,7 +24,7 @@ ENDING_GIVEN = re.compile(
     re.I,
 )
 CODE = re.compile(r"[{}=;|]|\bdef |\bprint\b|<\w+>|```|</")
-# Full sentences before the end: prose whose last sentence stops short.
+# Complete sentences before the end: prose, so the last sentence should be complete too.
 SENTENCES = re.compile(r"[a-z]{2,}[.!?][\"')\]]? [A-Z]")
 SIGNED = re.compile(r"[\"'”’] ?[-–—~]{1,2} ?[^-–—]{2,40}\Z")
 KOREAN_SENTENCE = re.compile(r"[가-힣](?:다|요|죠|까)[.!?]\s")
@@ -38,17 +38,17 @@ REPEATS = re.compile(
     r"계속",
     re.I,
 )
-PERIOD = 40  # words in the longest loop looked for
-LOOPS = 5
+PERIOD = 40  # words in the longest loop
+LOOPS = 5  # least repetitions
 
 
 def cut_off(texts: Texts) -> Finding | None:
-    """Answers that stop in the middle: after "the", a comma or "4.", in a code fence, or short of a full stop.
+    """Truncated answers: they end after "the", a comma or "4.", in a code fence, or without a full stop.
 
-    The last sign is the strongest where prose came before it; lists, verse, code and short answers need none, so they
-    are only looked at for a dangling word or an open fence. Korean: a particle or a connecting form at the end.
-    Only reported unless switched on. Source: own; text-davinci-003 and ChatGPT stop at their token limit.
-    It does not see an answer cut exactly at the end of a sentence or of a list item.
+    A missing full stop counts only in prose; lists, verse, code and short answers are only checked for an incomplete
+    phrase or an open code fence. Korean: a particle or a connecting form at the end. Only reported by default.
+    Misses: an answer truncated exactly after a sentence or a list item.
+    Source: own; text-davinci-003 and ChatGPT stop at their token limit.
     """
     output = texts.output
     if "```" in output and output.count("```") % 2:
@@ -60,7 +60,7 @@ def cut_off(texts: Texts) -> Finding | None:
         return Finding("the last item of the list is empty", None, "output", len(output.rstrip()) - 1)
     if tail[-1] in ".!?\"'”’)]}>;|`*。…~":
         return None
-    # Hashtags, handles and addresses close a text without a full stop.
+    # Hashtags, handles and addresses may end a text without a full stop.
     if any(sign in tail[-60:].rsplit(None, 1)[-1] for sign in "#@/_") or "#" in tail[-60:]:
         return None
     at = len(output.rstrip()) - 1
@@ -79,12 +79,12 @@ def cut_off(texts: Texts) -> Finding | None:
 
 
 def too_repetitive(texts: Texts) -> Finding | None:
-    """Answers that end in a loop: the same words five times over or more, or one letter forty times.
+    """Answers that end in a loop: the same words at least five times, or one letter forty times.
 
-    Greedy decoding does this. Looks at the last words only, since a loop once begun does not end; a period of up to 40
-    words, 20 words in all at least. Left alone where the row asks for repetition.
-    Source: own; degenerate repetition as described by Holtzman et al., 2020 (arXiv 1904.09751).
-    It does not see loops whose counter goes up ("Item 1 … Item 2 …").
+    Greedy decoding produces such loops, and they do not end, so only the last words are checked: a period of up to 40
+    words, at least 20 words in all. Left alone if the row asks for repetition.
+    Misses: loops with a counter ("Item 1 … Item 2 …").
+    Source: own; degenerate repetition as in Holtzman et al., 2020 (arXiv 1904.09751).
     """
     output = texts.output
     if len(output) < SHORTEST:
@@ -101,7 +101,7 @@ def too_repetitive(texts: Texts) -> Finding | None:
 
 
 def _period(words: list[str]) -> int:
-    """The length of the loop at the end of `words`, 0 for none. Words without a letter do not make a loop."""
+    """Words in the loop at the end of `words`, 0 for none. A loop needs a word with a letter."""
     last = words[-1]
     for period in range(1, min(PERIOD, len(words) // LOOPS) + 1):
         if words[-1 - period] != last:

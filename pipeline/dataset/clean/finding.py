@@ -1,4 +1,4 @@
-"""What a rule looks at, and what it says when it found something."""
+"""Input and result of a rule: the texts of a row, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ EXCERPT = 60  # characters shown on either side of a finding
 
 
 class Texts(NamedTuple):
-    """The three texts of a row, as the rules before left them."""
+    """The three texts of a row, after the rules before."""
 
     instruction: str
     input: str
@@ -18,27 +18,24 @@ class Texts(NamedTuple):
 
     @property
     def given(self) -> str:
-        """The input, but empty where it holds the earlier turns of a conversation: these are not what is worked on."""
+        """The input; empty if it holds the earlier turns of a conversation, which are not the text to work on."""
         return "" if self.has_history else self.input
 
     @property
     def has_history(self) -> bool:
-        """Whether the input is what was said before, as `pipeline.dataset.read.conversation` writes it."""
+        """Whether the input is the history that `pipeline.dataset.read.conversation` writes."""
         return self.input.startswith(("User: ", "Assistant: "))
 
     @property
     def asked(self) -> str:
-        """The instruction, or where it is very long its two ends, one of which says what to do."""
+        """The instruction; of a very long one its two ends, one of which states the task."""
         if len(self.instruction) <= 2 * END:
             return self.instruction
         return self.instruction[:END] + "\n" + self.instruction[-END:]
 
 
 class Finding(NamedTuple):
-    """What is wrong with a row.
-
-    `texts` is the mended row, or None where only rejecting helps. `field` and `at` say where it was seen.
-    """
+    """What is wrong with a row. texts: the fixed row, or None if it must be rejected. field, at: where it was found."""
 
     reason: str
     texts: Texts | None = None
@@ -46,7 +43,7 @@ class Finding(NamedTuple):
     at: int = 0
 
     def excerpt(self, texts: Texts) -> str:
-        """The text around the finding, cut to a length that a report can show."""
+        """The text around the finding, cut for reports."""
         text: str = getattr(texts, self.field)
         start, end = max(0, self.at - EXCERPT), self.at + 2 * EXCERPT
         return ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")

@@ -1,4 +1,4 @@
-"""Rules about instructions that nobody could follow: no words, a stand-in, a text that is not there."""
+"""Rules on instructions that cannot be followed: no words, a placeholder, a missing text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pipeline.dataset.clean.finding import Finding, Texts
 
 LONGEST = 400
-EMOTICON = re.compile(r"\s*(?:[:;=][-^'o]?[()\[\]/\\|*]+|\^[_.-]*\^)\s*")  # says something without a word
+EMOTICON = re.compile(r"\s*(?:[:;=][-^'o]?[()\[\]/\\|*]+|\^[_.-]*\^)\s*")  # has a meaning without a word
 WORD = re.compile(r"[^\W_]")
 STAND_IN = re.compile(
     r"[\s\[\](){}<>\"'.*_#-]*(?:instructions?|prompt|question|tests?|testing|todo|tbd|n/?a|none|null|nan|nil|"
@@ -16,7 +16,7 @@ STAND_IN = re.compile(
     r"지시사항|질문|테스트|명령어?|없음|내용 ?없음)[\s\[\](){}<>\"'.*_#:-]*",
     re.I,
 )
-# The whole end of the instruction points at a text: "… the following sentence.", "… the given numbers:".
+# The end of the instruction refers to a text: "… the following sentence.", "… the given numbers:".
 TEXT_KINDS = (
     r"(?:sentences?|paragraphs?|texts?|passages?|phrases?|words?|articles?|code|code snippet|snippet|program|"
     r"function|numbers?|lists?|array|data|dataset|table|equations?|expressions?|poem|stor(?:y|ies)|conversations?|"
@@ -37,7 +37,7 @@ GIVEN_START = re.compile(
     r"above) (?:[a-z-]+ ){0,2}?" + TEXT_KINDS + r"\b[^:\"“”'\n(\[0-9]{0,200}\Z",
     re.I,
 )
-# A program for "the given string" needs no string.
+# A program for "the given string" is a complete task.
 GENERAL = re.compile(
     r"\b(?:algorithm|function|program|script|query|pseudocode|code in|class|method|regex\w*|formula|command|task|"
     r"model|html|test cases?)\b",
@@ -52,11 +52,11 @@ LATER = re.compile(r"[:\n\"“”'‘’«「『<(\[{0-9]|\be\.g\b|\bnamed\b|\bc
 
 
 def unclear_instruction(texts: Texts) -> Finding | None:
-    """Instructions without a word or a number in them, or that are a stand-in such as "[instruction]" or "test".
+    """Instructions without a word or a number, or only a placeholder such as "[instruction]" or "test".
 
-    In the middle of a conversation such a turn can be a good one.
-    Source: AlpacaDataCleaned, class 9, as far as it can be told without understanding: theirs was done by hand. It does
-    not see instructions that are nonsense made of words; `missing-input` has those that point at nothing.
+    Later turns of a conversation are left alone.
+    Misses: nonsense made of words; see `missing-input` for instructions about a missing text.
+    Source: AlpacaDataCleaned, class 9, as far as it can be detected automatically; there it was done by hand.
     """
     asked = texts.instruction
     if len(asked) > LONGEST or len(asked.strip()) > 120 or texts.has_history:
@@ -71,12 +71,12 @@ def unclear_instruction(texts: Texts) -> Finding | None:
 
 
 def missing_input(texts: Texts) -> Finding | None:
-    """Instructions about "the following sentence" or "다음 글" with an empty input and nothing that follows.
+    """Instructions about "the following sentence" or "다음 글", with an empty input and without that text.
 
-    Only where the text pointed at is named in the closing words, and no colon, quote, bracket, digit or line break in
-    the instruction could hold it.
-    Source: AlpacaDataCleaned, class 9, "unclear". It does not see "the article" without a word that points, and takes
-    tasks that make up the given thing ("write the following: …" aside) for unclear only when they end so.
+    Only if the last words of the instruction refer to the text, and no colon, quote, bracket, digit or line break in
+    the instruction could introduce it.
+    Misses: references without "following", "given" and the like ("the article"), and references before the last words.
+    Source: AlpacaDataCleaned, class 9, "unclear".
     """
     asked = texts.instruction
     if texts.input or len(asked) > LONGEST:

@@ -1,4 +1,4 @@
-"""The rule about text that was read in a coding other than the one it was written in."""
+"""The rule on text that was decoded in the wrong encoding."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 
 from pipeline.dataset.clean.finding import FIELDS, Finding, Texts
 
-# What the bytes 80 to 9F look like when Windows-1252 was used; its five open codes stay C1 controls, as in Latin-1.
+# The bytes 80 to 9F in Windows-1252; its five undefined codes stay C1 controls, as in Latin-1.
 SIGNS = {bytes([byte]).decode("cp1252", errors="ignore"): chr(byte) for byte in range(0x80, 0xA0)}
 TO_BYTES = {ord(sign): code for sign, code in SIGNS.items() if sign}
-# Â or Ã with a byte that no one writes after it (quotes, dashes and dots may follow a capital), the quotes and dashes
+# Â or Ã and a character that does not follow it in real text (quotes, dashes and dots do), then the quotes and dashes
 # of UTF-8, emoji, Hangul.
 HANGUL_TAIL = "[\x80-\xbf" + "".join(re.escape(sign) for sign in SIGNS if sign) + "]"
 EVIDENCE = re.compile(
@@ -21,59 +21,60 @@ EVIDENCE = re.compile(
 )
 HANJA = re.compile("[\u4e00-\u9fff\uf900-\ufaff]")
 SYLLABLE = re.compile("[\uac00-\ud7a3]")
-# Pairs of Latin-1 letters that are Hangul in EUC-KR: a run of two or more at least once, and nothing else beyond ASCII.
+# Pairs of Latin-1 letters that are Hangul in EUC-KR: two or more consecutive pairs, and all other characters ASCII.
 EUC_KR = re.compile("(?:[\xb0-\xc8][\xa1-\xfe]){2}")
 EUC_KR_TEXT = re.compile("(?:[\x00-\x7f]++|[\xa1-\xc8][\xa1-\xfe])*+")
-LOST = "\ufffd\ufffd".encode().decode("cp949")  # what two lost characters become: no other text reads so
+LOST = "\ufffd\ufffd".encode().decode(
+    "cp949"
+)  # two replacement characters read as CP949; no other text looks like this
 ABOUT = re.compile(r"mojibake|encod|decod|utf|character set|charset|인코딩|디코딩|문자 ?집합|깨진", re.I)
 
 
 def mojibake(texts: Texts) -> Finding | None:
-    """Text decoded in the wrong coding: "cafÃ©" for "café", "¾È³ç" or "�덈뀞" for "안녕".
+    """Text decoded in the wrong encoding: "cafÃ©" for "café", "¾È³ç" or "�덈뀞" for "안녕".
 
-    UTF-8 read as Windows-1252 or Latin-1, UTF-8 read as CP949, and CP949 read as Latin-1. A field is mended where
-    going back gives valid text for the whole of it; where the signs are plain but going back fails, or where Hangul was
-    lost on the way, the row is rejected. Rows about codings are left alone.
-    It does not see a single stray sign such as "Â " before a space, nor other codings (KOI8, Shift-JIS, Big5).
-    Source: own; the idea of going back by encoding is that of ftfy (Robyn Speer).
+    UTF-8 read as Windows-1252, Latin-1 or CP949, and CP949 read as Latin-1. A field is fixed if encoding it back gives
+    valid text; otherwise, or if Hangul was lost, the row is rejected. Rows about encodings are left alone.
+    Misses: a single wrong character such as "Â " before a space, and other encodings (KOI8, Shift-JIS, Big5).
+    Source: own; encoding back is the method of ftfy (Robyn Speer), which does not cover CP949.
     """
     if texts.output.isascii() and texts.input.isascii() and texts.instruction.isascii():
         return None
-    mended, where, at = texts, "", 0
+    fixed, where, at = texts, "", 0
     for field in FIELDS:
         text = getattr(texts, field)
-        found = None if text.isascii() else _misread(text)
-        if found is None:
+        misread = None if text.isascii() else _misread(text)
+        if misread is None:
             continue
-        repaired, at = found
+        repaired, at = misread
         if ABOUT.search(texts.asked):
             return None
         if repaired is None:
             return Finding(f"{field} was read in the wrong coding and cannot be read back", None, field, at)
-        mended, where = mended._replace(**{field: repaired}), field
-    return Finding(f"{where} was read in the wrong coding", mended, where, at) if where else None
+        fixed, where = fixed._replace(**{field: repaired}), field
+    return Finding(f"{where} was read in the wrong coding", fixed, where, at) if where else None
 
 
 def _misread(text: str) -> tuple[str | None, int] | None:
-    """None for proper text, otherwise what it should be (None: cannot be told) and where it was seen."""
+    """None for correct text, otherwise the repaired text (None if impossible) and the position of the evidence."""
     if LOST in text:
         return None, text.find(LOST)
-    if seen := EVIDENCE.search(text):
+    if evidence := EVIDENCE.search(text):
         back = _back(text, "cp1252", "utf-8") or _back(text.translate(TO_BYTES), "latin-1", "utf-8")
-        return back, seen.start()
-    if (seen := EUC_KR.search(text)) and EUC_KR_TEXT.fullmatch(text):
+        return back, evidence.start()
+    if (evidence := EUC_KR.search(text)) and EUC_KR_TEXT.fullmatch(text):
         back = _back(text, "latin-1", "euc-kr")
         if back and len(SYLLABLE.findall(back)) >= 3:
-            return back, seen.start()
-    if seen := HANJA.search(text):
+            return back, evidence.start()
+    if evidence := HANJA.search(text):
         back = _back(text, "cp949", "utf-8")
         if back and len(SYLLABLE.findall(back)) >= 2:
-            return back, seen.start()
+            return back, evidence.start()
     return None
 
 
-def _back(text: str, coding: str, right: str) -> str | None:
+def _back(text: str, wrong: str, right: str) -> str | None:
     try:
-        return text.encode(coding).decode(right)
+        return text.encode(wrong).decode(right)
     except UnicodeError:
         return None

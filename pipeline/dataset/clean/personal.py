@@ -1,4 +1,4 @@
-"""The rule about data of persons: addresses and numbers by which somebody can be reached or known."""
+"""The rule on personal data: e-mail addresses, phone numbers and numbers that identify a person."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EMAIL = re.compile(
     r"(?<![\w.%+-])[A-Za-z0-9][\w.%+-]{0,63}@([A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,4}\.[A-Za-z]{2,24})(?![\w@-])",
     re.A,
 )
-# Reserved by RFC 2606, and the names that people make up.
+# Domains reserved by RFC 2606, and common made-up ones.
 MADE_UP = re.compile(
     r"(?:^|\.)(?:example|test|invalid|localhost|local)(?:\.[a-z]{2,4}){0,2}$|^(?:e?mail|domain|company|yourcompany|"
     r"mycompany|sample|abc|xyz|website|yourdomain|mydomain|server|acme|anything|somewhere|site|business|organization|"
@@ -29,7 +29,7 @@ RESIDENT = re.compile(r"(?<![\w-])(\d{2})(\d{2})(\d{2})(-?)([1-8])(\d{6})(?![\w-
 CARD = re.compile(
     r"(?<![\w.-])(?:[3-6]\d{3}([ -]?)\d{4}\1\d{4}\1\d{4}|3[47]\d{2}([ -]?)\d{6}\2\d{5})(?![\w-]|\.\d)", re.A
 )
-# Numbers of the card networks' own test pages.
+# Test numbers of the card networks.
 TEST_CARDS = (
     "4111111111111111",
     "4242424242424242",
@@ -41,23 +41,22 @@ TEST_CARDS = (
 SOCIAL = re.compile(r"(?<![\w-])(?!000|666|9\d\d)(\d{3})-(?!00)(\d{2})-(?!0000)(\d{4})(?![\w-])", re.A)
 WEIGHTS = (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5)
 DIGITS = re.compile(r"\d", re.A)
-NUMBERS = re.compile(r"\d[\d() .-]{7,40}\d", re.A)  # all of the above have this in them: one search instead of four
+NUMBERS = re.compile(r"\d[\d() .-]{7,40}\d", re.A)  # a part of all patterns above: one search instead of four
 
 
 def personal_data(texts: Texts) -> Finding | None:
     """E-mail addresses, phone numbers, Korean resident numbers, US social security numbers and card numbers.
 
-    Switched on, each is replaced by [email], [phone], [resident-number], [social-security] or [card] in all three
-    texts; by default they are only reported, because extraction tasks live on them. Addresses and numbers reserved for
-    examples (RFC 2606, 555-01xx, 010-0000-0000, 123-45-6789, test cards) are nobody's. A resident number needs a
-    valid date, and its checksum where it is written without a hyphen or was given out before October 2020; a card
-    number needs the Luhn digit.
-    Source: own; resident numbers by the rules of the Korean Resident Registration Act.
-    It does not see names and streets, nor numbers written out in words.
+    If on, each is replaced by [email], [phone], [resident-number], [social-security] or [card] in all three texts; by
+    default they are only reported, because extraction tasks need them. Addresses and numbers reserved for examples
+    (RFC 2606, 555-01xx, 010-0000-0000, 123-45-6789, test cards) do not count. A resident number needs a valid date, and
+    its checksum if it is written without a hyphen or was issued before October 2020; a card number its Luhn digit.
+    Misses: names, streets, and numbers written in words.
+    Source: own; resident numbers by the Korean Resident Registration Act.
     """
     kinds: list[str] = []
     seen: list[tuple[str, int]] = []
-    mended = []
+    redacted = []
     for field, text in zip(FIELDS, texts, strict=True):
         new = text
         if "@" in text:
@@ -69,35 +68,35 @@ def personal_data(texts: Texts) -> Finding | None:
             new = _redacted(new, PHONE, _is_phone, "phone", kinds)
         if new != text:
             seen.append((field, next((i for i, (a, b) in enumerate(zip(text, new, strict=False)) if a != b), 0)))
-        mended.append(new)
+        redacted.append(new)
     if not seen:
         return None
     field, at = seen[0]
-    return Finding(f"holds personal data: {', '.join(dict.fromkeys(kinds))}", Texts(*mended), field, at)
+    return Finding(f"holds personal data: {', '.join(dict.fromkeys(kinds))}", Texts(*redacted), field, at)
 
 
 def _redacted(
     text: str, pattern: re.Pattern[str], real: Callable[[re.Match[str]], bool], kind: str, kinds: list[str]
 ) -> str:
-    def mark(found: re.Match[str]) -> str:
-        if not real(found):
-            return found[0]
+    def mark(match: re.Match[str]) -> str:
+        if not real(match):
+            return match[0]
         kinds.append(kind)
         return f"[{kind}]"
 
     return pattern.sub(mark, text)
 
 
-def _digits(found: re.Match[str]) -> str:
-    return "".join(DIGITS.findall(found[0]))
+def _digits(match: re.Match[str]) -> str:
+    return "".join(DIGITS.findall(match[0]))
 
 
-def _is_email(found: re.Match[str]) -> bool:
-    return not MADE_UP.search(found[1].lower())
+def _is_email(match: re.Match[str]) -> bool:
+    return not MADE_UP.search(match[1].lower())
 
 
-def _is_phone(found: re.Match[str]) -> bool:
-    digits = _digits(found)
+def _is_phone(match: re.Match[str]) -> bool:
+    digits = _digits(match)
     if digits[-8:] in ("00000000", "12345678") or len(set(digits)) <= 3 or "1234567" in digits:
         return False
     national = digits[1:] if len(digits) == 11 and digits[0] == "1" else digits
@@ -106,14 +105,14 @@ def _is_phone(found: re.Match[str]) -> bool:
     return True
 
 
-def _is_resident(found: re.Match[str]) -> bool:
-    year, month, day, hyphen, sex, _ = found.groups()
+def _is_resident(match: re.Match[str]) -> bool:
+    year, month, day, hyphen, sex, _ = match.groups()
     century = {"1": 1900, "2": 1900, "5": 1900, "6": 1900}.get(sex, 2000)
     try:
         born = date(century + int(year), int(month), int(day))
     except ValueError:
         return False
-    digits = [int(d) for d in _digits(found)]
+    digits = [int(d) for d in _digits(match)]
     total = sum(d * w for d, w in zip(digits, WEIGHTS, strict=False))
     check = {(11 - total % 11) % 10}
     if sex in "5678":
@@ -121,13 +120,13 @@ def _is_resident(found: re.Match[str]) -> bool:
     return digits[12] in check or (bool(hyphen) and born >= date(2020, 10, 1))
 
 
-def _is_card(found: re.Match[str]) -> bool:
-    digits = _digits(found)
+def _is_card(match: re.Match[str]) -> bool:
+    digits = _digits(match)
     if digits in TEST_CARDS or len(set(digits)) <= 3:
         return False
     doubled = [int(d) * (2 if i % 2 else 1) for i, d in enumerate(reversed(digits))]
     return sum(d - 9 if d > 9 else d for d in doubled) % 10 == 0
 
 
-def _is_social(found: re.Match[str]) -> bool:
-    return found[0] not in ("123-45-6789", "078-05-1120", "219-09-9999") and len(set(_digits(found))) > 3
+def _is_social(match: re.Match[str]) -> bool:
+    return match[0] not in ("123-45-6789", "078-05-1120", "219-09-9999") and len(set(_digits(match))) > 3

@@ -1,4 +1,4 @@
-"""Rules about texts that stand for no text: "<noinput>", "N/A", an empty code block."""
+"""Rules on placeholders for a missing text: "<noinput>", "N/A", an empty code block."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from pipeline.dataset.clean.finding import Finding, Texts
 
-LONGEST = 80  # nothing longer is only a placeholder
+LONGEST = 80  # characters; longer texts are not placeholders
 EDGE = r"[\s\[\](){}<>\"'`“”‘’\\.,:;!?*_/|-]*"
 NO_INPUT = re.compile(
     EDGE
@@ -24,7 +24,7 @@ NO_INPUT_OTHER = re.compile(
     r"노인풋|비어 ?있음|빈 ?입력)" + EDGE,
     re.I,
 )
-# Tasks in which such a word can be the thing to work on.
+# Tasks about such a word.
 ABOUT_WORD = re.compile(
     r"\b(?:words?|sentences?|phrases?|text|translate|types?|values?|python|java(?:script)?|code|strings?|null|none|"
     r"letters?|spell|syllables?|abbreviation|acronym|stand for|mean(?:s|ing)?)\b|단어|문장|번역|뜻|의미|자료형|코드|"
@@ -39,7 +39,7 @@ NO_OUTPUT = re.compile(
     re.I,
 )
 BRACKETED_NONE = re.compile(r"\s*[<\[({]\s*(?:none|empty|blank|output|없음|출력|답변|응답)\s*[>\])}]\s*", re.I)
-# "<noinput>" before an answer that is there after all, perhaps with "Output:" in front.
+# "<noinput>" before an answer, perhaps with "Output:" after it.
 LEADING = re.compile(r"\s*[<\[]\s*no ?(?:in|out)put\s*[>\]][\s.:-]*(?:Output:\s*)?", re.I)
 EMPTY_BLOCK = re.compile(r"\s*```[\w+#-]*\s*(?:```)?\s*")
 STUB = re.compile(
@@ -50,11 +50,11 @@ STUB = re.compile(
 
 
 def no_input_spelling(texts: Texts) -> Finding | None:
-    """Inputs that say that there is none: "No input", "<noinput>", "N/A", "입력 없음" become the empty text.
+    """Placeholders for an empty input: "No input", "<noinput>", "N/A", "입력 없음" become the empty text.
 
-    The whole input must say so, since "<noinput>" can be part of one. "None", "N/A" and the like stay where the task is
-    about a word or a value. Source: AlpacaDataCleaned, class 7 (tool_inputcheck.py, which searches anywhere).
-    It does not see inputs that say so in a sentence of their own.
+    Only if the placeholder is the whole input. "None", "N/A" and the like stay if the task is about a word or a value.
+    Misses: whole sentences.
+    Source: AlpacaDataCleaned, class 7 (tool_inputcheck.py, which searches in any position).
     """
     given = texts.input
     if not given or len(given) > LONGEST:
@@ -68,9 +68,10 @@ def no_input_spelling(texts: Texts) -> Finding | None:
 
 
 def output_empty(texts: Texts) -> Finding | None:
-    """Answers without any sign in them.
+    """Empty answers, or only white space.
 
-    Source: AlpacaDataCleaned, class 3. It does not see answers that say nothing in words (`output-not-available`).
+    Misses: placeholders in words (`output-not-available`).
+    Source: AlpacaDataCleaned, class 3.
     """
     if texts.output and not texts.output.isspace():
         return None
@@ -78,11 +79,12 @@ def output_empty(texts: Texts) -> Finding | None:
 
 
 def output_not_available(texts: Texts) -> Finding | None:
-    """Answers that only say that there is none: "N/A", "<nooutput>", "null"; the mark alone goes if an answer follows.
+    """Placeholders for an answer: "N/A", "<nooutput>", "null"; only the mark is removed if an answer follows it.
 
-    "None" and "없음" without brackets stay: they are the right answer of many a classification. So does a word that the
-    instruction itself names.
-    Source: AlpacaDataCleaned, class 6. It does not see excuses in a whole sentence (`refusal`).
+    "None" and "없음" without brackets stay: they are the right answer in many classifications. So does a word that the
+    instruction names.
+    Misses: whole sentences (`refusal`).
+    Source: AlpacaDataCleaned, class 6.
     """
     output = texts.output
     if len(output) <= LONGEST and (NO_OUTPUT.fullmatch(output) or BRACKETED_NONE.fullmatch(output)):
@@ -97,9 +99,10 @@ def output_not_available(texts: Texts) -> Finding | None:
 
 
 def empty_code(texts: Texts) -> Finding | None:
-    """Answers that are an empty code block, or "your code goes here" and nothing else.
+    """Answers that are only an empty code block, or "your code goes here".
 
-    Source: AlpacaDataCleaned, class 4. It does not see a function whose body is missing.
+    Misses: a function without a body.
+    Source: AlpacaDataCleaned, class 4.
     """
     output = texts.output
     if len(output) > LONGEST or ("`" not in output and "ere" not in output):

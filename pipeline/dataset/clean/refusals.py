@@ -1,4 +1,4 @@
-"""The rule about answers that refuse the task."""
+"""The rule on answers that refuse the task."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from pipeline.dataset.clean.finding import Finding, Texts
 
-HEAD = 300  # a refusal says so at once
+HEAD = 300  # characters; a refusal is at the start
 OPENING = (
     r"[\s\"'<(\[*-]*(?:(?:sorry|i(?:'|’)m sorry|i am sorry|apologies|i apologi[sz]e|unfortunately)[,.!]? (?:but )?)?"
 )
@@ -15,7 +15,7 @@ MODEL = (
     r"(?:the |this |an? )?(?:gpt(?:-\d)?|ai|text-based|language|this type of)? ?(?:language )?(?:models?|assistant)\b"
 )
 TASK = r"(?:the|this) (?:task|instruction|type of (?:task|instruction)|request)\b"
-# Beyond doubt whatever was asked.
+# A refusal in every context.
 PLAIN = re.compile(
     OPENING
     + "(?:"
@@ -41,8 +41,8 @@ PLAIN = re.compile(
     + ")",
     re.I,
 )
-# A refusal unless the row asks for words that somebody says.
-SAID = re.compile(
+# A refusal unless the task is to write what a person says.
+FIRST_PERSON = re.compile(
     OPENING
     + r"(?:i (?:will not be able to|won(?:'|’)t be able to|"
     + CAN_NOT
@@ -83,14 +83,14 @@ KOREAN_SOMEBODY = re.compile(
 )
 
 
-# What follows is an answer after all; or the question was about the model, and the opening is its answer.
+# An answer follows the refusal; or the question is about the model, and the opening answers it.
 HELPS = re.compile(
     r"\b(?:however|but|instead|that said|nevertheless)\b[^.\n]{0,80}\b(?:i (?:can|could|will|have|am able)|you can|"
     r"here)|\bi can (?:provide|give|offer|help|suggest|describe|show|explain)|\bhere(?:'s|’s| is| are)\b|```|"
     r"\n *(?:1\.|[-*•]) |\b(?:assuming|for example)\b|(?:하지만|그러나|다만|대신)[^.\n]{0,60}(?:드리|수 있|도와)",
     re.I,
 )
-HELPED = 250  # letters of an answer that helps after its refusal
+HELPED = 250  # least characters of an answer that helps after its refusal
 ABOUT_MODEL = re.compile(
     r"\b(?:are|were|do|did|have|would|should|will you be|which\b[^?.\n]{0,30}) you\b(?! (?:able|please))|"
     r"\byour(?:self)?\b[^?.\n]{0,60}\?|\bhow are you\b",
@@ -101,11 +101,11 @@ ABOUT_MODEL = re.compile(
 def refusal(texts: Texts) -> Finding | None:
     """Answers that refuse the task: "As an AI language model, I cannot …", "죄송하지만 … 할 수 없습니다".
 
-    Only at the start of the answer, not where it helps all the same ("However, I can …"), nor where the question is
-    about the model ("Are you …?"), and "I cannot …" only where the row does not ask for something that somebody says
-    (a reply, a dialogue, a sentence to reword). Refusals that are wanted, as in safety data, need the rule off.
-    Source: AlpacaDataCleaned; the openings are those of text-davinci-003, ChatGPT and Korean services.
-    It does not see answers that refuse politely after an introduction, or that just tell of limits.
+    Only at the start of the answer; not if help follows ("However, I can …") or the question is about the model ("Are
+    you …?"). "I cannot …" counts only if the task is not to write what a person says (a reply, a dialogue, a sentence
+    to reword). Turn the rule off if refusals are wanted, as in safety data.
+    Misses: refusals after an introduction, or without one of the known openings.
+    Source: AlpacaDataCleaned; the openings of text-davinci-003, ChatGPT and Korean services.
     """
     head = texts.output[:HEAD]
     if len(texts.output) > HELPED and HELPS.search(texts.output):
@@ -116,6 +116,6 @@ def refusal(texts: Texts) -> Finding | None:
         if KOREAN_SOMEBODY.search(texts.asked):
             return None
         return Finding("the answer refuses the task")
-    if PLAIN.match(head) or (SAID.match(head) and not SOMEBODY.search(texts.asked)):
+    if PLAIN.match(head) or (FIRST_PERSON.match(head) and not SOMEBODY.search(texts.asked)):
         return Finding("the answer refuses the task")
     return None

@@ -1,4 +1,4 @@
-"""What a rule is, all of them in the order in which they run, and applying them to a row."""
+"""The list of rules, in the order in which they run, and the class that applies them to a row."""
 
 from __future__ import annotations
 
@@ -12,34 +12,31 @@ from pipeline.dataset.clean.characters import control_characters, literal_escape
 from pipeline.dataset.clean.copies import instruction_in_output, output_is_input, output_is_instruction
 from pipeline.dataset.clean.endings import cut_off, too_repetitive
 from pipeline.dataset.clean.finding import FIELDS, Finding, Texts
-from pipeline.dataset.clean.foreign import wrong_language
 from pipeline.dataset.clean.instructions import missing_input, unclear_instruction
-from pipeline.dataset.clean.marks import calculator_marks
-from pipeline.dataset.clean.merged import merged_instructions, template_markers
+from pipeline.dataset.clean.marks import calculator_marks, merged_instructions, template_markers
+from pipeline.dataset.clean.media_tasks import drawing_task, image_task, url_task
 from pipeline.dataset.clean.mojibake import mojibake
 from pipeline.dataset.clean.personal import personal_data
 from pipeline.dataset.clean.placeholders import empty_code, no_input_spelling, output_empty, output_not_available
 from pipeline.dataset.clean.refusals import refusal
-from pipeline.dataset.clean.unseen import drawing_task, image_task, url_task
+from pipeline.dataset.clean.wrong_language import wrong_language
 from pipeline.run.errors import UserError
 from pipeline.run.nearest import nearest
 
-What = Literal["fix", "reject", "fix or reject"]
-MOST_PASSES = 5  # a fix may uncover something for an earlier rule; more rounds than this were never seen
+MOST_PASSES = 5  # after a fix an earlier rule may find something; more passes were never needed in practice
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A named check; `function` takes the texts, or (`by_source`) the texts and the language of their source."""
+    """A named check. function: of the texts, or (by_source) of the texts and the language of their source."""
 
     name: str
     default: Action
-    what: What
     function: Callable[..., Finding | None]
     by_source: bool = False
 
     def look(self, texts: Texts, expected: str = "") -> Finding | None:
-        """What the rule finds in a row, where `expected` is the language of its source (empty = any)."""
+        """The finding in a row, or None. expected: language of its source, empty for any."""
         if not self.by_source:
             return self.function(texts)
         return self.function(texts, expected) if expected else None
@@ -54,7 +51,7 @@ class Rule:
 class Change:
     """What a rule did to a row, or (flagged) would have done.
 
-    `before` and `after` hold the fields that changed. Flagged: `before` is an excerpt around the finding.
+    before, after: the fields that changed. If flagged, `before` is an excerpt around the finding.
     """
 
     rule: str
@@ -66,50 +63,50 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """A row after the rules; `rejected` is the first rule that refused it, and why."""
+    """A row after the rules. rejected: the first rule that rejected it, and the reason."""
 
     texts: Texts
     changes: tuple[Change, ...]
     rejected: tuple[str, str] | None
 
 
-# Fixing rules come first, so that those after them judge the mended text. Mojibake comes before control characters,
-# because half of its bytes are such. A default is `on` where 95 of 100 rows that it hit deserved it, in Alpaca and in
-# the foreign sets of docs/data.md.
+# Rules that fix come first, so that the others see the fixed text. Mojibake comes before control characters, since half
+# of its bytes are control characters. A default is `on` if at least 95 of 100 hits were right, in Alpaca and in the
+# other data sets of docs/data.md.
 RULES: dict[str, Rule] = {
     rule.name: rule
     for rule in (
-        Rule("mojibake", "on", "fix or reject", mojibake),
-        Rule("control-characters", "on", "fix", control_characters),
-        Rule("literal-escapes", "on", "fix", literal_escapes),
-        Rule("calculator-marks", "on", "fix", calculator_marks),
-        Rule("no-input-spelling", "on", "fix", no_input_spelling),
-        Rule("merged-instructions", "on", "fix or reject", merged_instructions),
-        Rule("output-not-available", "on", "fix or reject", output_not_available),
-        Rule("instruction-in-output", "on", "fix", instruction_in_output),
-        Rule("personal-data", "warn", "fix", personal_data),
-        Rule("output-empty", "on", "reject", output_empty),
-        Rule("replacement-character", "on", "reject", replacement_character),
-        Rule("empty-code", "on", "reject", empty_code),
-        Rule("refusal", "warn", "reject", refusal),
-        Rule("image-task", "on", "reject", image_task),
-        Rule("url-task", "on", "reject", url_task),
-        Rule("drawing-task", "warn", "reject", drawing_task),
-        Rule("unclear-instruction", "on", "reject", unclear_instruction),
-        Rule("missing-input", "warn", "reject", missing_input),
-        Rule("output-is-instruction", "on", "reject", output_is_instruction),
-        Rule("output-is-input", "warn", "reject", output_is_input),
-        Rule("wrong-arithmetic", "warn", "reject", wrong_arithmetic),
-        Rule("cut-off", "warn", "reject", cut_off),
-        Rule("too-repetitive", "on", "reject", too_repetitive),
-        Rule("wrong-language", "on", "reject", wrong_language, by_source=True),
-        Rule("template-markers", "warn", "reject", template_markers),
+        Rule("mojibake", "on", mojibake),
+        Rule("control-characters", "on", control_characters),
+        Rule("literal-escapes", "on", literal_escapes),
+        Rule("calculator-marks", "on", calculator_marks),
+        Rule("no-input-spelling", "on", no_input_spelling),
+        Rule("merged-instructions", "on", merged_instructions),
+        Rule("output-not-available", "on", output_not_available),
+        Rule("instruction-in-output", "on", instruction_in_output),
+        Rule("personal-data", "warn", personal_data),
+        Rule("output-empty", "on", output_empty),
+        Rule("replacement-character", "on", replacement_character),
+        Rule("empty-code", "on", empty_code),
+        Rule("refusal", "warn", refusal),
+        Rule("image-task", "on", image_task),
+        Rule("url-task", "on", url_task),
+        Rule("drawing-task", "warn", drawing_task),
+        Rule("unclear-instruction", "on", unclear_instruction),
+        Rule("missing-input", "warn", missing_input),
+        Rule("output-is-instruction", "on", output_is_instruction),
+        Rule("output-is-input", "warn", output_is_input),
+        Rule("wrong-arithmetic", "warn", wrong_arithmetic),
+        Rule("cut-off", "warn", cut_off),
+        Rule("too-repetitive", "on", too_repetitive),
+        Rule("wrong-language", "on", wrong_language, by_source=True),
+        Rule("template-markers", "warn", template_markers),
     )
 }
 
 
 class Cleaner:
-    """Applies the rules to one row at a time. It can be pickled, for a pool of processes.
+    """Applies the rules to one row at a time. Picklable.
 
     Args:
         clean: `standard` = every rule as its default says, `none` = all off.
@@ -131,34 +128,34 @@ class Cleaner:
     def __call__(self, texts: Texts, expected: str = "") -> Cleaned:
         """Cleans one row; `expected` is the language its source should be in, empty = any.
 
-        The rules run again after a fix until nothing changes, so that cleaning a cleaned row changes nothing.
+        After a fix the rules run again until nothing changes, so that cleaning is idempotent.
         """
         fixed: list[Change] = []
         for _ in range(MOST_PASSES):
-            mended, flagged, rejected = self._once(texts, expected, fixed)
-            if mended == texts or rejected:
+            result, flagged, rejected = self._pass(texts, expected, fixed)
+            if result == texts or rejected:
                 break
-            texts = mended
-        return Cleaned(mended, (*fixed, *flagged), rejected)
+            texts = result
+        return Cleaned(result, (*fixed, *flagged), rejected)
 
-    def _once(
+    def _pass(
         self, texts: Texts, expected: str, fixed: list[Change]
     ) -> tuple[Texts, list[Change], tuple[str, str] | None]:
-        """One round through the rules; adds to `fixed`."""
+        """All rules once; adds to `fixed`."""
         flagged: list[Change] = []
         for name in self._names:
             rule = RULES[name]
-            found = rule.look(texts, expected)
-            if found is None:
+            finding = rule.look(texts, expected)
+            if finding is None:
                 continue
             if self.actions[name] == "warn":
-                flagged.append(Change(name, "flagged", found.reason, {found.field: found.excerpt(texts)}, {}))
-            elif found.texts is None:
-                return texts, flagged, (name, found.reason)
+                flagged.append(Change(name, "flagged", finding.reason, {finding.field: finding.excerpt(texts)}, {}))
+            elif finding.texts is None:
+                return texts, flagged, (name, finding.reason)
             else:
-                changed = [f for f in FIELDS if getattr(texts, f) != getattr(found.texts, f)]
+                changed = [f for f in FIELDS if getattr(texts, f) != getattr(finding.texts, f)]
                 before = {f: str(getattr(texts, f)) for f in changed}
-                after = {f: str(getattr(found.texts, f)) for f in changed}
-                fixed.append(Change(name, "fixed", found.reason, before, after))
-                texts = found.texts
+                after = {f: str(getattr(finding.texts, f)) for f in changed}
+                fixed.append(Change(name, "fixed", finding.reason, before, after))
+                texts = finding.texts
         return texts, flagged, None

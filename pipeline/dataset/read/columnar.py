@@ -1,6 +1,6 @@
 """Rows of Parquet and Arrow files and of data sets that the library `datasets` loads, a thousand at a time.
 
-Memory: a row group of Parquet, a record batch of Arrow (mapped, not read, where the file is not packed).
+Memory: a row group of Parquet, a record batch of Arrow (memory-mapped if the file is not compressed).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import Source
-from pipeline.dataset.read.compressed import MOST_GROWTH, Bomb, Damaged, Stream, is_packed, most_of
-from pipeline.dataset.read.form import require
-from pipeline.dataset.read.raw import Raw
+from pipeline.dataset.read.compressed import MOST_GROWTH, Bomb, Damaged, Stream, is_compressed, most_of
+from pipeline.dataset.read.forms import require_columns
+from pipeline.dataset.read.row import RawRow
 from pipeline.run.errors import UserError, one_line
 
 BATCH = 1000  # rows that are Python objects at once
@@ -27,11 +27,11 @@ def is_columnar(head: bytes) -> bool:
     return head.startswith((PARQUET, ARROW_FILE, ARROW_STREAM))
 
 
-def rows(stream: Stream, path: Path, source: Source) -> Iterator[Raw]:
+def rows(stream: Stream, path: Path, source: Source) -> Iterator[RawRow]:
     """Rows of a Parquet file, an Arrow file, or an Arrow stream such as `datasets` writes.
 
     Raises:
-        UserError: columns that are needed are not there.
+        UserError: a required column is missing.
         Damaged: the file is broken or cut off.
     """
     import pyarrow
@@ -41,7 +41,7 @@ def rows(stream: Stream, path: Path, source: Source) -> Iterator[Raw]:
     kind = "Parquet" if head.startswith(PARQUET) else "Arrow"
     with contextlib.ExitStack() as stack:
         try:
-            if is_packed(stream):  # both are read from their end, so they must be unpacked first: on disk
+            if is_compressed(stream):  # both formats are read from their end, so they are decompressed to disk first
                 spool = stack.enter_context(tempfile.TemporaryFile())
                 shutil.copyfileobj(stream, spool)
                 file = stack.enter_context(pyarrow.PythonFile(spool, "r"))
@@ -63,13 +63,15 @@ def rows(stream: Stream, path: Path, source: Source) -> Iterator[Raw]:
             yield from from_batches(batches, names, str(path), source, most_of(path))
         except (UserError, Damaged):
             raise
-        except Exception as error:  # a broken byte can make pyarrow raise whatever it likes
+        except Exception as error:  # pyarrow raises many kinds of errors for broken bytes
             raise Damaged(f"the {kind} file is damaged or cut off ({one_line(error, 100)})") from None
 
 
 def _check_growth(metadata: Any, size: int, path: Path) -> None:
-    """Raises:
-    Bomb: what the file says of its pages or rows is beyond all that data of its size unpack to.
+    """Checks the sizes that the file states before anything is read.
+
+    Raises:
+        Bomb: they are far larger than data of the file's size decompresses to.
     """
     most = max(most_of(path), MOST_GROWTH * size)
     unpacked = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
@@ -79,9 +81,9 @@ def _check_growth(metadata: Any, size: int, path: Path) -> None:
 
 def from_batches(
     batches: Iterable[Any], names: list[str], name: str, source: Source, most: int | None = None
-) -> Iterator[Raw]:
-    """Rows of Arrow record batches or tables, numbered from 1. Values keep their Arrow meaning: a timestamp or bytes
-    do not become text, so that the check of the row can say what they are.
+) -> Iterator[RawRow]:
+    """Rows of Arrow record batches or tables, numbered from 1. Values keep their Arrow type: a timestamp or bytes do
+    not become text, so that `row.check` can name the type.
 
     Args:
         most: bytes that all values together may have.
@@ -92,7 +94,7 @@ def from_batches(
     for i, column in enumerate(names):
         if column in names[:i]:
             raise UserError(f"two columns are called {column[:40]!r}", name, "give each column a name of its own")
-    require(names, source, name)
+    require_columns(names, source, name)
     number, size = 0, 0
     for batch in batches:
         for start in range(0, batch.num_rows, BATCH):
@@ -104,7 +106,7 @@ def from_batches(
             for value, error in _values(batch.slice(start, BATCH)):
                 number += 1
                 place = f"{name}, row {number}"
-                yield Raw(value, place, error, "unreadable-value") if error else Raw(value, place)
+                yield RawRow(value, place, error, "unreadable-value") if error else RawRow(value, place)
 
 
 def _size(column: Any) -> int:
@@ -129,11 +131,11 @@ def _size(column: Any) -> int:
 
 
 def _values(piece: Any) -> Iterator[tuple[Any, str]]:
-    """The rows of a batch as plain objects, or why one has no such form (a text that is not UTF-8, the year 20000)."""
+    """The rows of a batch as Python objects, or why that is impossible (a text that is not UTF-8, the year 20000)."""
     try:
-        piece.validate(full=True)  # damaged offsets would crash the process, not raise
+        piece.validate(full=True)  # damaged offsets would crash the process instead of raising
         yield from [(value, "") for value in piece.to_pylist()]
-    except Exception as error:  # pyarrow raises half a dozen kinds, by type of column
+    except Exception as error:  # pyarrow raises several kinds, by type of column
         if piece.num_rows == 1:
             yield None, f"holds a value that cannot be read: {one_line(error, 100)}"
             return
@@ -142,7 +144,7 @@ def _values(piece: Any) -> Iterator[tuple[Any, str]]:
 
 
 def _check_end(file: Any) -> None:
-    """A stream that was cut between two batches reads like a complete one but for its last bytes."""
+    """A stream cut between two batches differs from a complete one only in its last bytes."""
     file.seek(max(0, file.size() - len(END_OF_STREAM)))
     complete = file.read(len(END_OF_STREAM)) == END_OF_STREAM
     file.seek(0)

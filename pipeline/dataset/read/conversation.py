@@ -1,23 +1,26 @@
-"""A conversation becomes rows: one for every answer, with what was said before as its input.
+"""A conversation becomes one row for each answer; the earlier turns are its input.
 
-What comes out of the messages of one conversation:
+    messages                     row 1                          row 2
+    system:    S      ]          instruction: S + Q1            instruction: S + Q2
+    user:      Q1     ] row 1    input:                         input:       User: Q1
+    assistant: A1     ]                                                      Assistant: A1
+    user:      Q2     ] row 2    output:      A1                output:      A2
+    assistant: A2     ]          thread:      hash of all turns, the same in both
 
-- instruction: the user's turn. The system message stands before it, with a blank line between, in every row: each
-  answer was given under it. Several system messages at the start are one.
-- input: the earlier turns as `User: ...` and `Assistant: ...`, one under the other, in every language,
-  so that a chat can write the same form again without guessing the language. The first row has none. Where that is
-  more than `HISTORY` letters, the last whole turns that fit, from a user's on, and at least one question and answer:
-  2,048 tokens, all that LLaMA sees, are no more, and the whole of a long talk in each of its rows is the square of
-  its length. Nothing in the row says that something is missing, since the model would learn to write that.
-- output: the assistant's turn.
-- thread: a hash of the conversation, where something was said before or it gives more than one row; the split keeps
-  such rows on one side, and the encoder may leave out their oldest turns.
+- instruction: the user's turn, with the system message and a blank line before it in every row. Several system
+  messages at the start are one.
+- input: the earlier turns, with the labels `User:` and `Assistant:` in every language, so that a chat can write the
+  same form without guessing the language. More than `HISTORY` characters are cut to the last whole turns that fit,
+  starting with a user's turn, at least one question and answer: LLaMA's 2,048 tokens are not longer, and the size of
+  the rows would grow with the square of the number of turns. The row does not say that turns are missing, since the
+  model would learn to write that.
+- thread: only if there are earlier turns or several rows. The split keeps rows of one thread together, and the encoder
+  may leave out their oldest turns.
 
-Messages of one speaker in a row are one turn, joined by a blank line. A conversation that opens with the assistant
-keeps that as history: no row can be made of it. A user's turn at the end that nobody answers is rejected (`no-answer`).
-An answer with `weight: 0` (OpenAI: not to be learnt) stays in the history and is rejected as a row. An empty message,
-an unknown speaker, a late system message, a tool call or anything but text costs that turn and all after it, with the
-reason, since they lean on something that cannot be shown; the turns before stay.
+Consecutive messages of one speaker are one turn, joined by a blank line. Assistant turns at the start are history only.
+A user's turn without an answer at the end is rejected (`no-answer`). An answer with `weight: 0` (OpenAI: not to be
+learnt) stays in the history and is rejected as a row. An empty message, an unknown speaker, a late system message, a
+tool call or anything but text rejects that turn and all turns after it, which depend on it; the turns before stay.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.dataset.read.raw import Raw
+from pipeline.dataset.read.row import RawRow, kind_of_value
 
 CONVERSATION = ("messages", "conversations", "conversation")  # the fields that hold one
 SPEAKERS = {
@@ -38,15 +41,15 @@ SPEAKERS = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("tool", "function", "observation", "function_call", "tool_call", "function_response"), "tool"),
 }
-HISTORY = 8_000  # letters of `input`
+HISTORY = 8_000  # characters of `input`
 LABELS = {"user": "User", "assistant": "Assistant"}
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one speaker said in one go.
+    """Consecutive messages of one speaker.
 
-    learn: false for an answer marked `weight: 0`. prompt: it belongs to the question, so it is no row of its own.
+    learn: false for an answer marked `weight: 0`. prompt: it belongs to the prompt, so no row is made of it.
     """
 
     speaker: str
@@ -56,15 +59,16 @@ class Turn:
 
 
 class _Unusable(Exception):
-    """Rule and reason why a message, and with it all that follows, cannot be used."""
+    """Rule and reason why a message, and with it all that follow, cannot be used."""
 
 
-def rows_of(raw: Raw, messages: Any, prompt: int = 0, system: str = "", task: str = "") -> list[Raw]:
-    """The rows of one conversation in Alpaca form, and one refused row for what could not be used; never nothing.
+def conversation_rows(raw: RawRow, messages: Any, prompt: int = 0, system: str = "", task: str = "") -> list[RawRow]:
+    """The rows of one conversation in Alpaca form, and one rejected row for its unusable turns; at least one row.
 
-    `messages` is a list of {role, content} or {from, value}, a list of {input, output} pairs, a list of texts that
-    user and assistant say in turn, such a list as JSON text, or an object of lists as `datasets` stores it. Answers
-    among the first `prompt` of them are history and no rows.
+    Args:
+        messages: a list of {role, content} or {from, value}, of {input, output} pairs or of texts by user and
+            assistant in turn; such a list as JSON text; or an object of lists, as `datasets` stores it.
+        prompt: so many messages belong to the prompt; answers among them are history and not rows.
     """
     turns: list[Turn] = []
     problem: tuple[str, str] | None = None
@@ -87,51 +91,50 @@ def rows_of(raw: Raw, messages: Any, prompt: int = 0, system: str = "", task: st
     return _cut(raw, turns, problem, system, task)
 
 
-def _cut(raw: Raw, turns: list[Turn], problem: tuple[str, str] | None, system: str, task: str) -> list[Raw]:
-    pairs = [i for i in range(1, len(turns)) if turns[i].speaker == "assistant" and not turns[i].prompt]
-    several = len(pairs) > 1
-    thread = _thread(turns, system) if several or (pairs and pairs[0] > 1) else ""
-    found: list[Raw] = []
-    for k, (i, earlier) in enumerate(zip(pairs, _transcripts(turns, pairs), strict=True), 1):
+def _cut(raw: RawRow, turns: list[Turn], problem: tuple[str, str] | None, system: str, task: str) -> list[RawRow]:
+    """One row for each answer. problem: why the turns after these could not be used."""
+    answers = [i for i in range(1, len(turns)) if turns[i].speaker == "assistant" and not turns[i].prompt]
+    several = len(answers) > 1
+    thread = _thread(turns, system) if several or (answers and answers[0] > 1) else ""
+    rows: list[RawRow] = []
+    for k, (i, earlier) in enumerate(zip(answers, _transcripts(turns, answers), strict=True), 1):
         place = f"{raw.place}, turn {k}" if several else raw.place
-        asked = turns[i - 1].text
-        row = {
-            "instruction": f"{system}\n\n{asked}" if system else asked,
+        question = turns[i - 1].text
+        texts = {
+            "instruction": f"{system}\n\n{question}" if system else question,
             "input": earlier,
             "output": turns[i].text,
-            "task": task,
-            "thread": thread,
         }
-        one = Raw(row, place)
-        if not turns[i].learn:  # refused without the whole conversation, which would be written once for each answer
-            one = one.refused("weight-zero", "its message says weight: 0, not to be learnt")
-        found.append(one)
+        row = RawRow({**texts, "task": task, "thread": thread}, place)
+        if not turns[i].learn:  # rejected as this row: the whole conversation would be written once for each answer
+            row = row.rejected("weight-zero", "its message says weight: 0, not to be learnt")
+        rows.append(row)
     if problem is None and turns and turns[-1].speaker == "user":
         problem = "no-answer", "the last turn is the user's, and nobody answers"
-    elif problem is None and not found:
+    elif problem is None and not rows:
         problem = "no-question", "the conversation has no user turn" if turns else "the conversation has no turns"
     if problem:
         rule, reason = problem
-        more = "; it and what follows is left out" if found and rule != "no-answer" else ""
-        found.append(raw.refused(rule, reason + more, f"{raw.place}, turn {len(pairs) + 1}" if found else ""))
-    return found
+        more = "; it and what follows is left out" if rows and rule != "no-answer" else ""
+        rows.append(raw.rejected(rule, reason + more, f"{raw.place}, turn {len(answers) + 1}" if rows else ""))
+    return rows
 
 
-def _transcripts(turns: Sequence[Turn], pairs: Sequence[int]) -> Iterator[str]:
-    """What was said before each of `pairs` (numbers of answers) and its question, cut to the last `HISTORY` letters."""
+def _transcripts(turns: Sequence[Turn], answers: Sequence[int]) -> Iterator[str]:
+    """The turns before the question of each answer (given by its index), cut to the last `HISTORY` characters."""
     lines = [f"{LABELS[turn.speaker]}: {turn.text}" for turn in turns]
     ends = list(itertools.accumulate((len(line) + 1 for line in lines), initial=0))
     start = 0
-    for i in pairs:
+    for i in answers:
         while ends[i - 1] - ends[start] - 1 > HISTORY and start < i - 3:
             start += 2 if turns[start].speaker == "user" else 1
         yield "\n".join(lines[start : i - 1])
 
 
 def growth(messages: Any, repeated: int = 0) -> int:
-    """About how many letters the rows of a conversation have beyond its own.
+    """About how many characters the rows of a conversation have in addition to its own.
 
-    Each row repeats what was said before, the first message (often the system's), and `repeated` letters of elsewhere.
+    Each row repeats the earlier turns, the first message (often the system's), and `repeated` other characters.
     """
     try:
         listed = _listed(messages)
@@ -139,15 +142,15 @@ def growth(messages: Any, repeated: int = 0) -> int:
         return 0
     if len(listed) < 3:
         return 0
-    return (len(listed) // 2) * (min(letters(listed), HISTORY) + letters(listed[0]) + repeated)
+    return (len(listed) // 2) * (min(characters(listed), HISTORY) + characters(listed[0]) + repeated)
 
 
-def letters(value: Any) -> int:
-    """Letters of all texts in a value."""
+def characters(value: Any) -> int:
+    """Characters of all texts in a value."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict | list):
-        return sum(map(letters, value.values() if isinstance(value, dict) else value))
+        return sum(map(characters, value.values() if isinstance(value, dict) else value))
     return 0
 
 
@@ -167,8 +170,8 @@ def _listed(messages: Any) -> list[Any]:
     if messages and all(isinstance(m, str) for m in messages):
         return [{"role": ("user", "assistant")[i % 2], "content": m} for i, m in enumerate(messages)]
     if messages and all(isinstance(m, dict) and "input" in m and "output" in m for m in messages):
-        said = (("user", m["input"]) if half == 0 else ("assistant", m["output"]) for m in messages for half in (0, 1))
-        return [{"role": role, "content": text} for role, text in said]
+        pairs = ((("user", m["input"]), ("assistant", m["output"])) for m in messages)
+        return [{"role": role, "content": text} for pair in pairs for role, text in pair]
     return messages
 
 
@@ -201,17 +204,11 @@ def _text(content: Any, number: int) -> str:
         if "text" not in kind:
             raise _Unusable("not-text", f"message {number} holds {kind[:40]!r}, and only text can be learnt")
         if not isinstance(text, str):
-            raise _Unusable("not-text", f"the text of message {number} is {_kind(text)}")
+            raise _Unusable("not-text", f"the text of message {number} is {kind_of_value(text)}")
         texts.append(text)
     return "\n".join(texts)
 
 
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    return {dict: "an object", list: "a list", bool: "true/false"}.get(type(value), "a number")
-
-
 def _thread(turns: Sequence[Turn], system: str) -> str:
-    said = json.dumps([["system", system], *([turn.speaker, turn.text] for turn in turns)])
-    return hashlib.sha256(said.encode()).hexdigest()[:16]
+    content = json.dumps([["system", system], *([turn.speaker, turn.text] for turn in turns)])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -8,16 +8,16 @@ from collections.abc import Iterator
 
 from pipeline.config.schema import Source
 from pipeline.dataset.read.compressed import Stream
-from pipeline.dataset.read.form import require
-from pipeline.dataset.read.raw import Raw
+from pipeline.dataset.read.forms import require_columns
+from pipeline.dataset.read.row import RawRow
 from pipeline.run.errors import UserError
 
 DELIMITERS = "\t,;|"
-LONGEST_CELL = 1 << 27  # signs, 4 bytes each in the reader: an upper bound where a quote is never closed
+LONGEST_CELL = 1 << 27  # characters, 4 bytes each in the reader: a bound for a quote that is never closed
 
 
 def delimiter_of(head: bytes) -> str:
-    """What stands between the cells of a table that begins with these bytes; empty when it is no table."""
+    """The delimiter of a table that begins with these bytes; empty if it is not a table."""
     text = head.decode("utf-8", "surrogateescape")
     if text.lstrip()[:1] in ("<", ""):  # a web page
         return ""
@@ -33,40 +33,53 @@ def _header(text: str, delimiter: str) -> list[str]:
         return []
 
 
-def rows(stream: Stream, name: str, line: int, source: Source) -> Iterator[Raw]:
-    """Each row as an object of texts, with the line in which it begins; the stream begins with the file's line `line`.
+def records(
+    stream: Stream, name: str, line: int, delimiter: str, strict: bool = True, longest: int = LONGEST_CELL
+) -> Iterator[tuple[str, list[str], str]]:
+    """Place, cells and error of each record, blank lines too. The stream begins with the file's line `line`.
 
-    A row with more or fewer cells than the header, or with a stray quote, is rejected alone.
+    Args:
+        strict: a stray quotation mark is an error of its record; otherwise it is a part of the text.
+        longest: characters in a cell at most.
 
     Raises:
-        UserError: the columns that are needed are not there, two have one name, or a quote is never closed.
+        UserError: a quotation mark is never closed.
     """
-    csv.field_size_limit(LONGEST_CELL)
-    delimiter = delimiter_of(stream.peek(1))
+    csv.field_size_limit(longest)
     text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
-    header = [cell.strip() for cell in next(reader)]
-    where = f"{name}:{line}"
-    for i, cell in enumerate(header):
-        if cell and cell in header[:i]:
-            raise UserError(f"two columns are called {cell[:40]!r}", where, "give each column a name of its own")
-    require([cell for cell in header if cell], source, where)
+    reader = csv.reader(text, delimiter=delimiter, strict=strict)
     while True:
         place = f"{name}:{line + reader.line_num}"
         try:
-            cells = next(reader)
+            yield place, next(reader), ""
         except StopIteration:
             return
         except csv.Error as error:
             if "end of data" in str(error) or "field limit" in str(error):
-                said = "a quotation mark that is opened in this row is never closed"
-                raise UserError(said, place, "close it, or write it twice where it belongs to the text") from None
-            yield Raw(
-                None, place, f"not valid CSV: {error}; inside quotes a quotation mark is written twice", "not-csv"
-            )
-            continue
-        if len(cells) == len(header):
-            yield Raw({key: cell for key, cell in zip(header, cells, strict=True) if key}, place)
+                what = "a quotation mark that is opened in this row is never closed"
+                raise UserError(what, place, "close it, or write it twice where it belongs to the text") from None
+            yield place, [], f"not valid CSV: {error}; inside quotes a quotation mark is written twice"
+
+
+def rows(stream: Stream, name: str, line: int, source: Source) -> Iterator[RawRow]:
+    """Each row as an object of texts, with the line in which it begins.
+
+    A row with more or fewer cells than the header, or with a stray quotation mark, is rejected alone.
+
+    Raises:
+        UserError: a required column is missing, two have one name, or a quotation mark is never closed.
+    """
+    table = records(stream, name, line, delimiter_of(stream.peek(1)))
+    where, cells, _ = next(table)
+    header = [cell.strip() for cell in cells]
+    for i, cell in enumerate(header):
+        if cell and cell in header[:i]:
+            raise UserError(f"two columns are called {cell[:40]!r}", where, "give each column a name of its own")
+    require_columns([cell for cell in header if cell], source, where)
+    for place, cells, error in table:
+        if error:
+            yield RawRow(None, place, error, "not-csv")
+        elif len(cells) == len(header):
+            yield RawRow({key: cell for key, cell in zip(header, cells, strict=True) if key}, place)
         elif cells:
-            reason = f"{len(cells)} cells where the header has {len(header)}"
-            yield Raw(cells, place, reason, "ragged")
+            yield RawRow(cells, place, f"{len(cells)} cells where the header has {len(header)}", "ragged")

@@ -1,8 +1,8 @@
 """Hub data sets and data folders, through the library `datasets`.
 
-The files of a folder are found by `datasets`, which knows how splits are named, and then read here, so that a bad row
-costs only itself and has a line; `datasets` reads only what is no JSON, CSV, Parquet or Arrow. Hub data sets are
-downloaded once and then read from the disk, mapped into memory: streaming would fetch them again for each build.
+`datasets` finds the files of a folder, since it knows the names of splits; they are then read here, so that a bad row
+is rejected alone and has a line. It reads only files other than JSON, CSV, Parquet and Arrow. Hub data sets are
+downloaded once and then memory-mapped: streaming would fetch them again for each build.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.config.schema import Source
 from pipeline.dataset.read.columnar import BATCH, from_batches
-from pipeline.dataset.read.raw import Raw
+from pipeline.dataset.read.row import RawRow
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.nearest import closest
 from pipeline.run.progress import say
@@ -27,7 +27,7 @@ ENDINGS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".zst
 
 
 def split_files(source: Source) -> list[Path] | None:
-    """The files of the folder that belong to the split, or None when `datasets` must read the folder.
+    """The files of the folder that belong to the split, or None if `datasets` must read the folder.
 
     Raises:
         UserError: the folder holds no data, or not this split.
@@ -38,27 +38,27 @@ def split_files(source: Source) -> list[Path] | None:
     import datasets
 
     fix = "the folder must hold data files that `datasets.load_dataset` reads"
-    # Nothing is cached by this, but the builder wants a place for its lock.
-    with _message(source, fix), tempfile.TemporaryDirectory() as cache:
+    # Nothing is cached by this, but the builder needs a folder for its lock.
+    with _load_errors(source, fix), tempfile.TemporaryDirectory() as cache:
         builder = datasets.load_dataset_builder(source.path, name=source.subset or None, cache_dir=cache)
-    found = builder.config.data_files or {}
+    files = builder.config.data_files or {}
     if builder.__class__.__module__.rsplit(".", 1)[-1] not in OURS:
         return None
-    _check_split(source, found)
+    _check_split(source, files)
     if builder.config.name == "default":  # otherwise the folder's README says what belongs to what
-        taken = {Path(str(file)).resolve() for files in found.values() for file in files}
-        data = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in ENDINGS and p.resolve() not in taken]
-        if left := [str(p) for p in data if not p.name.startswith(".")]:
-            more = f" and {len(left) - 5} more" if len(left) > 5 else ""
-            say(f"data: {folder}: in none of its splits, so not read: {', '.join(left[:5])}{more}")
-    return sorted(Path(str(file)) for file in found[source.split])
+        in_splits = {Path(str(file)).resolve() for split in files.values() for file in split}
+        data = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in ENDINGS and p.resolve() not in in_splits]
+        if others := [str(p) for p in data if not p.name.startswith(".")]:
+            more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+            say(f"data: {folder}: in none of its splits, so not read: {', '.join(others[:5])}{more}")
+    return sorted(Path(str(file)) for file in files[source.split])
 
 
-def loaded(source: Source, kind: str) -> Iterator[Raw]:
-    """Rows of a hub data set, of a folder written by `save_to_disk`, or of one whose files only `datasets` reads.
+def loaded(source: Source, kind: str) -> Iterator[RawRow]:
+    """Rows of a hub data set, of a folder written by `save_to_disk`, or of one whose files only `datasets` can read.
 
     Raises:
-        UserError: it cannot be had, or has no such split.
+        UserError: it cannot be loaded, or has no such split.
     """
     import datasets
 
@@ -66,7 +66,7 @@ def loaded(source: Source, kind: str) -> Iterator[Raw]:
     fix = "check the id and the network, or download it and give the file's path"
     if kind == "folder":
         fix = "the folder must hold data files that `datasets.load_dataset` reads"
-    with _message(source, fix):
+    with _load_errors(source, fix):
         if kind == "folder" and _is_saved(Path(source.path)):
             data = datasets.load_from_disk(source.path)
         else:
@@ -87,11 +87,10 @@ def loaded(source: Source, kind: str) -> Iterator[Raw]:
 
 
 def _commit(data: Any) -> str:
-    """Of the repository that the rows came from, by the addresses of its files; empty where those do not tell."""
+    """The commit of the repository, from the addresses of its files; empty if they do not contain it."""
     for address in getattr(data.info, "download_checksums", None) or {}:
-        found = COMMIT.match(str(address))
-        if found:
-            return found[1]
+        if match := COMMIT.match(str(address)):
+            return match[1]
     return ""
 
 
@@ -108,11 +107,11 @@ def _check_split(source: Source, splits: Mapping[Any, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _message(source: Source, fix: str) -> Iterator[None]:
+def _load_errors(source: Source, fix: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # the library raises some twenty kinds; all of them mean that it cannot be had
-        said = one_line(error)
-        if "Config name is missing" in said or "BuilderConfig" in said:
+    except Exception as error:  # the library raises some twenty kinds; all mean that it cannot be loaded
+        message = one_line(error)
+        if "Config name is missing" in message or "BuilderConfig" in message:
             fix = "name one of them: subset: ..."
-        raise UserError(f"cannot load the data set {source.path!r}: {said}", "data.sources", fix) from None
+        raise UserError(f"cannot load the data set {source.path!r}: {message}", "data.sources", fix) from None

@@ -1,11 +1,10 @@
 """Preference data: of two answers only the preferred one is learnt, and an answer marked as bad is not.
 
-- A preferred answer beside one that lost (DPO: `chosen`, `rejected`): the preferred one is the output, the other is
-  never read.
-- One answer with a mark (KTO: `label: false`): the row is refused as `undesired`.
+- A preferred and a rejected answer (DPO: `chosen`, `rejected`): the preferred one is the output, the other is not read.
+- One answer with a label (KTO: `label: false`): the row is rejected as `undesired`.
 
 Question and answer may each be text, messages (TRL's conversational form), or one text with `Human:` and `Assistant:`
-turns, as hh-rlhf writes it. Reasoning in a column of its own is not learnt either; that is said, not done in silence.
+turns, as in hh-rlhf. Reasoning in a column of its own is not learnt either; a note says so.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ SPOKEN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 
 
 def undesired(row: Mapping[str, Any], used: Collection[str], output: Any) -> str:
-    """The field by which a row says that its answer is a bad one; empty where none does.
+    """The field that marks the answer of a row as a bad one; empty if none does.
 
     Args:
-        used: fields that are texts or the task of the row; they are no marks.
-        output: the answer. Beside `no` or `false` a label may say the class, not the worth.
+        used: fields that are texts or the task of the row; they are not marks.
+        output: the answer. If it is `yes` or `false`, a label is its class and not a mark.
 
     A number is a mark in a field that is named after marks; under `label` it may be a class (`notes` says so).
     """
@@ -49,33 +48,33 @@ def undesired(row: Mapping[str, Any], used: Collection[str], output: Any) -> str
 
 
 def notes(row: Mapping[str, Any], used: Collection[str]) -> Iterator[str]:
-    """What is to be said of answers and reasoning that a row holds and nobody learns."""
-    there = {name: name.strip().lower() for name, value in row.items() if value is not None and name not in used}
-    for name, low in there.items():
+    """Notes on answers and reasoning in a row that are not learnt. used: fields that are."""
+    unused = {name: name.strip().lower() for name, value in row.items() if value is not None and name not in used}
+    for name, low in unused.items():
         if low in LOST and not isinstance(row[name], bool):
-            won = next((repr(n[:40]) for n in used if n.strip().lower() in CHOSEN), "the output")
-            yield f"{name[:40]!r} is never learnt, {won} is (preference data)"
+            preferred = next((repr(n[:40]) for n in used if n.strip().lower() in CHOSEN), "the output")
+            yield f"{name[:40]!r} is never learnt, {preferred} is (preference data)"
         elif low in REASONING:
             yield f"the reasoning in {name[:40]!r} is not learnt; write it into the answer to learn it"
         elif low == "label" and str(row[name]).strip() in NUMBERS:
             yield f"numbers in {name[:40]!r} are not read: where 0 marks a bad answer, write true and false"
 
 
-def talk(question: Any, answer: Any) -> tuple[list[Any], int] | None:
-    """Question and answer as messages, and how many of these are the prompt; None where both are plain texts.
+def to_messages(question: Any, answer: Any) -> tuple[list[Any], int] | None:
+    """Question and answer as messages, and how many of these are the prompt; None if both are plain texts.
 
-    An answer that is a whole conversation and begins with the question holds it once.
+    The answer may be a whole conversation that begins with the question.
     """
-    asked, said = _messages(question), _messages(answer)
-    if asked is None and said is None:
+    prompt, reply = _messages(question), _messages(answer)
+    if prompt is None and reply is None:
         return None
-    if asked is None:
-        asked = [{"role": "user", "content": question}] if question else []
-    if said is None:
-        said = [{"role": "assistant", "content": answer}]
-    elif _begins_with(said, asked):
-        return said, len(asked)
-    return [*asked, *said], len(asked)
+    if prompt is None:
+        prompt = [{"role": "user", "content": question}] if question else []
+    if reply is None:
+        reply = [{"role": "assistant", "content": answer}]
+    elif _begins_with(reply, prompt):
+        return reply, len(prompt)
+    return [*prompt, *reply], len(prompt)
 
 
 def _messages(value: Any) -> list[Any] | None:
@@ -94,22 +93,24 @@ def _is_message(value: Any) -> bool:
 
 
 def _from_text(text: str) -> list[Any] | None:
-    """Messages that a text holds as JSON, or as `Human:` and `Assistant:` turns with a blank line between."""
+    """The messages in a text: JSON, or `Human:` and `Assistant:` turns with a blank line between; None for others."""
     if text.startswith(("[", "{")) and ('"role"' in text or '"from"' in text):
         try:
-            found = json.loads(text)
+            value = json.loads(text)
         except (ValueError, RecursionError):
             return None
-        return None if isinstance(found, str) else _messages(found)
+        return None if isinstance(value, str) else _messages(value)
     if not re.match(r"\s*Human:", text) or "\n\nAssistant:" not in text:
         return None
-    parts = SPOKEN.split(text)
-    roles = ("user" if who == "Human" else "assistant" for who in parts[1::2])
-    turns = [{"role": role, "content": said.strip()} for role, said in zip(roles, parts[2::2], strict=True)]
+    parts = SPOKEN.split(text)  # text before, speaker, text, speaker, text, ...
+    roles = ("user" if speaker == "Human" else "assistant" for speaker in parts[1::2])
+    turns = [{"role": role, "content": text.strip()} for role, text in zip(roles, parts[2::2], strict=True)]
     return turns if turns[-1]["content"] else turns[:-1]  # a prompt ends with "Assistant:"
 
 
-def _begins_with(said: list[Any], asked: list[Any]) -> bool:
-    texts = [message.get("content", message.get("value")) for message in said if isinstance(message, Mapping)]
-    first = [message.get("content", message.get("value")) for message in asked if isinstance(message, Mapping)]
-    return bool(first) and texts[: len(first)] == first
+def _begins_with(reply: list[Any], prompt: list[Any]) -> bool:
+    texts, start = (
+        [message.get("content", message.get("value")) for message in messages if isinstance(message, Mapping)]
+        for messages in (reply, prompt)
+    )
+    return bool(start) and texts[: len(start)] == start

@@ -1,4 +1,4 @@
-"""One raw row becomes an `Example`, or is rejected with a reason."""
+"""A row as it was read (`RawRow`), and its check: it becomes an `Example` or is rejected with a reason."""
 
 from __future__ import annotations
 
@@ -10,15 +10,35 @@ from typing import Any
 
 from pipeline.config.schema import Source
 from pipeline.dataset.example import Example
-from pipeline.dataset.read.raw import Raw
 
 THREAD = re.compile(r"[0-9a-f]{16}")
 SURROGATE = re.compile("[\ud800-\udfff]")
+KINDS = {
+    type(None): "null", bool: "true/false", int: "a number", float: "a number", Decimal: "a number", str: "text",
+    list: "a list", dict: "an object", bytes: "binary data",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RawRow:
+    """A row before it is checked: its value (None if it could not be parsed) and its place (`file:line`).
+
+    A row that cannot be used has an `error` (the reason) and a `rule` (the name under which it is counted).
+    """
+
+    value: Any
+    place: str
+    error: str = ""
+    rule: str = "not-json"
+
+    def rejected(self, rule: str, reason: str, place: str = "") -> RawRow:
+        """The same row with the reason why it cannot be used."""
+        return RawRow(self.value, place or self.place, reason, rule)
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A row that does not go on: the rule that stopped it, why, where it stood, and what it was."""
+    """A rejected row: the rule, the reason, its place, the label of its source, and its value."""
 
     rule: str
     reason: str
@@ -27,20 +47,16 @@ class Rejected:
     row: Any
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "rule": self.rule,
-            "reason": self.reason,
-            "place": self.place,
-            "source": self.source,
-            "row": self.row,
-        }
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
-def check(raw: Raw, source: Source, label: str = "") -> Example | Rejected:
-    """Checks the types of a row in Alpaca form; leaves instruction, input and output byte for byte.
+def check(raw: RawRow, source: Source, label: str = "") -> Example | Rejected:
+    """Checks the types of a row in Alpaca form; instruction, input and output stay byte for byte.
 
-    label: how the source is called in the row, if not by its path.
-    An empty output passes: whether it may stay is a rule of cleaning.
+    An empty output passes: a cleaning rule decides on it.
+
+    Args:
+        label: the name of the source in the row; by default its path.
     """
     row = raw.value
     label = label or source.path
@@ -51,7 +67,7 @@ def check(raw: Raw, source: Source, label: str = "") -> Example | Rejected:
     if raw.error:
         return no(raw.rule, raw.error)
     if not isinstance(row, dict):
-        return no("not-an-object", f"a row is an object, this is {_kind(row)}")
+        return no("not-an-object", f"a row is an object, this is {kind_of_value(row)}")
     for name in ("instruction", "output"):
         if name not in row:
             fields = ", ".join(repr(key[:40]) for key in list(row)[:6]) or "none"
@@ -62,7 +78,7 @@ def check(raw: Raw, source: Source, label: str = "") -> Example | Rejected:
         if value is None and name == "input":
             value = ""
         if not isinstance(value, str):
-            return no(f"{name}-not-text", f"{name} is {_kind(value)}, not text")
+            return no(f"{name}-not-text", f"{name} is {kind_of_value(value)}, not text")
         texts[name] = value
     task, thread = row.get("task"), row.get("thread")
     texts["task"] = task.strip() if isinstance(task, str) else ""
@@ -72,23 +88,13 @@ def check(raw: Raw, source: Source, label: str = "") -> Example | Rejected:
     if not texts["instruction"].strip():
         return no("instruction-empty", "instruction is empty")
     texts["task"] = texts["task"] or source.task
-    if isinstance(thread, str) and THREAD.fullmatch(thread):  # as `conversation.py` makes it
+    if isinstance(thread, str) and THREAD.fullmatch(thread):  # made in conversation.py
         texts["thread"] = thread
     return Example.of(**texts, source=label, exact=source.exact or source.path == "families")
 
 
-def _kind(value: Any) -> str:
-    names = {
-        type(None): "null",
-        bool: "true/false",
-        int: "a number",
-        float: "a number",
-        Decimal: "a number",
-        str: "text",
-        list: "a list",
-        dict: "an object",
-        bytes: "binary data",
-    }
-    if isinstance(value, datetime.date):  # pandas brings classes of its own
+def kind_of_value(value: Any) -> str:
+    """The JSON type of a value in words."""
+    if isinstance(value, datetime.date):  # pandas has subclasses of it
         return "a date"
-    return names.get(type(value), type(value).__name__)
+    return KINDS.get(type(value), type(value).__name__)

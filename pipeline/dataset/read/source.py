@@ -1,8 +1,8 @@
-"""Reads a source into raw rows, each with the place it came from.
+"""Reads a source into raw rows, each with its place.
 
-A file is recognised by its content, not by its name: Parquet and Arrow by their first bytes, `[` opens a JSON array,
-`{` a line of JSONL, and what has a first line of several cells is CSV or TSV; each may be packed (`packed.py`). What is
-wrong with one row stays with that row; only what makes the whole file unreadable stops the run. No file is read whole.
+A file is recognised by its content, not by its name: Parquet and Arrow by their first bytes, a JSON array by `[`, JSONL
+by `{`, and CSV or TSV by a first line of several cells; each may be compressed (`compressed.py`). A bad row is rejected
+alone; only a file that cannot be read at all stops the run. Files are streamed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 from pipeline.config.schema import Source
 from pipeline.dataset.read import columnar, csv_rows, hub, json_rows
 from pipeline.dataset.read.compressed import Bomb, Damaged, Stream, opened
-from pipeline.dataset.read.raw import Raw
-from pipeline.dataset.read.tree import gathered
+from pipeline.dataset.read.row import RawRow
+from pipeline.dataset.read.tree import join_trees
 from pipeline.demo.families import generate
 from pipeline.run.encoding import SAMPLE, likely_encoding
 from pipeline.run.errors import UserError
@@ -32,14 +32,14 @@ BOM = b"\xef\xbb\xbf"
 
 
 def labels(sources: Sequence[Source]) -> list[str]:
-    """A name for each source that no other has: its path, if need be with its subset or a number."""
+    """A unique name for each source: its path, if necessary with its subset or a number."""
     paths = Counter(source.path for source in sources)
-    found: list[str] = []
+    unique: list[str] = []
     for source in sources:
         name = f"{source.path}:{source.subset}" if source.subset and paths[source.path] > 1 else source.path
         names = itertools.chain([name], (f"{name} #{number}" for number in itertools.count(2)))
-        found.append(next(n for n in names if n not in found and (n == source.path or n not in paths)))
-    return found
+        unique.append(next(n for n in names if n not in unique and (n == source.path or n not in paths)))
+    return unique
 
 
 def kind_of(source: Source) -> str:
@@ -57,8 +57,8 @@ def kind_of(source: Source) -> str:
         return "folder"
     if glob.has_magic(source.path) and _matches(source.path):
         return "files"
-    beside = os.path.isdir(path.parent)
-    if HUB_ID.match(source.path) and not DATA_FILE.search(source.path) and not beside:
+    has_parent = os.path.isdir(path.parent)
+    if HUB_ID.match(source.path) and not DATA_FILE.search(source.path) and not has_parent:
         return "hub"
     fix = nearest_file(path, "give a file, a glob, a folder, or a hub id such as tatsu-lab/alpaca", most=3)
     what = "no file matches" if glob.has_magic(source.path) else "no such data file"
@@ -66,7 +66,7 @@ def kind_of(source: Source) -> str:
 
 
 def files_of(source: Source) -> list[Path]:
-    """The files that decide what the source holds, in the order of reading; none for families and hub data sets.
+    """The files of the source, in the order of reading; none for families and hub data sets.
 
     Raises:
         UserError: as `kind_of`.
@@ -84,22 +84,22 @@ def files_of(source: Source) -> list[Path]:
 def _matches(pattern: str) -> list[Path]:
     try:
         return [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if os.path.isfile(name)]
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # not a valid file name
         return []
 
 
-def read(source: Source, seed: int) -> Iterator[Raw]:
-    """The rows of a source in their order, as they stand there; `form.rows` makes instructions of them.
+def read(source: Source, seed: int) -> Iterator[RawRow]:
+    """The rows of a source in their order and unchanged; `alpaca_form.to_alpaca` converts them.
 
     Messages of one tree (`pipeline.dataset.read.tree`) are one row.
 
     Raises:
         UserError: the source as a whole cannot be read.
     """
-    yield from gathered(_read(source, seed))
+    yield from join_trees(_read(source, seed))
 
 
-def _read(source: Source, seed: int) -> Iterator[Raw]:
+def _read(source: Source, seed: int) -> Iterator[RawRow]:
     kind = kind_of(source)
     if kind == "families":
         yield from _families(source, seed)
@@ -112,16 +112,16 @@ def _read(source: Source, seed: int) -> Iterator[Raw]:
         yield from _file(path, source)
 
 
-def _families(source: Source, seed: int) -> Iterator[Raw]:
+def _families(source: Source, seed: int) -> Iterator[RawRow]:
     try:
         rows = generate(source.rows or 0, seed)
     except ValueError as error:
         raise UserError(str(error), "data.sources: families", "ask for fewer rows") from None
     for i, row in enumerate(rows):
-        yield Raw(row, f"families:{i + 1}")
+        yield RawRow(row, f"families:{i + 1}")
 
 
-def _file(path: Path, source: Source) -> Iterator[Raw]:
+def _file(path: Path, source: Source) -> Iterator[RawRow]:
     number = 0
     try:
         with opened(path) as stream:
@@ -138,17 +138,17 @@ def _file(path: Path, source: Source) -> Iterator[Raw]:
         raise UserError(f"cannot be read: {error.strerror or error}", str(path), "check the file's rights") from None
 
 
-def _rows(stream: Stream, path: Path, source: Source) -> Iterator[Raw]:
+def _rows(stream: Stream, path: Path, source: Source) -> Iterator[RawRow]:
     head = stream.peek(64)
     if columnar.is_columnar(head):
         return columnar.rows(stream, path, source)
-    coding, place = _other_coding(head), str(path)
-    if not coding:
-        coding, first = _eight_bit_coding(head)
+    encoding, place = _unicode_encoding(head), str(path)
+    if not encoding:
+        encoding, first = _eight_bit_encoding(head)
         place = f"{path}:{first}"
-    if coding:
-        fix = f"iconv -f {coding} -t UTF-8 {path} > new{path.suffix}"
-        raise UserError(f"the file is {coding}, not UTF-8", place, fix)
+    if encoding:
+        fix = f"iconv -f {encoding} -t UTF-8 {path} > new{path.suffix}"
+        raise UserError(f"the file is {encoding}, not UTF-8", place, fix)
     if head.startswith(BOM):
         stream.read(len(BOM))
     line = _to_first_line(stream)
@@ -170,19 +170,19 @@ def _rows(stream: Stream, path: Path, source: Source) -> Iterator[Raw]:
 
 
 def _to_first_line(stream: Stream) -> int:
-    """Moves to the first line that is not blank and gives its number."""
+    """Moves to the first line that is not blank and returns its number."""
     line = 1
     while head := stream.peek(1):
         blank = len(head) - len(head.lstrip(b" \t\r\n"))
-        gone = blank if blank == len(head) else head.rfind(b"\n", 0, blank) + 1
-        line += stream.read(gone).count(b"\n")
+        skipped = blank if blank == len(head) else head.rfind(b"\n", 0, blank) + 1
+        line += stream.read(skipped).count(b"\n")
         if blank < len(head):
             break
     return line
 
 
-def _other_coding(head: bytes) -> str:
-    """Name of a Unicode coding that is not UTF-8: told by its mark, or by the zero beside the first ASCII sign."""
+def _unicode_encoding(head: bytes) -> str:
+    """Name of a Unicode encoding other than UTF-8, by its byte order mark or the zero next to the first character."""
     if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         return "UTF-32"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -193,20 +193,22 @@ def _other_coding(head: bytes) -> str:
     return ""
 
 
-def _eight_bit_coding(head: bytes) -> tuple[str, int]:
-    """Name of an encoding such as CP949, where most lines of the file's beginning are not UTF-8 but that, and the first
-    of them; an empty name where single lines are not UTF-8, which cost only their rows."""
+def _eight_bit_encoding(head: bytes) -> tuple[str, int]:
+    """Name of an encoding such as CP949 if most lines of the file's beginning are in it, and the first such line.
+
+    Empty if only single lines are not UTF-8: these rows are rejected alone.
+    """
     lines = head[:SAMPLE].split(b"\n")
     wrong = [number for number, line in enumerate(lines, 1) if not _is_utf_8(line)]
     if len(wrong) * 2 <= sum(bool(line.strip()) for line in lines):
         return "", 0
-    coding = likely_encoding(b"\n".join(lines[number - 1] for number in wrong))
-    return coding if coding != "WINDOWS-1252" or len(wrong) > 2 else "", wrong[0]
+    encoding = likely_encoding(b"\n".join(lines[number - 1] for number in wrong))
+    return encoding if encoding != "WINDOWS-1252" or len(wrong) > 2 else "", wrong[0]
 
 
 def _is_utf_8(line: bytes) -> bool:
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(line)  # its end may be cut off
+        codecs.getincrementaldecoder("utf-8")().decode(line)  # its end may be missing
     except UnicodeDecodeError:
         return False
     return True

@@ -1,9 +1,9 @@
 """Trees of messages, as OpenAssistant publishes them: questions with several ranked answers each.
 
-A tree becomes one conversation: from the root on, the reply with the best rank, then the best reply to that. Deleted
-messages and those that the reviewers refused are passed over, and a last question without an answer is left off.
-Files hold whole trees (`prompt` with `replies`) or a message a row (`message_id`, `parent_id`); of the latter,
-messages of one tree must follow each other, as they do in the published files.
+A tree becomes one conversation: from the root, always the reply with the best rank. Deleted messages and those that
+the reviewers rejected are skipped, and so is a last question without an answer. Files hold whole trees (`prompt` with
+`replies`) or one message in each row (`message_id`, `parent_id`); in the latter the messages of a tree must be
+consecutive, as in the published files.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import itertools
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
-from pipeline.dataset.read.raw import Raw
+from pipeline.dataset.read.row import RawRow
 
-MESSAGE = frozenset(("message_id", "parent_id", "role", "text"))  # the fields of a message in a row of its own
+MESSAGE = frozenset(("message_id", "parent_id", "role", "text"))  # fields of a row that is one message
 TREE = frozenset(("message_tree_id", "prompt"))
-DEEPEST = 200  # messages in a conversation
+MAX_MESSAGES = 200  # in a conversation
 
 
 def is_message(names: Collection[str]) -> bool:
     return set(names) >= MESSAGE
 
 
-def gathered(raws: Iterable[Raw]) -> Iterator[Raw]:
-    """The rows, with messages of one tree that follow each other put together as a tree; others stay as they are."""
+def join_trees(raws: Iterable[RawRow]) -> Iterator[RawRow]:
+    """The rows, with consecutive messages of one tree joined to one row; other rows stay as they are."""
     for _, group in itertools.groupby(enumerate(raws), _tree_of):
         rows = [raw for _, raw in group]
         value = rows[0].value
@@ -37,28 +37,28 @@ def gathered(raws: Iterable[Raw]) -> Iterator[Raw]:
             parent = nodes.get(node["parent_id"])
             (roots if parent is None or parent is node else parent["replies"]).append(node)
         for root in roots:
-            yield Raw({"message_tree_id": root.get("message_tree_id"), "prompt": root}, rows[0].place)
+            yield RawRow({"message_tree_id": root.get("message_tree_id"), "prompt": root}, rows[0].place)
 
 
-def _tree_of(numbered: tuple[int, Raw]) -> Any:
+def _tree_of(numbered: tuple[int, RawRow]) -> Any:
     number, raw = numbered
     if raw.error or not isinstance(raw.value, dict) or not is_message(raw.value):
         return number
     return str(raw.value.get("message_tree_id") or f"row {number}")
 
 
-def conversation(root: Any) -> list[dict[str, Any]]:
+def best_path(root: Any) -> list[dict[str, Any]]:
     """The messages of a tree along its best-ranked replies."""
-    found: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
     node = root
-    while isinstance(node, dict) and len(found) < DEEPEST:
-        found.append({"role": node.get("role"), "content": node.get("text")})
+    while isinstance(node, dict) and len(messages) < MAX_MESSAGES:
+        messages.append({"role": node.get("role"), "content": node.get("text")})
         replies = node.get("replies")
         usable = [r for r in replies if _usable(r)] if isinstance(replies, list) else []
         node = min(usable, key=_rank, default=None)
-    if len(found) > 1 and found[-1]["role"] == "prompter":
-        found.pop()
-    return found
+    if len(messages) > 1 and messages[-1]["role"] == "prompter":
+        messages.pop()
+    return messages
 
 
 def _usable(node: Any) -> bool:

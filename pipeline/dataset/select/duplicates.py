@@ -1,15 +1,19 @@
-"""Near-duplicates: MinHash signatures of shingles, cut into bands (LSH), candidates checked by their true Jaccard.
+"""Near-duplicates: MinHash signatures of shingles, banding (LSH), candidates verified by exact Jaccard similarity.
 
-Broder 1997 (MinHash); Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, ch. 3 (banding). A shingle is a run of
-`data.duplicates.shingle` units (see shingle.py) of the whole row. Bands are chosen so that two rows exactly at the
-threshold are found with a probability of at least 99.8 %; every candidate's Jaccard is then computed, so nothing below
-it is called alike.
+    row -> units -> shingles (n-grams)    set of S uint32
+        -> 128 minima of hashes           [128]   r of them form a band
+        -> bands                          [128 / r] uint64; an equal number in one column makes two rows candidates
+        -> estimate from the minima, then exact Jaccard of the shingles: at least the threshold -> dropped
 
-Where one block of the prompt makes up most of two rows, what stands beside it must share half of its words too: a
-passage with ten questions is ten rows, and so are ten inputs under one long instruction or system message.
+Broder 1997 (MinHash); Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, ch. 3 (banding). A shingle is an n-gram
+of `data.duplicates.shingle` units (text_units.py) of the whole row. r is chosen so that two rows exactly at the
+threshold become candidates with a probability of at least 99.8 %; no row below the threshold is dropped.
 
-The first row of its kind is kept. A row is compared with kept rows alone, so what it is too close to is in the data.
-That pass goes from first row to last on one process; signatures, the costly part, are made wherever rows are read.
+If one block of the prompt makes up most of two rows, the rest must also share half of its words: a passage with ten
+questions is ten rows, and so are ten inputs under one long instruction or system message.
+
+The first of similar rows is kept, and rows are compared with kept rows only. This pass runs in the order of the rows in
+one process; signatures, the expensive part, are computed by the processes that read.
 """
 
 from __future__ import annotations
@@ -22,14 +26,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.dataset.select.rouge_tokens import ranges
-from pipeline.dataset.select.shingle import Hashes, mix, mostly_letters, runs
+from pipeline.dataset.select.ragged import ranges
+from pipeline.dataset.select.text_units import Hashes, mix, mostly_letters, ngrams
 
-LETTERS = 3  # least letters in a shingle of scripts whose unit is one letter: sets of letters say nothing
+LETTERS = 3  # smallest shingle in scripts whose unit is one letter: sets of single letters are too similar
 HASHES = 128  # minima in a signature
-FOUND = 0.998  # least probability that a pair at the threshold becomes a candidate
-OWN = 0.5  # least Jaccard of the words beside the longest block
-SURE = 4.0  # standard deviations by which the estimate from 128 minima may fall short of the threshold
+RECALL = 0.998  # least probability that a pair at the threshold becomes a candidate
+OWN = 0.5  # least Jaccard of the words outside of the longest block
+SLACK = 4.0  # standard deviations by which the estimate from 128 minima may be below the threshold
 
 _random = np.random.Generator(np.random.PCG64(20230313))
 _TIMES = _random.integers(0, 2**64, HASHES, dtype=np.uint64) | np.uint64(1)
@@ -38,7 +42,7 @@ _PLUS = _random.integers(0, 2**64, HASHES, dtype=np.uint64)
 
 @dataclass(frozen=True)
 class Sets:
-    """Sets of 32-bit hashes, each sorted, one after the other. ends: where each stops, shape (rows,)."""
+    """Sorted sets of 32-bit hashes in one flat array. ends: of each set, shape (rows,)."""
 
     flat: NDArray[np.uint32]
     ends: NDArray[np.int64]
@@ -54,17 +58,17 @@ class Sets:
         return cls(np.concatenate([np.zeros(0, np.uint32), *sets]), ends)
 
     @classmethod
-    def joined(cls, parts: Sequence[Sets]) -> Sets:
-        shift = np.cumsum([0, *(len(p.flat) for p in parts)])
-        ends = [p.ends + shift[i] for i, p in enumerate(parts)]
-        return cls(np.concatenate([p.flat for p in parts]), np.concatenate(ends))
+    def joined(cls, chunks: Sequence[Sets]) -> Sets:
+        shift = np.cumsum([0, *(len(c.flat) for c in chunks)])
+        ends = [c.ends + shift[i] for i, c in enumerate(chunks)]
+        return cls(np.concatenate([c.flat for c in chunks]), np.concatenate(ends))
 
 
 @dataclass(frozen=True)
 class Signatures:
-    """What is compared of some rows.
+    """What is compared of rows.
 
-    shingles: of the whole row. own: units beside the block that makes up most of the row, empty where none does.
+    shingles: of the whole row. own: units outside of the block that makes up most of the row, empty if no block does.
     minima: the low byte of each minimum, shape (rows, HASHES). bands: shape (rows, bands); rows with an equal number in
     one column are candidates.
     """
@@ -75,32 +79,31 @@ class Signatures:
     bands: Hashes
 
     @classmethod
-    def joined(cls, parts: Sequence[Signatures]) -> Signatures:
-        """Several in a row as one."""
+    def joined(cls, chunks: Sequence[Signatures]) -> Signatures:
         return cls(
-            Sets.joined([p.shingles for p in parts]),
-            Sets.joined([p.own for p in parts]),
-            np.concatenate([p.minima for p in parts]),
-            np.concatenate([p.bands for p in parts]),
+            Sets.joined([c.shingles for c in chunks]),
+            Sets.joined([c.own for c in chunks]),
+            np.concatenate([c.minima for c in chunks]),
+            np.concatenate([c.bands for c in chunks]),
         )
 
 
 def rows_per_band(threshold: float) -> int:
-    """The longest band with which a pair at the threshold is still found: 1 - (1 - t^r)^(128/r) >= FOUND."""
-    found = [r for r in range(1, HASHES + 1) if 1 - (1 - threshold**r) ** (HASHES // r) >= FOUND]
-    return max(found, default=1)
+    """The longest band with enough recall at the threshold: 1 - (1 - t^r)^(128/r) >= RECALL."""
+    lengths = [r for r in range(1, HASHES + 1) if 1 - (1 - threshold**r) ** (HASHES // r) >= RECALL]
+    return max(lengths, default=1)
 
 
-def shingles(found: Sequence[str], hashed: Hashes, length: int) -> Hashes:
+def shingles(units: Sequence[str], hashed: Hashes, length: int) -> Hashes:
     """Shingles of a text, given as units and their hashes."""
-    if length < LETTERS and mostly_letters(found):
+    if length < LETTERS and mostly_letters(units):
         length = LETTERS
-    return runs(hashed, length)
+    return ngrams(hashed, length)
 
 
 def signatures(texts: Sequence[Hashes], own: Sequence[Hashes], threshold: float) -> Signatures:
-    """Of rows given as shingles of the whole row, and as hashes of the units in `Signatures.own`."""
-    # A row without any unit gets one shingle of its own kind, so that every row has a minimum.
+    """Signatures of rows. texts: their shingles. own: hashes of the units in `Signatures.own`."""
+    # A row without units gets one special shingle, so that every row has a minimum.
     shingles = Sets.of([t if len(t) else np.zeros(1, np.uint64) for t in texts])
     starts = np.concatenate([[0], shingles.ends[:-1]]).astype(np.int64)
     spread = mix(shingles.flat.astype(np.uint64) + np.uint64(1))
@@ -113,7 +116,7 @@ def signatures(texts: Sequence[Hashes], own: Sequence[Hashes], threshold: float)
 
 
 def _bands(minima: NDArray[np.uint32], length: int) -> Hashes:
-    """One number for each run of `length` minima, with the band's number mixed in."""
+    """One number for each band of `length` minima, combined with the number of the band."""
     count = HASHES // length
     keys = np.tile(np.arange(1, count + 1, dtype=np.uint64), (len(minima), 1))
     for i in range(length):
@@ -124,36 +127,34 @@ def _bands(minima: NDArray[np.uint32], length: int) -> Hashes:
 def near(
     rows: Signatures, threshold: float, consider: NDArray[np.bool_], threads: NDArray[np.uint64]
 ) -> Iterator[tuple[int, int, float]]:
-    """(row, kept row, Jaccard) for every row that is at least `threshold` alike to an earlier row that is kept.
+    """(row, kept row, Jaccard) for every row with a Jaccard of at least `threshold` to an earlier row that is kept.
 
     Args:
-        consider: which rows take part, shape (rows,); the others are gone already.
-        threads: conversation of each row, 0 = none; turns of one conversation repeat it and are not compared.
+        consider: which rows are compared, shape (rows,); the others were dropped before.
+        threads: conversation of each row, 0 = none; rows of one conversation repeat it and are not compared.
     """
     shared = _shared(rows.bands, consider)
     table: defaultdict[int, array[int]] = defaultdict(lambda: array("i"))
-    slack = SURE * (threshold * (1 - threshold) / HASHES) ** 0.5
-    met = np.zeros(len(consider), np.bool_)  # marks are a third of the time of sorting where a band holds thousands
+    slack = SLACK * (threshold * (1 - threshold) / HASHES) ** 0.5
+    mask = np.zeros(len(consider), np.bool_)  # three times as fast as sorting if a band holds thousands of rows
     for i in np.flatnonzero(shared.any(axis=1)).tolist():
         keys = rows.bands[i][shared[i]].tolist()
-        seen = [table[key] for key in keys if key in table]
-        if seen:
-            for s in seen:
-                met[np.frombuffer(s, np.int32)] = True
-            others = np.flatnonzero(met)
-            met[others] = False
+        if matches := [table[key] for key in keys if key in table]:
+            for match in matches:
+                mask[np.frombuffer(match, np.int32)] = True
+            others = np.flatnonzero(mask)
+            mask[others] = False
             if threads[i]:
                 others = others[threads[others] != threads[i]]
-            found = _most_alike(rows, i, others, threshold, slack)
-            if found:
-                yield i, *found
+            if best := _most_similar(rows, i, others, threshold, slack):
+                yield i, *best
                 continue
         for key in keys:
             table[key].append(i)
 
 
 def _shared(bands: Hashes, consider: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which band numbers stand in more than one row: only those can make a candidate. Shape of `bands`."""
+    """Which band numbers occur in more than one row: only those can make candidates. Shape of `bands`."""
     shared = np.zeros(bands.shape, np.bool_)
     where = np.flatnonzero(consider)
     for column in range(bands.shape[1]):
@@ -167,7 +168,7 @@ def _shared(bands: Hashes, consider: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return shared
 
 
-def _most_alike(
+def _most_similar(
     rows: Signatures, i: int, others: NDArray[np.int64], threshold: float, slack: float
 ) -> tuple[int, float] | None:
     """The row among `others` with the greatest Jaccard of at least `threshold`; the first of equals."""
@@ -180,9 +181,9 @@ def _most_alike(
         others = others[(sizes == 0) | (own >= OWN)]
         if not len(others):
             return None
-    alike, _ = _jaccard(rows.shingles, i, others)
-    best = int(np.argmax(alike))
-    return (int(others[best]), float(alike[best])) if alike[best] >= threshold else None
+    jaccard, _ = _jaccard(rows.shingles, i, others)
+    best = int(np.argmax(jaccard))
+    return (int(others[best]), float(jaccard[best])) if jaccard[best] >= threshold else None
 
 
 def _jaccard(sets: Sets, i: int, others: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -1,4 +1,4 @@
-"""How much of each source and task is learnt: limits, weights, rehearsal, all by the lottery of content hashes."""
+"""How many rows of each source and task are trained on: limits, weights, rehearsal. Rows are chosen by hash."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.run.errors import UserError
 
 
 class Candidate(NamedTuple):
-    """A row that may be learnt: where it stands among all rows, its id, source number and task."""
+    """A row that may be trained on: its number, id, source number and task."""
 
     at: int
     id: int
@@ -25,7 +25,7 @@ class Candidate(NamedTuple):
 
 @dataclass
 class Mix:
-    """left_out: (rule, reason) by position. shares: a line for each source."""
+    """left_out: (rule, reason) by row. shares: an entry for each source."""
 
     left_out: dict[int, tuple[str, str]] = field(default_factory=dict)
     shares: list[dict[str, float | int | str]] = field(default_factory=list)
@@ -38,7 +38,7 @@ def limited(rows: Sequence[Candidate], sources: Sequence[Source], seed: int) -> 
         if source.limit:
             mine = [r for r in rows if r.source == number]
             reason = ("limit", f"over the source's limit of {source.limit:,} rows")
-            over |= dict.fromkeys(_losers(mine, source.limit, seed), reason)
+            over |= dict.fromkeys(_left_out(mine, source.limit, seed), reason)
     return over
 
 
@@ -52,8 +52,8 @@ def mix(rows: Sequence[Candidate], data: Data) -> Mix:
     Raises:
         UserError: the rehearsal sources have too few rows, or a weighted source has none.
     """
-    found = Mix()
-    rows = _limit_tasks(rows, data, found)
+    result = Mix()
+    rows = _limit_tasks(rows, data, result)
     available = _by_source(rows)
     wanted = {n: len(available[n]) for n in range(len(data.sources))}
     weighted = {n: s.weight for n, s in enumerate(data.sources) if s.weight is not None and not s.rehearsal}
@@ -71,29 +71,29 @@ def mix(rows: Sequence[Candidate], data: Data) -> Mix:
     for n, source in enumerate(data.sources):
         why = "rehearsal" if source.rehearsal else "weight"
         reason = (why, f"left out so that {source.path} has its {'share' if why == 'rehearsal' else 'weight'}")
-        found.left_out |= dict.fromkeys(_losers(available[n], wanted[n], data.seed), reason)
+        result.left_out |= dict.fromkeys(_left_out(available[n], wanted[n], data.seed), reason)
     total = sum(wanted[n] * s.repeat for n, s in enumerate(data.sources)) or 1
-    found.shares = [
+    result.shares = [
         {
             "source": s.path, "available": len(available[n]), "taken": wanted[n], "repeat": s.repeat,
             "share": round(wanted[n] * s.repeat / total, 6),
         }
         for n, s in enumerate(data.sources)
     ]  # fmt: skip
-    return found
+    return result
 
 
-def _limit_tasks(rows: Sequence[Candidate], data: Data, found: Mix) -> Sequence[Candidate]:
+def _limit_tasks(rows: Sequence[Candidate], data: Data, result: Mix) -> Sequence[Candidate]:
     if data.task_limit is None:
         return rows
     by_task: defaultdict[str, list[Candidate]] = defaultdict(list)
     for r in rows:
         by_task[r.task].append(r)
     for task, mine in by_task.items():
-        if task:  # rows without a task are no task
+        if task:  # the limit does not apply to rows without a task
             reason = ("task-limit", f"over data.task_limit of {data.task_limit:,} rows for {task}")
-            found.left_out |= dict.fromkeys(_losers(mine, data.task_limit, data.seed), reason)
-    return [r for r in rows if r.at not in found.left_out]
+            result.left_out |= dict.fromkeys(_left_out(mine, data.task_limit, data.seed), reason)
+    return [r for r in rows if r.at not in result.left_out]
 
 
 def _rehearse(wanted: dict[int, int], data: Data) -> None:
@@ -108,25 +108,25 @@ def _rehearse(wanted: dict[int, int], data: Data) -> None:
             f"rehearsal = {data.rehearsal:g} needs {need:,} rows, the sources marked rehearsal have {have:,}",
             "data.rehearsal", f"add rows, set repeat on them, or lower it to {math.floor(most * 1e4) / 1e4:g}",
         )  # fmt: skip
-    for n in sources:  # each gives its share of what is still needed, so that rounding never runs below nothing
+    for n in sources:  # each its share of what is still needed, so that rounding never goes below zero
         repeat = data.sources[n].repeat
         here = wanted[n] * repeat
-        part = round(need * here / have) if have else 0
-        need, have = need - part, have - here
-        wanted[n] = min(wanted[n], round(part / repeat))
+        rows = round(need * here / have) if have else 0
+        need, have = need - rows, have - here
+        wanted[n] = min(wanted[n], round(rows / repeat))
 
 
 def _by_source(rows: Iterable[Candidate]) -> defaultdict[int, list[Candidate]]:
-    found: defaultdict[int, list[Candidate]] = defaultdict(list)
+    by_source: defaultdict[int, list[Candidate]] = defaultdict(list)
     for r in rows:
-        found[r.source].append(r)
-    return found
+        by_source[r.source].append(r)
+    return by_source
 
 
-def _losers(rows: Sequence[Candidate], most: int, seed: int) -> list[int]:
-    """Positions of the rows that the lottery leaves out when only `most` may stay."""
+def _left_out(rows: Sequence[Candidate], most: int, seed: int) -> list[int]:
+    """Numbers of the rows that are left out if at most `most` may stay."""
     if len(rows) <= most:
         return []
-    # Not the lottery of the split: those that stay would be the very rows that the split takes out to be measured.
+    # Not the hash of the split: the rows that stay would be the ones that the split chooses for val.
     order = sorted(rows, key=lambda r: (rank(f"stay:{r.id:016x}", seed), r.at))
     return [r.at for r in order[most:]]

@@ -1,7 +1,7 @@
-"""What ROUGE-L works on: texts as tokens, the token lists of many rows as arrays, and its F.
+"""Data of ROUGE-L: texts as tokens, the token lists of many rows as arrays, and F.
 
-`tokens` is rouge_score's default tokenizer for English. It keeps nothing but a-z and 0-9, so that every Korean text
-would be an empty list; other languages are read by a wider rule, which gives the same for ASCII text.
+`tokens` is rouge_score's default tokenizer for English. It keeps only a-z and 0-9, so that every Korean text would be
+an empty list; other languages have a wider rule, which gives the same result for ASCII text.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from pipeline.dataset.select.ragged import Array, starts_of, take_rows
 
 WORD = re.compile(r"[a-z0-9]+")
 # Scripts without spaces between words, or whose words carry particles: a token for each character.
@@ -27,16 +26,15 @@ CHARACTER = HANGUL + KANA + HAN
 WORD_OR_CHARACTER = re.compile(rf"[a-z0-9]+|[{CHARACTER}]|[^\W_a-z0-9{CHARACTER}]+")
 
 SURROGATES = range(0xD800, 0xE000)
-CODES = 0x110000  # a string has no characters beyond
+CODES = 0x110000  # number of code points that a string can hold
 
 
 def tokens(text: str, language: str) -> list[str]:
-    """The units that ROUGE-L counts.
+    """The tokens that ROUGE-L counts.
 
-    For `en`: rouge_score's default tokenizer without stemming, letter by letter the same, so that what it drops
-    (accents, other scripts) is dropped here too.
-    For every other language: the same words of a-z and 0-9, a token for each Hangul syllable, Han or kana character,
-    and the words of other alphabets. Syllables, because particles and endings stick to Korean words: "날씨를" and
+    For `en`: exactly rouge_score's default tokenizer without stemming, which drops accents and other scripts.
+    For other languages: the same words of a-z and 0-9, one token for each Hangul syllable, Han or kana character, and
+    the words of other alphabets. Syllables, because particles and endings are part of Korean words: "날씨를" and
     "날씨가" are different words, but share two of three syllables.
     """
     if language == "en":
@@ -45,22 +43,25 @@ def tokens(text: str, language: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedRows:
     """Token lists of n rows as arrays; small to send to another process.
 
-    A row's elements are its (token, k-th occurrence) pairs, so that the overlap of two rows as multisets is the
-    overlap of their elements as sets. Elements are numbered from the rarest to the commonest; those that no other
-    row has are only counted, and tokens that no other row has are left out of `symbols`: they match nothing.
+        row       the cat the end
+        elements  (the, 1) (cat, 1) (the, 2) (end, 1)   numbered by frequency over all rows, rarest first
+        symbols   the cat the end                       in their order, for the longest common subsequence
+
+    With elements (token, k-th occurrence) the overlap of two rows as multisets is an overlap of sets. Elements that no
+    other row has are only counted (`single`); tokens that no other row has are not in `symbols`: they match nothing.
     """
 
     number: Array
-    """[n] int64, ascending: the place of each row among all of them."""
+    """[n] int64, ascending: the number of each row among all rows."""
     length: Array
-    """[n] int64: tokens in each row, all of them."""
+    """[n] int64: tokens in each row, including those left out of `symbols`."""
     single: Array
     """[n] int64: elements that no other row has."""
     signature: Array
-    """[n] uint64: one bit for each element (several share a bit)."""
+    """[n] uint64: a bit for each element; several elements share a bit."""
     start: Array
     """[n + 1] int64: row i owns elements[start[i] : start[i + 1]]."""
     elements: Array
@@ -68,29 +69,29 @@ class Packed:
     text_start: Array
     """[n + 1] int64: row i owns symbols[text_start[i] : text_start[i + 1]]."""
     symbols: Array
-    """uint32, the tokens of each row in their order, as code points that are no surrogates."""
+    """uint32, the tokens of each row in their order, as code points other than surrogates."""
     wide: bool
-    """There are more symbols than code points."""
+    """Whether there are more symbols than code points."""
 
-    def take(self, chosen: Array) -> Packed:
-        """The rows at these places (int64, ascending)."""
-        start, elements = _take(self.start, self.elements, chosen)
-        text_start, symbols = _take(self.text_start, self.symbols, chosen)
-        return Packed(
+    def take(self, chosen: Array) -> PackedRows:
+        """The rows at these positions (int64, ascending)."""
+        start, elements = take_rows(self.start, self.elements, chosen)
+        text_start, symbols = take_rows(self.text_start, self.symbols, chosen)
+        return PackedRows(
             self.number[chosen], self.length[chosen], self.single[chosen], self.signature[chosen],
             start, elements, text_start, symbols, self.wide,
         )  # fmt: skip
 
     def texts(self, chosen: Array) -> list[Sequence[int | str]]:
-        """The symbols of these rows, each row a string of one character a token: what rapidfuzz is fastest on."""
+        """The symbols of these rows, as strings with one character for each token: rapidfuzz is fastest on them."""
         bounds = zip(self.text_start[chosen].tolist(), self.text_start[chosen + 1].tolist(), strict=True)
         if self.wide:
             return [self.symbols[first:last].tolist() for first, last in bounds]
         return [self.symbols[first:last].tobytes().decode("utf-32-le") for first, last in bounds]
 
 
-def pack(rows: Iterable[Sequence[str]]) -> Packed:
-    """All rows that will be compared with each other, as arrays."""
+def pack(rows: Iterable[Sequence[str]]) -> PackedRows:
+    """All rows that are compared with each other."""
     vocabulary: defaultdict[str, int] = defaultdict()
     vocabulary.default_factory = vocabulary.__len__
     flat, lengths = array("i"), array("q")
@@ -110,22 +111,22 @@ def pack(rows: Iterable[Sequence[str]]) -> Packed:
     ordered = row[shared] * max(len(rarity), 1) + rank[element[shared]]
     ordered.sort()
     elements = (ordered % max(len(rarity), 1)).astype(np.int32)
-    start = _starts(length - single)
+    start = starts_of(length - single)
     del ordered
-    seen_by = np.bincount(element[element < size], minlength=size)  # the first occurrence of a token has its own number
-    symbol = np.cumsum(seen_by > 1) - 1
+    rows_with = np.bincount(element[element < size], minlength=size)  # the first occurrence has the token's number
+    symbol = np.cumsum(rows_with > 1) - 1
     symbol += len(SURROGATES) * (symbol >= SURROGATES.start)
-    kept = seen_by[token] > 1
-    text_length = np.bincount(row[kept], minlength=len(length))
-    return Packed(
+    in_text = rows_with[token] > 1
+    text_length = np.bincount(row[in_text], minlength=len(length))
+    return PackedRows(
         np.arange(len(length)), length, single, _signatures(start, elements, len(rarity)), start, elements,
-        _starts(text_length), symbol[token[kept]].astype("<u4"), bool(symbol[-1] >= CODES),
+        starts_of(text_length), symbol[token[in_text]].astype("<u4"), bool(symbol[-1] >= CODES),
     )  # fmt: skip
 
 
 def needed(m: Array, n: Array, threshold: float) -> Array:
-    """The least common length at which F is above the threshold (more than m or n when it cannot be): int64."""
-    # 2 L / (m + n) grows by far more than its rounding from one L to the next, so only values near equality are tried.
+    """The smallest common length with F above the threshold (above m or n if there is none): int64."""
+    # 2 L / (m + n) grows much more than its rounding error from one L to the next, so few values are tried.
     common = np.maximum(np.floor(threshold * (m + n) / 2) - 1, 1)
     for _ in range(3):
         common = np.where(f_measure(common, m, n) > threshold, common, common + 1)
@@ -133,50 +134,35 @@ def needed(m: Array, n: Array, threshold: float) -> Array:
 
 
 def f_measure(common: Array, m: Array, n: Array) -> Array:
-    """F as rouge_score forms it; the order of operations decides on which side of 0.7 a true 7/10 falls."""
+    """F as in rouge_score; the order of operations decides whether an exact 7/10 is above 0.7."""
     precision, recall = common / n, common / m
     return 2 * precision * recall / (precision + recall)
 
 
-def ranges(start: Array, count: Array) -> Array:
-    """start[0], start[0] + 1, ... (count[0] numbers), start[1], ...: int64."""
-    before = np.cumsum(count) - count
-    return np.repeat(start - before, count) + np.arange(int(count.sum()))
-
-
 def _elements(row: Array, token: Array, size: int) -> Array:
-    """A number for each (token, k-th occurrence in its row): the token's own for the first, further ones for the rest.
+    """A number for each (token, k-th occurrence in its row), in the order of (row, token).
 
-    In the order of (row, token), not of the text.
+    For the first occurrence the token itself, for the others numbers from `size` on.
     """
     key = row * size + token
     key.sort()
     place = np.arange(len(key))
-    fresh = np.ones(len(key), bool)
-    fresh[1:] = key[1:] != key[:-1]
-    first = np.maximum.accumulate(np.where(fresh, place, 0))
+    is_first = np.ones(len(key), bool)
+    is_first[1:] = key[1:] != key[:-1]
+    first = np.maximum.accumulate(np.where(is_first, place, 0))
     key %= size
-    again = np.flatnonzero(~fresh)
-    repeats = key[again] * (len(key) + 1) + (again - first[again])
-    _, which = np.unique(repeats, return_inverse=True)
-    key[again] = size + which
+    later = np.flatnonzero(~is_first)
+    occurrences = key[later] * (len(key) + 1) + (later - first[later])
+    _, which = np.unique(occurrences, return_inverse=True)
+    key[later] = size + which
     return key
 
 
 def _signatures(start: Array, elements: Array, count: int) -> Array:
-    """The 64 commonest elements have a bit each, the rest go round."""
+    """Signature of each row: one bit each for the 64 most frequent elements; the others share them in turn."""
     bit = np.left_shift(np.uint64(1), ((count - 1 - elements.astype(np.int64)) % 64).astype(np.uint64))
-    found = np.zeros(len(start) - 1, np.uint64)
+    masks = np.zeros(len(start) - 1, np.uint64)
     some = np.flatnonzero(start[1:] > start[:-1])  # reduceat has no empty groups
     if some.size:
-        found[some] = np.bitwise_or.reduceat(bit, start[some])
-    return found
-
-
-def _starts(count: Array) -> Array:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(count, dtype=np.int64)])
-
-
-def _take(start: Array, values: Array, chosen: Array) -> tuple[Array, Array]:
-    count = start[chosen + 1] - start[chosen]
-    return _starts(count), values[ranges(start[chosen], count)]
+        masks[some] = np.bitwise_or.reduceat(bit, start[some])
+    return masks

@@ -1,4 +1,4 @@
-"""Which rows are learnt and which are only measured."""
+"""Which rows are trained on (train) and which are only measured (val, holdout)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pipeline.config.schema import Data
 from pipeline.run.errors import UserError
 from pipeline.run.nearest import closest
 
-PARTS = ("train", "val", "holdout")
+SPLITS = ("train", "val", "holdout")
 
 
-class Member(NamedTuple):
-    """What the split knows of a row. `thread`: id of its conversation, or 0."""
+class SplitRow(NamedTuple):
+    """What the split depends on. thread: id of the row's conversation, or 0."""
 
     id: int
     task: str
@@ -23,38 +23,41 @@ class Member(NamedTuple):
     thread: int = 0
 
 
-def split(rows: Sequence[Member], data: Data, unseen: Collection[int] = ()) -> list[str]:
-    """The part of each row: train, val (same tasks, unseen rows) or holdout (tasks never trained on).
+def split(rows: Sequence[SplitRow], data: Data, unseen: Collection[int] = ()) -> list[str]:
+    """The split of each row: train, val (same tasks, other rows) or holdout (tasks never trained on).
 
-    A row's side is decided by the hash of its content, or of its conversation where it belongs to one: copies of a row
-    go where it goes. With `data.val` as a share, a row's side depends on nothing else: it stays when the data grows,
-    but for the one row that is held out where the share of few rows would be none. With a count, new rows can push an
-    old one from val to train, never the other way.
+    It is decided by a hash of the row's content, or of its conversation, so copies of a row are in the same split. With
+    `data.val` as a share it depends on nothing else: a row stays in its split when the data grows (except the one row
+    that is held out if the share of few rows would be none). With a count, new rows can move an old one from val to
+    train, never the other way.
 
     Args:
-        unseen: ids of further rows that belong to held-out tasks, though they may not say so.
+        unseen: ids of further rows of held-out tasks, whose own task may be another.
 
     Raises:
-        UserError: a held-out task that no row has, or more held-out rows than there are.
+        UserError: no row has a task of `data.holdout`, or `data.val` is larger than the number of rows.
     """
     tasks = held_out_tasks({r.task for r in rows if r.task}, data, strict=not unseen)
-    # By id and thread: a copy of such a row that carries no task would otherwise be learnt.
-    apart = {*unseen, *(r.id for r in rows if r.task in tasks)}
-    apart |= {_unit(r) for r in rows if r.task in tasks or r.id in apart}
-    rest = [r for r in rows if r.id not in apart and _unit(r) not in apart]
+    # By id and thread: a copy of such a row without a task would otherwise be trained on.
+    held_out = {*unseen, *(r.id for r in rows if r.task in tasks)}
+    held_out |= {_unit(r) for r in rows if r.task in tasks or r.id in held_out}
+    rest = [r for r in rows if r.id not in held_out and _unit(r) not in held_out]
     chosen = _share(rest, data) if 0 < data.val < 1 else _count(rest, data)
-    return ["holdout" if r.id in apart or _unit(r) in apart else "val" if _unit(r) in chosen else "train" for r in rows]
+    return [
+        "holdout" if r.id in held_out or _unit(r) in held_out else "val" if _unit(r) in chosen else "train"
+        for r in rows
+    ]
 
 
-def _unit(row: Member) -> int:
-    """What moves together: a conversation or a single row."""
+def _unit(row: SplitRow) -> int:
+    """What stays in one split: a conversation or a single row."""
     return row.thread or row.id
 
 
-def _share(rest: Sequence[Member], data: Data) -> set[int]:
-    """The units whose number in the lottery is below the share; of few rows at least one, so that a loss is measured.
+def _share(rest: Sequence[SplitRow], data: Data) -> set[int]:
+    """The units whose hash is below the share; at least one of few rows, so that a loss can be measured.
 
-    None where nothing else would be left to train on.
+    Empty if nothing would be left to train on.
     """
     limit = int(data.val * (1 << 256))
     numbers = {_unit(r): int(rank(_name(_unit(r)), data.seed), 16) for r in rest if r.exact or not data.val_exact_only}
@@ -64,8 +67,8 @@ def _share(rest: Sequence[Member], data: Data) -> set[int]:
     return chosen
 
 
-def _count(rest: Sequence[Member], data: Data) -> set[int]:
-    """The units with the lowest numbers in the lottery, up to `data.val` different rows together."""
+def _count(rest: Sequence[SplitRow], data: Data) -> set[int]:
+    """The units with the lowest hashes, up to `data.val` different rows together."""
     rows: dict[int, set[int]] = {}
     for r in rest:
         rows.setdefault(_unit(r), set()).add(r.id)
@@ -83,28 +86,32 @@ def _count(rest: Sequence[Member], data: Data) -> set[int]:
             f"set data.val to at most {offered}",
         )  # fmt: skip
     chosen: set[int] = set()
-    taken = 0
+    count = 0
     for unit in sorted(candidates, key=lambda u: rank(_name(u), data.seed)):
-        if taken + len(rows[unit]) <= data.val:  # a conversation that would go over is passed by
+        if count + len(rows[unit]) <= data.val:  # a conversation that is too large is skipped
             chosen.add(unit)
-            taken += len(rows[unit])
+            count += len(rows[unit])
     return chosen
 
 
 def held_out_tasks(tasks: set[str], data: Data, strict: bool = True) -> set[str]:
-    """Tasks that `data.holdout` names, by themselves or by their group; `strict`: each name must stand for some."""
-    found: set[str] = set()
+    """Tasks that `data.holdout` names, directly or by their group.
+
+    Raises:
+        UserError: (if strict) no row has the task or a task of the group.
+    """
+    selected: set[str] = set()
     for name in data.holdout:
         members = group_members(name, tasks, data.groups) if name in data.groups else {name} & tasks
         if not members and strict:
             near = closest(name, [*tasks, *data.groups])
-            there = f"tasks in the data: {', '.join(sorted(tasks)[:20]) or 'none; name them with data.sources[].task'}"
+            known = f"tasks in the data: {', '.join(sorted(tasks)[:20]) or 'none; name them with data.sources[].task'}"
             what = (
                 f"no row has a task of the group {name!r}" if name in data.groups else f"no row has the task {name!r}"
             )
-            raise UserError(what, "data.holdout", f"did you mean {near[0]}?" if near and near[0] != name else there)
-        found |= members
-    return found
+            raise UserError(what, "data.holdout", f"did you mean {near[0]}?" if near and near[0] != name else known)
+        selected |= members
+    return selected
 
 
 def group_members(name: str, tasks: set[str], groups: Mapping[str, Sequence[str]]) -> set[str]:
@@ -117,5 +124,5 @@ def _name(id: int) -> str:
 
 
 def rank(id: str, seed: int) -> str:
-    """A row's place in a lottery that depends on nothing but its content and the seed."""
+    """A hash (hexadecimal) that depends only on a row's content and the seed, to choose rows by."""
     return hashlib.sha256(f"{seed}:{id}".encode()).hexdigest()

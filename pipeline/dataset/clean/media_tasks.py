@@ -1,4 +1,4 @@
-"""Rules about tasks on things that a text model cannot see or make: pictures, recordings, web pages."""
+"""Rules on tasks about media that a text model cannot see or make: pictures, recordings, web pages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MARKUP_TASK = re.compile(
 URL = re.compile(r"(?:[\w ]{0,30}: ?)?<?(?:https?://|www\.)[^\s<>]{3,2000}>?\.?")
 IS_URL = re.compile(r"\(?<?(?:https?://|www\.)[^\s<>]{3,2000}")
 LONGEST_ASKED = 500  # characters before an address at the end of an instruction
-SEARCHED = 20_000  # characters of an input looked through for pictures
+SEARCHED = 20_000  # characters of an input that are searched for pictures
 READING = re.compile(
     r"\b(?:summar\w+|article|blog|web ?page|web ?site|site|page|post|paper|essay|video|trailer|photo\w*|image|"
     r"picture|painting|artwork|story|text|read|news|review|describe|analy[sz]e|critique|evaluate|podcast|speech|"
@@ -72,20 +72,20 @@ KOREAN_DRAWING = re.compile(
 
 
 def image_task(texts: Texts) -> Finding | None:
-    """Tasks on a picture, recording or file that the row does not hold: "![alt](https://…)", "<image>", "[photo]".
+    """Tasks on a picture, recording or file that is not in the row: "![alt](https://…)", "<image>", "[photo]".
 
-    The answer to such a task is made up. So is one that is nothing but "[Bar chart]" or a picture's address. Rows about
-    markup or code, where the address is the text to work on, are left alone.
-    Source: AlpacaDataCleaned, classes 1 and 5 (tool_inputcheck.py, which takes "image:" before a description too).
-    It does not see pictures that are only spoken of ("the photo above").
+    The answer to such a task is invented, and so is an answer that is only "[Bar chart]" or the address of a picture.
+    Rows about markup or code, where the address is the text to work on, are left alone.
+    Misses: pictures that are only mentioned ("the photo above").
+    Source: AlpacaDataCleaned, classes 1 and 5 (tool_inputcheck.py, which also rejects "image:" before a description).
     """
     given, output = texts.given, texts.output
     if given and ("[" in given or "<" in given or "(" in given or "mage" in given or "{" in given):
-        found = MARKDOWN.search(given, 0, SEARCHED)
-        if found is None and len(given) <= 200:
-            found = STAND_IN.fullmatch(given.strip())
-        if found and not MARKUP_TASK.search(texts.asked):
-            return Finding("the task is on a picture or file that is not there", None, "input", found.start())
+        picture = MARKDOWN.search(given, 0, SEARCHED)
+        if picture is None and len(given) <= 200:
+            picture = STAND_IN.fullmatch(given.strip())
+        if picture and not MARKUP_TASK.search(texts.asked):
+            return Finding("the task is on a picture or file that is not there", None, "input", picture.start())
     if len(output) <= 700 and output.lstrip()[:1] in ("!", "[", "<", "(", "*"):
         picture = FAKE_PICTURE.fullmatch(output) or (ANSWER_STAND_IN.fullmatch(output) if len(output) <= 200 else None)
         if picture and not MARKUP_TASK.search(texts.asked):
@@ -96,20 +96,21 @@ def image_task(texts: Texts) -> Finding | None:
 def url_task(texts: Texts) -> Finding | None:
     """Tasks on a web page of which only the address is given: "Summarize the article" with a URL as input.
 
-    Source: AlpacaDataCleaned, class 1. Tasks on the address itself (its domain, a link in HTML) are left alone.
-    It does not see pages named without an address.
+    Tasks on the address itself (its domain, a link in HTML) are left alone.
+    Misses: pages without an address.
+    Source: AlpacaDataCleaned, class 1.
     """
     given = texts.input.strip()
     if "://" in given or "www." in given:
-        found = URL.fullmatch(given)
-        where, said = "input", texts.instruction
+        url = URL.fullmatch(given)
+        where, task = "input", texts.instruction
     elif not given and ("://" in texts.instruction or "www." in texts.instruction):
-        said, _, last = texts.asked.rstrip().replace("\n", " ").rpartition(" ")
-        # A long instruction holds the text itself, and ends with where it is from.
-        found, where = IS_URL.fullmatch(last) if len(said) <= LONGEST_ASKED else None, "instruction"
+        task, _, last = texts.asked.rstrip().replace("\n", " ").rpartition(" ")
+        # A long instruction contains the text, and the address at its end is the source of it.
+        url, where = IS_URL.fullmatch(last) if len(task) <= LONGEST_ASKED else None, "instruction"
     else:
         return None
-    if found and READING.search(said) and not ABOUT_URL.search(said):
+    if url and READING.search(task) and not ABOUT_URL.search(task):
         return Finding("the task is on a web page that is not there", None, where)
     return None
 
@@ -117,13 +118,14 @@ def url_task(texts: Texts) -> Finding | None:
 def drawing_task(texts: Texts) -> Finding | None:
     """Tasks that ask for a picture, a chart or a tune: "Design a logo", "그림을 그려 줘".
 
-    Only reported unless switched on: many of the answers describe the thing in words, which some like to keep.
-    Source: AlpacaDataCleaned, class 5. It does not see requests that do not begin with the verb.
+    Only reported by default: many of the answers describe the picture in words and are useful.
+    Misses: requests that do not begin with the verb.
+    Source: AlpacaDataCleaned, class 5.
     """
-    said = texts.instruction[:300]
-    found = DRAWING.match(said) or (None if said.isascii() else KOREAN_DRAWING.search(said))
-    if found and not re.search(
-        r"\b(?:code|python|program|html|css|svg|latex|markdown|script|ascii|table)\b|캡션|코드|설명|방법", said, re.I
+    task = texts.instruction[:300]
+    request = DRAWING.match(task) or (None if task.isascii() else KOREAN_DRAWING.search(task))
+    if request and not re.search(
+        r"\b(?:code|python|program|html|css|svg|latex|markdown|script|ascii|table)\b|캡션|코드|설명|방법", task, re.I
     ):
         return Finding("the task asks for a picture or a recording", None, "instruction")
     return None

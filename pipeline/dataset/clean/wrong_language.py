@@ -1,4 +1,4 @@
-"""The rule about rows in another language than their source should have."""
+"""The rule on rows in another language than that of their source."""
 
 from __future__ import annotations
 
@@ -17,43 +17,44 @@ LANGUAGE_NAMES = re.compile(
     r"코드|명령|셸|프로그램|함수|파이썬|자바|쿼리|스크립트|html|sql|python|수식|정규식",
     re.I,
 )
-FEWEST = 30  # letters from which on a language can be told
+FEWEST = 30  # letters that are needed to detect a language
 KOREAN_FEWEST = 20
 ENGLISH = frozenset(WORDS["en"].split())
-SMALL_WORDS = 2  # of English, without which a text in Latin letters may be names, commands or a formula
+SMALL_WORDS = 2  # English function words; with fewer a text may be names, commands or a formula
 
 
 def wrong_language(texts: Texts, expected: str) -> Finding | None:
     """Rows in another language than the source's: English answers in Korean data, French ones in English data.
 
-    Judged on the instruction and on the answer, from 30 letters on (20 where Korean is expected); rows whose
-    instruction names a language, translation or code are left alone.
-    Source: own. It does not see a short foreign answer, nor one half in the right language, and of the Latin scripts
-    it knows those that `pipeline.dataset.language` tells apart.
+    Decided on the instruction and on the answer, from 30 letters on (20 if Korean is expected). Rows whose instruction
+    is about languages, translation or code are left alone.
+    Misses: short answers, answers partly in the right language, and languages that `pipeline.dataset.language` does not
+    distinguish.
+    Source: own.
     """
     for field in ("instruction", "output"):
         text = getattr(texts, field)
         if expected == "en" and text.isascii() and len(text) < 2 * FEWEST:
             continue
-        found = language_of(text)
-        if found in (expected, "zxx"):
+        language = language_of(text)
+        if language in (expected, "zxx"):
             continue
         fewest = KOREAN_FEWEST if expected == "ko" else FEWEST
         if letters_in(text, fewest) < fewest and not (expected == "en" and HANGUL.search(text)):
             continue
-        if found == "en" and (_is_code(text) or not _is_english(text)):
+        if language == "en" and (_is_code(text) or not _is_english(text)):
             continue
         if not LANGUAGE_NAMES.search(texts.asked):
-            return Finding(f"{field} is in {found!r}, the source should be in {expected!r}", None, field)
+            return Finding(f"{field} is in {language!r}, the source should be in {expected!r}", None, field)
     return None
 
 
 def _is_english(text: str) -> bool:
-    """`language_of` says `en` for want of other signs; here some must be there."""
+    """`language_of` returns `en` by default; here some English function words are required."""
     return sum(word in ENGLISH for word in text[:2_000].lower().split()) >= SMALL_WORDS
 
 
 def _is_code(text: str) -> bool:
-    """Code has its keywords in English whatever the language around it."""
+    """Code has English keywords in every language."""
     head = text[:2_000]
     return "```" in head or sum(head.count(sign) for sign in "{}=;<>()[]_/\\") * 12 > len(head)

@@ -1,0 +1,90 @@
+"""Reads one source: its rows pass checks and rules, and are added to the ledger and the counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.schema import Data, Source
+from pipeline.dataset.chunk import ChunkPipeline, ChunkResult, chunks
+from pipeline.dataset.engine import Engine
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.read.columnar import is_columnar
+from pipeline.dataset.read.compressed import compression_of
+from pipeline.dataset.read.source import files_of
+from pipeline.dataset.summary import Summary
+from pipeline.run.errors import UserError
+from pipeline.run.progress import bar, say
+
+FIXES = {  # by the rule that rejected most rows of a source without any accepted row
+    "not-json": "write one JSON object a line, or one array of objects",
+    "invalid-utf-8": "save the file as UTF-8; Korean files are often CP949: iconv -f CP949 -t UTF-8 old > new",
+    "output-empty": 'write answers, or keep empty ones with data.rules="{output-empty: off}"',
+    "instruction-empty": "write instructions",
+    "instruction-missing": "say which field it is: columns: {instruction: NAME, output: NAME}",
+    "output-missing": "say which field it is: columns: {instruction: NAME, output: NAME}",
+    "field-not-used": "say which field is which: columns: {instruction: NAME, input: NAME, output: NAME}",
+    "text-only": "cut each text into a question and its answer first",
+    "duplicate-key": "give each field of an object once",
+    "no-answer": "each question needs an answer of the assistant after it",
+    "ragged": "put quotes around cells that hold the separator or a line break",
+}
+
+
+def read_source(
+    number: int, data: Data, pipeline: ChunkPipeline, engine: Engine, ledger: Ledger, summary: Summary
+) -> Iterator[dict[str, Any]]:
+    """Adds the rows of source `number` to `ledger` and `summary`; yields what rules changed or flagged.
+
+    Raises:
+        UserError: none of its rows is accepted.
+    """
+    source, label = data.sources[number], summary.labels[number]
+    before, accepted = len(ledger), 0
+    with bar(what=f"reading {Path(source.path).name}", total=source.rows) as progress:
+        for result in engine.map(pipeline, chunks(number, source, data.seed)):
+            ledger.add(result)
+            summary.add(result)
+            yield from result.changes
+            accepted += int(result.accepted.sum())
+            if progress.total is None:
+                progress.total = _expected_rows(source, result)
+            progress.update(len(result.lines))
+    rows = len(ledger) - before
+    if not accepted:
+        what, fix = _no_row_accepted(summary, number)
+        raise UserError(what, label, fix)
+    say(f"data: {label}: {rows:,} rows read, {rows - accepted:,} rejected by checks and rules")
+
+
+def _expected_rows(source: Source, first: ChunkResult) -> int | None:
+    """About how many rows the source has, from the size of its files and its first rows; None if unknown."""
+    files = files_of(source)
+    added = len(first.lines) * (len(source.path) * 2 + 150)  # place, id and so on, which the file does not have
+    size = (sum(len(line) for line in first.lines) - added) / max(len(first.lines), 1)
+    if not files or size < 1 or any(map(_is_binary, files)):
+        return None
+    return max(round(sum(path.stat().st_size for path in files) / size), len(first.lines))
+
+
+def _is_binary(path: Path) -> bool:
+    """Whether a file's size says little about the length of its text: compressed, Parquet, Arrow."""
+    with open(path, "rb") as file:
+        head = file.read(16)
+    return bool(compression_of(head)) or is_columnar(head)
+
+
+def _no_row_accepted(summary: Summary, number: int) -> tuple[str, str]:
+    """Why no row of a source was accepted, and the fix for the most frequent reason."""
+    counts = {
+        rule: n for (rule, action, source), n in summary.counts.items() if action == "rejected" and source == number
+    }
+    if not counts:
+        return "the source has no rows", "it needs rows of instruction, input (optional) and output"
+    rules = sorted(counts, key=lambda rule: (-counts[rule], rule))
+    first = {rule: summary.examples[rule][0] for rule in rules}
+    reasons = "; ".join(f"{counts[rule]:,} x {first[rule]['reason']}" for rule in rules[:3])
+    fix = FIXES.get(rules[0], "each row is an object with the texts instruction, input (optional) and output")
+    place = first[rules[0]]["place"]
+    return f"every one of the {sum(counts.values()):,} rows was rejected ({reasons}; first: {place})", fix
