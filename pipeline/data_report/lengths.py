@@ -45,7 +45,7 @@ class Part:
             at += 1
         self.ids = names
         self.sources = [self.sources[i] for i in kept]
-        self.whole, self.answer = tokens.lengths.tolist(), tokens.learnt.tolist()
+        self.whole, self.answer = tokens.lengths.tolist(), tokens.labelled.tolist()
 
 
 def lengths(parts: Sequence[Part], sources: Sequence[str], cutoff: int | None) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class _Pass:
             part.add(row["id"], self.sources.setdefault(row["source"], len(self.sources)), *size)
             if tokens is not None:
                 encoded = at < len(names) and names[at] == row["id"]
-                size = (int(tokens.lengths[at]), int(tokens.learnt[at])) if encoded else None
+                size = (int(tokens.lengths[at]), int(tokens.labelled[at])) if encoded else None
                 at += encoded
             self.pool.add(name, row, size)
             if row["id"] != last:  # with `repeat` the same row comes several times

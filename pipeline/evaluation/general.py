@@ -23,7 +23,7 @@ from pipeline.model.loss import row_losses
 from pipeline.model.memory import each_group
 from pipeline.prompt.batch import pad
 from pipeline.prompt.encode import Encoder
-from pipeline.prompt.passages import WINDOW, Window, path_of, read, windows
+from pipeline.prompt.general_text import WINDOW, Window, cut_windows, path_of, read_passages
 from pipeline.run.progress import bar
 
 LOOK = 4  # windows while training
@@ -46,7 +46,7 @@ def general_windows(settings: Eval, encoder: Encoder, longest: int, most: int = 
         UserError: the file cannot be read.
     """
     most = min(most or settings.general_windows, settings.general_windows)
-    return windows(read(path_of(settings.general)), encoder, most, min(WINDOW, longest))
+    return cut_windows(read_passages(path_of(settings.general)), encoder, most, min(WINDOW, longest))
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.config.schema import Config, Model
 from pipeline.model.base import kind_of, resolve
 from pipeline.model.identity import TOKENIZER_FILES
-from pipeline.prompt import passages
+from pipeline.prompt import general_text
 from pipeline.prompt import template as templates
 
 SETTINGS = (".json", ".model", ".jinja")
@@ -48,9 +48,9 @@ def of_tokens(config: Config) -> list[Path]:
 def of_train(config: Config) -> list[Path]:
     """The base, and the text whose knowledge is guarded, where one is named."""
     named = config.train.ewc_data
-    return base_files(config.model) + ([passages.path_of(named)] if named else [])
+    return base_files(config.model) + ([general_text.path_of(named)] if named else [])
 
 
 def of_export(config: Config) -> list[Path]:
     """The text that forgetting is measured on."""
-    return [passages.path_of(config.eval.general)]
+    return [general_text.path_of(config.eval.general)]

@@ -29,7 +29,7 @@ from pipeline.model.load import context_of
 from pipeline.model.methods.method import SETTINGS, WEIGHTS
 from pipeline.model.methods.through_peft import ThroughPeft
 from pipeline.prompt.encode import Encoder
-from pipeline.prompt.passages import WINDOW
+from pipeline.prompt.general_text import WINDOW
 from pipeline.release import verify
 from pipeline.run.folder import Run, StageOutput
 from pipeline.run.progress import say

@@ -14,7 +14,7 @@ from pipeline.evaluation.shots import Shots
 from pipeline.model.base import Base
 from pipeline.model.exported import base_with_tokens
 from pipeline.model.load import context_of
-from pipeline.prompt.passages import WINDOW
+from pipeline.prompt.general_text import WINDOW
 from pipeline.prompt.stage import encoder_of
 from pipeline.run.folder import Run
 from pipeline.store.folder import Store

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.config.schema import Config
 from pipeline.model.base import Base, kind_of
 from pipeline.prompt import template as templates
-from pipeline.prompt.stage import rules
+from pipeline.prompt.stage import prompt_settings
 from pipeline.run.digest import digest
 from pipeline.run.files import read_json, sha256_json, write_json
 from pipeline.run.folder import Run
@@ -58,7 +58,7 @@ def key(config: Config, run: Run, stage_key: dict[str, Any]) -> dict[str, Any]:
     base = _base(config)
     tokens = {
         "version": 1,
-        "prompt": {**rules(config), "template": templates.load(config.prompt.template).hash},
+        "prompt": {**prompt_settings(config), "template": templates.load(config.prompt.template).hash},
         "template_file": digest(templates.path_of(config.prompt.template)),
         "add_tokens": config.value("model.add_tokens"),
         "tokenizer": base,

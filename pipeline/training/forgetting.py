@@ -16,7 +16,7 @@ from pipeline.dataset.examples import read_examples
 from pipeline.dataset.read.source import labels
 from pipeline.evaluation.general import seen_by
 from pipeline.prompt.encode import Encoder
-from pipeline.prompt.passages import WINDOW, path_of, read, windows
+from pipeline.prompt.general_text import WINDOW, cut_windows, path_of, read_passages
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import UserError
 from pipeline.run.files import sha256_json
@@ -62,17 +62,17 @@ def general_rows(config: Config, run: Run, encoder: Encoder, tokens: Tokens, lon
         UserError: there are none, or passages of it are those that forgetting is measured on.
     """
     if named := config.train.ewc_data:
-        passages = read(path_of(named), "train.ewc_data")
-        measured = {p.text.strip() for p in read(path_of(config.eval.general))}
+        passages = read_passages(path_of(named), "train.ewc_data")
+        measured = {p.text.strip() for p in read_passages(path_of(config.eval.general))}
         if both := sum(p.text.strip() in measured for p in passages):
             what = f"{both} of its passages are those that forgetting is measured on (eval.general)"
             raise UserError(what, f"train.ewc_data, {named}", "name another text: one would guard what one measures")
-        return [(w.ids, w.ids) for w in windows(passages, encoder, ROWS, min(WINDOW, longest))]
+        return [(w.ids, w.ids) for w in cut_windows(passages, encoder, ROWS, min(WINDOW, longest))]
     names = labels(config.data.sources)
     general = {name for name, source in zip(names, config.data.sources, strict=True) if source.rehearsal}
     wanted = {e.id for e in read_examples(run.folder("dataset"), "train") if e.source in general}
-    place = {name: n for n, name in enumerate(tokens.of(range(len(tokens)))) if name in wanted}
-    rows = [tokens.row(place[name]) for name in sorted(place) if tokens.learnt[place[name]]]
+    place = {name: n for n, name in enumerate(tokens.names_of(range(len(tokens)))) if name in wanted}
+    rows = [tokens.row(place[name]) for name in sorted(place) if tokens.labelled[place[name]]]
     if not rows:
         fix = "name a text with train.ewc_data, or mark a source `rehearsal: true`"
         raise UserError("EWC without general data: no training row comes from a rehearsal source", "train.ewc", fix)

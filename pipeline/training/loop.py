@@ -86,7 +86,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     if state["step"]:
         checkpoint.restore(root, state["step"], weights, optimizer)
         say(f"train: going on from step {state['step']} of {total}") if main else None
-    path = open_path(config, plain, tokens, encoder.leading(), accelerator, state, list(weights.values()))
+    path = open_path(config, plain, tokens, encoder.preambles(), accelerator, state, list(weights.values()))
     if main:
         metrics.rewind(log, state["step"] - (0 if state["step"] else 1))
         _describe(config, weights, everything, tokens, total, path)
@@ -124,7 +124,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         while step < total:
             started = time.time()
             rows = rows_of(step, len(tokens), settings)
-            learnt = int(tokens.learnt[rows].sum())
+            learnt = int(tokens.labelled[rows].sum())
             loss = torch.zeros((), device=accelerator.device)
             try:
                 parts = path.parts(share_of(rows, tokens.lengths, rank, world))
@@ -165,7 +165,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             # Only here is the card waited for, when all that ends a step is in its queue; nothing has been saved yet.
             if not (torch.isfinite(loss) and torch.isfinite(norm)):
                 progress.close()
-                raise _not_finite(step, float(loss), float(norm), checkpoint.steps(root), tokens.of(rows))
+                raise _not_finite(step, float(loss), float(norm), checkpoint.steps(root), tokens.names_of(rows))
             step += 1
             learnt_so_far += learnt
             count = int(tokens.lengths[rows].sum())
@@ -174,7 +174,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             line = {"step": step, "epoch": epoch, "loss": float(loss), "lr": rate, "grad_norm": float(norm), **extra}
             line |= {"tokens": count, "learnt": learnt, "seconds": round(seconds, 4)}
             if spikes.is_one(line["loss"]) and main:
-                line["spike"] = tokens.of(rows)
+                line["spike"] = tokens.names_of(rows)
                 say(f"train: step {step}: loss {line['loss']:.3f} after {spikes.mean:.3f}; metrics.jsonl has its rows")
             progress.set_postfix_str(f"loss {line['loss']:.3f}, {count / seconds:,.0f} tok/s", refresh=False)
             progress.update()

@@ -12,7 +12,7 @@ import torch
 from pipeline.model.loss import loss_sum
 from pipeline.model.memory import CPU_TOKENS
 from pipeline.model.packed.model import PackedModel
-from pipeline.prompt.batch import Batch
+from pipeline.prompt.batch import PaddedBatch
 from pipeline.prompt.pack import Pack
 from pipeline.run.errors import UserError
 from pipeline.run.progress import say
@@ -125,7 +125,7 @@ def choose_micro_tokens(model: Any, wanted: int, longest: int, reserve: int) -> 
     torch.cuda.empty_cache()
     ids = np.ones((2, PROBE_TOKENS // 2), np.int64)
     try:
-        per_token = max(1, _taken(lambda: loss_sum(model, Batch(ids, ids)), model) // PROBE_TOKENS)
+        per_token = max(1, _taken(lambda: loss_sum(model, PaddedBatch(ids, ids)), model) // PROBE_TOKENS)
     except torch.cuda.OutOfMemoryError:
         what = f"not even {PROBE_TOKENS} tokens fit into the card beside the model"
         raise UserError(what, "train", "set model.quantize=nf4, choose a smaller base, or free the card") from None

@@ -92,7 +92,7 @@ class Packed:
         """About the most tokens that a rank computes in a step: the mean of the rows' own, and three deviations."""
         own = self.tokens.lengths - self.packer.shared
         rows = -(-batch_size // world)
-        preambles = sum(map(len, self.packer.leading))
+        preambles = sum(map(len, self.packer.preambles))
         return preambles + int(min(rows, len(own)) * own.mean() + 3 * rows**0.5 * own.std()) + 1
 
     @property

@@ -62,7 +62,7 @@ def ours(config: Config, model: Any, tokens: Tokens, leading: list[list[int]], s
     path = Packed(fast, tokens, leading, micro_tokens)
     for step in range(steps):
         rows = step_rows(step, len(tokens), config.train.batch_size, config.train.seed)
-        learnt = int(tokens.learnt[rows].sum())
+        learnt = int(tokens.labelled[rows].sum())
         total = 0.0
         for part in path.parts(rows):
             loss = path.loss(part) / learnt
@@ -107,7 +107,7 @@ def main() -> None:
             model = adapters.attach(load_base(config, base), config.adapter, config.train.seed)
             model.train()
             clocks[name] = (
-                ours(config, model, tokens, encoder.leading(), steps)
+                ours(config, model, tokens, encoder.preambles(), steps)
                 if name == "Suri"
                 else theirs(config, model, tokens, steps, Path(folder) / "trainer")
             )

@@ -91,7 +91,7 @@ def test_padding_is_apart_from_the_rows(packs: list[Pack]) -> None:
         assert (more.where[:entries] == pack.where).all()
         assert (more.where[entries:] >= count).all()
         assert not more.weights[entries:].any()
-        assert more.learnt == pack.learnt
+        assert more.labelled == pack.labelled
         assert (more.positions[:count] == pack.positions).all()
         assert not more.positions[count:].any()
         size = shape.layout_size(pack)

@@ -444,8 +444,8 @@ def test_none_compares_with_examples(
         before, row = shots.before(example, 0), encoder.rows([example])[0]
         ids = before + row.ids if encoder.bos_id is None else [encoder.bos_id, *before, *row.ids[1:]]
         log_p = logits(model, torch.tensor([ids]))[0].log_softmax(-1)
-        total -= sum(float(log_p[t - 1, ids[t]]) for t in range(len(ids) - row.learnt, len(ids)))
-        learnt += row.learnt
+        total -= sum(float(log_p[t - 1, ids[t]]) for t in range(len(ids) - row.labelled, len(ids)))
+        learnt += row.labelled
     assert results["tuned"]["val"]["loss"] == pytest.approx(total / learnt, rel=1e-5)
     stages.bring_up_to_date(config, run, "export")
     assert capsys.readouterr().out.count("up to date") == 4

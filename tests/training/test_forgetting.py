@@ -28,7 +28,7 @@ from pipeline.model import adapter as adapters
 from pipeline.model.load import load_folder
 from pipeline.prompt import template as templates
 from pipeline.prompt.encode import Encoder
-from pipeline.prompt.passages import BUILT_IN, Passage, identity, read, windows
+from pipeline.prompt.general_text import BUILT_IN, Passage, cut_windows, file_hash, read_passages
 from pipeline.prompt.tokenizer import Tokenizer
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import Interrupted, UserError
@@ -63,7 +63,7 @@ def tuned(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config,
 
 
 def test_built_in_text_is_long_and_varied() -> None:
-    passages = read(BUILT_IN)
+    passages = read_passages(BUILT_IN)
     assert sum(len(p.text.split()) for p in passages) >= 6000
     assert len({p.kind for p in passages}) >= 8
     assert len({p.text for p in passages}) == len(passages)
@@ -76,9 +76,9 @@ def test_built_in_text_is_long_and_varied() -> None:
 def test_files_of_both_kinds(tmp_path: Path) -> None:
     plain, lines = tmp_path / "a.txt", tmp_path / "b"
     plain.write_text("\ufeffOne passage.\r\n\n  Another.  \n", encoding="utf-8")
-    assert read(plain) == [Passage("One passage."), Passage("Another.")]
+    assert read_passages(plain) == [Passage("One passage."), Passage("Another.")]
     lines.write_text('{"text": "a\\nb", "kind": "code"}\n\n{"text": "c"}\n', encoding="utf-8")
-    assert read(lines) == [Passage("a\nb", "code"), Passage("c")]
+    assert read_passages(lines) == [Passage("a\nb", "code"), Passage("c")]
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,12 @@ def test_files_of_both_kinds(tmp_path: Path) -> None:
 def test_bad_files_name_the_line(tmp_path: Path, name: str, data: bytes, said: str, where: str) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match=said) as caught:
-        read(tmp_path / name)
+        read_passages(tmp_path / name)
     assert caught.value.where.endswith(where)
 
 
 def test_a_missing_file_names_its_key(tmp_path: Path) -> None:
-    for work in (lambda: read(tmp_path / "no"), lambda: identity(str(tmp_path / "no"))):
+    for work in (lambda: read_passages(tmp_path / "no"), lambda: file_hash(str(tmp_path / "no"))):
         with pytest.raises(UserError, match="no such file") as caught:
             work()
         assert caught.value.where == "eval.general"
@@ -112,7 +112,7 @@ def test_windows_score_each_token_once(encoder: Encoder) -> None:
     ids = encoder.tokenizer.encode([p.text for p in passages])
     for bos in (None, 1):
         fake: Any = SimpleNamespace(bos_id=bos, tokenizer=encoder.tokenizer)
-        found = windows(passages, fake, most=100, size=8)
+        found = cut_windows(passages, fake, most=100, size=8)
         first = 0 if bos is None else 1
         assert max(len(w.ids) for w in found) == 8
         assert sorted(t for w in found for t in w.ids[first:].tolist()) == sorted(t for i in ids for t in i)
@@ -121,10 +121,10 @@ def test_windows_score_each_token_once(encoder: Encoder) -> None:
 
 def test_every_passage_has_its_turn(encoder: Encoder) -> None:
     passages = [Passage("one two three four " * 20, "long")] + [Passage("five six seven", "short")] * 3
-    kinds = [w.kind for w in windows(passages, encoder, most=6, size=16)]
+    kinds = [w.kind for w in cut_windows(passages, encoder, most=6, size=16)]
     assert kinds == ["long", "short", "short", "short", "long", "long"]
-    spread = windows([Passage(f"{n} of many") for n in range(100)], encoder, most=4, size=16)
-    whole = windows([Passage(f"{n} of many") for n in range(100)], encoder, most=100, size=16)
+    spread = cut_windows([Passage(f"{n} of many") for n in range(100)], encoder, most=4, size=16)
+    whole = cut_windows([Passage(f"{n} of many") for n in range(100)], encoder, most=100, size=16)
     assert [w.ids.tolist() for w in spread] == [whole[n].ids.tolist() for n in (0, 25, 50, 75)]
 
 
@@ -161,7 +161,7 @@ def test_error_matches_a_bootstrap() -> None:
 def test_general_loss_is_cross_entropy(base: Path, encoder: Encoder) -> None:
     """Against the plain formula, window by window; the model is left in its mode."""
     model = load_folder(base, torch.float32).train()
-    chosen = windows(read(BUILT_IN), encoder, 6, 40)
+    chosen = cut_windows(read_passages(BUILT_IN), encoder, 6, 40)
     found = general_loss(model, chosen)
     assert model.training
     model.eval()

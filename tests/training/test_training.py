@@ -28,7 +28,7 @@ from pipeline.model import adapter as adapters
 from pipeline.model.load import load_folder
 from pipeline.model.loss import loss_sum
 from pipeline.model.packed.model import PackedModel
-from pipeline.prompt.batch import Batch, micro_rows, pad
+from pipeline.prompt.batch import PaddedBatch, micro_rows, pad
 from pipeline.prompt.pack import Packer
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import Interrupted, UserError
@@ -214,7 +214,7 @@ def test_accumulated_is_whole(base: Path) -> None:
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     rows = a_batch(8)
-    learnt = sum(pad([r]).learnt for r in rows)
+    learnt = sum(pad([r]).labelled for r in rows)
 
     def gradients(groups: list[list[tuple[np.ndarray, np.ndarray]]]) -> tuple[float, list[torch.Tensor]]:
         model.zero_grad()
@@ -246,7 +246,7 @@ def test_loss_is_cross_entropy_over_labels(base: Path) -> None:
     filled = batch.ids.copy()
     for n, (ids, _) in enumerate(rows):
         filled[n, len(ids) :] = 2  # the end token
-    assert float(loss_sum(model, Batch(filled, batch.labels))) == pytest.approx(wanted, rel=1e-5)
+    assert float(loss_sum(model, PaddedBatch(filled, batch.labels))) == pytest.approx(wanted, rel=1e-5)
 
 
 def losses_of(run: Run) -> list[float]:
@@ -342,7 +342,7 @@ def test_infinite_loss_stops_with_the_step(base: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "tiny" / "adapter").exists()
     tokens = tokens_of(Run(tmp_path / "tiny"))
     step = int(caught.value.what.split("step ")[1].split(":")[0]) - 1
-    names = tokens.of(step_rows(step, len(tokens), 8, Train().seed))
+    names = tokens.names_of(step_rows(step, len(tokens), 8, Train().seed))
     assert f"the step's rows: {', '.join(names)})" in caught.value.what
 
 
@@ -838,7 +838,7 @@ def test_a_spike_names_its_rows(
     run = branch(finished, tmp_path, "train.max_steps=3")
     tokens = tokens_of(run)
     named = {m["step"]: m["spike"] for m in metrics.read(run.root / "metrics.jsonl") if "spike" in m}
-    assert named == {2: tokens.of(step_rows(1, len(tokens), 8, Train().seed))}
+    assert named == {2: tokens.names_of(step_rows(1, len(tokens), 8, Train().seed))}
     assert "metrics.jsonl has its rows" in capsys.readouterr().out
 
 
