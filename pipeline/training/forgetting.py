@@ -14,7 +14,7 @@ import torch
 from pipeline.config.schema import Config
 from pipeline.dataset.examples import read_examples
 from pipeline.dataset.read.source import labels
-from pipeline.evaluation.general import seen_by
+from pipeline.model.load import context_length
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.general_text import WINDOW, cut_windows, path_of, read_passages
 from pipeline.prompt.tokens import Tokens
@@ -43,7 +43,7 @@ def open_penalties(
     parts = parts_of(model, weights)
     found = [Penalty(parts, settings.l2_sp)] if settings.l2_sp else []
     if settings.ewc:
-        rows = general_rows(config, run, encoder, tokens, seen_by(model, config))
+        rows = general_rows(config, run, encoder, tokens, context_length(model.config, config.adapter) or WINDOW)
         own = {name: value for name, value in key.items() if name not in ("train", "version")}
         own |= {"seed": settings.seed, "rows": ROWS}
         made = load_or_make(run.root, sha256_json(own), model, parts, rows, accelerator, settings.seed)

@@ -24,7 +24,7 @@ from pipeline.model import adapter as adapters
 from pipeline.model import adapter_folder
 from pipeline.model.base import Base, kind_of
 from pipeline.model.fingerprint import fingerprint
-from pipeline.model.load import add_tokens, check_card, dtype_name, load_base
+from pipeline.model.load import add_tokens, check_card, context_length, dtype_name, load_base
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.tokens import Tokens
@@ -280,7 +280,7 @@ def _save(config: Config, base: Base, model: Any, encoder: Encoder, output: Stag
     """What was trained, and beside it what it was trained on and with."""
     on_hub, method = kind_of(config.model) == "hub", adapters.method_of(config.adapter)
     method.save(model, output.folder, adapter_folder.base_reference(config, base))
-    sees = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    sees = context_length(getattr(model, "config", None))
     adapter_folder.complete(output.folder, config, base, encoder, sees)
     made = {
         "method": method.name,

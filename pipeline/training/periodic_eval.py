@@ -8,9 +8,11 @@ from typing import Any
 from pipeline.config.schema import Config
 from pipeline.dataset.examples import read_examples
 from pipeline.evaluation.answers import answer
-from pipeline.evaluation.general import LOOK, general_loss, general_windows, seen_by
+from pipeline.evaluation.general import LOOK, general_loss, general_windows
 from pipeline.evaluation.heldout import held_out_loss
+from pipeline.model.load import context_length
 from pipeline.prompt.encode import Encoder
+from pipeline.prompt.general_text import WINDOW
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.folder import Run
 from pipeline.run.progress import say
@@ -26,7 +28,8 @@ class Look:
     def __init__(self, model: Any, config: Config, run: Run, encoder: Encoder, val: Tokens) -> None:
         self.model, self.encoder, self.val, self.config = model, encoder, val, config
         self.examples = list(read_examples(run.folder("dataset"), "val", 2))
-        self.general = general_windows(config.eval, encoder, seen_by(model, config), LOOK)
+        longest = context_length(model.config, config.adapter) or WINDOW
+        self.general = general_windows(config.eval, encoder, longest, LOOK)
 
     def at(self, step: int) -> dict[str, Any]:
         """The line for metrics.jsonl; also said."""

@@ -32,7 +32,7 @@ from pipeline.model import base as bases
 from pipeline.model.bottleneck import Bottleneck
 from pipeline.model.fingerprint import fingerprint
 from pipeline.model.generate import greedy
-from pipeline.model.load import load_base, load_folder
+from pipeline.model.load import context_length, load_base, load_folder
 from pipeline.model.loss import loss_sum
 from pipeline.model.methods import BY_NAME
 from pipeline.prompt.batch import pad
@@ -775,3 +775,10 @@ def test_the_table_goes_on_where_it_was_stopped(
     said = capsys.readouterr().out
     assert "finished before: ia3\n--- lora, 1 of 2\n--- lora: 0 s; the other 1: about 0 min\n" in said
     assert "norms failed" in said
+
+
+def test_context_length_is_without_virtual_tokens() -> None:
+    shape = SimpleNamespace(max_position_embeddings=100)
+    assert context_length(shape) == context_length(shape, Adapter(method="lora")) == 100
+    assert context_length(shape, Adapter(method="prefix", virtual_tokens=5)) == 95
+    assert context_length(SimpleNamespace()) is context_length(SimpleNamespace(), Adapter()) is None

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline import stages
 from pipeline.config.schema import Adapter, Config, Prompt
-from pipeline.evaluation.general import forgetting, general_loss, general_windows, seen_by
+from pipeline.evaluation.general import forgetting, general_loss, general_windows
 from pipeline.evaluation.measure import rows_of_table
 from pipeline.evaluation.standard_error import ratio
 from pipeline.model import adapter as adapters
@@ -129,9 +129,7 @@ def test_every_passage_has_its_turn(encoder: Encoder) -> None:
 
 
 def test_no_window_is_longer_than_the_model(base: Path, encoder: Encoder, tmp_path: Path) -> None:
-    config = make_config(tmp_path, base)
-    model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=20))
-    assert max(len(w.ids) for w in general_windows(config.eval, encoder, seen_by(model, config))) == 20
+    assert max(len(w.ids) for w in general_windows(make_config(tmp_path, base).eval, encoder, 20)) == 20
 
 
 # --- the number
