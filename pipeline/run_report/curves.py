@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.data_report.charts import GUTTER, legend
 from pipeline.pages.drawing import Curve, Dot, Drawing, Line, Rect, Text, fitted
 from pipeline.pages.text import visible
-from pipeline.training.metrics import running
+from pipeline.training.metrics import running_mean
 
 POINTS = 300  # of a curve; longer ones are averaged
 Points = list[tuple[float, float]]
@@ -31,7 +31,7 @@ class Series:
 def losses(lines: Sequence[Mapping[str, Any]], width: float) -> Drawing:
     """Training loss of every step with its running mean, held-out loss, and loss on general text; nats a token."""
     train = points(lines, "loss")
-    means = list(zip([x for x, _ in train], running([y for _, y in train]), strict=True))
+    means = list(zip([x for x, _ in train], running_mean([y for _, y in train]), strict=True))
     series = [
         Series("training, each step", thinned(train), "accent-3", 1),
         Series("training, running mean", thinned(means), "accent"),

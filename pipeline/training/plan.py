@@ -23,10 +23,9 @@ from pipeline.model import base as bases
 from pipeline.model.load import BYTES, DIVIDE, dtype_name, geometry_config, read_shape
 from pipeline.model.packed.support import has_llama_blocks
 from pipeline.run.errors import UserError
-from pipeline.training.footprint import Footprint, footprint
-from pipeline.training.memory import FULL, MOST
+from pipeline.training.memory import FULL_SPEED, MAX_TOKENS, Footprint, predict_footprint
 from pipeline.training.penalty import kept_numbers
-from pipeline.training.schedule import steps_an_epoch, total_steps, warmup_steps
+from pipeline.training.schedule import steps_per_epoch, total_steps, warmup_steps
 
 GIB = 2**30
 WEIGHT_BYTES = {"none": None, "int8": 1.05, "nf4": 0.516, "fp8": 2.0}  # with their scales; fp8 by rows and by columns
@@ -110,7 +109,7 @@ def _footprint(config: Config, shape: Any, adapted: Any, weights: float, trained
     ranks = sum(m.lora_A["default"].weight.shape[0] for m in adapted.modules() if hasattr(m, "lora_A"))
     bits = config.model.quantize in ("nf4", "int8")
     a_block = math.ceil(ranks / shape.num_hidden_layers)
-    return footprint(shape, weights, trained, a_block, BYTES[dtype_name(config.model)], bits)
+    return predict_footprint(shape, weights, trained, a_block, BYTES[dtype_name(config.model)], bits)
 
 
 def _empty(shape: Any) -> Any:
@@ -162,8 +161,8 @@ def _penalties(config: Config, found: Plan) -> list[str]:
 def _packs(config: Config, found: Plan, fast: Footprint) -> list[str]:
     """The peak with a whole step at once and all kept, and with small packs and blocks computed again."""
     mean = found.tokens / found.rows if found.rows and found.tokens else config.prompt.cutoff
-    step = min(MOST, math.ceil(config.train.batch_size * mean))
-    small = min(step, FULL)
+    step = min(MAX_TOKENS, math.ceil(config.train.batch_size * mean))
+    small = min(step, FULL_SPEED)
     ways = [(step, False, "a whole step"), (small, False, "all kept"), (small, True, "blocks computed again")]
     said = [
         f"           {fast.peak(tokens, again) / GIB:.2f} GiB at the peak with {tokens:,} tokens at once, {how}"
@@ -200,7 +199,7 @@ def _amounts(config: Config, found: Plan) -> list[str]:
     tokens = f"tokens     {found.tokens:,} an epoch{bound}"
     if found.steps is None:
         return [rows, tokens, "steps      none: no rows are left to train on"]
-    an_epoch = steps_an_epoch(found.rows, config.train)
+    an_epoch = steps_per_epoch(found.rows, config.train)
     warm = warmup_steps(found.steps, config.train.warmup)
     arithmetic = f"{an_epoch:,} an epoch x {config.train.epochs:g} epochs"
     if config.train.accumulation_4_28:

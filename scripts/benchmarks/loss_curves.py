@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.training.metrics import running
+from pipeline.training.metrics import running_mean
 
 TRAINER, OURS = "Trainer + peft", "Suri"
 Curve = dict[int, float]  # step -> loss
@@ -27,7 +27,7 @@ def curve(lines: Sequence[Mapping[str, Any]], name: str) -> Curve:
 
 def smoothed(found: Curve) -> Curve:
     """The running mean of loss.png."""
-    return dict(zip(found, running(list(found.values())), strict=True))
+    return dict(zip(found, running_mean(list(found.values())), strict=True))
 
 
 def outside(ours: Mapping[int, Curve], theirs: Mapping[int, Curve]) -> tuple[int, int, float]:

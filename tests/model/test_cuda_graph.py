@@ -17,7 +17,7 @@ from pipeline.model.packed.cuda_graph import GROWTH, SAMPLE_PACKS, CudaGraphs, G
 from pipeline.model.packed.model import PackedModel
 from pipeline.prompt.pack import Pack, Packer
 from pipeline.training.fast_path import _first_packs
-from pipeline.training.order import step_rows
+from pipeline.training.schedule import step_rows
 from tests.helpers.packed_models import LONGEST, adapted, assert_same, packed_pass, take_gradients
 from tests.helpers.packs import A, B, random_tokens, tokens_of
 
@@ -62,7 +62,7 @@ def test_shapes_come_from_the_first_steps(tmp_path: Path) -> None:
     """One pack of each, then the first two steps' where steps are cut."""
     tokens = random_tokens(tmp_path, [A, B], 40)
     packer, settings = Packer(tokens, [A, B], 1000), Train(batch_size=4)
-    steps = [step_rows(n, 40, 4, settings.seed) for n in range(SAMPLE_PACKS)]
+    steps = [step_rows(n, 40, settings) for n in range(SAMPLE_PACKS)]
     assert [pack.ids.tolist() for pack in _first_packs(packer, settings)] == [
         packer.pack(packer.bins(rows)[0]).ids.tolist() for rows in steps
     ]

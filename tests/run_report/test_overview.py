@@ -20,7 +20,7 @@ from pipeline.run_report.results import benchmarks, reading, side_by_side
 from pipeline.run_report.sections import duration
 from pipeline.run_report.stage import build
 from pipeline.stages import make_report
-from pipeline.training.metrics import running
+from pipeline.training.metrics import running_mean
 from tests.data_report.test_report import Seen
 from tests.helpers.overview_run import RUN, finish, metrics_lines, whole
 from tests.helpers.report_run import CONFIG, make_run
@@ -131,8 +131,8 @@ def test_curves_take_any_numbers() -> None:
         for found in ([], lines, metrics_lines(3)):
             for width in (340.0, 880.0):
                 assert svg(draw(found, width), "wide").startswith("<svg")
-    assert running([2.0, 1.0]) == [2.0, pytest.approx(1.9)]
-    assert running([]) == []
+    assert running_mean([2.0, 1.0]) == [2.0, pytest.approx(1.9)]
+    assert running_mean([]) == []
     many = [(float(n), 1.0) for n in range(10_000)]
     assert len(curves.thinned(many)) <= 300
     assert curves.thinned(many[:10]) == many[:10]

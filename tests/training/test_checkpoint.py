@@ -21,7 +21,7 @@ from pipeline.config.schema import Config
 from pipeline.run.errors import UserError
 from pipeline.run.files import sha256_file, sha256_json, write_json
 from pipeline.run.folder import Run
-from pipeline.training import archive, checkpoint, interrupt, metrics
+from pipeline.training import archive, checkpoint, metrics, processes
 from pipeline.training import fast_path as paths
 from tests.helpers.tiny import make_config, run_to, train_on_two
 
@@ -329,11 +329,11 @@ def test_one_trial_of_other_settings_costs_no_training(
     other = weights(run)
     assert "set aside" in capsys.readouterr().out
     run_to(make_config(tmp_path, base, *QUICK), "train", tmp_path)
-    assert "going on from step 2 of 4" in capsys.readouterr().out
+    assert "resuming from step 2 of 4" in capsys.readouterr().out
     assert_same(run, finished[1])
     assert losses(run) == losses(finished[1])
     run_to(make_config(tmp_path, base, *QUICK, "train.lr=0.02"), "train", tmp_path)  # of a finished run too
-    assert "going on from step 4 of 4" in capsys.readouterr().out
+    assert "resuming from step 4 of 4" in capsys.readouterr().out
     assert all(torch.equal(tensor, other[name]) for name, tensor in weights(run).items())
 
 
@@ -346,7 +346,7 @@ def test_a_run_goes_on_from_the_checkpoint_before(
     run_to(make_config(tmp_path, base, *QUICK), "train", tmp_path)
     said = capsys.readouterr().out
     assert "step 4 is damaged" in said
-    assert "going on from step 3 of 4" in said
+    assert "resuming from step 3 of 4" in said
     assert_same(run, finished[1])
     assert checkpoint.steps(run.folder("checkpoints")) == [3, 4]
 
@@ -388,7 +388,7 @@ def test_a_run_of_an_earlier_version_is_taken_over(
         shutil.rmtree(run.folder("adapter"))
         shutil.rmtree(run.folder("checkpoints") / "step-000004")
     run_to(config, "train", tmp_path)
-    assert ("taken over" if whole else "going on from step 3 of 4") in capsys.readouterr().out
+    assert ("taken over" if whole else "resuming from step 3 of 4") in capsys.readouterr().out
     assert_same(run, finished[1])
     assert stages.stale(config, run, stages.STAGES[:3]) == []
 
@@ -431,7 +431,7 @@ def test_ranks_agree_on_the_size_of_packs(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_sets_the_flag(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with interrupt.interruptible() as flag:
+    with processes.stop_on_signal() as flag:
         os.kill(os.getpid(), number)
         assert flag.code == 128 + number
         assert signal.getsignal(number) == before
@@ -442,7 +442,7 @@ def test_a_closed_terminal_is_no_error(tmp_path: Path) -> None:
     """Progress is drawn there while a step is finished and saved."""
     child, handle = pty.fork()
     if not child:
-        with interrupt.interruptible() as flag:
+        with processes.stop_on_signal() as flag:
             os.write(1, b"ready")
             for _ in range(500):
                 time.sleep(0.01)
@@ -461,7 +461,7 @@ def test_a_closed_terminal_is_no_error(tmp_path: Path) -> None:
 def test_nohup_is_respected() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with interrupt.interruptible() as flag:
+        with processes.stop_on_signal() as flag:
             os.kill(os.getpid(), signal.SIGHUP)
             assert flag.code == 0
     finally:
@@ -480,8 +480,8 @@ def test_a_signal_while_handlers_are_set(monkeypatch: pytest.MonkeyPatch) -> Non
         return found
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(interrupt.signal, "signal", sending)
-    with interrupt.interruptible() as flag:
+    monkeypatch.setattr(processes.signal, "signal", sending)
+    with processes.stop_on_signal() as flag:
         assert flag.code == 128 + sent[0]
     assert signal.getsignal(signal.SIGINT) == before
 

@@ -35,10 +35,17 @@ from pipeline.run.errors import Interrupted, UserError
 from pipeline.run.folder import Run
 from pipeline.training import checkpoint, loop, memory, metrics, self_check
 from pipeline.training import fast_path as paths
-from pipeline.training.micro_batches import Packed, Part, Plain
-from pipeline.training.order import epoch_order, share_of, step_rows
-from pipeline.training.schedule import epochs_of, learning_rate, rows_of, total_steps, warmup_steps
-from pipeline.training.spike import WARM, Spikes
+from pipeline.training.metrics import MIN_STEPS, Spikes
+from pipeline.training.micro_batches import MicroBatch, PackedMicroBatches, PaddedMicroBatches
+from pipeline.training.schedule import (
+    epoch_order,
+    epochs_after,
+    learning_rate,
+    rank_rows,
+    step_rows,
+    total_steps,
+    warmup_steps,
+)
 from tests.helpers.tiny import make_base, make_config, run_to, train_on_two
 
 
@@ -132,16 +139,16 @@ def test_left_over_micro_batches_are_carried_as_in_2023(rows: int, size: int, ac
         assert total_steps(rows, settings) == len(theirs)
         for step, places in enumerate(theirs):
             wanted = [int(epoch_order(rows, 7, epoch)[place]) for epoch, place in places]
-            assert rows_of(step, rows, settings) == wanted
+            assert step_rows(step, rows, settings) == wanted
             seen = sum(len(places) for places in theirs[: step + 1])
-            assert epochs_of(step + 1, rows, settings) == round(seen / rows, 4)
+            assert epochs_after(step + 1, rows, settings) == round(seen / rows, 4)
 
 
 def test_a_step_over_the_border_of_epochs_by_eye() -> None:
     """Five rows, two a micro-batch, four a step: the fifth row goes with the first two of the next epoch."""
     settings = Train(batch_size=4, accumulation_4_28=2, epochs=2, seed=7)
     first, second = (epoch_order(5, 7, epoch).tolist() for epoch in (0, 1))
-    assert [rows_of(step, 5, settings) for step in range(2)] == [first[:4], [first[4], *second[:2]]]
+    assert [step_rows(step, 5, settings) for step in range(2)] == [first[:4], [first[4], *second[:2]]]
     assert (total_steps(5, settings), total_steps(5, Train(batch_size=4, epochs=2))) == (2, 4)
 
 
@@ -161,11 +168,12 @@ def test_schedules_follow_transformers() -> None:
 
 
 def test_every_epoch_takes_every_row_once() -> None:
+    settings = Train(batch_size=4, seed=7)
     for epoch in range(2):
-        rows = [r for step in range(3) for r in step_rows(epoch * 3 + step, 10, 4, seed=7)]
+        rows = [r for step in range(3) for r in step_rows(epoch * 3 + step, 10, settings)]
         assert sorted(rows) == list(range(10))
-    assert step_rows(0, 10, 4, 7) != step_rows(3, 10, 4, 7)  # another order in the next epoch
-    assert step_rows(2, 10, 4, 7) == step_rows(2, 10, 4, 7)
+    assert step_rows(0, 10, settings) != step_rows(3, 10, settings)  # another order in the next epoch
+    assert step_rows(2, 10, settings) == step_rows(2, 10, settings)
 
 
 def test_micro_rows_keep_every_row_and_the_limit() -> None:
@@ -305,16 +313,16 @@ def test_ctrl_c_saves_and_goes_on(
 ) -> None:
     config = make_config(tmp_path, base, "train.save_every=100")
     calls = itertools.count()
-    plainly = Packed.loss
+    plainly = PackedMicroBatches.loss
 
-    def counted(path: Packed, part: Part) -> torch.Tensor:
+    def counted(path: PackedMicroBatches, part: MicroBatch) -> torch.Tensor:
         if next(calls) == 12:
             os.kill(os.getpid(), signal.SIGINT)
         return plainly(path, part)
 
-    monkeypatch.setattr(Packed, "loss", counted)
+    monkeypatch.setattr(PackedMicroBatches, "loss", counted)
     monkeypatch.setattr(paths, "choose_packed", lambda *_: (200, False))  # several packs a step
-    with pytest.raises(Interrupted, match="goes on from there") as caught:
+    with pytest.raises(Interrupted, match="resumes") as caught:
         run_to(config, "train", tmp_path)
     assert caught.value.code == 130
     saved = checkpoint.steps(tmp_path / "tiny" / "checkpoints")
@@ -342,7 +350,7 @@ def test_infinite_loss_stops_with_the_step(base: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "tiny" / "adapter").exists()
     tokens = tokens_of(Run(tmp_path / "tiny"))
     step = int(caught.value.what.split("step ")[1].split(":")[0]) - 1
-    names = tokens.names_of(step_rows(step, len(tokens), 8, Train().seed))
+    names = tokens.names_of(step_rows(step, len(tokens), Train(batch_size=8)))
     assert f"the step's rows: {', '.join(names)})" in caught.value.what
 
 
@@ -448,14 +456,16 @@ def test_a_path_that_differs_is_not_used(
     assert run.manifest("adapter")["counts"]["path"] == "plain"
 
 
-@pytest.mark.parametrize(("apart", "said"), [(0.31, "31%"), (math.nan, "nan%")])
+@pytest.mark.parametrize(("error", "percent"), [(0.31, "31%"), (math.nan, "nan%")])
 def test_masks_that_differ_are_not_used(
     finished: tuple[Config, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str], apart: float, said: str,
+    capsys: pytest.CaptureFixture[str], error: float, percent: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(self_check, "masks_apart", lambda _: apart)
+    monkeypatch.setattr(self_check, "largest_mask_error", lambda _: error)
     run = branch(finished, tmp_path, "train.max_steps=1")
-    assert f"dropout's kernels are {said} apart from each other, so the plain path is used" in capsys.readouterr().out
+    assert (
+        f"dropout's kernels differ by {percent} from each other, so the plain path is used" in capsys.readouterr().out
+    )
     assert run.manifest("adapter")["counts"]["path"] == "plain"
 
 
@@ -475,7 +485,7 @@ def test_rows_that_reach_each_other_are_not_packed(
     base = make_base(tmp_path / "base", model_type="lfm2", layer_types=["conv", "full_attention"])
     config = make_config(tmp_path, base, "train.max_steps=1", "adapter.targets=[all-linear]")
     run = run_to(config, "train", tmp_path)
-    assert "rows of a pack reach each other in this model, so the plain path is used" in capsys.readouterr().out
+    assert "rows of a pack affect each other in this model, so the plain path is used" in capsys.readouterr().out
     assert run.manifest("adapter")["counts"]["path"] == "plain"
 
 
@@ -492,9 +502,9 @@ def test_a_tokenizer_that_stock_transformers_would_not_read_stops_before_trainin
     """For some types of models AutoTokenizer builds the tokenizer anew, whatever tokenizer.json says."""
     base = make_base(tmp_path / "base", model_type="qwen2", vocab_size=512)
     config = make_config(tmp_path, base, "train.max_steps=1")
-    with pytest.raises(UserError, match="would not read this tokenizer as training does") as caught:
+    with pytest.raises(UserError, match="stock transformers") as caught:
         run_to(config, "train", tmp_path)
-    assert "for model type qwen2 AutoTokenizer makes a Qwen2Tokenizer" in caught.value.fix
+    assert "Qwen2Tokenizer" in caught.value.fix
     assert not (tmp_path / "tiny" / "checkpoints").exists()
     AutoTokenizer.from_pretrained(base).save_pretrained(base)  # one of that type's own
     assert run_to(config, "train", tmp_path).manifest("adapter") is not None
@@ -539,7 +549,7 @@ def test_what_fits_is_measured_as_steps_are_run(base: Path, tmp_path: Path, monk
         seen.append(torch.is_autocast_enabled("cpu"))
         return 400
 
-    monkeypatch.setattr(paths, "choose_micro_tokens", chosen)
+    monkeypatch.setattr(paths, "choose_padded", chosen)
     monkeypatch.setattr(AcceleratorState, "_shared_state", {})  # a process otherwise has one precision for good
     words = ("adapter.method=norms", "model.dtype=bf16", "train.fast=false", "train.max_steps=1")
     run_to(make_config(tmp_path, base, *words), "train", tmp_path)
@@ -571,12 +581,12 @@ def test_fp8_is_not_replaced_in_silence(tmp_path: Path, monkeypatch: pytest.Monk
         run_to(make_config(tmp_path, base, "model.quantize=fp8"), "train", tmp_path)
 
 
-def both_paths(finished: tuple[Config, Run]) -> tuple[Packed, Plain, list[torch.Tensor]]:
+def both_paths(finished: tuple[Config, Run]) -> tuple[PackedMicroBatches, PaddedMicroBatches, list[torch.Tensor]]:
     config, run = finished
     tokens = tokens_of(run)
     model = adapters.attach(load_folder(Path(config.model.base), torch.float32), config.adapter, 1)
-    packed = Packed(PackedModel(model, 200), tokens, [], 250)
-    return packed, Plain(model, tokens, Accelerator(cpu=True), 250), list(adapters.trained(model).values())
+    packed = PackedMicroBatches(PackedModel(model, 200), tokens, [], 250)
+    return packed, PaddedMicroBatches(model, tokens, Accelerator(cpu=True), 250), list(adapters.trained(model).values())
 
 
 def test_difference(finished: tuple[Config, Run]) -> None:
@@ -595,8 +605,8 @@ def test_difference_sees_a_gradient_that_is_missing(
     finished: tuple[Config, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed, plain, trained = both_paths(finished)
-    stock = Packed.loss
-    monkeypatch.setattr(Packed, "loss", lambda path, part: stock(path, part).detach())
+    stock = PackedMicroBatches.loss
+    monkeypatch.setattr(PackedMicroBatches, "loss", lambda path, part: stock(path, part).detach())
     assert self_check.difference(packed, plain, range(8), trained)[1] == pytest.approx(1)
 
 
@@ -605,21 +615,21 @@ def test_operations_without_a_fixed_order_are_named(
 ) -> None:
     """Asked on a card; here of an operation that raises there as it would."""
     _, plain, trained = both_paths(finished)
-    assert self_check.repeats(plain, 0, trained, True)
-    assert not plain.strict
-    stock = Plain.loss
+    assert self_check.is_deterministic(plain, 0, trained, True)
+    assert not plain.is_deterministic
+    stock = PaddedMicroBatches.loss
 
-    def loss(path: Plain, part: Part) -> torch.Tensor:
+    def loss(path: PaddedMicroBatches, part: MicroBatch) -> torch.Tensor:
         if torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled():
             raise RuntimeError("kthvalue CUDA does not have a deterministic implementation, but you set")
         return stock(path, part)
 
-    monkeypatch.setattr(Plain, "loss", loss)
-    assert not self_check.repeats(plain, 0, trained, True)
-    assert "may differ in its last digits: kthvalue CUDA does not" in capsys.readouterr().out
-    monkeypatch.setattr(Plain, "loss", lambda path, part: 1 / torch.zeros(2) @ torch.zeros(3))
+    monkeypatch.setattr(PaddedMicroBatches, "loss", loss)
+    assert not self_check.is_deterministic(plain, 0, trained, True)
+    assert "may differ in the last digits: kthvalue" in capsys.readouterr().out
+    monkeypatch.setattr(PaddedMicroBatches, "loss", lambda path, part: 1 / torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):
-        self_check.repeats(plain, 0, trained, True)
+        self_check.is_deterministic(plain, 0, trained, True)
     assert [w for w in trained if w.grad is not None] == []
 
 
@@ -628,21 +638,21 @@ def test_packs_are_made_ahead(finished: tuple[Config, Run]) -> None:
     packed, _, _ = both_paths(finished)
     packed.thread = ThreadPoolExecutor(1)  # as on a GPU
 
-    def ids(parts: list[Part]) -> list[list[int]]:
-        return [part.held.ids[0].tolist() for part in parts]
+    def ids(parts: list[MicroBatch]) -> list[list[int]]:
+        return [part.ids[0].tolist() for part in parts]
 
-    made = ids(packed.parts(range(8)))
-    packed.ahead(range(8))
+    made = ids(packed.split(range(8)))
+    packed.prefetch(range(8))
     assert packed.next is not None
     future = packed.next[2]
-    assert packed.parts(range(8)) is future.result()
+    assert packed.split(range(8)) is future.result()
     assert ids(future.result()) == made
-    packed.ahead(range(8, 16))
-    assert ids(packed.parts(range(8))) == made
+    packed.prefetch(range(8, 16))
+    assert ids(packed.split(range(8))) == made
     assert packed.next is None
-    packed.ahead(range(8))
+    packed.prefetch(range(8))
     packed.micro_tokens = 1000
-    assert len(packed.parts(range(8))) == 1 < len(made)
+    assert len(packed.split(range(8))) == 1 < len(made)
 
 
 # --- memory
@@ -650,15 +660,15 @@ def test_packs_are_made_ahead(finished: tuple[Config, Run]) -> None:
 
 def out_of_memory(monkeypatch: pytest.MonkeyPatch, calls: range) -> list[int]:
     """The card's memory runs out in these passes; returns the capacities of all of them."""
-    counted, stock, seen = itertools.count(), Packed.loss, []
+    counted, stock, seen = itertools.count(), PackedMicroBatches.loss, []
 
-    def loss(path: Packed, part: Part) -> torch.Tensor:
+    def loss(path: PackedMicroBatches, part: MicroBatch) -> torch.Tensor:
         seen.append(path.micro_tokens)
         if next(counted) in calls:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return stock(path, part)
 
-    monkeypatch.setattr(Packed, "loss", loss)
+    monkeypatch.setattr(PackedMicroBatches, "loss", loss)
     monkeypatch.setattr(self_check, "difference", lambda *_: (0.0, 0.0))
     return seen
 
@@ -673,7 +683,7 @@ def test_out_of_memory_halves_what_goes_through_at_once(
     longest = int(tokens_of(run).lengths.max())
     assert seen[:5] == [250] * 5
     assert set(seen[5:]) == {max(125, longest)}
-    assert f"out of memory; going on with at most {max(125, longest)} tokens at once" in capsys.readouterr().out
+    assert f"out of memory; continuing with at most {max(125, longest)} tokens at once" in capsys.readouterr().out
     assert_close(run, undropped)
 
 
@@ -710,7 +720,7 @@ def test_a_run_goes_on_when_its_steps_are_cut_up_otherwise(
     capsys.readouterr()
     branched = run_to(make_config(tmp_path, Path(config.model.base), *UNDROPPED, *words), "train", tmp_path)
     said = capsys.readouterr().out
-    assert "going on from step 5 of 6" in said
+    assert "resuming from step 5 of 6" in said
     assert "cut up otherwise" in said
     assert_close(branched, undropped)
 
@@ -727,7 +737,7 @@ def test_large_seeds(base: Path, tmp_path: Path) -> None:
 def test_epochs() -> None:
     """77 rows, 8 at once: ten steps an epoch, the last of five rows."""
     settings = Train(batch_size=8)
-    assert [epochs_of(step, 77, settings) for step in (0, 1, 9, 10, 11, 30)] == [0, 0.1039, 0.9351, 1, 1.1039, 3]
+    assert [epochs_after(step, 77, settings) for step in (0, 1, 9, 10, 11, 30)] == [0, 0.1039, 0.9351, 1, 1.1039, 3]
 
 
 def test_rows_that_the_model_does_not_see(tmp_path: Path) -> None:
@@ -770,7 +780,9 @@ def test_what_fits_into_a_card(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free + 1000, free + 1000))
-    monkeypatch.setattr(memory, "_peak", lambda fast, tokens, offload: 500 + tokens * (2 if fast.recompute else 10))
+    monkeypatch.setattr(
+        memory, "_packed_peak", lambda fast, tokens, offload: 500 + tokens * (2 if fast.recompute else 10)
+    )
     fast = SimpleNamespace(can_recompute=True, recompute=False)
     assert memory.choose_packed(fast, wanted, checkpointing, longest, 6000, reserve=1000) == chosen
 
@@ -790,7 +802,7 @@ def test_a_card_that_holds_only_what_is_computed_again(
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return tokens * (2 if fast.recompute else 10)
 
-    monkeypatch.setattr(memory, "_peak", peak)
+    monkeypatch.setattr(memory, "_packed_peak", peak)
     fast = SimpleNamespace(can_recompute=True, recompute=False)
     if checkpointing == "auto":
         assert memory.choose_packed(fast, 0, "auto", longest, 6000, 0) == (6000, True)
@@ -805,7 +817,7 @@ def test_a_probe_leaves_no_gradient(base: Path, monkeypatch: pytest.MonkeyPatch)
     for name in ("memory_allocated", "reset_peak_memory_stats", "max_memory_allocated"):
         monkeypatch.setattr(torch.cuda, name, lambda: 0)
     model = adapters.attach(load_folder(base, torch.float32), Adapter(r=4), 1, (7,))
-    memory._peak(PackedModel(model, 128), 256, False)
+    memory._packed_peak(PackedModel(model, 128), 256, False)
     assert [name for name, weight in adapters.trained(model).items() if weight.grad is not None] == []
 
 
@@ -815,30 +827,30 @@ def test_a_probe_leaves_no_gradient(base: Path, monkeypatch: pytest.MonkeyPatch)
 def test_spikes() -> None:
     random_ = random.Random(0)
     spikes = Spikes()
-    assert not any(spikes.is_one(2 - n / 200 + random_.gauss(0, 0.05)) for n in range(200))  # a run that goes well
+    assert not any(spikes.is_spike(2 - n / 200 + random_.gauss(0, 0.05)) for n in range(200))  # a run that goes well
     before = spikes.mean, spikes.variance
     assert before[0] == pytest.approx(1.1, abs=0.1)
-    assert spikes.is_one(2.0)
+    assert spikes.is_spike(2.0)
     assert (spikes.mean, spikes.variance) == before
-    assert not spikes.is_one(1.1)
-    assert not spikes.is_one(0.1)  # better is no reason to look
-    resumed = Spikes([1.0 + 0.01 * (n % 2) for n in range(WARM)])
-    assert resumed.is_one(3.0)
+    assert not spikes.is_spike(1.1)
+    assert not spikes.is_spike(0.1)  # better is no reason to look
+    resumed = Spikes([1.0 + 0.01 * (n % 2) for n in range(MIN_STEPS)])
+    assert resumed.is_spike(3.0)
     early = Spikes()
-    assert [early.is_one(x) for x in [1.0] * (WARM - 1) + [100.0]] == [False] * WARM
+    assert [early.is_spike(x) for x in [1.0] * (MIN_STEPS - 1) + [100.0]] == [False] * MIN_STEPS
     flat = Spikes()
-    assert [flat.is_one(x) for x in [1.0] * 30 + [1.09, 1.2]] == [False] * 31 + [True]  # no noise at all: a tenth
+    assert [flat.is_spike(x) for x in [1.0] * 30 + [1.09, 1.2]] == [False] * 31 + [True]  # no noise at all: a tenth
 
 
 def test_a_spike_names_its_rows(
     finished: tuple[Config, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     steps = itertools.count(1)
-    monkeypatch.setattr(Spikes, "is_one", lambda *_: next(steps) == 2)
+    monkeypatch.setattr(Spikes, "is_spike", lambda *_: next(steps) == 2)
     run = branch(finished, tmp_path, "train.max_steps=3")
     tokens = tokens_of(run)
     named = {m["step"]: m["spike"] for m in metrics.read(run.root / "metrics.jsonl") if "spike" in m}
-    assert named == {2: tokens.names_of(step_rows(1, len(tokens), 8, Train().seed))}
+    assert named == {2: tokens.names_of(step_rows(1, len(tokens), Train(batch_size=8)))}
     assert "metrics.jsonl has its rows" in capsys.readouterr().out
 
 
@@ -849,15 +861,15 @@ def test_rows_are_dealt_out_alike() -> None:
     random_ = np.random.default_rng(0)
     lengths = random_.integers(1, 500, 100)
     rows = random_.permutation(100)[:37].tolist()
-    assert share_of(rows, lengths, 0, 1) == rows
+    assert rank_rows(rows, lengths, 0, 1) == rows
     for world in (2, 3, 8):
-        shares = [share_of(rows, lengths, rank, world) for rank in range(world)]
+        shares = [rank_rows(rows, lengths, rank, world) for rank in range(world)]
         assert sorted(row for share in shares for row in share) == sorted(rows)
         tokens = [int(lengths[share].sum()) for share in shares]
         assert max(tokens) - min(tokens) <= lengths.max()
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
-    assert [share_of(range(4), np.array([8, 7, 6, 5]), rank, 2) for rank in range(2)] == [[0, 3], [1, 2]]
-    assert [share_of([4, 2], np.full(9, 7), rank, 4) for rank in range(4)] == [[2], [4], [], []]
+    assert [rank_rows(range(4), np.array([8, 7, 6, 5]), rank, 2) for rank in range(2)] == [[0, 3], [1, 2]]
+    assert [rank_rows([4, 2], np.full(9, 7), rank, 4) for rank in range(4)] == [[2], [4], [], []]
 
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
@@ -888,7 +900,7 @@ def test_a_run_killed_beside_a_step_over_the_border_ends_bit_identical(
     settings = Train(batch_size=8, accumulation_4_28=4, seed=make_config(tmp_path, base).train.seed)
     assert (len(tokens), whole.manifest("adapter")["counts"]["steps"]) == (22, 6)
     lines = [m for m in metrics.read(whole.root / "metrics.jsonl") if "loss" in m]
-    assert [m["tokens"] for m in lines] == [int(tokens.lengths[rows_of(n, 22, settings)].sum()) for n in range(6)]
+    assert [m["tokens"] for m in lines] == [int(tokens.lengths[step_rows(n, 22, settings)].sum()) for n in range(6)]
     config, save = make_config(tmp_path, base, *words), checkpoint.save
 
     def killed(root: Path, step: int, *rest: object) -> None:
