@@ -148,7 +148,7 @@ def test_blocks_keep_less_before_a_run_gives_up(
 
 
 @pytest.mark.parametrize("words", [("train.checkpointing=block",), ("train.micro_tokens=300", "train.eval_every=2")])
-def test_a_run_goes_on_when_its_steps_are_cut_up_otherwise(
+def test_a_run_goes_on_when_its_steps_are_split_in_another_way(
     finished: tuple[Config, Run], undropped: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     words: tuple[str, ...],
 ) -> None:  # fmt: skip
@@ -162,7 +162,7 @@ def test_a_run_goes_on_when_its_steps_are_cut_up_otherwise(
     branched = run_to(make_config(tmp_path, Path(config.model.base), *UNDROPPED, *words), "train", tmp_path)
     said = capsys.readouterr().out
     assert "resuming from step 5 of 6" in said
-    assert "cut up otherwise" in said
+    assert "split in another way" in said
     assert_close(branched, undropped)
 
 

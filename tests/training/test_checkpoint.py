@@ -107,7 +107,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert (checkpoint.newest(tmp_path, KEY, {}) or {})["step"] == 4
     DAMAGE[how](tmp_path / "step-000004") if "step" not in how else restate(tmp_path / "step-000004", step=9)
     assert settle(tmp_path) == []
-    assert "starts anew" in capsys.readouterr().out
+    assert "from the beginning" in capsys.readouterr().out
 
 
 def test_a_whole_one_is_not_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

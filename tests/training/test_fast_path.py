@@ -117,4 +117,4 @@ def test_a_row_that_does_not_fit(finished: tuple[Config, Run], tmp_path: Path, m
     with pytest.raises(UserError, match=r"step 1: the longest row, \d+ tokens, does not fit"):
         branch(finished, tmp_path, *UNDROPPED)
     longest = int(tokens_of(Run(tmp_path / "tiny")).lengths.max())
-    assert seen == [250, longest, longest]  # the last one with blocks computed again
+    assert seen == [250, longest, longest]  # the last one with blocks recomputed

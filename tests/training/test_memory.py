@@ -21,7 +21,7 @@ from pipeline.training import memory
     [
         ("auto", 100_000, 0, 300, (6000, False)),  # a whole step fits with all kept
         ("auto", 50_000, 0, 300, (4450, False)),  # 4,096 do
-        ("auto", 40_000, 0, 300, (6000, True)),  # 3,550 would, so blocks are computed again
+        ("auto", 40_000, 0, 300, (6000, True)),  # 3,550 would, so blocks are recomputed
         ("auto", 40_000, 3000, 300, (3000, False)),  # no more are wanted
         ("auto", 10_000, 0, 300, (4250, True)),
         ("auto", 1_000, 0, 500, (500, True)),  # the longest row has to go through

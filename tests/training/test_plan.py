@@ -49,7 +49,7 @@ def test_alpaca_lora_7b() -> None:
     assert found.parameters - found.trained == 6_738_415_616 - found.trained
     assert "4,194,304" in text
     assert "16.8 MB" in text
-    assert "1,170 of 128 rows (390 an epoch x 3 epochs, what is left over carried" in text
+    assert "1,170 of 128 rows (390 an epoch x 3 epochs, the rest of an epoch carried" in text
     assert ", 100 of them warm-up" in text
     assert found.weights_gib == pytest.approx(6_738_415_616 * 2 / 2**30, rel=1e-6)
     assert found.training_gib == pytest.approx(4_194_304 * 16 / 2**30)
