@@ -28,7 +28,7 @@ from pipeline.dataset import stage as dataset
 from pipeline.evaluation import tasks
 from pipeline.model import base as bases
 from pipeline.model import identity, origin
-from pipeline.prompt import passages
+from pipeline.prompt import general_text
 from pipeline.prompt import stage as tokens
 from pipeline.run.files import write_text
 from pipeline.run.folder import Run
@@ -88,7 +88,7 @@ def _train_key(config: Config, run: Run) -> Key:
         "adapter": config.value("adapter"),
         "train": settings,
         "tokens": run.result("tokens"),
-        "ewc_data": passages.identity(config.train.ewc_data, "train.ewc_data") if config.train.ewc_data else "",
+        "ewc_data": general_text.file_hash(config.train.ewc_data, "train.ewc_data") if config.train.ewc_data else "",
     }
 
 
@@ -106,7 +106,7 @@ def _export_key(config: Config, run: Run) -> Key:
         "name": config.name,
         "export": config.value("export"),
         "eval": {name: config.value("eval")[name] for name in MEASURED},
-        "general": passages.identity(config.eval.general),
+        "general": general_text.file_hash(config.eval.general),
         "groups": config.value("data.groups"),
         "counts": (run.manifest("dataset") or {}).get("counts"),  # shown in the model card, and used by the probes
         "adapter": run.result("adapter"),

@@ -12,6 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     from pipeline.config.schema import Config
+    from pipeline.run.folder import Run
     from pipeline.store.folder import Store
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported, so it must be set this early
@@ -52,6 +53,41 @@ def config(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
     from tests.helpers.tiny import make_config
 
     return make_config(tmp_path_factory.mktemp("config"), base)
+
+
+@pytest.fixture(scope="session")
+def finished(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Run]:
+    """A training run of six steps on the tiny base; tests only read it."""
+    return _run(base, tmp_path_factory.mktemp("finished"), "train")
+
+
+@pytest.fixture(scope="session")
+def quick(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Run]:
+    """A training run of four steps with little evaluation; tests only read it."""
+    from tests.helpers.training_runs import QUICK
+
+    return _run(base, tmp_path_factory.mktemp("quick"), "train", *QUICK)
+
+
+@pytest.fixture(scope="session")
+def undropped(finished: tuple[Config, Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run without dropout, with a few packs a step: for what does not depend on how a step is split."""
+    from tests.helpers.training_runs import UNDROPPED, branch
+
+    return branch(finished, tmp_path_factory.mktemp("undropped"), *UNDROPPED)
+
+
+@pytest.fixture(scope="session")
+def tuned(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Run]:
+    """An export of the tiny base; tests only read it."""
+    return _run(base, tmp_path_factory.mktemp("tuned"), "export")
+
+
+def _run(base: Path, folder: Path, last: str, *overrides: str) -> tuple[Config, Run]:
+    from tests.helpers.tiny import make_config, run_to
+
+    config = make_config(folder, base, *overrides)
+    return config, run_to(config, last, folder)
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ class SplitLengths:
             row += 1
         self.ids = names
         self.sources = [self.sources[i] for i in encoded]
-        self.whole, self.answer = tokens.lengths.tolist(), tokens.learnt.tolist()
+        self.whole, self.answer = tokens.lengths.tolist(), tokens.labelled.tolist()
 
 
 def lengths(splits: Sequence[SplitLengths], sources: Sequence[str], cutoff: int | None) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class _SplitReader:
             split.add(row["id"], self.sources.setdefault(row["source"], len(self.sources)), *size)
             if tokens is not None:
                 encoded = encoded_rows < len(names) and names[encoded_rows] == row["id"]
-                size = (int(tokens.lengths[encoded_rows]), int(tokens.learnt[encoded_rows])) if encoded else None
+                size = (int(tokens.lengths[encoded_rows]), int(tokens.labelled[encoded_rows])) if encoded else None
                 encoded_rows += encoded
             self.pool.add(name, row, size)
             if row["id"] != last:  # with `repeat` the same row comes several times

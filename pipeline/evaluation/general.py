@@ -16,37 +16,30 @@ from typing import Any
 
 import torch
 
-from pipeline.config.schema import Config, Eval
+from pipeline.config.schema import Eval
 from pipeline.evaluation.standard_error import ratio
-from pipeline.model.load import virtual_of
 from pipeline.model.loss import row_losses
 from pipeline.model.memory import each_group
 from pipeline.prompt.batch import pad
 from pipeline.prompt.encode import Encoder
-from pipeline.prompt.passages import WINDOW, Window, path_of, read, windows
+from pipeline.prompt.general_text import WINDOW, Window, cut_windows, path_of, read_passages
 from pipeline.run.progress import bar
 
 LOOK = 4  # windows while training
-
-
-def seen_by(model: Any, config: Config) -> int:
-    """How long a window may be. Virtual tokens take their share, of the base's windows too: both see the same."""
-    taken = virtual_of(config)
-    sees: int = getattr(model.config, "max_position_embeddings", None) or WINDOW + taken
-    return sees - taken
 
 
 def general_windows(settings: Eval, encoder: Encoder, longest: int, most: int = 0) -> list[Window]:
     """The windows of `eval.general`.
 
     Args:
-        longest: tokens of a window, where the model sees fewer than `WINDOW`. most: fewer than the final table has.
+        longest: tokens of a window, where the model sees fewer than `WINDOW`: the same for base and tuned model.
+        most: fewer than the final table has.
 
     Raises:
         UserError: the file cannot be read.
     """
     most = min(most or settings.general_windows, settings.general_windows)
-    return windows(read(path_of(settings.general)), encoder, most, min(WINDOW, longest))
+    return cut_windows(read_passages(path_of(settings.general)), encoder, most, min(WINDOW, longest))
 
 
 @torch.inference_mode()

@@ -38,7 +38,7 @@ class HeldOutRows:
         rows = range(self.count)
         if shots is None:
             return self.tokens, rows
-        return shots.tokens([self.by_id[name] for name in self.tokens.of(rows)]), rows
+        return shots.tokens([self.by_id[name] for name in self.tokens.names_of(rows)]), rows
 
 
 def held_out_rows(dataset: Path, tokens: Path, rows: int) -> dict[str, HeldOutRows]:
@@ -53,7 +53,7 @@ def held_out_rows(dataset: Path, tokens: Path, rows: int) -> dict[str, HeldOutRo
         limit = rows if split == "val" else (rows + 1) // 2
         count = min(len(encoded), limit)
         if count:
-            wanted = set(encoded.of(range(count)))
+            wanted = set(encoded.names_of(range(count)))
             by_id = {e.id: e for e in read_examples(dataset, split) if e.id in wanted}
             exact = itertools.islice((e for e in read_examples(dataset, split) if e.exact), limit)
             first = list(read_examples(dataset, split, limit))

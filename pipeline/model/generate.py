@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from pipeline.model.load import context_length
 from pipeline.model.memory import free_bytes
 from pipeline.run.errors import UserError
 from pipeline.run.progress import bar
@@ -74,7 +75,7 @@ def greedy(
     wanted = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, eos_token_id=end_id, pad_token_id=end_id
     )
-    sees = getattr(model.config, "max_position_embeddings", None)
+    sees = context_length(model.config)
     with answering(model), bar(total=len(prompts), what=what, unit="answer") as progress:
         start = 0
         while start < len(order):

@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from pipeline.config.method_rules import spec_of
-from pipeline.config.schema import Config, Model
+from pipeline.config.schema import Adapter, Config, Model
 from pipeline.model.base import Base
 from pipeline.model.base_folder import too_large
 from pipeline.run.errors import UserError, one_line
@@ -58,14 +58,21 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
-def context_of(config: Config, base: Base) -> int | None:
-    """How many tokens the adapted model sees, prompt and answer together; None where its config does not say.
+def context_length(shape: Any, adapter: Adapter | None = None) -> int | None:
+    """Most tokens of a prompt and its answer together; None if the model's config has no such limit.
 
-    Virtual tokens stand in front of each prompt and take their share.
+    Args:
+        shape: the model's transformers config. adapter: settings whose virtual tokens, if any, are subtracted.
     """
-    shape = geometry_config(config.model) if base.folder is None else read_shape(str(base.folder))
-    most = getattr(shape, "max_position_embeddings", None)
-    return most - virtual_of(config) if most else None
+    length = getattr(shape, "max_position_embeddings", None)
+    if length and adapter and "virtual_tokens" in spec_of(adapter).keys:
+        return length - adapter.virtual_tokens
+    return length or None
+
+
+def base_shape(model: Model, base: Base) -> Any:
+    """The transformers config of the base, from its folder or from `model.geometry`."""
+    return geometry_config(model) if base.folder is None else read_shape(str(base.folder))
 
 
 def read_shape(place: str, local: bool = True) -> Any:
@@ -83,11 +90,6 @@ def read_shape(place: str, local: bool = True) -> Any:
     if wrong:
         raise UserError(f"config.json is unfit: {wrong}", f"{place}/config.json", fix)
     return shape
-
-
-def virtual_of(config: Config) -> int:
-    """Virtual tokens that a run's method puts in front of each row."""
-    return config.adapter.virtual_tokens if "virtual_tokens" in spec_of(config.adapter).keys else 0
 
 
 def load_base(config: Config, base: Base) -> Any:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from pipeline.model.memory import LOGITS
-from pipeline.prompt.batch import Batch
+from pipeline.prompt.batch import PaddedBatch
 from pipeline.prompt.encode import IGNORE
 
 
-def loss_sum(model: Any, batch: Batch) -> torch.Tensor:
+def loss_sum(model: Any, batch: PaddedBatch) -> torch.Tensor:
     """Sum, over the labelled positions of `batch`, of -log p(token | tokens before); a scalar in float32.
 
     Only positions that learn go through the output head, which is most of a small model's arithmetic: a hook in front
@@ -23,7 +23,7 @@ def loss_sum(model: Any, batch: Batch) -> torch.Tensor:
     whole = getattr(model, "module", model)  # what a data-parallel wrapper holds
     ids, targets = _inputs(whole, batch)
     learns = targets != IGNORE
-    if not batch.learnt:  # keep the graph, so that every rank calls backward alike; IGNORE makes it a zero
+    if not batch.labelled:  # keep the graph, so that every rank calls backward alike; IGNORE makes it a zero
         learns[0, 0] = True
     own = slice(-ids.shape[1], None)
     hook = whole.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0][:, own][learns],))
@@ -36,7 +36,7 @@ def loss_sum(model: Any, batch: Batch) -> torch.Tensor:
 
 
 @torch.no_grad()
-def row_losses(model: Any, batch: Batch) -> torch.Tensor:
+def row_losses(model: Any, batch: PaddedBatch) -> torch.Tensor:
     """`loss_sum` of each row by itself, without gradients; float32, shape (rows,)."""
     with contextlib.closing(label_logits(model, batch)) as slices:
         parts = [(losses(logits, targets), rows) for logits, targets, rows in slices]
@@ -44,7 +44,9 @@ def row_losses(model: Any, batch: Batch) -> torch.Tensor:
     return whole.index_add(0, torch.cat([r for _, r in parts]), torch.cat([p for p, _ in parts])) if parts else whole
 
 
-def label_logits(model: Any, batch: Batch) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
+def label_logits(
+    model: Any, batch: PaddedBatch
+) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
     """Of the labelled positions, at most `LOGITS` numbers at a time: logits (positions, vocabulary), the token that
     stands at each (positions,), and its row (positions,). For passes without gradients. To be closed when an error
     ends it early: while it lasts, the model has hooks.
@@ -87,7 +89,7 @@ def label_logits(model: Any, batch: Batch) -> Generator[tuple[torch.Tensor, torc
             decoder.__dict__.pop("forward", None)
 
 
-def _inputs(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def _inputs(model: Any, batch: PaddedBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids, and the label that each position predicts or IGNORE; both int64 (rows, length) on the model's device."""
     ids = torch.from_numpy(batch.ids).to(next(model.parameters()).device)
     targets = torch.full_like(ids, IGNORE)

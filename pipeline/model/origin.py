@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.config.schema import Config, Model
 from pipeline.model.base import Base, kind_of
 from pipeline.model.identity import TOKENIZER_FILES
-from pipeline.prompt import passages
+from pipeline.prompt import general_text
 from pipeline.prompt import template as templates
 
 SETTINGS = (".json", ".model", ".jinja")
@@ -49,9 +49,9 @@ def of_tokens(config: Config, base: Callable[[], Base]) -> list[Path]:
 def of_train(config: Config, base: Callable[[], Base]) -> list[Path]:
     """The base, and the text whose knowledge is guarded, where one is named."""
     named = config.train.ewc_data
-    return base_files(config.model, base) + ([passages.path_of(named)] if named else [])
+    return base_files(config.model, base) + ([general_text.path_of(named)] if named else [])
 
 
 def of_export(config: Config, _: Callable[[], Base]) -> list[Path]:
     """The text that forgetting is measured on."""
-    return [passages.path_of(config.eval.general)]
+    return [general_text.path_of(config.eval.general)]

@@ -1,4 +1,10 @@
-"""Rows of tokens as padded arrays: the plain path. Padding is known by length, never by id."""
+"""Micro-batches of padded rows, for the plain path.
+
+    ids      7 8 9 4 5      labels   . . 9 4 5      labelled = 3 + 2
+             7 8 6 0 0               . 8 6 . .      . is IGNORE
+
+Padding is recognised by the length of a row, never by its id.
+"""
 
 from __future__ import annotations
 
@@ -10,38 +16,40 @@ import numpy as np
 from pipeline.prompt.encode import IGNORE
 from pipeline.prompt.tokens import Tokens
 
-# What one more pass through the model costs, as a share of the tokens that fit at once: 50 of 1,024 on two CPU cores,
+# Cost of one more pass through the model, as a share of the tokens that fit at once: 50 of 1,024 on two CPU cores,
 # about 1,000 of 18,000 for a 7B model on a GPU.
 PASS = 1 / 20
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """What goes through the model at once.
+class PaddedBatch:
+    """A micro-batch of rows.
 
-    ids, labels: int64, shape (rows, longest row), padded on the right with id 0 and IGNORE. Under causal attention no
-    token sees what stands to its right, so right padding needs no mask.
+    ids, labels: int64, shape (rows, longest row), padded on the right with id 0 and IGNORE. Causal attention looks to
+    the left only, so padding on the right needs no mask.
     """
 
     ids: np.ndarray
     labels: np.ndarray
 
     @property
-    def learnt(self) -> int:
-        """Positions that carry loss."""
+    def labelled(self) -> int:
+        """Number of labelled tokens; the first token of a row has no prediction, so it does not count."""
         return int((self.labels[:, 1:] != IGNORE).sum())
 
 
 def micro_rows(lengths: Sequence[int], micro_tokens: int) -> list[list[int]]:
     """Splits rows into groups of similar length, each at most `micro_tokens` with its padding (or one row).
 
-    Of all ways to cut the rows, sorted by length, into such groups, the cheapest by
-    sum over groups of (PASS * micro_tokens + rows * longest row); found by dynamic programming over the cuts. Longest
-    first, so that memory runs out at the start or never.
+    The rows are sorted by length, longest first, so that memory runs out at the start or never. The cuts between groups
+    minimise the sum over groups of (PASS * micro_tokens + rows * longest row), by dynamic programming.
+
+    Returns:
+        Indices into `lengths`, group by group.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     one_pass = int(PASS * micro_tokens)
-    cost, cut = [0], [0]  # of the first n rows: the least cost, and where its last group begins
+    cost, cut = [0], [0]  # of the first n rows: the lowest cost, and the start of its last group
     for end in range(1, len(order) + 1):
         best, begin = cost[end - 1] + one_pass + lengths[order[end - 1]], end - 1
         for start in range(end - 2, -1, -1):
@@ -59,18 +67,18 @@ def micro_rows(lengths: Sequence[int], micro_tokens: int) -> list[list[int]]:
     return groups[::-1]
 
 
-def batches(tokens: Tokens, rows: Sequence[int], micro_tokens: int) -> Iterable[Batch]:
+def batches(tokens: Tokens, rows: Sequence[int], micro_tokens: int) -> Iterable[PaddedBatch]:
     """The given rows as padded micro-batches."""
     for group in micro_rows([int(tokens.lengths[i]) for i in rows], micro_tokens):
         yield pad([tokens.row(rows[i]) for i in group])
 
 
-def pad(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> Batch:
-    """Stacks (ids, labels) pairs."""
+def pad(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> PaddedBatch:
+    """Stacks (ids, labels) of rows, each of shape (length,)."""
     width = max(len(ids) for ids, _ in rows)
     ids = np.zeros((len(rows), width), np.int64)
     labels = np.full((len(rows), width), IGNORE, np.int64)
     for n, (row_ids, row_labels) in enumerate(rows):
         ids[n, : len(row_ids)] = row_ids
         labels[n, : len(row_labels)] = row_labels
-    return Batch(ids, labels)
+    return PaddedBatch(ids, labels)

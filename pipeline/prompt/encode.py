@@ -1,47 +1,49 @@
-"""Examples to ids and labels. Training, evaluation and chat all come through here.
+"""Encodes examples as ids and labels. Training, evaluation and chat use the same code.
 
     ids    = [BOS] + prompt + answer + [END], cut at the cutoff
-    labels = ids, with IGNORE over the prompt where the recipe masks it
+    labels = ids, with IGNORE over the prompt if the recipe masks it
 
-Joint recipes tokenise prompt and answer as one text and mask as many tokens as the prompt has when tokenised alone,
-as stanford_alpaca and alpaca-lora did (stanford_alpaca train.py `preprocess`, alpaca-lora finetune.py
-`generate_and_tokenize_prompt`): where the answer changes the prompt's last token, the mask is off by that token.
-Recipes with `join: apart` join ids, so the seam is always clean.
+join: joint   prompt and answer are tokenised as one text, and as many tokens are masked as the prompt alone has. If the
+              answer changes the prompt's last token, the mask is off by that token. So did stanford_alpaca (train.py
+              `preprocess`) and alpaca-lora (finetune.py `generate_and_tokenize_prompt`).
+join: apart   prompt and answer are tokenised separately and their ids joined.
 
-A row of a conversation that is longer than the cutoff loses its oldest turns first, as many as it takes; only what is
-still too long without any is cut. Rows without earlier turns are never changed.
+A conversation longer than the cutoff loses its oldest turns, as few as possible; it is cut only if it is too long
+without any earlier turn. Other rows that are too long are cut.
 
-Scripts that put the end token behind the answer as text got it back as the token, and where they had added it to the
-tokenizer as a word and not as an `AddedToken`, the slow tokenizer stripped the white space in front of it (transformers
-v4.28.1, tokenization_utils.py, `tokenize`): `prompt.strip_end`. What those tokenizers did besides is not done here: a
-special token spelt inside a row, "</s>", became the token there, and stays text here.
+`prompt.strip_end` removes white space in front of the end token. The slow tokenizers of transformers v4.28.1 did so
+(tokenization_utils.py, `tokenize`) in scripts that appended the end token as text and had added it as a word instead of
+an `AddedToken`. Those tokenizers also turned "</s>" inside a row into the token; here it stays text.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.config.schema import Prompt
 from pipeline.dataset.example import Example
-from pipeline.prompt.history import shortened
 from pipeline.prompt.template import Template
 from pipeline.prompt.tokenizer import Tokenizer
 from pipeline.run.errors import UserError
 
 IGNORE = -100  # the label that torch's cross-entropy skips
-FOLLOWING = ("", "1", " ", "\n", "A", '"', "(", "가", "é", "日", "\u200b", "🙂", "-", "#", ":")  # of many kinds of sign
-SHORTEST = 4  # ids in a run that is worth sharing
+# Beginnings of an instruction: a tokenizer may join the last letters of the template with any of them.
+FOLLOWING = ("", "1", " ", "\n", "A", '"', "(", "가", "é", "日", "\u200b", "🙂", "-", "#", ":")
+MIN_PREAMBLE = 4  # ids
+USER_TURN = re.compile(r"\nUser: ")
+FIRST_TURNS = ("User: ", "Assistant: ")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One encoded example.
 
-    ids, labels: equally long. prompt: how many leading ids are prompt (BOS included). cut: it was longer than the
-    cutoff and lost its end token. seam: joining the answer changed the prompt's tokens. forgot: it lost its oldest
-    turns to fit into the cutoff.
+    ids, labels: equally long. prompt: how many ids at the front are the prompt, BOS included. cut: it was longer than
+    the cutoff and has no end token. seam: joining the answer changed the prompt's tokens. lost_turns: its oldest turns
+    were left out so that it fits into the cutoff.
     """
 
     ids: list[int]
@@ -49,20 +51,20 @@ class Row:
     prompt: int
     cut: bool
     seam: bool
-    forgot: bool = False
+    lost_turns: bool = False
 
     @property
-    def learnt(self) -> int:
-        """Tokens that carry loss; the first id has none, since nothing predicts it."""
+    def labelled(self) -> int:
+        """Number of labelled tokens; the first id does not count, since nothing predicts it."""
         later = self.labels[1:]
         return len(later) - later.count(IGNORE)
 
 
 class Encoder:
-    """A template, a tokenizer and the recipe's rules, bound together.
+    """Encodes with one template, one tokenizer and the settings of `prompt`.
 
     Raises:
-        UserError: the tokenizer has no end token, or the named BOS is not in its vocabulary.
+        UserError: the tokenizer has no end token, or `prompt.bos` is not in its vocabulary.
     """
 
     def __init__(self, template: Template, tokenizer: Tokenizer, prompt: Prompt) -> None:
@@ -98,26 +100,26 @@ class Encoder:
         return id
 
     def prompt(self, instruction: str, input: str = "") -> list[int]:
-        """Ids that an answer is generated from."""
-        return self._opening() + self.tokenizer.encode([self.template.prompt(instruction, input)])[0]
+        """Ids of a prompt, for generation."""
+        return self._bos_ids() + self.tokenizer.encode([self.template.prompt(instruction, input)])[0]
 
     def rows(self, examples: Sequence[Example]) -> list[Row]:
-        """Encodes examples in their order, without the oldest turns of conversations that do not fit."""
-        found = self._encoded(examples)
-        shorter = {i: shortened(examples[i]) for i, row in enumerate(found) if row.cut}
-        # By bisection: the fewest turns whose loss is enough, or all of them.
-        bounds = {i: (0, len(options) - 1) for i, options in shorter.items() if options}
+        """Encodes examples in their order; conversations that are too long lose their oldest turns."""
+        rows = self._encode(examples)
+        shorter = {i: _with_fewer_turns(examples[i]) for i, row in enumerate(rows) if row.cut}
+        # Bisection: the longest version that fits, or the last one.
+        bounds = {i: (0, len(versions) - 1) for i, versions in shorter.items() if versions}
         while open_ := {i: (low, high) for i, (low, high) in bounds.items() if low < high}:
-            rows = self._encoded([shorter[i][(low + high) // 2] for i, (low, high) in open_.items()])
-            for (i, (low, high)), row in zip(open_.items(), rows, strict=True):
+            tried = self._encode([shorter[i][(low + high) // 2] for i, (low, high) in open_.items()])
+            for (i, (low, high)), row in zip(open_.items(), tried, strict=True):
                 middle = (low + high) // 2
                 bounds[i] = (middle + 1, high) if row.cut else (low, middle)
-        rows = self._encoded([shorter[i][low] for i, (low, _) in bounds.items()])
-        for i, row in zip(bounds, rows, strict=True):
-            found[i] = replace(row, forgot=True)
-        return found
+        fitting = self._encode([shorter[i][low] for i, (low, _) in bounds.items()])
+        for i, row in zip(bounds, fitting, strict=True):
+            rows[i] = replace(row, lost_turns=True)
+        return rows
 
-    def _encoded(self, examples: Sequence[Example]) -> list[Row]:
+    def _encode(self, examples: Sequence[Example]) -> list[Row]:
         if not examples:
             return []
         prompts = [self.template.prompt(e.instruction, e.input) for e in examples]
@@ -131,36 +133,34 @@ class Encoder:
         return [self._row(head, body) for head, body in zip(heads, bodies, strict=True)]
 
     def _ended(self, text: str) -> str:
-        """The text as the end token follows it (`prompt.strip_end`)."""
+        """The text in front of the end token, see `prompt.strip_end`."""
         return text.rstrip() if self.prompt_config.strip_end else text
 
     def _row(self, head: list[int], body: list[int]) -> Row:
         cutoff = self.prompt_config.cutoff
-        opening = self._opening()
-        whole = [*opening, *body, self.end_id]
+        bos = self._bos_ids()
+        whole = [*bos, *body, self.end_id]
         ids = whole[:cutoff]
-        prompt = min(len(opening) + len(head), len(ids))
+        prompt = min(len(bos) + len(head), len(ids))
         masked = prompt if self.prompt_config.mask_prompt else 0
         labels = [IGNORE] * masked + ids[masked:]
         return Row(ids, labels, prompt, cut=len(whole) > cutoff, seam=body[: len(head)] != head)
 
-    def _opening(self) -> list[int]:
+    def _bos_ids(self) -> list[int]:
         return [] if self.bos_id is None else [self.bos_id]
 
-    def leading(self) -> list[list[int]]:
-        """Runs of ids that rows begin with whatever they are about: the opening of each form of the template.
-
-        What stands before the first slot is encoded with several texts behind it, since a tokenizer may join its last
-        letters with the next ones; the ids that all of them have in common are the run.
+    def preambles(self) -> list[list[int]]:
+        """Ids that rows begin with, whatever their content: the template's text before its first slot, with and without
+        input. For each form of the template, the common prefix of the prompts with all of `FOLLOWING`.
         """
-        runs = []
+        preambles = []
         for input in ("", "x"):
             prompts = [self.template.prompt(f"{text}x", input and f"{text}x") for text in FOLLOWING]
             encoded = self.tokenizer.encode(prompts)
             common = [same[0] for same in itertools.takewhile(lambda i: len(set(i)) == 1, zip(*encoded, strict=False))]
-            if len(common) >= SHORTEST:
-                runs.append(self._opening() + common)
-        return [run for n, run in enumerate(runs) if run not in runs[:n]]
+            if len(common) >= MIN_PREAMBLE:
+                preambles.append(self._bos_ids() + common)
+        return [ids for n, ids in enumerate(preambles) if ids not in preambles[:n]]
 
     def seams(self, examples: Sequence[Example]) -> int:
         """How many examples change their prompt's tokens when prompt and answer are tokenised as one text."""
@@ -170,3 +170,18 @@ class Encoder:
             [self._ended(p + self.template.answer(e.output)) for p, e in zip(prompts, examples, strict=True)]
         )
         return sum(body[: len(head)] != head for head, body in zip(heads, joined, strict=True))
+
+
+def _with_fewer_turns(example: Example) -> list[Example]:
+    """The example without its oldest turns, version by version, the last one without any; empty if it has no earlier
+    turns. `pipeline.dataset.read.conversation` writes them into the input:
+
+        User: a                              User: c                    (empty)
+        Assistant: b         ->    [         Assistant: d    ,                     ]
+        User: c
+        Assistant: d
+    """
+    if not example.thread or not example.input.startswith(FIRST_TURNS):
+        return []
+    rest = [example.input[match.start() + 1 :] for match in USER_TURN.finditer(example.input)]
+    return [replace(example, input=text) for text in (*rest, "")]

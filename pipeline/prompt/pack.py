@@ -1,15 +1,21 @@
-"""Packs: rows one behind the other without padding, and what many rows begin with only once.
+"""Packs: rows one behind the other without padding, with the ids that many rows begin with only once.
 
-    tokens     [preamble 1][preamble 2][own tokens of rows of 1 ...][... of 2 ...][rows that share nothing ...]
-    positions   0 1 2 ...   0 1 ...     n1 n1+1 ... | n1 n1+1 ...    n2 ...        0 1 ... | 0 1 ...
+    rows        a = P P P x y       b = P P P z       c = u v w        P: a preamble
 
-A row's own tokens see each other (causally) and their preamble, so every token sees what it sees in its row alone.
-What a shared token learns stands once for all rows: each position that predicts something is an entry (position,
-target, weight), the weight being the number of rows in which that position predicts that target. The preamble's last
-position predicts another token in each row, so it may have many entries. Sums over entries are sums over rows.
+    tokens      P P P | x y | z | u v w            starts     0 3 5 6 9
+    positions   0 1 2 | 3 4 | 3 | 0 1 2            preambles  1
+                preamble|rows that share| others   groups     3 6        (x y z go with preamble 0)
 
-A row shares a preamble only when its tokens really begin with it, so sharing cannot be wrong, only of no use.
-Relatives of the idea: prefix sharing for preference pairs (arXiv 2410.20305), tree training (arXiv 2511.00413).
+    entries     (where, target, weight)            of a and b: (2, x, 1) (3, y, 1) (2, z, 1)
+                                                   and with loss on the prompt (0, P, 2) (1, P, 2)
+
+An own token sees the preamble of its row and the row's own tokens up to itself: the same as in its row alone. An entry
+says that the position `where` predicts `target` in `weight` rows. The last position of a preamble predicts the first
+own token of each row, so it may have many entries. The loss of a pack is the sum over its entries, as over its rows.
+`pipeline/kernels/layout.py` draws how attention goes through a pack.
+
+A row shares a preamble only if its ids begin with it, so sharing is exact for any data. Similar ideas: prefix sharing
+for preference pairs (arXiv 2410.20305), tree training (arXiv 2511.00413).
 """
 
 from __future__ import annotations
@@ -28,15 +34,15 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """Some rows, ready to go through the model at once.
+    """A micro-batch of rows without padding.
 
     Attributes:
         ids, positions: shape (tokens,).
-        starts: where each segment (a preamble, or the own tokens of a row) begins, and the end; shape (segments + 1,).
-        preambles: how many of the segments, at the front, are preambles.
-        groups: bounds of the own tokens that go with each preamble, shape (preambles + 1,); the rest shares nothing.
-        where, targets, weights: the entries; position that predicts, what, for how many rows; shape (entries,).
-        rows, original: rows, and their tokens had each been computed by itself.
+        starts: start of each segment (a preamble, or the own tokens of a row), and the end; shape (segments + 1,).
+        preambles: how many segments, at the front, are preambles.
+        groups: bounds of the own tokens that go with each preamble, shape (preambles + 1,); later rows have none.
+        where, targets, weights: the entries, shape (entries,).
+        rows, original: number of rows, and of their tokens if nothing were shared.
     """
 
     ids: Ints
@@ -51,7 +57,7 @@ class Pack:
     original: int
 
     @property
-    def learnt(self) -> int:
+    def labelled(self) -> int:
         """Labelled tokens of the rows."""
         return int(self.weights.sum())
 
@@ -62,23 +68,26 @@ class Pack:
 
 
 class Packer:
-    """Cuts the rows of an optimiser step into packs; a pure function of the rows.
+    """Splits the rows of an optimiser step into packs; a pure function of the rows.
 
     Args:
-        leading: runs of ids that rows may begin with (`Encoder.leading`); none = nothing is shared.
-        capacity: most tokens in a pack; a row that is longer gets a pack of its own.
+        preambles: ids that rows may begin with (`Encoder.preambles`); empty: nothing is shared.
+        capacity: most tokens in a pack; a longer row gets a pack of its own.
+
+    Attributes:
+        preamble_of_row: index into `preambles` of each row of the data, -1 for none; shape (rows,).
+        shared: tokens of each row that are in its preamble, shape (rows,).
     """
 
-    def __init__(self, tokens: Tokens, leading: Sequence[Sequence[int]], capacity: int) -> None:
+    def __init__(self, tokens: Tokens, preambles: Sequence[Sequence[int]], capacity: int) -> None:
         self.tokens, self.capacity = tokens, capacity
-        self.leading = [np.asarray(run, np.int64) for run in sorted(leading, key=len)]
-        self.preamble = _matched(tokens, self.leading)
-        sizes = np.array([0, *map(len, self.leading)], np.int64)
-        self.shared: Ints = sizes[self.preamble + 1]
-        """Tokens of each row that stand in its preamble, shape (rows of the data,)."""
+        self.preambles = [np.asarray(ids, np.int64) for ids in sorted(preambles, key=len)]
+        self.preamble_of_row = _match_preambles(tokens, self.preambles)
+        lengths = np.array([0, *map(len, self.preambles)], np.int64)
+        self.shared: Ints = lengths[self.preamble_of_row + 1]
 
     def packs(self, rows: Sequence[int]) -> Iterator[Pack]:
-        """The given rows as packs, the largest first, so that memory runs out at the start or never."""
+        """The given rows as packs, largest first, so that memory runs out at the start or never."""
         for members in self.bins(rows):
             yield self.pack(members)
 
@@ -87,102 +96,100 @@ class Packer:
         own = self.tokens.lengths - self.shared
         order = sorted(rows, key=lambda i: (-int(own[i]), i))
         bins: list[list[int]] = []
-        there: list[set[int]] = []
+        in_bin: list[set[int]] = []  # preambles of each bin: further rows with them add only their own tokens
         room: list[int] = []
         for row in order:
-            kind = int(self.preamble[row])
-            size = int(own[row])
-            cost = [size + (0 if kind < 0 or kind in seen else int(self.shared[row])) for seen in there]
+            preamble, size, shared = int(self.preamble_of_row[row]), int(own[row]), int(self.shared[row])
+            cost = [size + (0 if preamble in seen else shared) for seen in in_bin]
             fits = [(room[b] - cost[b], b) for b in range(len(bins)) if cost[b] <= room[b]]
             if fits:
                 left, b = min(fits)
             else:
-                b, left = len(bins), self.capacity - size - int(self.shared[row])
+                b, left = len(bins), self.capacity - size - shared
                 bins.append([])
-                there.append(set())
+                in_bin.append(set())
                 room.append(0)
             room[b] = left
             bins[b].append(row)
-            there[b].add(kind)
+            in_bin[b].add(preamble)
         return sorted(bins, key=lambda b: -sum(int(own[i]) for i in b))
 
     def pack(self, rows: Sequence[int]) -> Pack:
         """The given rows as one pack."""
         chosen = np.asarray(rows, np.int64)
-        kinds = self.preamble[chosen]
-        # A preamble that only one row of this pack has is not worth a segment of its own: the row keeps it.
-        often = np.bincount(kinds + 1, minlength=len(self.leading) + 1) > 1
-        kinds = np.where(often[kinds + 1], kinds, -1)
-        order = np.argsort(np.where(kinds < 0, len(self.leading), kinds), kind="stable")
-        kinds = kinds[order]
-        return self._laid_out(chosen[order], kinds, sorted(set(kinds[kinds >= 0].tolist())))
+        preamble = self.preamble_of_row[chosen]
+        # A preamble of only one row of this pack needs no segment of its own: the row keeps it.
+        is_shared = np.bincount(preamble + 1, minlength=len(self.preambles) + 1) > 1
+        preamble = np.where(is_shared[preamble + 1], preamble, -1)
+        order = np.argsort(np.where(preamble < 0, len(self.preambles), preamble), kind="stable")
+        return self._lay_out(chosen[order], preamble[order])
 
-    def _laid_out(self, rows: Ints, kinds: Ints, used: list[int]) -> Pack:
-        shared = np.where(kinds < 0, 0, self.shared[rows])
-        lengths = self.tokens.lengths[rows]
-        begins = self.tokens.offsets[rows]
-        heads = [self.leading[k] for k in used]
-        front = sum(map(len, heads))
-        sizes = np.array([*map(len, heads), *(lengths - shared)], np.int64)
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        own = _ranges(begins + shared, lengths - shared)
-        ids = np.concatenate([*heads, self.tokens.ids[own]]).astype(np.int64)
-        positions = np.concatenate(
-            [*(np.arange(len(h)) for h in heads), _ranges(shared, lengths - shared)],
-        ).astype(np.int64)
-        groups = np.concatenate([[front], front + np.cumsum([int((lengths - shared)[kinds == k].sum()) for k in used])])
-        entries = [self._own_entries(own, front, rows, starts[len(used) :]), *self._shared_entries(rows, kinds, used)]
-        where, targets, weights = (np.concatenate(part) for part in zip(*entries, strict=True))
+    def _lay_out(self, rows: Ints, preamble: Ints) -> Pack:
+        """rows: in the order of the pack. preamble: of each, -1 for none; shape (rows,)."""
+        used = np.unique(preamble[preamble >= 0]).tolist()
+        fronts = [self.preambles[p] for p in used]
+        front = sum(map(len, fronts))
+        shared = np.where(preamble < 0, 0, self.shared[rows])
+        lengths, offsets = self.tokens.lengths[rows], self.tokens.offsets[rows]
+        own_lengths = lengths - shared
+        own = _ranges(offsets + shared, own_lengths)
+        starts = np.cumsum([0, *map(len, fronts), *own_lengths])
+        entries = [self._own_entries(own, front, starts[len(used) :]), *self._preamble_entries(rows, preamble, used)]
+        where, targets, weights = (np.concatenate(arrays) for arrays in zip(*entries, strict=True))
         return Pack(
-            ids,
-            positions,
-            starts.astype(np.int64),
-            len(used),
-            groups.astype(np.int64),
-            where.astype(np.int64),
-            targets.astype(np.int64),
-            weights.astype(np.float32),
-            len(rows),
-            int(lengths.sum()),
+            ids=np.concatenate([*fronts, self.tokens.ids[own]]).astype(np.int64),
+            positions=np.concatenate([*(np.arange(len(ids)) for ids in fronts), _ranges(shared, own_lengths)]),
+            starts=starts,
+            preambles=len(used),
+            groups=front + np.cumsum([0, *(own_lengths[preamble == p].sum() for p in used)]),
+            where=where,
+            targets=targets.astype(np.int64),
+            weights=weights.astype(np.float32),
+            rows=len(rows),
+            original=int(lengths.sum()),
         )
 
-    def _own_entries(self, own: Ints, front: int, rows: Ints, starts: Ints) -> tuple[Ints, Ints, Ints]:
-        """What own tokens predict of own tokens: all but the first of each row."""
+    def _own_entries(self, own: Ints, front: int, starts: Ints) -> tuple[Ints, Ints, Ints]:
+        """Entries of own tokens that predict own tokens: all but the first one of each row.
+
+        Args:
+            own: indices of the own tokens into the data. front: tokens of all preambles. starts: of the rows.
+        """
         labels = self.tokens.labels[own]
-        learns = labels != IGNORE
-        learns[starts[:-1] - front] = False
-        at = np.flatnonzero(learns)
+        is_labelled = labels != IGNORE
+        is_labelled[starts[:-1] - front] = False
+        at = np.flatnonzero(is_labelled)
         return at + front - 1, labels[at], np.ones(len(at), np.int64)
 
-    def _shared_entries(self, rows: Ints, kinds: Ints, used: list[int]) -> Iterator[tuple[Ints, Ints, Ints]]:
-        """What preambles predict: of themselves, and each row's first own token."""
+    def _preamble_entries(self, rows: Ints, preamble: Ints, used: list[int]) -> Iterator[tuple[Ints, Ints, Ints]]:
+        """Entries of preambles: they predict themselves, and the first own token of each row."""
         start = 0
-        for kind in used:
-            run = self.leading[kind]
-            begins = self.tokens.offsets[rows[kinds == kind]]
-            learns = self.tokens.labels[begins[:, None] + np.arange(1, len(run))] != IGNORE
-            counts = learns.sum(axis=0)
+        for number in used:
+            ids = self.preambles[number]
+            offsets = self.tokens.offsets[rows[preamble == number]]
+            is_labelled = self.tokens.labels[offsets[:, None] + np.arange(1, len(ids))] != IGNORE
+            counts = is_labelled.sum(axis=0)
             at = np.flatnonzero(counts)
-            yield start + at, run[at + 1], counts[at]
-            first = self.tokens.labels[begins + len(run)]
+            yield start + at, ids[at + 1], counts[at]
+            first = self.tokens.labels[offsets + len(ids)]
             targets, counts = np.unique(first[first != IGNORE], return_counts=True)
-            yield np.full(len(targets), start + len(run) - 1), targets, counts
-            start += len(run)
+            yield np.full(len(targets), start + len(ids) - 1), targets, counts
+            start += len(ids)
 
 
-def _matched(tokens: Tokens, leading: Sequence[Ints]) -> Ints:
-    """Number of the longest run that each row begins with and goes on after; -1 for none. Shape (rows,)."""
-    found = np.full(len(tokens), -1, np.int64)
-    for number, run in enumerate(leading):
-        rows = np.flatnonzero(tokens.lengths > len(run))
+def _match_preambles(tokens: Tokens, preambles: Sequence[Ints]) -> Ints:
+    """Index of the longest preamble that each row begins with and is longer than; -1 for none. Shape (rows,)."""
+    matched = np.full(len(tokens), -1, np.int64)
+    for number, ids in enumerate(preambles):
+        rows = np.flatnonzero(tokens.lengths > len(ids))
         same = np.ones(len(rows), np.bool_)
-        for at, id in enumerate(run):  # token by token: all at once would be rows times tokens in memory
+        for at, id in enumerate(ids):  # token by token: all at once would be rows times tokens in memory
             same &= tokens.ids[tokens.offsets[rows] + at] == id
-        found[rows[same]] = number
-    return found
+        matched[rows[same]] = number
+    return matched
 
 
 def _ranges(starts: Ints, lengths: Ints) -> Ints:
-    """start, start + 1, ... of each, one behind the other."""
+    """start, start + 1, ..., start + length - 1 of each, concatenated."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)

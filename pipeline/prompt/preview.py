@@ -1,4 +1,4 @@
-"""Encoded rows as a person reads them: what carries loss, what does not, special tokens spelt out."""
+"""Encoded rows as text: which tokens are labelled, special tokens spelt out."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ LOSS, PLAIN, END = "\033[32m", "\033[2m", "\033[0m"
 
 
 def as_text(encoder: Encoder, rows: Sequence[Row], colour: bool) -> str:
-    """Rows decoded, control and invisible characters as escapes; with colour, green carries loss. Without, loss stands
-    between the marks « and »."""
+    """Rows decoded, with control and invisible characters as escapes. Labelled tokens are green, or between « and »
+    without colour."""
     text = "\n\n".join(f"--- row {i}: {_head(row)}\n{_body(encoder, row, colour)}" for i, row in enumerate(rows, 1))
     return Styled(text)
 
 
 def _head(row: Row) -> str:
     end = "cut at the cutoff: no end token" if row.cut else "ends with its end token"
-    return f"{len(row.ids)} tokens, {row.learnt} carry loss, {end}"
+    return f"{len(row.ids)} tokens, {row.labelled} carry loss, {end}"
 
 
 def _body(encoder: Encoder, row: Row, colour: bool) -> str:
     opening, closing = (LOSS, END) if colour else ("«", "»")
     text = ""
-    for learnt, group in itertools.groupby(zip(row.ids, row.labels, strict=True), lambda pair: pair[1] != IGNORE):
+    for is_labelled, group in itertools.groupby(zip(row.ids, row.labels, strict=True), lambda pair: pair[1] != IGNORE):
         piece = safe(encoder.tokenizer.decode([id for id, _ in group], keep_special=True))
-        if learnt:
+        if is_labelled:
             text += f"{opening}{piece}{closing}"
         else:
             text += f"{PLAIN}{piece}{END}" if colour else piece
@@ -40,20 +40,19 @@ def _body(encoder: Encoder, row: Row, colour: bool) -> str:
 
 
 def preview(encoder: Encoder, examples: Sequence[Example], count: int = 5) -> None:
-    """Prints the first rows, and how many of all change prompt tokens when prompt and answer are joined as text."""
+    """Prints the first rows, and how many rows change prompt tokens when the answer is joined as text."""
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    legend = f"{LOSS}green{END} carries loss" if colour else "« » enclose what carries loss"
+    legend = f"{LOSS}green{END} tokens carry loss" if colour else "tokens between « » carry loss"
     form = f"template {safe(encoder.template.id)} ({encoder.template.hash})"
     say(Styled(f"{form}, tokenizer {encoder.tokenizer.hash}; {legend}\n"))
     say(as_text(encoder, encoder.rows(examples[:count]), colour))
     seams = 0
-    with bar(total=len(examples), what="looking at seams") as progress:
+    with bar(total=len(examples), what="checking seams") as progress:
         for start in range(0, len(examples), 2000):
             chunk = examples[start : start + 2000]
             seams += encoder.seams(chunk)
             progress.update(len(chunk))
     joint = encoder.prompt_config.join == "joint"
-    known = "their mask is off by a token, as in the reference recipes"
-    effect = known if joint else "prompt.join=apart keeps them clean"
-    said = f"{seams:,} of {len(examples):,} rows change prompt tokens when the answer is joined as text"
-    say(f"\n{said}: {effect}" if seams else f"\n{said}")
+    effect = "their mask is off by a token, as in the reference recipes" if joint else "prompt.join=apart avoids it"
+    summary = f"{seams:,} of {len(examples):,} rows change prompt tokens when the answer is joined as text"
+    say(f"\n{summary}: {effect}" if seams else f"\n{summary}")

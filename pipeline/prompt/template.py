@@ -1,6 +1,6 @@
 """A template is data: two prompts (with and without input), what stands before the answer, and what ends it.
 
-Substitution is literal and in one pass: an instruction that contains `{input}` stays text.
+Slots are filled literally and in one pass: `{input}` inside an instruction stays text.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SLOT = re.compile(r"(\{instruction\}|\{input\})")
 
 @dataclass(frozen=True)
 class Template:
-    """`end` is "eos" (the tokenizer's own) or the spelling of the special token that ends an answer."""
+    """end: "eos" (the tokenizer's own end token), or the special token that ends an answer."""
 
     id: str
     prompt_input: str
@@ -36,11 +36,11 @@ class Template:
 
     @property
     def hash(self) -> str:
-        """Identity of the form, whatever it is called."""
+        """Hash of what the template renders; its id does not count."""
         return sha256_json([self.prompt_input, self.prompt_no_input, self.answer_prefix, self.end])[:16]
 
     def prompt(self, instruction: str, input: str = "") -> str:
-        """The text before the answer; the form with input is used when `input` is not empty."""
+        """The text before the answer; the form with input is used if `input` is not empty."""
         form = self.prompt_input if input else self.prompt_no_input
         parts = {"{instruction}": instruction, "{input}": input}
         return "".join(parts.get(piece, piece) for piece in SLOT.split(form))
@@ -74,7 +74,7 @@ class Template:
 
 
 def _literal(text: str) -> str:
-    """A Jinja string. Letters stay as they are: Jinja does not join the two halves of JSON's escapes for emoji."""
+    """A Jinja string. Letters are not escaped: Jinja does not join the two halves of JSON's escapes for emoji."""
     return json.dumps(text, ensure_ascii=False)
 
 
@@ -108,8 +108,8 @@ def load(name: str) -> Template:
     try:
         values = parsed(text)[1]
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        said = one_line(error, 200)
-        raise UserError(f"not a readable template: {said}", str(path), "see pipeline/prompt/templates") from None
+        reason = one_line(error, 200)
+        raise UserError(f"not a readable template: {reason}", str(path), "see pipeline/prompt/templates") from None
     if not isinstance(values, dict):
         raise UserError("a template is a table of keys", str(path), f"keys: {', '.join(KEYS)}")
     for key, value in values.items():
@@ -131,14 +131,14 @@ def _check_slots(values: dict[str, str], where: str) -> None:
         for slot in slots:
             times = values[key].count(slot)
             if times != 1:
-                fix = f"put {slot} where the text shall go" if times == 0 else f"keep one {slot}"
+                fix = f"put {slot} where the text belongs" if times == 0 else f"keep one {slot}"
                 raise UserError(f"{key} holds {slot} {times} times, not once", where, fix)
     if "{input}" in values["prompt_no_input"]:
         raise UserError("prompt_no_input holds {input}, which is empty there", where, "remove it")
     for key in ("prompt_input", "prompt_no_input", "answer_prefix"):
         for slot in ("{output}", "{response}"):
             if slot in values.get(key, ""):
-                raise UserError(f"{key} holds {slot}; the answer follows by itself", where, f"remove {slot}")
+                raise UserError(f"{key} holds {slot}; the answer is appended automatically", where, f"remove {slot}")
     for slot in ("{instruction}", "{input}"):
         if slot in values.get("answer_prefix", ""):
             raise UserError(f"answer_prefix holds {slot}, which is not filled there", where, f"remove {slot}")

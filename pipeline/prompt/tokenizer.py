@@ -1,7 +1,7 @@
-"""A base model's tokenizer, without transformers: text to ids, never to special ids.
+"""A base's tokenizer without transformers: text to ids, never to special ids.
 
-A folder with `tokenizer.model` is read by sentencepiece, which is what the LLaMA-1 recipes ran; any other by
-`tokenizers` from `tokenizer.json`. In both, the spelling of a special token inside plain text stays plain text.
+`tokenizer.model` is read by sentencepiece, as in the LLaMA-1 recipes, otherwise `tokenizer.json` by `tokenizers`. With
+both, a special token spelt inside plain text stays plain text.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pipeline.run.files import read_json, sha256_file, sha256_json
 
 
 class Tokenizer:
-    """Ids of plain text, and the special ids around it.
+    """Encodes plain text and knows the special ids.
 
     Attributes:
         kind: `sentencepiece` or `tokenizers`.
         size: number of ids, added tokens included.
         bos_id, eos_id, pad_id, unk_id: None where the tokenizer has none.
-        adds_bos: whether the tokenizer puts BOS before a text by itself.
+        adds_bos: whether the tokenizer puts BOS in front of a text by default.
     """
 
     kind: str
@@ -84,11 +84,11 @@ class Tokenizer:
         except BaseException as error:  # the Rust side raises plain Exception, and panics past it
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
-            said = one_line(error)
-            raise UserError(f"not a readable tokenizer.json: {said}", str(path), "fetch the base again") from None
-        # From here on special tokens inside a text are read as the letters they are made of.
+            reason = one_line(error)
+            raise UserError(f"not a readable tokenizer.json: {reason}", str(path), "fetch the base again") from None
+        # Special tokens spelt inside a text are encoded as plain letters.
         self._fast.encode_special_tokens = True
-        # Not the number of entries: ids can have holes, and a new token must not fall on an id in use.
+        # Not the number of entries: ids can have gaps, and a new token must not take an id in use.
         self.size = max(self._fast.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.bos_id, self.eos_id = self._id_of("bos"), self._id_of("eos")
         self.pad_id, self.unk_id = self._id_of("pad"), self._id_of("unk")
@@ -105,18 +105,18 @@ class Tokenizer:
 
     @cached_property
     def hash(self) -> str:
-        """Identity of the mapping from text to ids."""
+        """Hash of everything that decides the ids of a text."""
         file = self.folder / ("tokenizer.model" if self.kind == "sentencepiece" else "tokenizer.json")
         return sha256_json([sha256_file(file), self.bos_id, self.eos_id, self.pad_id, self.added])[:16]
 
     @cached_property
     def special_ids(self) -> dict[int, str]:
-        """Ids that plain text must never give, with their spelling."""
+        """Ids that plain text must never produce, with their spelling."""
         if self.kind == "sentencepiece":
-            found = {i: self._spm.id_to_piece(i) for i in (self.bos_id, self.eos_id) if i is not None}
+            special = {i: self._spm.id_to_piece(i) for i in (self.bos_id, self.eos_id) if i is not None}
         else:
-            found = {i: token.content for i, token in self._fast.get_added_tokens_decoder().items() if token.special}
-        return {**found, **{i: token for token, i in self.added.items()}}
+            special = {i: token.content for i, token in self._fast.get_added_tokens_decoder().items() if token.special}
+        return {**special, **{i: token for token, i in self.added.items()}}
 
     def token_id(self, token: str) -> int | None:
         """Id of a vocabulary entry by its exact spelling."""
@@ -135,15 +135,15 @@ class Tokenizer:
         return self._spm.id_to_piece(id) if self.kind == "sentencepiece" else (self._fast.id_to_token(id) or "")
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text that opens a sequence; no special ids."""
+        """Ids of each text at the start of a sequence, without special ids."""
         if self.kind == "sentencepiece":
             return self._spm.encode(list(texts), num_threads=2) if texts else []
         return [e.ids for e in self._fast.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def encode_after(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text that follows other ids: without the space that LLaMA's tokenizer puts in front.
+        """Ids of each text that follows other ids: without the space that LLaMA's tokenizer puts in front of a text.
 
-        A line break is one token of its own there, so it is encoded in front and cut off again.
+        Such a tokenizer is given the text after a line break, which is a token of its own and is cut off again.
         """
         if not self._opens_with_space:
             return self.encode(texts)
@@ -160,7 +160,7 @@ class Tokenizer:
         return bool(ids) and self.token(ids[0]).startswith("\u2581")
 
     def decode(self, ids: Sequence[int], keep_special: bool = False) -> str:
-        """Text of ids; special ids are left out, or spelt with `keep_special`."""
+        """Text of ids; special ids are left out, or spelt out with `keep_special`."""
         decode = self._spm.decode if self.kind == "sentencepiece" else self._fast.decode
         pieces = []
         for special, group in itertools.groupby(ids, lambda id: id in self.special_ids):
@@ -173,13 +173,13 @@ class Tokenizer:
 
 
 def _known(id: int) -> int | None:
-    """Files spell "there is none" as -1."""
+    """None for -1, which files write if there is no such token."""
     return id if id >= 0 else None
 
 
 def _special_names(folder: Path) -> dict[str, Any]:
-    """bos_token, eos_token, ... from a Hugging Face folder; ids from config.json where no name is given."""
-    found: dict[str, Any] = {}
+    """`bos_token`, `eos_token`, ... from a Hugging Face folder; their ids from config.json if it has no names."""
+    names: dict[str, Any] = {}
     for file in ("config.json", "special_tokens_map.json", "tokenizer_config.json"):
         values = read_json(folder / file)
         if not isinstance(values, dict):
@@ -188,9 +188,9 @@ def _special_names(folder: Path) -> dict[str, Any]:
             value = values.get(name)
             value = value.get("content") if isinstance(value, dict) else value
             if isinstance(value, str):
-                found[name] = value
+                names[name] = value
             if file == "config.json" and values.get(f"{name}_id") is not None:
-                found[f"{name}_id"] = values[f"{name}_id"]
+                names[f"{name}_id"] = values[f"{name}_id"]
         if isinstance(values.get("add_bos_token"), bool):
-            found["add_bos_token"] = values["add_bos_token"]
-    return found
+            names["add_bos_token"] = values["add_bos_token"]
+    return names

@@ -1,4 +1,4 @@
-"""A tokenizer's files as others wrote them: sizes, and kinds of the fields that are read, before they are read."""
+"""Checks a tokenizer's files before they are parsed: their sizes, and the types of the fields that are used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.run.json_file import (  # fmt: skip
 )
 
 FIX = "fetch the tokenizer's files again, or name another folder with model.tokenizer"
-# Not parsed here: `tokenizers` does it, and has a limit of its own for depth. Gemma's has 33 MB.
+# Parsed by `tokenizers`, which limits its depth. Gemma's has 33 MB.
 LARGEST_TOKENIZER = 256_000_000
 LARGEST_TEMPLATE = 1_000_000
 LARGEST_VOCABULARY = 64_000_000
@@ -72,17 +72,17 @@ SIZES = {
 
 
 def check(folder: Path) -> None:
-    """Looks at every file of a tokenizer that is there.
+    """Checks every file of a tokenizer in the folder.
 
     Raises:
-        UserError: naming the first that is too large, no plain file, damaged, or has a field of another kind.
+        UserError: naming the first that is too large, no plain file, damaged, or has a field of another type.
     """
-    for name, most in SIZES.items():
+    for name, limit in SIZES.items():
         path = folder / name
         if path.exists() and not path.is_file():
             raise UserError(f"{name} is not a plain file", str(folder), FIX)
-        if path.is_file() and path.stat().st_size > most:
-            raise UserError(f"{name} is larger than {most:,} bytes", str(folder), FIX)
+        if path.is_file() and path.stat().st_size > limit:
+            raise UserError(f"{name} is larger than {limit:,} bytes", str(folder), FIX)
     template = folder / "chat_template.jinja"
     if template.is_file():
         try:
@@ -94,6 +94,6 @@ def check(folder: Path) -> None:
             read_object(folder / name, fields, FIX)
     added = folder / "added_tokens.json"
     if added.exists():
-        found = read_object(added, {}, FIX, LARGEST_VOCABULARY)
-        if not _is_vocabulary(found):
-            raise UserError(f"{added.name} is unfit: not a number for each token", str(folder), FIX)
+        vocabulary = read_object(added, {}, FIX, LARGEST_VOCABULARY)
+        if not _is_vocabulary(vocabulary):
+            raise UserError(f"{added.name} is invalid: a token has no whole number", str(folder), FIX)

@@ -1,4 +1,4 @@
-"""Encoded rows on disk, as Arrow. Reading takes some 20 bytes of memory a token."""
+"""Encoded rows on disk, as Arrow. A split that is read takes about 20 bytes of memory per token."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline.prompt.encode import Row
+from pipeline.prompt.encode import IGNORE, Row
 
-# Large lists count in 64 bits: with plain ones a part of more than 2^31 tokens would come back in several pieces.
+# 64-bit offsets: with 32 bits a split of more than 2^31 tokens would be read as several chunks.
 IDS = pa.large_list(pa.int32())
 SCHEMA = pa.schema([("input_ids", IDS), ("labels", IDS), ("id", pa.string())])
 
 
 class Tokens:
-    """Rows of one part of the data.
+    """Rows of one split.
 
     Attributes:
         lengths: tokens of each row, int64, shape (rows,).
-        learnt: tokens of each row that carry loss, int64, shape (rows,).
-        ids, labels: of all rows one behind the other, int32; row i is [offsets[i], offsets[i + 1]).
+        labelled: labelled tokens of each row, int64, shape (rows,).
+        ids, labels: of all rows, concatenated, int32, shape (tokens,); row i is [offsets[i], offsets[i + 1]).
+        names: content hash of each row.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,11 +31,11 @@ class Tokens:
         self.labels, _ = _flat(table["labels"])
         self.names = table["id"]
         self.lengths = np.diff(self.offsets)
-        counted = self.labels != -100
+        is_labelled = self.labels != IGNORE
         if len(self.lengths):
-            counted[self.offsets[:-1]] = False  # nothing predicts the first token of a row
-        sums = np.concatenate([[0], np.cumsum(counted)])
-        self.learnt = sums[self.offsets[1:]] - sums[self.offsets[:-1]]
+            is_labelled[self.offsets[:-1]] = False  # nothing predicts the first token of a row
+        sums = np.concatenate([[0], np.cumsum(is_labelled)])
+        self.labelled = sums[self.offsets[1:]] - sums[self.offsets[:-1]]
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -44,8 +45,8 @@ class Tokens:
         span = slice(self.offsets[index], self.offsets[index + 1])
         return self.ids[span], self.labels[span]
 
-    def of(self, rows: Sequence[int]) -> list[str]:
-        """Names (content hashes) of some rows."""
+    def names_of(self, rows: Sequence[int]) -> list[str]:
+        """Content hashes of some rows."""
         return [str(self.names[row]) for row in rows]
 
 
@@ -58,7 +59,7 @@ def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class TokenWriter:
-    """Writes rows in batches as they are encoded."""
+    """Appends rows to a file as they are encoded."""
 
     def __init__(self, path: Path) -> None:
         self._writer = pa.ipc.new_file(str(path), SCHEMA)

@@ -20,7 +20,7 @@ from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
 from pipeline.model.exported import base_with_tokens, export_dtype, free_memory
 from pipeline.model.fingerprint import fingerprint
-from pipeline.model.load import BYTES, DTYPES, cast, dtype_name, load_folder
+from pipeline.model.load import BYTES, DTYPES, cast, context_length, dtype_name, load_folder
 from pipeline.model.methods.full import FULL
 from pipeline.model.methods.own_form import OwnForm
 from pipeline.prompt.encode import Encoder
@@ -170,7 +170,7 @@ def _merge(tuned: Any, config: Config, dtype: str) -> Any:
 
 def _save(model: Any, encoder: Encoder, folder: Path) -> None:
     """Weights, config, generation config, tokenizer."""
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = context_length(model.config)
     tokenizer = hf_tokenizer.build(encoder, limit)
     ends = {"eos_token_id": encoder.end_id, "pad_token_id": tokenizer.pad_token_id}
     for name, id in ends.items():

@@ -25,11 +25,11 @@ from pipeline.model.adapter_folder import name_base
 from pipeline.model.base import Base
 from pipeline.model.exported import base_with_tokens, free_memory
 from pipeline.model.fingerprint import fingerprint
-from pipeline.model.load import context_of
+from pipeline.model.load import base_shape, context_length
 from pipeline.model.methods.method import SETTINGS, WEIGHTS
 from pipeline.model.methods.through_peft import ThroughPeft
 from pipeline.prompt.encode import Encoder
-from pipeline.prompt.passages import WINDOW
+from pipeline.prompt.general_text import WINDOW
 from pipeline.release import verify
 from pipeline.run.folder import Run, StageOutput
 from pipeline.run.progress import say
@@ -54,7 +54,7 @@ class Work:
     def measure(self, measured: MeasuredModel, shots: Shots | None = None) -> dict[str, Any]:
         settings, run = self.config.eval, self.run
         splits = held_out_rows(run.folder("dataset"), run.folder("tokens"), settings.rows)
-        longest = context_of(self.config, self.base) or WINDOW
+        longest = context_length(base_shape(self.config.model, self.base), self.config.adapter) or WINDOW
         return measure(measured, splits, settings, self.config.data.groups, longest, shots)
 
     def checked(self, reloaded: Any, folder: Path) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def unmerged(work: Work, held: list[Any], base_says: torch.Tensor, output: Stage
     tuned = adapters.load(plain, run.folder("adapter"), fingerprint(config, work.base))
     tuned_says = verify.log_probabilities(tuned, encoder, work.examples)
     verify.weights_have_learnt(tuned_says, base_says, work.checks)
-    limit = getattr(plain.config, "max_position_embeddings", None)
+    limit = context_length(plain.config)
     del tuned, plain
     free_memory()
 
@@ -111,7 +111,7 @@ def without_training(work: Work, held: list[Any], output: StageOutput) -> dict[s
         UserError: the tokenizer does not agree with ours.
     """
     plain = held.pop()
-    limit = getattr(plain.config, "max_position_embeddings", None)
+    limit = context_length(plain.config)
     _save_tokenizer(work, limit, output)
     config, room, count = work.config, work.config.eval.max_new_tokens, work.config.adapter.shots
     shots = shots_from(work.run.folder("dataset"), work.encoder, config.train.seed, limit, room, count)

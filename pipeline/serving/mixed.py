@@ -19,7 +19,7 @@ from pipeline.config.schema import Config
 from pipeline.model.base import Base
 from pipeline.model.fingerprint import fingerprint
 from pipeline.model.generate import greedy
-from pipeline.model.load import add_tokens, load_base
+from pipeline.model.load import add_tokens, context_length, load_base
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError, one_line
@@ -74,7 +74,7 @@ class Mixed:
             UserError: a question leaves no room for an answer.
         """
         prompts = [self.encoders[q.adapter].prompt(q.instruction, q.input) for q in questions]
-        most = getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
+        most = context_length(self.model.config) or sys.maxsize
         for number, (question, prompt) in enumerate(zip(questions, prompts, strict=True), 1):
             if len(prompt) >= most:
                 what = f"{len(prompt):,} tokens are too long for this model: it sees {most:,}, its answer included"

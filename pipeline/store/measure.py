@@ -13,8 +13,8 @@ from pipeline.evaluation.measurement import MeasuredModel, base_key
 from pipeline.evaluation.shots import Shots
 from pipeline.model.base import Base
 from pipeline.model.exported import base_with_tokens
-from pipeline.model.load import context_of
-from pipeline.prompt.passages import WINDOW
+from pipeline.model.load import base_shape, context_length
+from pipeline.prompt.general_text import WINDOW
 from pipeline.prompt.stage import encoder_of
 from pipeline.run.folder import Run
 from pipeline.store.folder import Store
@@ -41,4 +41,5 @@ def measure_stored(config: Config, run: Run, base: Base, store: Store, name: str
         adapter = {**key, "files": store.record(name)["files"]}
         measured = MeasuredModel(cache / f"adapter-{name}.jsonl", adapter, encoder, lambda: model, name)
     splits = held_out_rows(run.folder("dataset"), run.folder("tokens"), config.eval.rows)
-    return measure(measured, splits, config.eval, config.data.groups, context_of(config, base) or WINDOW, shots)
+    longest = context_length(base_shape(config.model, base), config.adapter) or WINDOW
+    return measure(measured, splits, config.eval, config.data.groups, longest, shots)

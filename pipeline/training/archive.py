@@ -1,11 +1,11 @@
-"""The checkpoints of a run folder: those of the settings at hand, and those of others, which are set aside.
+"""The checkpoints of a run folder: those of the present settings, and an archive of those of earlier settings.
 
-    checkpoints/step-000400/              of the settings at hand
-                0123456789abcdef/         of others, by their key: step-NNNNNN/, and what lay beside them in the run
-                damaged/step-000500/      could not be read; for the user to look at, or to delete
+    checkpoints/step-000400/              of the present settings
+                0123456789abcdef/         of other settings, by key: step-NNNNNN/, and their metrics.jsonl
+                damaged/step-000500/      cannot be read; kept for the user
 
-Whoever goes back to earlier settings goes on from their newest checkpoint. Every move is a rename, and a process that
-is killed between two of them leaves what the next one finishes.
+A run with earlier settings resumes from their newest checkpoint. Every move is a rename; if a process is killed between
+two of them, the next one finishes the work.
 """
 
 from __future__ import annotations
@@ -23,68 +23,68 @@ from pipeline.run.files import disk_errors, folder_size, make_folder, need_space
 from pipeline.run.progress import say
 from pipeline.training import checkpoint
 
-ASIDE = 3  # other settings whose checkpoints are kept
+MAX_ARCHIVED = 3  # other settings whose checkpoints are kept
 NAME = re.compile(r"^[0-9a-f]{16}$")
 
 
 def open_checkpoints(
     root: Path, key: str, sizes: dict[str, Any], weights: dict[str, torch.nn.Parameter], keep: int,
-    beside: Sequence[Path], accelerator: Any,
+    files: Sequence[Path], accelerator: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """Where a run stands: the state of its newest checkpoint that is whole, or of its start.
+    """The state of the newest intact checkpoint of these settings, or `checkpoint.START`.
 
     Args:
         key, sizes: as `checkpoint.key_of` has them. keep: `train.keep`.
-        beside: files of the run folder that belong to the checkpoints: they are set aside and come back with them.
+        files: of the run folder that belong to the checkpoints; they are archived and restored with them.
 
     Raises:
-        UserError: not enough disk, or no rights.
+        UserError: not enough disk space, or no permission.
     """
     if accelerator.is_main_process:
         with disk_errors(root):
-            settle(root, key, weights, beside)
-        aside = sum(p.stat().st_size for p in root.glob("*/step-*/*.safetensors"))
-        more = f" (beside {readable_size(aside)} of other settings in {root})" if aside else ""
-        need_space(root, checkpoint.space(root, weights, keep), f"checkpoints{more}")
-    accelerator.wait_for_everyone()  # no rank may look before the first one has moved what is to be moved
+            settle(root, key, weights, files)
+        archived = sum(p.stat().st_size for p in root.glob("*/step-*/*.safetensors"))
+        note = f" (besides {readable_size(archived)} of other settings in {root})" if archived else ""
+        need_space(root, checkpoint.space(root, weights, keep), f"checkpoints{note}")
+    accelerator.wait_for_everyone()  # no rank may read before the first one has moved everything
     return checkpoint.newest(root, key, sizes, accelerator.is_main_process) or dict(checkpoint.START)
 
 
-def settle(root: Path, key: str, weights: dict[str, torch.nn.Parameter], beside: Sequence[Path]) -> None:
-    """Leaves in `root` the checkpoints of `key` alone, the newest of them whole."""
-    for left in root.glob(".*.tmp"):  # of a process that was killed while it wrote
-        shutil.rmtree(left, ignore_errors=True)
+def settle(root: Path, key: str, weights: dict[str, torch.nn.Parameter], files: Sequence[Path]) -> None:
+    """Moves checkpoints, so that `root` has only those of `key`, the newest of them intact."""
+    for partial in root.glob(".*.tmp"):  # of a process that was killed while writing
+        shutil.rmtree(partial, ignore_errors=True)
     others: dict[str, list[int]] = {}
     for step in checkpoint.steps(root):
-        if wrong := checkpoint.damage(root, step):
-            _put_away(root, step, wrong)
+        if damage := checkpoint.damage(root, step):
+            _move_damaged(root, step, damage)
         elif (owner := read_json(checkpoint.folder_of(root, step) / checkpoint.STATE)["key"]) != key:
             others.setdefault(owner, []).append(step)
     for owner, steps in others.items():
-        _set_aside(root, owner, steps, beside)
-    _bring_back(root, key, beside)
-    _drop_oldest(root)
+        _archive(root, owner, steps, files)
+    _restore(root, key, files)
+    _remove_oldest(root)
     while steps := checkpoint.steps(root):
-        if not (wrong := checkpoint.damage(root, steps[-1], weights)):
+        if not (damage := checkpoint.damage(root, steps[-1], weights)):
             break
-        _put_away(root, steps[-1], wrong)
+        _move_damaged(root, steps[-1], damage)
 
 
-def _put_away(root: Path, step: int, wrong: str) -> None:
+def _move_damaged(root: Path, step: int, damage: str) -> None:
     folder, target = checkpoint.folder_of(root, step), checkpoint.folder_of(root / "damaged", step)
     make_folder(target.parent)
     if target.exists():
         shutil.rmtree(target)
     os.replace(folder, target)
     before = [n for n in checkpoint.steps(root) if n < step]
-    then = f"trying step {before[-1]}" if before else "no other is left, so training starts anew"
-    say(f"train: the checkpoint of step {step} is damaged: {wrong}; moved to {target}; {then}")
+    next_try = f"trying step {before[-1]}" if before else "there is no other, so training starts from the beginning"
+    say(f"train: the checkpoint of step {step} is damaged: {damage}; moved to {target}; {next_try}")
 
 
-def _set_aside(root: Path, owner: str, steps: list[int], beside: Sequence[Path]) -> None:
+def _archive(root: Path, owner: str, steps: list[int], files: Sequence[Path]) -> None:
     folder = root / owner[:16]
     make_folder(folder)
-    for path in beside:
+    for path in files:
         if path.is_file():
             _copy(path, folder / path.name)
     for step in steps:
@@ -93,18 +93,17 @@ def _set_aside(root: Path, owner: str, steps: list[int], beside: Sequence[Path])
             shutil.rmtree(target)
         os.replace(checkpoint.folder_of(root, step), target)
     size = folder_size(folder)
-    named = f"step{'s' if len(steps) > 1 else ''} {', '.join(map(str, steps))}"
-    told = f"{named}, {readable_size(size)}"
-    say(f"train: the checkpoints here belong to other data, settings or another version ({told}): "
-        f"set aside in {folder}; going back to those settings goes on from them")  # fmt: skip
+    which = f"step{'s' if len(steps) > 1 else ''} {', '.join(map(str, steps))}"
+    say(f"train: the checkpoints here belong to other data, settings or another version "
+        f"({which}, {readable_size(size)}): set aside in {folder}; a run with those settings resumes from them")  # fmt: skip
 
 
-def _bring_back(root: Path, key: str, beside: Sequence[Path]) -> None:
+def _restore(root: Path, key: str, files: Sequence[Path]) -> None:
     folder = root / key[:16]
     if not folder.is_dir():
         return
     if not checkpoint.steps(root) and checkpoint.steps(folder):
-        for path in beside:
+        for path in files:
             if (folder / path.name).is_file():
                 _copy(folder / path.name, path)
     for step in checkpoint.steps(folder):
@@ -113,15 +112,17 @@ def _bring_back(root: Path, key: str, beside: Sequence[Path]) -> None:
     shutil.rmtree(folder)
 
 
-def _drop_oldest(root: Path) -> None:
-    aside = sorted((p for p in root.glob("*") if NAME.match(p.name) and p.is_dir()), key=lambda p: p.stat().st_mtime_ns)
-    for folder in aside[:-ASIDE]:
-        say(f"train: checkpoints of {ASIDE} other settings are kept: those of the oldest are deleted ({folder})")
+def _remove_oldest(root: Path) -> None:
+    archived = sorted(
+        (p for p in root.glob("*") if NAME.match(p.name) and p.is_dir()), key=lambda p: p.stat().st_mtime_ns
+    )
+    for folder in archived[:-MAX_ARCHIVED]:
+        say(f"train: checkpoints of {MAX_ARCHIVED} other settings are kept; the oldest are deleted ({folder})")
         checkpoint.remove(folder)
 
 
 def _copy(path: Path, target: Path) -> None:
-    """In one step; as a second name of the same file where the disk has such, since both are only ever replaced."""
+    """Atomic; a hard link if the disk has them, since neither file is ever changed in place."""
     temporary = target.with_name(f".{target.name}.aside.tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -129,4 +130,4 @@ def _copy(path: Path, target: Path) -> None:
     except OSError:
         shutil.copy2(path, temporary)
     os.replace(temporary, target)
-    temporary.unlink(missing_ok=True)  # a rename does nothing where both are names of one file
+    temporary.unlink(missing_ok=True)  # a rename does nothing if both are names of one file

@@ -1,7 +1,7 @@
-"""Runs of versions whose keys held folders, times and a template's bytes: what they trained is taken over, not redone.
+"""Takes over runs of earlier versions, whose keys contained folders, times and a template's bytes.
 
-`key` is the training stage's key as those versions wrote it (its version 1). Where it fits what lies in a run folder,
-the folder gets today's key; where a file was touched since, it does not fit, and the run is trained again.
+`key` computes the training stage's key as those versions wrote it (version 1). If the run folder has it, it gets the
+present key. If a file was touched since, the keys differ and the run is trained again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.config.schema import Config
 from pipeline.model.base import Base, kind_of
 from pipeline.prompt import template as templates
-from pipeline.prompt.stage import rules
+from pipeline.prompt.stage import prompt_settings
 from pipeline.run.files import read_json, sha256_json, write_json
 from pipeline.run.folder import Run
 from pipeline.run.hash_cache import cached_sha256
@@ -27,23 +27,23 @@ TOKENIZER_FILES = (
 
 
 def take_over(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> bool:
-    """Gives checkpoints and a finished adapter of an earlier version today's key; True where nothing is left to train.
+    """Gives checkpoints and a finished adapter of an earlier version the present key; True if the adapter is finished.
 
-    To be called by the first process, which holds the lock.
+    To be called by the first process, which has the lock.
     """
     root, manifest = run.folder("checkpoints"), run.manifest("adapter")
     if not checkpoint.steps(root) and manifest is None:
         return False
-    if "not_decayed" in stage_key:  # weight decay reached biases and norms then
+    if "not_decayed" in stage_key:  # those versions decayed biases and norms too
         return False
     earlier = key(config, run, stage_key)
     owner, now = (checkpoint.key_of(k, base.commit)[0] for k in (earlier, stage_key))
     for step in checkpoint.steps(root):
-        place = checkpoint.folder_of(root, step) / checkpoint.STATE
-        state = read_json(place)
+        path = checkpoint.folder_of(root, step) / checkpoint.STATE
+        state = read_json(path)
         if isinstance(state, dict) and state.get("key") == owner:
-            write_json(place, state | {"key": now})
-    alone = os.environ.get("WORLD_SIZE", "1") == "1"  # others may have begun to train by now
+            write_json(path, state | {"key": now})
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"  # other ranks may train already
     if not alone or manifest is None or manifest["key"] != json.loads(json.dumps(earlier)):
         return False
     if not run.is_current("adapter", earlier):
@@ -54,11 +54,11 @@ def take_over(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -
 
 
 def key(config: Config, run: Run, stage_key: dict[str, Any]) -> dict[str, Any]:
-    """The training stage's key in its version 1. stage_key: today's."""
+    """The training stage's key in version 1. stage_key: the present one."""
     base = _base(config)
     tokens = {
         "version": 1,
-        "prompt": {**rules(config), "template": templates.load(config.prompt.template).hash},
+        "prompt": {**prompt_settings(config), "template": templates.load(config.prompt.template).hash},
         "template_file": cached_sha256(templates.path_of(config.prompt.template)),
         "add_tokens": config.value("model.add_tokens"),
         "tokenizer": base,
@@ -74,22 +74,20 @@ def _base(config: Config) -> dict[str, Any]:
     kind, path = kind_of(model), Path(model.base)
     own = [Path(model.tokenizer) / name for name in TOKENIZER_FILES] if model.tokenizer else []
     files = [p for p in own if p.is_file()]
-    found: dict[str, Any] = {"kind": kind, "tokenizer": model.tokenizer}
+    base: dict[str, Any] = {"kind": kind, "tokenizer": model.tokenizer}
     if kind == "geometry":
-        found["geometry"] = model.geometry
+        base["geometry"] = model.geometry
     elif kind == "hub":
-        found["id"] = f"{model.base}@{model.revision}" if model.revision else model.base
+        base["id"] = f"{model.base}@{model.revision}" if model.revision else model.base
     elif kind == "gguf":
         files.append(path)
     else:
         files += [p for p in sorted(path.glob("*")) if p.suffix in (".json", ".model", ".jinja") and _is_small(p)]
-        found["weights"] = {
-            p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(path.glob("*.safetensors"))
-        }
+        base["weights"] = {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(path.glob("*.safetensors"))}
     inputs = {
         str(p): {"bytes": p.stat().st_size, "mtime": p.stat().st_mtime_ns, "sha256": cached_sha256(p)} for p in files
     }
-    return {**found, "inputs": inputs}
+    return {**base, "inputs": inputs}
 
 
 def _is_small(path: Path) -> bool:

@@ -1,6 +1,6 @@
-"""Chooses how a run's rows go through the model: as packs where the model can take them, else padded.
+"""Chooses between packs and padded rows: packs if the model can take them and a self-check passes, else padded rows.
 
-Packs are used only where a self-check shows that they give the loss and gradients of the padded rows.
+The self-check compares loss and gradients of both on a few rows before the first step.
 """
 
 from __future__ import annotations
@@ -22,73 +22,77 @@ from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.progress import say
 from pipeline.training import self_check
-from pipeline.training.memory import choose_micro_tokens, choose_packed, to_come
-from pipeline.training.micro_batches import Packed, Plain
-from pipeline.training.ranks import smallest
-from pipeline.training.schedule import rows_of
+from pipeline.training.memory import bytes_to_reserve, choose_packed, choose_padded
+from pipeline.training.micro_batches import MicroBatches, PackedMicroBatches, PaddedMicroBatches
+from pipeline.training.processes import minimum
+from pipeline.training.schedule import step_rows
 
-# Parameters times tokens of a pass. One of 30 blocks starts some thousand kernels, which took 140 ms where an H200
-# computes 2e13 of these in as long (docs/benchmarks.md).
+# Parameters times tokens of a pass. A pass of 30 blocks launches some thousand kernels, which took 140 ms; an H200
+# computes 1.2e13 of these in that time (docs/benchmarks.md). Smaller passes wait for launches.
 LAUNCH_BOUND = 1.2e13
+RECOMPUTE = ("block", "offload")  # values of `train.checkpointing`
 
 
-def open_path(
-    config: Config, model: Any, tokens: Tokens, leading: Sequence[Sequence[int]], accelerator: Any,
+def choose_path(
+    config: Config, model: Any, tokens: Tokens, preambles: Sequence[Sequence[int]], accelerator: Any,
     state: dict[str, Any], weights: Sequence[torch.Tensor],
-) -> Packed | Plain:  # fmt: skip
-    """The fast path where the model can take it and it proves equal to the plain one on some rows, else the plain one.
+) -> MicroBatches:  # fmt: skip
+    """The fast path if the model can take it and the self-check passes, else the plain one.
 
     Args:
-        state: of a checkpoint, or with zeros: `micro_tokens` and `recompute` as they were chosen then.
+        state: of a checkpoint or `checkpoint.START`. Its `micro_tokens` and `recompute` are used again unless 0.
+        weights: that are trained.
 
     Raises:
-        UserError: the base is to be in fp8, and that cannot be; or not even the longest row fits into memory.
+        UserError: the base is to be in fp8, and the fast path cannot be used; or the memory is too small.
     """
-    settings = config.train
-    reserve = to_come(weights, moments=not state["step"])
-    given = config, model, tokens, accelerator, weights, state, reserve
-    path = (_proven(*given, leading) if settings.fast else None) or _plain(*given)
+    reserve = bytes_to_reserve(weights, moments=not state["step"])
+    path: MicroBatches | None = None
+    if config.train.fast:
+        path = _checked_packs(config, model, tokens, preambles, accelerator, state, weights, reserve)
+    if path is None:
+        path = _padded(config.train, model, tokens, accelerator, state, weights, reserve)
     agree(path, accelerator)
-    if isinstance(path, Packed) and _wants_graphs(config, path.fast, tokens, accelerator):
-        path.graphs = CudaGraphs(path.fast, weights, _first_packs(path.packer, settings))
+    if isinstance(path, PackedMicroBatches) and _is_launch_bound(config.train, path.fast, tokens, accelerator):
+        path.graphs = CudaGraphs(path.fast, weights, _first_packs(path.packer, config.train))
     return path
 
 
-def agree(path: Packed | Plain, accelerator: Any) -> None:
-    """All ranks take the smallest size of packs, and compute blocks again where any of them does: a checkpoint holds
-    one size, and a resumed run cuts up its steps as the run before did. To be called by all ranks at once."""
-    micro_tokens, kept = smallest(accelerator, [path.micro_tokens, int(not path.recompute)])
-    if not kept and isinstance(path, Packed):
-        path.keeps_less()
+def agree(path: MicroBatches, accelerator: Any) -> None:
+    """All ranks take the smallest `micro_tokens` of any rank, and recompute if any does: a checkpoint holds one value,
+    and a resumed run must split its steps like the run before. All ranks must call it."""
+    micro_tokens, keeps_all = minimum(accelerator, [path.micro_tokens, int(not path.recompute)])
+    if not keeps_all and isinstance(path, PackedMicroBatches):
+        path.start_recompute()
     path.micro_tokens = micro_tokens
 
 
-def _proven(
-    config: Config, model: Any, tokens: Tokens, accelerator: Any, weights: Sequence[torch.Tensor],
-    state: dict[str, Any], reserve: int, leading: Sequence[Sequence[int]],
-) -> Packed | None:  # fmt: skip
-    """The fast path, or None where the model cannot take it or it differs from the plain one."""
-    told, gpu = accelerator.is_main_process, accelerator.device.type == "cuda"
+def _checked_packs(
+    config: Config, model: Any, tokens: Tokens, preambles: Sequence[Sequence[int]], accelerator: Any,
+    state: dict[str, Any], weights: Sequence[torch.Tensor], reserve: int,
+) -> PackedMicroBatches | None:  # fmt: skip
+    """The fast path; None if the model cannot take it or it differs from the plain one."""
+    verbose = accelerator.is_main_process
+    precision = "fp8" if config.model.quantize == "fp8" else dtype_name(config.model)
     try:
-        slow = spec_of(config.adapter).never_packed
-        if slow:
-            raise NotPackable(slow)
-        packed = _packed(config, model, tokens, leading, accelerator, state, reserve)
-        plain = Plain(model, tokens, accelerator, int(tokens.lengths.max()))
-        if self_check.is_equal(packed, plain, config, weights, told):
-            if gpu and not packed.fast.uses_kernels:
-                packed.strict = self_check.repeats(packed, int(tokens.lengths.argmax()), weights, told)
+        if reason := spec_of(config.adapter).never_packed:
+            raise NotPackable(reason)
+        packed = _packed(config, model, tokens, preambles, accelerator, state, reserve)
+        padded = PaddedMicroBatches(model, tokens, accelerator, int(tokens.lengths.max()))
+        rows = step_rows(0, len(tokens), config.train)[: self_check.ROWS]
+        if self_check.is_equal(packed, padded, rows, weights, precision, verbose):
+            if accelerator.device.type == "cuda" and not packed.fast.uses_kernels:
+                longest = int(tokens.lengths.argmax())
+                packed.is_deterministic = self_check.is_deterministic(packed, longest, weights, verbose)
             return packed
     except (torch.cuda.OutOfMemoryError, UserError):
         raise
-    # A model of another build may raise anything, so may a kernel on a card without room for it, and so may a
-    # mistake of ours; all are said.
+    # Models and kernels raise errors of any type; each is printed, and the plain path does without them.
     except Exception as error:
-        why = str(error) if isinstance(error, NotPackable) else f"{type(error).__name__}: {error}"
-        why = one_line(why)
-        if config.model.quantize == "fp8":
-            raise UserError(f"no fp8: {why}", "model.quantize", "set model.quantize=none or nf4") from None
-        say(f"train: the plain path is used: {why}") if told else None
+        reason = one_line(str(error) if isinstance(error, NotPackable) else f"{type(error).__name__}: {error}")
+        if precision == "fp8":
+            raise UserError(f"no fp8: {reason}", "model.quantize", "set model.quantize=none or nf4") from None
+        say(f"train: the plain path is used: {reason}") if verbose else None
     for weight in weights:
         weight.grad = None
     if model.is_gradient_checkpointing:
@@ -96,39 +100,18 @@ def _proven(
     return None
 
 
-def _plain(
-    config: Config, model: Any, tokens: Tokens, accelerator: Any, weights: Sequence[torch.Tensor],
-    state: dict[str, Any], reserve: int,
-) -> Plain:  # fmt: skip
-    settings, longest = config.train, int(tokens.lengths.max())
-    if settings.checkpointing in ("block", "offload"):
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
-    with accelerator.autocast():  # what is trained is in float32 and may stand beside frozen weights in bf16
-        micro_tokens = state["micro_tokens"] or choose_micro_tokens(model, settings.micro_tokens, longest, reserve)
-    path = Plain(model, tokens, accelerator, micro_tokens)
-    gpu = accelerator.device.type == "cuda"
-    path.strict = gpu and self_check.repeats(path, int(tokens.lengths.argmax()), weights, accelerator.is_main_process)
-    return path
-
-
 def _packed(
-    config: Config,
-    model: Any,
-    tokens: Tokens,
-    leading: Sequence[Sequence[int]],
-    accelerator: Any,
-    state: dict[str, Any],
-    reserve: int,
-) -> Packed:
+    config: Config, model: Any, tokens: Tokens, preambles: Sequence[Sequence[int]], accelerator: Any,
+    state: dict[str, Any], reserve: int,
+) -> PackedMicroBatches:  # fmt: skip
     settings, longest = config.train, int(tokens.lengths.max())
     dtype = torch.bfloat16 if dtype_name(config.model) == "bf16" else torch.float32
     fast = PackedModel(model, longest, fp8=config.model.quantize == "fp8", dtype=dtype)
-    if settings.checkpointing in ("block", "offload") and not fast.can_recompute:
+    if settings.checkpointing in RECOMPUTE and not fast.can_recompute:
         raise NotPackable(
-            f"train.checkpointing={settings.checkpointing}, and blocks of this model cannot be computed again"
+            f"train.checkpointing={settings.checkpointing}, and blocks of this model cannot be recomputed"
         )
-    packed = Packed(fast, tokens, leading, longest)
+    packed = PackedMicroBatches(fast, tokens, preambles, longest)
     packed.offload = settings.checkpointing == "offload"
     packed.micro_tokens, fast.recompute = state["micro_tokens"], state["recompute"]
     if not state["micro_tokens"]:
@@ -140,9 +123,25 @@ def _packed(
     return packed
 
 
-def _wants_graphs(config: Config, fast: PackedModel, tokens: Tokens, accelerator: Any) -> bool:
-    """Whether starting kernels one by one would be what a step waits for. The same on every start of a run."""
-    settings = config.train
+def _padded(
+    settings: Train, model: Any, tokens: Tokens, accelerator: Any, state: dict[str, Any],
+    weights: Sequence[torch.Tensor], reserve: int,
+) -> PaddedMicroBatches:  # fmt: skip
+    if settings.checkpointing in RECOMPUTE:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    with accelerator.autocast():  # trained weights in float32 may be next to frozen ones in bf16
+        longest = int(tokens.lengths.max())
+        micro_tokens = state["micro_tokens"] or choose_padded(model, settings.micro_tokens, longest, reserve)
+    padded = PaddedMicroBatches(model, tokens, accelerator, micro_tokens)
+    if accelerator.device.type == "cuda":
+        row, verbose = int(tokens.lengths.argmax()), accelerator.is_main_process
+        padded.is_deterministic = self_check.is_deterministic(padded, row, weights, verbose)
+    return padded
+
+
+def _is_launch_bound(settings: Train, fast: PackedModel, tokens: Tokens, accelerator: Any) -> bool:
+    """Whether launching kernels would take longer than computing them. The same on every start of a run."""
     if not settings.graphs or fast.plain_attention or not fast.blocks or settings.checkpointing == "offload":
         return False
     rows = -(-settings.batch_size // accelerator.num_processes)
@@ -151,25 +150,23 @@ def _wants_graphs(config: Config, fast: PackedModel, tokens: Tokens, accelerator
 
 
 def _first_packs(packer: Packer, settings: Train) -> list[Pack]:
-    """Of the first steps, whichever step a run goes on from: forms are the same on every start."""
-    steps = (rows_of(n, len(packer.tokens), settings) for n in range(SAMPLE_PACKS))
+    """Packs of the first steps, also for a resumed run: the shapes of graphs are the same on every start."""
+    steps = (step_rows(n, len(packer.tokens), settings) for n in range(SAMPLE_PACKS))
     return list(islice((pack for rows in steps for pack in packer.packs(rows)), SAMPLE_PACKS))
 
 
-def halve(path: Packed | Plain, longest: int, step: int, auto: bool) -> None:
-    """Half as many tokens at once, after the card's memory did not suffice; where that cannot be, blocks keep less.
-
-    auto: whether what blocks keep may be chosen.
+def reduce_memory(path: MicroBatches, longest: int, step: int, may_recompute: bool) -> None:
+    """After the card ran out of memory: half as many tokens at once, or recomputation if that is not possible.
 
     Raises:
-        UserError: the longest row by itself does not fit.
+        UserError: the longest row does not fit by itself.
     """
     torch.cuda.empty_cache()
     if path.micro_tokens <= longest:
-        if auto and isinstance(path, Packed) and path.keeps_less():
-            say(f"train: step {step + 1}: out of memory; going on with blocks computed again")
+        if may_recompute and isinstance(path, PackedMicroBatches) and path.start_recompute():
+            say(f"train: step {step + 1}: out of memory; continuing with blocks recomputed")
             return
         fix = "set train.checkpointing=block, model.quantize=nf4, or lower prompt.cutoff"
         raise UserError(f"step {step + 1}: the longest row, {longest} tokens, does not fit into the card", "train", fix)
     path.micro_tokens = max(longest, path.micro_tokens // 2)
-    say(f"train: step {step + 1}: out of memory; going on with at most {path.micro_tokens:,} tokens at once")
+    say(f"train: step {step + 1}: out of memory; continuing with at most {path.micro_tokens:,} tokens at once")

@@ -1,10 +1,10 @@
-"""metrics.jsonl and loss.png."""
+"""metrics.jsonl, loss.png, and spikes: steps whose loss is far above those before."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,14 @@ from pipeline.pages.charts import Points, Series, add_lines, thinned
 from pipeline.pages.drawing import WIDE, Drawing
 from pipeline.run.files import write_text
 
+MIN_STEPS = 20  # before a step can be a spike
+NEW = 0.05  # weight of a new step in the running mean
+DEVIATIONS = 5.0  # above the mean; the loss of small batches of short answers varies a lot
+UNREADABLE = 1 << 60
+
 
 def rewind(path: Path, step: int) -> None:
-    """Drops what was written after the checkpoint that a run goes on from; the file is replaced in one step."""
+    """Removes the lines after `step`, at which a run resumes; the file is replaced atomically."""
     if not path.is_file():
         return
     write_text(path, "".join(line + "\n" for line in _lines(path) if _step(line) <= step))
@@ -26,10 +31,10 @@ def append(path: Path, values: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All lines, oldest first; a line that is damaged, or that a crash cut in two, is left out."""
+    """All lines, oldest first, without damaged ones, such as a line that a crash cut in two."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in _lines(path) if _step(line) < 1 << 60]
+    return [json.loads(line) for line in _lines(path) if _step(line) < UNREADABLE]
 
 
 def _lines(path: Path) -> list[str]:
@@ -40,11 +45,11 @@ def _step(line: str) -> int:
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return 1 << 60
+        return UNREADABLE
 
 
-def running(values: Sequence[float]) -> list[float]:
-    """Exponential mean: nine tenths of what it was, one of what is new; starts at the first value."""
+def running_mean(values: Sequence[float]) -> list[float]:
+    """Exponential running mean, 0.9 of the old mean and 0.1 of the new value; starts at the first value."""
     mean, means = values[0] if values else 0.0, []
     for value in values:
         mean = 0.9 * mean + 0.1 * value
@@ -52,10 +57,34 @@ def running(values: Sequence[float]) -> list[float]:
     return means
 
 
+class Spikes:
+    """Running mean and variance of the loss, exponentially weighted, without the spikes themselves.
+
+    losses: of the steps before, when a run is resumed.
+    """
+
+    def __init__(self, losses: Iterable[float] = ()) -> None:
+        self.mean, self.variance, self.count = 0.0, 0.0, 0
+        for loss in losses:
+            self.is_spike(loss)
+
+    def is_spike(self, loss: float) -> bool:
+        """Whether this step's loss is far above those before; otherwise it enters the mean."""
+        self.count += 1
+        if self.count == 1:
+            self.mean = loss
+        off = loss - self.mean
+        if self.count > MIN_STEPS and off > DEVIATIONS * max(self.variance**0.5, 0.02 * self.mean):
+            return True
+        self.mean += NEW * off
+        self.variance = (1 - NEW) * (self.variance + NEW * off * off)
+        return False
+
+
 def loss_chart(lines: Sequence[Mapping[str, Any]], width: float, title: str = "Loss") -> Drawing:
     """Training loss of every step and its running mean, held-out loss, and loss on general text; nats a token."""
     train = points(lines, "loss")
-    means = list(zip([step for step, _ in train], running([loss for _, loss in train]), strict=True))
+    means = list(zip([step for step, _ in train], running_mean([loss for _, loss in train]), strict=True))
     series = [
         Series("training, each step", thinned(train), "accent-3", 1),
         Series("training, running mean", thinned(means), "accent"),

@@ -1,25 +1,24 @@
-"""Quadratic penalties towards the start: L2-SP, and EWC with the importances of `fisher.py`.
+"""Quadratic penalties towards the start: L2-SP, and EWC with the importances of `ewc.py`.
 
     penalty = strength / 2 * sum_i F_i (w_i - w0_i)^2            L2-SP: F = 1;  EWC: F = Fisher information, diagonal
 
 L2-SP: Li, Grandvalet, Davoine 2018, "Explicit Inductive Bias for Transfer Learning with Convolutional Networks",
-section 3 (their alpha; all that is trained has been pretrained here, so their beta for new layers has no part).
+section 3 (their alpha; their beta is for new layers, and all weights here are pretrained).
 EWC: Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in neural networks", equation 3.
 
-w is what the model computes with. For weights that are trained themselves that is the weight. For LoRA it is
-W + s B A, not A and B apart: where A starts at random and B at zero, pulling A back to its first numbers would tie the
-adapter to a draw that means nothing to the model, and B G, G^-1 A is the same model at another price. With
-D = s (B A - B0 A0), and F_oi = R_o C_i (ones, or the factors of `fisher.py`), all of it is products of rank r, and the
-matrix D is never made:
+w is what the model computes with: a trained weight itself, and for LoRA W + s B A. A and B are not penalised
+separately: A starts at random and B at zero, so A's start has no meaning for the model, and (B G, G^-1 A) is the same
+model with another penalty. With D = s (B A - B0 A0) and F_oi = R_o C_i (ones, or the factors of `ewc.py`) all terms are
+products of rank r, and the matrix D is never computed:
 
     penalty = strength / 2 * sum_oi R_o C_i D_oi^2 = strength s^2 / 2 * trace(P Q),   P = B' R B,  Q = A C A'
     dA = strength s^2 P A C,    dB = strength s^2 R B Q
 
-B0 A0 is zero but for starts such as PiSSA's; there B becomes [B, -B0] and A [A; A0], and the gradients of their upper
-halves are taken. A DoRA adapter's magnitudes count as weights of their own.
+B0 A0 is zero except for starts such as PiSSA's; then B becomes [B, -B0] and A [A; A0], and only the gradients of B and
+A are used. Magnitudes of a DoRA adapter are trained weights themselves.
 
-The gradient is added once an optimiser step, when those of all micro-batches and ranks are summed up: the penalty does
-not depend on the data, so it needs no share in either. It is part of what `train.clip` looks at.
+The penalty does not depend on the data, so its gradient is added once per optimiser step, after those of all
+micro-batches and ranks were summed, and before `train.clip`.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ from pipeline.run.errors import UserError
 
 
 @dataclass(frozen=True)
-class Product:
-    """The change of one layer's weight by LoRA, s (B A - B0 A0), shape (out, in).
+class LoraTerm:
+    """Penalty on the change of one layer's weight by LoRA, s (B A - B0 A0), shape (out, in).
 
-    a: (r, in). b: (out, r). start: (A0, B0), None where B0 A0 = 0. rows: R, (out,). columns: C, (in,); None: ones.
+    a: (r, in). b: (out, r). start: (A0, B0), None if B0 A0 = 0. rows: R, (out,). columns: C, (in,); None: ones.
     """
 
     a: torch.nn.Parameter
@@ -47,7 +46,7 @@ class Product:
     rows: torch.Tensor | None = None
     columns: torch.Tensor | None = None
 
-    def gradient_onto(self, strength: float) -> torch.Tensor:
+    def add_gradient(self, strength: float) -> torch.Tensor:
         """Adds the penalty's gradient to those of a and b; returns the penalty, a scalar."""
         a, b, rank = self.a.detach().float(), self.b.detach().float(), self.a.shape[0]
         if self.start is not None:
@@ -62,15 +61,15 @@ class Product:
 
 
 @dataclass(frozen=True)
-class Single:
-    """A tensor that is trained itself. start: w0. importance: F, of the same shape; None: ones."""
+class WeightTerm:
+    """Penalty on the change of a trained tensor. start: w0. importance: F, of the same shape; None: ones."""
 
     weight: torch.nn.Parameter
     start: torch.Tensor
     importance: torch.Tensor | None = None
 
-    def gradient_onto(self, strength: float) -> torch.Tensor:
-        """As `Product.gradient_onto`."""
+    def add_gradient(self, strength: float) -> torch.Tensor:
+        """As `LoraTerm.add_gradient`."""
         change = self.weight.detach() - self.start
         slope = change if self.importance is None else change * self.importance
         _add(self.weight, slope, strength)
@@ -84,49 +83,49 @@ def _add(weight: torch.nn.Parameter, slope: torch.Tensor, factor: float) -> None
 
 
 class Penalty:
-    """One penalty over all that is trained. `parts`: by name, as `parts_of` gives them."""
+    """The sum of the terms of all trained weights. terms: by name, see `terms_of`."""
 
-    def __init__(self, parts: Mapping[str, Product | Single], strength: float) -> None:
-        self.parts, self.strength = dict(parts), strength
+    def __init__(self, terms: Mapping[str, LoraTerm | WeightTerm], strength: float) -> None:
+        self.terms, self.strength = dict(terms), strength
 
-    def gradient_onto(self) -> torch.Tensor:
+    def add_gradient(self) -> torch.Tensor:
         """Adds the gradient to `.grad` of every weight; returns the penalty, in nats, a scalar."""
-        return torch.stack([part.gradient_onto(self.strength) for part in self.parts.values()]).sum()
+        return torch.stack([term.add_gradient(self.strength) for term in self.terms.values()]).sum()
 
 
-def gradients_onto(penalties: list[Penalty]) -> dict[str, float]:
-    """Adds the gradients of all; returns what metrics.jsonl says of them: nothing where there are none."""
-    return {"penalty": float(sum(p.gradient_onto() for p in penalties))} if penalties else {}
+def add_gradients(penalties: list[Penalty]) -> dict[str, float]:
+    """Adds the gradients of all penalties; returns their sum for metrics.jsonl, or nothing without penalties."""
+    return {"penalty": float(sum(p.add_gradient() for p in penalties))} if penalties else {}
 
 
-def layers_of(model: Any) -> Iterator[tuple[str, Any]]:
-    """Name and module of every linear layer that peft gave LoRA's A and B."""
+def lora_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """Name and module of every linear layer with LoRA."""
     for name, module in model.named_modules():
         pairs = getattr(module, "lora_A", None)
         if isinstance(pairs, torch.nn.ModuleDict) and "default" in pairs:
             yield name, module
 
 
-def parts_of(model: Any, weights: Mapping[str, torch.nn.Parameter]) -> dict[str, Product | Single]:
-    """What is trained, in the form in which it changes the model; the values it has now are its start.
+def terms_of(model: Any, weights: Mapping[str, torch.nn.Parameter]) -> dict[str, LoraTerm | WeightTerm]:
+    """The terms of all trained weights, by name; their present values are the start.
 
     Args:
-        weights: the trainable parameters by name, at the start of the run.
+        weights: trained parameters by name, at the start of the run.
     """
     layers, alone = _split(model, weights)
-    parts: dict[str, Product | Single] = {}
+    terms: dict[str, LoraTerm | WeightTerm] = {}
     for name, module in layers.items():
         a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
         start = (a.detach().float().clone(), b.detach().float().clone()) if b.detach().any() else None
-        parts[name] = Product(a, b, float(module.scaling["default"]), start)
-    return parts | {name: Single(weight, weight.detach().clone()) for name, weight in alone.items()}
+        terms[name] = LoraTerm(a, b, float(module.scaling["default"]), start)
+    return terms | {name: WeightTerm(weight, weight.detach().clone()) for name, weight in alone.items()}
 
 
 def kept_numbers(model: Any, weights: Mapping[str, torch.nn.Parameter], fisher: bool, started: bool) -> int:
-    """How many float32 numbers the penalties hold on to beside the weights: starts, and with `fisher` importances.
+    """How many float32 numbers the penalties keep: starts, and with `fisher` importances.
 
     Args:
-        model: may be without storage. started: whether LoRA's B A is anything but zero at the start.
+        model: may be without storage. started: whether LoRA's B A is not zero at the start.
     """
     layers, alone = _split(model, weights)
     total = sum(weight.numel() for weight in alone.values()) * (2 if fisher else 1)
@@ -139,17 +138,17 @@ def kept_numbers(model: Any, weights: Mapping[str, torch.nn.Parameter], fisher: 
 def _split(
     model: Any, weights: Mapping[str, torch.nn.Parameter]
 ) -> tuple[dict[str, Any], dict[str, torch.nn.Parameter]]:
-    """The layers of which A and B are trained, and the weights that are trained themselves, by name.
+    """The layers with trained A and B, and the other trained weights, by name.
 
     Raises:
-        UserError: a LoRA over a mixture's experts, whose factors are stacked: B A is not the change of one matrix.
+        UserError: LoRA over a mixture's experts, whose factors are stacked: B A is not the change of one matrix.
     """
     alone = {id(weight): name for name, weight in weights.items()}
     layers = {}
-    for name, module in layers_of(model):
+    for name, module in lora_layers(model):
         pair = id(module.lora_A["default"].weight), id(module.lora_B["default"].weight)
         if type(module).__name__ == "ParamWrapper":
-            what = f"l2_sp and ewc cannot hold a mixture's experts and routers, such as {name}"
+            what = f"l2_sp and ewc do not support a mixture's experts and routers, such as {name}"
             raise UserError(what, "adapter.targets", "name the layers of attention, or drop train.l2_sp and train.ewc")
         if all(one in alone for one in pair):
             layers[name] = module

@@ -1,6 +1,6 @@
-"""What a run will be, before it costs anything: rows, tokens, steps, trained parameters, memory.
+"""The plan of a run: rows, tokens, steps, trained parameters, memory.
 
-Needs no weights: the model is built without storage from the base's config.json, or from `model.geometry`.
+It needs no weights: the model is built on the meta device from the base's config.json or `model.geometry`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ from pipeline.model import base as bases
 from pipeline.model.load import BYTES, DIVIDE, dtype_name, geometry_config, read_shape
 from pipeline.model.packed.support import has_llama_blocks
 from pipeline.run.errors import UserError, one_line
-from pipeline.training.footprint import Footprint, footprint
-from pipeline.training.memory import FULL, MOST
+from pipeline.training.memory import FULL_SPEED, MAX_TOKENS, Footprint, predict_footprint
 from pipeline.training.penalty import kept_numbers
-from pipeline.training.schedule import steps_an_epoch, total_steps, warmup_steps
+from pipeline.training.schedule import steps_per_epoch, total_steps, warmup_steps
 
 GIB = 2**30
 WEIGHT_BYTES = {"none": None, "int8": 1.05, "nf4": 0.516, "fp8": 2.0}  # with their scales; fp8 by rows and by columns
@@ -34,12 +33,11 @@ WEIGHT_BYTES = {"none": None, "int8": 1.05, "nf4": 0.516, "fp8": 2.0}  # with th
 
 @dataclass(frozen=True)
 class Plan:
-    """rows: to train on, None when unknown. exact: whether `tokens` was counted or is an upper bound.
+    """rows: to train on, None if unknown. exact: whether `tokens` was counted; otherwise it is an upper bound.
 
-    parameters: of the base. everything: with those that the method adds.
-
-    token_mib: what the plain path keeps of a token, an estimate. fast: what the fast path takes, where it has whole
-    blocks as functions. penalty_gib: starts and importances that `train.l2_sp` and `train.ewc` hold on to.
+    parameters: of the base. everything: with those that the method adds. token_mib: per token on the plain path, an
+    estimate. fast: footprint of the fast path if it has LLaMA's blocks. penalty_gib: starts and importances that
+    `train.l2_sp` and `train.ewc` keep.
     """
 
     rows: int | None
@@ -60,10 +58,10 @@ def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
     """The arithmetic of a config.
 
     Args:
-        counted: `rows` and `tokens` of the training part, where the tokens stage has counted them.
+        counted: `rows` and `tokens` of the training split, if the tokens stage has counted them.
 
     Raises:
-        UserError: neither the base's config.json nor a geometry is at hand.
+        UserError: neither the base's config.json nor a geometry can be read.
     """
     rows, tokens, exact = _rows(config, counted)
     shape = _shape(config)
@@ -79,7 +77,7 @@ def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
         adapted = adapters.attach(model, config.adapter, 0, tuple(range(old, shape.vocab_size)))
     trained, everything = adapters.sizes(adapted)
     penalty = _penalty_bytes(config, adapted)
-    # Beside the weights: gradient and AdamW's two moments in float32, for adapters the float32 adapter itself too.
+    # Gradient and AdamW's two moments in float32; an adapter itself is in float32 too.
     per_trained = 12 if method.spec.float32 else 16
     return Plan(
         rows=rows,
@@ -98,7 +96,7 @@ def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
 
 
 def _penalty_bytes(config: Config, adapted: Any) -> int:
-    """What penalties towards the start keep for the whole run, all of it in float32."""
+    """Bytes of starts and importances, in float32."""
     settings = config.train
     if not (settings.l2_sp or settings.ewc):
         return 0
@@ -108,9 +106,9 @@ def _penalty_bytes(config: Config, adapted: Any) -> int:
 
 def _footprint(config: Config, shape: Any, adapted: Any, weights: float, trained: int) -> Footprint:
     ranks = sum(m.lora_A["default"].weight.shape[0] for m in adapted.modules() if hasattr(m, "lora_A"))
-    bits = config.model.quantize in ("nf4", "int8")
+    quantized = config.model.quantize in ("nf4", "int8")
     a_block = math.ceil(ranks / shape.num_hidden_layers)
-    return footprint(shape, weights, trained, a_block, BYTES[dtype_name(config.model)], bits)
+    return predict_footprint(shape, weights, trained, a_block, BYTES[dtype_name(config.model)], quantized)
 
 
 def _empty(shape: Any) -> Any:
@@ -128,56 +126,56 @@ def _empty(shape: Any) -> Any:
     return model
 
 
-def lines(config: Config, found: Plan) -> list[str]:
-    """The plan as a person reads it."""
+def lines(config: Config, planned: Plan) -> list[str]:
+    """The plan as text."""
     method = adapters.method_of(config.adapter)
     if method.spec.export == "nothing":
         kept = f"adapter    none; {config.adapter.shots} examples in front of each question"
     elif not method.spec.float32:
-        kept = f"adapter    {found.trained * 4 / 1e6:,.1f} MB in float32"
+        kept = f"adapter    {planned.trained * 4 / 1e6:,.1f} MB in float32"
     else:
-        kept = f"checkpoint {found.trained * 12 / 1e9:,.1f} GB in float32, weights and AdamW's moments"
+        kept = f"checkpoint {planned.trained * 12 / 1e9:,.1f} GB in float32, weights and AdamW's moments"
     return [
         f"run        {config.name}: {config.adapter.method} on {config.model.base or 'random weights'}, "
         f"template {config.prompt.template}",
-        *_amounts(config, found),
-        f"parameters {found.parameters:,}, trained {found.trained:,} ({found.trained / found.everything:.3%})",
+        *_amounts(config, planned),
+        f"parameters {planned.parameters:,}, trained {planned.trained:,} ({planned.trained / planned.everything:.3%})",
         kept,
-        f"memory     {found.weights_gib:.2f} GiB weights",
-        f"           {found.training_gib:.2f} GiB gradients and optimiser" + _and_adapter(config),
-        *_penalties(config, found),
-        *(_packs(config, found, found.fast) if found.fast else _one_row(config, found)),
+        f"memory     {planned.weights_gib:.2f} GiB weights",
+        f"           {planned.training_gib:.2f} GiB gradients and optimiser" + _and_adapter(config),
+        *_penalties(config, planned),
+        *(_packs(config, planned, planned.fast) if planned.fast else _one_row(config, planned)),
     ]
 
 
-def _penalties(config: Config, found: Plan) -> list[str]:
-    """What penalties take, where there are any; with `l2_sp` a plain LoRA takes nothing, as it starts at zero."""
+def _penalties(config: Config, planned: Plan) -> list[str]:
+    """Memory of penalties, if there are any; 0 with `l2_sp` and a plain LoRA, which starts at zero."""
     if not (config.train.l2_sp or config.train.ewc):
         return []
     kept = "the weights' start and their Fisher information" if config.train.ewc else "the weights' start"
-    return [f"           {found.penalty_gib:.2f} GiB for penalties: {kept}"]
+    return [f"           {planned.penalty_gib:.2f} GiB for penalties: {kept}"]
 
 
-def _packs(config: Config, found: Plan, fast: Footprint) -> list[str]:
-    """The peak with a whole step at once and all kept, and with small packs and blocks computed again."""
-    mean = found.tokens / found.rows if found.rows and found.tokens else config.prompt.cutoff
-    step = min(MOST, math.ceil(config.train.batch_size * mean))
-    small = min(step, FULL)
-    ways = [(step, False, "a whole step"), (small, False, "all kept"), (small, True, "blocks computed again")]
-    said = [
-        f"           {fast.peak(tokens, again) / GIB:.2f} GiB at the peak with {tokens:,} tokens at once, {how}"
-        for tokens, again, how in (ways if small < step else ways[:1] + ways[2:])
+def _packs(config: Config, planned: Plan, fast: Footprint) -> list[str]:
+    """The peak with a whole step at once and all kept, and with small packs and recomputation."""
+    mean = planned.tokens / planned.rows if planned.rows and planned.tokens else config.prompt.cutoff
+    step = min(MAX_TOKENS, math.ceil(config.train.batch_size * mean))
+    small = min(step, FULL_SPEED)
+    ways = [(step, False, "a whole step"), (small, False, "all kept"), (small, True, "blocks recomputed")]
+    peaks = [
+        f"           {fast.peak(tokens, recompute) / GIB:.2f} GiB at the peak with {tokens:,} tokens at once, {how}"
+        for tokens, recompute, how in (ways if small < step else ways[:1] + ways[2:])
     ]
-    return [*said, "           what is free when the run begins decides between them"]
+    return [*peaks, "           the run chooses by the memory that is free when it starts"]
 
 
-def _one_row(config: Config, found: Plan) -> list[str]:
-    longest = config.prompt.cutoff * found.token_mib / 1024
-    least = found.weights_gib + found.training_gib + found.penalty_gib + longest
+def _one_row(config: Config, planned: Plan) -> list[str]:
+    longest = config.prompt.cutoff * planned.token_mib / 1024
+    least = planned.weights_gib + planned.training_gib + planned.penalty_gib + longest
     return [
         f"           {longest:.2f} GiB activations of one row of {config.prompt.cutoff} tokens, "
-        f"about {found.token_mib:.2f} MiB a token (estimate)",
-        f"           {least:.2f} GiB at least; what is free beyond that takes more rows at once",
+        f"about {planned.token_mib:.2f} MiB a token (estimate)",
+        f"           {least:.2f} GiB at least; more free memory allows more rows at once",
     ]
 
 
@@ -185,33 +183,33 @@ def _and_adapter(config: Config) -> str:
     return "" if spec_of(config.adapter).float32 else ", with the adapter itself"
 
 
-def _amounts(config: Config, found: Plan) -> list[str]:
-    """Rows, tokens and steps, each said to be unknown where it is."""
+def _amounts(config: Config, planned: Plan) -> list[str]:
+    """Rows, tokens and steps; `unknown` if they are."""
     unknown = "unknown until the data is here"
     val = config.data.val
     held = "none held out" if not val else f"{val:.2%} held out" if val < 1 else f"{val:,} held out"
-    if found.rows is None:
+    if planned.rows is None:
         return [f"rows       {unknown}; {held}", f"tokens     {unknown}", f"steps      {unknown}"]
     size = config.train.batch_size
-    how = "" if found.exact else " at most (before rows are checked)"
-    bound = "" if found.exact else f" at most (rows x cutoff {config.prompt.cutoff}; `make data` counts them)"
-    rows = f"rows       {found.rows:,} to train on{how}, {held}"
-    tokens = f"tokens     {found.tokens:,} an epoch{bound}"
-    if found.steps is None:
-        return [rows, tokens, "steps      none: no rows are left to train on"]
-    an_epoch = steps_an_epoch(found.rows, config.train)
-    warm = warmup_steps(found.steps, config.train.warmup)
+    how = "" if planned.exact else " at most (before rows are checked)"
+    bound = "" if planned.exact else f" at most (rows x cutoff {config.prompt.cutoff}; `make data` counts them)"
+    rows = f"rows       {planned.rows:,} to train on{how}, {held}"
+    tokens = f"tokens     {planned.tokens:,} an epoch{bound}"
+    if planned.steps is None:
+        return [rows, tokens, "steps      none: no rows to train on"]
+    an_epoch = steps_per_epoch(planned.rows, config.train)
+    warm = warmup_steps(planned.steps, config.train.warmup)
     arithmetic = f"{an_epoch:,} an epoch x {config.train.epochs:g} epochs"
     if config.train.accumulation_4_28:
-        arithmetic += ", what is left over carried into the next one, as transformers 4.28 did"
-    if found.steps == config.train.max_steps:
+        arithmetic += ", the rest of an epoch carried into the next one, as transformers 4.28 did"
+    if planned.steps == config.train.max_steps:
         arithmetic = f"train.max_steps; an epoch would be {an_epoch:,}"
-    most = "" if found.exact else "at most "
-    return [rows, tokens, f"steps      {most}{found.steps:,} of {size} rows ({arithmetic}), {warm:,} of them warm-up"]
+    most = "" if planned.exact else "at most "
+    return [rows, tokens, f"steps      {most}{planned.steps:,} of {size} rows ({arithmetic}), {warm:,} of them warm-up"]
 
 
 def _rows(config: Config, counted: dict[str, int] | None) -> tuple[int | None, int | None, bool]:
-    """Rows to train on and their tokens an epoch, and whether the tokens were counted."""
+    """Rows to train on, their tokens per epoch, and whether the tokens were counted."""
     if counted is not None:
         return counted["rows"], counted["tokens"], True
     total = 0
@@ -248,7 +246,7 @@ def _shape(config: Config) -> Any:
 
 
 def _weight_bytes(config: Config, model: Any) -> float:
-    """Bytes of the weights as the run holds them; only linear layers inside the blocks are quantised."""
+    """Bytes of the weights in the run's types; only linear layers inside the blocks are quantised."""
     size = 4 if spec_of(config.adapter).float32 else BYTES[dtype_name(config.model)]
     packed = WEIGHT_BYTES[config.model.quantize]
     total = 0.0
@@ -260,11 +258,10 @@ def _weight_bytes(config: Config, model: Any) -> float:
 
 
 def _token_bytes(config: Config, shape: Any) -> float:
-    """Activations kept for the backward pass, bytes a token: an estimate.
+    """Activations kept for the backward pass, bytes per token: an estimate.
 
-    For each block about ten vectors of the hidden size and four of the MLP's, in the arithmetic's type, and as much
-    again for adapters on every linear layer; for the head, three vectors of the vocabulary's size in float32 where
-    tokens carry loss.
+    Per block about ten vectors of the hidden size and four of the MLP's, in the type of the arithmetic, 30 % more with
+    adapters; for the head three float32 vectors of the vocabulary's size per labelled token.
     """
     hidden = shape.hidden_size
     inner = getattr(shape, "intermediate_size", None) or 4 * hidden

@@ -1,4 +1,4 @@
-"""What would stop training or the export, looked for before anything is loaded."""
+"""Checks before anything is loaded: what would stop training or the export later."""
 
 from __future__ import annotations
 
@@ -6,37 +6,33 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from pipeline.config.schema import Config
 from pipeline.dataset.examples import read_examples
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
-from pipeline.model.load import context_of
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json
-from pipeline.run.folder import Run
 
-ROWS = 50  # that are read
+ROWS = 50  # that are encoded with both tokenizers
 
 
-def open_tokens(config: Config, run: Run, base: Base) -> tuple[Tokens, Tokens]:
-    """The rows to train on, and those held out.
+def open_tokens(folder: Path, length: int | None) -> tuple[Tokens, Tokens]:
+    """The training rows and the held-out rows. length: context length of the model, None if it has no limit.
 
     Raises:
-        UserError: a row is longer than what the model sees.
+        UserError: a row is longer than the context.
     """
-    train, val = (Tokens(run.folder("tokens") / f"{part}.arrow") for part in ("train", "val"))
-    sees = context_of(config, base)
-    longest = max(int(part.lengths.max()) for part in (train, val) if len(part))
-    if sees is not None and longest > sees:
-        what = f"rows have up to {longest:,} tokens, and this model sees {sees:,}"
-        raise UserError(what, "prompt.cutoff", f"set prompt.cutoff={sees}, or name a base that sees more")
+    train, val = (Tokens(folder / f"{split}.arrow") for split in ("train", "val"))
+    longest = max(int(split.lengths.max()) for split in (train, val) if len(split))
+    if length is not None and longest > length:
+        what = f"rows have up to {longest:,} tokens, and this model sees {length:,}"
+        raise UserError(what, "prompt.cutoff", f"set prompt.cutoff={length}, or choose a base with a longer context")
     return train, val
 
 
-def preflight(run: Run, base: Base, encoder: Encoder) -> None:
-    """Makes the tokenizer as the export will, and loads it as users will.
+def check_export_tokenizer(dataset: Path, base: Base, encoder: Encoder) -> None:
+    """Builds the tokenizer as the export will, and loads it as users will.
 
     Raises:
         UserError: stock transformers gives other ids than training.
@@ -46,14 +42,14 @@ def preflight(run: Run, base: Base, encoder: Encoder) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         hf_tokenizer.save(hf_tokenizer.build(encoder, None), encoder, folder)
-        shutil.copyfile(base.folder / "config.json", folder / "config.json")  # its model type chooses the class
+        shutil.copyfile(base.folder / "config.json", folder / "config.json")  # its model type decides the class
         loaded = hf_tokenizer.load(folder)
-    why, _ = hf_tokenizer.disagreement(loaded, encoder, list(read_examples(run.folder("dataset"), "train", ROWS)))
-    if why:
+    reason, _ = hf_tokenizer.disagreement(loaded, encoder, list(read_examples(dataset, "train", ROWS)))
+    if reason:
         kind = (read_json(base.folder / "config.json") or {}).get("model_type")
-        what = f"stock transformers would not read this tokenizer as training does, so nothing could be exported: {why}"
+        what = f"stock transformers would encode other ids than training, so nothing could be exported: {reason}"
         fix = (
-            f"for model type {kind} AutoTokenizer makes a {type(loaded).__name__}, which may build itself anew where "
-            "the base has a tokenizer of its own; try another base or another version of transformers"
+            f"for model type {kind} AutoTokenizer creates a {type(loaded).__name__}, which may ignore the base's own "
+            "tokenizer.json; try another base or another version of transformers"
         )
         raise UserError(what, str(encoder.tokenizer.folder), fix)

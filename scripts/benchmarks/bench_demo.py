@@ -29,8 +29,8 @@ from pipeline.prompt.tokens import Tokens
 from pipeline.run.folder import Run
 from pipeline.stages import bring_up_to_date
 from pipeline.training.memory import choose_packed
-from pipeline.training.micro_batches import Packed
-from pipeline.training.order import step_rows
+from pipeline.training.micro_batches import PackedMicroBatches
+from pipeline.training.schedule import step_rows
 from scripts.benchmarks.hf_trainer import InOrder, Rows, collate
 
 DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
@@ -59,19 +59,19 @@ def ours(config: Config, model: Any, tokens: Tokens, leading: list[list[int]], s
     optimizer = torch.optim.AdamW(weights, lr=config.train.lr, weight_decay=0)
     fast = PackedModel(model, int(tokens.lengths.max()))
     micro_tokens, fast.recompute = choose_packed(fast, CPU_TOKENS, "none", int(tokens.lengths.max()), CPU_TOKENS, 0)
-    path = Packed(fast, tokens, leading, micro_tokens)
+    path = PackedMicroBatches(fast, tokens, leading, micro_tokens)
     for step in range(steps):
-        rows = step_rows(step, len(tokens), config.train.batch_size, config.train.seed)
-        learnt = int(tokens.learnt[rows].sum())
+        rows = step_rows(step, len(tokens), config.train)
+        learnt = int(tokens.labelled[rows].sum())
         total = 0.0
-        for part in path.parts(rows):
+        for part in path.split(rows):
             loss = path.loss(part) / learnt
             loss.backward()
             total += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        path.updated()
+        path.after_step()
         clock.times.append(time.perf_counter())
         clock.losses.append(total)
     return clock
@@ -107,11 +107,11 @@ def main() -> None:
             model = adapters.attach(load_base(config, base), config.adapter, config.train.seed)
             model.train()
             clocks[name] = (
-                ours(config, model, tokens, encoder.leading(), steps)
+                ours(config, model, tokens, encoder.preambles(), steps)
                 if name == "Suri"
                 else theirs(config, model, tokens, steps, Path(folder) / "trainer")
             )
-    rows = [step_rows(step, len(tokens), config.train.batch_size, config.train.seed) for step in range(WARM, steps)]
+    rows = [step_rows(step, len(tokens), config.train) for step in range(WARM, steps)]
     count = sum(int(tokens.lengths[r].sum()) for r in rows)
     print(f"\n| {steps - WARM} steps of {config.train.batch_size} rows | s a step | tok/s | last loss |")
     print("|---|---:|---:|---:|")

@@ -163,7 +163,7 @@ def ours(case: Case, model: Any, tokens: Tokens, leading: list[list[int]]) -> It
         passes.loss_sum(one)
     for pack, one in itertools.cycle(list(zip(packs, ready, strict=True))):
         fast.refresh()
-        (passes.loss_sum(one) / pack.learnt).backward()
+        (passes.loss_sum(one) / pack.labelled).backward()
         yield pack.original
 
 
@@ -228,7 +228,7 @@ def _tokens(data: str, tokenizer: str, work: Path) -> tuple[Tokens, list[list[in
     config = Config.model_validate(values)
     run = Run(work / "bench")
     bring_up_to_date(config, run, "tokens")
-    return Tokens(run.folder("tokens") / "train.arrow"), encoder_of(config, Path(tokenizer)).leading()
+    return Tokens(run.folder("tokens") / "train.arrow"), encoder_of(config, Path(tokenizer)).preambles()
 
 
 def _wait() -> None:

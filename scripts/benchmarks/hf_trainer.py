@@ -26,8 +26,7 @@ from pipeline.prompt.encode import IGNORE
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import UserError
 from pipeline.run.progress import bar
-from pipeline.training.order import epoch_order
-from pipeline.training.schedule import total_steps, warmup_steps
+from pipeline.training.schedule import epoch_order, total_steps, warmup_steps
 
 MICRO_ROWS = 4  # alpaca-lora's micro_batch_size; a step is as many of them as its rows need
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}

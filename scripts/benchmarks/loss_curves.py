@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.pages import png
 from pipeline.pages.charts import Points, Series, add_lines
 from pipeline.pages.drawing import WIDE, Drawing, Text
-from pipeline.training.metrics import running
+from pipeline.training.metrics import running_mean
 
 TRAINER, OURS = "Trainer + peft", "Suri"
 Curve = dict[int, float]  # step -> loss
@@ -30,7 +30,7 @@ def curve(lines: Sequence[Mapping[str, Any]], name: str) -> Curve:
 
 def smoothed(found: Curve) -> Curve:
     """The running mean of loss.png."""
-    return dict(zip(found, running(list(found.values())), strict=True))
+    return dict(zip(found, running_mean(list(found.values())), strict=True))
 
 
 def outside(ours: Mapping[int, Curve], theirs: Mapping[int, Curve]) -> tuple[int, int, float]:

@@ -26,7 +26,7 @@ from pipeline.prompt.encode import Encoder
 from pipeline.prompt.tokenizer import Tokenizer
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
-from pipeline.training import loop
+from pipeline.training import trained_adapter
 from tests.helpers.tiny import make_config, run_to
 
 ALPACA = templates.load("alpaca")
@@ -236,13 +236,13 @@ def test_without_questions_it_is_said(base: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_a_model_that_gives_nan_is_no_result(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    inner = loop.probe_model
+    inner = trained_adapter.probe_model
 
     def spoilt(model: Any, *rest: Any) -> Any:
         next(iter(adapters.trained(model).values())).data.fill_(float("nan"))
         return inner(model, *rest)
 
-    monkeypatch.setattr(loop, "probe_model", spoilt)
+    monkeypatch.setattr(trained_adapter, "probe_model", spoilt)
     config = make_config(tmp_path, base, *LONGER)
     with pytest.raises(UserError, match="not finite"):
         run_to(config, "train", tmp_path)

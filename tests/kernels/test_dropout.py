@@ -12,7 +12,7 @@ from pipeline.kernels import dropout
 from pipeline.kernels.frozen_weights import FrozenWeights
 from pipeline.kernels.lora import StackedLora
 from pipeline.kernels.types import DropoutGroup, DropoutSeed
-from pipeline.training.self_check import MASKS, mask_error
+from pipeline.training.self_check import MAX_MASK_ERROR, mask_error
 from tests.helpers.lora_layers import dropping, layers, lora_adapter, of
 from tests.helpers.tensors import DEVICE, DTYPES, assert_close
 
@@ -55,7 +55,7 @@ def test_mask_error_finds_masks_that_differ(monkeypatch: pytest.MonkeyPatch, dty
     shares = [DropoutGroup(group.rows, group.count, 0.5, group.first) for group in linear.dropout_groups]
     stock = dropout.project
     monkeypatch.setattr(dropout, "project", lambda x, a, groups, seed: stock(x, a, shares, seed))
-    assert mask_error(linear) > MASKS
+    assert mask_error(linear) > MAX_MASK_ERROR
 
 
 @pytest.mark.parametrize("which", range(5))

@@ -17,7 +17,7 @@ from pipeline.model.packed.cuda_graph import GROWTH, SAMPLE_PACKS, CudaGraphs, G
 from pipeline.model.packed.model import PackedModel
 from pipeline.prompt.pack import Pack, Packer
 from pipeline.training.fast_path import _first_packs
-from pipeline.training.order import step_rows
+from pipeline.training.schedule import step_rows
 from tests.helpers.packed_models import LONGEST, adapted, assert_same, packed_pass, take_gradients
 from tests.helpers.packs import A, B, random_tokens, tokens_of
 
@@ -62,7 +62,7 @@ def test_shapes_come_from_the_first_steps(tmp_path: Path) -> None:
     """One pack of each, then the first two steps' where steps are cut."""
     tokens = random_tokens(tmp_path, [A, B], 40)
     packer, settings = Packer(tokens, [A, B], 1000), Train(batch_size=4)
-    steps = [step_rows(n, 40, 4, settings.seed) for n in range(SAMPLE_PACKS)]
+    steps = [step_rows(n, 40, settings) for n in range(SAMPLE_PACKS)]
     assert [pack.ids.tolist() for pack in _first_packs(packer, settings)] == [
         packer.pack(packer.bins(rows)[0]).ids.tolist() for rows in steps
     ]
@@ -91,7 +91,7 @@ def test_padding_is_apart_from_the_rows(packs: list[Pack]) -> None:
         assert (more.where[:entries] == pack.where).all()
         assert (more.where[entries:] >= count).all()
         assert not more.weights[entries:].any()
-        assert more.learnt == pack.learnt
+        assert more.labelled == pack.labelled
         assert (more.positions[:count] == pack.positions).all()
         assert not more.positions[count:].any()
         size = shape.layout_size(pack)

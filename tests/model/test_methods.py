@@ -33,7 +33,7 @@ from pipeline.model import base as bases
 from pipeline.model.bottleneck import Bottleneck
 from pipeline.model.fingerprint import fingerprint
 from pipeline.model.generate import greedy
-from pipeline.model.load import load_base, load_folder
+from pipeline.model.load import context_length, load_base, load_folder
 from pipeline.model.loss import loss_sum
 from pipeline.model.methods import BY_NAME
 from pipeline.prompt.batch import pad
@@ -333,7 +333,7 @@ def test_trains_resumes_and_exports(
     shutil.rmtree(run.folder("adapter"))
     shutil.rmtree(checkpoint.folder_of(run.folder("checkpoints"), 2))
     stages.bring_up_to_date(config, run, "export")
-    assert "going on from step 1 of 2" in capsys.readouterr().out
+    assert "resuming from step 1 of 2" in capsys.readouterr().out
     resumed = adapter_tensors(run)
     assert resumed.keys() == whole.keys()
     assert all(torch.equal(t, whole[name]) for name, t in resumed.items())
@@ -445,8 +445,8 @@ def test_none_compares_with_examples(
         before, row = shots.before(example, 0), encoder.rows([example])[0]
         ids = before + row.ids if encoder.bos_id is None else [encoder.bos_id, *before, *row.ids[1:]]
         log_p = logits(model, torch.tensor([ids]))[0].log_softmax(-1)
-        total -= sum(float(log_p[t - 1, ids[t]]) for t in range(len(ids) - row.learnt, len(ids)))
-        learnt += row.learnt
+        total -= sum(float(log_p[t - 1, ids[t]]) for t in range(len(ids) - row.labelled, len(ids)))
+        learnt += row.labelled
     assert results["tuned"]["val"]["loss"] == pytest.approx(total / learnt, rel=1e-5)
     stages.bring_up_to_date(config, run, "export")
     assert capsys.readouterr().out.count("up to date") == 4
@@ -768,3 +768,10 @@ def test_the_table_goes_on_where_it_was_stopped(
     said = capsys.readouterr().out
     assert "finished before: ia3\n--- lora, 1 of 2\n--- lora: 0 s; the other 1: about 0 min\n" in said
     assert "norms failed" in said
+
+
+def test_context_length_is_without_virtual_tokens() -> None:
+    shape = SimpleNamespace(max_position_embeddings=100)
+    assert context_length(shape) == context_length(shape, Adapter(method="lora")) == 100
+    assert context_length(shape, Adapter(method="prefix", virtual_tokens=5)) == 95
+    assert context_length(SimpleNamespace()) is context_length(SimpleNamespace(), Adapter()) is None

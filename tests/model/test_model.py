@@ -27,7 +27,7 @@ from pipeline.model.generate import greedy
 from pipeline.model.identity import identity
 from pipeline.model.load import add_tokens, dtype_name, load_base, load_folder
 from pipeline.model.loss import loss_sum
-from pipeline.prompt.batch import Batch, pad
+from pipeline.prompt.batch import PaddedBatch, pad
 from pipeline.prompt.stage import encoder_of
 from pipeline.release import verify
 from pipeline.run.errors import UserError
@@ -396,7 +396,7 @@ def test_loss_ignores_right_padding(model: Any) -> None:
     alone = float(loss_sum(model, pad([short])).detach())
     batch = pad([(ids, np.full(12, -100)), short])  # the long row learns nothing
     assert float(loss_sum(model, batch).detach()) == pytest.approx(alone, rel=1e-5)
-    none = loss_sum(model, Batch(batch.ids, np.full_like(batch.labels, -100)))
+    none = loss_sum(model, PaddedBatch(batch.ids, np.full_like(batch.labels, -100)))
     assert float(none.detach()) == 0
     none.backward()
 

@@ -56,7 +56,7 @@ def assert_means(packs: Sequence[Pack], tokens: Tokens, rows: Sequence[int]) -> 
         for at, target, weight in zip(pack.where, pack.targets, pack.weights, strict=True):
             found[seen[at], int(target)] += weight
     assert found == wanted
-    assert sum(pack.learnt for pack in packs) == tokens.learnt[list(rows)].sum()
+    assert sum(pack.labelled for pack in packs) == tokens.labelled[list(rows)].sum()
     assert sum(pack.rows for pack in packs) == len(rows)
     assert sum(pack.original for pack in packs) == tokens.lengths[list(rows)].sum()
 
@@ -74,7 +74,7 @@ def test_layout(tmp_path: Path) -> None:
     assert (pack.preambles, pack.groups.tolist()) == (2, [7, 11, 14])
     entries = list(zip(pack.where.tolist(), pack.targets.tolist(), pack.weights.tolist(), strict=True))
     assert entries == [(7, 21, 1), (8, 22, 1), (11, 11, 1), (14, 8, 1), (2, 23, 1), (6, 10, 2)]
-    assert (pack.rows, pack.original, pack.learnt, pack.longest) == (5, 6 + 6 + 5 + 2 + 4, 7, 4)
+    assert (pack.rows, pack.original, pack.labelled, pack.longest) == (5, 6 + 6 + 5 + 2 + 4, 7, 4)
 
 
 def test_layout_with_loss_on_the_prompt(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_the_longest_run_is_shared(tmp_path: Path) -> None:
 def test_nothing_labelled(tmp_path: Path) -> None:
     """A row whose only label is its first token, and one without labels: no entries."""
     pack = Packer(tokens_of(tmp_path, [[5], [*B, 6]], [0, 5]), [B], 100).pack([0, 1])
-    assert len(pack.where) == pack.learnt == 0
+    assert len(pack.where) == pack.labelled == 0
     assert Packer(tokens_of(tmp_path, [[5]], [0]), [], 100).bins([]) == []
 
 
@@ -151,7 +151,7 @@ def test_packs_depend_on_the_rows_alone(tmp_path: Path) -> None:
 def test_fewer_tokens_than_rows_by_themselves(tmp_path: Path) -> None:
     tokens = random_tokens(tmp_path, [A, B])
     pack = Packer(tokens, [A, B], 1000).pack(range(60))
-    kinds = Packer(tokens, [A, B], 1000).preamble
+    kinds = Packer(tokens, [A, B], 1000).preamble_of_row
     assert len(pack.ids) == pack.original - 3 * ((kinds == 0).sum() - 1) - 4 * ((kinds == 1).sum() - 1)
 
 
@@ -177,7 +177,7 @@ def encoder_of(folder: Path, template: Template, **prompt: Any) -> Encoder:
 def test_rows_begin_with_the_leading_runs(folder: Path, template: str, join: str) -> None:
     """Whatever an instruction begins with."""
     encoder = encoder_of(folder, templates.load(template), join=join, cutoff=2000, bos="<s>")
-    runs = encoder.leading()
+    runs = encoder.preambles()
     assert 1 <= len(runs) <= 2  # of the form without input, and of the one with it
     for input, run in (("", runs[0]), ("1 2", runs[-1])):
         rows = encoder.rows([Example.of(text, input, "fine", source="s") for text in ODD])
@@ -191,16 +191,16 @@ def test_rows_begin_with_the_leading_runs(folder: Path, template: str, join: str
 
 def test_no_run_before_a_slot_that_comes_first(folder: Path) -> None:
     template = Template("bare", "{instruction}\nIn the light of: {input}\n", "{instruction}\nSay something.\n")
-    assert encoder_of(folder, template).leading() == []
+    assert encoder_of(folder, template).preambles() == []
     both = Template("half", "Read this, then answer. {input} {instruction}", "{instruction}: the answer")
-    assert len(encoder_of(folder, both).leading()) == 1
+    assert len(encoder_of(folder, both).preambles()) == 1
 
 
 @pytest.mark.parametrize("mask", [True, False])
 def test_rows_that_were_cut(folder: Path, tmp_path: Path, mask: bool) -> None:
     """Cut inside the preamble, right behind it, and further on: shared where anything of the row is left."""
     template = templates.load("alpaca")
-    run = encoder_of(folder, template).leading()[0]
+    run = encoder_of(folder, template).preambles()[0]
     encoded = []
     for cutoff in (len(run) - 1, len(run), len(run) + 1, len(run) + 3, 2000):
         encoder = encoder_of(folder, template, cutoff=cutoff, mask_prompt=mask)

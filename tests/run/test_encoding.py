@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.load import load
-from pipeline.prompt import passages
+from pipeline.prompt import general_text
 from pipeline.run import encoding
 from pipeline.run.errors import UserError
 from pipeline.serving.questions import read
@@ -51,7 +51,7 @@ def test_a_config_in_another_encoding(tmp_path: Path, coding: str) -> None:
 def test_text_for_forgetting_in_cp949(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_bytes(("fine\n" + KOREAN).encode("cp949"))
     with pytest.raises(UserError, match="CP949") as caught:
-        passages.read(tmp_path / "x.txt")
+        general_text.read_passages(tmp_path / "x.txt")
     assert caught.value.where.endswith("x.txt:2")
 
 

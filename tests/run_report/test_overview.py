@@ -21,7 +21,7 @@ from pipeline.run_report.contents import read
 from pipeline.run_report.results import benchmarks, reading, side_by_side
 from pipeline.run_report.sections import duration
 from pipeline.run_report.stage import build
-from pipeline.training.metrics import loss_chart, points, running
+from pipeline.training.metrics import loss_chart, points, running_mean
 from scripts.report import make_report
 from tests.data_report.test_report import Seen
 from tests.helpers.overview_run import RUN, finish, metrics_lines, whole
@@ -133,8 +133,8 @@ def test_curves_take_any_numbers() -> None:
         for found in ([], lines, metrics_lines(3)):
             for width in (340.0, 880.0):
                 assert svg(draw(found, width), "wide").startswith("<svg")
-    assert running([2.0, 1.0]) == [2.0, pytest.approx(1.9)]
-    assert running([]) == []
+    assert running_mean([2.0, 1.0]) == [2.0, pytest.approx(1.9)]
+    assert running_mean([]) == []
     many = [(float(n), 1.0) for n in range(10_000)]
     assert len(charts.thinned(many)) <= 300
     assert charts.thinned(many[:10]) == many[:10]

@@ -15,8 +15,8 @@ from pipeline.config.schema import Config
 from pipeline.model import adapter as adapters
 from pipeline.model.load import load_folder
 from pipeline.run.errors import Interrupted, UserError
-from pipeline.training.fisher import _zeros, with_fisher
-from pipeline.training.penalty import parts_of
+from pipeline.training.ewc import with_importances, zero_sums
+from pipeline.training.penalty import terms_of
 from pipeline.training.plan import Plan, lines, plan
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -49,7 +49,7 @@ def test_alpaca_lora_7b() -> None:
     assert found.parameters - found.trained == 6_738_415_616 - found.trained
     assert "4,194,304" in text
     assert "16.8 MB" in text
-    assert "1,170 of 128 rows (390 an epoch x 3 epochs, what is left over carried" in text
+    assert "1,170 of 128 rows (390 an epoch x 3 epochs, the rest of an epoch carried" in text
     assert ", 100 of them warm-up" in text
     assert found.weights_gib == pytest.approx(6_738_415_616 * 2 / 2**30, rel=1e-6)
     assert found.training_gib == pytest.approx(4_194_304 * 16 / 2**30)
@@ -202,9 +202,9 @@ def test_penalties_keep_as_much_as_the_plan_says(
         tmp_path / "config.yaml", [*penalties, "train.ewc_data=x"] if "train.ewc=1" in penalties else penalties
     )
     model = adapters.attach(load_folder(base, torch.float32), config.adapter, 0)
-    parts: Any = parts_of(model, adapters.trained(model))
+    parts: Any = terms_of(model, adapters.trained(model))
     if config.train.ewc:
-        parts = with_fisher(parts, _zeros(model, parts))
+        parts = with_importances(parts, zero_sums(parts))
     own = {"a", "b", "weight", "scale"}
     held = [v for part in parts.values() for name, v in vars(part).items() if name not in own and v is not None]
     size = sum(t.numel() * t.element_size() for v in held for t in (v if isinstance(v, tuple) else (v,)))

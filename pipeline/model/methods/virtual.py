@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.config.methods import METHODS
 from pipeline.config.schema import Adapter
+from pipeline.model.load import context_length
 from pipeline.model.methods import start
 from pipeline.model.methods.through_peft import ThroughPeft, try_pass
 from pipeline.run.errors import UserError
@@ -21,7 +22,7 @@ class Virtual(ThroughPeft):
     """Common to the three; they start away from the base, since the virtual tokens are seen from the first step on."""
 
     def attach(self, model: Any, adapter: Adapter, seed: int, added: tuple[int, ...]) -> Any:
-        most = getattr(model.config, "max_position_embeddings", None)
+        most = context_length(model.config)
         if most and adapter.virtual_tokens >= most:
             what = f"{adapter.virtual_tokens} virtual tokens leave no room: the model sees {most}"
             raise UserError(what, "adapter.virtual_tokens", "lower it")

@@ -1,7 +1,7 @@
-"""Looks at a tokenizer and at encoded rows before training: what would go wrong later is an error or is repaired now.
+"""Checks of the tokenizer and of every encoded row, before training.
 
-Answers PITFALLS of this field: a model that never stops (no EOS learnt), padding that hides EOS, two BOS, special
-tokens smuggled in by data, ids beyond the embedding.
+They find what would otherwise show up as a bad model: no end token in the labels (the model never stops), padding that
+hides the end token, two BOS, special tokens that come from the text of the data, ids beyond the embedding.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from pipeline.prompt.encode import Encoder, Row
 from pipeline.run.errors import UserError
 
 
-def examine(encoder: Encoder, vocabulary: int | None, config_eos: Sequence[int]) -> list[str]:
-    """Checks the tokenizer itself; returns what was found, repaired or worth knowing.
+def check_tokenizer(encoder: Encoder, vocabulary: int | None, config_eos: Sequence[int]) -> list[str]:
+    """Checks the tokenizer itself.
 
     Args:
-        vocabulary: rows of the base's embedding, where known.
-        config_eos: end ids that the base's own files name.
+        vocabulary: rows of the base's embedding; None if unknown.
+        config_eos: end ids in the base's own files.
+
+    Returns:
+        Notes for the user: the special tokens of a row, and what is unusual or will be repaired.
 
     Raises:
         UserError: ids that the embedding does not have, or special tokens that plain text can produce.
@@ -34,7 +37,7 @@ def examine(encoder: Encoder, vocabulary: int | None, config_eos: Sequence[int])
             raise UserError(
                 f"{name} has id {id}, outside of the vocabulary of {tokenizer.size}",
                 where,
-                "mend tokenizer_config.json",
+                "correct tokenizer_config.json",
             )
     for id, token in tokenizer.special_ids.items():
         if id in tokenizer.encode([f"a {token} b"])[0]:
@@ -45,13 +48,13 @@ def examine(encoder: Encoder, vocabulary: int | None, config_eos: Sequence[int])
             )
     end = f"{tokenizer.token(encoder.end_id)} ({encoder.end_id})"
     bos = "none" if encoder.bos_id is None else f"{tokenizer.token(encoder.bos_id)} ({encoder.bos_id})"
-    notes.insert(0, f"every row opens with BOS {bos} and ends with {end}")
+    notes.insert(0, f"every row starts with BOS {bos} and ends with {end}")
     if tokenizer.pad_id is None:
-        notes.append("no padding token: id 0 is used; padding is masked by length, so no id is lost to it")
+        notes.append("no padding token: id 0 is used; padding is masked by length, so every id can be trained")
     elif tokenizer.pad_id == encoder.end_id:
         notes.append("padding and end token share an id: harmless here, padding is masked by length and not by id")
     if encoder.bos_id is not None and encoder.bos_id == encoder.end_id:
-        notes.append("BOS and end token are the same: only the last one of a row is learnt as an end")
+        notes.append("BOS and end token are the same: only the last one of a row is trained as the end")
     if config_eos and encoder.end_id not in config_eos:
         notes.append(f"repaired: the base stops at {list(config_eos)}, the export will stop at {encoder.end_id}")
     for token, id in tokenizer.added.items():
@@ -59,8 +62,11 @@ def examine(encoder: Encoder, vocabulary: int | None, config_eos: Sequence[int])
     return notes
 
 
-def examine_rows(encoder: Encoder, rows: Sequence[Row], first: int = 0) -> None:
-    """Checks every encoded row: one BOS, one end token, nothing special in between but the id for unknown letters.
+def check_rows(encoder: Encoder, rows: Sequence[Row], first: int = 0) -> None:
+    """Checks encoded rows: one BOS, one end token, and no special id in between except that of unknown letters.
+
+    Args:
+        first: number of the first row, for the message.
 
     Raises:
         UserError: naming the first row that breaks a rule.
@@ -73,9 +79,9 @@ def examine_rows(encoder: Encoder, rows: Sequence[Row], first: int = 0) -> None:
         inner = ids[opening:] if row.cut else ids[opening:-1]
         if (begin is not None and ids[0] != begin) or (not row.cut and ids[-1] != end):
             raise UserError(
-                f"row {number} does not open with BOS {begin} and close with {end}",
+                f"row {number} does not start with BOS {begin} and end with {end}",
                 "tokens",
-                "this is a mistake in Suri itself: please report it with that row",
+                "this is a bug in Suri: please report it with that row",
             )
         if not special.keys().isdisjoint(inner):
             bad = next(i for i in inner if i in special)

@@ -1,4 +1,4 @@
-"""What only a card shows: a run that was stopped there ends with the same bits, on each way through the model."""
+"""On a GPU: a run that was killed ends bit-identical on each path, and attention is deterministic."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pipeline.run.folder import Run
 from pipeline.training import checkpoint
 from tests.helpers.packs import tokens_of
 from tests.helpers.tiny import make_base, make_config, run_to
+from tests.helpers.training_runs import Killed
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
@@ -33,7 +34,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def long_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Answers of several of attention's pieces: sums over one piece have only one order."""
+    """Answers longer than a tile of attention: sums over one tile have only one order."""
     draw = random.Random(5)
     rows = [
         {"instruction": f"Say {n}.", "output": " ".join(draw.choices(WORDS, k=draw.randint(100, 900)))}
@@ -44,19 +45,15 @@ def long_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class Killed(Exception):
-    pass
-
-
 WAYS = {
     "graphs": ("train.batch_size=16",),
     "no graphs": ("train.graphs=false",),
     "shared, several packs": ("train.graphs=false", "train.micro_tokens=4096", "prompt.template=alpaca"),
-    "blocks again": ("train.graphs=false", "train.checkpointing=block"),
+    "recompute": ("train.graphs=false", "train.checkpointing=block"),
     "fp8": ("model.quantize=fp8",),
     "plain": ("train.fast=false",),
     "full": ("adapter.method=full", "train.lr=1e-3"),
-    "full, blocks again": ("adapter.method=full", "train.lr=1e-3", "train.checkpointing=block"),
+    "full, recompute": ("adapter.method=full", "train.lr=1e-3", "train.checkpointing=block"),
     "head": ("adapter.method=head",),
     "norms": ("adapter.method=norms",),
     "dora": ("adapter.dora=true",),
@@ -75,9 +72,9 @@ def test_a_run_that_was_killed_ends_bit_identical(
         f"data.sources=[{{path: {long_rows}}}]", "data.holdout=[]", "prompt.cutoff=1024", "model.dtype=bf16", *WAYS[way]
     )  # fmt: skip
     whole = run_to(make_config(tmp_path, wide, "name=whole", *overrides), "train", tmp_path)
-    said = capsys.readouterr().out
-    assert "no CUDA graphs" not in said
-    assert "may differ in its last digits" not in said
+    output = capsys.readouterr().out
+    assert "no CUDA graphs" not in output
+    assert "may differ in the last digits" not in output
     assert (whole.manifest("adapter") or {})["counts"]["path"] == ("plain" if way in ("plain", "prefix") else "fast")
     stock = checkpoint.save
 
@@ -92,7 +89,7 @@ def test_a_run_that_was_killed_ends_bit_identical(
         run_to(killed, "train", tmp_path)
     monkeypatch.setattr(checkpoint, "save", stock)
     run_to(killed, "train", tmp_path)
-    assert "going on from step 3" in capsys.readouterr().out
+    assert "resuming from step 3" in capsys.readouterr().out
     ours, theirs = ({f.name: load_file(f) for f in adapter_of(run)} for run in (Run(tmp_path / "killed"), whole))
     assert ours.keys() == theirs.keys()
     for file, tensors in ours.items():
@@ -104,8 +101,8 @@ def adapter_of(run: Run) -> list[Path]:
 
 
 @pytest.mark.parametrize("leading", [[], [list(range(1000, 1100))]], ids=["apart", "shared"])
-def test_attention_adds_in_a_fixed_order(tmp_path: Path, leading: list[list[int]]) -> None:
-    """Gradients of a preamble's keys come from several pieces of queries, each from another part of the card."""
+def test_attention_is_deterministic(tmp_path: Path, leading: list[list[int]]) -> None:
+    """Gradients of a preamble's keys are sums over chunks of queries, each from another part of the card."""
     torch.manual_seed(0)
     rows = [[*(leading[0] if leading else []), *range(7, 7 + 31 * n)] for n in range(1, 25)]
     pack = Packer(tokens_of(tmp_path, rows, [0] * 24), leading, 1 << 40).pack(range(24))
@@ -113,9 +110,9 @@ def test_attention_adds_in_a_fixed_order(tmp_path: Path, leading: list[list[int]
     size = (len(pack.ids), 9, 64)
     leaves = [torch.randn(size, device="cuda", dtype=torch.bfloat16).requires_grad_() for _ in range(3)]
     grad = torch.randn(size, device="cuda", dtype=torch.bfloat16)
-    found = set()
+    results = set()
     for _ in range(10):
         out = attention.attention(*leaves, layout, 0.125)
         made = torch.cat([t.flatten() for t in (out.detach(), *torch.autograd.grad(out, leaves, grad))])
-        found.add(made.cpu().view(torch.int16).numpy().tobytes())
-    assert len(found) == 1
+        results.add(made.cpu().view(torch.int16).numpy().tobytes())
+    assert len(results) == 1

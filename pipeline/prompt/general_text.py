@@ -1,8 +1,7 @@
-"""Plain text that is no instruction: passages out of a file, and windows of tokens out of passages.
+"""General text, for measuring forgetting and for EWC: passages of a file, cut into windows of tokens.
 
-The text in `general.jsonl` was written for this project, under the project's licence: everyday life, science, history,
-fiction, dialogue, code, arithmetic, advice, in English and Korean, 6,000 words, none of it from elsewhere, so that no
-base has it by heart.
+`general.jsonl` is the built-in text: 6,000 words in English and Korean (everyday life, science, history, fiction,
+dialogue, code, arithmetic, advice), written for this project under its licence, so that no base was trained on it.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ FIX = "plain text with one passage a line, or JSONL with `text`"
 
 @dataclass(frozen=True)
 class Passage:
-    """A piece of text that is read from its own beginning. kind: what sort of text, empty where it is not said."""
+    """kind: what sort of text it is, such as code; empty if the file does not say."""
 
     text: str
     kind: str = ""
 
 
 def path_of(named: str) -> Path:
-    """The file of `eval.general`; the built-in one when none is named."""
+    """Path of the named file; of the built-in one if the name is empty."""
     return Path(named) if named else BUILT_IN
 
 
-def identity(named: str, key: str = "eval.general") -> str:
-    """Hash of the file's bytes, for the keys of stages.
+def file_hash(named: str, key: str = "eval.general") -> str:
+    """SHA-256 of the file, for the keys of stages.
 
     Raises:
         UserError: no such file.
@@ -49,14 +48,14 @@ def identity(named: str, key: str = "eval.general") -> str:
     return sha256_file(path_of(named))
 
 
-def read(path: Path, key: str = "eval.general") -> list[Passage]:
-    """The passages of a file: JSONL with `text` (and perhaps `kind`), or plain text with one passage a line.
+def read_passages(path: Path, key: str = "eval.general") -> list[Passage]:
+    """The passages of a file: JSONL with `text` and optionally `kind`, or plain text with one passage a line.
 
     Args:
-        key: the config's key that names the file, for messages.
+        key: config key that names the file, for messages.
 
     Raises:
-        UserError: no such file, not UTF-8, a line that cannot be read, or nothing in it.
+        UserError: no such file, not UTF-8, a line that cannot be read, or an empty file.
     """
     if not path.is_file():
         raise UserError(f"no such file: {path}", key, FIX)
@@ -89,7 +88,7 @@ def _passage(line: str, place: str) -> Passage:
 
 @dataclass(frozen=True)
 class Window:
-    """Tokens of one passage, int64, with BOS where the recipe has it; all but the first are scored."""
+    """ids: int64, shape (length,), with BOS if the recipe has one. All but the first are scored."""
 
     ids: np.ndarray
     kind: str
@@ -99,25 +98,24 @@ class Window:
         return len(self.ids) - 1
 
 
-def windows(passages: Sequence[Passage], encoder: Encoder, most: int, size: int = WINDOW) -> list[Window]:
-    """Passages cut into windows that do not overlap, so that each token is scored at most once.
+def cut_windows(passages: Sequence[Passage], encoder: Encoder, most: int, size: int = WINDOW) -> list[Window]:
+    """Cuts passages into windows of at most `size` tokens that do not overlap; each token is scored at most once.
 
-    A window has at most `size` tokens; one with a single token scores nothing and is left out. Where there are more
-    than `most`, every passage gives its first window, then its second, and so on; of the last round, windows evenly
-    spread over the text.
+    If there are more than `most` windows, the first window of every passage is taken, then every second one, and so on;
+    of the last round, windows evenly spread over the text. A window with a single token scores nothing and is left out.
     """
-    opening = [] if encoder.bos_id is None else [encoder.bos_id]
-    step = size - len(opening)
+    bos = [] if encoder.bos_id is None else [encoder.bos_id]
+    step = size - len(bos)
     rounds: list[list[Window]] = []
     for passage, ids in zip(passages, encoder.tokenizer.encode([p.text for p in passages]), strict=True):
         for n, start in enumerate(range(0, len(ids), step)):
-            window = Window(np.array(opening + ids[start : start + step], np.int64), passage.kind)
+            window = Window(np.array(bos + ids[start : start + step], np.int64), passage.kind)
             if window.scored < 1:
                 continue
             rounds += [[] for _ in range(n + 1 - len(rounds))]
             rounds[n].append(window)
     chosen: list[Window] = []
-    for found in rounds:
-        left = min(len(found), most - len(chosen))
-        chosen += [found[i * len(found) // left] for i in range(left)]
+    for candidates in rounds:
+        count = min(len(candidates), most - len(chosen))
+        chosen += [candidates[i * len(candidates) // count] for i in range(count)]
     return chosen

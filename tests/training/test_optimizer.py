@@ -14,11 +14,11 @@ from pipeline.config.methods import METHODS
 from pipeline.config.schema import Adapter
 from pipeline.model import adapter as adapters
 from pipeline.model.methods import BY_NAME
-from pipeline.prompt.stage import rules
+from pipeline.prompt.stage import prompt_settings
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.folder import Run
 from pipeline.training import metrics
-from pipeline.training.decay import decayed, groups_of
+from pipeline.training.optimizer import decayed_names, parameter_groups
 from scripts.benchmarks.hf_trainer import train_stock
 from tests.helpers.tiny import make_config, run_to
 from tests.model.test_methods import KINDS, adapter_of, stock
@@ -34,7 +34,7 @@ def of_trainer(model: Any) -> set[str]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_method_decays_what_trainer_does(kind: str) -> None:
     model = adapters.attach(stock(), adapter_of(kind), seed=1)
-    found = decayed(model, adapters.trained(model))
+    found = decayed_names(model, adapters.trained(model))
     assert found == of_trainer(model)
     left_out = adapters.trained(model).keys() - found
     assert METHODS[kind.split()[0]].not_decayed or not left_out
@@ -46,7 +46,7 @@ def test_every_method_decays_what_trainer_does(kind: str) -> None:
 def test_every_type_of_model_decays_what_trainer_does(kind: str) -> None:
     """Norms by layer (GPT-2's ln_1), by name (LLaMA's), and those that have neither."""
     model = adapters.attach(stock(model_type=kind), Adapter(method="full"), seed=1)
-    found = decayed(model, adapters.trained(model))
+    found = decayed_names(model, adapters.trained(model))
     assert found == of_trainer(model)
     assert 0 < len(found) < len(adapters.trained(model))
 
@@ -55,16 +55,16 @@ def test_groups_keep_their_ratio_and_every_weight_once() -> None:
     adapter = adapter_of("lora plus")
     model = adapters.attach(stock(), adapter, seed=1)
     weights = adapters.trained(model)
-    found = groups_of(model, weights, BY_NAME["lora"].groups(weights, adapter), 0.1)
+    found = parameter_groups(model, weights, BY_NAME["lora"].groups(weights, adapter), 0.1)
     assert [(g["ratio"], g["weight_decay"]) for g in found] == [(1.0, 0.1), (4.0, 0.1)]
     model = adapters.attach(stock(), Adapter(method="full"), seed=1)
     weights = adapters.trained(model)
     whole = BY_NAME["full"].groups(weights, Adapter(method="full"))
-    found = groups_of(model, weights, whole, 0.1)
+    found = parameter_groups(model, weights, whole, 0.1)
     assert [g["weight_decay"] for g in found] == [0.1, 0.0]
     assert sorted(id(p) for g in found for p in g["params"]) == sorted(map(id, weights.values()))
     assert all(p.dim() == 1 for p in found[1]["params"])
-    assert [g["params"] for g in groups_of(model, weights, whole, 0.0)] == [whole[0]["params"]]
+    assert [g["params"] for g in parameter_groups(model, weights, whole, 0.0)] == [whole[0]["params"]]
 
 
 def test_full_with_decay_has_trainer_s_losses(base: Path, tmp_path: Path) -> None:
@@ -92,6 +92,6 @@ def test_what_was_trained_under_the_old_rule_is_not_gone_on_with(base: Path, tmp
     for words in (("adapter.method=full",), ("train.weight_decay=0.1",)):
         assert "not_decayed" not in key(*words)
     assert "accumulation_4_28" not in key()["train"]  # keys that came later are in no key of a run without them
-    assert "strip_end" not in rules(make_config(tmp_path, base))
-    assert rules(make_config(tmp_path, base, "prompt.strip_end=true"))["strip_end"]
+    assert "strip_end" not in prompt_settings(make_config(tmp_path, base))
+    assert prompt_settings(make_config(tmp_path, base, "prompt.strip_end=true"))["strip_end"]
     assert key("train.accumulation_4_28=4")["train"]["accumulation_4_28"] == 4

@@ -1,0 +1,124 @@
+"""The processes of a run: their Accelerator, what they exchange each step, and signals that stop them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+
+from pipeline.run.errors import UserError
+
+BUCKET = 1 << 24  # numbers per message: few messages, little memory
+
+
+def start_accelerator(dtype: str, tracker: str, folder: Path) -> Accelerator:
+    """The Accelerator of this process. dtype: `bf16` or `fp32`. folder: where a tracker writes.
+
+    Raises:
+        UserError: the tracker is not installed.
+    """
+    if tracker != "none":
+        from accelerate.tracking import get_available_trackers
+
+        if tracker not in [str(t) for t in get_available_trackers()]:
+            fix = f"pip install {tracker}, or set train.tracker=none"
+            raise UserError(f"the tracker {tracker!r} is not installed", "train.tracker", fix)
+    # cuBLAS needs it for a fixed order of sums, and reads it at the first product. The default of an H200.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    return Accelerator(
+        mixed_precision="bf16" if dtype == "bf16" else "no",
+        cpu=not torch.cuda.is_available(),
+        log_with=None if tracker == "none" else tracker,
+        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
+    )
+
+
+def any_rank(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether the flag is set in any rank; costs nothing with one rank."""
+    if accelerator.num_processes == 1:
+        return flag
+    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum") > 0)
+
+
+def minimum(accelerator: Accelerator, numbers: list[int]) -> list[int]:
+    """The minimum of each number over all ranks; all ranks must call it."""
+    if accelerator.num_processes == 1:
+        return numbers
+    return accelerator.gather(torch.tensor([numbers], device=accelerator.device)).min(dim=0).values.tolist()
+
+
+def sum_gradients(accelerator: Accelerator, weights: Iterable[torch.nn.Parameter]) -> None:
+    """Replaces every gradient by its sum over all ranks; a rank without rows adds zeros."""
+    if accelerator.num_processes == 1:
+        return
+    bucket: list[torch.Tensor] = []
+    for weight in weights:
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        bucket.append(weight.grad)
+        if sum(g.numel() for g in bucket) >= BUCKET:
+            _sum(accelerator, bucket)
+            bucket = []
+    _sum(accelerator, bucket)
+
+
+def _sum(accelerator: Accelerator, bucket: list[torch.Tensor]) -> None:
+    if not bucket:
+        return
+    total = accelerator.reduce(torch.cat([g.reshape(-1) for g in bucket]), "sum")
+    for gradient, values in zip(bucket, total.split([g.numel() for g in bucket]), strict=True):
+        gradient.copy_(values.view_as(gradient))
+
+
+class StopFlag:
+    """code: exit code for the signal that was received, 0 if there was none."""
+
+    code = 0
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[StopFlag]:
+    """Ctrl-C, SIGTERM and SIGHUP (a terminal was closed) set the flag, so that the loop stops where it is safe. A
+    second signal ends the process at once."""
+    flag = StopFlag()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+
+    terminals = [handle for handle in (1, 2) if os.isatty(handle)]
+
+    def set_flag(number: int, frame: FrameType | None) -> None:
+        flag.code = 128 + number
+        _discard_output(terminals)
+        signal.signal(number, before[number])
+
+    before: dict[int, Any] = {
+        n: signal.getsignal(n) or signal.SIG_DFL for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    if before[signal.SIGHUP] is signal.SIG_IGN:  # started with nohup
+        del before[signal.SIGHUP]
+    for number in before:
+        signal.signal(number, set_flag)
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _discard_output(terminals: list[int]) -> None:
+    """Sends output for a closed terminal to /dev/null: an error while writing it would prevent saving."""
+    for handle in terminals:
+        if not os.isatty(handle):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, handle)
+            os.close(null)
