@@ -26,7 +26,7 @@ from pipeline.dataset import stage as dataset
 from pipeline.dataset.examples import read_examples
 from pipeline.evaluation import tasks
 from pipeline.model import base as bases
-from pipeline.model import identity, origin
+from pipeline.model.base import identity, input_files
 from pipeline.prompt import passages
 from pipeline.prompt import stage as tokens
 from pipeline.run.files import write_text
@@ -121,9 +121,9 @@ def _build_eval(config: Config, run: Run, key: dict[str, Any]) -> None:
 
 STAGES = (
     Stage("data", "dataset", dataset.key, _build_data),
-    Stage("tokens", "tokens", _tokens_key, _build_tokens, ("dataset",), origin.of_tokens),
-    Stage("train", "adapter", _train_key, _build_adapter, ("dataset", "tokens"), origin.of_train),
-    Stage("export", "export", _export_key, _build_export, ("dataset", "tokens", "adapter"), origin.of_export),
+    Stage("tokens", "tokens", _tokens_key, _build_tokens, ("dataset",), input_files.of_tokens),
+    Stage("train", "adapter", _train_key, _build_adapter, ("dataset", "tokens"), input_files.of_train),
+    Stage("export", "export", _export_key, _build_export, ("dataset", "tokens", "adapter"), input_files.of_export),
 )
 # Beside the chain: nothing depends on it, so only `make data` makes it.
 REPORT = Stage("report", "report", report.key, report.build, ("dataset", "tokens"))

@@ -12,9 +12,9 @@ from pipeline.evaluation.answers import Answer
 from pipeline.evaluation.measurement import MeasuredModel, base_model, tuned_model
 from pipeline.evaluation.shots import Shots, shots_from
 from pipeline.model import base as bases
-from pipeline.model.exported import holds
+from pipeline.model.exported import export_kind
 from pipeline.model.generate import NotFinite
-from pipeline.model.load import context_of, device
+from pipeline.model.load import context_length, device
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError
@@ -34,7 +34,7 @@ def answered(config: Config, run: Run, questions: Sequence[Question]) -> tuple[l
     """
     base = bases.resolve(config.model)
     encoder = encoder_of(config, base.tokenizer)
-    sees = context_of(config, base)
+    sees = context_length(config.model, config.adapter, base)
     asked, skipped = fitting(encoder, questions, sees, config.compare.max_new_tokens)
     limit = config.compare.max_new_tokens
     answers = {
@@ -96,7 +96,7 @@ def _text(answer: Answer) -> str:
 
 def _shots(config: Config, run: Run, encoder: Encoder, sees: int | None) -> Shots | None:
     """Examples for the prompt, where that is all that tuned means."""
-    if holds(run) != "nothing":
+    if export_kind(run) != "nothing":
         return None
     room, count = config.compare.max_new_tokens, config.adapter.shots
     return shots_from(run.folder("dataset"), encoder, config.train.seed, sees, room, count)

@@ -16,9 +16,9 @@ from pipeline.dataset.examples import read_examples
 from pipeline.evaluation.answers import Answer, read
 from pipeline.evaluation.probe_causes import Facts, advice, warnings
 from pipeline.evaluation.probes import NAMES, fitting, languages_asked, probe, signs
-from pipeline.model.adapter import without
+from pipeline.model.adapter import adapter_disabled
 from pipeline.model.generate import answering, greedy
-from pipeline.model.load import virtual_of
+from pipeline.model.load import virtual_tokens
 from pipeline.model.loss import label_logits
 from pipeline.model.memory import OutOfMemory, each_group
 from pipeline.prompt.batch import pad
@@ -50,7 +50,7 @@ def probe_model(model: Any, config: Config, run: Run, encoder: Encoder, counts: 
     dataset = run.folder("dataset")
     part = "val" if next(read_examples(dataset, "val"), None) else "train"
     longest = getattr(model.config, "max_position_embeddings", None) or 1 << 30
-    room = min(config.prompt.cutoff, longest - limit - virtual_of(config))
+    room = min(config.prompt.cutoff, longest - limit - virtual_tokens(config.adapter))
     chosen = choose(read_examples(dataset, part), encoder, limit, room)
     asked = chosen + [Example.of(text, "", "", source="eval.prompts") for text in config.eval.prompts]
     if not asked:
@@ -105,7 +105,7 @@ def as_base(model: Any, prompts: Sequence[Sequence[int]], ids: Sequence[Sequence
     One pass instead of many: if at each place of the answer the base's likeliest token is the one that stands there,
     then the base's own greedy answer is this one.
     """
-    held = without(model)
+    held = adapter_disabled(model)
     if held is None:
         return None
     same = [True] * len(prompts)

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from pipeline.config.method_rules import description, spec_of
-from pipeline.config.schema import Config
+from pipeline.config.schema import Config, Model
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base, kind_of
 from pipeline.model.methods.method import SETTINGS
@@ -47,10 +47,10 @@ from transformers import AutoModelForCausalLM
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), "PATH")"""
 
 
-def base_reference(config: Config, base: Base) -> str:
-    """What loads the base from any working directory: a hub id, or an absolute path; empty for random weights."""
-    if kind_of(config.model) == "hub":
-        return config.model.base
+def base_reference(model: Model, base: Base) -> str:
+    """The base as any working directory can load it: a hub id or an absolute path; empty for random weights."""
+    if kind_of(model) == "hub":
+        return model.base
     return os.path.abspath(base.folder) if base.folder else ""
 
 
@@ -60,7 +60,7 @@ def complete(folder: Path, config: Config, base: Base, encoder: Encoder, longest
     Args:
         longest: tokens that the model sees; None where its config does not say.
     """
-    name_base(folder, config, base)
+    name_base(folder, config.model, base)
     try:
         tokenizer = hf_tokenizer.build(encoder, longest)
     except Exception as error:  # transformers raises its own kinds; a trained adapter is worth more than a tokenizer
@@ -71,12 +71,12 @@ def complete(folder: Path, config: Config, base: Base, encoder: Encoder, longest
     write_text(folder / CARD, card(config, base, encoder))
 
 
-def name_base(folder: Path, config: Config, base: Base) -> None:
-    """Puts the base's reference, and the hub's commit, into the adapter's settings, where there are any."""
+def name_base(folder: Path, model: Model, base: Base) -> None:
+    """Writes the base's reference and the hub's commit into adapter_config.json, where there is one."""
     settings = read_json(folder / SETTINGS)
     if not isinstance(settings, dict):
         return
-    settings["base_model_name_or_path"] = base_reference(config, base) or None
+    settings["base_model_name_or_path"] = base_reference(model, base) or None
     if "peft_type" in settings:
         settings["revision"] = base.commit or None
     for key in SETS:

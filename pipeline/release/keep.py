@@ -15,8 +15,8 @@ from pipeline.evaluation.measure import numbers_of
 from pipeline.model import adapter as adapters
 from pipeline.model.adapter_folder import copy_companions
 from pipeline.model.base import Base, kind_of
-from pipeline.model.fingerprint import fingerprint
-from pipeline.model.load import add_tokens, load_base
+from pipeline.model.base.fingerprint import fingerprint
+from pipeline.model.exported import base_with_tokens
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.release import verify
@@ -78,8 +78,7 @@ def _tried(config: Config, run: Run, base: Base, encoder: Encoder) -> float:
     """
     folder = run.folder("adapter")
     examples = example_rows(run.folder("dataset"), verify.PROBE_ROWS)
-    plain = load_base(config, base)
-    add_tokens(plain, encoder.tokenizer.size)
+    plain = base_with_tokens(config, base, encoder)
     before = log_probabilities(plain, encoder, examples)
     after = log_probabilities(adapters.load(plain, folder), encoder, examples)
     if not torch.isfinite(after).all():
@@ -106,7 +105,7 @@ def _origin(config: Config, run: Run, base: Base, encoder: Encoder) -> dict[str,
         "trained_parameters": manifest.get("counts", {}).get("trained_parameters", 0),
         "base": {
             "name": config.model.base if on_hub else base.folder.name if base.folder else "random weights",
-            "hash": fingerprint(config, base),
+            "hash": fingerprint(config.model, base, config.train.seed),
             "commit": base.commit,
             "quantize": config.model.quantize,
         },

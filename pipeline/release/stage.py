@@ -18,8 +18,8 @@ from pipeline.evaluation.probe_causes import Facts, advice
 from pipeline.model import adapter as adapters
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
+from pipeline.model.base.fingerprint import fingerprint
 from pipeline.model.exported import base_with_tokens, export_dtype, free_memory
-from pipeline.model.fingerprint import fingerprint
 from pipeline.model.load import BYTES, DTYPES, cast, dtype_name, load_folder
 from pipeline.model.methods.full import FULL
 from pipeline.model.methods.own_form import OwnForm
@@ -106,7 +106,7 @@ def _merged(work: Work, held: list[Any], base_says: torch.Tensor, dtype: str) ->
     few = config.model.quantize in ("nf4", "int8")
     if own and not few:  # before what was learnt is put into it
         plain = cast(plain, DTYPES[_merge_dtype(config, dtype)])
-    tuned = adapters.load(plain, folder, fingerprint(config, work.base))
+    tuned = adapters.load(plain, folder, fingerprint(config.model, work.base, config.train.seed))
     adapter_says = verify.log_probabilities(tuned, encoder, work.examples)
     if few:  # fp8 is made while training, from the base as it is here
         # Merging into 4 or 8 bits would round away what was learnt: the base is put into full precision first.

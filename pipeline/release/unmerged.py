@@ -23,9 +23,9 @@ from pipeline.model import adapter as adapters
 from pipeline.model import hf_tokenizer
 from pipeline.model.adapter_folder import name_base
 from pipeline.model.base import Base
+from pipeline.model.base.fingerprint import fingerprint
 from pipeline.model.exported import base_with_tokens, free_memory
-from pipeline.model.fingerprint import fingerprint
-from pipeline.model.load import context_of
+from pipeline.model.load import context_length
 from pipeline.model.methods.method import SETTINGS, WEIGHTS
 from pipeline.model.methods.through_peft import ThroughPeft
 from pipeline.prompt.encode import Encoder
@@ -54,7 +54,7 @@ class Work:
     def measure(self, measured: MeasuredModel, shots: Shots | None = None) -> dict[str, Any]:
         settings, run = self.config.eval, self.run
         splits = held_out_rows(run.folder("dataset"), run.folder("tokens"), settings.rows)
-        longest = context_of(self.config, self.base) or WINDOW
+        longest = context_length(self.config.model, self.config.adapter, self.base) or WINDOW
         return measure(measured, splits, settings, self.config.data.groups, longest, shots)
 
     def checked(self, reloaded: Any, folder: Path) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def unmerged(work: Work, held: list[Any], base_says: torch.Tensor, output: Stage
     """
     plain = held.pop()
     config, run, encoder, folder = work.config, work.run, work.encoder, output.folder
-    tuned = adapters.load(plain, run.folder("adapter"), fingerprint(config, work.base))
+    tuned = adapters.load(plain, run.folder("adapter"), fingerprint(config.model, work.base, config.train.seed))
     tuned_says = verify.log_probabilities(tuned, encoder, work.examples)
     verify.weights_have_learnt(tuned_says, base_says, work.checks)
     limit = getattr(plain.config, "max_position_embeddings", None)
@@ -90,7 +90,7 @@ def unmerged(work: Work, held: list[Any], base_says: torch.Tensor, output: Stage
     say("export: saving the adapter, which no weights of the base's form can hold")
     shutil.copyfile(run.folder("adapter") / WEIGHTS, folder / WEIGHTS)
     shutil.copyfile(run.folder("adapter") / SETTINGS, folder / SETTINGS)
-    name_base(folder, config, work.base)
+    name_base(folder, config.model, work.base)
     _save_tokenizer(work, limit, output)
 
     fresh = base_with_tokens(config, work.base, encoder)

@@ -17,15 +17,15 @@ import torch
 from pipeline.config.adapter_name import BASE
 from pipeline.config.schema import Config
 from pipeline.model.base import Base
-from pipeline.model.fingerprint import fingerprint
+from pipeline.model.base.fingerprint import fingerprint
+from pipeline.model.exported import base_with_tokens
 from pipeline.model.generate import greedy
-from pipeline.model.load import add_tokens, load_base
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError
 from pipeline.serving.questions import Question
 from pipeline.store.folder import Store
-from pipeline.store.load import encoder_as_recorded, side_by_side, verified
+from pipeline.store.load import add_adapters, encoder_of_record, verified_record
 from pipeline.store.untrusted import inspect
 
 
@@ -54,17 +54,16 @@ class Mixed:
         names = [name for name in dict.fromkeys(adapters) if name != BASE]
         self.encoders = {BASE: own}
         if names:
-            identity = fingerprint(config, base)
+            identity = fingerprint(config.model, base, config.train.seed)
             for name in names:
-                record = verified(store, name, identity, own.tokenizer.hash)
+                record = verified_record(store, name, identity, own.tokenizer.hash)
                 _check_mixable(store, name, record["method"])
-                self.encoders[name] = encoder_as_recorded(own, record, name)
-        self.config, self.model = config, load_base(config, base)
-        add_tokens(self.model, own.tokenizer.size)
+                self.encoders[name] = encoder_of_record(own, record, name)
+        self.model = base_with_tokens(config, base, own)
         self.inside = {BASE: "__base__", **{name: f"a{i}" for i, name in enumerate(names)}}
         self.mixes = bool(names)
         if names:
-            self.model = side_by_side(self.model, store, names)
+            self.model = add_adapters(self.model, store, names)
             _try_mixing(self.model, names[0])
 
     def answer(self, questions: Sequence[Question], max_new_tokens: int) -> list[Reply]:

@@ -23,7 +23,7 @@ from pipeline.kernels.deterministic import deterministic
 from pipeline.model import adapter as adapters
 from pipeline.model import adapter_folder
 from pipeline.model.base import Base, kind_of
-from pipeline.model.fingerprint import fingerprint
+from pipeline.model.base.fingerprint import fingerprint
 from pipeline.model.load import add_tokens, check_card, dtype_name, load_base
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
@@ -56,7 +56,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         Interrupted: Ctrl-C, SIGTERM or SIGHUP, after a checkpoint.
     """
     settings, root, method = config.train, run.folder("checkpoints"), adapters.method_of(config.adapter)
-    check_card(config)
+    check_card(config.model)
     if method.spec.export == "nothing":
         _train_nothing(config, run, base, stage_key)
         return
@@ -70,11 +70,11 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     say("train: loading the base") if main else None
     encoder = encoder_of(config, base.tokenizer)
     preflight(run, base, encoder) if main and method.spec.export == "merged" else None
-    plain = load_base(config, base)
+    plain = load_base(config.model, base, settings.seed, method.spec.float32)
     add_tokens(plain, encoder.tokenizer.size)
     plain = adapters.attach(plain, config.adapter, settings.seed, tuple(encoder.tokenizer.added.values()))
     weights = adapters.trained(plain)
-    _, everything = adapters.sizes(plain)  # before weights in fp8 leave their layers
+    _, everything = adapters.parameter_counts(plain)  # before weights in fp8 leave their layers
     groups = groups_of(plain, weights, method.groups(weights, config.adapter), settings.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=accelerator.device.type == "cuda")
 
@@ -279,7 +279,7 @@ def _finish(
 def _save(config: Config, base: Base, model: Any, encoder: Encoder, output: StageOutput) -> None:
     """What was trained, and beside it what it was trained on and with."""
     on_hub, method = kind_of(config.model) == "hub", adapters.method_of(config.adapter)
-    method.save(model, output.folder, adapter_folder.base_reference(config, base))
+    method.save(model, output.folder, adapter_folder.base_reference(config.model, base))
     sees = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     adapter_folder.complete(output.folder, config, base, encoder, sees)
     made = {
@@ -288,7 +288,7 @@ def _save(config: Config, base: Base, model: Any, encoder: Encoder, output: Stag
         "template": {"id": encoder.template.id, "hash": encoder.template.hash},
         "tokenizer": encoder.tokenizer.hash,
         "base": config.model.base if on_hub else base.folder.name if base.folder else "random weights",
-        "base_hash": fingerprint(config, base),
+        "base_hash": fingerprint(config.model, base, config.train.seed),
         "commit": base.commit,
         "end_id": encoder.end_id,
     }

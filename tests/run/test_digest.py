@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.config.schema import Model
-from pipeline.model.identity import identity, settings, tokenizer_identity
+from pipeline.model.base.identity import identity, settings, tokenizer_identity
 from pipeline.run import digest as digests
 from pipeline.run.digest import digest, json_digest
 from pipeline.run.files import sha256_file

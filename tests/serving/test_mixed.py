@@ -21,16 +21,16 @@ from pipeline.run.terminal import safe
 from pipeline.serving.mixed import Mixed, Reply
 from pipeline.serving.questions import Question, read
 from pipeline.store.folder import Store
-from tests.helpers.shelf import plain, put
+from tests.helpers.stored_adapters import change_record, plain, put
 from tests.helpers.tiny import make_base, make_config
 
 NAMES = ["one", "base", "two", "train", "one", "셋"]
 
 
 @pytest.fixture(scope="module")
-def store(config: Config, shelf: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
+def store(config: Config, lora_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Two more LoRAs: one has the name of a method of torch's modules."""
-    made = Store(Path(shutil.copytree(shelf.root, tmp_path_factory.mktemp("store"), dirs_exist_ok=True)))
+    made = Store(Path(shutil.copytree(lora_store.root, tmp_path_factory.mktemp("store"), dirs_exist_ok=True)))
     put(made, "train", config, 4, r=2, target_modules=["up_proj"])
     put(made, "셋", config, 5, r=1, target_modules=["down_proj"], layers_to_transform=[1])
     return made
@@ -113,7 +113,7 @@ def test_each_adapter_speaks_its_own_template(config: Config, base: Path, tmp_pa
     apart = greedy(alone(base, store, "theirs"), [prompts[1]], end_id=2, max_new_tokens=8, what="test")
     assert replies[0].text == mixed.encoders["theirs"].tokenizer.decode(apart[0]).removeprefix(" ")
     record = store.record("theirs")
-    store.note("theirs", template={**record["template"], "prompt_input": "{instruction} {input}"})
+    change_record(store, "theirs", template={**record["template"], "prompt_input": "{instruction} {input}"})
     with pytest.raises(UserError, match="its template is not whole"):
         Mixed(config, resolve(config.model), store, ["theirs"])
 
@@ -156,7 +156,7 @@ def test_what_cannot_be_mixed(config: Config, base: Path, tmp_path: Path) -> Non
     put(store, "ia", config, 4, IA3Config(target_modules=["v_proj"], feedforward_modules=[], task_type="CAUSAL_LM"))
     put(store, "prefix", config, 5, PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"))
     put(store, "elsewhere", config, 6)
-    store.note("elsewhere", base={"name": "other", "hash": "0" * 64})
+    change_record(store, "elsewhere", base={"name": "other", "hash": "0" * 64})
     for name, what in (
         ("dora", "it is a DoRA"),
         ("tokens", "it brings tokens or layers of its own"),

@@ -1,12 +1,12 @@
-"""Files outside the run folder that stages are made from, for the record in their manifests: base, template, texts."""
+"""Files outside the run folder that a stage reads, to be listed in its manifest: base, template, texts."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from pipeline.config.schema import Config, Model
-from pipeline.model.base import kind_of, resolve
-from pipeline.model.identity import TOKENIZER_FILES
+from pipeline.model.base.identity import TOKENIZER_FILES
+from pipeline.model.base.location import kind_of, resolve
 from pipeline.prompt import passages
 from pipeline.prompt import template as templates
 
@@ -15,7 +15,7 @@ WEIGHTS = (".safetensors",)
 
 
 def tokenizer_files(model: Model) -> list[Path]:
-    """Of the tokenizer; of a .gguf file that has its own, that file.
+    """The tokenizer's files; of a .gguf file that contains its tokenizer, that file.
 
     Raises:
         UserError: as `resolve`.
@@ -27,7 +27,7 @@ def tokenizer_files(model: Model) -> list[Path]:
 
 
 def base_files(model: Model) -> list[Path]:
-    """Of weights, settings and tokenizer; the .gguf file rather than what it was converted to.
+    """Weights, settings and tokenizer; the .gguf file rather than the folder that it was converted to.
 
     Raises:
         UserError: as `resolve`.
@@ -46,9 +46,9 @@ def of_tokens(config: Config) -> list[Path]:
 
 
 def of_train(config: Config) -> list[Path]:
-    """The base, and the text whose knowledge is guarded, where one is named."""
-    named = config.train.ewc_data
-    return base_files(config.model) + ([passages.path_of(named)] if named else [])
+    """The base, and the text for EWC (`train.ewc_data`) where one is named."""
+    text = config.train.ewc_data
+    return base_files(config.model) + ([passages.path_of(text)] if text else [])
 
 
 def of_export(config: Config) -> list[Path]:

@@ -1,8 +1,8 @@
-"""A .gguf file becomes, once, a folder with safetensors and tokenizer that stock transformers loads.
+"""Converts a .gguf file, once, into a folder with safetensors and tokenizer that stock transformers loads.
 
-transformers does the dequantising. Three things it gets wrong are mended here: the model stays marked as quantised
-unless asked otherwise; a tokenizer loses the pre-tokenizer that the file names (checked against llama.cpp: 188 of
-4,000 texts differed for SmolLM2, none after); and 5.17 takes the token that opens a turn for the one that ends it.
+transformers dequantises. Three of its faults are corrected here: the model stays marked as quantised unless told
+otherwise; the tokenizer loses the pre-tokenizer that the file names (compared with llama.cpp: 188 of 4,000 texts
+differed for SmolLM2, none after the correction); 5.17 takes the token that opens a turn for the end token.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from pipeline.model.gguf_header import damage
+from pipeline.model.base.gguf_header import damage
 from pipeline.run.errors import UserError
 from pipeline.run.files import exclusive, need_space, replace_folder, sha256_file
 from pipeline.run.progress import bar, say
 
-CONVERTER = 2  # raise when the conversion's result changes: cached folders of older versions are then left alone
+CONVERTER = 2  # raise when the result of the conversion changes: the name of the cached folder contains it
 
 # Attributes of a tokenizer, and what GGUF calls them.
 SPECIAL = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding"}
 
 
 def convert(file: Path, root: Path) -> Path:
-    """Returns the folder for this file's content under `root`, converting when it is not there.
+    """The folder under `root` with this file's content, converted at the first call.
 
     Raises:
         UserError: the file is damaged, transformers cannot read it, or the disk is full.
@@ -33,7 +33,7 @@ def convert(file: Path, root: Path) -> Path:
     if wrong := damage(file):
         raise UserError(f"this GGUF file is damaged: {wrong}", str(file), "fetch it again")
     folder = root / f"{file.stem}-{sha256_file(file)[:12]}-v{CONVERTER}"
-    with exclusive(root / ".lock", wait=True):  # two runs may want the same base
+    with exclusive(root / ".lock", wait=True):  # two runs may convert the same base
         if not (folder / "config.json").is_file():
             _convert(file, folder)
     return folder
@@ -52,28 +52,28 @@ def _convert(file: Path, folder: Path) -> None:
         progress.update()
         place = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name, "local_files_only": True}
         try:
-            with contextlib.redirect_stderr(io.StringIO()):  # transformers draws a bar of its own here, over ours
+            with contextlib.redirect_stderr(io.StringIO()):  # transformers draws its own bar over ours
                 model = AutoModelForCausalLM.from_pretrained(
                     **place, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
                 )
             progress.update()
             tokenizer = AutoTokenizer.from_pretrained(**place)
             progress.update()
-        except Exception as error:  # unknown architectures, broken files: each its own kind
+        except Exception as error:  # of many classes: unknown architectures, broken files
             said = " ".join(str(error).split())[:300]
             raise UserError(
                 f"transformers cannot read this GGUF file: {said}", str(file), "give the model as a safetensors folder"
             ) from None
-        _mend_tokenizer(tokenizer, file)
+        _correct_tokenizer(tokenizer, file)
         with replace_folder(folder) as new:
             model.save_pretrained(new)
             tokenizer.save_pretrained(new)
         progress.update()
 
 
-def _mend_tokenizer(tokenizer: Any, file: Path) -> None:
-    """Puts back the special tokens that the file names, and the digit splitting that its `tokenizer.ggml.pre` stands
-    for; says when it is another one."""
+def _correct_tokenizer(tokenizer: Any, file: Path) -> None:
+    """Restores the special tokens that the file names, and the pre-tokenizer `smollm` where `tokenizer.ggml.pre` names
+    it; says so when it names another one."""
     from tokenizers import pre_tokenizers
 
     with open(file, "rb") as handle:
@@ -97,13 +97,13 @@ def _mend_tokenizer(tokenizer: Any, file: Path) -> None:
 
 
 def _value(head: bytes, key: str) -> str | int | None:
-    """What a GGUF file's header says under `key`, where that is a string or a uint32; None otherwise.
+    """The value of `key` in a GGUF header when it is a string or a uint32; None otherwise.
 
-    Read by hand: gguf's own reader spends seconds on the vocabulary that stands beside it. A key has its length in
-    front (uint64); after it come the type (uint32; 4 = uint32, 8 = string), and the value, a string again with its
-    length, little-endian (GGUF specification, version 3).
+    Parsed by hand, since the reader of the gguf package spends seconds on the vocabulary. Layout, little-endian (GGUF
+    specification, version 3): length of the key (uint64), key, type (uint32; 4 = uint32, 8 = string), value; a string
+    value starts with its length (uint64).
     """
-    # With its length, or tokenizer.ggml.pre would also be found in tokenizer.ggml.prefix_token_id.
+    # With its length, since tokenizer.ggml.pre also occurs in tokenizer.ggml.prefix_token_id.
     name = struct.pack("<Q", len(key)) + key.encode()
     at = head.find(name) + len(name)
     if at < len(name) or len(head) < at + 12:

@@ -1,7 +1,7 @@
-"""The header of a GGUF file, walked through once before gguf's reader allocates anything by its numbers.
+"""Checks the header of a GGUF file before the gguf package allocates memory by its numbers.
 
     magic "GGUF", version uint32, tensors uint64, keys uint64
-    keys      name, type uint32, value; texts and arrays have their length in front (uint64)
+    keys      name, type uint32, value; texts and arrays begin with their length (uint64)
     tensors   name, dimensions uint32, each uint64, type uint32, offset uint64
     data      from the next multiple of `general.alignment`; offsets count from here
 
@@ -25,16 +25,16 @@ LONGEST_TEXT = 1 << 24
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
 TEXT, ARRAY = 8, 9
 SIZES = ("_length", "_count", "_size", "_dim")
-BLOCKS = ".block_count"  # behind the architecture's name
+BLOCKS = ".block_count"  # follows the architecture's name
 
 
 def damage(path: Path) -> str:
-    """What is wrong with a GGUF file, as far as its header and its length tell; empty when nothing is."""
+    """What is wrong with a GGUF file, by its header and length; empty when nothing is."""
     if path.stat().st_size < 24:
         return "it ends before its header does"
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            _Walk(data).file()
+            _Parser(data).file()
         except ValueError as error:
             return str(error)
         except struct.error:
@@ -42,8 +42,8 @@ def damage(path: Path) -> str:
     return ""
 
 
-class _Walk:
-    """A place in the file, and what was found on the way. numbers: keys with one whole number."""
+class _Parser:
+    """Reads the header in order. at: position in the file. numbers: the keys whose value is one integer."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self.data, self.size, self.at = data, len(data), 0
@@ -93,7 +93,7 @@ class _Walk:
         if kind == TEXT:
             self.text(LONGEST_TEXT)
         elif kind in SCALARS:
-            if kind in (6, 12):  # fractions, which may be NaN: none of them is needed
+            if kind in (6, 12):  # floats: not needed, and they may be NaN
                 self.skip(struct.calcsize("<" + SCALARS[kind]))
             else:
                 self.numbers[name] = self.number(SCALARS[kind])
