@@ -277,9 +277,9 @@ def talk(config: Config, run: Run) -> None:
     """Chats with a stored adapter where the config names one; else with the run's export, making it first."""
     if config.chat.adapter:
         Store.here().folder(config.chat.adapter)  # before anything is loaded
-        from pipeline.serving.chat import chat_with
+        from pipeline.serving.chat import chat_with_adapter
 
-        chat_with(config, bases.resolve(config.model), Store.here())
+        chat_with_adapter(config, bases.resolve(config.model), Store.here())
         return
     bring_up_to_date(config, run, "export")
     run.check("dataset", "export")  # of the former, examples that stand before a question
@@ -322,15 +322,15 @@ def measure_adapter(config: Config, run: Run, name: str) -> dict[str, Any]:
 
 def ask(config: Config, run: Run) -> None:
     """Questions from standard input to the adapters that each of them names, answered in one batch."""
-    from pipeline.serving.questions import read
+    from pipeline.serving.questions import read_questions
 
-    questions = read(sys.stdin)
+    questions = read_questions(sys.stdin)
     store = Store.here()
     for name in {q.adapter for q in questions} - {BASE}:
         store.record(name)  # before torch is imported
-    from pipeline.serving.mixed import Mixed
+    from pipeline.serving.mixed import MixedModel
 
-    mixed = Mixed(config, bases.resolve(config.model), store, [q.adapter for q in questions])
+    mixed = MixedModel(config, bases.resolve(config.model), store, [q.adapter for q in questions])
     for q, reply in zip(questions, mixed.answer(questions, config.chat.max_new_tokens), strict=True):
         end = "" if reply.stopped else f" [cut off after {config.chat.max_new_tokens} tokens]"
         say(f"{q.adapter}> {q.instruction}{' | ' + q.input if q.input else ''}\n{reply.text.strip()}{end}\n")

@@ -32,7 +32,8 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 
 from pipeline.model.adapter import WEIGHTS
-from pipeline.model.adapter_folder import CARD, combined_card, copy_companions
+from pipeline.model.adapter_folder import copy_companions
+from pipeline.model.card import CARD, combined_card
 from pipeline.model.load import device
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_text

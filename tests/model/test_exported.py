@@ -5,25 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from pipeline.comparison import answering
-from pipeline.comparison.questions import Question
-from pipeline.evaluation.stage import Evaluation
-from pipeline.model import base as bases
+from pipeline.evaluation.measurement import tuned_model
 from pipeline.model import exported
 from pipeline.prompt import template as templates
+from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.serving import chat
 from tests.helpers.tiny import make_config
 
 
-def test_chat_comparison_and_evaluation_load_an_export_in_one_type(
+def test_chat_and_measurements_load_an_export_in_one_type(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config(tmp_path, base, "export.dtype=bf16", "prompt.template=alpaca")
@@ -39,19 +36,11 @@ def test_chat_comparison_and_evaluation_load_an_export_in_one_type(
         raise UserError("enough")
 
     monkeypatch.setattr(exported, "load_folder", load)
-    evaluation = object.__new__(Evaluation)
-    evaluation.config, evaluation.run = config, run
-    question = Question("1", "set", "category", "Say hello.", "", "", "here")
-    found = bases.resolve(config.model)
-    kept = SimpleNamespace(found={})
-    for work in (
-        lambda: chat.chat(config, run),
-        lambda: evaluation.load("tuned"),
-        lambda: answering._ask(config, run, found, None, 99, [question], kept, "tuned"),  # type: ignore[arg-type]
-    ):
+    encoder = encoder_of(config, base)
+    for work in (lambda: chat.chat(config, run), lambda: tuned_model(config, run, encoder).model):
         with pytest.raises(UserError, match="enough"):
             work()
-    assert loaded == [torch.bfloat16] * 3
+    assert loaded == [torch.bfloat16] * 2
     assert exported.dtype_of_export(config, run) == "bf16"
     (run.folder("export") / "suri.json").write_text(json.dumps({"holds": "adapter"}))
     assert exported.dtype_of_export(config, run) == "fp32"  # that of the base it is put onto

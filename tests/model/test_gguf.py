@@ -26,7 +26,7 @@ def test_gguf_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(UserError, match="this GGUF file is damaged") as caught:
         bases.resolve(Model(base=str(tmp_path / "model.gguf")))
     assert caught.value.where == str(tmp_path / "model.gguf")
-    assert not [p for p in (tmp_path / "cache" / "base").iterdir() if p.is_dir()]
+    assert not list((tmp_path / "cache").glob("base/*/"))
 
 
 def entry(key: str, kind: int, value: bytes) -> bytes:

@@ -89,7 +89,7 @@ def check_export(kind: str, config: Config, run: Run, base: Path) -> None:
             assert verify.divergence(trained, says(auto)) < 1e-7
         stock_peft = kind not in ("houlsby", "pfeiffer")
         reloaded = PeftModel.from_pretrained(plain(), export) if stock_peft else adapters.load(plain(), export)
-        assert ("PeftModel.from_pretrained(model" in (export / "README.md").read_text()) == stock_peft
+        assert ("PeftModel.from_pretrained(AutoModel" in (export / "README.md").read_text()) == stock_peft
     else:
         reloaded = AutoModelForCausalLM.from_pretrained(export, dtype=torch.float32)
     assert verify.divergence(trained, says(reloaded)) < 1e-7
@@ -196,7 +196,7 @@ def talks(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> int:
             raise EOFError from None
 
     seen: list[int] = []
-    reply = chatting.Talker.reply
+    reply = chatting.ChatSession.answer
 
     def watched(talker: Any, question: str, given: str) -> str:
         generate = talker.model.generate
@@ -205,7 +205,7 @@ def talks(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> int:
 
     with monkeypatch.context() as patch:
         patch.setattr("builtins.input", ask)
-        patch.setattr(chatting.Talker, "reply", watched)
+        patch.setattr(chatting.ChatSession, "answer", watched)
         chatting.chat(config, run)
     assert len(seen) == 1
     return seen[0]

@@ -141,7 +141,7 @@ def test_answers_end_where_the_model_does() -> None:
     model = stock(model_type="gpt2", max_position_embeddings=32)
     prompts = [[5] * 29, [6] * 4, [7] * 32]
     done: dict[int, list[int]] = {}
-    made = greedy(model, prompts, end_id=-1, max_new_tokens=8, what="test", done=done.__setitem__)
+    made = greedy(model, prompts, end_id=-1, max_new_tokens=8, what="test", done=done.update)
     assert [len(ids) for ids in made] == [3, 8, 0]
     assert [done[n] for n in range(3)] == made
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.config.schema import Config
 from pipeline.model import hf_tokenizer
-from pipeline.release import stage as releasing
+from pipeline.model.methods.lora import LORA
+from pipeline.release import merge as merging
 from pipeline.release import verify
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
@@ -65,20 +66,16 @@ def test_other_template_or_tokenizer(copy: tuple[Config, Run]) -> None:
 
 def test_tampered_merge(copy: tuple[Config, Run], monkeypatch: pytest.MonkeyPatch) -> None:
     config, run = copy
-    merge = releasing._merge
+    original = LORA.merge
 
-    def tampered(tuned: Any, config: Config, dtype: str) -> Any:
-        model = merge(tuned, config, dtype)
+    def tampered(adapted: Any) -> Any:
+        model = original(adapted)
         model.model.layers[0].self_attn.v_proj.weight.data *= 3
         return model
 
-    monkeypatch.setattr(releasing, "_merge", tampered)
+    monkeypatch.setattr(LORA, "merge", tampered)
     assert_refused(config, run, "merged = base + adapter")
-
-    def unmerged(tuned: Any, config: Config, dtype: str) -> Any:
-        return tuned.unload()
-
-    monkeypatch.setattr(releasing, "_merge", unmerged)
+    monkeypatch.setattr(LORA, "merge", lambda adapted: adapted.unload())
     assert_refused(config, run, "merged = base + adapter")
 
 
@@ -98,14 +95,14 @@ def test_merge_check_sees_rounding_and_idle_adapters() -> None:
 
 def test_reload_differs(copy: tuple[Config, Run], monkeypatch: pytest.MonkeyPatch) -> None:
     config, run = copy
-    load = releasing.load_folder
+    load = merging.load_folder
 
     def damaged(folder: Path, dtype: torch.dtype) -> Any:
         model = load(folder, dtype)
         model.lm_head.weight.data[5] += 1
         return model
 
-    monkeypatch.setattr(releasing, "load_folder", damaged)
+    monkeypatch.setattr(merging, "load_folder", damaged)
     assert_refused(config, run, "reload")
 
 

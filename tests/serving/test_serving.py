@@ -67,7 +67,9 @@ def test_input_goes_to_one_question(
     talk: Talk, exported: tuple[Config, Run], base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, str]] = []
-    monkeypatch.setattr(chatting.Talker, "reply", lambda self, question, given: asked.append((question, given)) or "")
+    monkeypatch.setattr(
+        chatting.ChatSession, "answer", lambda self, question, given: asked.append((question, given)) or ""
+    )
     said = talk("/input The sky is blue.", "Which colour?", "And now?", "/input x", "/input", "Last?", "", "/inputs")
     assert asked == [("Which colour?", "The sky is blue."), ("And now?", ""), ("Last?", "")]
     assert "[16 characters for the next question]" in said
@@ -79,7 +81,7 @@ def test_help_and_quit(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> str:
         raise AssertionError("asked after /quit")
 
-    monkeypatch.setattr(chatting.Talker, "reply", never)
+    monkeypatch.setattr(chatting.ChatSession, "answer", never)
     said = talk("/help", "/quit", "Are you there?")
     assert "remembers nothing" in said
     assert talk() == "\n\n"  # Ctrl-D at once
