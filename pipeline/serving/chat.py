@@ -16,7 +16,7 @@ from pipeline.evaluation.shots import Shots, shots_from
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
 from pipeline.model.exported import exported_model
-from pipeline.model.generate import answering, virtual_tokens
+from pipeline.model.generate import answering, prefix_length
 from pipeline.prompt import template as templates
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.tokenizer import Tokenizer
@@ -119,7 +119,7 @@ class ChatSession:
         example = Example.of(question, given, "", source="chat")
         prompt = self.shots.prompt(example) if self.shots else self.encoder.prompt(question, given)
         longest = getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
-        longest -= virtual_tokens(self.model)
+        longest -= prefix_length(self.model)
         room = min(settings.max_new_tokens, longest - len(prompt))
         if room < 1:
             return f"{len(prompt):,} tokens are too long for this model: it sees {longest:,}, its answer included"

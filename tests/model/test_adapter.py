@@ -78,7 +78,7 @@ def test_rank_above_some_targets_is_said(model: Any, capsys: pytest.CaptureFixtu
 
 def test_tied_head_cannot_be_a_target(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(make_base(tmp_path / "base", tie_word_embeddings=True))
-    with pytest.raises(UserError, match="shares its weights"):
+    with pytest.raises(UserError, match="head"):
         adapters.attach(model, Adapter(r=4, targets=("lm_head",)), seed=1)
 
 

@@ -76,10 +76,10 @@ SPOILS: list[tuple[Callable[[Path], Any], str, str]] = [
     (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors", "fetch"),
     (_shards, "1 of 2 weight files are missing, such as model-00002", "fetch"),
     (_cut, "model.safetensors is damaged: .* bytes, .* by its header", "fetch"),
-    (lambda f: (f / "model.safetensors").write_text("version https://git-lfs"), "no safetensors header", "git lfs"),
+    (lambda f: (f / "model.safetensors").write_text("version https://git-lfs"), "header", "git lfs"),
     (
         lambda f: (f / "model.safetensors").write_bytes(struct.pack("<Q", 4) + b"xxxx"),
-        "header is not readable",
+        "header",
         "fetch",
     ),
 ]
@@ -96,26 +96,26 @@ def test_bad_folders(folder: Path, spoil: tuple[Callable[[Path], Any], str, str]
 
 def test_config_and_weights_disagree(folder: Path) -> None:
     edit(folder / "config.json", model_type="llamma")
-    with pytest.raises(UserError, match=r"cannot load the model: .*llamma"):
+    with pytest.raises(UserError, match="llamma"):
         load_folder(folder, torch.float32)
     edit(folder / "config.json", model_type="llama", hidden_size=64)
     with pytest.raises(UserError, match="cannot load the model"):
         load_folder(folder, torch.float32)
     edit(folder / "config.json", hidden_size=32, num_hidden_layers=3)  # random numbers in the third, and no word of it
-    with pytest.raises(UserError, match=r"tensors are not in its files, such as model.layers.2"):
+    with pytest.raises(UserError, match=r"model\.layers\.2"):
         load_folder(folder, torch.float32)
 
 
 def test_tokenizer_larger_than_the_embedding(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", vocab_size=300)
-    with pytest.raises(UserError, match=r"ids up to 399, the base's embedding only 300 rows"):
+    with pytest.raises(UserError, match=r"399.*300"):
         run_to(make_config(tmp_path, base), "tokens", tmp_path)
 
 
 def test_geometry(tmp_path: Path) -> None:
     size = make_tokenizer(tmp_path / "tokenizer")
     shape = {**SHAPE, "vocab_size": size}
-    with pytest.raises(UserError, match="no tokenizer of its own"):
+    with pytest.raises(UserError, match="tokenizer"):
         bases.resolve(Model(geometry=shape))
     with pytest.raises(UserError, match="no such folder") as caught:
         bases.resolve(Model(geometry=shape, tokenizer=str(tmp_path / "tokeniser")))
@@ -136,7 +136,7 @@ def test_geometry(tmp_path: Path) -> None:
 
 def test_hub_without_network() -> None:
     began = time.time()
-    with pytest.raises(UserError, match=r"'no-such/model' is no folder here, and cannot be fetched") as caught:
+    with pytest.raises(UserError, match="no-such/model") as caught:
         bases.resolve(Model(base="no-such/model"))
     assert time.time() - began < 5
     assert "network" in caught.value.fix
@@ -159,7 +159,7 @@ def test_hub_id_in_the_cache(base: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert found.folder == root / "snapshots" / commit
     assert (found.vocabulary, found.commit) == (400, commit)
     assert bases.resolve(Model(base="org/name", revision=commit)) == found
-    with pytest.raises(UserError, match="'org/name' at 'v2' is no folder here, and cannot be fetched"):
+    with pytest.raises(UserError, match="v2"):
         bases.resolve(Model(base="org/name", revision="v2"))
     (root / "snapshots" / commit / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"no model.safetensors") as caught:

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from pipeline.config.schema import Model
 from pipeline.model import base as bases
 from pipeline.model.base import gguf
+from pipeline.model.base.gguf_header import read_header
 from pipeline.run.errors import UserError
 from tests.helpers.tiny import make_tokenizer
 
@@ -23,7 +24,7 @@ DEMO = ROOT / ".cache" / "demo" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 def test_gguf_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SURI_CACHE", str(tmp_path / "cache"))
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(UserError, match="this GGUF file is damaged") as caught:
+    with pytest.raises(UserError, match="damaged") as caught:
         bases.resolve(Model(base=str(tmp_path / "model.gguf")))
     assert caught.value.where == str(tmp_path / "model.gguf")
     assert not list((tmp_path / "cache").glob("base/*/"))
@@ -38,21 +39,21 @@ def text(value: str) -> bytes:
     return struct.pack("<Q", len(value)) + value.encode()
 
 
-HEAD = b"GGUF" + struct.pack("<IQQ", 3, 0, 3) + entry("tokenizer.ggml.prefix_token_id", 4, struct.pack("<I", 8))
-
-
 @pytest.mark.parametrize(
-    ("rest", "value"),
+    ("value", "found"),
     [
         (entry("tokenizer.ggml.pre", 8, text("smollm")), "smollm"),
         (entry("tokenizer.ggml.model", 8, text("gpt2")), None),
-        (entry("tokenizer.ggml.pre", 4, struct.pack("<I", 70_000)) + bytes(8), 70_000),
-        (entry("tokenizer.ggml.pre", 7, b"1") + bytes(8), None),
-        (entry("tokenizer.ggml.pre", 8, b"")[:-4], None),
+        (entry("tokenizer.ggml.pre", 4, struct.pack("<I", 70_000)), 70_000),
     ],
 )
-def test_values_are_read_from_the_header(rest: bytes, value: str | int | None) -> None:
-    assert gguf._value(HEAD + rest, "tokenizer.ggml.pre") == value
+def test_values_are_read_from_the_header(value: bytes, found: str | int | None, tmp_path: Path) -> None:
+    prefix = entry("tokenizer.ggml.prefix_token_id", 4, struct.pack("<I", 8))
+    (tmp_path / "x.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + prefix + value + bytes(32))
+    assert read_header(tmp_path / "x.gguf").get("tokenizer.ggml.pre") == found
+    (tmp_path / "x.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 3) + prefix + value)
+    with pytest.raises(ValueError, match="ends"):
+        read_header(tmp_path / "x.gguf")
 
 
 def test_special_tokens_are_those_of_the_file(tmp_path: Path) -> None:
@@ -60,12 +61,11 @@ def test_special_tokens_are_those_of_the_file(tmp_path: Path) -> None:
     make_tokenizer(tmp_path / "tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
     tokenizer.eos_token = "<s>"
-    file = tmp_path / "x.gguf"
-    ids = {"bos": 1, "eos": 2, "padding": 10**6}
-    numbers = [entry(f"tokenizer.ggml.{key}_token_id", 4, struct.pack("<I", id)) for key, id in ids.items()]
-    file.write_bytes(b"".join([HEAD, *numbers, entry("tokenizer.ggml.pre", 8, text("other"))]))
+    ids: dict[str, int | str] = {
+        f"tokenizer.ggml.{k}_token_id": n for k, n in zip(gguf.SPECIAL.values(), (1, 2, 10**6), strict=True)
+    }
     before = tokenizer.pad_token
-    gguf._correct_tokenizer(tokenizer, file)
+    gguf._correct_tokenizer(tokenizer, {**ids, "tokenizer.ggml.pre": "other"})
     assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<s>", "</s>", before)
     assert tokenizer.eos_token_id == 2
 

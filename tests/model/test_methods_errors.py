@@ -69,7 +69,7 @@ def test_quantised_bases_that_cannot_be(tmp_path: Path, kind: str, quantize: str
 def test_a_start_out_of_the_weights_needs_its_rank_in_each(init: str) -> None:
     """Keys have 16 rows, queries 32."""
     model = stock()
-    with pytest.raises(UserError, match=r"takes 24 parts out of every matrix, and \S+k_proj has no more than 16"):
+    with pytest.raises(UserError, match=r"k_proj\b.*\b16"):
         adapters.attach(model, Adapter(r=24, init=init, targets=("q_proj", "k_proj")), seed=1)
     adapters.attach(model, Adapter(r=24, init=init, targets=("q_proj",)), seed=1)
 
@@ -82,7 +82,7 @@ def test_one_name_in_attention_and_in_the_mlp() -> None:
 
 
 def test_full_names_leave_no_blocks_to_choose() -> None:
-    with pytest.raises(UserError, match=r"q_proj names one layer in full"):
+    with pytest.raises(UserError, match="q_proj"):
         adapters.attach(stock(), Adapter(r=4, targets=("model.layers.0.self_attn.q_proj",), last_blocks=1), seed=1)
 
 
@@ -101,7 +101,7 @@ def test_dora_needs_weights_that_peft_reads(tmp_path: Path) -> None:
 def test_new_tokens_need_a_method_that_trains_them(tmp_path: Path, method: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(f"name: a\nmodel: {{base: b/c, add_tokens: ['[X]']}}\nadapter: {{method: {method}}}\n")
-    with pytest.raises(UserError, match=f"model.add_tokens: {method} cannot train new tokens"):
+    with pytest.raises(UserError, match=r"model\.add_tokens"):
         load_config(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import shutil
@@ -187,14 +188,6 @@ def test_examples_come_from_the_questions_task(prepared: Run, base: Path, tmp_pa
 
 def talks(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> int:
     """Asks one question in chat; returns how many tokens went in."""
-    asked = iter(["Say hello."])
-
-    def ask(prompt: str) -> str:
-        try:
-            return next(asked)
-        except StopIteration:
-            raise EOFError from None
-
     seen: list[int] = []
     reply = chatting.ChatSession.answer
 
@@ -204,7 +197,7 @@ def talks(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> int:
         return reply(talker, question, given)
 
     with monkeypatch.context() as patch:
-        patch.setattr("builtins.input", ask)
+        patch.setattr("sys.stdin", io.StringIO("Say hello.\n"))
         patch.setattr(chatting.ChatSession, "answer", watched)
         chatting.chat(config, run)
     assert len(seen) == 1

@@ -133,12 +133,12 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(talk: Talk, monkeypatch: pytes
 
 def test_other_template(exported: tuple[Config, Run], base: Path, tmp_path: Path) -> None:
     made = json.loads((exported[1].folder("export") / "suri.json").read_text())["template"]["hash"]
-    with pytest.raises(UserError, match=f"trained with template {made}, the config names") as caught:
+    with pytest.raises(UserError, match=made) as caught:
         chatting.chat(make_config(tmp_path, base, "prompt.template=alpaca"), exported[1])
     assert "put the template back" in caught.value.fix
 
 
 def test_nothing_exported(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="was not exported here") as caught:
+    with pytest.raises(UserError, match="exported") as caught:
         chatting.chat(make_config(tmp_path, base), Run(tmp_path / "none"))
     assert caught.value.fix == "make export"

@@ -126,21 +126,21 @@ def test_what_cannot_be_added_up(store_copy: Store, config: Config, base: Path, 
     put(store_copy, "joint", make_config(tmp_path, base, "prompt.join=joint"), 8)
     change_record(store_copy, "three", base={"name": "other", "hash": "0" * 64})
     for name, what in (
-        ("bos", r"one and bos have different values of prompt.bos \(auto and <s>\)"),
-        ("joint", r"one and joint have different values of prompt.join \(apart and joint\)"),
-        ("dora", "dora is not a plain LoRA"),
-        ("tokens", "tokens holds more than a LoRA"),
-        ("other", "one and other have different templates"),
-        ("three", "one and three have different bases"),
-        ("four", "no adapter is called four"),
+        ("bos", r"prompt\.bos"),
+        ("joint", r"prompt\.join"),
+        ("dora", "dora"),
+        ("tokens", "tokens"),
+        ("other", "templates"),
+        ("three", "bases"),
+        ("four", "four"),
     ):
         with pytest.raises(UserError, match=what):
             combine(store_copy, "sum", [("one", 1.0), (name, 1.0)], "cat", 0, 0.2, False)
-    with pytest.raises(UserError, match="has an adapter called two already"):
+    with pytest.raises(UserError, match="two"):
         combine(store_copy, "two", [("one", 1.0)], "cat", 0, 0.2, False)
-    with pytest.raises(UserError, match="nothing is left to combine: one=0, two=0"):
+    with pytest.raises(UserError, match="one=0, two=0"):
         combine(store_copy, "sum", [("one", 0.0), ("two", 0.0)], "cat", 0, 0.2, False)
-    with pytest.raises(UserError, match=r"it is 0 in every layer \(one=1, by ties\)"):
+    with pytest.raises(UserError, match="one=1, by ties"):
         combine(store_copy, "sum", [("one", 1.0)], "ties", 0, 1e-9, False)
     assert "sum" not in store_copy.names()
 

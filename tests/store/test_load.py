@@ -30,9 +30,7 @@ def test_another_base(lora_store: Store, config: Config, tmp_path: Path, base: P
     tensors[name].view(-1)[0] += 1e-3  # one number
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
     changed = make_config(tmp_path, other)
-    with pytest.raises(
-        UserError, match=r"one was trained on another base: base \([0-9a-f]{12}\), this is [0-9a-f]{12}"
-    ):
+    with pytest.raises(UserError, match="another base"):
         open_stored(changed, resolve(changed.model), lora_store, "one")
     same = make_config(tmp_path, Path(shutil.copytree(base, tmp_path / "elsewhere")))
     open_stored(same, resolve(same.model), lora_store, "one")
@@ -40,10 +38,10 @@ def test_another_base(lora_store: Store, config: Config, tmp_path: Path, base: P
 
 def test_other_template_and_tokenizer(lora_store: Store, base: Path, tmp_path: Path) -> None:
     changed = make_config(tmp_path, base, "prompt.template=alpaca")
-    with pytest.raises(UserError, match=r"trained with template [0-9a-f]{16} .alpaca-short., the config names"):
+    with pytest.raises(UserError, match="alpaca-short"):
         open_stored(changed, resolve(changed.model), lora_store, "one")
     added = make_config(tmp_path, base, 'model.add_tokens=["[PAD]"]')
-    with pytest.raises(UserError, match=r"trained with tokenizer [0-9a-f]{16}, this is"):
+    with pytest.raises(UserError, match="tokenizer"):
         open_stored(added, resolve(added.model), lora_store, "one")
 
 
@@ -57,7 +55,7 @@ def test_an_adapter_brings_its_own_rules(lora_store: Store, config: Config, base
     assert encoder.prompt("Hi") == [1, *own.prompt("Hi")]
     assert (encoder.prompt_config.join, encoder.prompt_config.cutoff) == ("joint", 200)
     change_record(store, "mine", prompt={"bos": "<s>"})
-    with pytest.raises(UserError, match="record of the adapter mine is damaged"):
+    with pytest.raises(UserError, match="mine is damaged"):
         open_stored(config, resolve(config.model), store, "mine")
 
 
@@ -67,7 +65,7 @@ def test_files_other_than_were_put_in(store_copy: Store) -> None:
     tensors = load_file(path)
     tensors[next(iter(tensors))] *= 2
     save_file(tensors, path, metadata={"format": "pt"})
-    with pytest.raises(UserError, match="is not the file that was put into the store"):
+    with pytest.raises(UserError, match="not the file"):
         verified_record(store_copy, "one", record["base"]["hash"], record["tokenizer"])
 
 
@@ -89,7 +87,7 @@ def test_a_large_rank_on_paper_takes_no_memory(
             return add_adapters(plain(Path(config.model.base)), store_copy, ["two", "one"])
         return open_stored(config, resolve(config.model), store_copy, "one")
 
-    with pytest.raises(UserError, match="does not fit this base"):
+    with pytest.raises(UserError, match="fit this base"):
         opened()
     large = [tensor for tensor in filled if 16384 in tensor.shape]
     assert len(large) == 12  # two factors, three layers, two blocks

@@ -64,11 +64,11 @@ def test_decomposed_hangul_says_how_to_type_it() -> None:
 
 def test_letter_case_alone_is_no_difference(store: Store) -> None:
     filled(store, "Maths")
-    with pytest.raises(UserError, match="differs from maths in letter case alone"):
+    with pytest.raises(UserError, match="letter case"):
         filled(store, "maths")
     with pytest.raises(UserError, match="differs"):
         store.check_free("MATHS", replace=True)
-    with pytest.raises(UserError, match="no adapter is called maths") as caught:
+    with pytest.raises(UserError, match="maths") as caught:
         store.folder("maths")
     assert "did you mean Maths?" in caught.value.fix
 
@@ -98,9 +98,9 @@ def test_links_out_of_the_store(store: Store, tmp_path: Path) -> None:
     filled(store, "good")
     (store.root / "link").symlink_to(outside)
     for use in (store.folder, store.record, store.remove, lambda n: store.check_free(n, replace=True)):
-        with pytest.raises(UserError, match="link is a link or a file"):
+        with pytest.raises(UserError, match="link"):
             use("link")
-    with pytest.raises(UserError, match="link or a file"):
+    with pytest.raises(UserError, match="link"):
         filled(store, "link")
     assert store.names() == ["good"]
     for hidden in (".new.tmp", ".good.old", ".lock"):
@@ -108,10 +108,10 @@ def test_links_out_of_the_store(store: Store, tmp_path: Path) -> None:
         place.unlink(missing_ok=True)
         place.symlink_to(outside / "precious" if hidden == ".lock" else outside)
         for use in (lambda: filled(store, "new"), lambda: store.remove("good")):
-            with pytest.raises(UserError, match="is a link: writing there would leave the store"):
+            with pytest.raises(UserError, match="link"):
                 use()
         place.unlink()
     (store.root / "good" / "suri.json").symlink_to(outside / "precious")
-    with pytest.raises(UserError, match="good has no record"):
+    with pytest.raises(UserError, match=r"good.*record"):
         store.record("good")
     assert (outside / "precious").read_text() == "mine"

@@ -117,7 +117,7 @@ def test_the_table(
     assert "896" in lines[1]
     assert "first 0.0%, second 0.0%" in lines[2]
     assert "prompt_no_input" in detail(store, "first")
-    with pytest.raises(UserError, match="no adapter is called third"):
+    with pytest.raises(UserError, match="third"):
         stages.measure_adapter(first, Run(sequence["folder"] / "first"), "third")
 
 
@@ -136,7 +136,7 @@ def test_results_of_an_adapter_that_was_replaced_meanwhile(
     assert store.record("first")["results"] == {"other": found, "first": found}
     change_record(store, "first", results={})
     meanwhile = lambda: combine(store, "first", [("둘째", 1.0)], "cat", 0, 0.2, True) and None  # noqa: E731
-    with pytest.raises(UserError, match="first was replaced while it was measured"):
+    with pytest.raises(UserError, match="first was replaced"):
         stages.measure_adapter(first, Run(sequence["folder"] / "first"), "first")
     assert store.record("first")["results"] == {}
 
@@ -192,8 +192,8 @@ def test_listing_needs_no_torch(sequence: dict[str, Any]) -> None:
             lambda t: {n: x * 0 if "lora_B" in n else x for n, x in t.items()},
             "all its updates are zero",
         ),
-        (lambda t: {n: x for n, x in t.items() if "layers.0" in n}, "does not fit this base: .* tensors do not match"),
-        (lambda t: {}, "holds no tensors"),
+        (lambda t: {n: x for n, x in t.items() if "layers.0" in n}, "fit this base"),
+        (lambda t: {}, "no tensors"),
         (lambda t: {n: x.long() for n, x in t.items()}, "not a float"),
     ],
 )
@@ -216,7 +216,7 @@ def test_a_run_without_an_adapter(sequence: dict[str, Any], tmp_path: Path) -> N
 
     run = Run(tmp_path / "full")
     config = sequence["configs"][0]
-    with pytest.raises(UserError, match="the run has no adapter"):
+    with pytest.raises(UserError, match="no adapter"):
         keep(config, run, resolve(config.model), Store(tmp_path / "adapters"), "full", False)
 
 
@@ -228,12 +228,12 @@ def test_nothing_trained_and_experts(sequence: dict[str, Any], base: Path, tmp_p
 
     run = Run(Path(shutil.copytree(sequence["folder"] / "first", tmp_path / "first")))
     none = make_config(tmp_path, base, "adapter.method=none", "train.max_steps=0")
-    with pytest.raises(UserError, match="nothing was trained, there is nothing to keep"):
+    with pytest.raises(UserError, match="nothing was trained"):
         kept(none)
     # as peft writes it for a mixture of experts
     edit(target_parameters=["gate_up_proj", "down_proj"], alpha_pattern={r".*\.gate_up_proj": 16.0})(
         run.folder("adapter")
     )
-    with pytest.raises(UserError, match="experts, which cannot be kept in the store yet") as caught:
+    with pytest.raises(UserError, match="experts") as caught:
         kept(sequence["configs"][0])
     assert "`make export` makes a checkpoint of it" in caught.value.fix

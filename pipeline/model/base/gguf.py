@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-import struct
 from pathlib import Path
 from typing import Any
 
-from pipeline.model.base.gguf_header import damage
+from pipeline.model.base.gguf_header import read_header
 from pipeline.run.errors import UserError
 from pipeline.run.files import exclusive, need_space, replace_folder, sha256_file
 from pipeline.run.progress import bar, say
@@ -30,16 +29,18 @@ def convert(file: Path, root: Path) -> Path:
     Raises:
         UserError: the file is damaged, transformers cannot read it, or the disk is full.
     """
-    if wrong := damage(file):
-        raise UserError(f"this GGUF file is damaged: {wrong}", str(file), "fetch it again")
+    try:
+        header = read_header(file)
+    except ValueError as error:
+        raise UserError(f"this GGUF file is damaged: {error}", str(file), "fetch it again") from None
     folder = root / f"{file.stem}-{sha256_file(file)[:12]}-v{CONVERTER}"
     with exclusive(root / ".lock", wait=True):  # two runs may convert the same base
         if not (folder / "config.json").is_file():
-            _convert(file, folder)
+            _convert(file, folder, header)
     return folder
 
 
-def _convert(file: Path, folder: Path) -> None:
+def _convert(file: Path, folder: Path, header: dict[str, int | str]) -> None:
     need_space(folder, 8 * file.stat().st_size, f"converting {file.name}")
     say(f"base: converting {file.name} to safetensors, once")
     with bar(total=4, what="converting base", unit="step") as progress:
@@ -64,25 +65,23 @@ def _convert(file: Path, folder: Path) -> None:
             raise UserError(
                 f"transformers cannot read this GGUF file: {said}", str(file), "give the model as a safetensors folder"
             ) from None
-        _correct_tokenizer(tokenizer, file)
+        _correct_tokenizer(tokenizer, header)
         with replace_folder(folder) as new:
             model.save_pretrained(new)
             tokenizer.save_pretrained(new)
         progress.update()
 
 
-def _correct_tokenizer(tokenizer: Any, file: Path) -> None:
+def _correct_tokenizer(tokenizer: Any, header: dict[str, int | str]) -> None:
     """Restores the special tokens that the file names, and the pre-tokenizer `smollm` where `tokenizer.ggml.pre` names
     it; says so when it names another one."""
     from tokenizers import pre_tokenizers
 
-    with open(file, "rb") as handle:
-        head = handle.read(64 * 2**20)
     for role, key in SPECIAL.items():
-        id = _value(head, f"tokenizer.ggml.{key}_token_id")
+        id = header.get(f"tokenizer.ggml.{key}_token_id")
         if isinstance(id, int) and id < len(tokenizer):
             setattr(tokenizer, role, tokenizer.convert_ids_to_tokens(id))
-    name = _value(head, "tokenizer.ggml.pre")
+    name = header.get("tokenizer.ggml.pre")
     if name != "smollm":
         say(
             f"base: the tokenizer ({name or 'no name given'}) is used as transformers reads it; it was not compared "
@@ -94,22 +93,3 @@ def _correct_tokenizer(tokenizer: Any, file: Path) -> None:
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, letters])
     # transformers 5.17 gives <|endoftext|> for the 21 bytes without a token; 5.23, as the original tokenizer, nothing.
     tokenizer.backend_tokenizer.model.unk_token = None
-
-
-def _value(head: bytes, key: str) -> str | int | None:
-    """The value of `key` in a GGUF header when it is a string or a uint32; None otherwise.
-
-    Parsed by hand, since the reader of the gguf package spends seconds on the vocabulary. Layout, little-endian (GGUF
-    specification, version 3): length of the key (uint64), key, type (uint32; 4 = uint32, 8 = string), value; a string
-    value starts with its length (uint64).
-    """
-    # With its length, since tokenizer.ggml.pre also occurs in tokenizer.ggml.prefix_token_id.
-    name = struct.pack("<Q", len(key)) + key.encode()
-    at = head.find(name) + len(name)
-    if at < len(name) or len(head) < at + 12:
-        return None
-    kind, number = struct.unpack_from("<II", head, at)
-    if kind == 8:
-        (length,) = struct.unpack_from("<Q", head, at + 4)
-        return head[at + 12 : at + 12 + length].decode("utf-8", "replace")
-    return int(number) if kind == 4 else None

@@ -1,4 +1,4 @@
-"""Checks the header of a GGUF file before the gguf package allocates memory by its numbers.
+"""Reads and checks the header of a GGUF file before the gguf package allocates memory by its numbers.
 
     magic "GGUF", version uint32, tensors uint64, keys uint64
     keys      name, type uint32, value; texts and arrays begin with their length (uint64)
@@ -28,26 +28,29 @@ SIZES = ("_length", "_count", "_size", "_dim")
 BLOCKS = ".block_count"  # follows the architecture's name
 
 
-def damage(path: Path) -> str:
-    """What is wrong with a GGUF file, by its header and length; empty when nothing is."""
+def read_header(path: Path) -> dict[str, int | str]:
+    """The keys whose value is one integer or one text, texts cut to 200 bytes.
+
+    Raises:
+        ValueError: the header does not describe this file.
+    """
     if path.stat().st_size < 24:
-        return "it ends before its header does"
+        raise ValueError("it ends before its header does")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        parser = _Parser(data)
         try:
-            _Parser(data).file()
-        except ValueError as error:
-            return str(error)
+            parser.file()
         except struct.error:
-            return "it ends before its header does"
-    return ""
+            raise ValueError("it ends before its header does") from None
+    return parser.values
 
 
 class _Parser:
-    """Reads the header in order. at: position in the file. numbers: the keys whose value is one integer."""
+    """Reads the header in order. at: position in the file. values: as `read_header` returns them."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self.data, self.size, self.at = data, len(data), 0
-        self.numbers: dict[str, int] = {}
+        self.values: dict[str, int | str] = {}
 
     def number(self, form: str) -> int:
         value = struct.unpack_from("<" + form, self.data, self.at)[0]
@@ -82,7 +85,8 @@ class _Parser:
         for _ in range(keys):
             name = self.text(LONGEST_NAME)
             self.value(self.number("I"), name, 0)
-        for name, number in self.numbers.items():
+        numbers = {name: value for name, value in self.values.items() if isinstance(value, int)}
+        for name, number in numbers.items():
             if name.endswith(BLOCKS) and not 0 < number <= tensors:
                 raise ValueError(f"{quoted(name)} says {number:,} layers, the file has {tensors:,} tensors")
             if name.endswith(SIZES) and not 0 <= number <= LARGEST_COUNT:
@@ -91,12 +95,14 @@ class _Parser:
 
     def value(self, kind: int, name: str, depth: int) -> None:
         if kind == TEXT:
-            self.text(LONGEST_TEXT)
+            text = self.text(LONGEST_TEXT)
+            if not depth:
+                self.values[name] = text
         elif kind in SCALARS:
             if kind in (6, 12):  # floats: not needed, and they may be NaN
                 self.skip(struct.calcsize("<" + SCALARS[kind]))
             else:
-                self.numbers[name] = self.number(SCALARS[kind])
+                self.values[name] = self.number(SCALARS[kind])
         elif kind == ARRAY and depth < 4:
             inner, count = self.number("I"), self.number("Q")
             if count > MOST_ITEMS:
@@ -127,8 +133,8 @@ class _Parser:
             if not all(shape) or shape[0] % block:
                 raise ValueError(f"the tensor {quoted(name)} has a shape that its type cannot have")
             ends.append((offset + math.prod(shape) // block * size, name))
-        alignment = self.numbers.get("general.alignment", 32)
-        if alignment not in [1 << n for n in range(21)]:
+        alignment = self.values.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment not in [1 << n for n in range(21)]:
             raise ValueError(f"general.alignment is {alignment}")
         start = -(-self.at // alignment) * alignment
         end, name = max(ends, default=(0, ""))
