@@ -26,7 +26,7 @@ class OutOfMemory(UserError):
 
     def __init__(self, tokens: int) -> None:
         fix = "set model.quantize=nf4, lower prompt.cutoff, choose a smaller base, or free the card"
-        super().__init__(f"a row of {tokens:,} tokens does not fit into the card beside the model", "memory", fix)
+        super().__init__(f"a row of {tokens:,} tokens does not fit into the card's memory", "memory", fix)
 
 
 def free_bytes(device: torch.device) -> int:

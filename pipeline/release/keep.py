@@ -86,7 +86,7 @@ def _check_on_base(config: Config, run: Run, base: Base, encoder: Encoder) -> fl
         raise UserError("base + adapter give NaN or infinite numbers", str(folder), "train again with a lower train.lr")
     divergence = verify.divergence(log_probs, base_log_probs)
     if divergence <= 0:
-        what = "base + adapter say what the base says: nothing was learnt"
+        what = "base + adapter equal the base: nothing was learnt"
         raise UserError(what, str(folder), "raise train.lr or train for more steps")
     return divergence
 

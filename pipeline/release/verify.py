@@ -67,9 +67,9 @@ def adapter_has_learnt(folder: Path, method: Method, checks: Checks) -> None:
     updates = method.updates(tensors, folder)
     zero = sum(not t.any() for t in updates.values())
     if zero == len(updates):
-        what = "all of it is what it was at the start: nothing was learnt"
+        what = "all its tensors equal their start: training changed nothing (nothing was learnt)"
         raise checks.fail(name, what, "raise train.lr or train for more steps")
-    checks.passed(name, f"{len(tensors)} tensors, {len(updates) - zero} of {len(updates)} updates not as at the start")
+    checks.passed(name, f"{len(tensors)} tensors, {len(updates) - zero} of {len(updates)} updates changed")
 
 
 @torch.inference_mode()
@@ -111,15 +111,15 @@ def merged_equals_adapter(
         UserError: the divergence is above the tolerance, or the adapter changes nothing.
     """
     name = "merged = base + adapter"
-    off, learnt = divergence(adapter, merged), divergence(adapter, base)
-    result = f"KL {off:.1e} a token (allowed {allowed[0]:.0e} in {allowed[1]}; the base is {learnt:.1e} away)"
-    if not off <= allowed[0]:
+    error, change = divergence(adapter, merged), divergence(adapter, base)
+    result = f"KL {error:.1e} a token (allowed {allowed[0]:.0e} in {allowed[1]}; the base is {change:.1e} away)"
+    if not error <= allowed[0]:
         raise checks.fail(name, result, "export with export.dtype=fp32, and report this with your config")
-    if learnt <= 0:
+    if change <= 0:
         raise checks.fail(name, result + ": the adapter changes nothing", "raise train.lr or train for more steps")
-    if off > 0.5 * learnt:
+    if error > 0.5 * change:
         fix = "export with export.dtype=fp32, or train longer"
-        raise checks.fail(name, result + ": rounding ate what was learnt", fix)
+        raise checks.fail(name, result + ": rounding removes what was learnt", fix)
     checks.passed(name, result)
 
 
@@ -130,13 +130,13 @@ def weights_have_learnt(tuned: torch.Tensor, base: torch.Tensor, checks: Checks)
         UserError: they fail.
     """
     name = "weights changed"
-    learnt = divergence(tuned, base)
+    change = divergence(tuned, base)
     if not torch.isfinite(tuned).all():
         raise checks.fail(name, "it gives NaN or infinite numbers", "train again with a lower train.lr")
-    if learnt <= 0:
-        what = "the trained model says what the base says: nothing was learnt"
+    if change <= 0:
+        what = "the trained model equals the base: nothing was learnt"
         raise checks.fail(name, what, "raise train.lr or train for more steps")
-    checks.passed(name, f"the base is KL {learnt:.1e} a token away")
+    checks.passed(name, f"the base is KL {change:.1e} a token away")
 
 
 def change_survives(
@@ -154,22 +154,22 @@ def change_survives(
     Raises:
         UserError: it changes them by more.
     """
-    off, whole = 0.0, 0.0
+    error, change = 0.0, 0.0
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for tensor in file.keys():  # noqa: SIM118  (no dict)
                 before, after = base.get(tensor), file.get_tensor(tensor)
                 if before is not None and before.shape == after.shape:
                     after = after.to(before.device).float()
-                    off += float((after.to(dtype).float() - after).square().sum(dtype=torch.float64))
-                    whole += float((after - before.float()).square().sum(dtype=torch.float64))
-    if not whole:
+                    error += float((after.to(dtype).float() - after).square().sum(dtype=torch.float64))
+                    change += float((after - before.float()).square().sum(dtype=torch.float64))
+    if not change:
         return  # nothing was learnt: reported by another check
-    share = (off / whole) ** 0.5
+    share = (error / change) ** 0.5
     result = f"rounding to {name} moves the weights by {share:.2g} of what training moved them by"
     if share > 0.5:
         fix = "export with export.dtype=fp32, or train longer"
-        raise checks.fail("rounding", result + ": it eats what was learnt", fix)
+        raise checks.fail("rounding", result + ": it removes what was learnt", fix)
     checks.passed("rounding", result)
 
 
@@ -188,9 +188,9 @@ def reload_equals_merged(
         UserError: it does not.
     """
     name = "reload"
-    off = divergence(merged, reloaded) if merged.shape == reloaded.shape else float("inf")
-    if not off <= 1e-6:
-        what = f"the saved weights are not those that were to be exported (KL {off:.1e})"
+    error = divergence(merged, reloaded) if merged.shape == reloaded.shape else float("inf")
+    if not error <= 1e-6:
+        what = f"the loaded weights differ from the saved model (KL {error:.1e})"
         raise checks.fail(name, what, "check the disk, then export again")
     checks.passed(name, passed)
 

@@ -26,7 +26,7 @@ from pipeline.model.generate import greedy
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError
-from pipeline.serving.questions import Question
+from pipeline.serving.questions import AdapterQuestion
 from pipeline.store.folder import Store
 from pipeline.store.load import add_adapters, encoder_of_record, verified_record
 from pipeline.store.untrusted import inspect
@@ -69,7 +69,7 @@ class MixedModel:
             self.model = add_adapters(self.model, store, names)
             _try_mixing(self.model, names[0])
 
-    def answer(self, questions: Sequence[Question], max_new_tokens: int) -> list[Reply]:
+    def answer(self, questions: Sequence[AdapterQuestion], max_new_tokens: int) -> list[Reply]:
         """Greedy answers, in the order of the questions; a batch has questions to different adapters.
 
         Raises:

@@ -16,7 +16,7 @@ FIELDS = {"adapter", "instruction", "input"}
 
 
 @dataclass(frozen=True)
-class Question:
+class AdapterQuestion:
     """adapter: a name in the store, or `base` for none. line: number of its line, 0 when it was not read from one."""
 
     adapter: str
@@ -25,7 +25,7 @@ class Question:
     line: int = field(default=0, compare=False)
 
 
-def read_questions(lines: Iterable[str]) -> list[Question]:
+def read_questions(lines: Iterable[str]) -> list[AdapterQuestion]:
     """The questions of all lines that are not empty.
 
     Raises:
@@ -47,13 +47,13 @@ def read_questions(lines: Iterable[str]) -> list[Question]:
     return questions
 
 
-def _parse(line: str) -> Question | None:
+def _parse(line: str) -> AdapterQuestion | None:
     if not line.startswith("{"):
         name, colon, instruction = line.partition(":")
-        return Question(name.strip(), instruction.strip()) if colon else None
+        return AdapterQuestion(name.strip(), instruction.strip()) if colon else None
     try:
         fields = json.loads(line)
         "".join(fields.values()).encode()  # fails unless all are text without lone surrogates
-        return Question(**fields) if fields.keys() <= FIELDS else None
+        return AdapterQuestion(**fields) if fields.keys() <= FIELDS else None
     except (ValueError, TypeError, RecursionError):
         return None

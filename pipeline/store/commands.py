@@ -68,7 +68,7 @@ def combine_adapters(words: CombineArguments) -> None:
         raise UserError("no adapters to combine", "COMBINE", 'COMBINE="maths=0.7 korean=0.3"')
     shares = [_share(word) for word in words.shares]
     if len({name for name, _ in shares}) < len(shares):
-        raise UserError("an adapter stands there twice", " ".join(words.shares), "give it once, with one weight")
+        raise UserError("an adapter is named twice", " ".join(words.shares), "give it once, with one weight")
     rank = _number(words.rank, "RANK", 0, 1 << 14)
     density = _number(words.density, "DENSITY", 0, 1)
     if rank != int(rank) or not density:

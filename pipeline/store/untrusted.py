@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from safetensors import safe_open
 from pipeline.model.adapter import WEIGHTS
 from pipeline.model.base.safetensors_header import damage, read_header
 from pipeline.run.errors import UserError
-from pipeline.run.json_file import read_object
+from pipeline.run.json_file import Kind, is_flag, is_number, is_whole, read_object
 from pipeline.store.folder import readable
 
 CONFIG = "adapter_config.json"
@@ -32,20 +31,16 @@ LARGEST_COUNT = 1 << 20
 LARGEST_RANK = 1 << 14
 
 
-def _plain(value: Any) -> bool:
-    return isinstance(value, (bool, type(None)))
-
-
 def _count(value: Any) -> bool:
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST_COUNT)
+    return value is None or (is_whole(value) and 0 <= value < LARGEST_COUNT)
 
 
 def _rank(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_RANK
+    return is_whole(value) and 1 <= value <= LARGEST_RANK
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
+    return value is not None and is_number(value) and abs(value) < 1e6
 
 
 def _text(value: Any) -> bool:
@@ -64,22 +59,22 @@ def _counts(value: Any) -> bool:
     return value is None or (isinstance(value, list) and all(v is not None and _count(v) for v in value))
 
 
-def _by_word(inner: Callable[[Any], bool]) -> Callable[[Any], bool]:
+def _by_word(inner: Kind) -> Kind:
     return lambda value: (
         value is None or (isinstance(value, dict) and all(_word(k) and inner(v) for k, v in value.items()))
     )
 
 
 def _setting(value: Any) -> bool:
-    return _plain(value) or _number(value) or _word(value) or _words(value)
+    return is_flag(value) or _number(value) or _word(value) or _words(value)
 
 
-Keys = dict[str, Callable[[Any], bool]]
+Keys = dict[str, Kind]
 ALWAYS: Keys = {
     "base_model_name_or_path": _text, "revision": _word, "peft_version": _text, "task_type": _word,
-    "inference_mode": _plain, "peft_type": _word,
+    "inference_mode": is_flag, "peft_type": _word,
 }  # fmt: skip
-LAYERS: Keys = {"target_modules": _words, "exclude_modules": _words, "fan_in_fan_out": _plain}
+LAYERS: Keys = {"target_modules": _words, "exclude_modules": _words, "fan_in_fan_out": is_flag}
 PROMPTS: Keys = dict.fromkeys(
     ("num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers",
      "encoder_hidden_size", "encoder_num_layers"), _count,
@@ -88,14 +83,15 @@ PROMPTS: Keys = dict.fromkeys(
 # another entry.
 KINDS: dict[str, Keys] = {
     "LORA": {
-        **LAYERS, "r": _rank, "lora_alpha": _number, "lora_dropout": _number, "use_rslora": _plain, "use_dora": _plain,
-        "rank_pattern": _by_word(_rank), "alpha_pattern": _by_word(_number), "layers_to_transform": _counts,
-        "layers_pattern": _word, "trainable_token_indices": _by_word(_counts), "modules_to_save": _words,
+        **LAYERS, "r": _rank, "lora_alpha": _number, "lora_dropout": _number, "use_rslora": is_flag,
+        "use_dora": is_flag, "rank_pattern": _by_word(_rank), "alpha_pattern": _by_word(_number),
+        "layers_to_transform": _counts, "layers_pattern": _word, "trainable_token_indices": _by_word(_counts),
+        "modules_to_save": _words,
         # PiSSA, OLoRA, CorDA and LoRA-GA change the base's weights when they are loaded, under every other adapter.
         "init_lora_weights": lambda value: value in (True, False, "gaussian", "orthogonal"),
     },
-    "IA3": {**LAYERS, "feedforward_modules": _words, "init_ia3_weights": _plain},
-    "PREFIX_TUNING": {**PROMPTS, "prefix_projection": _plain, "init_weights": _plain},
+    "IA3": {**LAYERS, "feedforward_modules": _words, "init_ia3_weights": is_flag},
+    "PREFIX_TUNING": {**PROMPTS, "prefix_projection": is_flag, "init_weights": is_flag},
     "PROMPT_TUNING": {
         **PROMPTS, "prompt_tuning_init": _word, "prompt_tuning_init_text": _text, "tokenizer_name_or_path": _text,
     },

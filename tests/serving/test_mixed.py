@@ -19,7 +19,7 @@ from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.run.terminal import safe
 from pipeline.serving.mixed import MixedModel, Reply
-from pipeline.serving.questions import Question, read_questions
+from pipeline.serving.questions import AdapterQuestion, read_questions
 from pipeline.store.folder import Store
 from tests.helpers.stored_adapters import change_record, plain, put
 from tests.helpers.tiny import make_base, make_config
@@ -74,7 +74,8 @@ def test_answers_are_those_of_each_alone(
 ) -> None:
     """Token by token, whatever else is in the batch."""
     questions = [
-        Question(name, f"What is {'really ' * i}{i} + 3?", "x y" if i % 2 else "") for i, name in enumerate(NAMES)
+        AdapterQuestion(name, f"What is {'really ' * i}{i} + 3?", "x y" if i % 2 else "")
+        for i, name in enumerate(NAMES)
     ]
     prompts = [mixed.encoders[q.adapter].prompt(q.instruction, q.input) for q in questions]
     inside = [mixed.peft_names[q.adapter] for q in questions]
@@ -94,7 +95,7 @@ def test_answers_are_those_of_each_alone(
 
 
 def test_only_the_base(config: Config, store: Store, mixed: MixedModel) -> None:
-    question = Question("base", "What is 2 + 3?")
+    question = AdapterQuestion("base", "What is 2 + 3?")
     bare = MixedModel(config, resolve(config.model), store, ["base"])
     assert bare.answer([question], 8) == mixed.answer([question], 8)
     assert bare.answer([], 8) == []
@@ -109,7 +110,7 @@ def test_each_adapter_speaks_its_own_template(config: Config, base: Path, tmp_pa
     assert "### 질문" in mixed.encoders["theirs"].template.prompt("Hi")
     prompts = [mixed.encoders[name].prompt("Hi") for name in ("mine", "theirs", "base")]
     assert prompts[0] == prompts[2] != prompts[1]
-    replies = mixed.answer([Question("theirs", "Hi"), Question("mine", "Hi")], 8)
+    replies = mixed.answer([AdapterQuestion("theirs", "Hi"), AdapterQuestion("mine", "Hi")], 8)
     apart = greedy(alone(base, store, "theirs"), [prompts[1]], end_id=2, max_new_tokens=8, what="test")
     assert replies[0].text == mixed.encoders["theirs"].tokenizer.decode(apart[0]).removeprefix(" ")
     record = store.record("theirs")
@@ -120,7 +121,7 @@ def test_each_adapter_speaks_its_own_template(config: Config, base: Path, tmp_pa
 
 def test_no_room_for_an_answer(mixed: MixedModel) -> None:
     with pytest.raises(UserError, match="512") as caught:
-        mixed.answer([Question("two", "Hi"), Question("one", "word " * 600)], 8)
+        mixed.answer([AdapterQuestion("two", "Hi"), AdapterQuestion("one", "word " * 600)], 8)
     assert caught.value.where == "question 2"
     with pytest.raises(UserError, match="512") as caught:
         mixed.answer(read_questions(["two: Hi", "", "one:" + " word" * 600]), 8)
@@ -132,7 +133,7 @@ def test_new_tokens_of_the_config(base: Path, store: Store, tmp_path: Path) -> N
     added = make_config(tmp_path, base, 'model.add_tokens=["[BEGIN]"]', "prompt.bos='[BEGIN]'")
     mixed = MixedModel(added, resolve(added.model), store, ["base"])
     assert mixed.encoders["base"].prompt("Hi")[0] == len(mixed.model.get_input_embeddings().weight) - 1
-    assert len(mixed.answer([Question("base", "Hi")], 2)) == 1
+    assert len(mixed.answer([AdapterQuestion("base", "Hi")], 2)) == 1
 
 
 def test_a_base_that_mixes_rows_up(tmp_path: Path) -> None:
@@ -142,7 +143,9 @@ def test_a_base_that_mixes_rows_up(tmp_path: Path) -> None:
     store = Store(tmp_path / "adapters")
     put(store, "fine", config, 1, target_modules=["q_proj", "v_proj"])
     put(store, "flat", config, 2, target_modules=["fc1"])
-    assert len(MixedModel(config, resolve(config.model), store, ["fine"]).answer([Question("fine", "Hi")], 2)) == 1
+    assert (
+        len(MixedModel(config, resolve(config.model), store, ["fine"]).answer([AdapterQuestion("fine", "Hi")], 2)) == 1
+    )
     with pytest.raises(UserError, match="opt") as caught:
         MixedModel(config, resolve(config.model), store, ["fine", "flat"])
     assert caught.value.fix == "talk to one at a time: make chat ADAPTER=fine"
@@ -172,7 +175,11 @@ def test_what_cannot_be_mixed(config: Config, base: Path, tmp_path: Path) -> Non
 
 def test_questions() -> None:
     lines = ["maths: What is 2: or 3?\n", "\n", '{"adapter": "수학", "instruction": "Sum", "input": "1"}', "base:x"]
-    wanted = [Question("maths", "What is 2: or 3?"), Question("수학", "Sum", "1"), Question("base", "x")]
+    wanted = [
+        AdapterQuestion("maths", "What is 2: or 3?"),
+        AdapterQuestion("수학", "Sum", "1"),
+        AdapterQuestion("base", "x"),
+    ]
     assert read_questions(lines) == wanted
     assert [question.line for question in read_questions(lines)] == [1, 3, 4]
     assert read_questions(["\ufeff" + lines[0], *lines[1:]]) == wanted
@@ -204,6 +211,6 @@ def test_the_command(
     stages.ask(config.model_copy(update={"chat": short}), Run(Path("unused")))
     said = capsys.readouterr().out
     for name in ("one", "base"):
-        reply = mixed.answer([Question(name, "Name a colour.")], 3)[0]
+        reply = mixed.answer([AdapterQuestion(name, "Name a colour.")], 3)[0]
         assert f"{name}> Name a colour.\n{safe(reply.text.strip())}" in said
     assert "[cut off after 3 tokens]" in said

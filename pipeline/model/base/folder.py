@@ -58,7 +58,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
             beyond the weights; remote code; pickled, quantised, integer, damaged or missing weights.
     """
     where = str(folder)
-    # transformers would follow adapter_config.json to whatever base it names, even beside a config.json.
+    # transformers would load the base that adapter_config.json names, even where there is a config.json.
     if (folder / "adapter_config.json").is_file():
         raise UserError("this is an adapter, not a base model", where, "name the base that it was trained on")
     if not (folder / "config.json").exists():
@@ -89,11 +89,11 @@ def _check_kind(config: dict[str, Any], where: str) -> None:
         raise UserError(what, where, "choose a ...ForCausalLM model")
     if config.get("quantization_config"):
         how = quoted(str(config["quantization_config"].get("quant_method", "some way")))[1:-1]
-        fix = "name the model that it was made from; model.quantize=nf4 or int8 quantises it here"
-        raise UserError(f"the weights are stored quantised ({how}), so nothing could be merged into them", where, fix)
+        fix = "name the original model; model.quantize=nf4 or int8 quantises it here"
+        raise UserError(f"the weights are stored quantised ({how}), so no update could be merged into them", where, fix)
     kind = config.get("model_type")
     if not kind:
-        raise UserError("config.json has no model_type, so nothing says how to build the model", where, FIX)
+        raise UserError("config.json has no model_type, so the architecture is unknown", where, FIX)
     if not is_known(kind):
         what = (
             f"transformers {metadata.version('transformers')}, which is installed, knows no model_type {quoted(kind)}"
@@ -151,7 +151,7 @@ def _check_weights(folder: Path) -> int:
         pickles = [p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in sorted(folder.glob(pattern))]
         if pickles:
             fix = (
-                "convert them once, on a machine that you can lose: "
+                "convert them once, on an isolated machine: "
                 'python -c "from transformers import AutoModelForCausalLM as M; '
                 "M.from_pretrained('FOLDER').save_pretrained('NEW')\", then copy the tokenizer's files over"
             )
@@ -173,7 +173,7 @@ def _check_weights(folder: Path) -> int:
         for tensor, entry in header.items():
             if entry.dtype not in FLOATS and (tensor.endswith("weight") or entry.dtype not in MASKS):
                 what = f"the weights are not floating-point numbers: {quoted(tensor)} is of type {entry.dtype}"
-                raise UserError(what, where, "name the model that it was made from, in float32, bf16 or fp16")
+                raise UserError(what, where, "name the original model, in float32, bf16 or fp16")
         tensors += len(header)
     return tensors
 
@@ -194,7 +194,7 @@ def weight_files(folder: Path) -> list[str]:
         raise UserError(f"{INDEX} is damaged: no file for each tensor", str(folder), FIX)
     for name in names.values():
         if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]{0,200}\.safetensors", name):
-            raise UserError(f"{INDEX} is unfit: {quoted(str(name))} is no file beside it", str(folder), FIX)
+            raise UserError(f"{INDEX} is unfit: {quoted(str(name))} is not a file of the folder", str(folder), FIX)
     return sorted(set(names.values()))
 
 

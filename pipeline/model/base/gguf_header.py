@@ -59,13 +59,13 @@ class _Parser:
 
     def skip(self, count: int) -> None:
         if count > self.size - self.at:
-            raise ValueError(f"{count:,} bytes are said to stand at byte {self.at:,}, the file has {self.size:,}")
+            raise ValueError(f"it claims {count:,} bytes at byte {self.at:,}, the file has {self.size:,}")
         self.at += count
 
     def text(self, longest: int) -> str:
         length = self.number("Q")
         if length > longest:
-            raise ValueError(f"a text at byte {self.at:,} is said to have {length:,} bytes")
+            raise ValueError(f"a text at byte {self.at:,} claims {length:,} bytes")
         start = self.at
         self.skip(length)
         return self.data[start : min(self.at, start + 200)].decode("utf-8", "replace")
@@ -81,7 +81,7 @@ class _Parser:
         tensors, keys = self.number("Q"), self.number("Q")
         for what, count in (("tensors", tensors), ("keys", keys)):
             if count > MOST_ENTRIES:
-                raise ValueError(f"it is said to hold {count:,} {what}")
+                raise ValueError(f"it claims {count:,} {what}")
         for _ in range(keys):
             name = self.text(LONGEST_NAME)
             self.value(self.number("I"), name, 0)
@@ -106,7 +106,7 @@ class _Parser:
         elif kind == ARRAY and depth < 4:
             inner, count = self.number("I"), self.number("Q")
             if count > MOST_ITEMS:
-                raise ValueError(f"{quoted(name)} is said to hold {count:,} values")
+                raise ValueError(f"{quoted(name)} claims {count:,} values")
             if inner in SCALARS:
                 self.skip(count * struct.calcsize("<" + SCALARS[inner]))
             else:

@@ -49,7 +49,7 @@ def read_header(path: Path) -> dict[str, Entry]:
         if not 2 <= length <= size - 8:
             raise ValueError("it has no safetensors header")
         if length > LARGEST_HEADER:
-            raise ValueError(f"its header is said to have {length:,} bytes, at most {LARGEST_HEADER:,} are read")
+            raise ValueError(f"its header claims {length:,} bytes, at most {LARGEST_HEADER:,} are read")
         try:
             header = parse(file.read(length))
         except ValueError:
