@@ -14,7 +14,7 @@ from pipeline.evaluation.shots import Shots, shots_from
 from pipeline.model import base as bases
 from pipeline.model.exported import export_kind
 from pipeline.model.generate import NotFinite
-from pipeline.model.load import context_length, device
+from pipeline.model.load import base_shape, context_length, device
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError
@@ -34,7 +34,7 @@ def answered(config: Config, run: Run, questions: Sequence[Question]) -> tuple[l
     """
     base = bases.resolve(config.model)
     encoder = encoder_of(config, base.tokenizer)
-    sees = context_length(config.model, config.adapter, base)
+    sees = context_length(base_shape(config.model, base), config.adapter)
     asked, skipped = fitting(encoder, questions, sees, config.compare.max_new_tokens)
     limit = config.compare.max_new_tokens
     answers = {

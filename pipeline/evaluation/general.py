@@ -18,7 +18,7 @@ import torch
 
 from pipeline.config.schema import Config, Eval
 from pipeline.evaluation.standard_error import ratio
-from pipeline.model.load import virtual_tokens
+from pipeline.model.load import context_length
 from pipeline.model.loss import row_losses
 from pipeline.model.memory import each_group
 from pipeline.prompt.batch import pad
@@ -31,9 +31,7 @@ LOOK = 4  # windows while training
 
 def seen_by(model: Any, config: Config) -> int:
     """How long a window may be. Virtual tokens take their share, of the base's windows too: both see the same."""
-    taken = virtual_tokens(config.adapter)
-    sees: int = getattr(model.config, "max_position_embeddings", None) or WINDOW + taken
-    return sees - taken
+    return context_length(model.config, config.adapter) or WINDOW
 
 
 def general_windows(settings: Eval, encoder: Encoder, longest: int, most: int = 0) -> list[Window]:

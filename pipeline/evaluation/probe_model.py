@@ -18,7 +18,7 @@ from pipeline.evaluation.probe_causes import Facts, advice, warnings
 from pipeline.evaluation.probes import NAMES, fitting, languages_asked, probe, signs
 from pipeline.model.adapter import adapter_disabled
 from pipeline.model.generate import answering, greedy
-from pipeline.model.load import virtual_tokens
+from pipeline.model.load import context_length
 from pipeline.model.loss import label_logits
 from pipeline.model.memory import OutOfMemory, each_group
 from pipeline.prompt.batch import pad
@@ -49,8 +49,8 @@ def probe_model(model: Any, config: Config, run: Run, encoder: Encoder, counts: 
     limit = min(config.eval.max_new_tokens, LIMIT)
     dataset = run.folder("dataset")
     part = "val" if next(read_examples(dataset, "val"), None) else "train"
-    longest = getattr(model.config, "max_position_embeddings", None) or 1 << 30
-    room = min(config.prompt.cutoff, longest - limit - virtual_tokens(config.adapter))
+    longest = context_length(model.config, config.adapter) or 1 << 30
+    room = min(config.prompt.cutoff, longest - limit)
     chosen = choose(read_examples(dataset, part), encoder, limit, room)
     asked = chosen + [Example.of(text, "", "", source="eval.prompts") for text in config.eval.prompts]
     if not asked:

@@ -22,7 +22,7 @@ from pipeline.evaluation.table import markdown, picture, printed, rows_of
 from pipeline.evaluation.tasks import files_of, write_local
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
-from pipeline.model.load import context_length
+from pipeline.model.load import base_shape, context_length
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError
@@ -95,7 +95,8 @@ class Evaluation:
             count = config.adapter.shots
         if not count:
             return None
-        context, room = context_length(config.model, config.adapter, self.base), config.eval.max_new_tokens
+        context = context_length(base_shape(config.model, self.base), config.adapter)
+        room = config.eval.max_new_tokens
         return shots_from(self.run.folder("dataset"), self.encoder, config.train.seed, context, room, count)
 
     def release(self, who: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from pipeline.model.load import context_length
 from pipeline.model.memory import free_bytes
 from pipeline.run.errors import UserError
 from pipeline.run.progress import bar
@@ -72,7 +73,7 @@ def greedy(
     answers: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     settings = GenerationConfig(do_sample=False, num_beams=1, eos_token_id=end_id, pad_token_id=end_id)
-    context = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+    context = context_length(model.config) or sys.maxsize
     with answering(model), bar(total=len(prompts), what=what, unit="answer") as progress:
         start = 0
         while start < len(order):

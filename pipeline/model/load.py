@@ -59,14 +59,21 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
-def context_length(model: Model, adapter: Adapter, base: Base) -> int | None:
-    """Tokens of prompt and answer that fit into the adapted model's context; None where its config does not say.
+def context_length(shape: Any, adapter: Adapter | None = None) -> int | None:
+    """Most tokens of a prompt and its answer together; None if the model's config has no such limit.
 
-    The method's virtual tokens are subtracted.
+    Args:
+        shape: the model's transformers config. adapter: settings whose virtual tokens, if any, are subtracted.
     """
-    shape = geometry_config(model) if base.folder is None else read_shape(str(base.folder))
-    most = getattr(shape, "max_position_embeddings", None)
-    return most - virtual_tokens(adapter) if most else None
+    length = getattr(shape, "max_position_embeddings", None)
+    if length and adapter and "virtual_tokens" in spec_of(adapter).keys:
+        return length - adapter.virtual_tokens
+    return length or None
+
+
+def base_shape(model: Model, base: Base) -> Any:
+    """The transformers config of the base, from its folder or from `model.geometry`."""
+    return geometry_config(model) if base.folder is None else read_shape(str(base.folder))
 
 
 def read_shape(place: str, local: bool = True) -> Any:
@@ -84,11 +91,6 @@ def read_shape(place: str, local: bool = True) -> Any:
     if wrong:
         raise UserError(f"config.json is unfit: {wrong}", f"{place}/config.json", fix)
     return shape
-
-
-def virtual_tokens(adapter: Adapter) -> int:
-    """Virtual tokens that the method puts in front of each row."""
-    return adapter.virtual_tokens if "virtual_tokens" in spec_of(adapter).keys else 0
 
 
 def load_base(model: Model, base: Base, seed: int, float32: bool = False) -> Any:

@@ -20,7 +20,7 @@ from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
 from pipeline.model.base.fingerprint import fingerprint
 from pipeline.model.exported import base_with_tokens
-from pipeline.model.load import context_length
+from pipeline.model.load import base_shape, context_length
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.passages import WINDOW
 from pipeline.release import verify
@@ -106,5 +106,5 @@ class Export:
     def _measure(self, measured: MeasuredModel, shots: Shots | None = None) -> dict[str, Any]:
         config, run = self.config, self.run
         splits = held_out_rows(run.folder("dataset"), run.folder("tokens"), config.eval.rows)
-        longest = context_length(config.model, config.adapter, self.base) or WINDOW
+        longest = context_length(base_shape(config.model, self.base), config.adapter) or WINDOW
         return measure(measured, splits, config.eval, config.data.groups, longest, shots)

@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 from pipeline.model import adapter as adapters
 from pipeline.model import hf_tokenizer
 from pipeline.model.exported import free_memory
-from pipeline.model.load import DTYPES, cast, dtype_name, load_folder
+from pipeline.model.load import DTYPES, cast, context_length, dtype_name, load_folder
 from pipeline.model.methods.full import FULL
 from pipeline.model.methods.own_form import OwnForm
 from pipeline.prompt.encode import Encoder
@@ -85,7 +85,7 @@ def save_merged(export: Export, merged_log_probs: torch.Tensor, dtype: str, fold
 
 def _save(model: Any, encoder: Encoder, folder: Path) -> None:
     """Writes weights, config, generation config and tokenizer."""
-    longest = getattr(model.config, "max_position_embeddings", None)
+    longest = context_length(model.config)
     tokenizer = hf_tokenizer.build(encoder, longest)
     ends = {"eos_token_id": encoder.end_id, "pad_token_id": tokenizer.pad_token_id}
     for name, id in ends.items():

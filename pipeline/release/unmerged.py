@@ -13,6 +13,7 @@ from pipeline.evaluation.shots import shots_from
 from pipeline.model import adapter as adapters
 from pipeline.model.adapter_folder import name_base
 from pipeline.model.exported import free_memory
+from pipeline.model.load import context_length
 from pipeline.model.methods.method import SETTINGS, WEIGHTS
 from pipeline.model.methods.through_peft import ThroughPeft
 from pipeline.release import verify
@@ -30,7 +31,7 @@ def export_adapter(export: Export, base_log_probs: torch.Tensor, folder: Path) -
     tuned = adapters.load(export.take_model(), source, export.fingerprint())
     tuned_log_probs = export.log_probabilities(tuned)
     verify.weights_have_learnt(tuned_log_probs, base_log_probs, export.checks)
-    longest = _context(tuned)
+    longest = context_length(tuned.config)
     del tuned
     free_memory()
 
@@ -56,14 +57,10 @@ def export_nothing(export: Export, folder: Path) -> dict[str, Any]:
         UserError: the tokenizer does not give training's ids.
     """
     config, model = export.config, export.take_model()
-    longest = _context(model)
+    longest = context_length(model.config)
     export.save_tokenizer(folder, longest)
     shots = shots_from(
         export.run.folder("dataset"), export.encoder, config.train.seed, longest, config.eval.max_new_tokens,
         config.adapter.shots,
     )  # fmt: skip
     return export.measure_base(model, shots)
-
-
-def _context(model: Any) -> int | None:
-    return getattr(model.config, "max_position_embeddings", None)

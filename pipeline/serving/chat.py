@@ -17,6 +17,7 @@ from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
 from pipeline.model.exported import exported_model
 from pipeline.model.generate import answering, prefix_length
+from pipeline.model.load import context_length
 from pipeline.prompt import template as templates
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.tokenizer import Tokenizer
@@ -75,7 +76,7 @@ def chat(config: Config, run: Run) -> None:
     encoder.end_id = record.get("end_id", encoder.end_id)
     shots = None
     if record.get("holds") == "nothing":
-        limit = getattr(model.config, "max_position_embeddings", None)
+        limit = context_length(model.config)
         room, count = config.chat.max_new_tokens, config.adapter.shots
         shots = shots_from(run.folder("dataset"), encoder, config.train.seed, limit, room, count)
     session = ChatSession(model, encoder, hf_tokenizer.load(folder), config.chat, shots)
@@ -118,7 +119,7 @@ class ChatSession:
         settings, end = self.settings, self.encoder.end_id
         example = Example.of(question, given, "", source="chat")
         prompt = self.shots.prompt(example) if self.shots else self.encoder.prompt(question, given)
-        longest = getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
+        longest = context_length(self.model.config) or sys.maxsize
         longest -= prefix_length(self.model)
         room = min(settings.max_new_tokens, longest - len(prompt))
         if room < 1:

@@ -23,6 +23,7 @@ from pipeline.model.base import Base
 from pipeline.model.base.fingerprint import fingerprint
 from pipeline.model.exported import base_with_tokens
 from pipeline.model.generate import greedy
+from pipeline.model.load import context_length
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError
@@ -76,7 +77,7 @@ class MixedModel:
             UserError: a question leaves no room for an answer.
         """
         prompts = [self.encoders[q.adapter].prompt(q.instruction, q.input) for q in questions]
-        longest = getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
+        longest = context_length(self.model.config) or sys.maxsize
         for number, (question, prompt) in enumerate(zip(questions, prompts, strict=True), 1):
             if len(prompt) >= longest:
                 what = f"{len(prompt):,} tokens are too long for this model: it sees {longest:,}, its answer included"

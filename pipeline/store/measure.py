@@ -12,7 +12,7 @@ from pipeline.evaluation.measure import measure
 from pipeline.evaluation.measurement import MeasuredModel, base_key, base_model
 from pipeline.evaluation.shots import Shots
 from pipeline.model.base import Base
-from pipeline.model.load import context_length
+from pipeline.model.load import base_shape, context_length
 from pipeline.prompt.passages import WINDOW
 from pipeline.prompt.stage import encoder_of
 from pipeline.run.folder import Run
@@ -43,6 +43,6 @@ def measure_stored(config: Config, run: Run, base: Base, store: Store, name: str
         splits,
         config.eval,
         config.data.groups,
-        context_length(config.model, config.adapter, base) or WINDOW,
+        context_length(base_shape(config.model, base), config.adapter) or WINDOW,
         shots,
     )

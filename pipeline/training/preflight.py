@@ -10,7 +10,7 @@ from pipeline.config.schema import Config
 from pipeline.dataset.examples import read_examples
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
-from pipeline.model.load import context_length
+from pipeline.model.load import base_shape, context_length
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import UserError
@@ -27,7 +27,7 @@ def open_tokens(config: Config, run: Run, base: Base) -> tuple[Tokens, Tokens]:
         UserError: a row is longer than what the model sees.
     """
     train, val = (Tokens(run.folder("tokens") / f"{part}.arrow") for part in ("train", "val"))
-    sees = context_length(config.model, config.adapter, base)
+    sees = context_length(base_shape(config.model, base), config.adapter)
     longest = max(int(part.lengths.max()) for part in (train, val) if len(part))
     if sees is not None and longest > sees:
         what = f"rows have up to {longest:,} tokens, and this model sees {sees:,}"

@@ -25,8 +25,8 @@ from pipeline.run.files import read_json
 from pipeline.run.json_file import is_count
 from pipeline.run.terminal import quoted
 
-TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model"]
-HUB_FILES = ["*.safetensors", *TOKENIZER_FILES]
+TOKENIZER_PATTERNS = ["*.json", "*.jinja", "tokenizer.model"]
+HUB_PATTERNS = ["*.safetensors", *TOKENIZER_PATTERNS]
 WANTED = "a hub id such as huggyllama/llama-7b, a folder with safetensors, or a .gguf file"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -117,7 +117,7 @@ def resolve(model: Model) -> Base:
 
         folder = convert(Path(model.base), cache() / "base")
     elif kind == "hub":
-        folder = _download(model.base, "model.base", HUB_FILES, model.revision)
+        folder = _download(model.base, "model.base", HUB_PATTERNS, model.revision)
         commit = folder.name
     else:
         folder = Path(model.base)
@@ -141,7 +141,7 @@ def _tokenizer_folder(path: str) -> Path:
         tokenizer_files.check(folder)
         return folder
     if HUB_ID.match(path):
-        return _download(path, "model.tokenizer", TOKENIZER_FILES)
+        return _download(path, "model.tokenizer", TOKENIZER_PATTERNS)
     fix = _nearest(folder) or "name a folder with tokenizer.model or tokenizer.json"
     raise UserError(f"no such folder: {path}", "model.tokenizer", fix)
 
@@ -176,4 +176,4 @@ def _is_whole(folder: Path, patterns: list[str]) -> bool:
     """Whether a cached snapshot is complete: other programs fetch single files."""
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         return False
-    return patterns is TOKENIZER_FILES or is_whole(folder)
+    return patterns is TOKENIZER_PATTERNS or is_whole(folder)

@@ -14,6 +14,7 @@ import torch
 
 from pipeline.config.methods import METHODS
 from pipeline.config.schema import Adapter
+from pipeline.model.load import context_length
 from pipeline.model.methods import start
 from pipeline.model.methods.through_peft import ThroughPeft, try_forward
 from pipeline.run.errors import UserError
@@ -23,7 +24,7 @@ class Virtual(ThroughPeft):
     """Base class of the three. At step 0 they differ from the base, since the virtual tokens are attended to."""
 
     def attach(self, model: Any, adapter: Adapter, seed: int, added: tuple[int, ...]) -> Any:
-        most = getattr(model.config, "max_position_embeddings", None)
+        most = context_length(model.config)
         if most and adapter.virtual_tokens >= most:
             what = f"{adapter.virtual_tokens} virtual tokens leave no room: the model sees {most}"
             raise UserError(what, "adapter.virtual_tokens", "lower it")
