@@ -27,7 +27,7 @@ from pipeline.data_report import stage as report
 from pipeline.dataset import stage as dataset
 from pipeline.evaluation import tasks
 from pipeline.model import base as bases
-from pipeline.model import identity, origin
+from pipeline.model.base import identity, input_files
 from pipeline.prompt import general_text
 from pipeline.prompt import stage as tokens
 from pipeline.run.files import write_text
@@ -133,10 +133,10 @@ def _check_judge(config: Config, run: Run) -> None:
 
 STAGES = (
     Stage("data", "dataset", (), (), dataset.key, lambda c, r, key, _: dataset.build(c, r, key)),
-    Stage("tokens", "tokens", ("data",), ("dataset",), _tokens_key, _build_tokens, origin.of_tokens),
-    Stage("train", "adapter", ("tokens",), ("dataset", "tokens"), _train_key, _build_adapter, origin.of_train),
+    Stage("tokens", "tokens", ("data",), ("dataset",), _tokens_key, _build_tokens, input_files.of_tokens),
+    Stage("train", "adapter", ("tokens",), ("dataset", "tokens"), _train_key, _build_adapter, input_files.of_train),
     Stage("export", "export", ("train",), ("dataset", "tokens", "adapter"), _export_key, _build_export,
-          origin.of_export),
+          input_files.of_export),
     Stage("report", "report", ("tokens",), ("dataset", "tokens"), report.key,
           lambda c, r, key, _: report.build(c, r, key)),
     Stage("eval", "eval", ("export",), ("dataset", "tokens", "export"), tasks.key, _build_eval,

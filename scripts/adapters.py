@@ -75,8 +75,8 @@ def start() -> int:
             return main(lambda config, run: keep_adapter(config, run, name, args.replace), "", words)
         return main(measure, "", words)
     if args.verb == "combine":
-        how = commands.Combination(name, more, args.how, args.rank, args.density, args.replace)
-        return guarded(lambda: commands.combine_named(how))
+        given = commands.CombineArguments(name, more, args.how, args.rank, args.density, args.replace)
+        return guarded(lambda: commands.combine_adapters(given))
     return guarded(lambda: commands.manage(args.verb, name))
 
 

@@ -13,19 +13,19 @@ from pipeline.config.schema import Config
 from pipeline.model.base import resolve
 from pipeline.run.folder import Run
 from pipeline.run.progress import say
-from pipeline.serving.questions import read
+from pipeline.serving.questions import read_questions
 from pipeline.store.folder import Store
 
 
 def ask(config: Config, run: Run) -> None:
     """Answers the questions on standard input, each by the adapter that it names."""
-    questions = read(sys.stdin)
+    questions = read_questions(sys.stdin)
     store = Store.here()
     for name in {q.adapter for q in questions} - {BASE}:
         store.record(name)  # before torch is imported
-    from pipeline.serving.mixed import Mixed
+    from pipeline.serving.mixed import MixedModel
 
-    mixed = Mixed(config, resolve(config.model), store, [q.adapter for q in questions])
+    mixed = MixedModel(config, resolve(config.model), store, [q.adapter for q in questions])
     for q, reply in zip(questions, mixed.answer(questions, config.chat.max_new_tokens), strict=True):
         end = "" if reply.stopped else f" [cut off after {config.chat.max_new_tokens} tokens]"
         say(f"{q.adapter}> {q.instruction}{' | ' + q.input if q.input else ''}\n{reply.text.strip()}{end}\n")

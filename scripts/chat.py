@@ -12,9 +12,9 @@ def talk(config: Config, run: Run) -> None:
     """Chats with a stored adapter where the config names one; else with the run's export, making it first."""
     if config.chat.adapter:
         Store.here().folder(config.chat.adapter)  # before anything is loaded
-        from pipeline.serving.chat import chat_with
+        from pipeline.serving.chat import chat_with_adapter
 
-        chat_with(config, resolve(config.model), Store.here())
+        chat_with_adapter(config, resolve(config.model), Store.here())
         return
     bring_up_to_date(config, run, "export")
     run.check("dataset", "export")  # of the former, examples that stand before a question

@@ -91,12 +91,12 @@ def _run(base: Path, folder: Path, last: str, *overrides: str) -> tuple[Config, 
 
 
 @pytest.fixture(scope="session")
-def shelf(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Store:
+def lora_store(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Three random LoRAs of one base: another rank, other layers, another way to scale. Tests only read it."""
     from pipeline.store.folder import Store
-    from tests.helpers.shelf import put
+    from tests.helpers.stored_adapters import put
 
-    made = Store(tmp_path_factory.mktemp("shelf"))
+    made = Store(tmp_path_factory.mktemp("lora_store"))
     put(made, "one", config, 1)
     put(made, "two", config, 2, r=3, lora_alpha=5, target_modules=["v_proj", "o_proj"])
     put(made, "three", config, 3, r=2, use_rslora=True, alpha_pattern={"layers.1.self_attn.q_proj": 7})

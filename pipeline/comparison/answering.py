@@ -12,7 +12,7 @@ from pipeline.evaluation.answers import Answer
 from pipeline.evaluation.measurement import MeasuredModel, base_model, tuned_model
 from pipeline.evaluation.shots import Shots, shots_from
 from pipeline.model import base as bases
-from pipeline.model.exported import holds
+from pipeline.model.exported import export_kind
 from pipeline.model.generate import NotFinite
 from pipeline.model.load import base_shape, context_length, device
 from pipeline.prompt.encode import Encoder
@@ -103,7 +103,7 @@ def _text(answer: Answer) -> str:
 
 def _shots(config: Config, run: Run, encoder: Encoder, sees: int | None) -> Shots | None:
     """Examples in front of each question, where the tuned model is the base with examples."""
-    if holds(run) != "nothing":
+    if export_kind(run) != "nothing":
         return None
     room, count = config.compare.max_new_tokens, config.adapter.shots
     return shots_from(run.folder("dataset"), encoder, config.train.seed, sees, room, count)

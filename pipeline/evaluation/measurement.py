@@ -27,8 +27,7 @@ from pipeline.dataset.example import Example
 from pipeline.evaluation.answers import Answer, read
 from pipeline.evaluation.heldout import row_sums
 from pipeline.evaluation.shots import Shots
-from pipeline.model import identity
-from pipeline.model.base import Base
+from pipeline.model.base import Base, identity
 from pipeline.model.exported import base_with_tokens, export_dtype, exported_model, free_memory
 from pipeline.model.generate import NotFinite, greedy
 from pipeline.model.load import dtype_name

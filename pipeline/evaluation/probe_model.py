@@ -16,7 +16,7 @@ from pipeline.dataset.examples import read_examples
 from pipeline.evaluation.answers import Answer, read
 from pipeline.evaluation.probe_causes import Facts, advice, warnings
 from pipeline.evaluation.probes import NAMES, fitting, languages_asked, probe, signs
-from pipeline.model.adapter import without
+from pipeline.model.adapter import adapter_disabled
 from pipeline.model.generate import answering, greedy
 from pipeline.model.load import context_length
 from pipeline.model.loss import label_logits
@@ -105,7 +105,7 @@ def as_base(model: Any, prompts: Sequence[Sequence[int]], ids: Sequence[Sequence
     One pass instead of many: if at each place of the answer the base's likeliest token is the one that stands there,
     then the base's own greedy answer is this one.
     """
-    held = without(model)
+    held = adapter_disabled(model)
     if held is None:
         return None
     same = [True] * len(prompts)

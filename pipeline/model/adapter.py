@@ -1,4 +1,4 @@
-"""What is trained on top of a base: put there, saved, put back. How, is up to `pipeline.model.methods`."""
+"""Attaches an adapter to a base and loads a saved one; `pipeline.model.methods` has the methods."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ import torch
 from pipeline.config.schema import Adapter
 from pipeline.model.methods import BY_NAME
 from pipeline.model.methods.full import FULL
-from pipeline.model.methods.lora import check_targets
 from pipeline.model.methods.method import SETTINGS, WEIGHTS, Method
 from pipeline.model.methods.through_peft import load_peft
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json
 
-__all__ = ["WEIGHTS", "attach", "check_targets", "load", "method_of", "save", "sizes", "trained", "without"]
+__all__ = ["WEIGHTS", "adapter_disabled", "attach", "load", "method_of", "parameter_counts", "trained"]
 
 
 def method_of(adapter: Adapter) -> Method:
-    """The method that a config names."""
+    """The method `adapter.method`."""
     return BY_NAME[adapter.method]
 
 
 def attach(model: Any, adapter: Adapter, seed: int, added: tuple[int, ...] = ()) -> Any:
-    """Returns the model with exactly the wanted parameters trainable, in float32.
+    """The model with the method's parameters trainable, in float32, and all others frozen.
 
     Args:
-        seed: of the adapter's random start.
-        added: ids of new tokens, whose rows of the embedding and of the head are trained besides the adapter.
+        seed: of the adapter's random initialisation.
+        added: ids of new tokens, whose rows of embedding and head are trained too.
 
     Raises:
-        UserError: a base that the method cannot serve, a target that no linear layer has, a rank above every layer's.
+        UserError: the method cannot adapt this base, a target matches no linear layer, a rank is above every layer's.
     """
     model.config.use_cache = False  # a cache costs memory in training and hides the last position from packing
     adapted = method_of(adapter).attach(model, adapter, seed, added)
@@ -46,41 +45,36 @@ def trained(model: Any) -> dict[str, torch.nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def sizes(model: Any) -> tuple[int, int]:
-    """Numbers that are trained, and all numbers of the model with its adapter; 4-bit weights count as what they say."""
+def parameter_counts(model: Any) -> tuple[int, int]:
+    """Number of trainable parameters, and of all with the adapter; two 4-bit weights in one byte count as two."""
     whole = model.get_base_model() if hasattr(model, "get_base_model") else model
     inside = {id(p) for p in whole.parameters()}
-    beside = sum(p.numel() for p in model.parameters() if id(p) not in inside)  # virtual tokens
-    return sum(p.numel() for p in trained(model).values()), whole.num_parameters() + beside
+    outside = sum(p.numel() for p in model.parameters() if id(p) not in inside)  # virtual tokens
+    return sum(p.numel() for p in trained(model).values()), whole.num_parameters() + outside
 
 
-def without(model: Any) -> AbstractContextManager[Any] | None:
-    """A context in which the model is the base that it was made of; None where the base's own weights were changed."""
+def adapter_disabled(model: Any) -> AbstractContextManager[Any] | None:
+    """A context in which the model computes as its base; None where the method changed the base's own weights."""
     if getattr(model.adapted_with, "init", "default") != "default" or not hasattr(model, "disable_adapter"):
-        return None  # pissa and olora begin by taking their start out of the base's weights
-    held: AbstractContextManager[Any] = model.disable_adapter()
-    return held
-
-
-def save(model: Any, folder: Path, base: str) -> None:
-    """Writes what was trained: an adapter, or the whole model when every weight was trained."""
-    method_of(model.adapted_with).save(model, folder, base)
+        return None  # pissa and olora subtract their initial update from the base's weights
+    context: AbstractContextManager[Any] = model.disable_adapter()
+    return context
 
 
 def load(model: Any, folder: Path, base_hash: str = "") -> Any:
-    """Puts a saved adapter onto a base, frozen.
+    """The base with a saved adapter, frozen.
 
     Args:
-        base_hash: `fingerprint` of the base, to be compared with that of the adapter's own.
+        base_hash: `fingerprint` of the base, compared with the one that the adapter records; empty: not compared.
 
     Raises:
-        UserError: the adapter is damaged, or of another base.
+        UserError: the adapter is damaged or belongs to another base.
     """
     fix = "train again, or name the base it was trained on"
-    made = read_json(folder / "suri.json")
-    wanted = made.get("base_hash", "") if isinstance(made, dict) else ""
+    record = read_json(folder / "suri.json")
+    wanted = record.get("base_hash", "") if isinstance(record, dict) else ""
     if base_hash and wanted and wanted != base_hash:
-        what = f"the adapter belongs to another base: {made.get('base', '?')} ({wanted}), this one is {base_hash}"
+        what = f"the adapter belongs to another base: {record.get('base', '?')} ({wanted}), this one is {base_hash}"
         raise UserError(what, str(folder), fix)
     settings = read_json(folder / SETTINGS)
     if not isinstance(settings, dict):

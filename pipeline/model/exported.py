@@ -1,4 +1,4 @@
-"""The two models that a finished run compares: its base, and what it exported."""
+"""The two models of a finished run: its base and its export."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
+from pipeline.config.method_rules import spec_of
 from pipeline.config.schema import Config
 from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
 from pipeline.model.base import Base
-from pipeline.model.fingerprint import fingerprint
+from pipeline.model.base.fingerprint import fingerprint
 from pipeline.model.load import DTYPES, add_tokens, dtype_name, load_base, load_folder
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
@@ -20,47 +21,49 @@ from pipeline.run.folder import Run
 
 
 def base_with_tokens(config: Config, base: Base, encoder: Encoder) -> Any:
-    """The base with room for the recipe's new tokens, as training had it."""
-    model = load_base(config, base)
+    """The base with embeddings for the config's new tokens, as training had it."""
+    model = load_base(config.model, base, config.train.seed, spec_of(config.adapter).float32)
     add_tokens(model, encoder.tokenizer.size)
     return model
 
 
 def export_dtype(config: Config) -> str:
-    """`bf16`, `fp16` or `fp32`: what the merged weights are in."""
+    """`bf16`, `fp16` or `fp32`: the type of the merged weights."""
     return dtype_name(config.model) if config.export.dtype == "auto" else config.export.dtype
 
 
-def holds(run: Run) -> str:
-    """`merged`, `adapter` or `nothing`: what the run's export is, as `Method.export` says."""
-    made = read_json(run.folder("export") / "suri.json")
-    return str(made.get("holds", "merged")) if isinstance(made, dict) else "merged"
+def export_kind(run: Run) -> str:
+    """`merged`, `adapter` or `nothing`: what the run's export holds, see `MethodSpec.export`."""
+    record = read_json(run.folder("export") / "suri.json")
+    return str(record.get("holds", "merged")) if isinstance(record, dict) else "merged"
 
 
 def dtype_of_export(config: Config, run: Run) -> str:
-    """`bf16`, `fp16` or `fp32`: the type in which a run's export is loaded, whoever asks for it.
+    """`bf16`, `fp16` or `fp32`: the type in which a run's export is loaded.
 
-    A merged model in the one that it was saved in, since its users load it so; an adapter, or none, as its base.
+    A merged model is loaded in the type that it was saved in, an adapter in that of its base.
     """
-    return export_dtype(config) if holds(run) == "merged" else dtype_name(config.model)
+    return export_dtype(config) if export_kind(run) == "merged" else dtype_name(config.model)
 
 
 def exported_model(config: Config, run: Run) -> Any:
-    """The merged model, in `dtype_of_export`; or the base, with the exported adapter on it where there is one.
+    """The merged model in `dtype_of_export`, or the base with the exported adapter, or, the base alone.
 
     Raises:
-        UserError: base or adapter cannot be loaded, or they do not belong together.
+        UserError: base or adapter cannot be loaded, or the adapter belongs to another base.
     """
-    folder, kind = run.folder("export"), holds(run)
+    folder, kind = run.folder("export"), export_kind(run)
     if kind == "merged":
         return load_folder(folder, DTYPES[dtype_of_export(config, run)], "the export")
     base = bases.resolve(config.model)
     model = base_with_tokens(config, base, encoder_of(config, base.tokenizer))
-    return model if kind == "nothing" else adapters.load(model, folder, fingerprint(config, base))
+    return (
+        model if kind == "nothing" else adapters.load(model, folder, fingerprint(config.model, base, config.train.seed))
+    )
 
 
 def free_memory() -> None:
-    """Gives back what nobody holds any more."""
+    """Frees memory of deleted models: Python's reference cycles, then torch's cache on the card."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,8 +1,9 @@
-"""Greedy answers to many prompts at once."""
+"""Greedy generation for many prompts at once."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,26 +19,26 @@ CPU_ROWS, GPU_ROWS = 32, 256
 
 
 class NotFinite(UserError):
-    """The model gave NaN or infinity where a probability should come from. rows: the prompts that it happened to."""
+    """Logits are NaN or infinite. rows: numbers of the prompts concerned."""
 
     def __init__(self, rows: Sequence[int], what: str) -> None:
         self.rows = list(rows)
-        said = f"the model's logits are not finite: prompt {self.rows[0] + 1} ({len(self.rows)} in its batch)"
-        super().__init__(said, what, "train again with a lower train.lr, or set model.dtype=fp32")
+        text = f"the model's logits are not finite: prompt {self.rows[0] + 1} ({len(self.rows)} in its batch)"
+        super().__init__(text, what, "train again with a lower train.lr, or set model.dtype=fp32")
 
     def __reduce__(self) -> Any:
         return NotFinite, (self.rows, self.where)
 
 
-class _Watch(LogitsProcessor):
-    """Changes nothing; remembers which rows of a batch had NaN or +inf among their scores."""
+class _FiniteCheck(LogitsProcessor):
+    """Records which rows of a batch have NaN or +inf among their scores; changes nothing."""
 
     def __init__(self) -> None:
         self.bad: torch.Tensor | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        found = torch.isnan(scores).any(-1) | torch.isposinf(scores).any(-1)
-        self.bad = found if self.bad is None else self.bad | found
+        bad = torch.isnan(scores).any(-1) | torch.isposinf(scores).any(-1)
+        self.bad = bad if self.bad is None else self.bad | bad
         return scores
 
     def rows(self) -> list[int]:
@@ -56,59 +57,76 @@ def greedy(
     adapters: Sequence[str] | None = None,
     done: Callable[[dict[int, list[int]]], None] | None = None,
 ) -> list[list[int]]:
-    """New ids for each prompt, the end token included when the model gave it.
+    """New ids for each prompt, with the end token where the model gave it.
 
-    Prompts go in batches of similar length, padded on the left; the answer depends on the prompt alone, up to
-    rounding. With `adapters`, peft's name of the adapter that answers each prompt, a batch mixes them. No answer goes
-    beyond what the model sees; a prompt that leaves no room has an empty one.
+    Prompts of similar length form a batch, padded on the left; an answer depends on its prompt only, up to rounding.
+    An answer ends where the model's context does; a prompt that fills the context has an empty answer.
 
     Args:
-        batch: prompts side by side; 0 = `rows_at_once`. Half as many from where the card's memory does not suffice.
-        done: is given the new ids of a batch, by prompt, as soon as the batch has ended.
+        what: for the progress bar and errors. batch: prompts at once; 0 = `rows_at_once`, halved when the card's
+            memory does not suffice. adapters: peft's name of the adapter for each prompt, several in one batch.
+        done: called after each batch with the new ids by number of the prompt.
 
     Raises:
-        NotFinite: a prompt's logits are NaN or infinite.
+        NotFinite: logits of a prompt are NaN or infinite.
     """
     answers: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    device = next(model.parameters()).device
-    wanted = GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, eos_token_id=end_id, pad_token_id=end_id
-    )
-    sees = context_length(model.config)
+    settings = GenerationConfig(do_sample=False, num_beams=1, eos_token_id=end_id, pad_token_id=end_id)
+    context = context_length(model.config) or sys.maxsize
     with answering(model), bar(total=len(prompts), what=what, unit="answer") as progress:
         start = 0
         while start < len(order):
-            width = len(prompts[order[start]])  # the longest of those that are left
-            room = min(max_new_tokens, sees - virtual_tokens(model) - width) if sees else max_new_tokens
+            width = len(prompts[order[start]])  # the longest of the rest
+            settings.max_new_tokens = max(0, min(max_new_tokens, context - prefix_length(model) - width))
             rows = order[start : start + (batch or rows_at_once(model, width + max_new_tokens))]
-            if room < max_new_tokens or _needs_no_padding(model, width + max_new_tokens):
+            if settings.max_new_tokens < max_new_tokens or _needs_equal_lengths(model, width + max_new_tokens):
                 rows = [i for i in rows if len(prompts[i]) == width]
-            ids, mask = _padded([prompts[i] for i in rows], width)
-            mixed = {} if adapters is None else {"adapter_names": [adapters[i] for i in rows]}
-            made: list[list[int]] = [[] for _ in rows]
-            if room > 0:
-                wanted.max_new_tokens, watch = room, _Watch()
-                asked, inputs = _inputs(model, ids.to(device), mask.to(device))
-                more = {**inputs, **mixed, "logits_processor": LogitsProcessorList([watch])}
-                found = None
-                with contextlib.suppress(*([torch.cuda.OutOfMemoryError] if len(rows) > 1 else [])):
-                    # (rows, width + new), or (rows, new) from embeddings; rows that ended early have the end token
-                    found = asked.generate(**more, generation_config=wanted)
-                if found is None:
-                    torch.cuda.empty_cache()
-                    batch = len(rows) // 2
-                    continue
-                if bad := watch.rows():
-                    raise NotFinite([rows[n] for n in bad], what)
-                made = found[:, width if "input_ids" in inputs else 0 :].tolist()
+            new: list[list[int]] | None = [[] for _ in rows]
+            if settings.max_new_tokens:
+                names = None if adapters is None else [adapters[i] for i in rows]
+                try:
+                    new = _generate(model, [prompts[i] for i in rows], settings, names)
+                except NotFinite as error:
+                    raise NotFinite([rows[n] for n in error.rows], what) from None
+            if new is None:  # out of memory
+                batch = len(rows) // 2
+                continue
             start += len(rows)
-            for i, new in zip(rows, made, strict=True):
-                answers[i] = new[: new.index(end_id) + 1] if end_id in new else new
+            for i, ids in zip(rows, new, strict=True):
+                answers[i] = ids[: ids.index(end_id) + 1] if end_id in ids else ids
             if done:
                 done({i: answers[i] for i in rows})
             progress.update(len(rows))
     return answers
+
+
+def _generate(
+    model: Any, prompts: Sequence[Sequence[int]], settings: GenerationConfig, adapters: list[str] | None
+) -> list[list[int]] | None:
+    """New ids of one batch, padded at the end; None where several prompts do not fit into the card's memory.
+
+    Raises:
+        NotFinite: its rows are numbers in this batch.
+    """
+    device = next(model.parameters()).device
+    width = max(map(len, prompts))
+    ids, mask = _padded(prompts, width)
+    generator, inputs = _inputs(model, ids.to(device), mask.to(device))
+    check = _FiniteCheck()
+    options: dict[str, Any] = {"logits_processor": LogitsProcessorList([check])}
+    if adapters is not None:
+        options["adapter_names"] = adapters
+    new = None
+    with contextlib.suppress(*([torch.cuda.OutOfMemoryError] if len(prompts) > 1 else [])):
+        new = generator.generate(**inputs, **options, generation_config=settings)  # from embeddings: new ids only
+    if new is None:
+        torch.cuda.empty_cache()  # after the except clause, whose error refers to the tensors of the pass
+        return None
+    if bad := check.rows():
+        raise NotFinite(bad, "")
+    ids_per_row: list[list[int]] = new[:, width if "input_ids" in inputs else 0 :].tolist()
+    return ids_per_row
 
 
 def _padded(prompts: Sequence[Sequence[int]], width: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -121,44 +139,47 @@ def _padded(prompts: Sequence[Sequence[int]], width: int) -> tuple[torch.Tensor,
     return ids, mask
 
 
-def virtual_tokens(model: Any) -> int:
-    """How many stand in front of each row."""
-    found = getattr(model, "active_peft_config", None)
-    return int(found.num_virtual_tokens) if found is not None and found.is_prompt_learning else 0
+def prefix_length(model: Any) -> int:
+    """Number of virtual tokens in front of each row."""
+    config = getattr(model, "active_peft_config", None)
+    return int(config.num_virtual_tokens) if config is not None and config.is_prompt_learning else 0
 
 
-def _needs_no_padding(model: Any, tokens: int) -> bool:
-    """Whether rows of a batch must be of one length: peft puts a prefix in front of the padding, and a window that
-    ends within the row would reach as far less of it."""
+def _needs_equal_lengths(model: Any, tokens: int) -> bool:
+    """Whether the rows of a batch must have one length: peft puts the prefix before the padding, so a sliding window
+    shorter than the row would cover less of the prefix."""
     window = getattr(model.config, "sliding_window", None)
-    return bool(virtual_tokens(model) and window and virtual_tokens(model) + tokens > window)
+    return bool(prefix_length(model) and window and prefix_length(model) + tokens > window)
 
 
 def _inputs(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> tuple[Any, dict[str, torch.Tensor]]:
-    """Whom to ask, and with what. ids, mask (rows, width), padded on the left.
+    """Model and inputs for generation. ids, mask (rows, width), padded on the left.
 
-    peft puts learnt embeddings in front of the padding, and takes all positions as they come, so a row's answer would
-    depend on how long the others are. Here they stand behind the padding: [0; P; E(x)].
+    peft puts virtual embeddings P before the padding and numbers positions from there, so a row's answer would depend
+    on the lengths of the others. Here they come after the padding:
+
+        peft    [P; 0; E(x)]
+        here    [0; P; E(x)]
     """
-    count = virtual_tokens(model)
+    count = prefix_length(model)
     if not count or str(model.active_peft_config.peft_type.value) == "PREFIX_TUNING":
         return model, {"input_ids": ids, "attention_mask": mask}
     base = model.get_base_model()
-    words = base.get_input_embeddings()(ids)
-    learnt = model.get_prompt(batch_size=len(ids)).to(words.dtype)
-    both = torch.cat([learnt, words], dim=1)  # (rows, count + width, hidden)
-    at = torch.arange(both.shape[1], device=ids.device)
-    behind = at - (mask == 0).sum(dim=1, keepdim=True)  # how far each place is behind the padding
-    place = torch.where((behind >= 0) & (behind < count), behind, at)  # where it comes from: words stay where they are
-    both = both.gather(1, place[..., None].expand_as(both))
-    return base, {"inputs_embeds": both, "attention_mask": (behind >= 0).to(mask.dtype)}
+    tokens = base.get_input_embeddings()(ids)
+    virtual = model.get_prompt(batch_size=len(ids)).to(tokens.dtype)
+    embeddings = torch.cat([virtual, tokens], dim=1)  # (rows, count + width, hidden)
+    position = torch.arange(embeddings.shape[1], device=ids.device)
+    offset = position - (mask == 0).sum(dim=1, keepdim=True)  # from the end of the padding; (rows, count + width)
+    source = torch.where((offset >= 0) & (offset < count), offset, position)  # tokens keep their positions
+    embeddings = embeddings.gather(1, source[..., None].expand_as(embeddings))
+    return base, {"inputs_embeds": embeddings, "attention_mask": (offset >= 0).to(mask.dtype)}
 
 
 def rows_at_once(model: Any, tokens: int) -> int:
-    """How many answers are made side by side, each with so many tokens, question included.
+    """Number of answers in a batch. tokens: of a prompt with its answer.
 
-    A step takes a GPU as long for one row as for hundreds, until the cache of keys and values fills half of what is
-    free: 2 * blocks * key-value heads * head size numbers a token. On a CPU more rows only make the padding longer.
+    On a GPU a step takes as long for one row as for hundreds, so the key-value cache may take half of the free memory:
+    2 * blocks * key-value heads * head size numbers per token. On a CPU more rows only add padding.
     """
     parameter = next(model.parameters())
     if not parameter.is_cuda:
@@ -172,11 +193,11 @@ def rows_at_once(model: Any, tokens: int) -> int:
 
 @contextlib.contextmanager
 def answering(model: Any) -> Iterator[None]:
-    """The model as it should answer: no dropout, with a cache, and without the settings that its maker shipped.
+    """Context for generation: evaluation mode, with a cache, without the generation_config in the model's folder.
 
-    transformers fills everything left open from the model's own generation_config, such as a repetition penalty.
+    transformers would take settings that are not given from there, such as a repetition penalty.
     """
-    owners = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]  # peft hands its own on
+    owners = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]  # peft passes on its own
     before = [owner.generation_config for owner in owners]
     was_training, used_cache = model.training, model.config.use_cache
     model.eval()

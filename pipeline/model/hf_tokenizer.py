@@ -1,4 +1,4 @@
-"""The tokenizer as stock transformers loads it, agreeing with the one that training used."""
+"""The tokenizer for stock transformers, with the same ids as in training."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pipeline.run.files import read_json, write_json
 
 
 def build(encoder: Encoder, max_length: int | None) -> Any:
-    """A transformers tokenizer with the training template as its chat template and the right end token."""
+    """A transformers tokenizer with the training template as chat template, and training's end token."""
     own = encoder.tokenizer
-    # Not AutoTokenizer: for some classes it builds a tokenizer anew, where training used tokenizer.json as it is.
+    # Not AutoTokenizer: some classes build a new tokenizer, while training uses tokenizer.json unchanged.
     tokenizer = _llama(encoder) if own.kind == "sentencepiece" else _read(PreTrainedTokenizerFast, own.folder)
     if own.added:
         tokenizer.add_special_tokens({"additional_special_tokens": list(own.added)})
@@ -28,12 +28,12 @@ def build(encoder: Encoder, max_length: int | None) -> Any:
     if encoder.bos_id is not None:
         tokenizer.bos_token = own.token(encoder.bos_id)
     if own.kind == "tokenizers" and own.adds_bos != (encoder.bos_id == own.bos_id):
-        tokenizer.add_bos_token = encoder.bos_id is not None  # prompt.bos overrules the base's habit
+        tokenizer.add_bos_token = encoder.bos_id is not None  # prompt.bos takes precedence
     if "[PAD]" in own.added:
         tokenizer.pad_token = "[PAD]"
     elif tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or end
-    tokenizer.padding_side = "left"  # what batched generation needs; training here never pads by token
+    tokenizer.padding_side = "left"  # for generation in batches
     if max_length:
         tokenizer.model_max_length = max_length
     _set_chat_template(tokenizer, encoder, end)
@@ -41,10 +41,10 @@ def build(encoder: Encoder, max_length: int | None) -> Any:
 
 
 def load(folder: Path) -> Any:
-    """The tokenizer that stock transformers makes of a folder.
+    """The tokenizer of a folder, loaded by stock transformers.
 
     Raises:
-        UserError: it cannot.
+        UserError: transformers cannot load it.
     """
     return _read(AutoTokenizer, folder)
 
@@ -59,10 +59,10 @@ def _read(kind: Any, folder: Path) -> Any:
 
 
 def _set_chat_template(tokenizer: Any, encoder: Encoder, end: str) -> None:
-    """The training template, spelt so that it gives training's ids.
+    """Sets the training template in the spelling that gives training's ids.
 
-    After a special token LLaMA's fast tokenizer does not put its space in front of the text, as sentencepiece does at
-    the start of one: there the template has to.
+    sentencepiece puts a space before a text; LLaMA's fast tokenizer does not after a special token, so there the
+    template contains the space.
     """
     if encoder.bos_id is None:
         tokenizer.chat_template = encoder.template.jinja("", end)
@@ -76,7 +76,7 @@ def _set_chat_template(tokenizer: Any, encoder: Encoder, end: str) -> None:
 
 
 def save(tokenizer: Any, encoder: Encoder, folder: Path) -> None:
-    """Writes the tokenizer; sentencepiece's own file goes along, since other programs read that one."""
+    """Writes the tokenizer, with tokenizer.model where there is one, since some programs read that file."""
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     settings = read_json(path)
@@ -87,37 +87,37 @@ def save(tokenizer: Any, encoder: Encoder, folder: Path) -> None:
 
 
 def disagreement(tokenizer: Any, encoder: Encoder, examples: Iterable[Example]) -> tuple[str, int]:
-    """How a loaded tokenizer differs from training's, on prompts as text and through the chat template: empty when it
-    does not, and on how many."""
+    """The first difference between a loaded tokenizer and training's, on prompts as text and by the chat template, or
+    an empty text; and the number of prompts that were compared."""
     specials = list(encoder.tokenizer.special_ids.values())
-    tried = 0
+    compared = 0
     for example in examples:
         instruction, more = example.instruction, example.input
         if any(token in instruction + more for token in specials):
-            continue  # transformers reads such a spelling as the token itself; training reads it as text
+            continue  # transformers encodes this spelling as the special token, training as text
         wanted, prompt = encoder.prompt(instruction, more), f"the prompt {instruction[:60]!r}"
         message = {"role": "user", "content": instruction, "input": more}
         given = tokenizer.apply_chat_template([message], tokenize=True, add_generation_prompt=True, return_dict=False)
         if list(given) != wanted:
-            return f"the chat template gives other ids than training for {prompt}", tried
+            return f"the chat template gives other ids than training for {prompt}", compared
         if list(tokenizer(encoder.template.prompt(instruction, more)).input_ids) != wanted:
-            return f"the tokenizer gives other ids than training for {prompt}", tried
-        tried += 1
+            return f"the tokenizer gives other ids than training for {prompt}", compared
+        compared += 1
     if tokenizer.eos_token_id != encoder.end_id:
-        return f"its end token is {tokenizer.eos_token_id}, training's is {encoder.end_id}", tried
+        return f"its end token is {tokenizer.eos_token_id}, training's is {encoder.end_id}", compared
     for token, id in encoder.tokenizer.added.items():
         if tokenizer.convert_tokens_to_ids(token) != id:
             return (
                 f"the new token {token} has id {tokenizer.convert_tokens_to_ids(token)}, in training it had {id}",
-                tried,
+                compared,
             )
-    return "", tried
+    return "", compared
 
 
 def _llama(encoder: Encoder) -> Any:
     """LLaMA's sentencepiece model as a fast tokenizer, with merges ranked by their scores.
 
-    transformers' own conversion ranks them by id, which splits runs of spaces wrongly: 3 % of the Alpaca rows differ.
+    transformers' own conversion ranks them by id, which splits runs of spaces differently in 3 % of the Alpaca rows.
     """
     import sentencepiece
     from transformers import LlamaTokenizer

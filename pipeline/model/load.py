@@ -12,9 +12,9 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from pipeline.config.method_rules import spec_of
-from pipeline.config.schema import Adapter, Config, Model
+from pipeline.config.schema import Adapter, Model
 from pipeline.model.base import Base
-from pipeline.model.base_folder import too_large
+from pipeline.model.base.folder import too_large
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.nearest import nearest
 from pipeline.run.progress import say
@@ -26,29 +26,29 @@ BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 
 def dtype_name(model: Model) -> str:
-    """`bf16` or `fp32`: what `auto` comes to on this machine. Cards before Ampere have bf16 by slow emulation alone."""
+    """`bf16`, `fp16` or `fp32`; `auto` is bf16 where the card has it. Cards before Ampere only emulate it, slowly."""
     if model.dtype != "auto":
         return model.dtype
-    has = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if has else "fp32"
+    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if has_bf16 else "fp32"
 
 
-def check_card(config: Config) -> None:
-    """Stops before anything is loaded when the card cannot compute as the config says.
+def check_card(model: Model) -> None:
+    """Checks, before anything is loaded, that the card can compute with `model.quantize`.
 
     Raises:
         UserError: fp8 on a card without it, or on none.
     """
-    if config.model.quantize != "fp8":
+    if model.quantize != "fp8":
         return
-    found = "there is no GPU here"
+    card = "there is no GPU here"
     if torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability()
         if (major, minor) >= (9, 0):
             return
-        found = f"{torch.cuda.get_device_name()} has compute capability {major}.{minor}"
+        card = f"{torch.cuda.get_device_name()} has compute capability {major}.{minor}"
     fix = "set model.quantize=none, or nf4 when memory is short"
-    raise UserError(f"fp8 needs a Hopper card or newer (9.0): {found}", "model.quantize", fix)
+    raise UserError(f"fp8 needs a Hopper card or newer (9.0): {card}", "model.quantize", fix)
 
 
 def device() -> torch.device:
@@ -76,45 +76,46 @@ def base_shape(model: Model, base: Base) -> Any:
 
 
 def read_shape(place: str, local: bool = True) -> Any:
-    """The transformers config of a folder, or of a hub id when it need not be `local`.
+    """The transformers config of a folder, or of a hub id where not `local`.
 
     Raises:
-        UserError: this transformers cannot read it, or it describes a model that cannot be.
+        UserError: the installed transformers cannot read it, or its sizes are impossible.
     """
     fix = "check that this transformers knows the model, or fetch the base again"
     try:
         shape = AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=local)
         wrong = too_large(shape.to_dict())
-    except Exception as error:  # each model's config class raises kinds of its own
+    except Exception as error:  # each config class raises its own classes of errors
         raise UserError(f"cannot read the model's settings: {one_line(error)}", f"{place}/config.json", fix) from None
     if wrong:
         raise UserError(f"config.json is unfit: {wrong}", f"{place}/config.json", fix)
     return shape
 
 
-def load_base(config: Config, base: Base) -> Any:
-    """A causal LM on the device, in evaluation mode, nothing trainable decided yet.
+def load_base(model: Model, base: Base, seed: int, float32: bool = False) -> Any:
+    """The base as a causal LM on the device, in evaluation mode.
 
-    Weights are float32 when everything is trained (the optimiser needs them), otherwise of the run's dtype.
+    Args:
+        seed: of random weights. float32: whatever `model.dtype` says, as methods need that train the base's weights.
 
     Raises:
         UserError: transformers does not know the model, or weights and config disagree.
     """
-    name = "fp32" if spec_of(config.adapter).float32 else dtype_name(config.model)
-    if config.model.dtype == "bf16" and not torch.cuda.is_available():
+    dtype = torch.float32 if float32 else DTYPES[dtype_name(model)]
+    if model.dtype == "bf16" and not torch.cuda.is_available():
         say("model: bf16 can be 200 times slower than fp32 on a CPU without bf16 units; model.dtype=auto avoids it")
     if base.folder is None:
-        return _random(config.model, DTYPES[name], config.train.seed).to(device()).eval()
-    if config.model.quantize in ("int8", "nf4"):
-        return _quantised(config.model, base.folder, DTYPES[name]).eval()
-    return load_folder(base.folder, DTYPES[name], "the base")
+        return _random(model, dtype, seed).to(device()).eval()
+    if model.quantize in ("int8", "nf4"):
+        return _quantised(model, base.folder, dtype).eval()
+    return load_folder(base.folder, dtype, "the base")
 
 
 def load_folder(folder: Path, dtype: torch.dtype, whose: str = "the model") -> Any:
     """A causal LM from a folder with safetensors, on the device, in evaluation mode.
 
     Args:
-        whose: what a message calls its weights.
+        whose: the name of the weights in messages.
 
     Raises:
         UserError: transformers does not know the model, weights and config disagree, or weights are not finite.
@@ -125,7 +126,7 @@ def load_folder(folder: Path, dtype: torch.dtype, whose: str = "the model") -> A
 
 
 def _check_finite(model: Any, folder: Path, whose: str) -> None:
-    """Looks at every weight once; for 4 bits and 8, at the scales that stand for them.
+    """Reads every weight once; of weights in 4 or 8 bits, their scales.
 
     Raises:
         UserError: naming the first tensor with NaN or infinity.
@@ -134,7 +135,7 @@ def _check_finite(model: Any, folder: Path, whose: str) -> None:
     parts = [(name, part) for name, weight in weights.items() for part in _floats(weight)]
     if not parts:
         return
-    # A sum needs no copy of the weights. It can overflow where they are finite, so it only says where to look.
+    # A sum needs no copy of the weights. It can overflow where they are finite, so candidates are checked below.
     sums = torch.stack([part.detach().sum(dtype=torch.float32) for _, part in parts])
     for i in (~torch.isfinite(sums)).nonzero().flatten().tolist():
         name, part = parts[i]
@@ -147,47 +148,47 @@ def _check_finite(model: Any, folder: Path, whose: str) -> None:
 
 
 def _floats(weight: Any) -> list[torch.Tensor]:
-    """The floating-point tensors of a parameter: itself, or the scales of bitsandbytes' types."""
+    """The floating-point tensors of a parameter: itself, or the scales of a bitsandbytes weight."""
     if weight.is_floating_point():
         return [weight]
     state = getattr(weight, "quant_state", None)
     inner = getattr(state, "state2", None)
-    found = (getattr(weight, "SCB", None), getattr(state, "absmax", None), getattr(state, "offset", None),
-             getattr(inner, "absmax", None))  # fmt: skip
-    return [t for t in found if isinstance(t, torch.Tensor) and t.is_floating_point()]
+    scales = (getattr(weight, "SCB", None), getattr(state, "absmax", None), getattr(state, "offset", None),
+              getattr(inner, "absmax", None))  # fmt: skip
+    return [t for t in scales if isinstance(t, torch.Tensor) and t.is_floating_point()]
 
 
-def _from_folder(folder: Path, dtype: torch.dtype, **how: Any) -> Any:
+def _from_folder(folder: Path, dtype: torch.dtype, **options: Any) -> Any:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     safe = {"use_safetensors": True, "trust_remote_code": False, "local_files_only": True}
     fix = "check that config.json and weights belong together, and that this transformers knows the model"
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, output_loading_info=True, **safe, **how
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True, **safe, **options
         )
     except torch.cuda.OutOfMemoryError:
         fix = "set model.quantize=nf4, choose a smaller base, or free the card"
         raise UserError("the model does not fit into the memory of the card", str(folder), fix) from None
     except ImportError as error:
-        if "quantization_config" in how:
+        if "quantization_config" in options:
             raise
         what = f"cannot load the model: it needs a package that is not installed: {one_line(error)}"
         raise UserError(what, str(folder), "install it, or name another base") from None
-    except Exception as error:  # of any kind: the code of hundreds of models, on settings that somebody wrote
+    except Exception as error:  # of any class: the code of hundreds of models reads settings from outside
         raise UserError(f"cannot load the model: {one_line(error)}", str(folder), fix) from None
-    missing = sorted(found["missing_keys"])
-    if missing:  # transformers only remarks on it, and goes on with random numbers in their place
+    missing = sorted(info["missing_keys"])
+    if missing:  # transformers only warns and fills them with random numbers
         what = f"cannot load the model: {len(missing)} tensors are not in its files, such as {missing[0]}"
         raise UserError(what, str(folder), fix)
     return model
 
 
 def cast(model: Any, dtype: torch.dtype) -> Any:
-    """Turns the weights, and only them, into `dtype`, in place; returns the model.
+    """Converts the weights to `dtype` in place, not the buffers; returns the model.
 
-    `model.to` would round rotary frequencies too, which transformers keeps in float32: on a 7B geometry in bf16 that
-    alone moved the logits by 4e-3 nats a token.
+    `model.to` would also round rotary frequencies, which transformers keeps in float32: on a 7B geometry in bf16 that
+    alone changed the log-probabilities by 4e-3 nats a token.
     """
     for parameter in model.parameters():
         if parameter.is_floating_point():
@@ -199,7 +200,7 @@ def geometry_config(model: Model) -> Any:
     """The transformers config of `model.geometry`.
 
     Raises:
-        UserError: an unknown model type, an unknown key, or a shape that cannot be.
+        UserError: an unknown model type or key, or impossible sizes.
     """
     shape = dict(model.geometry or {})
     kind = shape.pop("model_type", "")
@@ -211,7 +212,7 @@ def geometry_config(model: Model) -> Any:
     default = CONFIG_MAPPING[kind]()
     known = {*default.to_dict(), *default.attribute_map, *OLDER_KEYS}
     for key in shape:
-        if key not in known:  # a config takes any key, so a slip of the pen would leave the default in force
+        if key not in known:  # a config accepts any key, so a misspelt one would be ignored
             raise UserError(f"unknown key {key!r}", where, nearest(key, known, fix))
     try:
         config = AutoConfig.for_model(kind, **shape)
@@ -224,7 +225,7 @@ def geometry_config(model: Model) -> Any:
 
 
 def add_tokens(model: Any, size: int) -> None:
-    """Makes room for ids up to `size`; new rows start at the mean of the old ones, as in stanford_alpaca train.py."""
+    """Resizes the embeddings to `size` ids; new rows are the mean of the old ones, as in stanford_alpaca train.py."""
     old = model.get_input_embeddings().weight.shape[0]
     if size <= old:
         return
@@ -235,18 +236,18 @@ def add_tokens(model: Any, size: int) -> None:
 
 
 def _random(model: Model, dtype: torch.dtype, seed: int) -> Any:
-    """Weights that depend on the seed alone: normal, standard deviation 0.02, norms at one."""
+    """Random weights from the seed: normal, standard deviation 0.02; norms are one."""
     try:
-        with torch.device(device()):  # billions of weights are drawn where they stay
-            made = AutoModelForCausalLM.from_config(geometry_config(model), dtype=dtype)
+        with torch.device(device()):  # drawn on the device, since there may be billions
+            causal_lm = AutoModelForCausalLM.from_config(geometry_config(model), dtype=dtype)
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError, AssertionError) as error:
         raise UserError(f"no model has this shape: {one_line(error)}", "model.geometry", DIVIDE) from None
     generator = torch.Generator(device()).manual_seed(seed)
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in causal_lm.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(std=0.02, generator=generator)
-    return made
+    return causal_lm
 
 
 def _quantised(model: Model, folder: Path, dtype: torch.dtype) -> Any:
@@ -265,8 +266,8 @@ def _quantised(model: Model, folder: Path, dtype: torch.dtype) -> Any:
         fix = "pip install bitsandbytes, or set model.quantize=none"
         raise UserError(f"bitsandbytes cannot be used: {error}", "model.quantize", fix) from None
     for module in quantised.modules():
-        # On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks a 4-bit layer at its first use in evaluation mode, for
-        # good, and the kernel for that form has no gradient: the adapters below it would never learn.
+        # On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks a 4-bit layer permanently at its first use in evaluation
+        # mode. The kernel for that layout has no gradient, so the adapters below it would not learn.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return quantised

@@ -16,14 +16,14 @@ from pipeline.prompt.encode import IGNORE
 def loss_sum(model: Any, batch: PaddedBatch) -> torch.Tensor:
     """Sum, over the labelled positions of `batch`, of -log p(token | tokens before); a scalar in float32.
 
-    Only positions that learn go through the output head, which is most of a small model's arithmetic: a hook in front
-    of the head picks them, so the model's own forward stays as it is. Hidden states are (rows, length, hidden) before
-    the hook and (positions, hidden) behind it, logits (positions, vocabulary). Virtual tokens in front are left out.
+    Only labelled positions go through the output head, which is most of a small model's arithmetic: a hook before the
+    head selects them, and the model's own forward is unchanged. Hidden states are (rows, length, hidden) before
+    the hook and (positions, hidden) after it, logits (positions, vocabulary). Virtual tokens are left out.
     """
-    whole = getattr(model, "module", model)  # what a data-parallel wrapper holds
+    whole = getattr(model, "module", model)  # inside a data-parallel wrapper
     ids, targets = _inputs(whole, batch)
     learns = targets != IGNORE
-    if not batch.labelled:  # keep the graph, so that every rank calls backward alike; IGNORE makes it a zero
+    if not batch.labelled:  # one position keeps the graph, so that all ranks call backward; IGNORE makes its loss 0
         learns[0, 0] = True
     own = slice(-ids.shape[1], None)
     hook = whole.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0][:, own][learns],))
@@ -47,12 +47,17 @@ def row_losses(model: Any, batch: PaddedBatch) -> torch.Tensor:
 def label_logits(
     model: Any, batch: PaddedBatch
 ) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
-    """Of the labelled positions, at most `LOGITS` numbers at a time: logits (positions, vocabulary), the token that
-    stands at each (positions,), and its row (positions,). For passes without gradients. To be closed when an error
-    ends it early: while it lasts, the model has hooks.
+    """For the labelled positions, at most `LOGITS` numbers at a time: logits (positions, vocabulary), labels
+    (positions,) and row numbers (positions,). For passes without gradients. To be closed when an error ends it early:
+    while it lasts, the model has hooks.
 
-    Blocks compute once. For every further slice the model's forward is called again with what its decoder gave, so
-    whatever the model does to its logits (scales, caps) stays its own.
+    The blocks run once, with the first slice. For the other slices the model's forward is called with the decoder
+    replaced by its stored output, so that whatever the model does to its logits (scales, caps) applies:
+
+        first slice     ids ─> decoder ─> hidden ─ hook: slice 0 ─> head ─> scale, cap ─> logits
+        other slices           stored output ───── hook: slice n ─> head ─> scale, cap ─> logits
+
+    The model has hooks until the generator is closed, so close it when an error ends the loop early.
     """
     whole = model.get_base_model() if hasattr(model, "get_base_model") else model
     decoder = whole.get_decoder() if hasattr(whole, "get_decoder") else whole.base_model
@@ -60,26 +65,26 @@ def label_logits(
     ids, targets = _inputs(whole, batch)
     learns = targets != IGNORE
     wanted, rows = targets[learns], learns.nonzero()[:, 0]
-    words = getattr(head, "out_features", None) or head.weight.shape[0]
-    step = max(1, LOGITS // words) if decoder is not whole else max(1, len(wanted))
-    kept: dict[str, Any] = {}
+    vocabulary = getattr(head, "out_features", None) or head.weight.shape[0]
+    step = max(1, LOGITS // vocabulary) if decoder is not whole else max(1, len(wanted))
+    stored: dict[str, Any] = {}
     at = slice(0, step)
 
     def pick(_: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-        if "hidden" not in kept:
-            kept["hidden"] = args[0][:, -ids.shape[1] :][learns]
-        return (kept["hidden"][at],)
+        if "hidden" not in stored:
+            stored["hidden"] = args[0][:, -ids.shape[1] :][learns]
+        return (stored["hidden"][at],)
 
     own = decoder.__dict__.get("forward")
     hooks = [
         head.register_forward_pre_hook(pick),
-        decoder.register_forward_hook(lambda *passed: kept.update(output=passed[2])),
+        decoder.register_forward_hook(lambda *passed: stored.update(output=passed[2])),
     ]
     try:
         for start in range(0, len(wanted), step):
             at = slice(start, start + step)
             yield model(input_ids=ids, use_cache=False).logits, wanted[at], rows[at]
-            decoder.forward = lambda *_, **__: kept["output"]
+            decoder.forward = lambda *_, **__: stored["output"]
     finally:
         for hook in hooks:
             hook.remove()
@@ -90,7 +95,7 @@ def label_logits(
 
 
 def _inputs(model: Any, batch: PaddedBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids, and the label that each position predicts or IGNORE; both int64 (rows, length) on the model's device."""
+    """Ids, and the label of the next position or IGNORE; both int64 (rows, length) on the model's device."""
     ids = torch.from_numpy(batch.ids).to(next(model.parameters()).device)
     targets = torch.full_like(ids, IGNORE)
     targets[:, :-1] = torch.from_numpy(batch.labels[:, 1:])
@@ -100,7 +105,7 @@ def _inputs(model: Any, batch: PaddedBatch) -> tuple[torch.Tensor, torch.Tensor]
 def losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """-log p of each target, in float32. logits (positions, vocabulary), targets int64 (positions,).
 
-    Not `F.cross_entropy`: on CPUs its float32 sum over 49,152 words is 1e-5 off at each token, always to one side.
+    Not `F.cross_entropy`: on CPUs its float32 sum over 49,152 words is off by 1e-5 at each token, with the same sign.
     """
     wide = logits.float()
     return torch.logsumexp(wide, dim=1) - wide.gather(1, targets[:, None])[:, 0]

@@ -1,7 +1,7 @@
-"""Tokens in one forward pass where nothing is trained, from the free memory; passes that did not fit are halved.
+"""Size of forward passes without gradients, from the free memory; a pass that does not fit is halved.
 
-Every measured loss goes through `each_group`, in evaluation, in the export and while training. How many tokens
-training takes, with what its backward pass keeps, is measured in `pipeline.training.memory`.
+Every measured loss goes through `each_group`: in evaluation, in the export and in evaluations during training. Micro-
+batches of training, with what their backward pass keeps, are sized in `pipeline.training.memory`.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from pipeline.prompt.batch import micro_rows
 from pipeline.run.errors import UserError
 
 T = TypeVar("T")
-CPU_TOKENS = 2048  # beyond this a CPU gains nothing
-GPU_TOKENS = 16384  # beyond this a GPU gains nothing
+CPU_TOKENS = 2048  # more are not faster on a CPU
+GPU_TOKENS = 16384  # more are not faster on a GPU
 LOGITS = 1 << 27  # most logits at once: 2,730 positions of 49,152 words, 880 of 152,000
-SHARE = 0.75  # of the free memory: room for fragmentation, and for what the estimate does not know
+SHARE = 0.75  # of the free memory; the rest is for fragmentation and errors of the estimate
 
 
 class OutOfMemory(UserError):
-    """Not even one row fits into the card's memory beside the model."""
+    """Not even one row fits into the card's memory with the model."""
 
     def __init__(self, tokens: int) -> None:
         fix = "set model.quantize=nf4, lower prompt.cutoff, choose a smaller base, or free the card"
-        super().__init__(f"a row of {tokens:,} tokens does not fit into the card beside the model", "memory", fix)
+        super().__init__(f"a row of {tokens:,} tokens does not fit into the card's memory", "memory", fix)
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of a card that tensors can have: what is free, and what torch holds without using it."""
+    """Memory of a card for tensors: free, or reserved by torch and unused."""
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0] + unused)
 
@@ -51,10 +51,10 @@ def tokens_at_once(model: Any, longest: int) -> int:
 
 
 def _bytes_per_token(config: Any, size: int, longest: int) -> int:
-    """What one block holds of a token at its peak; blocks come one after another. size: bytes of a number.
+    """Peak memory of one block per token; blocks run one after another. size: bytes of a number.
 
-    Ten vectors of the model's width and four of the MLP's, half of them again in float32, as norms and adapters
-    compute; where attention is not fused, also its scores, in float32 and in the type of the weights.
+    Ten vectors of the hidden size and four of the MLP's, half of them also in float32, as norms and adapters compute;
+    where attention is not fused, also its scores, in float32 and in the type of the weights.
     """
     hidden = config.hidden_size
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
@@ -64,31 +64,31 @@ def _bytes_per_token(config: Any, size: int, longest: int) -> int:
 
 
 def each_group(model: Any, lengths: Sequence[int], work: Callable[[list[int]], T]) -> Iterator[tuple[list[int], T]]:
-    """Gives all rows to `work`, in groups of similar length that fit at once; yields each group and its result.
+    """Calls `work` on groups of rows of similar length that fit into memory; yields each group and its result.
 
-    When the card's memory does not suffice, what is left goes on in groups of half the size.
+    When the card's memory does not suffice, the rest continues in groups of half the size.
 
     Args:
-        lengths: tokens of each row. work: takes numbers of rows.
+        lengths: tokens of each row. work: takes row numbers.
 
     Raises:
         OutOfMemory: one row alone does not fit.
     """
-    left = micro_rows(lengths, tokens_at_once(model, max(lengths, default=0)))
-    while left:
-        group = left[0]
+    groups = micro_rows(lengths, tokens_at_once(model, max(lengths, default=0)))
+    while groups:
+        group = groups[0]
         try:
-            found = work(group)
+            result = work(group)
         except torch.cuda.OutOfMemoryError:
-            found = None
-        if found is not None:
-            yield group, found
-            left.pop(0)
+            result = None
+        if result is not None:
+            yield group, result
+            groups.pop(0)
             continue
-        torch.cuda.empty_cache()  # behind the except clause: the error holds the tensors of the pass
+        torch.cuda.empty_cache()  # after the except clause, whose error refers to the tensors of the pass
         width = max(lengths[i] for i in group)
         if len(group) == 1:
             raise OutOfMemory(width)
-        rest = [i for one in left for i in one]
-        cut = micro_rows([lengths[i] for i in rest], len(group) * width // 2)
-        left = [[rest[n] for n in one] for one in cut]
+        rest = [i for rows in groups for i in rows]
+        smaller = micro_rows([lengths[i] for i in rest], len(group) * width // 2)
+        groups = [[rest[n] for n in rows] for rows in smaller]

@@ -1,4 +1,4 @@
-"""A run's adapter into the store: its files as they are, with a record of what they are, after trying them."""
+"""Puts a run's adapter into the store, with a record, after loading it onto its base."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from pipeline.evaluation.measure import numbers_of
 from pipeline.model import adapter as adapters
 from pipeline.model.adapter_folder import copy_companions
 from pipeline.model.base import Base, kind_of
-from pipeline.model.fingerprint import fingerprint
-from pipeline.model.load import add_tokens, load_base
+from pipeline.model.base.fingerprint import fingerprint
+from pipeline.model.exported import base_with_tokens
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.release import verify
-from pipeline.release.verify import divergence, log_probabilities
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json, sha256_file
 from pipeline.run.folder import Run
@@ -36,8 +35,8 @@ def keep(config: Config, run: Run, base: Base, store: Store, name: str, replace:
     """Copies the adapter of a finished run into the store as `name`.
 
     Raises:
-        UserError: the name is taken or no name, the run trained every weight, none, or experts, the adapter is
-            damaged, empty or does not change what its base says; the store is in use.
+        UserError: the name is taken or not valid; the run trained every weight, none, or experts; the adapter is
+            damaged, empty or does not change its base; the store is in use.
     """
     store.check_free(name, replace)
     source = run.folder("adapter")
@@ -49,15 +48,15 @@ def keep(config: Config, run: Run, base: Base, store: Store, name: str, replace:
         raise UserError(what, str(source), "`make export` makes a checkpoint of it")
     settings = read_json(source / CONFIG)
     if isinstance(settings, dict) and settings.get("target_parameters"):
-        # peft says which by regular expressions, and the store takes none: they may come from elsewhere.
+        # peft names them by regular expressions, which the store refuses, since adapters may come from elsewhere.
         what = "the adapter adapts experts, which cannot be kept in the store yet"
         fix = "`make export` makes a checkpoint of it; or name adapter.targets outside the experts"
         raise UserError(what, str(source), fix)
     peft = inspect(source)
     check_numbers(source)
-    tried = {file: sha256_file(source / file) for file in FILES}
+    checked = {file: sha256_file(source / file) for file in FILES}
     encoder = encoder_of(config, base.tokenizer)
-    away = _tried(config, run, base, encoder)
+    divergence = _check_on_base(config, run, base, encoder)
     origin = _origin(config, run, base, encoder)
     rank = peft.get("r") if peft.get("peft_type") == "LORA" else None
     with store.writing(name, replace) as folder:
@@ -65,40 +64,41 @@ def keep(config: Config, run: Run, base: Base, store: Store, name: str, replace:
             shutil.copyfile(source / file, folder / file)
         copy_companions(source, folder)
         record = write_record(folder, {**origin, "method": config.adapter.method, "rank": rank})
-        if record["files"] != tried:
-            raise UserError("the run's adapter changed while it was tried", str(source), "wait for the run, then again")
-    say(f"keep: {store.root / name}: the base is KL {away:.1e} a token away from it")
+        if record["files"] != checked:
+            raise UserError(
+                "the run's adapter changed while it was checked", str(source), "wait for the run, then again"
+            )
+    say(f"keep: {store.root / name}: the base is KL {divergence:.1e} a token away from it")
 
 
-def _tried(config: Config, run: Run, base: Base, encoder: Encoder) -> float:
-    """How far base + adapter are from the base on held-out rows, in nats a token.
+def _check_on_base(config: Config, run: Run, base: Base, encoder: Encoder) -> float:
+    """KL divergence between base + adapter and the base on a few rows, in nats a token.
 
     Raises:
-        UserError: the adapter does not fit the base, gives no numbers, or changes nothing.
+        UserError: the adapter does not fit the base, gives NaN, or changes nothing.
     """
     folder = run.folder("adapter")
     examples = example_rows(run.folder("dataset"), verify.PROBE_ROWS)
-    plain = load_base(config, base)
-    add_tokens(plain, encoder.tokenizer.size)
-    before = log_probabilities(plain, encoder, examples)
-    after = log_probabilities(adapters.load(plain, folder), encoder, examples)
-    if not torch.isfinite(after).all():
+    model = base_with_tokens(config, base, encoder)
+    base_log_probs = verify.log_probabilities(model, encoder, examples)
+    log_probs = verify.log_probabilities(adapters.load(model, folder), encoder, examples)
+    if not torch.isfinite(log_probs).all():
         raise UserError("base + adapter give NaN or infinite numbers", str(folder), "train again with a lower train.lr")
-    away = divergence(after, before)
-    if away <= 0:
-        what = "base + adapter say what the base says: nothing was learnt"
+    divergence = verify.divergence(log_probs, base_log_probs)
+    if divergence <= 0:
+        what = "base + adapter equal the base: nothing was learnt"
         raise UserError(what, str(folder), "raise train.lr or train for more steps")
-    return away
+    return divergence
 
 
 def _origin(config: Config, run: Run, base: Base, encoder: Encoder) -> dict[str, Any]:
-    """Where the adapter comes from, and all that using it needs."""
+    """The record: where the adapter comes from, and what loading it needs."""
     manifest = run.manifest("adapter") or {}
     on_hub = kind_of(config.model) == "hub"
     exported, results = run.manifest("export"), {}
     if exported and exported["key"].get("adapter") == run.result("adapter"):
-        found = read_json(run.folder("export") / "results.json")
-        results = {config.name: numbers_of(found["tuned"])} if found else {}
+        measured = read_json(run.folder("export") / "results.json")
+        results = {config.name: numbers_of(measured["tuned"])} if measured else {}
     return {
         "run": config.name,
         "trained": manifest.get("written"),
@@ -106,7 +106,7 @@ def _origin(config: Config, run: Run, base: Base, encoder: Encoder) -> dict[str,
         "trained_parameters": manifest.get("counts", {}).get("trained_parameters", 0),
         "base": {
             "name": config.model.base if on_hub else base.folder.name if base.folder else "random weights",
-            "hash": fingerprint(config, base),
+            "hash": fingerprint(config.model, base, config.train.seed),
             "commit": base.commit,
             "quantize": config.model.quantize,
         },

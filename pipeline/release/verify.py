@@ -1,4 +1,4 @@
-"""Checks that an export must pass: each stops it with its own name."""
+"""Checks of an export. One that fails stops the export and is named in the error."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from pipeline.prompt.encode import Encoder
 from pipeline.run.errors import UserError
 from pipeline.run.progress import say
 
-# Mean KL divergence, in nats a token, that rounding alone may cause between adapter and merged weights. int8 rounds
-# activations too, which the merged model does not.
+# Largest mean KL divergence, in nats a token, that rounding may cause between base + adapter and the merged model. int8
+# also rounds activations, which the merged model does not.
 TOLERANCE = {"fp32": 1e-6, "bf16": 1e-2, "fp16": 1e-3, "nf4": 1e-4, "int8": 5e-3}
 PROBE_ROWS = 4
 PROBE_TOKENS = 128
@@ -33,24 +33,26 @@ REPORT = "report this with your config"
 
 @dataclass
 class Checks:
-    """What was checked, with what came out; `fail` stops the export."""
+    """Results of the checks so far, by name."""
 
     done: dict[str, str] = field(default_factory=dict)
 
-    def passed(self, name: str, said: str) -> None:
-        self.done[name] = said
-        say(f"export: {name}: {said}")
+    def passed(self, name: str, result: str) -> None:
+        """Records and prints a result."""
+        self.done[name] = result
+        say(f"export: {name}: {result}")
 
     @staticmethod
-    def fail(name: str, said: str, fix: str) -> UserError:
-        return UserError(f"the export failed its check {name!r}: {said}; nothing was exported", "export", fix)
+    def fail(name: str, result: str, fix: str) -> UserError:
+        """The error to raise."""
+        return UserError(f"the export failed its check {name!r}: {result}; nothing was exported", "export", fix)
 
 
 def adapter_has_learnt(folder: Path, method: Method, checks: Checks) -> None:
-    """The saved adapter holds tensors, finite, and not all of them what they were at the start.
+    """Checks that the saved adapter has tensors, that they are finite and that training changed some.
 
     Raises:
-        UserError: it does not.
+        UserError: they fail.
     """
     name = "adapter not empty"
     path = folder / WEIGHTS
@@ -65,33 +67,33 @@ def adapter_has_learnt(folder: Path, method: Method, checks: Checks) -> None:
     updates = method.updates(tensors, folder)
     zero = sum(not t.any() for t in updates.values())
     if zero == len(updates):
-        what = "all of it is what it was at the start: nothing was learnt"
+        what = "all its tensors equal their start: training changed nothing (nothing was learnt)"
         raise checks.fail(name, what, "raise train.lr or train for more steps")
-    checks.passed(name, f"{len(tensors)} tensors, {len(updates) - zero} of {len(updates)} updates not as at the start")
+    checks.passed(name, f"{len(tensors)} tensors, {len(updates) - zero} of {len(updates)} updates changed")
 
 
 @torch.inference_mode()
 def log_probabilities(model: Any, encoder: Encoder, examples: Sequence[Example]) -> torch.Tensor:
-    """Next-token log-probabilities over a few encoded rows, float32 on the CPU, shape (positions, vocabulary)."""
+    """Log-probabilities of the next token on a few encoded rows; float32 on the CPU, shape (positions, vocabulary)."""
     device = next(model.parameters()).device
-    found = []
+    parts = []
     for row in encoder.rows(examples[:PROBE_ROWS]):
         ids = torch.tensor([row.ids[:PROBE_TOKENS]], device=device)
-        logits = model(input_ids=ids, use_cache=False).logits[0, -ids.shape[1] :]  # not of virtual tokens in front
-        found.append(F.log_softmax(logits.float(), dim=-1).cpu())
-    return torch.cat(found)
+        logits = model(input_ids=ids, use_cache=False).logits[0, -ids.shape[1] :]  # without virtual tokens
+        parts.append(F.log_softmax(logits.float(), dim=-1).cpu())
+    return torch.cat(parts)
 
 
 def divergence(p: torch.Tensor, q: torch.Tensor) -> float:
     """Mean KL(p || q) over positions, in nats; both are log-probabilities."""
-    # Between equal distributions rounding can leave a number just below zero.
+    # abs: rounding can give a small negative number for equal distributions.
     return abs(float(F.kl_div(q.double(), p.double(), log_target=True, reduction="batchmean")))
 
 
 def tolerance(*precisions: str) -> tuple[float, str]:
-    """The largest of the precisions that took part (of training, of quantising, of the export), and its name.
+    """The largest tolerance among the types of base, quantisation and export, and the name of that type.
 
-    fp8 takes no part: the base is put into it while training alone.
+    fp8 is not among them, since only training uses it.
     """
     name = max((p for p in precisions if p in TOLERANCE), key=TOLERANCE.__getitem__)
     return TOLERANCE[name], name
@@ -100,72 +102,75 @@ def tolerance(*precisions: str) -> tuple[float, str]:
 def merged_equals_adapter(
     adapter: torch.Tensor, merged: torch.Tensor, base: torch.Tensor, allowed: tuple[float, str], checks: Checks
 ) -> None:
-    """The merged weights say what base + adapter say, and not what the base says.
+    """Checks that the merged model equals base + adapter up to rounding, and differs from the base.
+
+    Args:
+        adapter, merged, base: log-probabilities. allowed: of `tolerance`.
 
     Raises:
-        UserError: the divergence exceeds what rounding explains, or the adapter changes nothing.
+        UserError: the divergence is above the tolerance, or the adapter changes nothing.
     """
     name = "merged = base + adapter"
-    off, learnt = divergence(adapter, merged), divergence(adapter, base)
-    said = f"KL {off:.1e} a token (allowed {allowed[0]:.0e} in {allowed[1]}; the base is {learnt:.1e} away)"
-    if not off <= allowed[0]:
-        raise checks.fail(name, said, "export with export.dtype=fp32, and report this with your config")
-    if learnt <= 0:
-        raise checks.fail(name, said + ": the adapter changes nothing", "raise train.lr or train for more steps")
-    if off > 0.5 * learnt:
+    error, change = divergence(adapter, merged), divergence(adapter, base)
+    result = f"KL {error:.1e} a token (allowed {allowed[0]:.0e} in {allowed[1]}; the base is {change:.1e} away)"
+    if not error <= allowed[0]:
+        raise checks.fail(name, result, "export with export.dtype=fp32, and report this with your config")
+    if change <= 0:
+        raise checks.fail(name, result + ": the adapter changes nothing", "raise train.lr or train for more steps")
+    if error > 0.5 * change:
         fix = "export with export.dtype=fp32, or train longer"
-        raise checks.fail(name, said + ": rounding ate what was learnt", fix)
-    checks.passed(name, said)
+        raise checks.fail(name, result + ": rounding removes what was learnt", fix)
+    checks.passed(name, result)
 
 
 def weights_have_learnt(tuned: torch.Tensor, base: torch.Tensor, checks: Checks) -> None:
-    """A model of which every weight was trained says something, and something else than the base.
+    """Checks that the tuned model's log-probabilities are finite and differ from the base's.
 
     Raises:
-        UserError: it does not.
+        UserError: they fail.
     """
     name = "weights changed"
-    learnt = divergence(tuned, base)
+    change = divergence(tuned, base)
     if not torch.isfinite(tuned).all():
         raise checks.fail(name, "it gives NaN or infinite numbers", "train again with a lower train.lr")
-    if learnt <= 0:
-        what = "the trained model says what the base says: nothing was learnt"
+    if change <= 0:
+        what = "the trained model equals the base: nothing was learnt"
         raise checks.fail(name, what, "raise train.lr or train for more steps")
-    checks.passed(name, f"the base is KL {learnt:.1e} a token away")
+    checks.passed(name, f"the base is KL {change:.1e} a token away")
 
 
 def change_survives(
     folder: Path, base: Mapping[str, torch.Tensor], dtype: torch.dtype, checks: Checks, name: str
 ) -> None:
-    """Weights that were trained themselves are moved less by rounding them to the export's type r than by training:
+    """Checks that rounding to the export's type, r, changes trained weights by at most half as much as training did:
 
-        |r(W) - W| / |W - W0|
+        |r(W) - W| / |W - W0| <= 0.5
 
-    Steps of bf16 are 0.4 % of a number, more than a gain or a weight may have moved.
+    A step of bf16 is 0.4 % of a number, which can be more than training changed it.
 
     Args:
         folder: of the adapter, W in float32. base: W0 by the same names. name: of the type.
 
     Raises:
-        UserError: it is more than half as much.
+        UserError: it changes them by more.
     """
-    off, whole = 0.0, 0.0
+    error, change = 0.0, 0.0
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for tensor in file.keys():  # noqa: SIM118  (no dict)
                 before, after = base.get(tensor), file.get_tensor(tensor)
                 if before is not None and before.shape == after.shape:
                     after = after.to(before.device).float()
-                    off += float((after.to(dtype).float() - after).square().sum(dtype=torch.float64))
-                    whole += float((after - before.float()).square().sum(dtype=torch.float64))
-    if not whole:
-        return  # nothing was learnt, which another check says
-    share = (off / whole) ** 0.5
-    said = f"rounding to {name} moves the weights by {share:.2g} of what training moved them by"
+                    error += float((after.to(dtype).float() - after).square().sum(dtype=torch.float64))
+                    change += float((after - before.float()).square().sum(dtype=torch.float64))
+    if not change:
+        return  # nothing was learnt: reported by another check
+    share = (error / change) ** 0.5
+    result = f"rounding to {name} moves the weights by {share:.2g} of what training moved them by"
     if share > 0.5:
         fix = "export with export.dtype=fp32, or train longer"
-        raise checks.fail("rounding", said + ": it eats what was learnt", fix)
-    checks.passed("rounding", said)
+        raise checks.fail("rounding", result + ": it removes what was learnt", fix)
+    checks.passed("rounding", result)
 
 
 def reload_equals_merged(
@@ -174,25 +179,27 @@ def reload_equals_merged(
     checks: Checks,
     passed: str = "stock AutoModelForCausalLM gives the merged model's logits",
 ) -> None:
-    """What is loaded from the folder, as its card says, is what was to be exported.
+    """Checks that the model loaded from the export's folder equals the model that was saved.
+
+    Args:
+        merged, reloaded: log-probabilities. passed: result when it passes.
 
     Raises:
-        UserError: it is not.
+        UserError: it does not.
     """
     name = "reload"
-    same = merged.shape == reloaded.shape
-    off = divergence(merged, reloaded) if same else float("inf")
-    if not off <= 1e-6:
-        what = f"the saved weights are not those that were to be exported (KL {off:.1e})"
+    error = divergence(merged, reloaded) if merged.shape == reloaded.shape else float("inf")
+    if not error <= 1e-6:
+        what = f"the loaded weights differ from the saved model (KL {error:.1e})"
         raise checks.fail(name, what, "check the disk, then export again")
     checks.passed(name, passed)
 
 
 def tokenizer_agrees(tokenizer: Any, encoder: Encoder, examples: Sequence[Example], checks: Checks) -> None:
-    """The exported tokenizer, reloaded, gives training's ids for prompts, as text and through the chat template.
+    """Checks that the reloaded tokenizer gives training's ids for prompts, as text and by its chat template.
 
     Raises:
-        UserError: naming the first prompt that differs.
+        UserError: naming the first prompt with other ids.
     """
     name = "tokenizer and chat template"
     why, tried = disagreement(tokenizer, encoder, examples)
@@ -202,10 +209,13 @@ def tokenizer_agrees(tokenizer: Any, encoder: Encoder, examples: Sequence[Exampl
 
 
 def answers_stop(measured: MeasuredModel, examples: Iterable[Example], least: float, checks: Checks) -> None:
-    """Greedy answers end with the end token. Asked are the rows with the shortest references, so that it stays quick.
+    """Checks that greedy answers end with the end token, on the rows with the shortest references.
+
+    Args:
+        least: share of the answers that must.
 
     Raises:
-        UserError: fewer than the wanted share do.
+        UserError: fewer do.
     """
     name = "answers stop"
     chosen = heapq.nsmallest(EOS_PROBES, examples, key=lambda e: len(e.output))

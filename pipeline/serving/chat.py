@@ -1,4 +1,4 @@
-"""Talk to an exported checkpoint, or to a stored adapter on its base, in the form in which it was trained."""
+"""Chat with an exported checkpoint, or with a stored adapter on its base, using the template of the training."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
-from pipeline.config.schema import Config
+from pipeline.config.schema import Chat, Config
 from pipeline.dataset.example import Example
 from pipeline.evaluation.shots import Shots, shots_from
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
 from pipeline.model.exported import exported_model
-from pipeline.model.generate import answering, virtual_tokens
+from pipeline.model.generate import answering, prefix_length
 from pipeline.model.load import context_length
 from pipeline.prompt import template as templates
 from pipeline.prompt.encode import Encoder
@@ -30,15 +30,15 @@ from pipeline.run.terminal import safe
 from pipeline.store.folder import Store
 from pipeline.store.load import open_stored
 
-HELP = """Each question stands alone: the model was trained on single ones and remembers nothing.
+HELP = """Each question is answered on its own: the model was trained on single questions and remembers nothing.
   /input TEXT   text for the next question to work on
   /help         this
   /quit         ends, as Ctrl-D does; Ctrl-C stops an answer"""
 COMMANDS = ("/input", "/help", "/quit")
 
 
-def chat_with(config: Config, base: Base, store: Store) -> None:
-    """As `chat`, with the base and the stored adapter `chat.adapter`; nothing need be exported.
+def chat_with_adapter(config: Config, base: Base, store: Store) -> None:
+    """As `chat`, with the base and the stored adapter `chat.adapter`; needs no export.
 
     Raises:
         UserError: no such adapter, or one of another base, tokenizer or template.
@@ -46,106 +46,112 @@ def chat_with(config: Config, base: Base, store: Store) -> None:
     name = config.chat.adapter
     say(f"chat: loading {store.root / name} onto its base")
     model, encoder = open_stored(config, base, store, name)
-    talker = Talker(model, encoder, hf_tokenizer.build(encoder, None), config)
+    session = ChatSession(model, encoder, hf_tokenizer.build(encoder, None), config.chat)
     say(HELP)
-    with answering(model):  # not with the settings that the base's maker shipped
-        _talk(talker)
+    with answering(model):  # without the generation settings in the base's folder
+        _read_questions(session)
 
 
 def chat(config: Config, run: Run) -> None:
-    """Reads questions from standard input until it ends; answers stream as they are made.
+    """Reads questions from standard input until it ends, and streams the answers.
 
     Raises:
-        UserError: there is no export, it was trained with another template than the config names, or a line of a file
-            on standard input is not UTF-8 (at a terminal that is said, and the chat goes on).
+        UserError: there is no export, it was trained with another template than the config's, or a line of a file on
+            standard input is not UTF-8 (at a terminal this is a message, and the chat continues).
     """
     folder = run.folder("export")
-    made = read_json(folder / "suri.json")
-    if not isinstance(made, dict):
+    record = read_json(folder / "suri.json")
+    if not isinstance(record, dict):
         raise UserError("no suri.json beside the checkpoint: it was not exported here", str(folder), "make export")
     template = templates.load(config.prompt.template)
-    trained = made.get("template", {}).get("hash")
+    trained = record.get("template", {}).get("hash")
     if trained != template.hash:
         what = f"the checkpoint was trained with template {trained}, the config names {template.hash}"
         raise UserError(what, str(folder), "put the template back, or train again")
     say(f"chat: loading {folder}")
     model = exported_model(config, run)
-    # sentencepiece's own file does not know the new tokens, a saved tokenizer.json does.
+    # tokenizer.model does not contain the new tokens, a saved tokenizer.json does.
     added = () if not (folder / "tokenizer.model").is_file() else config.model.add_tokens
     encoder = Encoder(template, Tokenizer(folder, added), config.prompt)
-    encoder.end_id = made.get("end_id", encoder.end_id)
+    encoder.end_id = record.get("end_id", encoder.end_id)
     shots = None
-    if made.get("holds") == "nothing":
+    if record.get("holds") == "nothing":
         limit = context_length(model.config)
         room, count = config.chat.max_new_tokens, config.adapter.shots
         shots = shots_from(run.folder("dataset"), encoder, config.train.seed, limit, room, count)
-    talker = Talker(model, encoder, hf_tokenizer.load(folder), config, shots)
+    session = ChatSession(model, encoder, hf_tokenizer.load(folder), config.chat, shots)
     say(HELP)
-    _talk(talker)
+    _read_questions(session)
 
 
 class _Streamer(TextStreamer):
-    """Prints an answer as it is made, with control characters as escapes."""
+    """Prints an answer while it is generated, with control characters as escapes."""
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         super().on_finalized_text(safe(text), stream_end)
 
 
 @dataclass
-class Talker:
-    """encoder: makes the prompt's ids, by the code that made those of training. tokenizer: streams the answer.
+class ChatSession:
+    """A model that answers questions.
 
-    shots: puts examples in front of each question.
+    Attributes:
+        encoder: encodes prompts as in training.
+        tokenizer: of transformers, decodes the streamed answer.
+        shots: training rows in front of each question.
     """
 
     model: Any
     encoder: Encoder
     tokenizer: Any
-    config: Config
+    settings: Chat
     shots: Shots | None = None
 
     @torch.inference_mode()
-    def reply(self, question: str, given: str) -> str:
-        """Streams one answer; returns why it ended early, empty when the model ended it itself.
+    def answer(self, question: str, given: str) -> str:
+        """Streams one answer; returns why it ended early, empty when it ended with the end token.
 
         Ctrl-C ends the answer, not the chat.
+
+        Args:
+            given: the row's `input`.
         """
-        settings, end = self.config.chat, self.encoder.end_id
-        asked = Example.of(question, given, "", source="chat")
-        prompt = self.shots.prompt(asked) if self.shots else self.encoder.prompt(question, given)
-        most = context_length(self.model.config) or sys.maxsize
-        most -= virtual_tokens(self.model)
-        room = min(settings.max_new_tokens, most - len(prompt))
+        settings, end = self.settings, self.encoder.end_id
+        example = Example.of(question, given, "", source="chat")
+        prompt = self.shots.prompt(example) if self.shots else self.encoder.prompt(question, given)
+        longest = context_length(self.model.config) or sys.maxsize
+        longest -= prefix_length(self.model)
+        room = min(settings.max_new_tokens, longest - len(prompt))
         if room < 1:
-            return f"{len(prompt):,} tokens are too long for this model: it sees {most:,}, its answer included"
+            return f"{len(prompt):,} tokens are too long for this model: it sees {longest:,}, its answer included"
         ids = torch.tensor([prompt], device=self.model.device)
         sampling = {"do_sample": True, "temperature": settings.temperature} if settings.temperature else {}
         streamer = _Streamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         try:
-            made = self.model.generate(
+            output = self.model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=room, eos_token_id=end,
                 pad_token_id=end, streamer=streamer, **sampling,
             )  # fmt: skip
         except KeyboardInterrupt:
             print()
             return "stopped"
-        if int(made[0, -1]) == end:
+        if int(output[0, -1]) == end:
             return ""
         more = "chat.max_new_tokens allows more" if room == settings.max_new_tokens else "the model sees no further"
         return f"cut off after {room} tokens; {more}"
 
 
-def _talk(talker: Talker) -> None:
-    asking = ""
+def _read_questions(session: ChatSession) -> None:
+    prompt = ""
     if sys.stdin.isatty():
-        asking = "\n> "
+        prompt = "\n> "
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  (gives `input` a line editor and a history)
     given = ""
-    typed = None if asking else encoding.lines(sys.stdin)
+    piped = None if prompt else encoding.lines(sys.stdin)
     while True:
         try:
-            question = (input(asking) if typed is None else next(typed)).strip()
+            question = (input(prompt) if piped is None else next(piped)).strip()
         except (EOFError, StopIteration, KeyboardInterrupt):
             print()
             return
@@ -163,7 +169,7 @@ def _talk(talker: Talker) -> None:
         elif command.startswith("/") and command[1:].isalpha() and not rest:
             say(f"[{command} is no command: {', '.join(COMMANDS)}]")
         elif question:
-            early = talker.reply(question, given)
+            reason = session.answer(question, given)
             given = ""
-            if early:
-                say(f"[{early}]")
+            if reason:
+                say(f"[{reason}]")

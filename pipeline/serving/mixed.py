@@ -1,8 +1,11 @@
 """Questions to several adapters of one base, answered in one batch.
 
-The base goes through once for all rows; each layer adds to a row what that row's adapter says (peft's mixed-batch
-inference, `adapter_names`). peft has this for LoRA and rsLoRA; not for DoRA, whose norm belongs to the whole layer,
-nor for new tokens, IA3, and methods that put virtual tokens in front.
+    rows        one: x1     base: x2     two: x3
+    base        W x1        W x2         W x3           one pass for all rows
+    adapter   + B1 A1 x1                + B2 A2 x3      each row's own
+
+This is peft's mixed-batch inference (`adapter_names`). It exists for LoRA and rsLoRA; not for DoRA, whose norm belongs
+to the whole layer, nor for new tokens, IA3 and virtual tokens.
 """
 
 from __future__ import annotations
@@ -17,36 +20,37 @@ import torch
 from pipeline.config.adapter_name import BASE
 from pipeline.config.schema import Config
 from pipeline.model.base import Base
-from pipeline.model.fingerprint import fingerprint
+from pipeline.model.base.fingerprint import fingerprint
+from pipeline.model.exported import base_with_tokens
 from pipeline.model.generate import greedy
-from pipeline.model.load import add_tokens, context_length, load_base
+from pipeline.model.load import context_length
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError, one_line
-from pipeline.serving.questions import Question
+from pipeline.serving.questions import AdapterQuestion
 from pipeline.store.folder import Store
-from pipeline.store.load import encoder_as_recorded, side_by_side, verified
+from pipeline.store.load import add_adapters, encoder_of_record, verified_record
 from pipeline.store.untrusted import inspect
 
 
 @dataclass(frozen=True)
 class Reply:
-    """text: without the end token. stopped: the model ended it itself."""
+    """text: without the end token. stopped: it ended with the end token."""
 
     text: str
     stopped: bool
 
 
-class Mixed:
-    """A base with several adapters on it.
+class MixedModel:
+    """A base with several adapters.
 
     Attributes:
-        model: the base, or peft's model with all adapters on it.
-        inside: peft's name of each adapter, `__base__` for the base.
-        encoders: of each adapter, in the form in which it was trained; the base speaks the config's.
+        model: the base, or a PeftModel with all adapters.
+        peft_names: peft's name of each adapter, `__base__` for the base.
+        encoders: of each adapter, with the template of its training; the base has the config's.
 
     Raises:
-        UserError: an adapter is not in the store, belongs to another base, or cannot be mixed; the base cannot mix.
+        UserError: an adapter is not in the store, belongs to another base, or cannot be mixed; or the base cannot.
     """
 
     def __init__(self, config: Config, base: Base, store: Store, adapters: Sequence[str]) -> None:
@@ -54,45 +58,44 @@ class Mixed:
         names = [name for name in dict.fromkeys(adapters) if name != BASE]
         self.encoders = {BASE: own}
         if names:
-            identity = fingerprint(config, base)
+            identity = fingerprint(config.model, base, config.train.seed)
             for name in names:
-                record = verified(store, name, identity, own.tokenizer.hash)
+                record = verified_record(store, name, identity, own.tokenizer.hash)
                 _check_mixable(store, name, record["method"])
-                self.encoders[name] = encoder_as_recorded(own, record, name)
-        self.config, self.model = config, load_base(config, base)
-        add_tokens(self.model, own.tokenizer.size)
-        self.inside = {BASE: "__base__", **{name: f"a{i}" for i, name in enumerate(names)}}
+                self.encoders[name] = encoder_of_record(own, record, name)
+        self.model = base_with_tokens(config, base, own)
+        self.peft_names = {BASE: "__base__", **{name: f"a{i}" for i, name in enumerate(names)}}
         self.mixes = bool(names)
         if names:
-            self.model = side_by_side(self.model, store, names)
+            self.model = add_adapters(self.model, store, names)
             _try_mixing(self.model, names[0])
 
-    def answer(self, questions: Sequence[Question], max_new_tokens: int) -> list[Reply]:
-        """Greedy answers, in the order of the questions; batches hold questions to any adapter.
+    def answer(self, questions: Sequence[AdapterQuestion], max_new_tokens: int) -> list[Reply]:
+        """Greedy answers, in the order of the questions; a batch has questions to different adapters.
 
         Raises:
             UserError: a question leaves no room for an answer.
         """
         prompts = [self.encoders[q.adapter].prompt(q.instruction, q.input) for q in questions]
-        most = context_length(self.model.config) or sys.maxsize
+        longest = context_length(self.model.config) or sys.maxsize
         for number, (question, prompt) in enumerate(zip(questions, prompts, strict=True), 1):
-            if len(prompt) >= most:
-                what = f"{len(prompt):,} tokens are too long for this model: it sees {most:,}, its answer included"
+            if len(prompt) >= longest:
+                what = f"{len(prompt):,} tokens are too long for this model: it sees {longest:,}, its answer included"
                 where = f"line {question.line}" if question.line else f"question {number}"
                 raise UserError(what, where, "shorten the question")
-        # What ends an answer is said once a batch, so questions that differ in it do not share one.
+        # A batch has one end token and one limit, so questions that differ in them are in different batches.
         ends = [
-            (self.encoders[q.adapter].end_id, min(max_new_tokens, most - len(prompt)))
+            (self.encoders[q.adapter].end_id, min(max_new_tokens, longest - len(prompt)))
             for q, prompt in zip(questions, prompts, strict=True)
         ]
         replies: dict[int, Reply] = {}
         for end, room in sorted(set(ends)):
-            rows = [i for i, both in enumerate(ends) if both == (end, room)]
-            names = [self.inside[questions[i].adapter] for i in rows] if self.mixes else None
-            made = greedy(
+            rows = [i for i, pair in enumerate(ends) if pair == (end, room)]
+            names = [self.peft_names[questions[i].adapter] for i in rows] if self.mixes else None
+            answers = greedy(
                 self.model, [prompts[i] for i in rows], end_id=end, max_new_tokens=room, what="answers", adapters=names
             )
-            for i, ids in zip(rows, made, strict=True):
+            for i, ids in zip(rows, answers, strict=True):
                 replies[i] = self._reply(self.encoders[questions[i].adapter], ids)
         return [replies[i] for i in range(len(questions))]
 
@@ -105,11 +108,11 @@ class Mixed:
 
 @torch.inference_mode()
 def _try_mixing(model: Any, name: str) -> None:
-    """peft says whose each input of a layer is by the first axis, so rows must reach every layer as rows; some bases
-    flatten them to tokens first (OPT before its fc1), which shows only in a pass of rows of several tokens.
+    """Runs one pass. peft assigns adapters by the first axis of a layer's input, so that axis must be rows; some bases
+    flatten rows to tokens (OPT before its fc1), which fails only in a pass of several tokens a row.
 
     Raises:
-        UserError: they do.
+        UserError: the pass failed.
     """
     ids = torch.zeros((2, 2), dtype=torch.long, device=model.device)
     try:

@@ -1,4 +1,4 @@
-"""Questions that name the adapter they go to, one a line: `NAME: instruction`, or a JSON object with its fields."""
+"""Questions to named adapters, one per line: `NAME: instruction`, or a JSON object."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ FIELDS = {"adapter", "instruction", "input"}
 
 
 @dataclass(frozen=True)
-class Question:
-    """adapter: a name in the store, or `base` for none. line: where it stands, 0 when it was not read."""
+class AdapterQuestion:
+    """adapter: a name in the store, or `base` for none. line: number of its line, 0 when it was not read from one."""
 
     adapter: str
     instruction: str
@@ -25,35 +25,35 @@ class Question:
     line: int = field(default=0, compare=False)
 
 
-def read(lines: Iterable[str]) -> list[Question]:
-    """Every line that is not empty.
+def read_questions(lines: Iterable[str]) -> list[AdapterQuestion]:
+    """The questions of all lines that are not empty.
 
     Raises:
-        UserError: a line is none of the two forms or not UTF-8, a name is no name, or there is no line.
+        UserError: a line has neither form or is not UTF-8, a name is not valid, or there are no questions.
     """
-    found = []
+    questions = []
     for number, line in enumerate(encoding.lines(lines), 1):
-        line = line.removeprefix("\ufeff") if number == 1 else line  # some editors begin a file with it
+        line = line.removeprefix("\ufeff") if number == 1 else line  # the byte order mark of some editors
         if not line.strip():
             continue
-        question = _of(line.strip())
+        question = _parse(line.strip())
         if question is None or not question.instruction:
             raise UserError(f"not a question: {quoted(line.strip())}", f"line {number}", FORMS)
         if question.adapter != BASE:
             check(question.adapter, f"line {number}")
-        found.append(replace(question, line=number))
-    if not found:
+        questions.append(replace(question, line=number))
+    if not questions:
         raise UserError("no questions on standard input", "", FORMS)
-    return found
+    return questions
 
 
-def _of(line: str) -> Question | None:
+def _parse(line: str) -> AdapterQuestion | None:
     if not line.startswith("{"):
         name, colon, instruction = line.partition(":")
-        return Question(name.strip(), instruction.strip()) if colon else None
+        return AdapterQuestion(name.strip(), instruction.strip()) if colon else None
     try:
         fields = json.loads(line)
-        "".join(fields.values()).encode()  # texts, and no half characters among them
-        return Question(**fields) if fields.keys() <= FIELDS else None
+        "".join(fields.values()).encode()  # fails unless all are text without lone surrogates
+        return AdapterQuestion(**fields) if fields.keys() <= FIELDS else None
     except (ValueError, TypeError, RecursionError):
         return None

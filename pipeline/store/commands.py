@@ -1,4 +1,4 @@
-"""What `make adapters` does beside `keep`: words of a command line to the store, and what it then says."""
+"""The commands of `make adapters` other than `keep`: arguments are parsed, the store is called, results are printed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pipeline.store.table import detail, table
 
 
 @dataclass(frozen=True)
-class Combination:
-    """The words of `combine`: shares are `NAME=WEIGHT`; rank, density are numbers still to be read."""
+class CombineArguments:
+    """Arguments of `combine` as typed. shares: `NAME=WEIGHT` each."""
 
     name: str
     shares: Sequence[str]
@@ -43,32 +43,32 @@ def manage(verb: str, name: str) -> None:
         say(f"removed: {store.root / name}")
 
 
-def print_measured(found: dict[str, Any]) -> None:
-    """The numbers of `measure`, a part a line."""
+def print_measured(results: dict[str, Any]) -> None:
+    """Prints the results of `measure`, one line per split."""
     from pipeline.evaluation.measure import NAMES, exact_share
 
-    for part, name in NAMES.items():
-        if part not in found:
+    for split, name in NAMES.items():
+        if split not in results:
             continue
-        marks = found[part]
-        said = f"{name}: loss {marks['loss']:.3f} ({marks['rows']} rows)"
+        marks = results[split]
+        line = f"{name}: loss {marks['loss']:.3f} ({marks['rows']} rows)"
         if "exact" in marks:
-            said += f", exact match {exact_share(marks)} ({marks['answers']} answers)"
-        say(said)
+            line += f", exact match {exact_share(marks)} ({marks['answers']} answers)"
+        say(line)
 
 
-def combine_named(words: Combination) -> None:
-    """Reads the words and combines.
+def combine_adapters(words: CombineArguments) -> None:
+    """Parses the arguments and calls `combine`.
 
     Raises:
-        UserError: a word that says nothing, or from `combine`.
+        UserError: an argument cannot be parsed; from `combine`.
     """
     check(words.name)
     if not words.shares:
         raise UserError("no adapters to combine", "COMBINE", 'COMBINE="maths=0.7 korean=0.3"')
     shares = [_share(word) for word in words.shares]
     if len({name for name, _ in shares}) < len(shares):
-        raise UserError("an adapter stands there twice", " ".join(words.shares), "give it once, with one weight")
+        raise UserError("an adapter is named twice", " ".join(words.shares), "give it once, with one weight")
     rank = _number(words.rank, "RANK", 0, 1 << 14)
     density = _number(words.density, "DENSITY", 0, 1)
     if rank != int(rank) or not density:
@@ -96,9 +96,9 @@ def _share(word: str) -> tuple[str, float]:
 
 def _number(word: str, what: str, least: float, most: float) -> float:
     try:
-        found = float(word)
+        number = float(word)
     except ValueError:
-        found = math.nan
-    if not least <= found <= most:
+        number = math.nan
+    if not least <= number <= most:
         raise UserError(f"{what}={quoted(word)} is no number from {least:g} to {most:g}", what)
-    return found
+    return number

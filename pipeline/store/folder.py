@@ -1,12 +1,12 @@
-"""The adapter store: many tasks on one base, a folder each.
+"""The adapter store: one folder per adapter.
 
     adapters/NAME/adapter_model.safetensors, adapter_config.json     PEFT format: stock `peft` loads it
                   tokenizer.json, chat_template.jinja, README.md     for other programs and readers
-                  suri.json                                          its record: base, template, method, results
+                  suri.json                                          the record: base, template, method, results
 
-The folder of the store is `adapters`, or what the environment variable ADAPTERS names. An adapter is written into a
-folder of its own and renamed into place: no other adapter's file is opened for writing, ever. Whoever writes holds the
-store's lock; readers need none. No torch here.
+The store is the folder `adapters`, or the one in the environment variable ADAPTERS. An adapter is written into a
+temporary folder that is then renamed, so no file of another adapter is opened for writing. Writers hold the store's
+lock; readers need none. No torch here.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from pipeline.run.terminal import quoted
 
 RECORD = "suri.json"
 LARGEST_RECORD = 4_000_000  # bytes
-DEEPEST_RECORD = 50  # what stands inside what; ours has eight
-# What every record holds, and of which kind; the rest may be absent.
+DEEPEST_RECORD = 50  # levels of nesting; our records have eight
+# Keys of every record with their types; other keys are optional.
 FIELDS: dict[str, Any] = {
     "method": str, "rank": (int, type(None)), "trained_parameters": int, "template": dict, "prompt": dict,
     "tokenizer": str, "end_id": int, "base": dict, "files": dict, "kept": str,
@@ -38,7 +38,7 @@ FIELDS: dict[str, Any] = {
 
 
 class Unreadable(UserError):
-    """There are no rights to read what is there: nothing is known to be wrong with it."""
+    """The process has no permission to read an adapter, which may be undamaged."""
 
 
 @contextlib.contextmanager
@@ -55,7 +55,7 @@ def readable() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Store:
-    """A store on disk. Nothing is created before the first write."""
+    """A store on disk. The folder is created at the first write."""
 
     root: Path
 
@@ -66,10 +66,10 @@ class Store:
 
     @readable()
     def names(self) -> list[str]:
-        """Of all adapters, in alphabetical order. What else lies in the folder is not looked at.
+        """Names of all adapters, sorted. Other files in the folder are ignored.
 
         Raises:
-            Unreadable: the store.
+            Unreadable: the store cannot be read.
         """
         if not self.root.is_dir():
             return []
@@ -77,25 +77,25 @@ class Store:
 
     @readable()
     def folder(self, name: str) -> Path:
-        """Where an adapter lies.
+        """The folder of an adapter.
 
         Raises:
-            UserError: not a name, no such adapter, or something else than a folder, such as a link out of the store.
+            UserError: not a valid name, no such adapter, or not a folder, such as a link out of the store.
         """
         check(name)
-        found = self.root / name
-        # Read from the listing: a file system that takes no notice of case would also open NAME for name.
-        there = {p.name for p in self.root.iterdir()} if self.root.is_dir() else set()
-        if name not in there:
+        folder = self.root / name
+        # Compared with the listing, since a file system that ignores case would also open NAME for name.
+        present = {p.name for p in self.root.iterdir()} if self.root.is_dir() else set()
+        if name not in present:
             fix = nearest(name, self.names(), "`make adapters` lists what there is")
             raise UserError(f"no adapter is called {name}", str(self.root), fix)
-        if not _is_folder(found):
-            raise UserError(f"{name} is a link or a file, not a folder", str(found), "remove it: rm " + str(found))
-        return found
+        if not _is_folder(folder):
+            raise UserError(f"{name} is a link or a file, not a folder", str(folder), "remove it: rm " + str(folder))
+        return folder
 
     @readable()
     def record(self, name: str) -> dict[str, Any]:
-        """What is known of an adapter.
+        """The record of an adapter.
 
         Raises:
             UserError: as `folder`; the record is missing, damaged, or may not be read.
@@ -105,19 +105,12 @@ class Store:
         if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_RECORD:
             raise UserError(f"the adapter {name} has no record", str(path), fix)
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError):  # the latter: brackets without end
-            found = None
-        if (
-            not isinstance(found, dict)
-            or is_deeper(found, DEEPEST_RECORD)
-            or not all(isinstance(found.get(k), kind) for k, kind in FIELDS.items())
-        ):
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):  # the latter from deep nesting
+            record = None
+        if not _is_record(record):
             raise UserError(f"the record of the adapter {name} is damaged", str(path), fix)
-        inner = [(found["base"], ("hash", "name")), (found["template"], ("id", "hash"))]
-        if not all(isinstance(part.get(key), str) for part, keys in inner for key in keys):
-            raise UserError(f"the record of the adapter {name} is damaged", str(path), fix)
-        return found
+        return record
 
     @readable()
     def size(self, name: str) -> int:
@@ -126,20 +119,20 @@ class Store:
 
     @contextlib.contextmanager
     def writing(self, name: str, replace: bool = False) -> Iterator[Path]:
-        """Yields an empty folder that becomes the adapter `name` when the block ends without an error.
+        """Yields an empty folder that becomes the adapter `name` if the block ends without an error.
 
         Raises:
-            UserError: not a name, taken already, the store is in use, or the disk is full.
+            UserError: not a valid name, taken already, the store is in use, or the disk is full.
         """
         check(name)
         with self.lock():
             self.check_free(name, replace)
-            with _own_words(), replace_folder(self.root / name) as folder:
+            with _naming_the_store(), replace_folder(self.root / name) as folder:
                 yield folder
 
     def check_free(self, name: str, replace: bool = False) -> None:
         """Raises:
-        UserError: the name is taken, also by one in other letter case, and shall not be replaced.
+        UserError: the name is taken, also in other letter case, and `replace` is not set.
         """
         check(name)
         for other in self.names():
@@ -154,75 +147,75 @@ class Store:
             raise UserError(f"the store has an adapter called {name} already", str(path), fix)
 
     def remove(self, name: str) -> None:
-        """Takes an adapter out; the others stay as they are.
+        """Deletes an adapter.
 
         Raises:
             UserError: as `folder`, or the store is in use.
         """
-        if not os.access(self.folder(name), os.R_OK | os.W_OK | os.X_OK):  # else half of it would stay behind
+        if not os.access(self.folder(name), os.R_OK | os.W_OK | os.X_OK):  # before any of its files is deleted
             raise Unreadable("no rights to remove it", str(self.root / name), "change its rights")
-        with self.lock(), _own_words(), disk_errors(self.root):
-            gone = self.root / f".{name}.tmp"
-            os.replace(self.folder(name), gone)
-            shutil.rmtree(gone)
+        with self.lock(), _naming_the_store(), disk_errors(self.root):
+            removed = self.root / f".{name}.tmp"
+            os.replace(self.folder(name), removed)
+            shutil.rmtree(removed)
 
-    def add_results(self, name: str, run: str, found: dict[str, Any], files: dict[str, str]) -> None:
-        """Puts what was measured on a run's rows beside the results of other runs.
+    def add_results(self, name: str, run: str, results: dict[str, Any], files: dict[str, str]) -> None:
+        """Adds results on a run's rows to the record; those of other runs stay.
 
-        Measuring takes minutes, in which another process may replace the adapter or add results of its own, so both
-        are looked at under the lock.
+        Measuring takes minutes, in which another process may replace the adapter or add results, so the record is
+        read again under the lock.
 
         Args:
-            files: hashes of the files that were measured, as in the record at that time.
+            files: hashes of the measured files, from the record before measuring.
 
         Raises:
-            UserError: as `record`; the adapter is another one by now; the store is in use.
+            UserError: as `record`; the adapter was replaced meanwhile; the store is in use.
         """
-        with self.lock(), _own_words():
+        with self.lock(), _naming_the_store():
             record = self.record(name)
             if record["files"] != files:
                 what = f"the adapter {name} was replaced while it was measured: these results are not recorded"
                 raise UserError(what, str(self.root / name), f"measure it again: make adapters MEASURE={name}")
-            before = record.get("results")
-            results = {**(before if isinstance(before, dict) else {}), run: found}
-            write_json(self.folder(name) / RECORD, {**record, "results": results})
-
-    def note(self, name: str, **values: Any) -> None:
-        """Puts values into an adapter's record in one step; its weights are not touched.
-
-        Raises:
-            UserError: as `record`, or the store is in use.
-        """
-        with self.lock(), _own_words():
-            write_json(self.folder(name) / RECORD, {**self.record(name), **values})
+            earlier = record.get("results")
+            all_results = {**(earlier if isinstance(earlier, dict) else {}), run: results}
+            write_json(self.folder(name) / RECORD, {**record, "results": all_results})
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the store for this process; the kernel lets go of it however the process ends.
+        """Locks the store for this process; the kernel releases the lock when the process ends.
 
         Raises:
-            UserError: another live process holds it, or links are where the store writes.
+            UserError: another process holds the lock, or a link is where the store writes.
         """
         with readable():
-            there = list(self.root.iterdir()) if self.root.is_dir() else []
-            links = [p for p in there if p.name.startswith(".") and p.is_symlink()]
+            entries = list(self.root.iterdir()) if self.root.is_dir() else []
+            links = [p for p in entries if p.name.startswith(".") and p.is_symlink()]
         if links:
             what = f"{quoted(links[0].name)} is a link: writing there would leave the store"
             raise UserError(what, str(self.root), "remove it")
-        with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as locks:
             try:
-                with _own_words():
-                    held.enter_context(exclusive(self.root / ".lock", wait=False))
+                with _naming_the_store():
+                    locks.enter_context(exclusive(self.root / ".lock", wait=False))
             except BlockingIOError as error:
                 raise UserError(
                     f"the adapter store is in use by process {error}", str(self.root),
                     "wait for it or stop it, then run the same command again",
                 ) from None  # fmt: skip
-            for old in self.root.glob(".*.old"):  # a crash fell between two renames
+            for old in self.root.glob(".*.old"):  # of a process that ended between two renames
                 recover(old.with_name(old.name[1:-4]))
-            for half in self.root.glob(".*.tmp"):  # of a process that was killed
-                shutil.rmtree(half, ignore_errors=True)
+            for unfinished in self.root.glob(".*.tmp"):  # of a process that was killed
+                shutil.rmtree(unfinished, ignore_errors=True)
             yield
+
+
+def _is_record(record: Any) -> bool:
+    if not isinstance(record, dict) or is_deeper(record, DEEPEST_RECORD):
+        return False
+    if not all(isinstance(record.get(key), kind) for key, kind in FIELDS.items()):
+        return False
+    texts = [(record["base"], ("hash", "name")), (record["template"], ("id", "hash"))]
+    return all(isinstance(part.get(key), str) for part, keys in texts for key in keys)
 
 
 def _is_folder(path: Path) -> bool:
@@ -230,8 +223,8 @@ def _is_folder(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _own_words() -> Iterator[None]:
-    """Errors of the disk name the store's variable, not the run folder's."""
+def _naming_the_store() -> Iterator[None]:
+    """Disk errors name ADAPTERS, the variable of the store, instead of RUNS."""
     try:
         yield
     except UserError as error:

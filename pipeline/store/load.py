@@ -1,4 +1,4 @@
-"""Adapters of the store on a base: only those that are what was put in, and only on the base they were trained on."""
+"""Loads stored adapters, after checking that their files are unchanged and that they belong to the base."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pipeline.config.schema import Config, Prompt
 from pipeline.model import adapter as adapters
 from pipeline.model.adapter import WEIGHTS
 from pipeline.model.base import Base
-from pipeline.model.fingerprint import fingerprint
-from pipeline.model.load import add_tokens, load_base
-from pipeline.model.methods.through_peft import put_onto
+from pipeline.model.base.fingerprint import fingerprint
+from pipeline.model.exported import base_with_tokens
+from pipeline.model.methods.through_peft import add_adapter
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.template import Template
@@ -21,18 +21,18 @@ from pipeline.run.files import sha256_file, write_json
 from pipeline.store.folder import RECORD, Store
 from pipeline.store.untrusted import CONFIG, inspect
 
-FORM = ("id", "prompt_input", "prompt_no_input", "answer_prefix", "end")
-RULES = ("bos", "join")  # of `prompt`, what shapes the ids that a model sees
+TEMPLATE_FIELDS = ("id", "prompt_input", "prompt_no_input", "answer_prefix", "end")
+PROMPT_RULES = ("bos", "join")  # keys of `prompt` that decide token ids
 
 
-def verified(store: Store, name: str, base: str, tokenizer: str) -> dict[str, Any]:
-    """The record of a stored adapter, after comparing its files with it and it with a base and its tokenizer.
+def verified_record(store: Store, name: str, base: str, tokenizer: str) -> dict[str, Any]:
+    """The record of a stored adapter, after checking that files, base and tokenizer are those it names.
 
     Args:
-        base: hash of the base (`fingerprint`). tokenizer: hash of its tokenizer, new tokens included.
+        base: `fingerprint` of the base. tokenizer: hash of its tokenizer, new tokens included.
 
     Raises:
-        UserError: as `Store.record` and `inspect`; other files than were put in, another base, another tokenizer.
+        UserError: as `Store.record` and `inspect`; changed files, another base, another tokenizer.
     """
     record, folder = store.record(name), store.folder(name)
     inspect(folder)
@@ -51,37 +51,35 @@ def verified(store: Store, name: str, base: str, tokenizer: str) -> dict[str, An
 
 
 def open_stored(config: Config, base: Base, store: Store, name: str) -> tuple[Any, Encoder]:
-    """The config's base with a stored adapter on it, frozen, and the encoder of both, with the adapter's own rules.
+    """The config's base with a stored adapter, frozen, and the encoder that the adapter was trained with.
 
     Raises:
-        UserError: as `verified` and `encoder_as_recorded`; the config names another template than the adapter was
-            trained with.
+        UserError: as `verified_record` and `encoder_of_record`; the config names another template.
     """
     encoder = encoder_of(config, base.tokenizer)
-    record = verified(store, name, fingerprint(config, base), encoder.tokenizer.hash)
+    record = verified_record(store, name, fingerprint(config.model, base, config.train.seed), encoder.tokenizer.hash)
     trained, now = record["template"]["hash"], encoder.template.hash
     if trained != now:
         what = f"the adapter {name} was trained with template {trained} ({record['template']['id']}), "
         fix = f"prompt.template={record['template']['id']}, or the config that it was trained with"
         raise UserError(what + f"the config names {now} ({encoder.template.id})", "prompt.template", fix)
-    encoder = encoder_as_recorded(encoder, record, name)
-    model = load_base(config, base)
-    add_tokens(model, encoder.tokenizer.size)
+    encoder = encoder_of_record(encoder, record, name)
+    model = base_with_tokens(config, base, encoder)
     return adapters.load(model, store.folder(name)), encoder
 
 
-def encoder_as_recorded(own: Encoder, record: dict[str, Any], name: str) -> Encoder:
-    """In the template and with the rules (`bos`, `join`) that an adapter was trained with, which its record holds.
+def encoder_of_record(own: Encoder, record: dict[str, Any], name: str) -> Encoder:
+    """The encoder with the template, `bos` and `join` that the adapter was trained with.
 
-    What rows are read with (the cutoff, which tokens carry loss) stays that of `own`: it is no part of the adapter's
-    form, and losses of two adapters on the same rows must be of the same tokens.
+    The cutoff and the choice of labelled tokens stay those of `own`, so that losses of two adapters on the same rows
+    are over the same tokens.
 
     Raises:
-        UserError: the record does not hold them.
+        UserError: the record lacks them.
     """
     try:
-        template = Template(**{key: str(record["template"][key]) for key in FORM})
-        rules = {key: record["prompt"][key] for key in RULES}
+        template = Template(**{key: str(record["template"][key]) for key in TEMPLATE_FIELDS})
+        rules = {key: record["prompt"][key] for key in PROMPT_RULES}
         encoder = Encoder(template, own.tokenizer, Prompt(**{**own.prompt_config.model_dump(), **rules}))
     except (KeyError, TypeError, ValueError):
         encoder = None
@@ -91,21 +89,21 @@ def encoder_as_recorded(own: Encoder, record: dict[str, Any], name: str) -> Enco
     return encoder
 
 
-def side_by_side(model: Any, store: Store, names: list[str]) -> Any:
-    """Puts adapters that were `verified` onto one base, side by side, frozen; the i-th is called `a<i>` inside.
+def add_adapters(model: Any, store: Store, names: list[str]) -> Any:
+    """Adds several adapters, checked by `verified_record`, to one base, frozen; peft's name of the i-th is `a<i>`.
 
-    Names of their own, because peft's are keys of a ModuleDict, where `train` or `half` would clash with methods.
+    Not by their own names: peft's names are keys of a ModuleDict, where `train` or `half` would clash with methods.
 
     Raises:
         UserError: an adapter does not fit the base.
     """
     for i, name in enumerate(names):
-        model = put_onto(model, store.folder(name), f"a{i}", f"the adapter {name}")
+        model = add_adapter(model, store.folder(name), f"a{i}", f"the adapter {name}")
     return model
 
 
 def write_record(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Writes, and returns, the record of an adapter whose files lie in `folder`: `values`, their hashes, the time."""
+    """Writes and returns the record of the adapter in `folder`: `values`, hashes of its files, the time."""
     files = {name: sha256_file(folder / name) for name in (WEIGHTS, CONFIG)}
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     record = {"version": 1, **values, "files": files, "kept": now}

@@ -1,4 +1,4 @@
-"""A stored adapter, or the base alone, on the held-out rows of any run: how well does it know that run's tasks?"""
+"""Measures a stored adapter, or the base alone, on the held-out rows of any run."""
 
 from __future__ import annotations
 
@@ -9,37 +9,34 @@ from pipeline.config.adapter_name import BASE
 from pipeline.config.schema import Config
 from pipeline.evaluation.held_out_rows import held_out_rows
 from pipeline.evaluation.measure import measure
-from pipeline.evaluation.measurement import MeasuredModel, base_key
+from pipeline.evaluation.measurement import MeasuredModel, base_key, base_model
 from pipeline.evaluation.shots import Shots
 from pipeline.model.base import Base
-from pipeline.model.exported import base_with_tokens
 from pipeline.model.load import base_shape, context_length
 from pipeline.prompt.general_text import WINDOW
 from pipeline.prompt.stage import encoder_of
 from pipeline.run.folder import Run
 from pipeline.store.folder import Store
-from pipeline.store.load import RULES, open_stored
+from pipeline.store.load import PROMPT_RULES, open_stored
 
 
 def measure_stored(config: Config, run: Run, base: Base, store: Store, name: str) -> dict[str, Any]:
-    """As `measure`, for the adapter called `name` (`base`: none), on the rows of `run`, in the adapter's own form.
+    """`measure` for the adapter `name` (`base`: none) on the rows of `run`, with the template of the adapter.
 
     Raises:
         UserError: as `open_stored`.
     """
-    shots, key, cache = None, base_key(config), run.folder("measurements")
+    shots = None
     if name == BASE:
-        encoder = encoder_of(config, base.tokenizer)
-        measured = MeasuredModel(
-            cache / "base.jsonl", key, encoder, lambda: base_with_tokens(config, base, encoder), name
-        )
+        measured = base_model(config, run, base, encoder_of(config, base.tokenizer))
     else:
         model, encoder = open_stored(config, base, store, name)
-        if any(getattr(encoder.prompt_config, rule) != getattr(config.prompt, rule) for rule in RULES):
-            # The run's encoded rows are in the config's form; no examples in front means: encoded anew, else the same.
+        if any(getattr(encoder.prompt_config, rule) != getattr(config.prompt, rule) for rule in PROMPT_RULES):
+            # The run's tokens are encoded with the config's rules; zero shots make `measure` encode the rows again.
             shots = Shots(encoder, [], 0, config.train.seed, sys.maxsize, 0)
-        adapter = {**key, "files": store.record(name)["files"]}
-        measured = MeasuredModel(cache / f"adapter-{name}.jsonl", adapter, encoder, lambda: model, name)
+        key = {**base_key(config), "files": store.record(name)["files"]}
+        path = run.folder("measurements") / f"adapter-{name}.jsonl"
+        measured = MeasuredModel(path, key, encoder, lambda: model, name)
     splits = held_out_rows(run.folder("dataset"), run.folder("tokens"), config.eval.rows)
     longest = context_length(base_shape(config.model, base), config.adapter) or WINDOW
     return measure(measured, splits, config.eval, config.data.groups, longest, shots)

@@ -1,4 +1,4 @@
-"""What `make adapters` prints: the store as a table, and one adapter in full. No torch, no network."""
+"""The output of `make adapters`: the store as a table, and one record in full. No torch, no network."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ WIDEST = 60
 
 
 def table(store: Store) -> str:
-    """One line an adapter; one that is damaged or may not be read says so and does not hide the others.
+    """One line per adapter. A damaged or unreadable one is marked, and the others are listed as usual.
 
     Raises:
-        UserError: the store itself may not be read.
+        UserError: the store itself cannot be read.
     """
     names = store.names()
     if not names:
@@ -30,9 +30,8 @@ def table(store: Store) -> str:
         try:
             rows.append(_row(store, name, store.record(name)))
         except UserError as error:
-            rows.append(
-                (name, "unreadable" if isinstance(error, Unreadable) else "damaged", *([""] * (len(COLUMNS) - 2)))
-            )
+            state = "unreadable" if isinstance(error, Unreadable) else "damaged"
+            rows.append((name, state, *[""] * (len(COLUMNS) - 2)))
             notes.append(f"{name}: {error.what}")
     widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
     lines = [
@@ -58,18 +57,18 @@ def _row(store: Store, name: str, record: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _results(results: Any) -> str:
-    """Of each run on whose held-out rows it was measured: exact match where rows have one answer, else the loss."""
-    found = []
-    for run, parts in results.items() if isinstance(results, dict) else ():
-        val = (parts.get("val") or parts.get("holdout")) if isinstance(parts, dict) else None
+    """For each run: exact match on its held-out rows where they have one right answer, else the loss."""
+    cells = []
+    for run, splits in results.items() if isinstance(results, dict) else ():
+        val = (splits.get("val") or splits.get("holdout")) if isinstance(splits, dict) else None
         if not isinstance(val, dict):
             continue
         exact, loss = val.get("exact"), val.get("loss")
         if isinstance(exact, (int, float)):
-            found.append(f"{run} {exact:.1%}")
+            cells.append(f"{run} {exact:.1%}")
         elif isinstance(loss, (int, float)):
-            found.append(f"{run} loss {loss:.3f}")
-    return ", ".join(found)
+            cells.append(f"{run} loss {loss:.3f}")
+    return ", ".join(cells)
 
 
 def _clip(text: str, most: int = 24) -> str:
@@ -77,7 +76,7 @@ def _clip(text: str, most: int = 24) -> str:
 
 
 def _clean(text: str) -> str:
-    """Text from a record as it may stand on a terminal: a record may come from elsewhere."""
+    """Text from a record, escaped for a terminal, since a record may come from elsewhere."""
     return quoted(text, WIDEST)[1:-1]
 
 

@@ -95,7 +95,8 @@ def _archive(root: Path, owner: str, steps: list[int], files: Sequence[Path]) ->
     size = folder_size(folder)
     which = f"step{'s' if len(steps) > 1 else ''} {', '.join(map(str, steps))}"
     say(f"train: the checkpoints here belong to other data, settings or another version "
-        f"({which}, {readable_size(size)}): set aside in {folder}; a run with those settings resumes from them")  # fmt: skip
+        f"({which}, {readable_size(size)}): set aside in {folder}; "
+        "a run with those settings resumes from them")  # fmt: skip
 
 
 def _restore(root: Path, key: str, files: Sequence[Path]) -> None:

@@ -57,7 +57,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         Interrupted: Ctrl-C, SIGTERM or SIGHUP, after a checkpoint.
     """
     settings, method = config.train, adapters.method_of(config.adapter)
-    check_card(config)
+    check_card(config.model)
     encoder = encoder_of(config, base.tokenizer)
     if method.spec.export == "nothing":
         write_untrained(config, run, base, encoder, stage_key)
@@ -76,11 +76,11 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     say("train: loading the base") if is_main else None
     if is_main and method.spec.export == "merged":
         check_export_tokenizer(run.folder("dataset"), base, encoder)
-    model = load_base(config, base)
+    model = load_base(config.model, base, settings.seed, method.spec.float32)
     add_tokens(model, encoder.tokenizer.size)
     model = adapters.attach(model, config.adapter, settings.seed, tuple(encoder.tokenizer.added.values()))
     weights = adapters.trained(model)
-    _, parameters = adapters.sizes(model)  # before weights in fp8 leave their layers
+    _, parameters = adapters.parameter_counts(model)  # before weights in fp8 leave their layers
     groups = parameter_groups(model, weights, method.groups(weights, config.adapter), settings.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=accelerator.device.type == "cuda")
 

@@ -75,7 +75,7 @@ def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
     packed = config.train.fast and has_kernels(config.adapter) and has_llama_blocks(model)
     with init_empty_weights():
         adapted = adapters.attach(model, config.adapter, 0, tuple(range(old, shape.vocab_size)))
-    trained, everything = adapters.sizes(adapted)
+    trained, everything = adapters.parameter_counts(adapted)
     penalty = _penalty_bytes(config, adapted)
     # Gradient and AdamW's two moments in float32; an adapter itself is in float32 too.
     per_trained = 12 if method.spec.float32 else 16

@@ -10,7 +10,7 @@ from pipeline.evaluation.probe_model import probe_model, tell
 from pipeline.model import adapter as adapters
 from pipeline.model import adapter_folder
 from pipeline.model.base import Base, kind_of
-from pipeline.model.fingerprint import fingerprint
+from pipeline.model.base.fingerprint import fingerprint
 from pipeline.model.load import context_length
 from pipeline.prompt.encode import Encoder
 from pipeline.run.files import write_json
@@ -52,7 +52,7 @@ def write_untrained(config: Config, run: Run, base: Base, encoder: Encoder, key:
 
 def _save(config: Config, base: Base, model: Any, encoder: Encoder, output: StageOutput) -> None:
     method = adapters.method_of(config.adapter)
-    method.save(model, output.folder, adapter_folder.base_reference(config, base))
+    method.save(model, output.folder, adapter_folder.base_reference(config.model, base))
     length = context_length(getattr(model, "config", None))
     adapter_folder.complete(output.folder, config, base, encoder, length)
     on_hub = kind_of(config.model) == "hub"
@@ -62,7 +62,7 @@ def _save(config: Config, base: Base, model: Any, encoder: Encoder, output: Stag
         "template": {"id": encoder.template.id, "hash": encoder.template.hash},
         "tokenizer": encoder.tokenizer.hash,
         "base": config.model.base if on_hub else base.folder.name if base.folder else "random weights",
-        "base_hash": fingerprint(config, base),
+        "base_hash": fingerprint(config.model, base, config.train.seed),
         "commit": base.commit,
         "end_id": encoder.end_id,
     }

@@ -104,7 +104,7 @@ def main() -> None:
         encoder = encoder_of(config, base.tokenizer)
         clocks = {}
         for name in ("Trainer + peft", "Suri"):
-            model = adapters.attach(load_base(config, base), config.adapter, config.train.seed)
+            model = adapters.attach(load_base(config.model, base, config.train.seed), config.adapter, config.train.seed)
             model.train()
             clocks[name] = (
                 ours(config, model, tokens, encoder.preambles(), steps)

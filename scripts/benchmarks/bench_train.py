@@ -190,7 +190,8 @@ def plain(case: Case, model: Any, tokens: Tokens) -> Iterator[int]:
 def _model(case: Case) -> Any:
     adapter = {"method": "full" if case.full else "lora"}
     values = {"name": "bench", "model": {"geometry": SHAPES[case.shape]}, "adapter": adapter}
-    base = load_base(Config.model_validate(values), Base(None, Path(), 0, ()))
+    config = Config.model_validate(values)
+    base = load_base(config.model, Base(None, Path(), 0, ()), config.train.seed, case.full)
     if case.how == "liger":
         from liger_kernel.transformers import apply_liger_kernel_to_llama
 

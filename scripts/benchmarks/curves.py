@@ -27,7 +27,7 @@ from pipeline.config.load import load
 from pipeline.config.schema import Config
 from pipeline.model import base as bases
 from pipeline.model.adapter import WEIGHTS
-from pipeline.model.identity import identity
+from pipeline.model.base.identity import identity
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import UserError
 from pipeline.run.files import make_folder, write_json

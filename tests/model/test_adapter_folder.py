@@ -14,8 +14,8 @@ from pipeline.config.schema import Config
 from pipeline.model import adapter as adapters
 from pipeline.model import adapter_folder
 from pipeline.model import base as bases
-from pipeline.model.adapter_folder import AUTO, CARD
 from pipeline.model.base import Base
+from pipeline.model.card import AUTO, CARD, OWN
 from pipeline.prompt.stage import encoder_of
 from pipeline.release.keep import keep
 from pipeline.run.folder import Run
@@ -106,8 +106,8 @@ def test_other_methods(method: str, base: Path, tmp_path: Path, monkeypatch: pyt
         assert AutoModelForCausalLM.from_pretrained(folder).config.vocab_size
     if method == "houlsby":
         found: dict[str, Any] = {}
-        exec(adapter_folder.OWN.replace("PATH", str(folder)).replace("BASE", str(base)), found)
-        assert adapter_folder.OWN in text
+        exec(OWN.replace("PATH", str(folder)).replace("BASE", str(base)), found)
+        assert OWN in text
 
 
 def test_the_same_adapter_gives_the_same_bytes(base: Path, tmp_path: Path) -> None:

@@ -82,7 +82,9 @@ def test_quantised_base(tokens: Tokens, tmp_path: Path, how: str, loss: float, g
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     base = make_base(tmp_path / "base", hidden_size=64, intermediate_size=128)
     config = make_config(tmp_path, base, f"model.quantize={how}")
-    model = with_trained_lora(adapters.attach(load_base(config, bases.resolve(config.model)), Adapter(r=4), seed=1))
+    model = with_trained_lora(
+        adapters.attach(load_base(config.model, bases.resolve(config.model), config.train.seed), Adapter(r=4), seed=1)
+    )
     wanted = plain_pass(model, tokens)
     fast = PackedModel(model, LONGEST)
     assert len(fast.blocks) == 2

@@ -11,7 +11,7 @@ from pipeline.config.load import load
 from pipeline.prompt import general_text
 from pipeline.run import encoding
 from pipeline.run.errors import UserError
-from pipeline.serving.questions import read
+from pipeline.serving.questions import read_questions
 
 KOREAN = "질문: 서울은 어디에 있나요? (Seoul)\n"
 CODINGS = {"cp949": "CP949", "utf-16": "UTF-16", "utf-16-le": "UTF-16LE", "utf-16-be": "UTF-16BE", "utf-32": "UTF-32"}
@@ -62,10 +62,10 @@ def stdin(data: bytes) -> io.TextIOWrapper:
 @pytest.mark.parametrize("coding", ["cp949", "utf-16", "utf-16-le"])
 def test_questions_in_another_encoding(coding: str) -> None:
     with pytest.raises(UserError, match=CODINGS[coding]) as caught:
-        read(stdin(f"base: {KOREAN}".encode(coding)))
+        read_questions(stdin(f"base: {KOREAN}".encode(coding)))
     assert "line 1" in caught.value.where
     with pytest.raises(UserError, match="CP949") as caught:
-        read(stdin(b"base: fine\n" + f"base: {KOREAN}".encode("cp949")))
+        read_questions(stdin(b"base: fine\n" + f"base: {KOREAN}".encode("cp949")))
     assert "line 2" in caught.value.where
 
 

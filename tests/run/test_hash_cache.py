@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.config.schema import Model
-from pipeline.model.identity import identity, settings, tokenizer_identity
+from pipeline.model.base.identity import identity, settings, tokenizer_identity
 from pipeline.run import hash_cache
 from pipeline.run.files import sha256_file
 from pipeline.run.hash_cache import cached_json_sha256, cached_sha256

@@ -29,7 +29,9 @@ def test_trainer_and_the_stages_agree_step_by_step(base: Path, tmp_path: Path, m
     assert len(tokens) % 8, "an epoch should end with a smaller step"
     model = stock_model(config, resolve(config.model))
     start = adapters.trained(
-        adapters.attach(load_base(config, resolve(config.model)), config.adapter, config.train.seed)
+        adapters.attach(
+            load_base(config.model, resolve(config.model), config.train.seed), config.adapter, config.train.seed
+        )
     )
     assert len(start) == 8
     assert all(torch.equal(start[name], weight) for name, weight in adapters.trained(model).items())

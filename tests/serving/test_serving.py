@@ -67,7 +67,9 @@ def test_input_goes_to_one_question(
     talk: Talk, exported: tuple[Config, Run], base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, str]] = []
-    monkeypatch.setattr(chatting.Talker, "reply", lambda self, question, given: asked.append((question, given)) or "")
+    monkeypatch.setattr(
+        chatting.ChatSession, "answer", lambda self, question, given: asked.append((question, given)) or ""
+    )
     said = talk("/input The sky is blue.", "Which colour?", "And now?", "/input x", "/input", "Last?", "", "/inputs")
     assert asked == [("Which colour?", "The sky is blue."), ("And now?", ""), ("Last?", "")]
     assert "[16 characters for the next question]" in said
@@ -79,7 +81,7 @@ def test_help_and_quit(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> str:
         raise AssertionError("asked after /quit")
 
-    monkeypatch.setattr(chatting.Talker, "reply", never)
+    monkeypatch.setattr(chatting.ChatSession, "answer", never)
     said = talk("/help", "/quit", "Are you there?")
     assert "remembers nothing" in said
     assert talk() == "\n\n"  # Ctrl-D at once
@@ -131,12 +133,12 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(talk: Talk, monkeypatch: pytes
 
 def test_other_template(exported: tuple[Config, Run], base: Path, tmp_path: Path) -> None:
     made = json.loads((exported[1].folder("export") / "suri.json").read_text())["template"]["hash"]
-    with pytest.raises(UserError, match=f"trained with template {made}, the config names") as caught:
+    with pytest.raises(UserError, match=made) as caught:
         chatting.chat(make_config(tmp_path, base, "prompt.template=alpaca"), exported[1])
     assert "put the template back" in caught.value.fix
 
 
 def test_nothing_exported(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="was not exported here") as caught:
+    with pytest.raises(UserError, match="exported") as caught:
         chatting.chat(make_config(tmp_path, base), Run(tmp_path / "none"))
     assert caught.value.fix == "make export"

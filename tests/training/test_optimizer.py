@@ -20,8 +20,8 @@ from pipeline.run.folder import Run
 from pipeline.training import metrics
 from pipeline.training.optimizer import decayed_names, parameter_groups
 from scripts.benchmarks.hf_trainer import train_stock
+from tests.helpers.methods import KINDS, adapter_of, stock
 from tests.helpers.tiny import make_config, run_to
-from tests.model.test_methods import KINDS, adapter_of, stock
 
 TYPES = ("llama", "gpt2", "gpt_neox", "bloom", "opt", "phi", "olmo2", "gemma2", "qwen3", "mpt", "falcon")
 

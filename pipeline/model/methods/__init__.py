@@ -1,7 +1,4 @@
-"""Implementations of the methods in `pipeline.config.methods`, by name.
-
-Importing this needs neither torch nor peft.
-"""
+"""The implementation of each method in `pipeline.config.methods`, by name."""
 
 from __future__ import annotations
 

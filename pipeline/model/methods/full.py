@@ -7,11 +7,12 @@ from typing import Any
 
 from pipeline.config.methods import METHODS
 from pipeline.config.schema import Adapter
+from pipeline.model.load import load_folder
 from pipeline.model.methods.method import Method
 
 
 class Full(Method):
-    """W is trained. What is saved is the whole model, in float32."""
+    """W is trained. The whole model is saved, in float32."""
 
     def attach(self, model: Any, adapter: Adapter, seed: int, added: tuple[int, ...]) -> Any:
         return model.requires_grad_(True)
@@ -20,8 +21,6 @@ class Full(Method):
         model.save_pretrained(folder, safe_serialization=True)
 
     def load(self, model: Any, folder: Path) -> Any:
-        from pipeline.model.load import load_folder
-
         return load_folder(folder, next(model.parameters()).dtype).requires_grad_(False)
 
     def merge(self, model: Any) -> Any:

@@ -1,8 +1,10 @@
-"""Feature-based: everything is frozen but the output head, which learns on top of the base's features."""
+"""Feature-based: only the output head is trained, on the features of the frozen base."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import torch
 
 from pipeline.config.methods import METHODS
 from pipeline.config.schema import Adapter
@@ -11,11 +13,9 @@ from pipeline.run.errors import UserError
 
 
 class Head(OwnForm):
-    """z = W h with h frozen. A head that shares its weights with the embedding gets weights of its own first."""
+    """z = W h with h frozen. A head tied to the embedding is untied first."""
 
     def pick(self, model: Any, adapter: Adapter) -> dict[str, Any]:
-        import torch
-
         head = model.get_output_embeddings()
         if head is None:
             raise UserError(f"{model.config.model_type} has no output head", "adapter.method", "choose another method")
@@ -23,7 +23,7 @@ class Head(OwnForm):
             head.weight = torch.nn.Parameter(head.weight.detach().clone())
             model.config.tie_word_embeddings = False
             if isinstance(getattr(model, "all_tied_weights_keys", None), dict):
-                model.all_tied_weights_keys = {}  # transformers 5 leaves those names out of what it saves
+                model.all_tied_weights_keys = {}  # transformers 5 does not save those names
         return {name: p for name, p in model.named_parameters() if any(p is q for q in head.parameters())}
 
 

@@ -1,4 +1,4 @@
-"""(IA)3: keys, values and the MLP's inner activations are rescaled by learnt vectors (Liu et al. 2022, 2205.05638)."""
+"""(IA)3: keys, values and inner activations of the MLP are scaled by trained vectors (Liu et al. 2022, 2205.05638)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.config.methods import METHODS
 from pipeline.config.schema import Adapter
-from pipeline.model.methods.targets import ALL, linear_layers, named
+from pipeline.model.methods.targets import ALL, linear_layers, matching_layers
 from pipeline.model.methods.through_peft import ThroughPeft
 from pipeline.run.errors import UserError
 
@@ -14,7 +14,7 @@ from pipeline.run.errors import UserError
 class Ia3(ThroughPeft):
     """y = l * (W x) for keys and values, y = W (l * x) for the MLP's last layer; l starts at one, so W' merges.
 
-    `targets` names other layers; those inside attention are scaled behind, all others in front.
+    `targets` names other layers; those in attention are scaled at their output, all others at their input.
     """
 
     def settings(self, model: Any, adapter: Adapter, added: tuple[int, ...]) -> Any:
@@ -25,12 +25,12 @@ class Ia3(ThroughPeft):
 
     @staticmethod
     def _layers(model: Any, adapter: Adapter) -> tuple[list[str], list[str]]:
-        """Names of the layers, and of those among them that are scaled in front."""
+        """Names of the layers, and of those among them that are scaled at their input."""
         from peft.utils import constants
 
         if adapter.targets != ALL:
-            # With what they stand in: GPT-2 has a c_proj in its attention and one in its MLP.
-            names = sorted({".".join(name.split(".")[-2:]) for name in named(model, adapter.targets)})
+            # With the parent's name: GPT-2 has a c_proj in attention and one in the MLP.
+            names = sorted({".".join(name.split(".")[-2:]) for name in matching_layers(model, adapter.targets)})
             return names, [name for name in names if "att" not in name]
         kind = model.config.model_type
         if kind in constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING:

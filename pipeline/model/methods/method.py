@@ -1,4 +1,4 @@
-"""What the pipeline asks of a way to adapt a model."""
+"""Interface of a method."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def attach(self, model: Any, adapter: Adapter, seed: int, added: tuple[int, ...]) -> Any:
-        """The model with exactly the wanted parameters trainable, in float32.
+        """The model with the method's parameters trainable, in float32, and all others frozen.
 
         Raises:
             UserError: the base cannot be adapted this way.
@@ -33,18 +33,18 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def save(self, model: Any, folder: Path, base: str) -> None:
-        """Writes what was trained; `base` names what it was trained on."""
+        """Writes the trained parameters; `base` names the base."""
 
     @abc.abstractmethod
     def load(self, model: Any, folder: Path) -> Any:
-        """Puts what was saved onto a base, frozen, in evaluation mode.
+        """The base with the saved parameters, frozen, in evaluation mode.
 
         Raises:
-            UserError: it is damaged, or does not fit.
+            UserError: they are damaged or do not fit the base.
         """
 
     def merge(self, model: Any) -> Any:
-        """The stock model that says what base + adapter say; only where `export` is `merged`."""
+        """The stock model that computes the same as base + adapter; only where `spec.export` is `merged`."""
         raise TypeError(f"nothing of {self.name} can be merged")
 
     def groups(self, weights: dict[str, Any], adapter: Adapter) -> list[dict[str, Any]]:
@@ -52,5 +52,5 @@ class Method(abc.ABC):
         return [{"params": list(weights.values()), "ratio": 1.0}]
 
     def updates(self, tensors: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Of the saved tensors, those that are zero as long as nothing was learnt."""
+        """Tensors that are zero as long as training changed nothing, from the saved ones."""
         return tensors

@@ -1,4 +1,4 @@
-"""In-context learning: nothing is trained; examples stand in front of each question (Brown et al. 2020, GPT-3)."""
+"""In-context learning: nothing is trained; each question is preceded by examples (Brown et al. 2020, GPT-3)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.run.files import write_json
 
 
 class Nothing(Method):
-    """`adapter.shots` training rows with their answers go before every question in evaluation and in chat."""
+    """`adapter.shots` training rows with answers precede every question in evaluation and chat."""
 
     def attach(self, model: Any, adapter: Adapter, seed: int, added: tuple[int, ...]) -> Any:
         return model.requires_grad_(False)

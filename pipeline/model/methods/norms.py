@@ -11,19 +11,19 @@ from pipeline.run.errors import UserError
 
 
 class Norms(OwnForm):
-    """y = g * x / rms(x) + b with g, and b where there is one, trained; the result is a stock model."""
+    """y = g * x / rms(x) + b; g and, where present, b are trained. The result is a stock model."""
 
     def pick(self, model: Any, adapter: Adapter) -> dict[str, Any]:
-        found = {
+        weights = {
             f"{name}.{own}": parameter
             for name, module in model.named_modules()
             if type(module).__name__.lower().endswith("norm")
             for own, parameter in module.named_parameters(recurse=False)
         }
-        if not found:
+        if not weights:
             what = f"{model.config.model_type} has no normalisation layer with weights"
             raise UserError(what, "adapter.method", "choose another method")
-        return found
+        return weights
 
 
 NORMS = Norms(METHODS["norms"])

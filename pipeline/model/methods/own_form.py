@@ -1,7 +1,7 @@
-"""Methods that peft has not: parameters of the base itself, or modules of ours inside it.
+"""Methods that are not in peft: they train parameters of the base, or of modules added to it.
 
 adapter_config.json        {"suri_method": ..., "adapter": {...}, "base_model_name_or_path": ...}
-adapter_model.safetensors  the trained tensors, under the names that they have in the model
+adapter_model.safetensors  the trained tensors, by their names in the model
 
 from pipeline.model.adapter import load
 model = load(AutoModelForCausalLM.from_pretrained("BASE"), Path("PATH"))
@@ -13,6 +13,9 @@ import abc
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save_file
+
 from pipeline.config.schema import Adapter
 from pipeline.model.methods import start
 from pipeline.model.methods.method import SETTINGS, WEIGHTS, Method
@@ -22,41 +25,34 @@ from pipeline.run.files import read_json, write_json
 
 
 class OwnForm(Method):
-    """A subclass picks the parameters, making them where they are not there yet."""
+    """A subclass selects the parameters, and adds modules where the method needs them."""
 
     @abc.abstractmethod
     def pick(self, model: Any, adapter: Adapter) -> dict[str, Any]:
         """The parameters to train, by their names in the model.
 
         Raises:
-            UserError: the base has none of that kind.
+            UserError: the base has no such parameters.
         """
 
     def attach(self, model: Any, adapter: Adapter, seed: int, added: tuple[int, ...]) -> Any:
-        import torch
-
         model.requires_grad_(False)
         torch.manual_seed(seed)
         weights = self.pick(model, adapter)
         for parameter in weights.values():
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
-        model.started_at = start.hashed(weights)
+        model.initial_hashes = start.hashes(weights)
         return model
 
     def save(self, model: Any, folder: Path, base: str) -> None:
-        from safetensors.torch import save_file
-
         weights = {n: p.detach().float().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad}
         save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
         used = {key: getattr(model.adapted_with, key) for key in self.spec.keys}
         write_json(folder / SETTINGS, {"suri_method": self.name, "adapter": used, "base_model_name_or_path": base})
-        start.write(folder, model.started_at)
+        start.write(folder, model.initial_hashes)
 
     def load(self, model: Any, folder: Path) -> Any:
-        import torch
-        from safetensors.torch import load_file
-
         saved = read_json(folder / SETTINGS) or {}
         try:
             adapter = Adapter.model_validate({"method": self.name, **saved.get("adapter", {})})
@@ -78,4 +74,4 @@ class OwnForm(Method):
         return model
 
     def updates(self, tensors: dict[str, Any], folder: Path) -> dict[str, Any]:
-        return start.changed(tensors, folder)
+        return start.changes(tensors, folder)

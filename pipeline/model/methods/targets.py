@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from pipeline.run.errors import UserError
 from pipeline.run.nearest import nearest
 from pipeline.run.progress import say
@@ -13,21 +15,19 @@ ALL = ("all-linear",)
 
 
 def linear_layers(model: Any) -> dict[str, Any]:
-    """Every linear layer by its full name, also those in few bits."""
+    """Every linear layer by its full name, quantised ones included."""
     return {name: module for name, module in model.named_modules() if _is_linear(module)}
 
 
 def _is_linear(module: Any) -> bool:
-    import torch
-
     return isinstance(module, torch.nn.Linear) or type(module).__name__ in ("Conv1D", "Linear4bit", "Linear8bitLt")
 
 
-def named(model: Any, targets: Sequence[str]) -> dict[str, Any]:
-    """The linear layers that the targets mean: full names, or how they end.
+def matching_layers(model: Any, targets: Sequence[str]) -> dict[str, Any]:
+    """The linear layers that match the targets, which are full names or their last parts.
 
     Raises:
-        UserError: no targets, or one that no layer has; with the nearest name.
+        UserError: no targets, or one that matches no layer, with the nearest name.
     """
     if not targets:
         raise UserError("no targets: nothing would be trained", "adapter.targets", "[all-linear] adapts every layer")
@@ -48,13 +48,13 @@ def named(model: Any, targets: Sequence[str]) -> dict[str, Any]:
 
 
 def check_rank(rank: int, layers: dict[str, Any], all_of: str = "") -> None:
-    """A rank beyond a matrix' smaller side adds parameters and nothing that could be learnt with them.
+    """Checks that the rank does not exceed the smaller side of the matrices, where more parameters are of no use.
 
     Args:
-        all_of: what needs the rank in every layer; empty: nothing does.
+        all_of: the initialisation that needs the full rank in every layer; empty for none.
 
     Raises:
-        UserError: that holds for every layer, or for one where all must have the rank.
+        UserError: it exceeds that of every layer, or of one layer where `all_of` is given.
     """
     sides = {name: min(_shape(module)) for name, module in layers.items()}
     small = {name: side for name, side in sides.items() if side < rank}
@@ -71,7 +71,7 @@ def check_rank(rank: int, layers: dict[str, Any], all_of: str = "") -> None:
 
 
 def _shape(module: Any) -> tuple[int, ...]:
-    """Sides of the matrix; a 4-bit weight is stored flat, so the layer is asked first."""
+    """Shape of the matrix, from the layer where it knows it, since a 4-bit weight is stored flat."""
     return (module.in_features, module.out_features) if hasattr(module, "in_features") else tuple(module.weight.shape)
 
 
@@ -87,7 +87,7 @@ def last_blocks(model: Any, wanted: int) -> list[int] | None:
     return list(range(blocks - wanted, blocks)) if wanted else None
 
 
-def tables(model: Any) -> list[str]:
-    """Names of the embedding and of the head. peft sees by itself when the two share their weights."""
+def embedding_names(model: Any) -> list[str]:
+    """Names of the embedding and of the head. peft itself detects when the two are tied."""
     both = [model.get_input_embeddings(), model.get_output_embeddings()]
     return [name.split(".")[-1] for name, module in model.named_modules() if any(module is t for t in both)]

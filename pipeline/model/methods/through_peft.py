@@ -1,4 +1,4 @@
-"""Methods that peft has: its layers, its files."""
+"""Methods that are in peft: its layers and its file format."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import abc
 import warnings
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors import safe_open
 
 from pipeline.config.schema import Adapter
 from pipeline.model.methods.method import WEIGHTS, Method
@@ -15,18 +18,17 @@ NO_FIT = "train again, or name the base it was trained on"
 
 
 class ThroughPeft(Method):
-    """A subclass gives peft's config; stock peft loads what is saved."""
+    """A subclass returns peft's config; stock peft loads the saved adapter."""
 
     @abc.abstractmethod
     def settings(self, model: Any, adapter: Adapter, added: tuple[int, ...]) -> Any:
         """peft's config for this base.
 
         Raises:
-            UserError: the base has not what it needs.
+            UserError: the base lacks what the method needs.
         """
 
     def attach(self, model: Any, adapter: Adapter, seed: int, added: tuple[int, ...]) -> Any:
-        import torch
         from peft import get_peft_model
 
         model.requires_grad_(False)
@@ -62,30 +64,29 @@ def load_peft(model: Any, folder: Path) -> Any:
     """A saved peft adapter on a base, frozen.
 
     Raises:
-        UserError: it is damaged, or of another base.
+        UserError: it is damaged or belongs to another base.
     """
-    loaded = put_onto(model, folder, "default", "the adapter")
+    loaded = add_adapter(model, folder, "default", "the adapter")
     if loaded.active_peft_config.is_prompt_learning:
-        try_pass(loaded, str(loaded.active_peft_config.peft_type.value))
+        try_forward(loaded, str(loaded.active_peft_config.peft_type.value))
     return loaded.requires_grad_(False)
 
 
-def put_onto(model: Any, folder: Path, name: str, whose: str) -> Any:
-    """peft's model with the adapter in `folder` on it, as `name`, in evaluation mode.
+def add_adapter(model: Any, folder: Path, name: str, whose: str) -> Any:
+    """A PeftModel with the adapter in `folder` added as `name`, in evaluation mode.
 
     Args:
-        model: a base, or peft's model with other adapters on it. whose: what a message calls the adapter.
+        model: a base, or a PeftModel with other adapters. whose: the adapter's name in messages.
 
     Raises:
-        UserError: it is damaged, or of another base.
+        UserError: it is damaged or belongs to another base.
     """
     from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import safe_open
 
-    def read(into: Any, **how: Any) -> Any:
+    def read(into: Any, **options: Any) -> Any:
         if not isinstance(into, PeftModel):
-            return PeftModel.from_pretrained(into, folder, adapter_name=name, **how)
-        into.load_adapter(folder, adapter_name=name, is_trainable=False, **how)
+            return PeftModel.from_pretrained(into, folder, adapter_name=name, **options)
+        into.load_adapter(folder, adapter_name=name, is_trainable=False, **options)
         return into
 
     try:
@@ -93,30 +94,28 @@ def put_onto(model: Any, folder: Path, name: str, whose: str) -> Any:
             saved = set(file.keys())
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error below
-            # Takes memory for what the file holds alone, whatever rank its config speaks of for layers that it has not.
+            # Allocates only what the file holds, whatever rank its config gives for layers that are not in the file.
             loaded = read(model, low_cpu_mem_usage=True)
-        # peft only warns when tensors find no place, and goes on with an adapter that does nothing.
-        strangers = sorted(
+        # peft only warns about tensors that match nothing, and the adapter would have no effect.
+        unmatched = sorted(
             saved ^ set(get_peft_model_state_dict(loaded, adapter_name=name, save_embedding_layers=False))
         )
-        if not strangers:
-            read(loaded)  # the first way rounds the adapter to the base's type, for good
+        if not unmatched:
+            read(loaded)  # low_cpu_mem_usage rounds the adapter to the base's type
     except Exception as error:  # peft, safetensors and torch each raise their own kinds
         raise UserError(f"{whose} does not fit this base: {one_line(error)}", str(folder), NO_FIT) from None
-    if strangers:
-        what = f"{whose} does not fit this base: {len(strangers)} tensors do not match, such as {strangers[0]}"
+    if unmatched:
+        what = f"{whose} does not fit this base: {len(unmatched)} tensors do not match, such as {unmatched[0]}"
         raise UserError(what, str(folder), NO_FIT)
     return loaded.eval()
 
 
-def try_pass(model: Any, name: str) -> None:
-    """peft's guess of where words are embedded, or of a cache's shape, shows to be wrong only in a pass.
+def try_forward(model: Any, name: str) -> None:
+    """Runs one forward pass: peft's assumptions about the embedding or the cache can fail there, and only there.
 
     Raises:
-        UserError: it is.
+        UserError: it failed.
     """
-    import torch
-
     kind = model.get_base_model().config.model_type
     try:
         with torch.no_grad():

@@ -1,7 +1,7 @@
-"""A base's folder, looked at before transformers reads it: a causal LM in safetensors that can be loaded here.
+"""Checks a base's folder before transformers reads it: it must hold a causal LM in safetensors.
 
-transformers builds a model's modules by the numbers in config.json before it opens a weight, follows names that an
-index holds, and fills what the files lack with random numbers; so all of that is settled first, from headers alone.
+transformers allocates by the numbers in config.json before it opens a weight, follows the file names of an index, and
+fills missing tensors with random numbers. The checks here read config files and headers of weights only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline.model.safetensors_header import FLOATS, damage, read_header
+from pipeline.model.base.safetensors_header import FLOATS, damage, read_header
 from pipeline.run.errors import UserError
 from pipeline.run.json_file import (  # fmt: skip
     LARGEST_COUNT,
@@ -43,22 +43,22 @@ CONFIG: dict[str, Kind] = {
 GENERATION: dict[str, Kind] = {
     **dict.fromkeys(IDS, is_id), **dict.fromkeys(("temperature", "top_p", "top_k", "max_length"), is_number),
 }  # fmt: skip
-# Keys of any depth that say how much is built: by these transformers makes modules and tables.
+# Keys at any depth by which transformers sizes modules and tables.
 LAYERS = re.compile(r"(^|_)(n|num)(_\w+)?_(layers?|blocks)$")
 SIZES = re.compile(r"_(size|dim|heads?|embd|positions|embeddings|experts|ctx|inner)$|^d_\w+$")
-# In older files, masks that a model makes itself stand beside its weights.
+# Older files hold, besides weights, masks that a model makes itself.
 MASKS = ("BOOL", "U8", "I64")
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
-    """The folder's config.json, after making sure that it holds a causal LM in safetensors.
+    """Checks that the folder holds a causal LM in safetensors; returns its config.json.
 
     Raises:
-        UserError: no config, an adapter, another kind of model, one that transformers does not know or that no weights
-            can have; remote code; pickled, quantised, integer, damaged or missing weights.
+        UserError: no config, an adapter, another kind of model, a model type that transformers does not know, sizes
+            beyond the weights; remote code; pickled, quantised, integer, damaged or missing weights.
     """
     where = str(folder)
-    # transformers would follow adapter_config.json to whatever base it names, even beside a config.json.
+    # transformers would load the base that adapter_config.json names, even where there is a config.json.
     if (folder / "adapter_config.json").is_file():
         raise UserError("this is an adapter, not a base model", where, "name the base that it was trained on")
     if not (folder / "config.json").exists():
@@ -89,11 +89,11 @@ def _check_kind(config: dict[str, Any], where: str) -> None:
         raise UserError(what, where, "choose a ...ForCausalLM model")
     if config.get("quantization_config"):
         how = quoted(str(config["quantization_config"].get("quant_method", "some way")))[1:-1]
-        fix = "name the model that it was made from; model.quantize=nf4 or int8 quantises it here"
-        raise UserError(f"the weights are stored quantised ({how}), so nothing could be merged into them", where, fix)
+        fix = "name the original model; model.quantize=nf4 or int8 quantises it here"
+        raise UserError(f"the weights are stored quantised ({how}), so no update could be merged into them", where, fix)
     kind = config.get("model_type")
     if not kind:
-        raise UserError("config.json has no model_type, so nothing says how to build the model", where, FIX)
+        raise UserError("config.json has no model_type, so the architecture is unknown", where, FIX)
     if not is_known(kind):
         what = (
             f"transformers {metadata.version('transformers')}, which is installed, knows no model_type {quoted(kind)}"
@@ -105,7 +105,7 @@ def _check_kind(config: dict[str, Any], where: str) -> None:
 def is_known(kind: str) -> bool:
     """Whether the installed transformers knows a model type.
 
-    Importing it takes seconds, so its table is searched as text first; what is not found there is asked.
+    Importing transformers takes seconds, so its table is searched as text first.
     """
     spec = importlib.util.find_spec("transformers")
     for place in spec.submodule_search_locations or () if spec else ():
@@ -118,10 +118,10 @@ def is_known(kind: str) -> bool:
 
 
 def too_large(config: Any, tensors: int | None = None) -> str:
-    """Which number of a config.json, at any depth, asks for more than can be; empty when none does.
+    """The key of a config.json, at any depth, whose number is impossible, with the reason; empty when there is none.
 
     Args:
-        tensors: of the weights; each layer has at least one.
+        tensors: number of tensors in the weights; each layer has at least one.
     """
     most = MOST_LAYERS if tensors is None else min(tensors, MOST_LAYERS)
     why = f"at most {MOST_LAYERS:,} are built" if most == MOST_LAYERS else f"its files hold {most:,} tensors"
@@ -140,13 +140,10 @@ def too_large(config: Any, tensors: int | None = None) -> str:
 
 
 def _check_weights(folder: Path) -> int:
-    """All the files that transformers will read are there, in safetensors, whole, and hold floating-point weights.
-
-    Returns:
-        The number of their tensors.
+    """Checks that all weight files exist, are complete safetensors and hold floating-point weights; counts tensors.
 
     Raises:
-        UserError: naming the first that is not.
+        UserError: naming the first file or tensor that fails.
     """
     where = str(folder)
     files = weight_files(folder)
@@ -154,7 +151,7 @@ def _check_weights(folder: Path) -> int:
         pickles = [p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in sorted(folder.glob(pattern))]
         if pickles:
             fix = (
-                "convert them once, on a machine that you can lose: "
+                "convert them once, on an isolated machine: "
                 'python -c "from transformers import AutoModelForCausalLM as M; '
                 "M.from_pretrained('FOLDER').save_pretrained('NEW')\", then copy the tokenizer's files over"
             )
@@ -176,7 +173,7 @@ def _check_weights(folder: Path) -> int:
         for tensor, entry in header.items():
             if entry.dtype not in FLOATS and (tensor.endswith("weight") or entry.dtype not in MASKS):
                 what = f"the weights are not floating-point numbers: {quoted(tensor)} is of type {entry.dtype}"
-                raise UserError(what, where, "name the model that it was made from, in float32, bf16 or fp16")
+                raise UserError(what, where, "name the original model, in float32, bf16 or fp16")
         tensors += len(header)
     return tensors
 
@@ -185,7 +182,7 @@ def weight_files(folder: Path) -> list[str]:
     """Names of the files that transformers will read; empty when there are none in safetensors.
 
     Raises:
-        UserError: the index of the files is damaged, or names something else than a file beside it.
+        UserError: the index is damaged, or names something other than a file in the same folder.
     """
     if (folder / ONE_FILE).is_file():
         return [ONE_FILE]
@@ -197,12 +194,12 @@ def weight_files(folder: Path) -> list[str]:
         raise UserError(f"{INDEX} is damaged: no file for each tensor", str(folder), FIX)
     for name in names.values():
         if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]{0,200}\.safetensors", name):
-            raise UserError(f"{INDEX} is unfit: {quoted(str(name))} is no file beside it", str(folder), FIX)
+            raise UserError(f"{INDEX} is unfit: {quoted(str(name))} is not a file of the folder", str(folder), FIX)
     return sorted(set(names.values()))
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether the weights are there and undamaged, as far as headers and lengths tell."""
+    """Whether the weights are complete by their headers and lengths."""
     try:
         files = weight_files(folder)
         return bool(files) and not any(damage(folder / name) for name in files)

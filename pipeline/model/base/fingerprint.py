@@ -1,4 +1,9 @@
-"""Which base an adapter belongs to: a hash of what the base computes, wherever it lies and whatever it is called."""
+"""The base in records of adapters: one short hash that tells whether an adapter belongs to a base.
+
+Of samples of the tensors and of the settings that change what the model computes, so a base in other shards, saved by
+another version of transformers or under another name has the same fingerprint. `identity.py` has the hashes for cache
+keys, which cover every byte.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +11,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.schema import Config
-from pipeline.model.base import Base
-from pipeline.model.base_folder import weight_files
+from pipeline.config.schema import Model
+from pipeline.model.base.folder import weight_files
+from pipeline.model.base.location import Base
 from pipeline.model.load import read_shape
 from pipeline.run.files import sha256_json
 
 SAMPLE = 512  # bytes of a tensor, three times
-# Of a model's settings, those that change what it computes and show in no tensor. Named one by one, since a new version
-# of transformers writes new settings for an old model. One that the model has not, or that is None, is left out.
+# Settings of a model that change what it computes and that no tensor shows. Listed by name, since a new version of
+# transformers writes new settings for an old model. Absent ones and None are left out.
 SETTINGS = (
     "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads",
     "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps",
@@ -30,29 +35,29 @@ SETTINGS = (
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
-    """`SETTINGS` of a base, in one form.
+    """The values of `SETTINGS` in the config.json of a base, the same for every version of transformers.
 
     transformers 4 wrote `rope_theta` and `rope_scaling`, or nothing where a value was the default; transformers 5
-    writes `rope_parameters`. Its own config class reads all of these, so a model saved by either gives the same values.
+    writes `rope_parameters`. Its config class reads both.
 
     Raises:
-        UserError: this transformers does not know the model.
+        UserError: the installed transformers does not know the model.
     """
     config = read_shape(str(folder))
-    found = {key: _plain(getattr(config, key, None)) for key in SETTINGS}
-    if isinstance(rope := found.get("rope_parameters"), dict):
-        share = found.pop("partial_rotary_factor", None)  # now inside, now beside
+    settings = {key: _plain(getattr(config, key, None)) for key in SETTINGS}
+    if isinstance(rope := settings.get("rope_parameters"), dict):
+        share = settings.pop("partial_rotary_factor", None)  # some versions keep it outside of rope_parameters
         for part in [v for v in rope.values() if isinstance(v, dict)] or [rope]:
-            part.pop("type", None)  # the older name of `rope_type`, which stands beside it
+            part.pop("type", None)  # the older name of `rope_type`
             if part.setdefault("partial_rotary_factor", share) in (None, 1.0):
                 part.pop("partial_rotary_factor")
-    if set(found.get("layer_types") or ()) == {"full_attention"}:
-        found.pop("layer_types")  # only newer versions say so
-    return {key: value for key, value in found.items() if value is not None}
+    if set(settings.get("layer_types") or ()) == {"full_attention"}:
+        settings.pop("layer_types")  # only newer versions write it
+    return {key: value for key, value in settings.items() if value is not None}
 
 
 def _plain(value: Any) -> Any:
-    """Numbers as floats (10000 and 10000.0 are one base), without what is None."""
+    """Numbers as floats, so that 10000 equals 10000.0; without None."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items() if v is not None}
     if isinstance(value, (list, tuple)):
@@ -62,18 +67,21 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (bool, type(None))) else str(value)
 
 
-def fingerprint(config: Config, base: Base) -> str:
-    """Sixteen hex digits of a base, the same on every machine and for any cut into files.
+def fingerprint(model: Model, base: Base, seed: int) -> str:
+    """Sixteen hex digits, the same on every machine and for any sharding.
 
-    Of each tensor go in its name, type, shape, and 512 bytes each from its beginning, middle and end: 13 GB take a
-    second, and training of any kind changes every tensor that it changes nearly everywhere. A change by hand of other
-    rows alone is not seen. Random weights go by their shape and seed.
+    Covers name, type and shape of each tensor and 512 bytes each from its beginning, middle and end: 13 GB take a
+    second. Training changes nearly every number of a tensor, so it shows in the samples; rows changed by hand between
+    them do not. Random weights are identified by geometry and seed.
+
+    Args:
+        model: its geometry, where the base has random weights. seed: of those.
 
     Raises:
         UserError: as `settings_of`.
     """
     if base.folder is None:
-        return sha256_json({"geometry": config.model.geometry, "seed": config.train.seed})[:16]
+        return sha256_json({"geometry": model.geometry, "seed": seed})[:16]
     tensors: dict[str, Any] = {}
     for name in weight_files(base.folder):
         with open(base.folder / name, "rb") as file:

@@ -1,8 +1,8 @@
-"""The header of a safetensors file, checked before anything is allocated by its numbers.
+"""Reads and checks the header of a safetensors file before memory is allocated by its numbers.
 
     uint64 n   length of the header, little-endian
     n bytes    JSON: {"NAME": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, "__metadata__": {...}}
-    data       the tensors one behind the other, without gaps; offsets count from here
+    data       the tensors in sequence, without gaps; offsets count from here
 
 https://github.com/huggingface/safetensors
 """
@@ -29,7 +29,7 @@ BITS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor. begin, end: bytes behind the header."""
+    """One tensor. begin, end: byte offsets after the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -41,7 +41,7 @@ def read_header(path: Path) -> dict[str, Entry]:
     """The tensors of a file by name.
 
     Raises:
-        ValueError: with what is wrong: no such header, or one that does not describe this file.
+        ValueError: there is no such header, or it does not describe this file.
     """
     size = os.stat(path).st_size
     with open(path, "rb") as file:
@@ -49,7 +49,7 @@ def read_header(path: Path) -> dict[str, Entry]:
         if not 2 <= length <= size - 8:
             raise ValueError("it has no safetensors header")
         if length > LARGEST_HEADER:
-            raise ValueError(f"its header is said to have {length:,} bytes, at most {LARGEST_HEADER:,} are read")
+            raise ValueError(f"its header claims {length:,} bytes, at most {LARGEST_HEADER:,} are read")
         try:
             header = parse(file.read(length))
         except ValueError:
@@ -72,7 +72,7 @@ def read_header(path: Path) -> dict[str, Entry]:
 
 def _entry(name: str, value: Any) -> Entry:
     """Raises:
-    ValueError: no type, shape and offsets that belong together.
+    ValueError: type, shape and offsets do not agree.
     """
     fields = value if isinstance(value, dict) else {}
     dtype, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
@@ -92,7 +92,7 @@ def _entry(name: str, value: Any) -> Entry:
 
 
 def damage(path: Path) -> str:
-    """What is wrong with a safetensors file, as far as its header and its length tell; empty when nothing is."""
+    """What is wrong with a safetensors file, by its header and length; empty when nothing is."""
     try:
         read_header(path)
     except ValueError as error:

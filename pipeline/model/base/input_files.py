@@ -1,4 +1,4 @@
-"""Files outside the run folder that stages are made from, for the record in their manifests: base, template, texts."""
+"""Files outside the run folder that a stage reads, to be listed in its manifest: base, template, texts."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.config.schema import Config, Model
-from pipeline.model.base import Base, kind_of
-from pipeline.model.identity import TOKENIZER_FILES
+from pipeline.model.base.identity import TOKENIZER_FILES
+from pipeline.model.base.location import Base, kind_of
 from pipeline.prompt import general_text
 from pipeline.prompt import template as templates
 
@@ -16,7 +16,7 @@ WEIGHTS = (".safetensors",)
 
 
 def tokenizer_files(model: Model, base: Callable[[], Base]) -> list[Path]:
-    """Of the tokenizer; of a .gguf file that has its own, that file.
+    """The tokenizer's files; of a .gguf file that contains its tokenizer, that file.
 
     Raises:
         UserError: as `resolve`.
@@ -28,7 +28,7 @@ def tokenizer_files(model: Model, base: Callable[[], Base]) -> list[Path]:
 
 
 def base_files(model: Model, base: Callable[[], Base]) -> list[Path]:
-    """Of weights, settings and tokenizer; the .gguf file rather than what it was converted to.
+    """Weights, settings and tokenizer; the .gguf file rather than the folder that it was converted to.
 
     Raises:
         UserError: as `resolve`.
@@ -47,9 +47,9 @@ def of_tokens(config: Config, base: Callable[[], Base]) -> list[Path]:
 
 
 def of_train(config: Config, base: Callable[[], Base]) -> list[Path]:
-    """The base, and the text whose knowledge is guarded, where one is named."""
-    named = config.train.ewc_data
-    return base_files(config.model, base) + ([general_text.path_of(named)] if named else [])
+    """The base, and the text for EWC (`train.ewc_data`) where one is named."""
+    text = config.train.ewc_data
+    return base_files(config.model, base) + ([general_text.path_of(text)] if text else [])
 
 
 def of_export(config: Config, _: Callable[[], Base]) -> list[Path]:

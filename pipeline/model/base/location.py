@@ -1,7 +1,7 @@
-"""The base model: a hub id, a folder with safetensors, a .gguf file, or a geometry with random weights.
+"""Where the base model is: a hub id, a folder with safetensors, a .gguf file, or a geometry with random weights.
 
-Whatever it is, it ends up as a local folder that stock transformers loads. Weights come from safetensors or GGUF
-only, never from a pickle, and no code of a repository is ever run.
+A hub id is downloaded and a .gguf file converted, so that the base is a local folder that stock transformers loads.
+Weights come from safetensors or GGUF only, never from a pickle, and no code of a repository is run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.config.schema import Model
 from pipeline.dataset.read.source import HUB_ID
-from pipeline.model.base_folder import check_folder, is_whole
+from pipeline.model.base.folder import check_folder, is_whole
 from pipeline.prompt import tokenizer_files
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.files import read_json
@@ -25,18 +25,22 @@ from pipeline.run.json_file import is_count
 from pipeline.run.nearest import nearest_file
 from pipeline.run.terminal import quoted
 
-TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model"]
-HUB_FILES = ["*.safetensors", *TOKENIZER_FILES]
+TOKENIZER_PATTERNS = ["*.json", "*.jinja", "tokenizer.model"]
+HUB_PATTERNS = ["*.safetensors", *TOKENIZER_PATTERNS]
 WANTED = "a hub id such as huggyllama/llama-7b, a folder with safetensors, or a .gguf file"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
 class Base:
-    """A base that can be loaded now.
+    """A base on this machine.
 
-    folder: safetensors and config.json, None for a geometry. tokenizer: folder of the tokenizer.
-    vocabulary: rows of its embedding. eos: end ids in its own files. commit: of a hub id, what it stood for.
+    Attributes:
+        folder: with safetensors and config.json; None for a geometry.
+        tokenizer: folder of the tokenizer.
+        vocabulary: rows of the embedding, by config.json.
+        eos: end ids in its config files.
+        commit: of a hub id, the commit that was downloaded.
     """
 
     folder: Path | None
@@ -72,7 +76,7 @@ def kind_of(model: Model) -> str:
 
 
 def _no_path(text: str) -> str:
-    """Why a text can be no path at all; empty when it can."""
+    """Why a text cannot be a path; empty when it can."""
     try:
         os.stat(text)
     except ValueError:
@@ -83,10 +87,10 @@ def _no_path(text: str) -> str:
 
 
 def resolve(model: Model) -> Base:
-    """Downloads or converts what is not there yet, and checks the folder.
+    """Downloads or converts the base where that is not done yet, and checks its folder.
 
     Raises:
-        UserError: missing, unsafe or unfit weights; a tokenizer folder that is none.
+        UserError: missing, unsafe or unfit weights; a tokenizer folder without a tokenizer.
     """
     kind, commit = kind_of(model), ""
     if kind == "geometry":
@@ -102,11 +106,11 @@ def resolve(model: Model) -> Base:
             )
         return Base(None, _tokenizer_folder(model.tokenizer), geometry.get("vocab_size"), ())
     if kind == "gguf":
-        from pipeline.model.gguf import convert
+        from pipeline.model.base.gguf import convert
 
         folder = convert(Path(model.base), cache_folder() / "base")
     elif kind == "hub":
-        folder = _download(model.base, "model.base", HUB_FILES, model.revision)
+        folder = _download(model.base, "model.base", HUB_PATTERNS, model.revision)
         commit = folder.name
     else:
         folder = Path(model.base)
@@ -117,9 +121,9 @@ def resolve(model: Model) -> Base:
 
 def _end_ids(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
     generation = read_json(folder / "generation_config.json")
-    found = generation.get("eos_token_id") if isinstance(generation, dict) else None
-    found = config.get("eos_token_id") if found is None else found
-    return tuple(id for id in (found if isinstance(found, list) else [found]) if isinstance(id, int) and id >= 0)
+    ids = generation.get("eos_token_id") if isinstance(generation, dict) else None
+    ids = config.get("eos_token_id") if ids is None else ids
+    return tuple(id for id in (ids if isinstance(ids, list) else [ids]) if isinstance(id, int) and id >= 0)
 
 
 def _tokenizer_folder(path: str) -> Path:
@@ -130,30 +134,30 @@ def _tokenizer_folder(path: str) -> Path:
         tokenizer_files.check(folder)
         return folder
     if HUB_ID.match(path):
-        return _download(path, "model.tokenizer", TOKENIZER_FILES)
+        return _download(path, "model.tokenizer", TOKENIZER_PATTERNS)
     fix = nearest_file(folder, "name a folder with tokenizer.model or tokenizer.json")
     raise UserError(f"no such folder: {path}", "model.tokenizer", fix)
 
 
 def _download(id: str, where: str, patterns: list[str], revision: str = "") -> Path:
-    """A hub repository's safe files. Files in its subfolders are not read.
+    """Downloads the files of a hub repository that match `patterns`, without subfolders.
 
-    Without a revision, or with a commit, those in the hub's cache are taken when they are whole, so a run does not
-    change its base when the hub does, and needs no network again.
+    Without a revision, or with a commit, a complete copy in the hub's cache is used. So a run keeps its base when the
+    repository changes, and needs the network once.
 
     Raises:
-        UserError: with the hub's own words; a relative path that does not exist looks like a hub id, so that is said.
+        UserError: with the hub's message. A missing relative path looks like a hub id, so the message names both.
     """
     from huggingface_hub import snapshot_download
 
-    wanted: dict[str, Any] = {"allow_patterns": patterns, "ignore_patterns": ["*/*"], "revision": revision or None}
+    options: dict[str, Any] = {"allow_patterns": patterns, "ignore_patterns": ["*/*"], "revision": revision or None}
     if not revision or COMMIT.fullmatch(revision):
-        with contextlib.suppress(Exception):  # of many kinds: it is not there
-            there = Path(snapshot_download(id, local_files_only=True, **wanted))
-            if _is_whole(there, patterns):
-                return there
+        with contextlib.suppress(Exception):  # errors of many kinds: not in the cache
+            cached = Path(snapshot_download(id, local_files_only=True, **options))
+            if _is_whole(cached, patterns):
+                return cached
     try:
-        return Path(snapshot_download(id, **wanted))
+        return Path(snapshot_download(id, **options))
     except Exception as error:  # many kinds, from the network up to the hub's own
         said = one_line(error)
         other = "check the id, the network, and HF_TOKEN for gated models; or give a local folder"
@@ -163,7 +167,7 @@ def _download(id: str, where: str, patterns: list[str], revision: str = "") -> P
 
 
 def _is_whole(folder: Path, patterns: list[str]) -> bool:
-    """Whether a cached snapshot has all that is asked of it: other programs fetch single files."""
+    """Whether a cached snapshot is complete: other programs fetch single files."""
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         return False
-    return patterns is TOKENIZER_FILES or is_whole(folder)
+    return patterns is TOKENIZER_PATTERNS or is_whole(folder)

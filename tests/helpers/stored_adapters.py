@@ -13,9 +13,10 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.config.schema import Config
 from pipeline.model.base import resolve
-from pipeline.model.fingerprint import fingerprint
+from pipeline.model.base.fingerprint import fingerprint
 from pipeline.prompt.stage import encoder_of
-from pipeline.store.folder import Store
+from pipeline.run.files import write_json
+from pipeline.store.folder import RECORD, Store
 from pipeline.store.load import write_record
 
 
@@ -48,8 +49,14 @@ def put(store: Store, name: str, config: Config, seed: int, adapter: PeftConfig 
         (folder / "README.md").unlink(missing_ok=True)
         record = {
             "method": "ia3" if isinstance(made, IA3Config) else "lora", "rank": getattr(made, "r", None),
-            "trained_parameters": 1, "base": {"name": "base", "hash": fingerprint(config, base)},
+            "trained_parameters": 1,
+            "base": {"name": "base", "hash": fingerprint(config.model, base, config.train.seed)},
             "template": {**dataclasses.asdict(encoder.template), "hash": encoder.template.hash},
             "prompt": config.value("prompt"), "tokenizer": encoder.tokenizer.hash, "end_id": encoder.end_id,
         }  # fmt: skip
         write_record(folder, record)
+
+
+def change_record(store: Store, name: str, **values: Any) -> None:
+    """Other values in an adapter's record."""
+    write_json(store.folder(name) / RECORD, {**store.record(name), **values})

@@ -1,7 +1,7 @@
-"""The header of a GGUF file, walked through once before gguf's reader allocates anything by its numbers.
+"""Reads and checks the header of a GGUF file before the gguf package allocates memory by its numbers.
 
     magic "GGUF", version uint32, tensors uint64, keys uint64
-    keys      name, type uint32, value; texts and arrays have their length in front (uint64)
+    keys      name, type uint32, value; texts and arrays begin with their length (uint64)
     tensors   name, dimensions uint32, each uint64, type uint32, offset uint64
     data      from the next multiple of `general.alignment`; offsets count from here
 
@@ -25,29 +25,32 @@ LONGEST_TEXT = 1 << 24
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
 TEXT, ARRAY = 8, 9
 SIZES = ("_length", "_count", "_size", "_dim")
-BLOCKS = ".block_count"  # behind the architecture's name
+BLOCKS = ".block_count"  # follows the architecture's name
 
 
-def damage(path: Path) -> str:
-    """What is wrong with a GGUF file, as far as its header and its length tell; empty when nothing is."""
+def read_header(path: Path) -> dict[str, int | str]:
+    """The keys whose value is one integer or one text, texts cut to 200 bytes.
+
+    Raises:
+        ValueError: the header does not describe this file.
+    """
     if path.stat().st_size < 24:
-        return "it ends before its header does"
+        raise ValueError("it ends before its header does")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        parser = _Parser(data)
         try:
-            _Walk(data).file()
-        except ValueError as error:
-            return str(error)
+            parser.file()
         except struct.error:
-            return "it ends before its header does"
-    return ""
+            raise ValueError("it ends before its header does") from None
+    return parser.values
 
 
-class _Walk:
-    """A place in the file, and what was found on the way. numbers: keys with one whole number."""
+class _Parser:
+    """Reads the header in order. at: position in the file. values: as `read_header` returns them."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self.data, self.size, self.at = data, len(data), 0
-        self.numbers: dict[str, int] = {}
+        self.values: dict[str, int | str] = {}
 
     def number(self, form: str) -> int:
         value = struct.unpack_from("<" + form, self.data, self.at)[0]
@@ -56,13 +59,13 @@ class _Walk:
 
     def skip(self, count: int) -> None:
         if count > self.size - self.at:
-            raise ValueError(f"{count:,} bytes are said to stand at byte {self.at:,}, the file has {self.size:,}")
+            raise ValueError(f"it claims {count:,} bytes at byte {self.at:,}, the file has {self.size:,}")
         self.at += count
 
     def text(self, longest: int) -> str:
         length = self.number("Q")
         if length > longest:
-            raise ValueError(f"a text at byte {self.at:,} is said to have {length:,} bytes")
+            raise ValueError(f"a text at byte {self.at:,} claims {length:,} bytes")
         start = self.at
         self.skip(length)
         return self.data[start : min(self.at, start + 200)].decode("utf-8", "replace")
@@ -78,11 +81,12 @@ class _Walk:
         tensors, keys = self.number("Q"), self.number("Q")
         for what, count in (("tensors", tensors), ("keys", keys)):
             if count > MOST_ENTRIES:
-                raise ValueError(f"it is said to hold {count:,} {what}")
+                raise ValueError(f"it claims {count:,} {what}")
         for _ in range(keys):
             name = self.text(LONGEST_NAME)
             self.value(self.number("I"), name, 0)
-        for name, number in self.numbers.items():
+        numbers = {name: value for name, value in self.values.items() if isinstance(value, int)}
+        for name, number in numbers.items():
             if name.endswith(BLOCKS) and not 0 < number <= tensors:
                 raise ValueError(f"{quoted(name)} says {number:,} layers, the file has {tensors:,} tensors")
             if name.endswith(SIZES) and not 0 <= number <= LARGEST_COUNT:
@@ -91,16 +95,18 @@ class _Walk:
 
     def value(self, kind: int, name: str, depth: int) -> None:
         if kind == TEXT:
-            self.text(LONGEST_TEXT)
+            text = self.text(LONGEST_TEXT)
+            if not depth:
+                self.values[name] = text
         elif kind in SCALARS:
-            if kind in (6, 12):  # fractions, which may be NaN: none of them is needed
+            if kind in (6, 12):  # floats: not needed, and they may be NaN
                 self.skip(struct.calcsize("<" + SCALARS[kind]))
             else:
-                self.numbers[name] = self.number(SCALARS[kind])
+                self.values[name] = self.number(SCALARS[kind])
         elif kind == ARRAY and depth < 4:
             inner, count = self.number("I"), self.number("Q")
             if count > MOST_ITEMS:
-                raise ValueError(f"{quoted(name)} is said to hold {count:,} values")
+                raise ValueError(f"{quoted(name)} claims {count:,} values")
             if inner in SCALARS:
                 self.skip(count * struct.calcsize("<" + SCALARS[inner]))
             else:
@@ -127,8 +133,8 @@ class _Walk:
             if not all(shape) or shape[0] % block:
                 raise ValueError(f"the tensor {quoted(name)} has a shape that its type cannot have")
             ends.append((offset + math.prod(shape) // block * size, name))
-        alignment = self.numbers.get("general.alignment", 32)
-        if alignment not in [1 << n for n in range(21)]:
+        alignment = self.values.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment not in [1 << n for n in range(21)]:
             raise ValueError(f"general.alignment is {alignment}")
         start = -(-self.at // alignment) * alignment
         end, name = max(ends, default=(0, ""))

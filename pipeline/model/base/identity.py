@@ -1,0 +1,74 @@
+"""The base in cache keys: sha256 of every file that decides what the model or its tokenizer computes.
+
+Equal for equal content, independent of paths, times and the layout of JSON; a base in other shards has other files and
+so another identity. `pipeline/run/hash_cache.py` caches the hashes, so a second call reads nothing. Needs no torch.
+
+Not to be confused with `fingerprint.py`, which tells whether an adapter belongs to a base.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.schema import Model
+from pipeline.model.base.folder import weight_files
+from pipeline.model.base.location import kind_of
+from pipeline.run.hash_cache import cached_json_sha256, cached_sha256
+
+MODEL_FILES = ("config.json", "generation_config.json")
+TOKENIZER_FILES = (
+    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
+# Keys of a JSON file that say who wrote it and where.
+IGNORED = ("_name_or_path", "_commit_hash", "_from_model_config", "transformers_version")
+NAMES = ("base", "revision", "tokenizer", "geometry")  # keys of `model` that `identity` covers
+
+
+def settings(model: Model) -> dict[str, Any]:
+    """The keys of `model` other than the base itself: dtype, quantisation, new tokens."""
+    return {name: value for name, value in model.model_dump(mode="json").items() if name not in NAMES}
+
+
+def identity(model: Model, again: bool = False) -> dict[str, Any]:
+    """Hashes of weights, settings and tokenizer. A hub id enters as its name and revision; `Base.commit` is its commit.
+
+    Args:
+        again: hash every file anew, although a hash for its size and times is cached.
+
+    Raises:
+        UserError: there is no such base.
+    """
+    hashes = tokenizer_identity(model, again)
+    if hashes["kind"] == "folder":
+        folder = Path(model.base)
+        weights = [folder / name for name in weight_files(folder)]
+        hashes["weights"] = {path.name: cached_sha256(path, again) for path in weights if path.is_file()}
+    return hashes
+
+
+def tokenizer_identity(model: Model, again: bool = False) -> dict[str, Any]:
+    """As `identity`, without the weights of a folder: what token ids and end tokens depend on."""
+    kind, path = kind_of(model), Path(model.base)
+    hashes: dict[str, Any] = {"kind": kind}
+    if kind == "geometry":
+        hashes["geometry"] = model.geometry
+    elif kind == "hub":
+        hashes["id"] = f"{model.base}@{model.revision}" if model.revision else model.base
+    elif kind == "gguf":
+        hashes["weights"] = cached_sha256(path, again)  # the tokenizer is inside
+    else:
+        hashes["settings"] = _digests(path, MODEL_FILES, again)
+    folder = Path(model.tokenizer) if model.tokenizer else path
+    if folder.is_dir():
+        hashes["tokenizer"] = _digests(folder, (*TOKENIZER_FILES, "config.json"), again)
+    elif model.tokenizer:
+        hashes["tokenizer"] = model.tokenizer  # a hub id
+    return hashes
+
+
+def _digests(folder: Path, names: tuple[str, ...], again: bool) -> dict[str, str]:
+    paths = [folder / name for name in names if (folder / name).is_file()]
+    return {
+        p.name: cached_json_sha256(p, IGNORED, again) if p.suffix == ".json" else cached_sha256(p, again) for p in paths
+    }

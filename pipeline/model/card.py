@@ -1,0 +1,131 @@
+"""Model cards of adapters, and what they share with the card of an export: front matter, loading, prompt template.
+
+A card is a README.md with the hub's front matter. It contains no times and no paths of this machine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.config.method_rules import description, spec_of
+from pipeline.config.schema import Config, Model
+from pipeline.model.base import Base, kind_of
+from pipeline.model.methods.method import SETTINGS
+from pipeline.prompt.encode import Encoder
+
+CARD = "README.md"
+# In the code below PATH is the folder of the card, BASE the base.
+TOKENIZER = 'tokenizer = AutoTokenizer.from_pretrained("PATH")'
+AUTO = f"""from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+model = AutoPeftModelForCausalLM.from_pretrained("PATH")
+{TOKENIZER}"""
+WHOLE = f"""from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("PATH")
+{TOKENIZER}"""
+OWN = f"""from pathlib import Path
+
+from pipeline.model.adapter import load  # Suri
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = load(AutoModelForCausalLM.from_pretrained("BASE"), Path("PATH"))
+{TOKENIZER}"""
+ON_BASE = f"""from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("BASE"), "PATH")
+{TOKENIZER}"""
+
+
+def front_matter(values: dict[str, Any]) -> str:
+    """The YAML block at the top of a card, which the hub reads."""
+    return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}---"
+
+
+def code_block(lines: str) -> str:
+    return f"```python\n{lines}\n```"
+
+
+def base_name(model: Model) -> str:
+    """The base as other machines know it: a hub id, or the last part of a path."""
+    return model.base if kind_of(model) == "hub" else Path(model.base).name
+
+
+def prompt_section(encoder: Encoder) -> str:
+    """The template that prompts must use."""
+    return (
+        f"Prompts must use the template `{encoder.template.id}` (hash `{encoder.template.hash}`), which is the chat "
+        "template of this tokenizer. Each question is answered on its own, without the ones before it."
+    )
+
+
+def adapter_card(config: Config, base: Base, encoder: Encoder) -> str:
+    """The card in the folder of a run's adapter."""
+    front: dict[str, Any] = {"library_name": "peft" if spec_of(config.adapter).is_peft else "transformers"}
+    if kind_of(config.model) == "hub":
+        front["base_model"] = config.model.base
+    front["tags"] = ["suri", "instruction-tuning", encoder.template.id]
+    sections = [
+        front_matter(front),
+        f"# {config.name}: adapter",
+        f"Trained by Suri: {description(config.adapter)}. Base: {_base_description(config.model, base)}. "
+        "This is the adapter as trained; `make export` makes a checked and measured checkpoint of it.",
+        *_use(config, base),
+        prompt_section(encoder),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def combined_card(name: str, weights: dict[str, float], base: str) -> str:
+    """The card of a weighted sum of adapters. base: its name."""
+    terms = " + ".join(f"{weight:g} {part}" for part, weight in weights.items())
+    sections = [
+        front_matter({"library_name": "peft", "tags": ["suri"]}),
+        f"# {name}: adapter",
+        f"A weighted sum, by Suri, of LoRAs on `{base}`: {terms}.",
+        "## Use",
+        code_block(AUTO),
+        f"PATH is this folder; `{SETTINGS}` names the base.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _base_description(model: Model, base: Base) -> str:
+    kind = kind_of(model)
+    if kind == "geometry":
+        return "random weights"
+    note = f" at commit `{base.commit}`" if base.commit else ", converted to safetensors" if kind == "gguf" else ""
+    return f"`{base_name(model)}`{note}"
+
+
+def _use(config: Config, base: Base) -> list[str]:
+    """How to load the adapter, on this machine and elsewhere."""
+    method, kind = spec_of(config.adapter), kind_of(config.model)
+    if method.export == "nothing":
+        return ["## Use", f"Nothing was trained: {description(config.adapter)}. `make chat` does so."]
+    if method.name == "full":
+        return ["## Use", code_block(WHOLE), "PATH is this folder, which holds all weights, in float32."]
+    sections = ["## Use", code_block(AUTO if method.is_peft else OWN)]
+    text = "PATH is this folder" + ("." if method.is_peft else "; BASE is the base.")
+    if kind == "geometry":
+        text += " The base has random weights, which only Suri can create again: load it with `make chat`."
+    elif kind == "hub":
+        text += f" `{SETTINGS}` names the base on the hub" + (", at that commit." if base.commit else ".")
+    else:
+        text += f" `{SETTINGS}` names the base by its absolute path on the machine of the training. On another "
+        text += "machine, write its path there as `base_model_name_or_path`"
+        text += ", or load the base first:" if method.is_peft else "."
+    sections.append(text)
+    if method.is_peft and kind in ("folder", "gguf"):
+        file = base_name(config.model)
+        reference = f'"FOLDER", gguf_file="{file}", dtype="float32"' if kind == "gguf" else '"FOLDER"'
+        where = f"FOLDER is the folder that `{file}` is in." if kind == "gguf" else f"FOLDER is that of `{file}`."
+        sections += [code_block(ON_BASE.replace('"BASE"', reference)), where]
+    if config.model.quantize in ("nf4", "int8"):
+        sections.append(f"The base was quantised to {config.model.quantize} in training (bitsandbytes).")
+    return sections

@@ -1,0 +1,46 @@
+"""An export is loaded in one type everywhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.evaluation.measurement import tuned_model
+from pipeline.model import exported
+from pipeline.prompt import template as templates
+from pipeline.prompt.stage import encoder_of
+from pipeline.run.errors import UserError
+from pipeline.run.folder import Run
+from pipeline.serving import chat
+from tests.helpers.tiny import make_config
+
+
+def test_chat_and_measurements_load_an_export_in_one_type(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(tmp_path, base, "export.dtype=bf16", "prompt.template=alpaca")
+    run = Run(tmp_path / "run")
+    shutil.copytree(base, run.folder("export"))
+    template = {"hash": templates.load(config.prompt.template).hash}
+    (run.folder("export") / "suri.json").write_text(json.dumps({"holds": "merged", "template": template}))
+    (run.folder("export") / "manifest.json").write_text(json.dumps({"key": {}, "result": "x"}))
+    loaded: list[torch.dtype] = []
+
+    def load(folder: Path, dtype: torch.dtype, whose: str) -> Any:
+        loaded.append(dtype)
+        raise UserError("enough")
+
+    monkeypatch.setattr(exported, "load_folder", load)
+    encoder = encoder_of(config, base)
+    for work in (lambda: chat.chat(config, run), lambda: tuned_model(config, run, encoder).model):
+        with pytest.raises(UserError, match="enough"):
+            work()
+    assert loaded == [torch.bfloat16] * 2
+    assert exported.dtype_of_export(config, run) == "bf16"
+    (run.folder("export") / "suri.json").write_text(json.dumps({"holds": "adapter"}))
+    assert exported.dtype_of_export(config, run) == "fp32"  # that of the base it is put onto
