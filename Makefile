@@ -16,6 +16,8 @@ B ?=
 DATA ?=
 TOKENIZER ?=
 CASES ?=
+# Tests of `make test`: those that need no extra and are quick. `make test-all` adds the others.
+CORE := not (slow or report or ray or browser or eval or judge)
 # Of the adapter store.
 ADAPTER ?=
 SHOW ?=
@@ -34,7 +36,7 @@ STORE = $(PY) -m scripts.adapters
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 
-.PHONY: help demo-base data train export report verify eval preview plan chat keep adapters ask compare judge methods forgetting curves data-diff bench profile test check clean clean-runs
+.PHONY: help demo-base data train export report verify eval preview plan chat keep adapters ask compare judge methods forgetting curves data-diff bench profile test test-all check clean clean-runs
 help:
 	@echo 'make export    data -> tokens -> train -> merged checkpoint (the demo, or CONFIG=configs/NAME.yaml)'
 	@echo 'make data      read, clean, compare, split and tokenise the data; a report to look at'
@@ -57,7 +59,8 @@ help:
 	@echo 'make methods       every way to adapt a model on one config, in one table (half an hour)'
 	@echo 'make forgetting    what rehearsal, L2-SP and EWC buy against forgetting, with LoRA and with all weights (over half an hour)'
 	@echo 'make curves DATA=alpaca_data.json   loss curves beside those of Hugging Face'"'"'s Trainer, three seeds each'
-	@echo 'make test      the test suite        make check   lint, format, types'
+	@echo 'make test      the core of the tests, in about a minute        make check   lint, format, types'
+	@echo 'make test-all  every test, with what the extras add (Ray, a browser, benchmarks, a judge)'
 	@echo 'make clean     remove caches and what killed commands left half-written'
 	@echo 'make clean-runs      what is in runs/, with sizes; YES=1 removes it'
 	@echo
@@ -98,7 +101,10 @@ curves: $(READY) $(DEMO)
 bench profile: $(READY)
 	@$(PY) -m scripts.benchmarks.bench_train "$$DATA" "$$TOKENIZER" $(if $(filter profile,$@),--profile) $(CASES)
 
-test: .venv/.report .venv/.ray .venv/.browser .venv/.eval .venv/.judge
+test: $(READY)
+	@$(PY) -m pytest -m "$(CORE)" $(ARGS)
+
+test-all: .venv/.report .venv/.ray .venv/.browser .venv/.eval .venv/.judge
 	@$(PY) -m pytest $(ARGS)
 
 check: $(READY)

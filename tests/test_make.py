@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+EXTRAS = ("report", "ray", "browser", "eval", "judge")
 DEMO = ".cache/demo/SmolLM2-135M-Instruct.Q4_1.gguf"
 # In place of the venv's Python: writes down what it was called with.
 STUB = f"""#!{sys.executable}
@@ -31,8 +32,8 @@ def checkout(tmp_path: Path) -> Path:
     python = tmp_path / ".venv" / "bin" / "python"
     python.write_text(STUB)
     python.chmod(0o755)
-    for mark in (".ready", ".report", ".eval", ".judge", ".ray", ".browser"):
-        (tmp_path / ".venv" / mark).touch()
+    for mark in ("ready", *EXTRAS):
+        (tmp_path / ".venv" / f".{mark}").touch()
     return tmp_path
 
 
@@ -93,3 +94,18 @@ def test_clean_runs_wants_yes(checkout: Path) -> None:
     assert make(checkout, "clean-runs")[-1][0] == ["-m", "scripts.clean", "runs"]
     assert make(checkout, "clean-runs", "YES=1")[-1][0] == ["-m", "scripts.clean", "runs", "yes"]
     assert make(checkout, "clean-runs", "YES=no")[-1][0] == ["-m", "scripts.clean", "runs"]
+
+
+def test_the_core_of_the_tests_needs_no_extra(checkout: Path) -> None:
+    for mark in EXTRAS:
+        (checkout / ".venv" / f".{mark}").unlink()
+    ((words, _),) = make(checkout, "test", "ARGS=-k word")
+    assert words[:3] == ["-m", "pytest", "-m"]
+    assert all(mark in words[3] for mark in ("slow", *EXTRAS))
+    assert words[4:] == ["-k", "word"]
+
+
+def test_all_tests_have_every_extra(checkout: Path) -> None:
+    before = (checkout / ".venv" / ".ray").stat().st_mtime_ns
+    assert make(checkout, "test-all") == [(["-m", "pytest"], "")]
+    assert (checkout / ".venv" / ".ray").stat().st_mtime_ns == before  # installed once

@@ -15,14 +15,13 @@ import pytest
 from pipeline import stages
 from pipeline.config.load import load
 from pipeline.run.folder import Run
-from tests.helpers.tiny import make_config, run_to
+from tests.helpers.tiny import HEAVY, make_config, run_to
 
 ROOT = Path(__file__).parents[1]
 # In the order in which data passes them; a room uses only itself and the rooms before it.
 ROOMS = ["run", "config", "demo", "dataset", "prompt", "kernels", "pages", "model", "evaluation", "training", "store",
          "release", "serving", "data_report", "comparison", "run_report"]  # fmt: skip
 FRONT = {"pipeline.stages", "pipeline.command"}  # they may use every room, and no room uses them
-HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "matplotlib", "safetensors"}
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,8 @@ from pipeline.comparison.winrate import wilson
 from tests.helpers.browser import browser, open_page
 from tests.helpers.report_run import NASTY
 
+pytestmark = pytest.mark.browser
+
 __all__ = ["browser"]  # a fixture: used by name
 
 

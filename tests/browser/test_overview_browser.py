@@ -14,6 +14,8 @@ from tests.browser.test_report_browser import painted
 from tests.helpers.browser import browser, open_page
 from tests.helpers.overview_run import whole
 
+pytestmark = pytest.mark.browser
+
 __all__ = ["browser", "whole"]  # fixtures: used by name
 
 

@@ -13,6 +13,8 @@ from PIL import Image
 from tests.helpers.browser import browser, open_page
 from tests.helpers.report_run import built
 
+pytestmark = pytest.mark.browser
+
 __all__ = ["browser", "built"]  # fixtures: used by name
 
 

@@ -28,8 +28,7 @@ from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from tests.helpers.report_run import NASTY
-from tests.helpers.tiny import make_config, run_to
-from tests.test_stages import HEAVY
+from tests.helpers.tiny import HEAVY, make_config, run_to
 
 ROOT = Path(__file__).parents[2]
 ASKED = [

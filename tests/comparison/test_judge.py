@@ -168,6 +168,7 @@ def openai() -> None:
     pytest.importorskip("openai", reason="needs openai (extra `judge`)")
 
 
+@pytest.mark.judge
 @pytest.mark.usefixtures("openai")
 def test_a_fair_judge_is_counted(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     with serving(lambda n, first, second: longer(first, second)) as server:
@@ -191,6 +192,7 @@ def test_a_fair_judge_is_counted(run: Run, capsys: pytest.CaptureFixture[str]) -
     assert run.is_current("judge", judging.key(config(server, parallel=9, retries=1, timeout=3), run))
 
 
+@pytest.mark.judge
 @pytest.mark.usefixtures("openai")
 def test_a_judge_that_likes_the_first_makes_ties(run: Run) -> None:
     with serving(lambda n, first, second: "Verdict: A") as server:
@@ -199,6 +201,7 @@ def test_a_judge_that_likes_the_first_makes_ties(run: Run) -> None:
     assert (found["consistency"], found["first"]) == (0.0, 1.0)
 
 
+@pytest.mark.judge
 @pytest.mark.usefixtures("openai")
 def test_replies_without_a_verdict_are_kept_and_counted(run: Run) -> None:
     with serving(lambda n, first, second: None if n == 1 else longer(first, second)) as server:
@@ -209,6 +212,7 @@ def test_replies_without_a_verdict_are_kept_and_counted(run: Run) -> None:
     assert (line["winner"], line["consistent"], line["replies"][0]["reply"]) == ("unparsable", None, "")
 
 
+@pytest.mark.judge
 @pytest.mark.usefixtures("openai")
 def test_a_judge_that_never_gives_a_verdict_stops_the_stage(run: Run) -> None:
     only = PAIRS[:2]
@@ -218,6 +222,7 @@ def test_a_judge_that_never_gives_a_verdict_stops_the_stage(run: Run) -> None:
     assert not run.folder("judge").exists()
 
 
+@pytest.mark.judge
 @pytest.mark.usefixtures("openai")
 @pytest.mark.parametrize(
     ("failure", "said"),
@@ -250,6 +255,7 @@ def test_a_judge_that_fails_keeps_what_it_said(
     assert not any("top-secret" in path.read_text() for path in run.root.rglob("*") if path.is_file())
 
 
+@pytest.mark.judge
 @pytest.mark.usefixtures("openai")
 def test_tries_are_bounded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "of another address")
@@ -263,6 +269,7 @@ def test_tries_are_bounded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(server.calls) == 3
 
 
+@pytest.mark.judge
 @pytest.mark.usefixtures("openai")
 def test_a_judge_out_of_reach_is_said(run: Run) -> None:
     with socket.socket() as free:
@@ -272,6 +279,7 @@ def test_a_judge_out_of_reach_is_said(run: Run) -> None:
         judged(run, config(url))
 
 
+@pytest.mark.judge
 @pytest.mark.usefixtures("openai")
 def test_a_larger_limit_asks_only_for_the_rest(run: Run) -> None:
     with serving(lambda n, first, second: longer(first, second)) as server:

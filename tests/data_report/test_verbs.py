@@ -105,6 +105,7 @@ def wrong(texts: list[str], found: list[tuple[str, str]], wanted: list[tuple[str
     return [(t, f, w) for t, f, w in zip(texts, found, wanted, strict=True) if f != w]
 
 
+@pytest.mark.report
 def test_english_sentences() -> None:
     pytest.importorskip("spacy", reason="extra `report`")
     if not english.folder().is_dir():
@@ -121,6 +122,7 @@ def korean() -> Any:
     return Korean()
 
 
+@pytest.mark.report
 def test_korean_sentences(korean: Any) -> None:
     texts, wanted = cases(KOREAN)
     assert wrong(texts, korean.pairs(texts), wanted) == []

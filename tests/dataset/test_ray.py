@@ -20,6 +20,7 @@ from pipeline.run.folder import Run
 from tests.dataset.test_dataset import config_of, story
 from tests.dataset.test_engine import Shift
 
+pytestmark = pytest.mark.ray
 ray = pytest.importorskip("ray", reason="needs the extra `ray`, which is not here")
 
 

@@ -97,6 +97,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         read("arc_easy", local_files(["arc_easy"], tmp_path)["arc_easy"][0][1])
 
 
+@pytest.mark.eval
 def test_rouge_l_is_that_of_its_authors() -> None:
     assert rouge_l("the cat sat on the mat", "the cat the mat", "en") == pytest.approx(0.8)
     assert rouge_l("날씨가 좋다", "날씨는 좋다", "ko") == pytest.approx(0.8)  # 4 of 5 syllables

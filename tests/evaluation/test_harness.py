@@ -16,6 +16,7 @@ from pipeline.run.files import read_json
 from pipeline.run.folder import Run
 from tests.helpers.tiny import make_config
 
+pytestmark = pytest.mark.eval
 pytest.importorskip("lm_eval", reason="the extra `eval` is not installed (make eval)")
 TASKS = "eval.tasks=[arc_easy,lambada_openai,mmlu]"
 

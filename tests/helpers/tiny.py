@@ -24,6 +24,8 @@ from pipeline.demo.families import generate
 from pipeline.run.folder import Run
 
 torch.set_num_threads(1)
+# Libraries that a command imports only when it has work for them.
+HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "matplotlib", "safetensors"}
 SHAPE = {
     "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 512,
