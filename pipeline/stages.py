@@ -303,13 +303,13 @@ def measure_adapter(config: Config, run: Run, name: str) -> dict[str, Any]:
     """Measures a stored adapter (`base`: none) on the held-out rows of the config's run, prints and records it.
 
     Returns:
-        What `pipeline.evaluation.measure.measure` found.
+        What `pipeline.evaluation.results.measure` found.
     """
     store = Store.here()
     record = {} if name == BASE else store.record(name)
     bring_up_to_date(config, run, "tokens")
     run.check("dataset", "tokens")
-    from pipeline.evaluation.measure import numbers_of
+    from pipeline.evaluation.results import numbers_of
     from pipeline.store.commands import print_measured
     from pipeline.store.measure import measure_stored
 

@@ -12,9 +12,9 @@ from pipeline.config.method_rules import spec_of
 from pipeline.config.portable_paths import shortener
 from pipeline.config.schema import Config
 from pipeline.dataset.examples import example_rows
-from pipeline.evaluation.measure import compare_answers, rows_of_table
-from pipeline.evaluation.measurement import base_key
+from pipeline.evaluation.measure import base_key
 from pipeline.evaluation.probe_causes import Facts, advice
+from pipeline.evaluation.results import compare_answers, rows_of_table
 from pipeline.model import adapter as adapters
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base

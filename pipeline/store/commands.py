@@ -45,7 +45,7 @@ def manage(verb: str, name: str) -> None:
 
 def print_measured(found: dict[str, Any]) -> None:
     """The numbers of `measure`, a part a line."""
-    from pipeline.evaluation.measure import NAMES, exact_share
+    from pipeline.evaluation.results import NAMES, exact_share
 
     for part, name in NAMES.items():
         if part not in found:

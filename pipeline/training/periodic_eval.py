@@ -9,7 +9,7 @@ from pipeline.config.schema import Config
 from pipeline.dataset.examples import read_examples
 from pipeline.evaluation.answers import answer
 from pipeline.evaluation.general import LOOK, general_loss, general_windows, seen_by
-from pipeline.evaluation.heldout import held_out_loss
+from pipeline.evaluation.measure import held_out_loss
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.folder import Run
@@ -42,7 +42,7 @@ class Look:
         if self.examples:
             limit = min(self.config.eval.max_new_tokens, 48)
             said = answer(self.model, self.encoder, self.examples, limit, "sample answers")
-            line["samples"] = [{"instruction": a.instruction, "expected": a.expected, "said": a.said} for a in said]
+            line["samples"] = [{"instruction": a.instruction, "expected": a.expected, "said": a.text} for a in said]
             told.append(_short(line["samples"]))
         if told:
             say(f"train: step {step}: {' | '.join(told)}")

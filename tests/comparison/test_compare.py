@@ -21,7 +21,7 @@ from pipeline.comparison.page import page, swapped
 from pipeline.comparison.questions import CompareQuestion, in_turn, read_all
 from pipeline.config.schema import Config
 from pipeline.dataset.example import Example
-from pipeline.evaluation import measurement
+from pipeline.evaluation import measure as measurement
 from pipeline.evaluation.answers import answer
 from pipeline.model.load import load_folder
 from pipeline.prompt.stage import encoder_of
@@ -231,7 +231,7 @@ def test_both_models_answer_in_the_trained_form(done: tuple[Path, list[str], Run
     examples = [Example.of(r["instruction"], r["input"], "", source="x") for r in ASKED]
     for who, folder in (("base", base), ("tuned", run.folder("export"))):
         expected = answer(load_folder(folder, torch.float32), encoder, examples, 4, "x")
-        assert [getattr(p, who).text for p in pairs] == [a.said.rstrip("\ufffd") for a in expected]
+        assert [getattr(p, who).text for p in pairs] == [a.text.rstrip("\ufffd") for a in expected]
         rows = json.loads((run.folder("compare") / "alpaca_eval" / f"{who}.json").read_text())
         assert [row["output"] for row in rows] == [getattr(p, who).text for p in pairs]
         assert rows[1]["instruction"] == "안녕하세요?\n\n문맥"

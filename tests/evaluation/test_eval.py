@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.evaluation.local_rows import read
-from pipeline.evaluation.rouge import rouge_l
-from pipeline.evaluation.standard_error import mean, shown
+from pipeline.evaluation.scores import mean, rouge_l, shown
 from pipeline.evaluation.table import cells, row, rows_of
+from pipeline.evaluation.task_rows import read
 from pipeline.evaluation.tasks import local_files
 from pipeline.run.errors import UserError
 

@@ -22,8 +22,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from pipeline import stages
 from pipeline.config.schema import Adapter, Config, Prompt
 from pipeline.evaluation.general import forgetting, general_loss, general_windows, seen_by
-from pipeline.evaluation.measure import rows_of_table
-from pipeline.evaluation.standard_error import ratio
+from pipeline.evaluation.results import rows_of_table
+from pipeline.evaluation.scores import ratio
 from pipeline.model import adapter as adapters
 from pipeline.model.load import load_folder
 from pipeline.prompt import template as templates
