@@ -44,7 +44,7 @@ def measure_adapter(config: Config, run: Run, name: str) -> dict[str, Any]:
     record = {} if name == BASE else store.record(name)
     bring_up_to_date(config, run, "tokens")
     run.check("dataset", "tokens")
-    from pipeline.evaluation.measure import numbers_of
+    from pipeline.evaluation.results import numbers_of
     from pipeline.store.measure import measure_stored
 
     results = measure_stored(config, run, resolve(config.model), store, name)

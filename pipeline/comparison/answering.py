@@ -9,7 +9,7 @@ from pipeline.comparison.questions import WHERE, CompareQuestion, TooLong
 from pipeline.config.schema import Config
 from pipeline.dataset.example import Example
 from pipeline.evaluation.answers import Answer
-from pipeline.evaluation.measurement import MeasuredModel, base_model, tuned_model
+from pipeline.evaluation.measure import MeasuredModel, base_model, tuned_model
 from pipeline.evaluation.shots import Shots, shots_from
 from pipeline.model import base as bases
 from pipeline.model.exported import export_kind
@@ -98,7 +98,7 @@ def _ask(
 
 def _text(answer: Answer) -> str:
     """The answer without an incomplete character at its end, where the limit cut it."""
-    return answer.said if answer.stopped else answer.said.rstrip("\ufffd")
+    return answer.text if answer.stopped else answer.text.rstrip("\ufffd")
 
 
 def _shots(config: Config, run: Run, encoder: Encoder, sees: int | None) -> Shots | None:

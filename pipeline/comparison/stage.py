@@ -4,7 +4,7 @@
     answers.jsonl          a line per question, with both answers
     alpaca_eval/*.json     the same in AlpacaEval's form
 
-Answers are cached in `measurements/` one by one (`pipeline.evaluation.measure`), so that a stopped command continues,
+Answers are cached in `measurements/` one by one (`pipeline.evaluation.results`), so that a stopped command continues,
 and one with more questions generates only the new answers.
 """
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pipeline.evaluation.standard_error import mean
+from pipeline.evaluation.scores import mean
 
 Z = 1.959963984540054  # of a 95 % interval
 

@@ -31,11 +31,11 @@ LISTING = ("list", "name")
 BE = ("be", "am", "is", "are", "was", "were", "'s", "'re")
 PRONOUN = ("something", "anything", "nothing", "everything", "someone", "anyone", "everyone")  # tagged as nouns
 
-Pair = tuple[str, str]  # verb, direct object; "" where there is none
+VerbObject = tuple[str, str]  # verb, direct object; "" where there is none
 
 
 def folder() -> Path:
-    """Where the grammar lies once it was fetched: under SURI_CACHE, default `.cache`."""
+    """Folder of the fetched grammar: under SURI_CACHE, default `.cache`."""
     return cache_folder() / "report" / "en_core_web_sm-3.8.0"
 
 
@@ -56,13 +56,13 @@ class English:
         self._nlp = spacy.load(grammar, exclude=["ner", "senter"], disable=["attribute_ruler", "lemmatizer"])
         self._rules: Any = self._nlp.get_pipe("lemmatizer")
 
-    def pairs(self, instructions: Sequence[str]) -> list[Pair]:
+    def pairs(self, instructions: Sequence[str]) -> list[VerbObject]:
         """Verb and object of each instruction's first sentence, as lower-case lemmas."""
         texts = [first_sentence(text) for text in instructions]
         docs = self._nlp.pipe(texts, batch_size=256)
         return [self._pair(doc) for doc in bar(docs, total=len(texts), what="report: English verbs")]
 
-    def _pair(self, doc: Any) -> Pair:
+    def _pair(self, doc: Any) -> VerbObject:
         """Root verb of the first sentence and its direct object, as in Self-Instruct (Wang et al. 2022, figure 2).
 
         Three additions. An imperative at the start that the tagger took for a noun ("Rate the film") counts as a verb

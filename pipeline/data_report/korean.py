@@ -1,6 +1,7 @@
 """The root verb of a Korean instruction and its object, by kiwi's morphemes.
 
-Korean ends with its verb, so the root is the last predicate of the first sentence, behind what politeness hangs on it:
+Korean ends with its verb, so the root is the last predicate of the first sentence, before the endings of a polite
+request:
 
     이메일/NNG 을/JKO 작성/NNG 하/XSV 어/EC 주/VX 시/EP 기/ETN 바라/VV ᆸ니다/EF      작성하다, 이메일
                       ~~~~~~~~~~~~~~~ root          ~~~~~~~~~~~~~~~~~~~~~ "would you please"
@@ -17,7 +18,7 @@ from pipeline.run.progress import bar
 
 LONGEST = 300  # characters parsed
 _FIRST = re.compile(r".{6,}?(?:(?:[.!?…]|(?<=[요오라다]):)[\"'”’)]*(?=\s)|\n)", re.DOTALL)
-Pair = tuple[str, str]  # verb in its dictionary form, object; "" where there is none
+VerbObject = tuple[str, str]  # verb in its dictionary form, object; "" where there is none
 
 NOUN = ("NNG", "NNP", "SL", "SH", "XR")  # no pronouns: "it" says nothing about a task
 ADVERB = ("잘", "더")  # part of a verb: 잘하다, 더하다
@@ -46,7 +47,7 @@ class Korean:
 
         self._kiwi = Kiwi(num_workers=2)
 
-    def pairs(self, instructions: Sequence[str]) -> list[Pair]:
+    def pairs(self, instructions: Sequence[str]) -> list[VerbObject]:
         """Verb and object of each instruction's first sentence."""
         texts = [first_sentence(text) for text in instructions]
         found = self._kiwi.tokenize(texts)
@@ -54,13 +55,13 @@ class Korean:
 
 
 def first_sentence(text: str) -> str:
-    """Up to the first full stop with a space behind it, or line break. kiwi's own parting splits at quoted endings."""
+    """Up to the first full stop with a space behind it, or line break. kiwi's own sentences split at quoted endings."""
     text = text.strip()[:LONGEST]
     found = _FIRST.match(text)
     return found[0].strip() if found else text
 
 
-def root_and_object(sentence: Sequence[Any]) -> Pair:
+def root_and_object(sentence: Sequence[Any]) -> VerbObject:
     """Root verb and object of a sentence; each morpheme has `form` and `tag`."""
     root = _root(sentence)
     if root is None:

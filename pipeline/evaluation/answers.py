@@ -1,7 +1,7 @@
-"""Answers to held-out instructions, marked against the one right answer.
+"""Answers to held-out instructions, compared with the one right answer.
 
-exact: the answer, white space at its ends aside, is the reference. contained: the reference stands somewhere in the
-answer, which forgives a model that chats around it. stopped: the answer ended by itself, below the limit.
+exact: answer and reference are equal, white space at the ends aside. contained: the reference is part of the answer,
+whatever the model says around it. stopped: the answer ended with the end token, below the limit.
 """
 
 from __future__ import annotations
@@ -12,33 +12,35 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.dataset.example import Example
+from pipeline.evaluation.scores import mean
 from pipeline.evaluation.shots import Shots
-from pipeline.evaluation.standard_error import mean
 from pipeline.model.generate import greedy
 from pipeline.prompt.encode import Encoder
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One instruction, what was expected, and what the model said."""
+    """An instruction, its reference (`expected`), and the model's answer (`text`)."""
 
     instruction: str
     input: str
     expected: str
-    said: str
+    text: str
     stopped: bool
     task: str
 
     @property
     def exact(self) -> bool:
-        return self.said.strip() == self.expected.strip()
+        return self.text.strip() == self.expected.strip()
 
     @property
     def contained(self) -> bool:
-        return self.expected.strip() in self.said
+        return self.expected.strip() in self.text
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "exact": self.exact, "contained": self.contained}
+        """As results.json and probes.json have it, where the text is called `said`."""
+        fields = {"said" if name == "text" else name: value for name, value in asdict(self).items()}
+        return {**fields, "exact": self.exact, "contained": self.contained}
 
 
 def answer(
@@ -52,10 +54,10 @@ def answer(
     """Greedy answers to examples, in their order.
 
     Args:
-        shots: puts training rows in front of each.
+        shots: puts training rows before each.
 
     Raises:
-        NotFinite: see `greedy`; its rows are numbers of examples.
+        NotFinite: see `greedy`; its rows are indices of examples.
     """
     prompts = [shots.prompt(e) if shots else encoder.prompt(e.instruction, e.input) for e in examples]
     new_ids = greedy(model, prompts, end_id=encoder.end_id, max_new_tokens=max_new_tokens, what=what)
@@ -63,14 +65,14 @@ def answer(
 
 
 def read(encoder: Encoder, example: Example, ids: Sequence[int]) -> Answer:
-    """The answer that new ids are."""
+    """The answer from its new ids."""
     stopped = bool(ids) and ids[-1] == encoder.end_id
-    said = encoder.tokenizer.decode(list(ids[:-1] if stopped else ids)).removeprefix(encoder.template.answer_prefix)
-    return Answer(example.instruction, example.input, example.output, said, stopped, example.task)
+    text = encoder.tokenizer.decode(list(ids[:-1] if stopped else ids)).removeprefix(encoder.template.answer_prefix)
+    return Answer(example.instruction, example.input, example.output, text, stopped, example.task)
 
 
 def marks(answers: Sequence[Answer]) -> dict[str, Any]:
-    """Shares of exact, contained and stopped answers, the standard error of the exact one, and their number."""
+    """Number of answers, shares of exact, contained and stopped ones, and the standard error of the exact share."""
     n = len(answers)
     if not n:
         return {"answers": 0}

@@ -1,4 +1,4 @@
-"""What a model loses on general text that no task is about: the measure of forgetting.
+"""Loss of a model on general text, which no task is about: the measure of forgetting.
 
     loss       = mean of -log p(token | tokens before) over all scored tokens of the text, in nats
     forgetting = loss of the tuned model - loss of the base, on the same tokens
@@ -14,26 +14,21 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from pipeline.config.schema import Eval
-from pipeline.evaluation.standard_error import ratio
-from pipeline.model.loss import row_losses
-from pipeline.model.memory import each_group
-from pipeline.prompt.batch import pad
+from pipeline.evaluation.measure import row_sums
+from pipeline.evaluation.scores import ratio
+from pipeline.evaluation.shots import EncodedRows
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.general_text import WINDOW, Window, cut_windows, path_of, read_passages
-from pipeline.run.progress import bar
 
-LOOK = 4  # windows while training
+LOOK = 4  # windows of a periodic evaluation
 
 
 def general_windows(settings: Eval, encoder: Encoder, longest: int, most: int = 0) -> list[Window]:
     """The windows of `eval.general`.
 
     Args:
-        longest: tokens of a window, where the model sees fewer than `WINDOW`: the same for base and tuned model.
-        most: fewer than the final table has.
+        longest: tokens of a window at most. most: windows at most, 0 = `eval.general_windows`.
 
     Raises:
         UserError: the file cannot be read.
@@ -42,33 +37,17 @@ def general_windows(settings: Eval, encoder: Encoder, longest: int, most: int = 
     return cut_windows(read_passages(path_of(settings.general)), encoder, most, min(WINDOW, longest))
 
 
-@torch.inference_mode()
 def general_loss(model: Any, chosen: Sequence[Window], what: str = "general text") -> dict[str, Any]:
-    """What the model loses on the windows.
+    """Loss of the model on the windows.
 
     Returns:
-        windows, tokens: how many were scored. loss: nats a token; standard_error: of it, over windows. perplexity:
-        exp(loss). by_kind: loss of each kind of text. sums, counts: nats and tokens of every window, for `forgetting`.
-        Nothing when there are no windows.
+        windows, tokens: number of windows and of scored tokens. loss: nats a token; standard_error: of it, over
+        windows. perplexity: exp(loss). by_kind: loss by kind of text. sums, counts: nats and tokens of every window,
+        for `forgetting`. Empty where there are no windows.
     """
     if not chosen:
         return {}
-    was_training = model.training
-    model.eval()
-    sums = [0.0] * len(chosen)
-
-    def measured(group: list[int]) -> list[float]:
-        found: list[float] = row_losses(model, pad([(chosen[i].ids, chosen[i].ids) for i in group])).tolist()
-        return found
-
-    try:
-        with bar(total=len(chosen), what=what, unit="window") as progress:
-            for group, found in each_group(model, [len(w.ids) for w in chosen], measured):
-                for i, value in zip(group, found, strict=True):
-                    sums[i] = value
-                progress.update(len(group))
-    finally:
-        model.train(was_training)
+    sums, _ = row_sums(model, EncodedRows([(w.ids, w.ids) for w in chosen]), range(len(chosen)), what, "window")
     counts = [w.scored for w in chosen]
     loss, error = ratio(sums, counts)
     kinds = sorted({w.kind for w in chosen} - {""})
@@ -88,8 +67,8 @@ def general_loss(model: Any, chosen: Sequence[Window], what: str = "general text
 def forgetting(base: dict[str, Any], tuned: dict[str, Any]) -> tuple[float, float]:
     """Change of the loss on general text, tuned - base, in nats a token, and its standard error.
 
-    Both come from `general_loss` on the same windows. The error is that of the windows' differences: what makes a
-    window hard for both models falls out.
+    Both come from `general_loss` on the same windows. The error is that of the differences by window, so what makes
+    a window hard for both models cancels out.
 
     Raises:
         ValueError: the two were measured on other windows.

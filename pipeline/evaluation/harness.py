@@ -19,15 +19,16 @@ from pipeline.run.nearest import nearest
 from pipeline.run.progress import bar
 
 CPU_BATCH = 8
-MOST = 512  # questions at once that are tried first on a GPU; the harness would stop at 64, where a small model idles
+MOST = 512  # questions at once that are tried first on a GPU; at 64, the harness's limit, a small model idles
 FEWSHOT_SEED = 1234  # the harness's own
 BOOTSTRAP = 1000  # draws for errors that have no formula (perplexity); the harness's own default takes minutes
 
 
-class Asked(HFLM):
-    """The harness's own class for transformers models, which also notices what it lets pass.
+class ObservedLM(HFLM):
+    """The harness's class for transformers models, with errors for NaN and for answers longer than the context.
 
-    cut: questions that were longer than the model's context and lost their beginning. task: for messages.
+    Attributes:
+        cut: questions longer than the model's context, which lost their beginning. task: for messages.
     """
 
     task, cut = "", 0
@@ -56,15 +57,15 @@ class Asked(HFLM):
             if len(rest) > self.max_length:
                 what = f"an answer of {len(rest)} tokens, and the model sees {self.max_length}"
                 raise UserError(what, f"benchmark {self.task}", f"take {self.task} out of {FIELD}")
-        apart = {(*context, *rest[:-1]) for _, context, rest in requests}  # the rest comes out of the same pass
-        with bar(total=len(apart), what=self.task, unit="pass") as self.progress:
-            found = super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+        passes = {(*context, *rest[:-1]) for _, context, rest in requests}  # the rest comes out of the same pass
+        with bar(total=len(passes), what=self.task, unit="pass") as self.progress:
+            results = super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
         self.progress = None
-        return found
+        return results
 
 
 class Harness:
-    """Asks a loaded model. Tasks come from `folder` (see `tasks.write_local`), or, with None, from the hub.
+    """Runs tasks on a loaded model. Tasks come from `folder` (see `tasks.write_local`), or, with None, from the hub.
 
     Args:
         batch: questions at once; 0 = as many as fit a GPU's memory, 8 on a CPU.
@@ -77,14 +78,14 @@ class Harness:
         self.local = folder is not None
         self.manager = TaskManager(include_path=folder and str(folder), include_defaults=folder is None)
         size: int | str = batch or ("auto" if next(model.parameters()).is_cuda else CPU_BATCH)
-        self.model = Asked(pretrained=model, tokenizer=tokenizer, batch_size=size, max_batch_size=MOST)
+        self.model = ObservedLM(pretrained=model, tokenizer=tokenizer, batch_size=size, max_batch_size=MOST)
 
     def ask(self, task: str, limit: int, num_fewshot: int, template: bool, who: str) -> dict[str, Any]:
         """One named task, which may be a group.
 
         Args:
-            limit: the first so many questions of each of its tasks; 0 = all. template: each question stands in the
-                tokenizer's chat template.
+            limit: questions of each of its tasks at most, the first ones; 0 = all. template: put each question
+                into the tokenizer's chat template.
 
         Returns:
             results: {task: {metric: value}} for the task and, in a group, its parts. n: {part: questions}. samples:
@@ -103,27 +104,27 @@ class Harness:
         except (ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
             fix = "check the network, or give the questions as files (eval.task_files)"
             raise UserError(f"the questions of {task} cannot be fetched: {error}", FIELD, fix) from None
-        for asked in loaded["tasks"].values():  # as the harness's `simple_evaluate` sets them
-            own = asked.get_config("num_fewshot")
-            asked.set_config(key="num_fewshot", value=0 if own == 0 else num_fewshot or own or 0)
-            asked.set_fewshot_seed(seed=FEWSHOT_SEED)
+        for leaf_task in loaded["tasks"].values():  # as the harness's `simple_evaluate` sets them
+            own = leaf_task.get_config("num_fewshot")
+            leaf_task.set_config(key="num_fewshot", value=0 if own == 0 else num_fewshot or own or 0)
+            leaf_task.set_fewshot_seed(seed=FEWSHOT_SEED)
         # Not `simple_evaluate`: it asks pip and git for their versions, two seconds a task.
-        found = evaluate(
+        results = evaluate(
             lm=self.model, task_dict=loaded, limit=limit or None, bootstrap_iters=BOOTSTRAP, log_samples=True,
             apply_chat_template=template, fewshot_as_multiturn=False,
         )  # fmt: skip
-        return {**_results(found, name), "cut": self.model.cut}
+        return {**_results(results, name), "cut": self.model.cut}
 
 
-def _results(found: dict[str, Any], name: str) -> dict[str, Any]:
-    leaves = sorted(found["samples"])
-    results = {**found["results"], **found.get("groups", {})}
+def _results(evaluated: dict[str, Any], name: str) -> dict[str, Any]:
+    leaves = sorted(evaluated["samples"])
+    results = {**evaluated["results"], **evaluated.get("groups", {})}
     return {
         "results": {task.removesuffix(LOCAL): _numbers(values) for task, values in results.items()},
-        "higher": {m: up for leaf in leaves for m, up in found["higher_is_better"][leaf].items()},
-        "versions": {leaf.removesuffix(LOCAL): found["versions"].get(leaf) for leaf in leaves},
-        "n": {leaf.removesuffix(LOCAL): found["n-samples"][leaf]["effective"] for leaf in leaves},
-        "samples": {leaf.removesuffix(LOCAL): _values(found["samples"][leaf]) for leaf in leaves},
+        "higher": {m: up for leaf in leaves for m, up in evaluated["higher_is_better"][leaf].items()},
+        "versions": {leaf.removesuffix(LOCAL): evaluated["versions"].get(leaf) for leaf in leaves},
+        "n": {leaf.removesuffix(LOCAL): evaluated["n-samples"][leaf]["effective"] for leaf in leaves},
+        "samples": {leaf.removesuffix(LOCAL): _values(evaluated["samples"][leaf]) for leaf in leaves},
     }
 
 
@@ -139,6 +140,6 @@ def _values(samples: list[dict[str, Any]]) -> dict[str, list[float]]:
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:
     """`acc,none` and its like, under the metric's name where there is one filter alone."""
-    kept = {key: value for key, value in values.items() if "," in key and isinstance(value, int | float)}
-    filters = {key.split(",")[1] for key in kept}
-    return {key.split(",")[0] if len(filters) == 1 else key: float(value) for key, value in kept.items()}
+    numbers = {key: value for key, value in values.items() if "," in key and isinstance(value, int | float)}
+    filters = {key.split(",")[1] for key in numbers}
+    return {key.split(",")[0] if len(filters) == 1 else key: float(value) for key, value in numbers.items()}

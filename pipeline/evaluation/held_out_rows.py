@@ -1,4 +1,4 @@
-"""The held-out rows of a run that are measured: as tokens for the loss, as examples for the answers."""
+"""The held-out rows of a run that are measured: tokens for the loss, examples for the answers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class HeldOutRows:
 
     Attributes:
         tokens: of the whole split; its first `count` rows are measured.
-        examples: the first rows of the split, which an evaluation asks.
-        exact: the first rows that have one right answer, which an export asks.
+        examples: the first rows of the split, which an evaluation answers.
+        exact: the first rows with one right answer, which an export answers.
         by_id: examples of the measured rows of `tokens`.
     """
 
@@ -34,7 +34,7 @@ class HeldOutRows:
     by_id: dict[str, Example]
 
     def encoded(self, shots: Shots | None) -> tuple[Any, Sequence[int]]:
-        """Tokens and the indices of the measured rows among them; with examples in front where `shots` is given."""
+        """Tokens and the indices of the measured rows in them; with examples before each row where `shots` is given."""
         rows = range(self.count)
         if shots is None:
             return self.tokens, rows

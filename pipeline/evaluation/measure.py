@@ -1,137 +1,224 @@
-"""What the export measures of a model: the numbers and answers of `results.json` and of the table at the end."""
+"""Losses and greedy answers of one model, row by row, each computed once and cached.
+
+    runs/NAME/measurements/base.jsonl, tuned.jsonl
+        {"key": ...}                                          hash of the model
+        {"name": "loss HASH", "sum": nats, "count": tokens}   HASH: of the row's ids and labels
+        {"name": "answer HASH", "ids": [...], "limit": 32}    HASH: of the prompt's ids; limit: new tokens at most
+
+Export, evaluation, comparison and the adapter store measure through here: a result that one of them has measured is not
+computed again by the others, and a stopped command continues.
+"""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
-from pipeline.config.schema import Eval
+import numpy as np
+import torch
+
+from pipeline.config.method_rules import spec_of
+from pipeline.config.schema import Config
 from pipeline.dataset.example import Example
-from pipeline.dataset.language import language_of
-from pipeline.dataset.select.split import group_members
-from pipeline.evaluation import probes
-from pipeline.evaluation.answers import Answer, marks
-from pipeline.evaluation.general import forgetting, general_loss, general_windows
-from pipeline.evaluation.held_out_rows import HeldOutRows
-from pipeline.evaluation.measurement import MeasuredModel
-from pipeline.evaluation.probe_causes import Facts, warnings
-from pipeline.evaluation.probes import fitting, probe
+from pipeline.evaluation.answers import Answer, read
 from pipeline.evaluation.shots import Shots
-from pipeline.evaluation.standard_error import shown
-from pipeline.run.files import sha256_json
+from pipeline.model.base import Base, identity
+from pipeline.model.exported import base_with_tokens, export_dtype, exported_model, free_memory
+from pipeline.model.generate import NotFinite, greedy
+from pipeline.model.load import dtype_name
+from pipeline.model.loss import row_losses
+from pipeline.model.memory import each_group
+from pipeline.prompt.batch import pad
+from pipeline.prompt.encode import IGNORE, Encoder
+from pipeline.prompt.tokens import Tokens
+from pipeline.run.files import sha256_file, sha256_json
+from pipeline.run.folder import Run
+from pipeline.run.progress import bar, say
+from pipeline.run.result_cache import ResultCache
 
-NAMES = {"val": "held-out rows", "holdout": "tasks never trained on"}
 
-
-def measure(
-    measured: MeasuredModel, splits: Mapping[str, HeldOutRows], settings: Eval, groups: Mapping[str, Sequence[str]],
-    longest: int, shots: Shots | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Loss of each split, marks of the rows with one right answer, loss on general text, answers to `eval.prompts`,
-    and what the probes see in all answers.
+class MeasuredModel:
+    """A model with the cache of its results.
 
     Args:
-        groups: of tasks (`data.groups`). longest: tokens that the model sees. shots: in front of every question.
+        path: of the cache. key: identifies the model, see `base_key` and `tuned_key`.
+        load: returns the model; called at the first result that is not cached. label: the model's name in messages.
     """
-    results: dict[str, Any] = {}
-    encoder, limit = measured.encoder, settings.max_new_tokens
-    answers: list[Answer] = []
-    for split, rows in splits.items():
-        tokens, chosen = rows.encoded(shots)
-        sums, counts = measured.losses(tokens, chosen, f"loss, {split}")
-        loss = sum(sums) / sum(counts) if any(counts) else math.nan
-        results[split] = {"rows": len(chosen), "loss": loss}
-        if rows.exact:
-            given = measured.answers(rows.exact, limit, f"answers, {split}", shots)
-            answers += given
-            results[split] |= {
-                **marks(given),
-                "by_task": _by_task(given),
-                "by_group": _by_group(given, groups),
-                "said": [a.as_dict() for a in given],
-            }
-    results["general"] = _general(measured, settings, longest)
-    prompts = [Example.of(text, "", "", source="eval.prompts") for text in settings.prompts]
-    given = measured.answers(prompts, limit, "prompts", shots)
-    answers += given
-    fits = fitting(encoder, [a.expected for a in answers], limit)
-    results["probes"] = probe(answers, encoder.template, fits)
-    results["prompts"] = [{"prompt": a.instruction, "said": a.said.strip(), "stopped": a.stopped} for a in given]
-    return results
+
+    def __init__(
+        self, path: Path, key: Mapping[str, Any], encoder: Encoder, load: Callable[[], Any], label: str
+    ) -> None:
+        form = {"version": 1, "tokenizer": encoder.tokenizer.hash, "end_id": encoder.end_id}
+        self.cache = ResultCache(path, {**form, **key, **_libraries()})
+        self.encoder, self.label = encoder, label
+        self._load = load
+        self._model: Any = None
+
+    @property
+    def model(self) -> Any:
+        """The loaded model."""
+        if self._model is None:
+            torch.manual_seed(0)  # rows of new tokens are random
+            self._model = self._load()
+        return self._model
+
+    def release(self) -> None:
+        """Frees the model's memory; the model is loaded again when it is needed."""
+        self._model = None
+        free_memory()
+
+    def answers(
+        self, examples: Sequence[Example], max_new_tokens: int, what: str, shots: Shots | None = None, batch: int = 0
+    ) -> list[Answer]:
+        """Greedy answers to examples, in their order.
+
+        Args:
+            what: for the progress bar. shots: puts training rows in front of each. batch: prompts at once, 0 = auto.
+
+        Raises:
+            NotFinite: the model gave NaN or infinity; its `rows` are indices of examples.
+        """
+        encoder = self.encoder
+        prompts = [shots.prompt(e) if shots else encoder.prompt(e.instruction, e.input) for e in examples]
+        names = [f"answer {_hash(prompt)}" for prompt in prompts]
+        cached = self.cache.results
+        missing = list({name: i for i, name in enumerate(names) if not self._covers(name, max_new_tokens)}.values())
+        if missing:
+            self._print_cached(what, len(names) - len(missing), len(names), "answers")
+            try:
+                greedy(
+                    self.model, [prompts[i] for i in missing], end_id=encoder.end_id, max_new_tokens=max_new_tokens,
+                    what=f"{self.label}: {what}", batch=batch,
+                    done=lambda rows: self.cache.add(
+                        {names[missing[n]]: {"ids": ids, "limit": max_new_tokens} for n, ids in rows.items()}
+                    ),
+                )  # fmt: skip
+            except NotFinite as error:
+                raise NotFinite([missing[n] for n in error.rows], error.where) from None
+        ids = [cached[name]["ids"][:max_new_tokens] for name in names]
+        return [read(encoder, example, answer) for example, answer in zip(examples, ids, strict=True)]
+
+    def _covers(self, name: str, max_new_tokens: int) -> bool:
+        """Whether the cached answer suffices: a greedy answer begins with the answer to any lower limit."""
+        answer = self.cache.results.get(name)
+        if answer is None:
+            return False
+        return answer["limit"] >= max_new_tokens or self.encoder.end_id in answer["ids"]
+
+    def losses(self, tokens: Any, rows: Sequence[int], what: str) -> tuple[list[float], list[int]]:
+        """As `row_sums`, from the cache where it has the row."""
+        names = [f"loss {_hash(*tokens.row(i))}" for i in rows]
+        missing = {name: i for name, i in zip(names, rows, strict=True) if name not in self.cache.results}
+        if missing:
+            self._print_cached(what, len(names) - len(missing), len(names), "losses")
+            sums, counts = row_sums(self.model, tokens, list(missing.values()), f"{self.label}: {what}")
+            measured = zip(missing, sums, counts, strict=True)
+            self.cache.add({name: {"sum": total, "count": count} for name, total, count in measured})
+        cached = [self.cache.results[name] for name in names]
+        return [row["sum"] for row in cached], [row["count"] for row in cached]
+
+    def result(
+        self, what: str, settings: Mapping[str, Any], measure: Callable[[Any], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Another result of the model that depends on `settings`: the cached one, or `measure(model)`."""
+        name = f"{what} {sha256_json(dict(settings))[:32]}"
+        if name in self.cache.results:
+            say(f"{self.label}: {what}: measured before")
+        else:
+            self.cache.add({name: measure(self.model)})
+        return self.cache.results[name]
+
+    def _print_cached(self, what: str, cached: int, total: int, kind: str) -> None:
+        if cached:
+            say(f"{self.label}: {what}: {cached:,} of {total:,} {kind} are cached")
 
 
-def _general(measured: MeasuredModel, settings: Eval, longest: int) -> dict[str, Any]:
-    windows = general_windows(settings, measured.encoder, longest)
-    text = {"windows": sha256_json([[w.ids.tolist(), w.scored] for w in windows])}
-    return measured.result(
-        "general text", text, lambda model: general_loss(model, windows, f"{measured.label}: general text")
-    )
+def held_out_loss(model: Any, tokens: Tokens, rows: Sequence[int], what: str = "held-out loss") -> float:
+    """Mean of -log p over all labelled tokens of the rows, in nats; NaN where there are none."""
+    sums, counts = row_sums(model, tokens, rows, what)
+    return sum(sums) / sum(counts) if any(counts) else math.nan
 
 
-def _by_task(answers: Iterable[Answer]) -> dict[str, float]:
-    by_task: dict[str, list[Answer]] = {}
-    for answer in answers:
-        by_task.setdefault(answer.task, []).append(answer)
-    return {task: marks(by_task[task])["exact"] for task in sorted(by_task)}
+@torch.inference_mode()
+def row_sums(
+    model: Any, tokens: Any, rows: Sequence[int], what: str, unit: str = "row"
+) -> tuple[list[float], list[int]]:
+    """For each row the sum of -log p over its labelled tokens, in nats, and the number of these tokens.
+
+    Args:
+        tokens: `Tokens` or `EncodedRows`. what, unit: for the progress bar.
+    """
+    was_training = model.training
+    model.eval()
+    sums, counts = [0.0] * len(rows), [0] * len(rows)
+
+    def measured(group: list[int]) -> list[float]:
+        losses: list[float] = row_losses(model, pad([tokens.row(rows[i]) for i in group])).tolist()
+        return losses
+
+    try:
+        with bar(total=len(rows), what=what, unit=unit) as progress:
+            for group, losses in each_group(model, [int(tokens.lengths[i]) for i in rows], measured):
+                for i, value in zip(group, losses, strict=True):
+                    sums[i], counts[i] = value, int((tokens.row(rows[i])[1][1:] != IGNORE).sum())
+                progress.update(len(group))
+    finally:
+        model.train(was_training)
+    return sums, counts
 
 
-def _by_group(answers: Sequence[Answer], groups: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
-    """Marks of each group of tasks (`data.groups`) that some answer belongs to."""
-    tasks = {a.task for a in answers}
-    members = {group: group_members(group, tasks, groups) for group in groups}
-    return {group: marks([a for a in answers if a.task in members[group]]) for group in groups if members[group]}
+def base_key(config: Config) -> dict[str, Any]:
+    """Identifies the base as a run loads it."""
+    model = config.model
+    return {"model": identity.settings(model), "base": identity.identity(model), "dtype": dtype_name(model)}
 
 
-def compare_answers(base: dict[str, Any], tuned: dict[str, Any], facts: Facts) -> list[dict[str, str]]:
-    """Counts in `tuned["probes"]` how many answers equal the base's; returns what to warn of."""
-    before, after = _answers(base), _answers(tuned)
-    same = sum(b["said"] == a["said"] for b, a in zip(before, after, strict=True))
-    tuned["probes"]["as_base"] = {"count": same, "of": len(after)}
-    languages = Counter(language_of(a.get("instruction") or a.get("prompt", "")) for a in after)
-    return warnings(tuned["probes"], facts, languages)
+def tuned_key(config: Config, run: Run, export: Path | None = None) -> dict[str, Any]:
+    """Identifies what the run exported, by the weights in `export`, or those that its manifest lists.
+
+    Where no weights were trained that is the base; where the export is an adapter, base and adapter.
+    """
+    kind = spec_of(config.adapter).export
+    if kind == "nothing":
+        return base_key(config)
+    if export is None:
+        files = (run.manifest("export") or {}).get("files", {})
+        weights = {name: entry["sha256"] for name, entry in files.items() if _is_model_file(name)}
+    else:
+        weights = {p.name: sha256_file(p) for p in sorted(export.iterdir()) if _is_model_file(p.name)}
+    base = base_key(config) if kind == "adapter" else {"dtype": export_dtype(config)}
+    return {**base, "weights": weights}
 
 
-def _answers(results: dict[str, Any]) -> list[dict[str, Any]]:
-    return [a for split in NAMES for a in results.get(split, {}).get("said", [])] + results["prompts"]
+def base_model(config: Config, run: Run, base: Base, encoder: Encoder) -> MeasuredModel:
+    """The run's base, loaded when a result is missing."""
+    path = run.folder("measurements") / "base.jsonl"
+    return MeasuredModel(path, base_key(config), encoder, lambda: base_with_tokens(config, base, encoder), "base")
 
 
-def numbers_of(results: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of `measure`, without the answers: what a record in the adapter store keeps."""
-    return {split: {k: v for k, v in results[split].items() if k != "said"} for split in NAMES if split in results}
+def tuned_model(config: Config, run: Run, encoder: Encoder) -> MeasuredModel:
+    """What the run exported, loaded when a result is missing; where no weights were trained that is the base."""
+    who = "base" if spec_of(config.adapter).export == "nothing" else "tuned"
+    path = run.folder("measurements") / f"{who}.jsonl"
+    load = functools.partial(exported_model, config, run)
+    return MeasuredModel(path, tuned_key(config, run), encoder, load, "tuned")
 
 
-def rows_of_table(base: dict[str, Any], tuned: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """(what, base, tuned) for every number that both have."""
-    rows = []
-    for split, name in NAMES.items():
-        if split not in base or split not in tuned:
-            continue
-        b, t = base[split], tuned[split]
-        rows.append((f"{name}: loss ({t['rows']} rows)", f"{b['loss']:.3f}", f"{t['loss']:.3f}"))
-        if "exact" in t:
-            rows.append((f"{name}: exact match ({t['answers']} answers)", exact_share(b), exact_share(t)))
-            for group, marked in t.get("by_group", {}).items():
-                what = f"{name}, group {group}: exact match ({marked['answers']} answers)"
-                rows.append((what, exact_share(b["by_group"][group]), exact_share(marked)))
-            rows.append((f"{name}: right answer contained", f"{b['contained']:.1%}", f"{t['contained']:.1%}"))
-            rows.append((f"{name}: stopped by itself", f"{b['stopped']:.1%}", f"{t['stopped']:.1%}"))
-    rows += probes.rows(base.get("probes", {}), tuned.get("probes", {}))
-    return rows + _general_rows(base.get("general"), tuned.get("general"))
+def _is_model_file(file: str) -> bool:
+    return file.endswith(".safetensors") or file in ("config.json", "adapter_config.json")
 
 
-def exact_share(marked: dict[str, Any], form: str = ".1%") -> str:
-    """`84.4% ± 4.6%`; without the error where a single answer has none."""
-    return shown(marked["exact"], marked["exact_standard_error"], form)
+def _libraries() -> dict[str, Any]:
+    return {"libraries": {name: metadata.version(name) for name in ("torch", "transformers", "peft")}}
 
 
-def _general_rows(base: dict[str, Any] | None, tuned: dict[str, Any] | None) -> list[tuple[str, str, str]]:
-    if not base or not tuned:
-        return []
-    change, error = forgetting(base, tuned)
-    return [
-        (f"general text: loss ({tuned['tokens']:,} tokens)", f"{base['loss']:.3f}", f"{tuned['loss']:.3f}"),
-        ("general text: perplexity", f"{base['perplexity']:.1f}", f"{tuned['perplexity']:.1f}"),
-        ("forgetting: change of that loss", "", shown(change, error, "+.3f")),
-    ]
+def _hash(*rows: Sequence[int] | np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(np.ascontiguousarray(row, dtype=np.int64).tobytes() + b"|")
+    return digest.hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""From what the probes saw to what may have caused it and what to do, with the run's own facts."""
+"""Likely causes of faults that the probes found, and what to do, from the facts of the run."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ from pipeline.evaluation.probes import NAMES, Counts
 from pipeline.run.files import read_json
 from pipeline.run.folder import Run
 
-# Shares that are warned of. They are settled by taste: of 16 answers, three that do not stop and two of anything else.
+# Shares from which a warning is given, chosen by hand: of 16 answers, three that do not stop, two with another fault.
 LEAST_STOPPED = 0.85
 MOST = 0.1
-FEWEST = 2  # answers; one alone is an accident
-ALL = 0.9  # of the answers as the base's: nothing was learnt
-CUT = 0.05  # share of the rows without an end token that is worth naming
-FELL = 0.1  # of the loss: less is nothing
+FEWEST = 2  # answers; a single one gives no warning
+ALL = 0.9  # share of answers that equal the base's: nothing was learnt
+CUT = 0.05  # share of rows without an end token from which it is named as a cause
+FELL = 0.1  # relative fall of the loss that counts as learning
 FEW_STEPS = 30
 LOOP_FIX = "train longer; where the loss jumped on the way, lower train.lr; look at the data for answers that loop"
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a run. rows, cut: training rows, and those of them that lost their end token at the cutoff.
-    languages: kept rows by language. losses: of the first and of the last step, where there were any."""
+    """Facts of a run.
+
+    Attributes:
+        rows, cut: training rows, and those of them that lost their end token at the cutoff. languages: kept rows by
+        language. losses: of the first and the last step, None without training.
+    """
 
     config: Config
     rows: int = 0
@@ -45,22 +49,22 @@ class Facts:
         )
 
 
-def warnings(found: Counts, facts: Facts, wanted: Mapping[str, int] | None = None) -> list[dict[str, str]]:
-    """What to warn of: the probe, what it saw, the likely cause and what to do.
+def warnings(counts: Counts, facts: Facts, wanted: Mapping[str, int] | None = None) -> list[dict[str, str]]:
+    """Warnings with the probe, what it counted (`said`), the likely cause and what to do.
 
     Args:
         wanted: questions by language, for the probe of languages.
     """
-    made = []
-    for name, counted in found.items():
+    raised = []
+    for name, counted in counts.items():
         if _is_bad(name, counted["count"], counted["of"]):
-            cause, fix = _CAUSES[name](found, facts, wanted or {})
-            made.append({"probe": name, "said": _said(name, counted), "cause": cause, "fix": fix})
-    return made
+            cause, fix = _CAUSES[name](counts, facts, wanted or {})
+            raised.append({"probe": name, "said": _said(name, counted), "cause": cause, "fix": fix})
+    return raised
 
 
 def advice(warning: Mapping[str, str], indent: str = "") -> str:
-    """A warning as a person reads it."""
+    """A warning as printed text."""
     lines = f"warning: {warning['said']}", f"  likely: {warning['cause']}", f"  do: {warning['fix']}"
     return "\n".join(indent + line for line in lines)
 
@@ -82,13 +86,13 @@ def _said(name: str, counted: Mapping[str, int]) -> str:
     return f"{count} of {of} answers {'are ' if name in ('language', 'empty', 'as_base') else ''}{NAMES[name]}"
 
 
-def _stops(found: Counts, facts: Facts, _: Mapping[str, int]) -> tuple[str, str]:
+def _stops(counts: Counts, facts: Facts, _: Mapping[str, int]) -> tuple[str, str]:
     cutoff = facts.config.prompt.cutoff
     if facts.rows and facts.cut / facts.rows >= CUT:
         share = f"{facts.cut / facts.rows:.0%}"
         cause = f"{share} of the training rows were cut at {cutoff} tokens, and so lost their end token"
         return cause, "raise prompt.cutoff, or set prompt.too_long=reject"
-    if 2 * found["repeats"]["count"] >= found["stops"]["of"] - found["stops"]["count"] > 0:
+    if 2 * counts["repeats"]["count"] >= counts["stops"]["of"] - counts["stops"]["count"] > 0:
         return "the answers run into loops, and a loop never ends", LOOP_FIX
     return _too_little(facts)
 
@@ -104,9 +108,9 @@ def _repeats(_: Counts, facts: Facts, __: Mapping[str, int]) -> tuple[str, str]:
 def _language(_: Counts, facts: Facts, wanted: Mapping[str, int]) -> tuple[str, str]:
     known = dict(facts.languages or {})
     total = sum(known.values())
-    asked = [name for name in wanted if known.get(name, 0) < 0.2 * total]
-    if asked and total:
-        few = ", ".join(f"{known.get(name, 0):,} of {total:,} rows are {name}" for name in asked)
+    rare = [name for name in wanted if known.get(name, 0) < 0.2 * total]
+    if rare and total:
+        few = ", ".join(f"{known.get(name, 0):,} of {total:,} rows are {name}" for name in rare)
         return f"few rows teach the language asked: {few}", "add rows in that language, or weigh their source higher"
     return (
         "the base prefers another language, or rows answer in another one than they are asked in",
@@ -134,7 +138,7 @@ def _as_base(_: Counts, facts: Facts, __: Mapping[str, int]) -> tuple[str, str]:
 
 
 def _too_little(facts: Facts) -> tuple[str, str]:
-    """The cause that remains: too few steps, or too small ones."""
+    """The remaining cause: too few steps, or too small a learning rate."""
     train = facts.config.train
     fell = f", loss {facts.losses[0]:.3f} -> {facts.losses[1]:.3f}" if facts.losses else ""
     cause = f"too little was learnt: {facts.steps:,} steps at train.lr={train.lr:g}{fell}"

@@ -1,4 +1,4 @@
-"""Asks a freshly trained model a few questions and looks at its answers (`probes`)."""
+"""Probes at the end of training: answers of the model to a few questions, with their faults (`probes`)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pipeline.run.progress import say
 
 ROWS = 16
 LIMIT = 64  # new tokens at most, whatever `eval.max_new_tokens` allows
-COMPARED = 8  # answers that the base is asked about: it costs a pass over them
+COMPARED = 8  # answers compared with the base's, at the cost of a pass over them
 POOL = 256  # rows that the questions are chosen from
 TIE = {torch.float32: 1e-4, torch.bfloat16: 2.0**-6, torch.float16: 2.0**-9}  # of a logit's size: rounding
 
@@ -40,50 +40,50 @@ def probe_model(model: Any, config: Config, run: Run, encoder: Encoder, counts: 
         counts: of the training, as its manifest will have them.
 
     Returns:
-        What `adapter/probes.json` holds: how it was asked, `probes` (see `probes.probe`), `warnings`, `answers`; or
-        `missing`, why nothing was asked.
+        The content of `adapter/probes.json`: settings, `probes` (see `probes.probe`), `warnings`, `answers`; or
+        `missing`, the reason why there are none.
 
     Raises:
         UserError: the model gives NaN (`NotFinite`).
     """
     limit = min(config.eval.max_new_tokens, LIMIT)
     dataset = run.folder("dataset")
-    part = "val" if next(read_examples(dataset, "val"), None) else "train"
+    split = "val" if next(read_examples(dataset, "val"), None) else "train"
     longest = context_length(model.config, config.adapter) or 1 << 30
     room = min(config.prompt.cutoff, longest - limit)
-    chosen = choose(read_examples(dataset, part), encoder, limit, room)
-    asked = chosen + [Example.of(text, "", "", source="eval.prompts") for text in config.eval.prompts]
-    if not asked:
+    rows = choose(read_examples(dataset, split), encoder, limit, room)
+    questions = rows + [Example.of(text, "", "", source="eval.prompts") for text in config.eval.prompts]
+    if not questions:
         return {"missing": "no question: no row fits, and eval.prompts is empty", "warnings": []}
-    prompts = [encoder.prompt(e.instruction, e.input) for e in asked]
+    prompts = [encoder.prompt(e.instruction, e.input) for e in questions]
     try:
         ids = greedy(model, prompts, end_id=encoder.end_id, max_new_tokens=limit, what="probes")
-        same = as_base(model, prompts[:COMPARED], ids[:COMPARED])
+        is_as_base = as_base(model, prompts[:COMPARED], ids[:COMPARED])
     except (torch.cuda.OutOfMemoryError, OutOfMemory):
         torch.cuda.empty_cache()
-        return {"missing": "the card's memory did not suffice", "warnings": []}
-    answers = [read(encoder, example, made) for example, made in zip(asked, ids, strict=True)]
-    found = probe(answers, encoder.template, fitting(encoder, [e.output for e in asked], limit))
-    if same is not None:
-        found["as_base"] = {"count": sum(same), "of": len(same)}
+        return {"missing": "out of GPU memory", "warnings": []}
+    answers = [read(encoder, example, ids_) for example, ids_ in zip(questions, ids, strict=True)]
+    counted = probe(answers, encoder.template, fitting(encoder, [e.output for e in questions], limit))
+    if is_as_base is not None:
+        counted["as_base"] = {"count": sum(is_as_base), "of": len(is_as_base)}
     return {
-        "part": part,
-        "rows": len(chosen),
-        "prompts": len(asked) - len(chosen),
+        "part": split,
+        "rows": len(rows),
+        "prompts": len(questions) - len(rows),
         "max_new_tokens": limit,
-        "probes": found,
-        "warnings": warnings(found, Facts.of(config, run, counts), languages_asked(answers)),
+        "probes": counted,
+        "warnings": warnings(counted, Facts.of(config, run, counts), languages_asked(answers)),
         "answers": [_shown(answer, encoder) for answer in answers],
     }
 
 
 def _shown(answer: Answer, encoder: Encoder) -> dict[str, Any]:
-    shows = [name for name, there in signs(answer, encoder.template).items() if there]
-    return {**answer.as_dict(), "signs": shows}
+    shown = [name for name, is_shown in signs(answer, encoder.template).items() if is_shown]
+    return {**answer.as_dict(), "signs": shown}
 
 
 def choose(examples: Iterable[Example], encoder: Encoder, limit: int, room: int, count: int = ROWS) -> list[Example]:
-    """Rows by content hash, so the same ones on every machine; languages in turn, references that fit first.
+    """Rows by content hash, the same on every machine; languages in turn, references that fit first.
 
     Args:
         room: most tokens of a prompt.
@@ -100,13 +100,13 @@ def choose(examples: Iterable[Example], encoder: Encoder, limit: int, room: int,
 
 @torch.inference_mode()
 def as_base(model: Any, prompts: Sequence[Sequence[int]], ids: Sequence[Sequence[int]]) -> list[bool] | None:
-    """Whether the model without what was trained would give the same answers, ties aside; None where it cannot say.
+    """Whether the base alone gives the same greedy answers, ties aside; None where the adapter cannot be switched off.
 
-    One pass instead of many: if at each place of the answer the base's likeliest token is the one that stands there,
-    then the base's own greedy answer is this one.
+    One pass instead of many: where the base's likeliest token equals the answer's at every position, the base's own
+    greedy answer is this one.
     """
-    held = adapter_disabled(model)
-    if held is None:
+    without_adapter = adapter_disabled(model)
+    if without_adapter is None:
         return None
     same = [True] * len(prompts)
     rows = [
@@ -115,35 +115,35 @@ def as_base(model: Any, prompts: Sequence[Sequence[int]], ids: Sequence[Sequence
     ]
 
     def others(group: list[int]) -> set[int]:
-        """Rows of which the base would say some token otherwise."""
-        found: set[int] = set()
+        """Rows in which the base prefers another token somewhere."""
+        differing: set[int] = set()
         with contextlib.closing(label_logits(model, pad([rows[i] for i in group]))) as slices:
-            for logits, there, at in slices:
+            for logits, labels, at in slices:
                 most, tie = logits.amax(-1).float(), TIE.get(logits.dtype, 1e-4)
-                is_same = logits.gather(-1, there[:, None])[:, 0].float() >= most - tie * most.abs()
-                found |= {group[n] for n in at[~is_same].tolist()}
-        return found
+                is_same = logits.gather(-1, labels[:, None])[:, 0].float() >= most - tie * most.abs()
+                differing |= {group[n] for n in at[~is_same].tolist()}
+        return differing
 
-    with answering(model), held:
-        for _, found in each_group(model, [len(row) for row, _ in rows], others):
-            for i in found:
+    with answering(model), without_adapter:
+        for _, differing in each_group(model, [len(row) for row, _ in rows], others):
+            for i in differing:
                 same[i] = False
     return same
 
 
-def tell(found: Mapping[str, Any]) -> None:
-    """The short block at the end of training."""
-    if found.get("missing"):
-        say(f"train: probes: {found['missing']}")
+def tell(probed: Mapping[str, Any]) -> None:
+    """Prints the counts and warnings at the end of training."""
+    if probed.get("missing"):
+        say(f"train: probes: {probed['missing']}")
         return
-    where = "held-out" if found["part"] == "val" else "training"
+    where = "held-out" if probed["part"] == "val" else "training"
     say(
-        f"train: probes: {found['rows']} {where} rows and {found['prompts']} prompts, "
-        f"at most {found['max_new_tokens']} tokens each"
+        f"train: probes: {probed['rows']} {where} rows and {probed['prompts']} prompts, "
+        f"at most {probed['max_new_tokens']} tokens each"
     )
-    shown = [f"{NAMES[name]} {n['count']} of {n['of']}" for name, n in found["probes"].items() if n["of"]]
-    say(f"       {' | '.join(shown)}")
-    if not found["probes"]["stops"]["of"]:
+    parts = [f"{NAMES[name]} {n['count']} of {n['of']}" for name, n in probed["probes"].items() if n["of"]]
+    say(f"       {' | '.join(parts)}")
+    if not probed["probes"]["stops"]["of"]:
         say("       whether they stop was not asked: no reference is short enough (eval.max_new_tokens)")
-    for warning in found["warnings"]:
+    for warning in probed["warnings"]:
         say(advice(warning, "       "))

@@ -1,9 +1,8 @@
-"""In-context learning: training rows with their answers in front of a question (Brown et al. 2020, arXiv 2005.14165).
+"""In-context learning: training rows with their answers before a question (Brown et al. 2020, arXiv 2005.14165).
 
     [BOS] question 1, answer 1, END, ..., question k, answer k, END, question
 
-Each example is encoded as a training row is, so the model sees what it would have been trained on, and sees in it that
-answers end with END.
+Each example is encoded like a training row, END after the answer included.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from pipeline.prompt.encode import IGNORE, Encoder, Row
 
 
 class Shots:
-    """Chooses examples for a question, a pure function of the seed and the question.
+    """Chooses examples for a question; a pure function of the seed and the question.
 
-    Those of the question's own task come first, drawn without replacement; others fill up where they do not suffice.
+    Examples of the question's own task are drawn first, without replacement, then others until there are `count`.
 
     Args:
-        pool: rows to take examples from. count: k. most: tokens that the model sees, k becomes smaller where they
-            would not fit. room: of them, kept for the answer.
+        pool: rows to take examples from. count: k; examples that do not fit are left out. most: tokens that the model
+            sees. room: of them, kept for the answer.
     """
 
     def __init__(self, encoder: Encoder, pool: Sequence[Example], count: int, seed: int, most: int, room: int) -> None:
@@ -36,34 +35,34 @@ class Shots:
             self.by_task.setdefault(example.task, []).append(i)
 
     def chosen(self, example: Example) -> list[Example]:
-        """At most `count` examples, the one that stands next to the question last."""
+        """At most `count` examples; the last one stands next to the question."""
         draw = random.Random(f"{self.seed}:{example.id}")
         own = self.by_task.get(example.task, []) if example.task else []
-        found = draw.sample(own, min(self.count, len(own)))
-        if len(found) < self.count:
-            taken = set(found)
+        indices = draw.sample(own, min(self.count, len(own)))
+        if len(indices) < self.count:
+            drawn = set(indices)
             others = draw.sample(range(len(self.pool)), min(len(self.pool), 2 * self.count))
-            found = [i for i in others if i not in taken][: self.count - len(found)] + found
-        return [self.pool[i] for i in found if self.pool[i].id != example.id]
+            indices = [i for i in others if i not in drawn][: self.count - len(indices)] + indices
+        return [self.pool[i] for i in indices if self.pool[i].id != example.id]
 
     def before(self, example: Example, length: int) -> list[int]:
-        """Ids in front of a question of so many tokens; without BOS where it is the question that begins with it."""
-        found: list[int] = []
+        """Ids before a question of `length` tokens, without BOS: the prompt begins with the question's own."""
+        before_question: list[int] = []
         for row in reversed(self.encoder.rows(self.chosen(example))):
             ids = self._without_bos(row.ids)
-            if row.cut or len(ids) + len(found) + length > self.most:
+            if row.cut or len(ids) + len(before_question) + length > self.most:
                 continue
-            found = ids + found
-        return found
+            before_question = ids + before_question
+        return before_question
 
     def prompt(self, example: Example) -> list[int]:
-        """Ids that an answer is generated from."""
+        """Ids of the prompt: examples and question."""
         own = self.encoder.prompt(example.instruction, example.input)
         return self._joined(self.before(example, len(own)), own)
 
-    def tokens(self, examples: Sequence[Example]) -> ShotTokens:
-        """Examples as encoded rows of which only the question's own part carries loss."""
-        return ShotTokens([self._row(e, row) for e, row in zip(examples, self.encoder.rows(examples), strict=True)])
+    def tokens(self, examples: Sequence[Example]) -> EncodedRows:
+        """Encoded rows with examples before them; only the row's own labels carry loss."""
+        return EncodedRows([self._row(e, row) for e, row in zip(examples, self.encoder.rows(examples), strict=True)])
 
     def _row(self, example: Example, row: Row) -> tuple[list[int], list[int]]:
         before = self.before(example, len(row.ids))
@@ -77,10 +76,10 @@ class Shots:
         return ids if self.encoder.bos_id is None else ids[1:]
 
 
-class ShotTokens:
-    """Rows in memory, with what `pipeline.prompt.batch` asks of `Tokens`."""
+class EncodedRows:
+    """Encoded rows in memory, with the interface of `Tokens` that batches need. rows: (ids, labels)."""
 
-    def __init__(self, rows: Sequence[tuple[list[int], list[int]]]) -> None:
+    def __init__(self, rows: Sequence[tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]]) -> None:
         self.rows = rows
         self.lengths = np.array([len(ids) for ids, _ in rows], np.int64)
 
@@ -91,7 +90,7 @@ class ShotTokens:
 
 
 def shots_from(dataset: Path, encoder: Encoder, seed: int, context: int | None, room: int, count: int) -> Shots:
-    """`count` examples from the training rows in `dataset`.
+    """Shots from the training rows in `dataset`.
 
     Args:
         context: tokens that the model sees. room: of them, kept for the answer.

@@ -1,7 +1,7 @@
-"""The evaluation stage: base, base with examples in front, and tuned model, in one table with standard errors.
+"""The evaluation stage: base, base with examples (shots) and tuned model in one table with standard errors.
 
-runs/NAME/benchmarks/     rows and task definitions as the harness reads them
-runs/NAME/measurements/   each finished measurement
+runs/NAME/benchmarks/     rows and task definitions in the harness's form
+runs/NAME/measurements/   cached results
 runs/NAME/eval/           eval.json, eval.md, eval.png
 """
 
@@ -15,8 +15,8 @@ from pipeline.config.method_rules import spec_of
 from pipeline.config.portable_paths import shortener
 from pipeline.config.schema import Config
 from pipeline.evaluation.held_out_rows import HeldOutRows, held_out_rows
-from pipeline.evaluation.measurement import MeasuredModel, base_model, tuned_model
-from pipeline.evaluation.rouge import rouge_l
+from pipeline.evaluation.measure import MeasuredModel, base_model, tuned_model
+from pipeline.evaluation.scores import rouge_l
 from pipeline.evaluation.shots import Shots, shots_from
 from pipeline.evaluation.table import chart, markdown, printed, rows_of
 from pipeline.evaluation.tasks import files_of, write_local
@@ -33,7 +33,7 @@ from pipeline.run.progress import say
 
 
 class Evaluation:
-    """What is measured on which model. `who`: base, shots (the base with examples in front), tuned."""
+    """The measurements and their models. `who`: base, shots (the base with examples before each question), tuned."""
 
     def __init__(self, config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> None:
         self.config, self.run, self.base = config, run, base
@@ -51,8 +51,8 @@ class Evaluation:
         self.harness: tuple[Any, Any] = (None, None)
 
     def units(self) -> list[tuple[str, str]]:
-        """(who, what) in the order of work: `held-out` or a task. The tuned model of a method without training is the
-        base with examples in front, which benchmarks know nothing of."""
+        """(who, what) in the order of measurement; what: `held-out` or a task. With a method without training the tuned
+        model is the base with examples, which benchmarks do not use."""
         baseline = ["shots"] if self.config.eval.shots and not self.untrained else []
         held_out = [(who, "held-out") for who in ("base", *baseline, "tuned")] if self.splits else []
         models = ("base",) if self.untrained else ("base", "tuned")
@@ -60,7 +60,7 @@ class Evaluation:
         return sorted(units, key=lambda unit: unit[0] == "tuned")
 
     def measure(self, who: str, what: str) -> dict[str, Any]:
-        """One unit; results that are known are not measured again.
+        """Measures one unit, or takes it from the cache.
 
         Raises:
             UserError: as `Harness.ask`.
@@ -71,7 +71,7 @@ class Evaluation:
         return measured.result(f"task {what}", self._task_settings(what), lambda model: self._ask(model, what, who))
 
     def _task_settings(self, task: str) -> dict[str, Any]:
-        """All that a benchmark's result depends on, besides the model."""
+        """All that a benchmark's result depends on besides the model."""
         wanted = self.config.eval
         template = self.encoder.template.hash if wanted.prompting == "template" else ""
         return {
@@ -89,7 +89,7 @@ class Evaluation:
         return self.harness[1].ask(task, wanted.limit, wanted.num_fewshot, wanted.prompting == "template", who)
 
     def _shots(self, who: str) -> Shots | None:
-        """Examples in front of every question, where `who` is asked with them."""
+        """Examples before every question, where `who` gets them."""
         config = self.config
         count = config.eval.shots if who == "shots" else 0
         if self.untrained and who == "tuned":
@@ -101,13 +101,13 @@ class Evaluation:
         return shots_from(self.run.folder("dataset"), self.encoder, config.train.seed, context, room, count)
 
     def release(self, who: str) -> None:
-        """Gives a model's memory back, before the next one is loaded."""
+        """Frees a model's memory before the next one is loaded."""
         self.harness = None, None
         self.models[who].release()
 
 
 def harness_version() -> str:
-    """Of lm-evaluation-harness.
+    """Version of lm-evaluation-harness.
 
     Raises:
         UserError: it is not installed.
@@ -120,40 +120,40 @@ def harness_version() -> str:
 
 
 def evaluate(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> None:
-    """Measures what was not measured yet, and writes the table.
+    """Measures what is not cached, and writes the table.
 
     Raises:
         UserError: nothing to measure; a benchmark's file or row is unfit (named); a model gives NaN.
     """
-    work = Evaluation(config, run, base, stage_key)
-    units = work.units()
+    evaluation = Evaluation(config, run, base, stage_key)
+    units = evaluation.units()
     if not units:
         fix = "keep rows out of training (data.val=64), or name benchmarks (eval.tasks)"
         raise UserError("nothing to evaluate: no held-out rows and no benchmarks", "eval", fix)
     if config.eval.tasks:
         harness_version()
-    if work.folder:
-        write_local(work.files, work.folder)  # checks every row before a model is loaded
-    found = {}
+    if evaluation.folder:
+        write_local(evaluation.files, evaluation.folder)  # checks every row before a model is loaded
+    measured = {}
     for n, (who, what) in enumerate(units, 1):
         if who == "tuned":
-            work.release("base")
+            evaluation.release("base")
         say(f"eval: {n} of {len(units)}: {who}, {what}")
-        found[who, what] = work.measure(who, what)
-    work.release("tuned")
-    rows = rows_of(found, read_json(run.folder("export") / "results.json") or {})
+        measured[who, what] = evaluation.measure(who, what)
+    evaluation.release("tuned")
+    rows = rows_of(measured, read_json(run.folder("export") / "results.json") or {})
     with run.writing("eval", stage_key) as output:
         record = {
-            "models": _models(config, run, work.encoder),
+            "models": _models(config, run, evaluation.encoder),
             "rows": rows,
             "settings": {k: config.value("eval")[k] for k in ("limit", "num_fewshot", "prompting", "shots", "rows")},
-            "tasks": {f"{who} {what}": {k: v for k, v in part.items() if k != "samples"}
-                      for (who, what), part in found.items() if what != "held-out"},
+            "tasks": {f"{who} {what}": {k: v for k, v in result.items() if k != "samples"}
+                      for (who, what), result in measured.items() if what != "held-out"},
             "command": f"make eval CONFIG=...  (name: {config.name})",
             "versions": {**versions(), **({"lm_eval": harness_version()} if config.eval.tasks else {})},
         }  # fmt: skip
         write_json(output.folder / "eval.json", record)
-        text = markdown(config, record, work.folder)
+        text = markdown(config, record, evaluation.folder)
         write_text(output.folder / "eval.md", shortener(run.root, config)(text))
         from pipeline.pages import png  # matplotlib takes a second
 
@@ -174,7 +174,7 @@ def _models(config: Config, run: Run, encoder: Encoder) -> dict[str, Any]:
 def held_out(
     measured: MeasuredModel, splits: Mapping[str, HeldOutRows], max_new_tokens: int, shots: Shots | None
 ) -> dict[str, Any]:
-    """Loss and answers of the run's held-out rows, by split.
+    """Losses and answers of the held-out rows, by split.
 
     Returns:
         sums, counts (nats and tokens of each row), rouge_l, stopped, exact (of each answer; None where a row has more
@@ -189,9 +189,9 @@ def held_out(
         results[split] = {
             "sums": sums,
             "counts": counts,
-            "rouge_l": [rouge_l(a.expected, a.said, e.language) for e, a in pairs],
+            "rouge_l": [rouge_l(a.expected, a.text, e.language) for e, a in pairs],
             "stopped": [float(a.stopped) for a in answers],
             "exact": [float(a.exact) if e.exact else None for e, a in pairs],
-            "said": [a.said for a in answers],
+            "said": [a.text for a in answers],
         }
     return results

@@ -1,7 +1,7 @@
 """The table of an evaluation: base, base with examples, tuned model, and the change, each with its standard error.
 
-Both models answer the same questions, so the error of the change is that of the differences question by question:
-what makes a question hard for both falls out.
+Both models answer the same questions, so the error of the change is that of the differences by question: what makes a
+question hard for both cancels out.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any
 
 from pipeline.config.schema import Config
 from pipeline.evaluation.general import forgetting
-from pipeline.evaluation.standard_error import mean, ratio, shown
+from pipeline.evaluation.scores import mean, ratio, shown
 from pipeline.pages.charts import DotRow, dots
 from pipeline.pages.drawing import Drawing
 from pipeline.run.markdown import code, plain
 
 Row = dict[str, Any]
-Pair = tuple[float, float]  # a value and its standard error
+Estimate = tuple[float, float]  # a value and its standard error
 NAMES = {"val": "held-out rows", "holdout": "tasks never trained on"}
-SMALL = 8  # parts of a group that still have rows of their own: KoBEST's five, not MMLU's 57
+SMALL = 8  # groups of at most so many tasks have a row for each: KoBEST's five, not MMLU's 57
 SHARES = ("acc", "acc_norm", "exact match", "stopped by itself", "f1", "ROUGE-L")  # shown in per cent
 
 
-def rows_of(found: dict[tuple[str, str], dict[str, Any]], results: dict[str, Any]) -> list[Row]:
+def rows_of(measured: dict[tuple[str, str], dict[str, Any]], results: dict[str, Any]) -> list[Row]:
     """One row for each number.
 
     Args:
@@ -36,47 +36,53 @@ def rows_of(found: dict[tuple[str, str], dict[str, Any]], results: dict[str, Any
         over_shots_error (floats, or None where there is none), better (`up`, `down`), n, note.
     """
     rows = []
-    for part in NAMES:
-        held = {
-            who: measured[part] for (who, what), measured in found.items() if what == "held-out" and part in measured
+    for split in NAMES:
+        by_model = {
+            who: result[split] for (who, what), result in measured.items() if what == "held-out" and split in result
         }
-        if held:
-            rows += _held_out(part, held)
+        if by_model:
+            rows += _held_out(split, by_model)
     rows += _general(results)
-    for task in dict.fromkeys(what for _, what in found if what != "held-out"):
-        rows += _task(task, {who: measured for (who, what), measured in found.items() if what == task})
+    for task in dict.fromkeys(what for _, what in measured if what != "held-out"):
+        rows += _task(task, {who: result for (who, what), result in measured.items() if what == task})
     return rows
 
 
 def row(
-    name: str, metric: str, values: dict[str, Pair], changes: dict[str, Pair], better: str, n: int, note: str = ""
+    name: str,
+    metric: str,
+    values: dict[str, Estimate],
+    changes: dict[str, Estimate],
+    better: str,
+    n: int,
+    note: str = "",
 ) -> Row:
-    """Fills in what is missing. values: of base, shots, tuned; changes: of tuned over base and shots."""
-    found: Row = {"name": name, "metric": metric}
+    """A row, with None for missing numbers. values: of base, shots, tuned; changes: of tuned over base and shots."""
+    filled: Row = {"name": name, "metric": metric}
     for who in ("base", "shots", "tuned"):
-        found[who], found[f"{who}_error"] = map(_plain, values.get(who, (math.nan, math.nan)))
+        filled[who], filled[f"{who}_error"] = map(_plain, values.get(who, (math.nan, math.nan)))
     for field, who in (("change", "base"), ("over_shots", "shots")):
-        found[field], found[f"{field}_error"] = map(_plain, changes.get(who, (math.nan, math.nan)))
-    return {**found, "better": better, "n": n, "note": note}
+        filled[field], filled[f"{field}_error"] = map(_plain, changes.get(who, (math.nan, math.nan)))
+    return {**filled, "better": better, "n": n, "note": note}
 
 
-def _held_out(part: str, held: dict[str, dict[str, Any]]) -> list[Row]:
-    others: list[str] = [who for who in ("base", "shots") if who in held and "tuned" in held]
-    counts = {who: h["counts"] for who, h in held.items()}
-    losses = {who: ratio(h["sums"], h["counts"]) for who, h in held.items()}
+def _held_out(split: str, by_model: dict[str, dict[str, Any]]) -> list[Row]:
+    others: list[str] = [who for who in ("base", "shots") if who in by_model and "tuned" in by_model]
+    counts = {who: h["counts"] for who, h in by_model.items()}
+    losses = {who: ratio(h["sums"], h["counts"]) for who, h in by_model.items()}
     changes = {
-        who: ratio([t - b for t, b in zip(held["tuned"]["sums"], held[who]["sums"], strict=True)], counts[who])
+        who: ratio([t - b for t, b in zip(by_model["tuned"]["sums"], by_model[who]["sums"], strict=True)], counts[who])
         for who in others
         if counts[who] == counts["tuned"]  # rows cut to the model's context can lose labels behind examples
     }
-    found = [row(NAMES[part], "loss", losses, changes, "down", len(held["base"]["sums"]))]
+    rows = [row(NAMES[split], "loss", losses, changes, "down", len(by_model["base"]["sums"]))]
     for metric, field in (("exact match", "exact"), ("ROUGE-L", "rouge_l"), ("stopped by itself", "stopped")):
-        lists = {who: [v for v in h[field] if v is not None] for who, h in held.items()}
+        lists = {who: [v for v in h[field] if v is not None] for who, h in by_model.items()}
         if lists["base"]:
             change = {who: _paired(lists["tuned"], lists[who]) for who in others}
             values = {who: mean(v) for who, v in lists.items()}
-            found.append(row(NAMES[part], metric, values, change, "up", len(lists["base"])))
-    return found
+            rows.append(row(NAMES[split], metric, values, change, "up", len(lists["base"])))
+    return rows
 
 
 def _general(results: dict[str, Any]) -> list[Row]:
@@ -89,34 +95,34 @@ def _general(results: dict[str, Any]) -> list[Row]:
 
 
 def _task(task: str, measured: dict[str, dict[str, Any]]) -> list[Row]:
-    """Rows of a task; of a small group also those of its parts."""
-    parts = list(measured["base"]["n"])
-    found = _metrics(task, parts, measured)
-    if 1 < len(parts) <= SMALL:
-        found += [one for part in parts for one in _metrics(part, [part], measured)]
-    return found
+    """Rows of a task; for a small group also those of its tasks."""
+    leaves = list(measured["base"]["n"])
+    rows = _metrics(task, leaves, measured)
+    if 1 < len(leaves) <= SMALL:
+        rows += [entry for leaf in leaves for entry in _metrics(leaf, [leaf], measured)]
+    return rows
 
 
-def _metrics(name: str, parts: Sequence[str], measured: dict[str, dict[str, Any]]) -> list[Row]:
+def _metrics(name: str, leaves: Sequence[str], measured: dict[str, dict[str, Any]]) -> list[Row]:
     base = measured["base"]
-    own = {who: m["results"].get(name, {}) for who, m in measured.items()}
-    cut = base["cut"] if len(parts) == len(base["n"]) else 0
+    results = {who: m["results"].get(name, {}) for who, m in measured.items()}
+    cut = base["cut"] if len(leaves) == len(base["n"]) else 0
     lost = "1 pass lost its beginning" if cut == 1 else f"{cut} passes lost their beginning"
     note = f"{lost}, being longer than the model's context" if cut else ""
-    found = []
-    for metric in own["base"]:
+    rows = []
+    for metric in results["base"]:
         if "_stderr" in metric:
             continue
         plain = metric.split(",")[0]
-        having = [part for part in parts if plain in base["samples"][part]] or list(parts)
-        values = {who: (o[metric], o.get(_error_of(metric), math.nan)) for who, o in own.items()}
+        with_metric = [leaf for leaf in leaves if plain in base["samples"][leaf]] or list(leaves)
+        values = {who: (o[metric], o.get(_error_of(metric), math.nan)) for who, o in results.items()}
         samples = {
-            who: [v for part in having for v in m["samples"][part].get(plain, [])] for who, m in measured.items()
+            who: [v for leaf in with_metric for v in m["samples"][leaf].get(plain, [])] for who, m in measured.items()
         }
         changes = {"base": _change(plain, values, samples)} if "tuned" in values else {}
         better = "up" if base["higher"].get(plain, True) else "down"
-        found.append(row(name, metric, values, changes, better, sum(base["n"][part] for part in having), note))
-    return found
+        rows.append(row(name, metric, values, changes, better, sum(base["n"][leaf] for leaf in with_metric), note))
+    return rows
 
 
 def _error_of(metric: str) -> str:
@@ -124,7 +130,7 @@ def _error_of(metric: str) -> str:
     return f"{name}_stderr,{kept}" if kept else f"{name}_stderr"
 
 
-def _change(metric: str, values: dict[str, Pair], samples: dict[str, list[float]]) -> Pair:
+def _change(metric: str, values: dict[str, Estimate], samples: dict[str, list[float]]) -> Estimate:
     """Tuned - base and its error, question by question where the metric is a mean over questions.
 
     Perplexity, exp(-mean l), is one to first order: a question moves it by -perplexity * (l - mean l) / n.
@@ -141,7 +147,7 @@ def _change(metric: str, values: dict[str, Pair], samples: dict[str, list[float]
     return change, math.hypot(values["tuned"][1], values["base"][1])
 
 
-def _paired(tuned: Sequence[float], base: Sequence[float]) -> Pair:
+def _paired(tuned: Sequence[float], base: Sequence[float]) -> Estimate:
     return mean([t - b for t, b in zip(tuned, base, strict=True)])
 
 
@@ -149,13 +155,13 @@ def _plain(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def cells(found: Row) -> list[str]:
+def cells(entry: Row) -> list[str]:
     """name, metric, base, shots, tuned, change, over shots, n as a table shows them."""
-    share = found["metric"].split(",")[0] in SHARES
-    shown = [_cell(found[k], found[f"{k}_error"], share, k in ("change", "over_shots"))
+    share = entry["metric"].split(",")[0] in SHARES
+    shown = [_cell(entry[k], entry[f"{k}_error"], share, k in ("change", "over_shots"))
              for k in ("base", "shots", "tuned", "change", "over_shots")]  # fmt: skip
-    arrow = {"up": " ↑", "down": " ↓"}.get(found["better"], "")
-    return [found["name"], found["metric"] + arrow, *shown, f"{found['n']:,}"]
+    arrow = {"up": " ↑", "down": " ↓"}.get(entry["better"], "")
+    return [entry["name"], entry["metric"] + arrow, *shown, f"{entry['n']:,}"]
 
 
 def _cell(value: float | None, error: float | None, share: bool, signed: bool) -> str:

@@ -1,10 +1,10 @@
-"""Which benchmarks there are, and lm-evaluation-harness's definitions of them pointed at local files.
+"""The benchmarks, and lm-evaluation-harness's definitions of them with local files as data.
 
     arc_easy_local.yaml     include: .../lm_eval/tasks/arc/arc_easy.yaml
                             dataset_path: json, data_files: {test: .../arc_easy.jsonl}
 
-A local task differs from the hub's in where its rows come from, and in nothing else; `lm_eval run --include_path` of
-the folder gives the same numbers.
+A local task differs from the hub's only in the source of its rows; `lm_eval run --include_path` of the folder gives the
+same numbers.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import Any
 import yaml
 
 from pipeline.config.schema import Config
-from pipeline.evaluation.local_rows import KOBEST, read
+from pipeline.evaluation.task_rows import KOBEST, read
 from pipeline.run.errors import UserError
 from pipeline.run.files import json_text, write_text
 from pipeline.run.folder import Run, input_hashes
 from pipeline.run.nearest import nearest
 
-LOCAL = "_local"  # at the end of a task's name in files and in the harness; tables leave it out
+LOCAL = "_local"  # suffix of a task's name in files and in the harness, left out in tables
 FIELD = "eval.tasks"
 
 
 @dataclass(frozen=True)
-class Files:
-    """Where a task's rows lie in a folder of benchmark files, and where the harness defines it.
+class TaskFiles:
+    """A task's files in a folder of benchmark files, and its definition in the harness.
 
-    split: what the harness calls the rows that it measures on.
+    split: the harness's name of the rows that it measures on.
     """
 
     pattern: str
@@ -40,13 +40,13 @@ class Files:
 
 
 SINGLE = {
-    "arc_easy": Files("arc_easy*", "arc/arc_easy.yaml"),
-    "arc_challenge": Files("arc_challenge*", "arc/arc_challenge.yaml"),
-    "hellaswag": Files("hellaswag*", "hellaswag/hellaswag.yaml", "validation"),
-    "truthfulqa_mc1": Files("[Tt]ruthful[Qq][Aa]*", "truthfulqa/truthfulqa_mc1.yaml", "validation"),
-    "truthfulqa_mc2": Files("[Tt]ruthful[Qq][Aa]*", "truthfulqa/truthfulqa_mc2.yaml", "validation"),
-    "lambada_openai": Files("lambada_openai*", "lambada/lambada_openai.yaml"),
-    **{f"kobest_{n}": Files(f"kobest_{n}*", f"kobest/kobest_{n}.yaml") for n in KOBEST},
+    "arc_easy": TaskFiles("arc_easy*", "arc/arc_easy.yaml"),
+    "arc_challenge": TaskFiles("arc_challenge*", "arc/arc_challenge.yaml"),
+    "hellaswag": TaskFiles("hellaswag*", "hellaswag/hellaswag.yaml", "validation"),
+    "truthfulqa_mc1": TaskFiles("[Tt]ruthful[Qq][Aa]*", "truthfulqa/truthfulqa_mc1.yaml", "validation"),
+    "truthfulqa_mc2": TaskFiles("[Tt]ruthful[Qq][Aa]*", "truthfulqa/truthfulqa_mc2.yaml", "validation"),
+    "lambada_openai": TaskFiles("lambada_openai*", "lambada/lambada_openai.yaml"),
+    **{f"kobest_{n}": TaskFiles(f"kobest_{n}*", f"kobest/kobest_{n}.yaml") for n in KOBEST},
 }
 MMLU = "mmlu"  # a folder with SUBJECT_test.csv
 GROUPS = (MMLU, "kobest")
@@ -89,15 +89,15 @@ def local_files(tasks: Sequence[str], folder: Path) -> dict[str, list[tuple[str,
     """
     if not folder.is_dir():
         raise UserError(f"no such folder: {folder}", "eval.task_files", "name a folder with benchmark files")
-    found = {}
+    files = {}
     for task in tasks:
         leaves = _leaves(task, folder)
         if not leaves:
             fix = f"put it there, take {task} out of {FIELD}, or leave eval.task_files empty to read the hub"
             wanted = f"{MMLU}/*_test.csv" if task == MMLU else f"{task}*"
             raise UserError(f"no file for the benchmark {task} ({wanted})", str(folder), fix)
-        found[task] = leaves
-    return found
+        files[task] = leaves
+    return files
 
 
 def _leaves(task: str, folder: Path) -> list[tuple[str, Path]]:
@@ -142,7 +142,7 @@ def write_local(files: dict[str, list[tuple[str, Path]]], folder: Path) -> dict[
 
 def _definition(leaf: str, definitions: Path, data: Path) -> dict[str, Any]:
     if leaf.startswith("mmlu_"):
-        own = Files("", f"mmlu/default/{leaf}.yaml")
+        own = TaskFiles("", f"mmlu/default/{leaf}.yaml")
         if not (definitions / own.definition).is_file():
             raise UserError(f"MMLU has no subject {leaf.removeprefix('mmlu_')!r}", FIELD, "take that file away")
     else:

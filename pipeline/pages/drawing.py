@@ -1,6 +1,6 @@
-"""A picture as a list of marks, drawn the same way as SVG for the page and as PNG (`pipeline.pages.png`).
+"""A drawing as a list of marks, written as SVG for pages and as PNG by `pipeline.pages.png`.
 
-Colours are roles, not values: the page fills them in for the light and the dark scheme, a PNG is always light.
+Colours are roles: a page has values for them in its light and its dark scheme, a PNG is always light.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ ROLES = {
     "neutral": ("#a9b3bd", "#5d6975"),
 }
 
-WIDE, NARROW = 880, 340  # widths in pixels for which each picture is drawn
+WIDE, NARROW = 880, 340  # pixels; each chart is drawn for both
 
 
 @dataclass(frozen=True)
 class Rect:
-    """tip: shown when pointed at. link: an id on the page."""
+    """tip: text shown at the pointer. link: an id on the page. fill `transparent`: a place for a tip, not painted."""
 
     x: float
     y: float
@@ -107,7 +107,7 @@ Mark = Rect | Line | Text | Wedge | Curve | Dot
 
 @dataclass
 class Drawing:
-    """title, note: what a PNG says above and below, since nothing stands around it. alt: for screen readers."""
+    """title, note: text above and below the drawing. alt: for screen readers."""
 
     name: str
     width: float
@@ -122,13 +122,13 @@ class Drawing:
 
 
 def text_width(text: str, size: float) -> float:
-    """About how wide a text is in a plain sans-serif: Hangul and its neighbours are as wide as they are high."""
+    """Approximate width of a text in a sans-serif font; Hangul, Kana and Han are as wide as they are high."""
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
     return size * (0.95 * wide + 0.55 * (len(text) - wide))
 
 
 def fitted(text: str, size: float, width: float) -> str:
-    """The text, or its two ends with … between, so that it fits: ends of paths tell more than middles."""
+    """The text, or its beginning and end with … between, so that it fits: ends tell paths apart."""
     if text_width(text, size) <= width:
         return text
     for length in range(len(text) - 1, 1, -1):
@@ -197,7 +197,7 @@ def _ring(wedge: Wedge) -> str:
 
 
 def point(x: float, y: float, radius: float, angle: float) -> tuple[float, float]:
-    """Where a clockwise angle from the top meets a circle."""
+    """The point of a circle at a clockwise angle from the top."""
     return x + radius * math.sin(angle), y - radius * math.cos(angle)
 
 

@@ -1,4 +1,4 @@
-"""A picture on the page: its title, its note, a drawing for wide and one for narrow screens, and its numbers."""
+"""A chart on a page: title, note, a drawing for wide and one for narrow screens, and a table of its numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Rows = Iterable[Sequence[Any]]
 
 
 class Figure:
-    """`draw` makes the drawing for a width; `note` stands under its title; `head` and `rows` are its numbers."""
+    """draw: makes the drawing for a width. note: text below the title. head, rows: the table of numbers."""
 
     def __init__(
         self, draw: Callable[[float], Drawing], note: str = "", head: Sequence[str] = (), rows: Rows = ()
@@ -24,17 +24,17 @@ class Figure:
 
     def html(self) -> str:
         name, note = self.drawing.name, self.drawing.note
-        said = f"<p>{escape(note)}</p>" if note else ""
+        caption = f"<p>{escape(note)}</p>" if note else ""
         numbers = f'<details class="numbers"><summary>Numbers</summary>{self._table}</details>' if self._table else ""
         return (
             f'<figure class="chart {name.split("-")[0]}" id="chart-{name}"><figcaption>'
-            f"<h3>{escape(self.drawing.title)}</h3>{said}</figcaption>"
+            f"<h3>{escape(self.drawing.title)}</h3>{caption}</figcaption>"
             f"{svg(self.drawing, 'wide')}{svg(self._narrow, 'narrow')}{numbers}</figure>"
         )
 
 
 def table(head: Sequence[str], rows: Rows) -> str:
-    """A column whose head begins with # holds numbers. Empty heads all: none is shown."""
+    """An HTML table. A column whose head begins with # holds numbers; without any head there is no header row."""
     right = [cell.startswith("#") for cell in head]
     top = "".join(
         f"<th{' class=n' if number else ''}>{escape(cell.lstrip('#'))}</th>"

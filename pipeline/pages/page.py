@@ -1,8 +1,10 @@
-"""A page that needs no network, reads without a mouse, and is drawn for wide and narrow screens: reports of sections,
-and the shell of others.
+"""The HTML of every page: one file that needs no network, for wide and narrow screens, mouse and keyboard.
 
-The texts of rows are strangers' texts: all are escaped, and the page's own policy (Content-Security-Policy) forbids
-every script but its own and every connection.
+    page     a report: header, links to its sections, the sections, footer      (data report, run report)
+    shell    the same around any body, with CSS and JavaScript of its own       (compare page)
+
+Texts of rows are untrusted: all are escaped, and the page's Content-Security-Policy forbids every script but its own
+and every connection.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ HERE = Path(__file__).parent
 
 
 def page(name: str, kind: str, sections: Mapping[str, str], about: str) -> str:
-    """A whole report from the HTML of its sections. The same input gives the same bytes: it names no time.
+    """A report from the HTML of its sections. The same input gives the same bytes.
 
     Args:
         name: of the run. kind: what the page is. about: HTML of the footer, behind the version.
@@ -35,11 +37,11 @@ def page(name: str, kind: str, sections: Mapping[str, str], about: str) -> str:
 
 
 def shell(name: str, kind: str, body: str, about: str, style: str = "", script: str = "") -> str:
-    """A page of this look with its own policy.
+    """A page with its security policy.
 
     Args:
         name: of the run. kind: what the page is. body: HTML between header and footer. about: HTML of the footer.
-        style, script: CSS on top of the report's, JavaScript in place of it.
+        style: CSS after page.css. script: JavaScript in place of page.js.
     """
     title = escape(name)
     script = script or _file("js")

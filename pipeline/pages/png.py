@@ -1,4 +1,4 @@
-"""Drawings as PNG files, for slides and readmes. matplotlib only paints here; every mark has its place already."""
+"""Drawings as PNG files. matplotlib only paints; every mark has its coordinates already."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write(drawing: Drawing, path: Path) -> None:
 
 
 def _paint(axes: Axes, mark: Mark) -> None:
-    """One level for all, so that later marks cover earlier ones as they do in SVG."""
+    """Paints one mark. All have one z-order, so that later marks cover earlier ones as in SVG."""
     from matplotlib import patches
     from matplotlib.lines import Line2D
 
@@ -132,7 +132,7 @@ def _glyphs() -> frozenset[int]:
 
 
 def _drawable(text: str) -> str:
-    """The text with a dot for each run of letters that no font here has: better than boxes."""
+    """The text with a dot for each run of characters that the fonts lack."""
     out: list[str] = []
     for char in unicodedata.normalize("NFC", visible(text)):
         shown = char if ord(char) in _glyphs() else "·"

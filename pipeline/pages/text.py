@@ -1,4 +1,4 @@
-"""Texts of rows as HTML that shows them and never runs them: escaped, shortened, invisible characters made visible."""
+"""Untrusted texts as HTML: escaped, shortened, with invisible characters made visible."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 LIMIT = 1_200  # characters of one field that are shown
 CONTEXT = 90  # characters around a change
 MOST_WORDS = 600  # words compared one by one; longer changes are marked whole
-# What a reader cannot see, or what would turn the page round: controls, direction marks, zero width, half characters.
+# Invisible characters and those that change the direction of text: controls, bidi marks, zero width, surrogates.
 # Joiners (U+200C, U+200D) stay: Persian words and emoji need them.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff\ufff9-\uffff]"
@@ -23,12 +23,12 @@ _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 
 
 def visible(text: str) -> str:
-    """The text with every unseen character written as ‹U+202E›; carriage returns before a line break go."""
+    """The text with every invisible character written as ‹U+202E›, and without carriage returns before line breaks."""
     return _UNSEEN.sub(lambda m: f"‹U+{ord(m[0]):04X}›", text.replace("\r\n", "\n"))
 
 
 def escape(text: object) -> str:
-    """Safe inside elements and quoted attributes, whatever the text holds."""
+    """HTML of a text, safe inside elements and quoted attributes."""
     return html.escape(visible(str(text)), quote=True)
 
 
@@ -38,7 +38,7 @@ def shorten(text: str, limit: int = LIMIT) -> str:
 
 
 def as_text(value: Any) -> str:
-    """Anything that a row can be, as text to show. A long list is cut before it is written out."""
+    """A value of any type as text. A long list is cut before it is formatted."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):
@@ -101,7 +101,7 @@ def _common(left: str, right: str) -> int:
 
 
 def _inside_word(common: str, one: str, other: str) -> int:
-    """How many letters of what is common belong to a word that then differs: the s of side and slide."""
+    """Letters at the end of the common text that belong to a word that differs after it: the s of side and slide."""
     if not (one[:1].isalnum() and other[:1].isalnum()):
         return 0
     tail = common[-40:]
@@ -134,7 +134,7 @@ def _marked(before: str, after: str) -> tuple[str, str]:
 
 
 def _tagged(tag: str, text: str) -> str:
-    """Changed white space would be invisible: it is drawn."""
+    """The text in a tag; text of white space alone is made visible."""
     if text and not text.strip():
         text = text.replace(" ", "␣").replace("\t", "⇥").replace("\n", "↵\n")
     return f"<{tag}>{escape(text)}</{tag}>" if text else ""

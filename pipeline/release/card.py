@@ -9,7 +9,7 @@ import yaml
 
 from pipeline.config.method_rules import description, spec_of
 from pipeline.config.schema import Config
-from pipeline.evaluation.measure import rows_of_table
+from pipeline.evaluation.results import rows_of_table
 from pipeline.model import card as cards
 from pipeline.model.base import kind_of
 from pipeline.model.methods.method import SETTINGS

@@ -13,8 +13,8 @@ from pipeline.config.schema import Config
 from pipeline.dataset.example import Example
 from pipeline.dataset.examples import read_examples
 from pipeline.evaluation.held_out_rows import held_out_rows
-from pipeline.evaluation.measure import measure
-from pipeline.evaluation.measurement import MeasuredModel, base_key, tuned_key
+from pipeline.evaluation.measure import MeasuredModel, base_key, tuned_key
+from pipeline.evaluation.results import measure
 from pipeline.evaluation.shots import Shots
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base

@@ -11,7 +11,7 @@ import torch
 from pipeline.config.method_rules import spec_of
 from pipeline.config.schema import Config
 from pipeline.dataset.examples import example_rows
-from pipeline.evaluation.measure import numbers_of
+from pipeline.evaluation.results import numbers_of
 from pipeline.model import adapter as adapters
 from pipeline.model.adapter_folder import copy_companions
 from pipeline.model.base import Base, kind_of

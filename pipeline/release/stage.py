@@ -10,8 +10,8 @@ from pipeline.config.method_rules import spec_of
 from pipeline.config.portable_paths import shortener
 from pipeline.config.schema import Config
 from pipeline.dataset.examples import example_rows
-from pipeline.evaluation.measure import compare_answers, rows_of_table
 from pipeline.evaluation.probe_causes import Facts, advice
+from pipeline.evaluation.results import compare_answers, rows_of_table
 from pipeline.model import adapter as adapters
 from pipeline.model.base import Base
 from pipeline.model.exported import export_dtype

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from pipeline.dataset.example import Example
-from pipeline.evaluation.measurement import MeasuredModel
+from pipeline.evaluation.measure import MeasuredModel
 from pipeline.model.adapter import WEIGHTS
 from pipeline.model.hf_tokenizer import disagreement
 from pipeline.model.methods import Method

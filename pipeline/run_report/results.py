@@ -8,9 +8,9 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.comparison.winrate import table as win_rates
-from pipeline.evaluation.measure import NAMES as PLACES
-from pipeline.evaluation.measure import rows_of_table
 from pipeline.evaluation.probes import NAMES
+from pipeline.evaluation.results import NAMES as PLACES
+from pipeline.evaluation.results import rows_of_table
 from pipeline.pages.charts import DotRow
 from pipeline.pages.drawing import Drawing
 from pipeline.pages.figure import Figure, Rows, table

@@ -9,7 +9,7 @@ from pipeline.config.method_rules import description
 from pipeline.data_report.numbers import ReportData
 from pipeline.data_report.sections import Sections
 from pipeline.evaluation.general import forgetting
-from pipeline.evaluation.standard_error import shown
+from pipeline.evaluation.scores import shown
 from pipeline.pages.figure import Figure, table
 from pipeline.pages.text import escape, shorten
 from pipeline.run.errors import UserError

@@ -8,8 +8,8 @@ from typing import Any
 from pipeline.config.adapter_name import BASE
 from pipeline.config.schema import Config
 from pipeline.evaluation.held_out_rows import held_out_rows
-from pipeline.evaluation.measure import measure
-from pipeline.evaluation.measurement import MeasuredModel, base_key, base_model
+from pipeline.evaluation.measure import MeasuredModel, base_key, base_model
+from pipeline.evaluation.results import measure
 from pipeline.evaluation.shots import Shots
 from pipeline.model.base import Base
 from pipeline.model.load import base_shape, context_length

@@ -9,7 +9,7 @@ from pipeline.config.schema import Eval
 from pipeline.dataset.examples import read_examples
 from pipeline.evaluation.answers import answer
 from pipeline.evaluation.general import LOOK, general_loss, general_windows
-from pipeline.evaluation.heldout import held_out_loss
+from pipeline.evaluation.measure import held_out_loss
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.progress import say
@@ -48,8 +48,8 @@ class PeriodicEval:
             summary.append(f"general text {line['general_loss']:.3f}")
         if self.examples:
             answers = answer(self.model, self.encoder, self.examples, self.max_new_tokens, "sample answers")
-            line["samples"] = [{"instruction": a.instruction, "expected": a.expected, "said": a.said} for a in answers]
-            summary.append(f"{_clip(answers[0].instruction)} -> {_clip(answers[0].said)}")
+            line["samples"] = [{"instruction": a.instruction, "expected": a.expected, "said": a.text} for a in answers]
+            summary.append(f"{_clip(answers[0].instruction)} -> {_clip(answers[0].text)}")
         if summary:
             say(f"train: step {step}: {' | '.join(summary)}")
         return line

@@ -20,8 +20,8 @@ from pipeline.command import guarded
 from pipeline.config.load import load
 from pipeline.config.schema import Config
 from pipeline.evaluation.general import forgetting
-from pipeline.evaluation.measure import exact_share
-from pipeline.evaluation.standard_error import shown
+from pipeline.evaluation.results import exact_share
+from pipeline.evaluation.scores import shown
 from pipeline.run.errors import UserError
 from pipeline.run.files import make_folder, read_json, write_text
 from pipeline.run.folder import Run

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.evaluation.local_rows import read
-from pipeline.evaluation.rouge import rouge_l
-from pipeline.evaluation.standard_error import mean, shown
+from pipeline.evaluation.scores import mean, rouge_l, shown
 from pipeline.evaluation.table import cells, row, rows_of
+from pipeline.evaluation.task_rows import read
 from pipeline.evaluation.tasks import local_files
 from pipeline.run.errors import UserError
 
@@ -85,15 +84,15 @@ def test_a_malformed_row_is_named(tmp_path: Path, case: str) -> None:
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="folder"):
         local_files(["arc_easy"], tmp_path / "nowhere")
-    with pytest.raises(UserError, match="no file for the benchmark mmlu"):
+    with pytest.raises(UserError, match="mmlu"):
         local_files(["mmlu"], tmp_path)
     with pytest.raises(UserError) as error:
         local_files(["arc-easy"], tmp_path)
     assert "did you mean arc_easy?" in error.value.fix
     (tmp_path / "arc_easy.jsonl").write_text("\n")
-    with pytest.raises(UserError, match="the file is empty"):
+    with pytest.raises(UserError, match="empty"):
         read("arc_easy", local_files(["arc_easy"], tmp_path)["arc_easy"][0][1])
 
 

@@ -16,12 +16,11 @@ from pipeline.config.schema import Prompt
 from pipeline.dataset.example import Example
 from pipeline.demo.families import generate
 from pipeline.evaluation import answers as marking
-from pipeline.evaluation import measurement
+from pipeline.evaluation import measure as measurement
 from pipeline.evaluation.answers import Answer, answer, marks
 from pipeline.evaluation.held_out_rows import held_out_rows
-from pipeline.evaluation.heldout import held_out_loss
-from pipeline.evaluation.measure import measure, rows_of_table
-from pipeline.evaluation.measurement import MeasuredModel
+from pipeline.evaluation.measure import MeasuredModel, held_out_loss
+from pipeline.evaluation.results import measure, rows_of_table
 from pipeline.prompt import template as templates
 from pipeline.prompt.encode import Encoder, Row
 from pipeline.prompt.tokenizer import Tokenizer
@@ -94,7 +93,7 @@ def test_answers_are_decoded_without_their_end(
     encoder = Encoder(templates.load("koalpaca-v1.1"), tokenizer, Prompt())  # its answers begin with a space
     examples = [Example.of("Which colour?", "", "blue", source="test", task="t")] * 2
     found = answer(model, encoder, examples, 8, "test")
-    assert [(a.said, a.exact, a.stopped) for a in found] == [("blue", True, True), ("blue", True, False)]
+    assert [(a.text, a.exact, a.stopped) for a in found] == [("blue", True, True), ("blue", True, False)]
 
 
 def test_measure_has_all_that_the_table_needs(base: Path, model: torch.nn.Module, tmp_path: Path) -> None:

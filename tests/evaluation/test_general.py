@@ -13,8 +13,8 @@ import torch
 from pipeline import stages
 from pipeline.config.schema import Config, Prompt
 from pipeline.evaluation.general import forgetting, general_loss
-from pipeline.evaluation.measure import rows_of_table
-from pipeline.evaluation.standard_error import ratio
+from pipeline.evaluation.results import rows_of_table
+from pipeline.evaluation.scores import ratio
 from pipeline.model.load import load_folder
 from pipeline.prompt import template as templates
 from pipeline.prompt.encode import Encoder

@@ -141,10 +141,10 @@ def test_a_model_that_gives_nan_is_named(evaluated: tuple[Config, Run]) -> None:
     model.get_output_embeddings().weight.data[5] = float("nan")
     tokenizer = AutoTokenizer.from_pretrained(run.folder("export"))
     harness = Harness(model, tokenizer, run.folder("benchmarks") / "tasks", 0)
-    with pytest.raises(UserError, match="logits are NaN") as error:
+    with pytest.raises(UserError, match="NaN") as error:
         harness.ask("arc_easy", 1, 0, False, "tuned")
     assert error.value.where == "benchmark tuned: arc_easy"
-    with pytest.raises(UserError, match="has no task 'arc_eazy'") as error:
+    with pytest.raises(UserError, match="arc_eazy") as error:
         harness.ask("arc_eazy", 1, 0, False, "tuned")
     assert "did you mean arc_easy" in error.value.fix
 
@@ -180,6 +180,6 @@ def test_without_the_harness_it_says_how_to_get_it(
     monkeypatch.setattr(stage.metadata, "version", missing)
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     shorter = config.model_copy(update={"eval": config.eval.model_copy(update={"limit": 1})})
-    with pytest.raises(UserError, match="is not installed") as error:
+    with pytest.raises(UserError, match="installed") as error:
         stages.bring_up_to_date(shorter, run, "eval")
     assert "make eval" in error.value.fix

@@ -15,10 +15,10 @@ from pipeline.config.schema import Adapter, Config, Prompt
 from pipeline.dataset.example import Example
 from pipeline.evaluation import probe_model as asking
 from pipeline.evaluation.answers import Answer
-from pipeline.evaluation.measure import compare_answers, rows_of_table
 from pipeline.evaluation.probe_causes import Facts, advice, warnings
 from pipeline.evaluation.probe_model import as_base, choose
 from pipeline.evaluation.probes import echo, fitting, marks_of, other_language, probe, repeats, rows, signs
+from pipeline.evaluation.results import compare_answers, rows_of_table
 from pipeline.model import adapter as adapters
 from pipeline.model.generate import greedy
 from pipeline.prompt import template as templates
@@ -244,7 +244,7 @@ def test_a_model_that_gives_nan_is_no_result(base: Path, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(trained_adapter, "probe_model", spoilt)
     config = make_config(tmp_path, base, *LONGER)
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match="finite"):
         run_to(config, "train", tmp_path)
     assert Run(tmp_path / "tiny").manifest("adapter") is None
 
@@ -255,7 +255,7 @@ def test_virtual_tokens_take_room_where_there_are_any(
 ) -> None:
     seen: list[int] = []
     config = make_config(tmp_path, base, "eval.prompts=[]", *words)
-    monkeypatch.setattr(asking, "load_examples", lambda *_: [])
+    monkeypatch.setattr(asking, "read_examples", lambda *_: iter(()))
     monkeypatch.setattr(asking, "choose", lambda *given: seen.append(given[-1]) or [])
     model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=100))
     found = asking.probe_model(model, config, Run(tmp_path), encoder, {})

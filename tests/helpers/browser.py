@@ -35,3 +35,10 @@ def open_page(browser: Any, path: Path, width: int = 1100, scheme: str = "light"
     page.on("request", lambda request: wrong.append(request.url) if not request.url.startswith("file:") else None)
     page.goto(path.resolve().as_uri())
     return page, wrong
+
+
+def painted(picture: Any, box: dict[str, float]) -> float:
+    """Share of the pixels in a box of the screenshot that differ from its upper right corner."""
+    x, y, width, height = (round(box[name]) for name in ("x", "y", "width", "height"))
+    pixels = picture[y : y + height, x : x + width]
+    return float((abs(pixels - pixels[0, -1]).max(axis=2) > 24).mean())

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.evaluation.measurement import tuned_model
+from pipeline.evaluation.measure import tuned_model
 from pipeline.model import exported
 from pipeline.prompt import template as templates
 from pipeline.prompt.stage import encoder_of

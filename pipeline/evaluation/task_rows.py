@@ -1,7 +1,7 @@
-"""Benchmark questions in files, brought into the columns of their hub data sets.
+"""Benchmark questions in files, converted to the columns of their hub data sets.
 
-lm-evaluation-harness then asks them with the very task definitions that it has for the hub: same prompt, same choices,
-same metric. Every row is checked before a model is loaded.
+lm-evaluation-harness then uses its own task definitions for them: same prompt, choices and metric as with the hub.
+Every row is checked before a model is loaded.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ KOBEST = {
 }
 
 
-class Row:
-    """One row of a file, which says where it stands when something about it is wrong."""
+class TaskRow:
+    """One row of a file. place: file and line, for errors."""
 
     def __init__(self, value: Any, place: str) -> None:
         self.value, self.place = value, place
@@ -33,7 +33,7 @@ class Row:
             raise self.wrong(f"expected an object with fields, found {type(value).__name__}")
 
     def wrong(self, what: str) -> UserError:
-        return UserError(what, self.place, "mend that row, or fetch the file again")
+        return UserError(what, self.place, "fix that row, or fetch the file again")
 
     def has(self, name: str) -> bool:
         return self.value.get(name) is not None
@@ -66,29 +66,29 @@ class Row:
 
 
 def read(task: str, path: Path) -> list[dict[str, Any]]:
-    """The rows of a file as the hub's data set of that task has them.
+    """The rows of a file in the columns of the task's hub data set.
 
     Raises:
-        UserError: the file cannot be read, holds no rows, or one of them lacks what the task asks (named).
+        UserError: the file cannot be read or is empty, or a row lacks a field (its place is named).
     """
     shape = shape_of(task)
-    found = [shape(Row(value, place)) for place, value in rows(path)]
-    if not found:
+    checked = [shape(TaskRow(value, place)) for place, value in rows(path)]
+    if not checked:
         raise UserError("the file holds no questions", str(path), "fetch it again")
-    return found
+    return checked
 
 
-def shape_of(task: str) -> Callable[[Row], dict[str, Any]]:
-    """What turns a row of the task's file into the hub's columns."""
+def shape_of(task: str) -> Callable[[TaskRow], dict[str, Any]]:
+    """The function that converts a row of the task's file."""
     if task.startswith("kobest_"):
         return lambda row: _kobest(row, KOBEST[task.removeprefix("kobest_")])
     return SHAPES["mmlu" if task.startswith("mmlu_") else task]
 
 
-def _arc(row: Row) -> dict[str, Any]:
+def _arc(row: TaskRow) -> dict[str, Any]:
     """`question`, `choices: {text, label}`, `answerKey`; also from `query`, `choices`, `gold`."""
     if isinstance(row.value.get("choices"), dict):
-        inner = Row(row.value["choices"], row.place)
+        inner = TaskRow(row.value["choices"], row.place)
         texts, labels = inner.texts("text"), inner.texts("label")
         if len(labels) != len(texts) or row.text("answerKey") not in labels:
             raise row.wrong(f"field 'answerKey': {row.value['answerKey']!r} is none of the labels {labels}")
@@ -105,13 +105,13 @@ def _arc(row: Row) -> dict[str, Any]:
     }
 
 
-def _hellaswag(row: Row) -> dict[str, Any]:
+def _hellaswag(row: TaskRow) -> dict[str, Any]:
     endings = row.texts("endings")
     context = {name: row.text(name, empty=True) for name in ("ctx_a", "ctx_b", "activity_label")}
     return {**context, "endings": endings, "label": str(row.index("label", len(endings)))}
 
 
-def _mmlu(row: Row) -> dict[str, Any]:
+def _mmlu(row: TaskRow) -> dict[str, Any]:
     names = [f"choice{i}" for i in range(4)]
     choices = row.texts("choices") if row.has("choices") else [row.text(name) for name in names]
     if len(choices) != 4:
@@ -119,22 +119,22 @@ def _mmlu(row: Row) -> dict[str, Any]:
     return {"question": row.text("question"), "choices": choices, "answer": row.index("answer", 4)}
 
 
-def _truthfulqa(row: Row) -> dict[str, Any]:
+def _truthfulqa(row: TaskRow) -> dict[str, Any]:
     """`question`, `mc1_targets`, `mc2_targets`; also from the columns of TruthfulQA.csv, parted at semicolons.
 
     mc1: the best answer against the incorrect ones. mc2: all correct against all incorrect ones. That is how the
     benchmark's own code (sylinrl/TruthfulQA, `models.py`) scores the CSV.
     """
     if row.has("mc1_targets"):
-        found: dict[str, Any] = {"question": row.text("question")}
+        columns: dict[str, Any] = {"question": row.text("question")}
         for name in ("mc1_targets", "mc2_targets"):
-            inner = Row(row.value.get(name), row.place)
+            inner = TaskRow(row.value.get(name), row.place)
             labels = inner.value.get("labels")
             choices = inner.value.get("choices")
             if not isinstance(choices, list) or not isinstance(labels, list) or len(labels) != len(choices):
                 raise row.wrong(f"field {name!r}: expected as many labels as choices")
-            found[name] = {"choices": choices, "labels": labels}
-        return found
+            columns[name] = {"choices": choices, "labels": labels}
+        return columns
     best = row.text("Best Answer").strip()
     right, wrong = (_parted(row.text(f"{kind} Answers")) for kind in ("Correct", "Incorrect"))
     return {
@@ -144,8 +144,8 @@ def _truthfulqa(row: Row) -> dict[str, Any]:
     }
 
 
-def _lambada(row: Row) -> dict[str, Any]:
-    """`text`, of which the last word is asked; also from `context` and `continuation`."""
+def _lambada(row: TaskRow) -> dict[str, Any]:
+    """`text`, whose last word is the answer; also from `context` and `continuation`."""
     if row.has("text"):
         text = row.text("text")
     else:
@@ -158,11 +158,11 @@ def _lambada(row: Row) -> dict[str, Any]:
     return {"text": text}
 
 
-def _kobest(row: Row, names: tuple[str, ...]) -> dict[str, Any]:
-    found = {name: row.text(name) for name in names}
-    if "premise" in names and found["question"].strip() not in ("원인", "결과"):
-        raise row.wrong(f"field 'question': expected 원인 or 결과, found {_short(found['question'])}")
-    return {**found, "label": row.index("label", 4 if "ending_1" in names else 2)}
+def _kobest(row: TaskRow, names: tuple[str, ...]) -> dict[str, Any]:
+    columns = {name: row.text(name) for name in names}
+    if "premise" in names and columns["question"].strip() not in ("원인", "결과"):
+        raise row.wrong(f"field 'question': expected 원인 or 결과, found {_short(columns['question'])}")
+    return {**columns, "label": row.index("label", 4 if "ending_1" in names else 2)}
 
 
 def _parted(text: str) -> list[str]:
@@ -174,7 +174,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-SHAPES: dict[str, Callable[[Row], dict[str, Any]]] = {
+SHAPES: dict[str, Callable[[TaskRow], dict[str, Any]]] = {
     "arc_easy": _arc,
     "arc_challenge": _arc,
     "hellaswag": _hellaswag,

@@ -23,22 +23,16 @@ from pipeline.run_report.sections import duration
 from pipeline.run_report.stage import build
 from pipeline.training.metrics import loss_chart, points, running_mean
 from scripts.report import make_report
-from tests.data_report.test_report import Seen
 from tests.helpers.overview_run import RUN, finish, metrics_lines, whole
+from tests.helpers.pages import parsed_page
 from tests.helpers.report_run import CONFIG, make_run
 from tests.helpers.tiny import make_config, run_to
 
 __all__ = ["whole"]  # a fixture: used by name
 
 
-def seen(path: Path) -> Seen:
-    found = Seen()
-    found.feed(path.read_text(encoding="utf-8"))
-    return found
-
-
 def test_it_shows_hostile_text_and_runs_none_of_it(whole: Path) -> None:
-    page = seen(whole)
+    page = parsed_page(whole)
     assert (page.tags["script"], page.tags.get("img", 0), page.handlers) == (1, 0, [])
     assert page.text.count("<script>alert(1)</script>") > 12
     outside = [link for link in page.links if not link.startswith("#")]
@@ -49,7 +43,7 @@ def test_it_shows_hostile_text_and_runs_none_of_it(whole: Path) -> None:
 
 
 def test_all_of_it_is_there(whole: Path) -> None:
-    text = " ".join(seen(whole).text.split())
+    text = " ".join(parsed_page(whole).text.split())
     for wanted in (
         "1,000parameters trained, 20.00%", "1 min 16 sof training on cpu", "2.00 → 0.50held-out loss",
         "+0.100 ± 0.100forgetting", "62%win rate before a judge", "40 steps of 8 rows", "step 7", "3 of 4 answers",
@@ -71,7 +65,7 @@ def test_it_works_at_every_stage_and_names_the_command_for_the_rest(tmp_path: Pa
         finish(run)
         for folder in ("export", "eval", "judge", "compare"):
             run.folder(folder).rename(tmp_path / folder)
-    page = seen(build(CONFIG, run))
+    page = parsed_page(build(CONFIG, run))
     wanted = {"make export", "make eval", "make judge", "make compare"} | (
         {"make train"} if stage != "trained" else set()
     )
@@ -82,7 +76,7 @@ def test_it_works_at_every_stage_and_names_the_command_for_the_rest(tmp_path: Pa
 
 
 def test_an_empty_folder_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nothing was made"):
+    with pytest.raises(UserError, match="nothing"):
         make_report(CONFIG, Run(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
 
@@ -97,18 +91,18 @@ def test_what_is_stale_or_differs_is_said(tmp_path: Path) -> None:
     assert contents.old.keys() == {"tokens", "adapter"}
     assert contents.differs == {"train.lr": (0.0002, 0.5)}
     assert contents.config.train.lr == 0.0002, "the folder's own config counts"
-    text = seen(build(other, run)).text
+    text = parsed_page(build(other, run)).text
     assert "training: made from an earlier result of tokens; others are there now." in text
     assert "train.lr (0.0002, now 0.5)" in text
     write_text(run.root / "config.yaml", "name: test\nold_key: 1\n")
-    assert "cannot be read by this version" in seen(build(other, run)).text
+    assert "cannot be read by this version" in parsed_page(build(other, run)).text
 
 
 def test_a_real_run_is_read_and_not_touched(base: Path, tmp_path: Path) -> None:
     config = make_config(tmp_path, base, "train.max_steps=2", "eval.max_new_tokens=24")
     run = run_to(config, "train", tmp_path)
     before = {p: p.stat().st_mtime_ns for p in run.root.rglob("*") if p.is_file()}
-    text = seen(build(config, run)).text
+    text = parsed_page(build(config, run)).text
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert "do not end by themselves" in text
     assert "train.lr=0.01" in text
@@ -121,7 +115,7 @@ def test_nothing_trained_is_no_gap(base: Path, tmp_path: Path) -> None:
     path |= {"adapter": {"method": "none"}, "train": {"tracker": "none"}}
     config = Config.model_validate(path)
     run = run_to(config, "train", tmp_path)
-    text = seen(build(config, run)).text
+    text = parsed_page(build(config, run)).text
     assert "Nothing is trained: adapter.method is none." in text
     assert "One run with one seed" not in text
 

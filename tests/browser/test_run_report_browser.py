@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.browser.test_report_browser import painted
-from tests.helpers.browser import browser, open_page
+from tests.helpers.browser import browser, open_page, painted
 from tests.helpers.overview_run import whole
 
 pytestmark = pytest.mark.browser

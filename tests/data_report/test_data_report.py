@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from pipeline.pages.text import LIMIT, difference, escape, overlap, shorten, vis
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_json, write_text
 from pipeline.run.folder import Run
+from tests.helpers.pages import ParsedPage, parsed_page
 from tests.helpers.report_run import (
     CONFIG,
     A,
@@ -45,31 +45,8 @@ def no_parse(monkeypatch: pytest.MonkeyPatch) -> None:
     without_parser(monkeypatch)
 
 
-class Seen(HTMLParser):
-    """What a browser would make of the page: tags, attributes that run code, and text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: dict[str, int] = {}
-        self.handlers: list[str] = []
-        self.links: list[str] = []
-        self.ids: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] = self.tags.get(tag, 0) + 1
-        self.handlers += [name for name, _ in attrs if name.startswith("on")]
-        self.links += [str(value) for name, value in attrs if name in ("href", "src")]
-        self.ids += [str(value) for name, value in attrs if name == "id"]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def seen(folder: Path) -> Seen:
-    found = Seen()
-    found.feed((folder / "data_report.html").read_text(encoding="utf-8"))
-    return found
+def seen(folder: Path) -> ParsedPage:
+    return parsed_page(folder / "data_report.html")
 
 
 def test_the_page_shows_hostile_text_and_runs_none_of_it(built: Path) -> None:

@@ -10,19 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers.browser import browser, open_page
+from tests.helpers.browser import browser, open_page, painted
 from tests.helpers.report_run import built
 
 pytestmark = pytest.mark.browser
 
 __all__ = ["browser", "built"]  # fixtures: used by name
-
-
-def painted(picture: Any, box: dict[str, float]) -> float:
-    """Share of the pixels in a box of the screenshot that differ from its upper right corner."""
-    x, y, width, height = (round(box[name]) for name in ("x", "y", "width", "height"))
-    pixels = picture[y : y + height, x : x + width]
-    return float((abs(pixels - pixels[0, -1]).max(axis=2) > 24).mean())
 
 
 @pytest.mark.parametrize(("width", "scheme", "drawing"), [(1100, "light", "wide"), (400, "dark", "narrow")])

@@ -1,9 +1,13 @@
-"""Means and how sure they are. No torch: the front door asks for win rates without it."""
+"""Scores of answers: ROUGE-L, and means with their standard errors. Does not import torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+
+from rapidfuzz.distance import LCSseq
+
+from pipeline.dataset.select.rouge_tokens import tokens
 
 
 def ratio(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
@@ -34,3 +38,17 @@ def shown(value: float, error: float | None, form: str) -> str:
 def mean(values: Sequence[float]) -> tuple[float, float]:
     """Mean and its standard error, each value a block of `ratio`; NaN where there are too few values for one."""
     return ratio(values, [1] * len(values)) if values else (math.nan, math.nan)
+
+
+def rouge_l(expected: str, answer: str, language: str) -> float:
+    """ROUGE-L of one answer, 0 to 1: the longest common subsequence of tokens (Lin 2004, W04-1013, section 3).
+
+    L = its length, P = L / tokens of the answer, R = L / tokens of the reference, result = 2 P R / (P + R). Tokens are
+    those of `pipeline.dataset.select.rouge_tokens` (for `en` rouge_score's own).
+    """
+    reference, own = tokens(expected, language), tokens(answer, language)
+    common = LCSseq.similarity(reference, own)
+    if not common:
+        return 0.0
+    precision, recall = common / len(own), common / len(reference)
+    return 2 * precision * recall / (precision + recall)
