@@ -73,7 +73,7 @@ class Source(Section):
     """Task of rows that name none."""
     limit: Positive | None = None
     """Take at most this many rows, chosen by content hash after all that is removed was removed."""
-    weight: Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)] | None = None
+    weight: Annotated[float, BeforeValidator(number), Field(ge=1e-9, le=MOST)] | None = None
     """Share of the training rows relative to the other weighted sources; the scarcest one is used up."""
     repeat: Repeats = 1
     """Each training row stands this many times in train.jsonl."""

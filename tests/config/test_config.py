@@ -336,6 +336,7 @@ ABSURD = [
     "train: {epochs: 1e18}", "train: {batch_size: 1000000000000}", "eval: {rows: 1000000000000}",
     "eval: {max_new_tokens: 1000000000000}", "eval: {num_fewshot: 1000000000000}", "judge: {timeout: 1000000000000}",
     "judge: {parallel: 1000000000000}", "chat: {max_new_tokens: 1000000000000}",
+    "data: {sources: [{path: a, weight: 5e-324}]}", "data: {sources: [{path: a, weight: 1e308}]}",
 ]  # fmt: skip
 
 
