@@ -34,7 +34,16 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.run.errors import UserError
-from pipeline.run.files import exclusive, read_json, recover, replace_folder, sha256_file, sha256_json, write_json
+from pipeline.run.files import (
+    exclusive,
+    read_json,
+    recover,
+    replace_folder,
+    sealed,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
 from pipeline.run.leftovers import left_over, remove
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "sentencepiece", "peft", "accelerate", "datasets", "safetensors")
@@ -76,10 +85,10 @@ class Run:
         return self.root / stage
 
     def manifest(self, stage: str) -> dict[str, Any] | None:
-        """What a finished stage wrote about itself; None when it has not finished."""
+        """What a finished stage wrote about itself; None when it has not finished, or when that is damaged."""
         found = read_json(self.folder(stage) / "manifest.json")
         whole = isinstance(found, dict) and isinstance(found.get("key"), dict) and isinstance(found.get("files"), dict)
-        return found if whole else None
+        return found if whole and ("sha256" not in found or sealed(found) == found) else None
 
     def written(self, stage: str) -> int:
         """When a stage's manifest was written, in nanoseconds since 1970; 0 when there is none."""
@@ -161,7 +170,7 @@ class Run:
             }
             write_json(
                 folder / "manifest.json",
-                {
+                sealed({
                     "stage": stage,
                     "key": key,
                     "counts": output.counts,
@@ -170,8 +179,8 @@ class Run:
                     "seconds": round(time.time() - started, 2),
                     "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                     "versions": versions(),
-                },
-            )
+                }),
+            )  # fmt: skip
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
