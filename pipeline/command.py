@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +46,8 @@ def main(work: Callable[[Config, Run], None], about: str, argv: Sequence[str] | 
 def guarded(work: Callable[[], None]) -> int:
     """Runs `work`; returns 0, or says what went wrong and returns the exit code."""
     sys.excepthook = _traceback
+    logging.setLogRecordFactory(_Record)
+    warnings.formatwarning = _warning
     try:
         _check_stdout()
         with disk_errors(Path()):
@@ -65,6 +69,19 @@ def guarded(work: Callable[[], None]) -> int:
         _silence()
         return 141
     return 0
+
+
+class _Record(logging.LogRecord):
+    """What a library logs; it may quote a file of a stranger, such as a base's config.json."""
+
+    def getMessage(self) -> str:
+        return safe(super().getMessage())
+
+
+def _warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    return safe(f"{filename}:{lineno}: {category.__name__}: {message}\n")
 
 
 def _traceback(kind: type[BaseException], error: BaseException, place: TracebackType | None) -> None:

@@ -32,7 +32,7 @@ class Source(Section):
     limit: Positive | None = None
     """Largest number of rows that are taken, chosen by content hash after cleaning; null = all. Set it for a small
     trial, or to bound one large source."""
-    weight: Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)] | None = None
+    weight: Annotated[float, BeforeValidator(number), Field(ge=1e-9, le=MOST)] | None = None
     """Share of the training rows relative to the other weighted sources; the scarcest source is used up. Set it to
     mix sources of different sizes."""
     repeat: Repeats = 1

@@ -74,6 +74,12 @@ def sha256_json(value: Any) -> str:
     ).hexdigest()
 
 
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """Plain data with a hash of itself under `sha256`; the same again for data whose seal is right."""
+    rest = json.loads(json.dumps({name: part for name, part in value.items() if name != "sha256"}))
+    return {**rest, "sha256": sha256_json(rest)}
+
+
 def write_text(path: Path, text: str) -> None:
     """Replaces `path` by `text` in one step."""
     temporary = path.with_name(f".{path.name}.tmp")

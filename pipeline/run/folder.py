@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 
 from pipeline import __version__
 from pipeline.run.errors import UserError
-from pipeline.run.files import exclusive, read_json, replace_folder, sha256_file, sha256_json, write_json
+from pipeline.run.files import exclusive, read_json, replace_folder, sealed, sha256_file, sha256_json, write_json
 from pipeline.run.hash_cache import cached_sha256
 from pipeline.run.leftovers import clean_up, half_written
 
@@ -89,10 +89,10 @@ class Run:
         return self.root / stage
 
     def manifest(self, stage: str) -> dict[str, Any] | None:
-        """What a finished stage wrote about itself; None when it has not finished."""
+        """What a finished stage wrote about itself; None when it has not finished, or when that is damaged."""
         value = read_json(self.folder(stage) / "manifest.json")
         whole = isinstance(value, dict) and isinstance(value.get("key"), dict) and isinstance(value.get("files"), dict)
-        return value if whole else None
+        return value if whole and ("sha256" not in value or sealed(value) == value) else None
 
     def written(self, stage: str) -> int:
         """When a stage's manifest was written, in nanoseconds since 1970; 0 when there is none."""
@@ -176,7 +176,7 @@ class Run:
             }
             write_json(
                 folder / "manifest.json",
-                {
+                sealed({
                     "stage": stage,
                     "key": key,
                     "counts": output.counts,
@@ -185,8 +185,8 @@ class Run:
                     "seconds": round(time.time() - started, 2),
                     "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                     "versions": versions(),
-                },
-            )
+                }),
+            )  # fmt: skip
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

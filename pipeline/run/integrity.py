@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.run.errors import UserError
-from pipeline.run.files import byte_bar, read_json
+from pipeline.run.files import byte_bar, read_json, sealed
 from pipeline.run.folder import VISIBLE, Run, difference
 from pipeline.run.progress import say
 
@@ -110,6 +110,8 @@ def _checkpoints(run: Run) -> Iterator[Item]:
         state = read_json(path)
         files = state.get("files") if isinstance(state, dict) else None
         item = Item(path.parent.name)
+        if not isinstance(state, dict) or ("sha256" in state and sealed(state) != state):
+            item.wrong.append(f"{path}: damaged")
         for name, digest in files.items() if isinstance(files, dict) else ():
             there = path.parent / name
             item.own[there] = {"bytes": there.stat().st_size if there.is_file() else 0, "sha256": digest}

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from pipeline.run.files import disk_errors, read_json, replace_folder, sha256_file, sha256_json, write_json
+from pipeline.run.files import disk_errors, read_json, replace_folder, sealed, sha256_file, sha256_json, write_json
 from pipeline.run.progress import say
 
 NAME = re.compile(r"^step-(\d{6,})$")
@@ -64,12 +64,6 @@ def save(
         write_json(folder / STATE, sealed({"step": step, **state, "files": files}))
     for old in steps(root)[:-keep]:
         remove(folder_of(root, old))
-
-
-def sealed(state: dict[str, Any]) -> dict[str, Any]:
-    """The state with a hash of itself."""
-    rest = {name: value for name, value in state.items() if name != "sha256"}
-    return {**rest, "sha256": sha256_json(rest)}
 
 
 def remove(folder: Path) -> None:

@@ -15,7 +15,7 @@ from pipeline.config.schema import Config
 from pipeline.model.base import Base, kind_of
 from pipeline.prompt import template as templates
 from pipeline.prompt.stage import prompt_settings
-from pipeline.run.files import read_json, sha256_json, write_json
+from pipeline.run.files import read_json, sealed, sha256_json, write_json
 from pipeline.run.folder import Run
 from pipeline.run.hash_cache import cached_sha256
 from pipeline.run.progress import say
@@ -48,7 +48,7 @@ def take_over(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -
         return False
     if not run.is_current("adapter", earlier):
         return False
-    write_json(run.folder("adapter") / "manifest.json", {**manifest, "key": stage_key})
+    write_json(run.folder("adapter") / "manifest.json", sealed({**manifest, "key": stage_key}))
     say(f"train: an earlier version of Suri trained this; taken over ({run.folder('adapter')})")
     return True
 

@@ -132,6 +132,10 @@ def test_names_from_other_tools_lead_to_keys_that_exist() -> None:
         ("adapter: {dropout: 1}\n", "adapter.dropout = 1: must be less than 1"),
         ("adapter: {dropout: .nan}\n", "adapter.dropout = nan: must be"),
         ("adapter: {alpha: 0}\n", "adapter.alpha = 0: must be greater than 0"),
+        (
+            "data: {sources: [{path: a, weight: 5e-324}]}\n",
+            "weight = 5e-324: must be greater than or equal to",
+        ),
         ("adapter: {targets: q_proj}\n", "adapter.targets = 'q_proj': expected a list, such as [q_proj]"),
         ("export: {min_eos: 1.5}\n", "export.min_eos = 1.5: must be less than or equal to 1"),
         ("prompt: {cutoff: 3}\n", "prompt.cutoff = 3: must be greater than or equal to 4"),
@@ -339,6 +343,7 @@ ABSURD = [
     "train: {epochs: 1e18}", "train: {batch_size: 1000000000000}", "eval: {rows: 1000000000000}",
     "eval: {max_new_tokens: 1000000000000}", "eval: {num_fewshot: 1000000000000}", "judge: {timeout: 1000000000000}",
     "judge: {parallel: 1000000000000}", "chat: {max_new_tokens: 1000000000000}",
+    "data: {sources: [{path: a, weight: 1e308}]}",
 ]  # fmt: skip
 
 

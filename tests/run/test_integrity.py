@@ -13,7 +13,7 @@ import pytest
 from pipeline import stages
 from pipeline.config.schema import Config
 from pipeline.run.errors import UserError
-from pipeline.run.files import sha256_file
+from pipeline.run.files import sealed, sha256_file, write_json
 from pipeline.run.folder import Run
 from pipeline.run.integrity import verify
 from tests.helpers.tiny import make_config, run_to
@@ -153,6 +153,19 @@ def test_verify_of_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str
     with pytest.raises(UserError, match="2 files"):
         verify(run, [])
     assert "is gone" in capsys.readouterr().out
+
+
+def test_verify_names_a_damaged_state_of_a_checkpoint(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    state = run.folder("checkpoints") / "step-000001" / "state.json"
+    state.parent.mkdir(parents=True)
+    write_json(state, sealed({"step": 1, "files": {}}))
+    for old, new in (('"step": 1', '"step": 3'), ("{", "[")):
+        text = state.read_text()
+        state.write_text(text.replace(old, new, 1))
+        with pytest.raises(UserError, match="damaged"):
+            verify(run, [])
+        state.write_text(text)
 
 
 def test_verify_of_a_run_that_is_not_finished(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -253,6 +253,18 @@ def test_a_damaged_manifest_is_none(tmp_path: Path, text: str) -> None:
     assert run.result("stage") == "missing"
 
 
+def test_a_flipped_bit_in_a_manifest_is_damage(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    finish(run, "a")
+    path = tmp_path / "stage" / "manifest.json"
+    text = path.read_text()
+    for old, new in (('"bytes"', '"bytds"'), ('"sha256"', '"sha252"'), ('"version": 1', '"version": 3')):
+        path.write_text(text.replace(old, new, 1))
+        assert text != path.read_text()
+        assert run.manifest("stage") is None
+        assert not run.is_current("stage", KEY)
+
+
 def test_results_follow_content(tmp_path: Path) -> None:
     run = Run(tmp_path)
     finish(run, "a")

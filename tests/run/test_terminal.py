@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,23 @@ def test_tracebacks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
     sys.excepthook(ValueError, error, None)
     shown = capsys.readouterr().err
     assert "ValueError: a\\x1b]52" in shown
+    assert is_safe(shown)
+
+
+def test_what_libraries_log_and_warn(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # put back afterwards
+    factory = logging.getLogRecordFactory()
+    try:
+        assert guarded(lambda: None) == 0
+        handler = logging.StreamHandler(sys.stderr)
+        log = logging.Logger("library")
+        log.addHandler(handler)
+        log.warning("Can't set %s", NASTY)
+        sys.stderr.write(warnings.formatwarning(NASTY, UserWarning, "f.py", 1))
+    finally:
+        logging.setLogRecordFactory(factory)
+    shown = capsys.readouterr().err
+    assert shown.count("a\\x1b]52") == 2
     assert is_safe(shown)
 
 

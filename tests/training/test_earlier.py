@@ -71,8 +71,9 @@ def as_before(run: Run, config: Config, base: Path) -> None:
     now = adapter["key"]
     old = {**now, "version": 1, "model": config.value("model"), "base": of,
            "tokens": sha256_json([before, tokens["files"]])}  # fmt: skip
-    write_json(run.folder("tokens") / "manifest.json", tokens | {"key": before})
-    write_json(run.folder("adapter") / "manifest.json", adapter | {"key": old})
+    for stage, manifest, key in (("tokens", tokens, before), ("adapter", adapter, old)):
+        unsealed = {name: value for name, value in manifest.items() if name != "sha256"}
+        write_json(run.folder(stage) / "manifest.json", unsealed | {"key": key})
     owner = checkpoint.key_of(old, "")[0]
     for step in checkpoint.steps(run.folder("checkpoints")):
         place = checkpoint.folder_of(run.folder("checkpoints"), step) / "state.json"
