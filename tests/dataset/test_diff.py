@@ -13,7 +13,7 @@ from pipeline.dataset.diff import show
 from pipeline.dataset.example import Example
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
-from tests.dataset.test_dataset import config_of
+from tests.helpers.data_stage import config_of
 
 ROWS: list[dict[str, Any]] = [{"instruction": f"Say {i}.", "input": "", "output": f"It is {i}."} for i in range(10)]
 
