@@ -174,7 +174,7 @@ def test_repeats_that_fill_the_disk_are_told_before(tmp_path: Path, run: Run, mo
     (tmp_path / "a.json").write_text(json.dumps([story(i) for i in range(20)]))
     config = config_of({"path": str(tmp_path / "a.json"), "repeat": 1_000_000})
     monkeypatch.setattr("pipeline.run.files.shutil.disk_usage", lambda _: SimpleNamespace(free=10**9))
-    with pytest.raises(UserError, match=r"with 20,000,000 rows.* needs .* GB of disk"):
+    with pytest.raises(UserError, match=r"20,000,000 rows.* GB"):
         stage.build(config, run)
     assert not list(run.root.glob("*"))
 

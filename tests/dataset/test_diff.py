@@ -104,5 +104,5 @@ def test_no_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_build_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no finished data set there"):
+    with pytest.raises(UserError, match="no finished data set"):
         show(build(tmp_path, "a", ROWS), tmp_path / "b")
