@@ -37,7 +37,7 @@ def datasheet(report: Mapping[str, Any], name: str, data: Data) -> str:
         _what(report),
         "## Sources and their licences",
         _sources(report),
-        "Suri read no licence: whoever passes the data on must look up those that are not named above.",
+        "Suri does not read licences: look up those that are not named above before you pass the data on.",
         "## How it was made",
         *_making(report, data),
         "## What is in it",
@@ -203,7 +203,7 @@ def _limits(report: Mapping[str, Any], data: Data) -> Iterable[str]:
         if clean
         else "The texts were not cleaned (`data.clean: none`).",
         "No rule judges whether an answer is true, apart from simple arithmetic.",
-        "Languages are told by script and by common words; a short text may be told wrong.",
+        "Languages are detected by script and common words; for short texts the result may be wrong.",
         "Near duplicates share words or letters; two tasks with one meaning and different words both stay.",
     ]
     if personal.get("flagged"):
@@ -215,7 +215,7 @@ def _limits(report: Mapping[str, Any], data: Data) -> Iterable[str]:
 
 def _again(name: str, seed: int) -> str:
     return (
-        f"Suri {__version__}, seed {seed}. Every setting stands in `../config.yaml`, and the hashes of the "
+        f"Suri {__version__}, seed {seed}. All settings are in `../config.yaml`, the hashes of the "
         "sources in `manifest.json`. The same files and settings give the same bytes:\n\n"
         f"```\nmake data CONFIG=runs/{name}/config.yaml\n```"
     )

@@ -1,7 +1,6 @@
-"""Where the work on chunks runs: in this process, in one process a core, or on a Ray cluster. The result is the same.
+"""Where chunks are processed: in this process, in one process for each core, or on a Ray cluster.
 
-Results come back in the order of the chunks whatever finishes first, so that everything after depends on nothing but
-the data.
+Results come in the order of the chunks, so that the result depends on the data only.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from pipeline.run.errors import UserError
 
 In = TypeVar("In")
 Out = TypeVar("Out")
-AT_ONCE = 3  # items that are not worth starting processes for
+FEW_ITEMS = 3  # not worth starting processes for
 _function: Callable[[Any], Any] | None = None
 
 
 class Engine(Protocol):
-    """Applies a picklable function to items, in order. slices: parts into which one large item is worth cutting."""
+    """Applies a picklable function to items, in order. slices: pieces into which a large item should be cut."""
 
     slices: int
 
@@ -38,14 +37,14 @@ class Engine(Protocol):
         """Many items, once."""
 
     def spread(self, function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
-        """A few items, again and again."""
+        """A few items, many times."""
 
 
 def engine(name: str) -> Engine:
     """`local` or `ray`.
 
     Raises:
-        UserError: ray is asked for and not installed.
+        UserError: ray is requested but not installed.
     """
     if name == "ray":
         from pipeline.dataset.ray_engine import RayEngine
@@ -60,25 +59,25 @@ def cores() -> int:
 
 
 class Local:
-    """A pool of processes for this one call; few items are done here."""
+    """A pool of processes for one call; few items are processed in this process."""
 
     slices = 1
 
     def map(self, function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
         rest = iter(items)
-        first = list(itertools.islice(rest, AT_ONCE + 1))
-        if len(first) <= AT_ONCE or cores() == 1:
+        first = list(itertools.islice(rest, FEW_ITEMS + 1))
+        if len(first) <= FEW_ITEMS or cores() == 1:
             yield from map(function, itertools.chain(first, rest))
             return
-        # spawn: a fork would copy the locks of whatever threads run here.
+        # spawn: a fork would copy the locks of the running threads.
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(cores(), context, initializer=_start, initargs=(function, os.getpid()))
         waiting: deque[Future[Out]] = deque()
         try:
             for item in itertools.chain(first, rest):
-                with _no_interrupts():  # a process may be started by each of the first submits
+                with _no_interrupts():  # each of the first submits may start a process
                     waiting.append(pool.submit(_call, item))
-                if len(waiting) > 2 * cores():  # enough to keep all busy, few enough to bound memory
+                if len(waiting) > 2 * cores():  # enough to keep all cores busy, few enough to bound the memory
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -98,8 +97,8 @@ class Local:
 
 @contextlib.contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """Ctrl-C waits, and a process born in here never sees it: it would die of it with a traceback while it imports."""
-    resource_tracker.ensure_running()  # if it were started in here it would let the signal through again
+    """Delays Ctrl-C; a process started in here never receives it (it would print a traceback while it imports)."""
+    resource_tracker.ensure_running()  # started in here, it would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -108,7 +107,7 @@ def _no_interrupts() -> Iterator[None]:
 
 
 def _start(function: Callable[[Any], Any], parent: int) -> None:
-    """Prepares a worker: Ctrl-C is the parent's to handle, and a worker whose parent was killed ends by itself."""
+    """Prepares a worker: it ignores Ctrl-C, which the parent handles, and ends if its parent was killed."""
     global _function
     _function = function
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""The one record that passes through the pipeline: an instruction, its input, and the answer to learn."""
+"""The record of the pipeline: an instruction, its input, and the answer to learn."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from pipeline.dataset.language import language_of
 class Example:
     """One instruction with its answer.
 
-    `id` is a hash of the three texts, so it is the same wherever and whenever the row is read.
-    `exact` says that `output` is the only right answer, which makes exact match a fair measure. Rows cut from one
-    conversation have the same `thread`, so that they stay on one side of the split.
+    id: a hash of the three texts. exact: `output` is the only right answer, so that exact match is a fair metric.
+    thread: the same for all rows of one conversation, which stay in one split.
     """
 
     instruction: str

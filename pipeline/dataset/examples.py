@@ -22,5 +22,5 @@ def read_examples(dataset: Path, split: str, limit: int | None = None) -> Iterat
 
 
 def example_rows(dataset: Path, limit: int | None = None) -> list[Example]:
-    """Rows that stand for the run's data in checks: held-out ones, or training rows where none are held out."""
+    """Rows that represent the data in checks: from val, or from train if val is empty."""
     return list(read_examples(dataset, "val", limit)) or list(read_examples(dataset, "train", limit))

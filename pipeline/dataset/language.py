@@ -1,4 +1,4 @@
-"""Which language a text is in: told by its script, and among Latin scripts by the small words of the commonest."""
+"""Language detection: by script, and among languages in Latin script by frequent function words."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ HANGUL = re.compile(r"[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]")
 LETTER = re.compile(r"[^\W\d_]")
 NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 ASCII_LETTERS = re.compile(r"[A-Za-z]+")
-LONG = 60_000  # characters; longer texts are judged by a third of this from the start, the middle and the end
+LONG = 60_000  # characters; of longer texts a third of this from the start, the middle and the end is used
 NONE = "zxx"  # ISO 639: no linguistic content
 
-# Letters by script. Where one language has nearly all of a script, its ISO 639 code; otherwise ISO 15924 in lower case:
-# Cyrillic, Arabic and Devanagari are each written by many. Han is told from Japanese below, by the kana beside it.
+# Letters by script. ISO 639 code if nearly all texts in a script are in one language; otherwise ISO 15924 in lower case
+# (Cyrillic, Arabic, Devanagari). Japanese is distinguished from Chinese below, by its kana.
 SCRIPTS = {
     "ko": HANGUL.pattern[1:-1],
     "kana": r"\u3041-\u309f\u30a1-\u30ff\u31f0-\u31ff\uff66-\uff9f",
@@ -42,11 +42,11 @@ SCRIPTS = {
     "hy": r"\u0530-\u058f",
 }
 PATTERNS = {name: re.compile(f"[{signs}]") for name, signs in SCRIPTS.items()}
-SHARE = {"ko": 0.2, "kana": 0.2, "han": 0.2}  # a word of these has fewer letters; others need the larger part
+SHARE = {"ko": 0.2, "kana": 0.2, "han": 0.2}  # words of these have fewer letters; other scripts need `MOST`
 MOST = 0.5
 
-# Frequent words that only one of these languages has (or that are far rarer in the others). Words that English shares
-# ("me", "die", "come", "on") are left out, so that an English text scores nothing for the others.
+# Frequent words of one language (or much rarer in the others). Words that are also English ("me", "die", "come", "on")
+# are not included, so that an English text scores nothing for the others.
 WORDS = {
     "en": """
         the of and to is that for with as was are be this it from by not have you which or an at can your
@@ -71,19 +71,18 @@ LANGUAGES_OF: dict[str, tuple[str, ...]] = {}
 for _language, _words in WORDS.items():
     for _word in _words.split():
         LANGUAGES_OF[_word] = (*LANGUAGES_OF.get(_word, ()), _language)
-FEWEST = 4  # small words that a language other than English needs
-DIFFERENT = 3  # of them different ones: "la la la" is no French
-TIMES = 3  # and so many times those of English
-WORD_SHARE = 0.12  # and this share of all words: small words make up a third of most prose
+FEWEST = 4  # function words that a language other than English needs
+DIFFERENT = 3  # different ones among them: "la la la" is not French
+TIMES = 3  # so many times the English ones
+WORD_SHARE = 0.12  # and this share of all words: function words are about a third of most prose
 
 
 def language_of(text: str) -> str:
-    """The language of a text as ISO 639, or its script as ISO 15924 in lower case where that is all that can be told.
+    """The language of a text as ISO 639, or its script as ISO 15924 in lower case if that is unknown.
 
-    `ko` from a fifth of the letters in Hangul on, because Korean instructions often carry English text or code to work
-    on; likewise `ja` and `zh`. Of the languages in Latin script, `fr`, `de`, `es`, `it` and `pt` are told by their
-    small words, and everything else is `en`. A text without letters is `en` when it has digits ("2 + 2 = ?" is as good
-    in English data as in any), `zxx` when it has nothing to read.
+    `ko` if at least a fifth of the letters are Hangul, because Korean instructions often contain English text or code;
+    likewise `ja` and `zh`. In Latin script `fr`, `de`, `es`, `it` and `pt` are detected by function words; all other
+    texts are `en`. A text without letters is `en` if it has digits ("2 + 2 = ?" fits into English data), else `zxx`.
     """
     if len(text) > LONG:
         third, middle = LONG // 3, len(text) // 2
@@ -94,12 +93,12 @@ def language_of(text: str) -> str:
 
 
 def letters_in(text: str, enough: int) -> int:
-    """Letters in `text`, counted no further than the first few hundred characters that are sure to hold `enough`."""
+    """Letters in the first `10 * enough` characters of `text`."""
     return len(LETTER.findall(text[: enough * 10]))
 
 
 def _script(text: str) -> str:
-    """The language or script of the letters beyond ASCII, empty when Latin letters carry the text."""
+    """The language or script of the letters outside of ASCII, empty if the text is in Latin script."""
     beyond = "".join(NOT_ASCII.findall(text))
     letters = len(LETTER.findall(beyond))
     if not letters:
@@ -118,14 +117,14 @@ def _script(text: str) -> str:
         return "ko"
     han, kana = counts.get("han", 0), counts.get("kana", 0)
     if (han + kana) >= SHARE["han"] * total:
-        # Japanese prose is half kana; a Chinese text holds one now and then, in a name.
+        # Japanese prose is half kana; a Chinese text may have a few, in names.
         return "ja" if kana * 8 >= han else "zh"
     name = max(counts, key=lambda n: counts[n])
     return name if counts[name] >= MOST * total else ""
 
 
 def _latin(text: str) -> str:
-    """`en`, or another language whose small words outnumber the English ones."""
+    """`en`, or the language with many more function words than English."""
     words = text.lower().split()
     if not words:
         return NONE

@@ -1,11 +1,11 @@
 """The work on rows over a Ray cluster, as Ray Data transformations (extra `ray`).
 
-Spread over the cluster: forms, checks, rules, hashes, signatures, search for benchmark questions, and the search for
-neighbours of the novelty filter. Not spread: the passes that go from the first row to the last because what they decide
-depends on what was kept before (which of two alike rows goes, split, mixture). They work on compact features, on the
-machine that runs the command, which reads the sources and writes the result.
+On the cluster: forms, checks, rules, hashes, signatures, the search for benchmark questions, and the search for
+neighbours of the novelty filter. On the machine that runs the command: reading the sources, writing the result, and the
+passes over all rows in order, whose decisions depend on earlier ones (duplicates, split, mixture); they use compact
+features.
 
-The cluster is the one that RAY_ADDRESS names, otherwise one that is started on this machine.
+The cluster is that of RAY_ADDRESS, otherwise one that is started on this machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.run.errors import UserError, one_line
 
 In = TypeVar("In")
 Out = TypeVar("Out")
-WAVE = 1 << 28  # bytes handed to Ray Data at once: bounds what waits here and in its object store
+WAVE = 1 << 28  # bytes given to Ray Data at once: bounds the memory here and in its object store
 
 
 class RayEngine:
@@ -31,7 +31,7 @@ class RayEngine:
     """
 
     def __init__(self) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no word leaves this machine
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
             import ray
@@ -64,7 +64,7 @@ class RayEngine:
                 yield result
 
     def spread(self, function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
-        """A task an item: a pass of Ray Data takes seconds to begin, too long for each step of a loop."""
+        """One task for each item: a pass of Ray Data takes seconds to start, too long for each step of a loop."""
         shared = self._ray.put(function)
         task = self._ray.remote(_apply)
         for result in [task.remote(shared, item) for item in items]:
@@ -72,15 +72,15 @@ class RayEngine:
 
 
 def _wave(items: Iterator[Any]) -> list[dict[str, bytes]]:
-    """The next items, packed, some `WAVE` bytes of them."""
-    found: list[dict[str, bytes]] = []
+    """The next items, pickled, about `WAVE` bytes."""
+    wave: list[dict[str, bytes]] = []
     size = 0
     for item in items:
-        found.append({"item": pickle.dumps(item)})
-        size += len(found[-1]["item"])
+        wave.append({"item": pickle.dumps(item)})
+        size += len(wave[-1]["item"])
         if size > WAVE:
             break
-    return found
+    return wave
 
 
 def _apply(function: Callable[[In], Out], item: In) -> Out:
@@ -88,7 +88,7 @@ def _apply(function: Callable[[In], Out], item: In) -> Out:
 
 
 class _Call:
-    """One worker: the function is unpacked once."""
+    """One worker: the function is unpickled once."""
 
     def __init__(self, function: bytes) -> None:
         self._function = pickle.loads(function)
@@ -96,6 +96,6 @@ class _Call:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
             result = self._function(pickle.loads(row["item"]))
-        except UserError as error:  # Ray would wrap it into a traceback of its own
+        except UserError as error:  # Ray would wrap it in its own traceback
             result = error
         return {"result": pickle.dumps(result)}

@@ -21,7 +21,7 @@ MEANINGS = {
     "contaminated": "Holds a question of a benchmark.",
     "limit": "Left out: over its source's limit.",
     "task-limit": "Left out: over data.task_limit for its task.",
-    "weight": "Left out so that the sources stand in the ratio of their weights.",
+    "weight": "Left out so that the sources have the ratio of their weights.",
     "rehearsal": "Left out so that rehearsal has its share.",
     "not-json": "The line could not be parsed.",
     "duplicate-key": "An object names one field twice with different values.",

@@ -1,12 +1,11 @@
-"""Families of small instruction tasks made by code, each instance with exactly one right short answer.
+"""Families of small generated instruction tasks, each instance with exactly one right short answer.
 
-They let a short fine-tuning of a very small model be measured by exact match on instances that it
-has not seen.  A family draws an instruction (one of a few phrasings), an input and the output from
-one random generator.  The answer is unique by construction: the thing asked for is put into the
-text once and nothing else there has its kind (one e-mail address, one date, one city, ...), and the
-other outputs follow from the input by a fixed rule (a sum, the next weekday, JSON on one line).
+With them a short fine-tuning of a very small model can be measured by exact match on new instances. A family draws an
+instruction (one of a few phrasings), an input and the output from one random generator. The answer is unique by
+construction: the input contains one item of the requested kind (e-mail address, date, city, ...), or the output follows
+from the input by a fixed rule (a sum, the next weekday, JSON on one line).
 
-`HELD_OUT` names two families that are related in kind to the others and meant never to be trained on.
+`HELD_OUT` names two families that are similar to the others and are not for training.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from dataclasses import dataclass
 from pipeline.demo import words
 from pipeline.run.nearest import closest
 
-Parts = tuple[str, str, str]
-Make = Callable[[random.Random], Parts]
+Texts = tuple[str, str, str]  # instruction, input, output
+Make = Callable[[random.Random], Texts]
 
 GROUPS = ("extraction", "transformation", "arithmetic", "ordering", "format", "classification")
-MAX_REDRAWS = 2000  # redraws of one row before a family counts as used up
+MAX_REDRAWS = 2000  # of one row, before a family counts as exhausted
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,11 @@ def family(name: str, group: str) -> Callable[[Make], Make]:
 def generate(rows: int, seed: int, names: Sequence[str] | None = None) -> list[dict[str, str]]:
     """`rows` distinct examples, spread evenly over the families `names` (None: all, held-out ones too).
 
-    Rows go round the families in turn, and each family has a random stream of its own, so a larger
-    `rows` only appends.  Within a family no input comes twice, nor an instruction where the input is
-    empty, so a later row never repeats the text of an earlier one under another phrasing.
+    The families take turns, and each has a random generator of its own, so a larger `rows` only appends. Within a
+    family all inputs (or instructions, if the input is empty) are different.
+
+    Raises:
+        ValueError: an unknown or repeated name, or more rows than the families have.
     """
     chosen = _choose(names)
     if rows < 0 or (rows and not chosen):
@@ -111,7 +112,7 @@ def _ask(rng: random.Random, name: str, /, **slots: object) -> str:
     return rng.choice(words.ASKS[name]).format(**slots)
 
 
-def _extract(rng: random.Random, kind: str, answer: str) -> Parts:
+def _extract(rng: random.Random, kind: str, answer: str) -> Texts:
     """The task to find `answer`, the only thing of its `kind` in a random sentence."""
     slots = {
         "answer": answer,
@@ -142,7 +143,7 @@ def _fields(rng: random.Random, count: int) -> list[tuple[str, str]]:
 
 
 @family("extract-email", "extraction")
-def _extract_email(rng: random.Random) -> Parts:
+def _extract_email(rng: random.Random) -> Texts:
     first, last = rng.choice(words.FIRST_NAMES).lower(), rng.choice(words.LAST_NAMES).lower()
     user = rng.choice((first, last, f"{first}.{last}", f"{first}{rng.randint(1, 99)}"))
     domain = rng.choice(("example.com", "example.org", "test.example"))
@@ -150,48 +151,48 @@ def _extract_email(rng: random.Random) -> Parts:
 
 
 @family("extract-date", "extraction")
-def _extract_date(rng: random.Random) -> Parts:
+def _extract_date(rng: random.Random) -> Texts:
     return _extract(rng, "date", rng.choice((_iso, _in_words))(*_date(rng)))
 
 
 @family("extract-price", "extraction")
-def _extract_price(rng: random.Random) -> Parts:
+def _extract_price(rng: random.Random) -> Texts:
     return _extract(rng, "price", _price(rng))
 
 
 @family("extract-city", "extraction")
-def _extract_city(rng: random.Random) -> Parts:
+def _extract_city(rng: random.Random) -> Texts:
     return _extract(rng, "city", rng.choice(words.CITIES))
 
 
 @family("extract-order-number", "extraction")
-def _extract_order_number(rng: random.Random) -> Parts:
+def _extract_order_number(rng: random.Random) -> Texts:
     letters = "".join(rng.choices("ABCDEFGHKLMNPRSTVWXZ", k=rng.randint(1, 2)))
     return _extract(rng, "order number", f"{letters}-{rng.randint(100, 9999)}")
 
 
 @family("swap-name", "transformation")
-def _swap_name(rng: random.Random) -> Parts:
+def _swap_name(rng: random.Random) -> Texts:
     first, last = rng.choice(words.FIRST_NAMES), rng.choice(words.LAST_NAMES)
     return _ask(rng, "swap-name"), f"{last}, {first}", f"{first} {last}"
 
 
 @family("upper-case", "transformation")
-def _upper_case(rng: random.Random) -> Parts:
+def _upper_case(rng: random.Random) -> Texts:
     adjectives = rng.sample(words.PHRASE_ADJECTIVES, rng.randint(1, 2))
     phrase = " ".join(["the", *adjectives, rng.choice(words.PHRASE_NOUNS)])
     return _ask(rng, "upper-case"), phrase, phrase.upper()
 
 
 @family("make-plural", "transformation")
-def _make_plural(rng: random.Random) -> Parts:
+def _make_plural(rng: random.Random) -> Texts:
     number = rng.randint(2, 99)
     noun = rng.choice((*words.ITEMS, *words.PLURALS))
     return _ask(rng, "make-plural"), f"{number} {noun}", f"{number} {words.PLURALS.get(noun, noun + 's')}"
 
 
 @family("replace-word", "transformation")
-def _replace_word(rng: random.Random) -> Parts:
+def _replace_word(rng: random.Random) -> Texts:
     name, other, new_name = rng.sample(words.FIRST_NAMES, 3)
     colour, new_colour = rng.sample(words.CATEGORIES["colour"], 2)
     item, new_item = rng.sample(words.ITEMS, 2)
@@ -203,53 +204,53 @@ def _replace_word(rng: random.Random) -> Parts:
 
 
 @family("fields-to-json", "format")
-def _fields_to_json(rng: random.Random) -> Parts:
+def _fields_to_json(rng: random.Random) -> Texts:
     fields = _fields(rng, 2)
     lines = "\n".join(f"{key}: {value}" for key, value in fields)
     return _ask(rng, "fields-to-json"), lines, json.dumps(dict(fields))
 
 
 @family("csv-to-bullets", "format")
-def _csv_to_bullets(rng: random.Random) -> Parts:
+def _csv_to_bullets(rng: random.Random) -> Texts:
     items = rng.sample(words.ITEMS, rng.randint(2, 4))
     return _ask(rng, "csv-to-bullets"), ",".join(items), "\n".join(f"- {item}" for item in items)
 
 
 @family("iso-date-to-words", "format")
-def _iso_date_to_words(rng: random.Random) -> Parts:
+def _iso_date_to_words(rng: random.Random) -> Texts:
     date = _date(rng)
     return _ask(rng, "iso-date-to-words"), _iso(*date), _in_words(*date)
 
 
 @family("small-sum", "arithmetic")
-def _small_sum(rng: random.Random) -> Parts:
+def _small_sum(rng: random.Random) -> Texts:
     name, things = rng.choice(words.FIRST_NAMES), rng.choice(words.ITEMS) + "s"
     a, b = rng.randint(2, 6), rng.randint(2, 6)
     return _ask(rng, "small-sum", name=name, things=things, a=a, b=b), "", str(a + b)
 
 
 @family("larger-number", "arithmetic")
-def _larger_number(rng: random.Random) -> Parts:
+def _larger_number(rng: random.Random) -> Texts:
     a, b = rng.sample(range(10, 100), 2)
     return _ask(rng, "larger-number", a=a, b=b), "", str(max(a, b))
 
 
 @family("nth-item", "ordering")
-def _nth_item(rng: random.Random) -> Parts:
+def _nth_item(rng: random.Random) -> Texts:
     items = rng.sample(words.ITEMS, rng.randint(3, 5))
     nth = rng.choice(("first", "last"))
     return _ask(rng, "nth-item", nth=nth), ", ".join(items), items[0 if nth == "first" else -1]
 
 
 @family("next-weekday", "ordering")
-def _next_weekday(rng: random.Random) -> Parts:
+def _next_weekday(rng: random.Random) -> Texts:
     name, event, index = rng.choice(words.FIRST_NAMES), rng.choice(words.EVENTS), rng.randrange(7)
     ask = _ask(rng, "next-weekday", name=name, event=event, day=words.WEEKDAYS[index])
     return ask, "", words.WEEKDAYS[(index + 1) % 7]
 
 
 @family("sentiment", "classification")
-def _sentiment(rng: random.Random) -> Parts:
+def _sentiment(rng: random.Random) -> Texts:
     label = rng.choice(("positive", "negative"))
     review = rng.choice(words.REVIEWS).format(
         item=rng.choice(words.ITEMS),
@@ -261,7 +262,7 @@ def _sentiment(rng: random.Random) -> Parts:
 
 
 @family("word-category", "classification")
-def _word_category(rng: random.Random) -> Parts:
+def _word_category(rng: random.Random) -> Texts:
     options = rng.sample(list(words.CATEGORIES), 2)
     label = rng.choice(options)
     word = rng.choice(words.CATEGORIES[label])
@@ -269,13 +270,13 @@ def _word_category(rng: random.Random) -> Parts:
 
 
 @family("extract-phone", "extraction")
-def _extract_phone(rng: random.Random) -> Parts:
+def _extract_phone(rng: random.Random) -> Texts:
     area = rng.choice(("", f"{rng.randint(201, 989)}-"))
     return _extract(rng, "phone number", f"{area}555-01{rng.randint(0, 99):02}")
 
 
 @family("lookup-field", "extraction")
-def _lookup_field(rng: random.Random) -> Parts:
+def _lookup_field(rng: random.Random) -> Texts:
     fields = _fields(rng, 3)
     key, value = rng.choice(fields)
     return _ask(rng, "lookup-field", key=key), "; ".join(f"{k}: {v}" for k, v in fields), value

@@ -1,9 +1,8 @@
-"""Word lists and wordings for the generated task families in `pipeline.demo.families`.
+"""Word lists and sentences for the generated task families in `pipeline.demo.families`.
 
-The texts were written for this project.  They keep the generated answers unique by these rules: a
-word stands in one category only, no first name or surname is also a city, a month or a weekday, and
-a sentence holds its own slot once and nothing else of that slot's kind.  Nouns that follow "a" start
-with a consonant.
+The texts were written for this project. Rules that keep the answers unique: a word is in one category only, no first
+name or surname is also a city, a month or a weekday, and a sentence has its slot once and nothing else of that kind.
+Nouns after "a" start with a consonant.
 """
 
 

@@ -29,7 +29,7 @@ from pipeline.run.errors import UserError
 
 Table = list[tuple[str, str, str]]  # what, seconds or number, memory
 SAMPLE = 2000  # instructions that the reference is run on
-EVERY = 4  # in larger copies of the data every fourth word is another one
+CHANGED = 4  # in copies of the data one of so many words is replaced
 
 
 def whole(data: Path, work: Path) -> Table:
@@ -42,24 +42,24 @@ def whole(data: Path, work: Path) -> Table:
 
 def growth(data: Path, work: Path) -> Table:
     """The data stage alone on the rows and on copies with changed words."""
-    found: Table = []
+    lines: Table = []
     for times in (1, 4, 16):
         source = work / f"rows{times}.jsonl"
         count = _grown(data / "alpaca_data.json", source, times)
         config = _config(data, work, f"growth{times}", source)
         seconds, memory = _run(["scripts.benchmarks.bench_data", "--stage", str(config)], work)
-        found.append((f"data stage: {count:,} rows", seconds, memory))
+        lines.append((f"data stage: {count:,} rows", seconds, memory))
         source.unlink()
-    return found
+    return lines
 
 
 def novelty(data: Path, work: Path) -> Table:
-    """Our filter on all instructions, the reference on a sample, and whether they decide the same there."""
+    """Our filter on all instructions, the reference on a sample, and whether the decisions on it are the same."""
     rows = [tokens(row["instruction"], "en") for row in json.loads((data / "alpaca_data.json").read_text())]
     started = time.perf_counter()
     kept = int(filter_novel(rows, 0.7).kept.sum())
     ours = time.perf_counter() - started
-    # Half of the sample are changed copies of the other half, so that there is something to drop.
+    # Half of the sample are changed copies of the other half, so that some rows are dropped.
     rng = random.Random(1)
     half = rng.sample(rows, SAMPLE // 2)
     sample = [*half, *(_changed(row, rng) for row in half)]
@@ -84,13 +84,13 @@ def _changed(row: list[str], rng: random.Random) -> list[str]:
 def _reference(rows: Sequence[list[str]]) -> list[bool]:
     """stanford_alpaca's loop with the scoring of rouge_score: a table of common lengths, F = 2PR / (P + R)."""
     kept: list[list[str]] = []
-    decided = []
+    decisions = []
     for row in rows:
-        keep = all(_f(old, row) <= 0.7 for old in kept)
-        decided.append(keep)
-        if keep:
+        is_novel = all(_f(other, row) <= 0.7 for other in kept)
+        decisions.append(is_novel)
+        if is_novel:
             kept.append(row)
-    return decided
+    return decisions
 
 
 def _f(a: list[str], b: list[str]) -> float:
@@ -108,15 +108,15 @@ def _f(a: list[str], b: list[str]) -> float:
 
 def tokenised(data: Path, work: Path) -> Table:
     """The tokens stage with LLaMA's tokenizer on all rows."""
-    found: Table = []
+    lines: Table = []
     for join in ("apart", "joint"):
         more = {"model": {"tokenizer": str(data / "llama_tokenizer")}, "prompt": {"join": join}}
         config = _config(data, work, f"tokens-{join}", data / "alpaca_data.json", more)
         _, memory = _run(["scripts.data", "--config", str(config)], work)
         manifest = json.loads((work / f"runs/tokens-{join}/tokens/manifest.json").read_text())
-        rows = sum(manifest["counts"][part]["rows"] for part in ("train", "val", "holdout"))
-        found.append((f"tokens stage: {rows:,} rows, LLaMA, join: {join}", f"{manifest['seconds']:.1f} s", memory))
-    return found
+        rows = sum(manifest["counts"][split]["rows"] for split in ("train", "val", "holdout"))
+        lines.append((f"tokens stage: {rows:,} rows, LLaMA, join: {join}", f"{manifest['seconds']:.1f} s", memory))
+    return lines
 
 
 CASES: dict[str, Callable[[Path, Path], Table]] = {
@@ -158,7 +158,7 @@ def _grown(source: Path, target: Path, times: int) -> int:
 
 
 def _other_words(text: str, words: list[str], rng: random.Random) -> str:
-    return " ".join(words[int(rng.random() * len(words))] if rng.random() < 1 / EVERY else w for w in text.split(" "))
+    return " ".join(words[int(rng.random() * len(words))] if rng.random() < 1 / CHANGED else w for w in text.split(" "))
 
 
 def _run(module: list[str], work: Path) -> tuple[str, str]:
@@ -194,8 +194,8 @@ def _stage(config: str) -> None:
     from pipeline.run.folder import Run
     from pipeline.stages import bring_up_to_date
 
-    found = load(config, model=False)
-    bring_up_to_date(found, Run.of(found.name), "data")
+    settings = load(config, model=False)
+    bring_up_to_date(settings, Run.of(settings.name), "data")
 
 
 def main() -> None:

@@ -137,14 +137,14 @@ def test_errors_say_what_where_and_how_to_fix(
 
 def test_files_that_cannot_be_read(write: Write) -> None:
     path = write("arc_easy.jsonl", '{"text": "a?"}')
-    with pytest.raises(UserError, match="no such benchmark file") as caught:
+    with pytest.raises(UserError, match="no such") as caught:
         read(Benchmark(path=str(path.parent / "arc_esay.jsonl")))
     assert caught.value.fix == f"did you mean {path}?"
-    with pytest.raises(UserError, match="a folder, not a file"):
+    with pytest.raises(UserError, match="folder"):
         read(Benchmark(path=str(path.parent)))
-    with pytest.raises(UserError, match=r"no field 'frage' \(fields: 'text'\)"):
+    with pytest.raises(UserError, match=r"'frage'.*'text'"):
         read(Benchmark(path=str(path), field="frage"))
-    with pytest.raises(UserError, match="two benchmarks are called 'arc_easy'"):
+    with pytest.raises(UserError, match="arc_easy"):
         read_all([Benchmark(path=str(path)), Benchmark(path="not/there/arc_easy.csv")])
     path.write_bytes(b"a?\nb\xff?\n")
     with pytest.raises(UserError, match="not UTF-8") as caught:

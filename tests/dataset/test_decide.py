@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.run.folder import Run
-from tests.dataset.test_dataset import Build, build, lines_of, rules_of, run
+from tests.helpers.data_stage import Build, lines_of, rules_of
 from tests.helpers.tiny import load_examples
-
-__all__ = ["build", "run"]  # fixtures: used by name
 
 
 def source(folder: Path, name: str, rows: list[Any], **more: Any) -> dict[str, Any]:

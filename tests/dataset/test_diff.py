@@ -13,7 +13,7 @@ from pipeline.dataset.diff import show
 from pipeline.dataset.example import Example
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
-from tests.dataset.test_dataset import config_of
+from tests.helpers.data_stage import config_of
 
 ROWS: list[dict[str, Any]] = [{"instruction": f"Say {i}.", "input": "", "output": f"It is {i}."} for i in range(10)]
 
@@ -104,5 +104,5 @@ def test_no_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_build_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no finished data set there"):
+    with pytest.raises(UserError, match="no finished data set"):
         show(build(tmp_path, "a", ROWS), tmp_path / "b")

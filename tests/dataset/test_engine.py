@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -15,22 +14,9 @@ import pytest
 from pipeline.dataset import engine
 from pipeline.dataset.engine import Local
 from pipeline.run.errors import UserError
+from tests.helpers.data_stage import Shift
 
 ROOT = Path(__file__).parents[2]
-
-
-class Shift:
-    def __init__(self, by: int) -> None:
-        self.by = by
-
-    def __call__(self, item: int) -> tuple[int, int]:
-        if item == 7:
-            time.sleep(0.05)  # a slow item must not be overtaken
-        if item == 99:
-            raise UserError("no 99", "item 99", "leave it out")
-        if item == 66:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return item + self.by, os.getpid()
 
 
 @pytest.fixture(autouse=True)
@@ -56,8 +42,9 @@ def test_an_error_keeps_its_place_and_cure_on_the_way_out() -> None:
 
 
 def test_a_killed_worker_is_told() -> None:
-    with pytest.raises(UserError, match="a worker process was killed"):
+    with pytest.raises(UserError, match="killed") as caught:
         list(Local().map(Shift(1), [*range(8), 66]))
+    assert caught.value.where == "data"
 
 
 def test_a_script_without_the_guard_is_told(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pipeline.dataset import stage
 from pipeline.dataset.diff import show
 from pipeline.dataset.read.source import labels
 from pipeline.run.folder import Run
-from tests.dataset.test_dataset import config_of, lines_of
+from tests.helpers.data_stage import config_of, lines_of
 from tests.helpers.report_run import without_parser
 
 GAS = "Which gas do green plants take from the air when they make sugar with the help of sunlight?"

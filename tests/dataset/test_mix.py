@@ -45,7 +45,7 @@ def test_weights_use_up_the_scarcest() -> None:
 
 def test_a_weighted_source_without_rows_stops_the_run() -> None:
     sources = [{"path": "a", "weight": 3}, {"path": "b", "weight": 1}]
-    with pytest.raises(UserError, match="a source with a weight has no training row left: b"):
+    with pytest.raises(UserError, match="no training row left: b"):
         taken(rows(300, 0), sources=sources)
     assert taken(rows(300, 100), sources=[{"path": "a", "weight": 1}, {"path": "b", "weight": 1000}])[0] == [1, 100]
 
@@ -79,7 +79,7 @@ def test_rehearsal_has_its_share() -> None:
     assert counts[1] + counts[2] == 100
     assert counts[1] == 75
     assert found.shares[1]["share"] + found.shares[2]["share"] == pytest.approx(0.1)
-    with pytest.raises(UserError, match=r"rehearsal = 0.5 needs 900 rows, the sources marked rehearsal have 400"):
+    with pytest.raises(UserError, match=r"900 rows.* 400"):
         taken(rows(900, 300, 100), sources=sources, rehearsal=0.5)
 
 

@@ -17,11 +17,11 @@ from pipeline.dataset.select.novelty import Decisions, Index, filter_novel
 from pipeline.dataset.select.rouge_tokens import f_measure, needed, tokens
 from pipeline.demo.families import generate
 
-Row = Sequence[str]
+Tokens = Sequence[str]
 SEEDS = Path(__file__).parents[2] / "data" / "seed_tasks.en.jsonl"
 
 
-def rouge_f(one: Row, other: Row) -> float:
+def rouge_f(one: Tokens, other: Tokens) -> float:
     """ROUGE-L as Lin (2004) defines it, the table written out; empty lists score 0."""
     if not one or not other:
         return 0.0
@@ -35,9 +35,9 @@ def rouge_f(one: Row, other: Row) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
 
-def reference(rows: Sequence[Row], threshold: float) -> list[tuple[bool, int, float]]:
+def reference(rows: Sequence[Tokens], threshold: float) -> list[tuple[bool, int, float]]:
     """stanford_alpaca's filter. Pairs whose lengths or common words cannot reach the threshold are not scored."""
-    known: list[tuple[int, Row]] = []
+    known: list[tuple[int, Tokens]] = []
     words: dict[int, set[str]] = {}
     decisions = []
     for i, row in enumerate(rows):
@@ -84,14 +84,14 @@ def mutated(sources: Sequence[str], rows: int, seed: int) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def english() -> list[Row]:
+def english() -> list[Tokens]:
     """2,500 instructions with their mutants, of which the rule at 0.7 drops more than a thousand."""
     seeds = [json.loads(line)["instruction"] for line in SEEDS.read_text(encoding="utf-8").splitlines()]
     family = [row["instruction"] for row in generate(400, seed=3)]
     return [tokens(text, "en") for text in [*mutated(seeds, 1500, 1), *mutated(family, 1000, 2)]]
 
 
-def few_words(rows: int, seed: int) -> list[Row]:
+def few_words(rows: int, seed: int) -> list[Tokens]:
     """Rows of a few words again and again, at lengths where F is often exactly 7/10."""
     draw = random.Random(seed)
     lengths = (0, 1, 3, 4, 6, 7, 9, 10, 11, 13, 16, 20)
@@ -103,7 +103,7 @@ def few_words(rows: int, seed: int) -> list[Row]:
     return made
 
 
-def test_decisions_are_those_of_the_reference(english: list[Row]) -> None:
+def test_decisions_are_those_of_the_reference(english: list[Tokens]) -> None:
     rows = english[::3]
     found = listed(filter_novel(rows, 0.7))
     assert found == reference(rows, 0.7)
@@ -124,7 +124,7 @@ def test_exactly_seven_tenths_falls_where_floats_put_it() -> None:
     for m, n, common in ((10, 10, 7), (9, 11, 7), (8, 12, 7), (13, 7, 7), (14, 26, 14), (16, 24, 14), (19, 21, 14)):
         one = [f"a{i}" for i in range(m)]
         two = [*one[:common], *(f"b{i}" for i in range(n - common))]
-        rows: list[Row] = [one, two]
+        rows: list[Tokens] = [one, two]
         assert listed(filter_novel(rows, 0.7)) == reference(rows, 0.7)
         dropped[rouge_f(two, one)] = not filter_novel(rows, 0.7).kept[1]
     assert dropped == {0.7: False, 0.7000000000000001: True}
@@ -167,7 +167,7 @@ def test_many_equal_or_alike_rows() -> None:
 def test_long_rows() -> None:
     draw = random.Random(4)
     text = [draw.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(400)]
-    rows: list[Row] = [text, text[::-1], [*text[200:], *text[:200]]]
+    rows: list[Tokens] = [text, text[::-1], [*text[200:], *text[:200]]]
     for changes in (60, 100, 140, 180, 200):
         row = list(text)
         for i in draw.sample(range(len(row)), changes):
@@ -180,7 +180,7 @@ def test_long_rows() -> None:
 
 def test_rows_of_many_different_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """More tokens than code points below the surrogates, and more than there are characters at all."""
-    rows: list[Row] = [[f"{i}.{k}" for k in range(12)] for i in range(6000)]
+    rows: list[Tokens] = [[f"{i}.{k}" for k in range(12)] for i in range(6000)]
     want = [True] * len(rows) + [False] * len(rows)
     assert filter_novel([*rows, *(row[1:] for row in rows)], 0.7).kept.tolist() == want
     few = few_words(300, seed=6)
@@ -191,7 +191,7 @@ def test_rows_of_many_different_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("chunk", [17, 300, 1 << 14])
-def test_slices_and_block_sizes_do_not_matter(english: list[Row], chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slices_and_blocks_do_not_matter(english: list[Tokens], chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [*english[:: 3 if chunk > 17 else 12], *few_words(300, seed=7)]
     want = listed(filter_novel(rows, 0.7))
     monkeypatch.setattr(novelty, "CHUNK", chunk)

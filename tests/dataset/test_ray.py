@@ -17,8 +17,7 @@ from pipeline.dataset.ray_engine import RayEngine, _Call
 from pipeline.dataset.select import novelty
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
-from tests.dataset.test_dataset import config_of, story
-from tests.dataset.test_engine import Shift
+from tests.helpers.data_stage import Shift, config_of, story
 
 pytestmark = pytest.mark.ray
 ray = pytest.importorskip("ray", reason="needs the extra `ray`, which is not here")

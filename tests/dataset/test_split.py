@@ -88,10 +88,10 @@ def test_held_out_tasks_and_groups() -> None:
     assert len(found["val"]) == 1
     groups = {"sums": ["add*"], "none": ["q*"]}
     assert {m.task for m in divide(members, holdout=["sums"], groups=groups)["holdout"]} == {"add", "add-two"}
-    with pytest.raises(UserError, match="no row has the task 'srot'") as caught:
+    with pytest.raises(UserError, match="'srot'") as caught:
         divide(members, holdout=["srot"])
     assert caught.value.fix == "did you mean sort?"
-    with pytest.raises(UserError, match="no row has a task of the group 'none'"):
+    with pytest.raises(UserError, match="'none'"):
         divide(members, holdout=["none"], groups=groups)
     with pytest.raises(UserError) as caught:
         divide(members, holdout=["qqqqqq"])
@@ -99,8 +99,9 @@ def test_held_out_tasks_and_groups() -> None:
 
 
 def test_val_too_large() -> None:
-    with pytest.raises(UserError, match="val = 4 leaves nothing to train on: there are 4 different rows") as caught:
+    with pytest.raises(UserError, match="4 different rows") as caught:
         divide(rows(4) + rows(4), val=4)
+    assert caught.value.where == "data.val"
     assert caught.value.fix == "set data.val below 4"
 
 
@@ -110,5 +111,5 @@ def test_exact_only(val: float) -> None:
     found = divide(members, val=val, val_exact_only=True)
     assert found["val"]
     assert all(m.exact for m in found["val"])
-    with pytest.raises(UserError, match="val = 21, but only 20 different rows are marked exact"):
+    with pytest.raises(UserError, match="only 20 different rows"):
         divide(members, val=21, val_exact_only=True)

@@ -214,16 +214,16 @@ def test_names_choose_the_families_and_their_turn() -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_ones() -> None:
-    with pytest.raises(ValueError, match=r"unknown family 'extract-mail'; nearest names: extract-email"):
+    with pytest.raises(ValueError, match=r"extract-mail.*extract-email"):
         generate(1, seed=0, names=["extract-mail"])
 
 
 def test_more_rows_than_a_family_has_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"'swap-name' has no more distinct examples after 4"):
+    with pytest.raises(ValueError, match=r"swap-name.* 4"):
         generate(4801, seed=0, names=["swap-name"])
 
 
 @pytest.mark.parametrize(("rows", "names"), [(-1, None), (1, []), (2, ["nth-item", "nth-item"])])
 def test_senseless_arguments_are_refused(rows: int, names: list[str] | None) -> None:
-    with pytest.raises(ValueError, match=r"cannot generate|named twice"):
+    with pytest.raises(ValueError, match=r"generate|twice"):
         generate(rows, seed=0, names=names)

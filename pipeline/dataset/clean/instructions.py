@@ -66,7 +66,7 @@ def unclear_instruction(texts: Texts) -> Finding | None:
     if not asked or asked.isspace() or not (WORD.search(asked) or WORD.search(texts.input)):
         return Finding("the instruction has no words", None, "instruction")
     if not texts.input and STAND_IN.fullmatch(asked):
-        return Finding("the instruction is a stand-in", None, "instruction")
+        return Finding("the instruction is a placeholder", None, "instruction")
     return None
 
 

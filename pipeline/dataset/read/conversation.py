@@ -87,7 +87,7 @@ def conversation_rows(raw: RawRow, messages: Any, prompt: int = 0, system: str =
     except _Unusable as error:
         problem = error.args[0], error.args[1]
         if turns and turns[-1].speaker == "assistant" and problem[0] == "tool-call":
-            turns.pop()  # its answer goes on with what the tool said
+            turns.pop()  # the answer depends on the tool's result
     return _cut(raw, turns, problem, system, task)
 
 

@@ -46,7 +46,7 @@ def mix(rows: Sequence[Candidate], data: Data) -> Mix:
     """Chooses among the training rows.
 
     First `task_limit`: FLAN (Wei et al. 2021) capped every task so that none drowns the others. Then weights: the
-    largest selection in which the weighted sources stand in the ratio of their weights, repeats counted. Then
+    largest selection in which the weighted sources have the ratio of their weights, repeats counted. Then
     rehearsal: as many rows of its sources as make up `data.rehearsal` of the result.
 
     Raises:

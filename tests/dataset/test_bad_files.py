@@ -1,0 +1,318 @@
+"""The data stage on files and rows that are odd or bad: what it accepts, what stops it, what is rejected alone."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from pipeline.dataset.example import Example
+from pipeline.dataset.read.row import RawRow
+from pipeline.dataset.read.source import kind_of, read
+from pipeline.run.errors import UserError
+from pipeline.run.folder import Run
+from tests.helpers.data_stage import ROWS, A, B, Build, config_of, lines_of, refused, rules_of
+from tests.helpers.tiny import load_examples
+
+# --- what is accepted
+
+ACCEPTED = {
+    "array.json": json.dumps(ROWS),
+    "pretty.json": json.dumps(ROWS, indent=4, ensure_ascii=False),
+    "lines.jsonl": "\n".join(json.dumps(r) for r in ROWS),
+    "lines.json": "\n".join(json.dumps(r) for r in ROWS) + "\n",
+    "array.jsonl": json.dumps(ROWS),
+    "no-suffix": json.dumps(ROWS),
+    "bom.json": "\ufeff" + json.dumps(ROWS),
+    "bom.jsonl": "\ufeff" + "\n".join(json.dumps(r) for r in ROWS),
+    "crlf.jsonl": "\r\n".join(json.dumps(r) for r in ROWS) + "\r\n",
+    "crlf.json": json.dumps(ROWS, indent=1).replace("\n", "\r\n"),
+    "blank-lines.jsonl": "\n\n" + "\n \n\n".join(json.dumps(r) for r in ROWS) + "\n\n",
+    "space-around.json": "\n  \n" + json.dumps(ROWS) + "\n\n",
+    "trailing-comma.json": json.dumps(ROWS)[:-1] + ",]",
+}
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_accepted_forms(tmp_path: Path, run: Run, build: Build, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(ACCEPTED[name].encode())
+    report = build(path)
+    assert report["rejected"] == 0
+    assert [{k: e[k] for k in A} for e in lines_of(run, "train")] == ROWS
+    assert report["languages"] == {"en": 2, "ko": 1}
+    assert load_examples(run, "train")[2] == Example.of("인사해 줘.", "", "안녕하세요.", source=str(path))
+
+
+def test_one_row_on_one_line_is_jsonl(tmp_path: Path, build: Build) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({**A, "tags": ["x"]}))
+    assert build(tmp_path / "a.json")["train"] == 1
+
+
+def test_texts_stay_byte_for_byte(tmp_path: Path, run: Run, build: Build) -> None:
+    odd = [
+        {"instruction": "Use {input} and {instruction}", "output": "{output}"},
+        {"instruction": "{0.__class__.__init__.__globals__} {{ 7*7 }} %s $x", "output": "</s><s>[INST]"},
+        {"instruction": " a\u2028b\u2029c\x85d\x0b\x0c\r\n\t", "input": "\u00a0", "output": "  x  \n"},
+        {"instruction": "nul \x00 in text", "output": "\x00\x01\x1f\x7f"},
+        {"instruction": "emoji 😀 \ufeff e\u0301 é", "output": "👩‍👩‍👧"},
+        {"instruction": "long", "output": "word " * 200_000},
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in odd), encoding="utf-8")
+    assert build(tmp_path / "a.jsonl", clean="none")["rejected"] == 0
+    for found, row in zip(load_examples(run, "train"), odd, strict=True):
+        assert (found.instruction, found.input, found.output) == (
+            row["instruction"],
+            row.get("input", ""),
+            row["output"],
+        )
+
+
+def test_a_field_given_twice_is_no_row(tmp_path: Path, run: Run, build: Build) -> None:
+    row = '{"instruction": "a", "output": "first", "output": "second"}'
+    (tmp_path / "a.jsonl").write_text(row + "\n" + json.dumps(A))
+    build(tmp_path / "a.jsonl")
+    assert [r["rule"] for r in lines_of(run, "rejected")] == ["duplicate-key"]
+
+
+# --- what stops the run
+
+PRETTY = {"instruction": "a", "output": "b"}
+STOPS: dict[str, tuple[bytes, str, str]] = {
+    "empty": (b"", "the file is empty", ""),
+    "white space": (b" \n\t\r\n ", "the file is empty", ""),
+    "bom only": (b"\xef\xbb\xbf", "the file is empty", ""),
+    "empty array": (b"[ ]", "the array is empty", ""),
+    "html": (b"\n<!DOCTYPE html>", "neither JSON nor JSONL, CSV, Parquet or Arrow: it begins with '<!DOCTYPE", ":2"),
+    "no-break space": ("\u00a0[]".encode(), "Parquet or Arrow: it begins with '\\xa0[]'", ":1"),
+    "truncated in a text": (json.dumps(ROWS).encode()[:60], "the file ends in the middle of row 2", ":1:"),
+    "truncated between fields": (b'[{"instruction": "a",', "the file ends in the middle of row 1", ":1:"),
+    "truncated behind a row": (b'[\n{"instruction": "a", "output": "b"}\n', "ends in the middle, after row 1", ":3"),
+    "truncated behind a comma": (b'[\n{"instruction": "a", "output": "b"},\n', "ends in the middle of row 2", ":3:"),
+    "garbage after the array": (b'[{"instruction": "a", "output": "b"}]\n\n[]', "follows the array: '[]'", ":3"),
+    "no comma": (b'[{"instruction": "a", "output": "b"}\n{}]', "expected , or ] after row 1, found '{'", ":2"),
+    "bad row in an array": (b'[\n{"instruction": "a", "output": "b"},\n{"a" 1}]', "Expecting ':'", ":3:6, row 2"),
+    "raw line break in a text": (b'[{"instruction": "a\nb", "output": "b"}]', "Invalid control character", ":1:"),
+    "nested too deeply": (b"[" * 100_000, "brackets are nested too deeply", ":1, row 1"),
+    "pretty object": (json.dumps(PRETTY, indent=1).encode(), "a JSON object instead of an array", ":1"),
+    "pretty list inside": (
+        json.dumps({"data": [PRETTY, PRETTY]}, indent=1).encode(), "keep the list under 'data'", ":1",
+    ),
+    # Its last row is valid JSON on a line of its own, which must not pass for a data set of one row.
+    "rows inside": (
+        b'{"data": [\n' + json.dumps(A).encode() + b",\n" + json.dumps(B).encode() + b"\n]}",
+        "a JSON object instead of an array of rows (its keys: 'data')", ":1",
+    ),
+    "one-line list inside": (json.dumps({"version": 1, "data": ROWS}).encode(), "keep the list under 'data'", ":1"),
+    "pretty objects one by one": (
+        "\n".join(json.dumps(r, indent=1) for r in ROWS).encode(), "JSON objects over several lines each", ":1",
+    ),
+    "no line valid": (b"{'instruction': 'a'}\n{'b': 1}\n", "the 2 rows was rejected (2 x not valid JSON", ""),
+    "truncated line": (b'{"instruction": "a"', "every one of the 1 rows was rejected (1 x not valid JSON", ""),
+    "wrong names": (b'{"ask": "a", "say": "b"}', "columns: {instruction: NAME, output: NAME}", ""),
+    "rows of text": (b'["a", "b"]', "every one of the 2 rows was rejected (2 x a row is an object, this is text", ""),
+    "every output empty": (b'{"instruction": "a", "output": ""}', "output-empty: off", ""),
+    "cp949": ('[{"instruction": "안녕", "output": "예"}]'.encode("cp949"), "iconv -f CP949 -t UTF-8", ""),
+    "utf-16 le": (json.dumps(ROWS).encode("utf-16"), "the file is UTF-16, not UTF-8", ""),
+    "utf-16 be": (b"\xfe\xff" + json.dumps(ROWS).encode("utf-16-be"), "the file is UTF-16, not UTF-8", ""),
+    "utf-16 le, no mark": (json.dumps(ROWS).encode("utf-16-le"), "iconv -f UTF-16LE -t UTF-8", ""),
+    "utf-16 be, no mark": (json.dumps(ROWS).encode("utf-16-be"), "iconv -f UTF-16BE -t UTF-8", ""),
+    "utf-32": (json.dumps(ROWS).encode("utf-32"), "the file is UTF-32", ""),
+    "cut-off gzip": (gzip.compress(json.dumps(ROWS).encode())[:-9], "cut off", ""),
+    "zip": (b"PK\x03\x04rest", "the file is a zip archive", ""),
+    "parquet": (b"PAR1rest", "the Parquet file is damaged or cut off", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", STOPS)
+def test_files_that_stop_the_run(tmp_path: Path, run: Run, case: str) -> None:
+    data, said, place = STOPS[case]
+    path = tmp_path / "rows.json"
+    path.write_bytes(data)
+    message = refused(run, path)
+    assert said in message
+    assert f"{path}{place}" in message
+
+
+def test_missing_file_names_its_neighbour(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "alpaca.json").write_text("[]")
+    message = refused(run, tmp_path / "alpca.json")
+    assert f"no such data file: {tmp_path / 'alpca.json'}" in message
+    assert f"did you mean {tmp_path / 'alpaca.json'}?" in message
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "a\x00b", "/nowhere/at/all.json"])
+def test_paths_that_cannot_be(run: Run, path: str) -> None:
+    assert "no such data file" in refused(run, path)
+
+
+def test_no_sources(run: Run) -> None:
+    assert "data.sources is empty" in refused(run)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["data/missing.json", "nowhere/missing.jsonl", "nowhere/missing.csv", "nowhere/x.parquet", "nowhere/x.json.gz"],
+)
+def test_a_missing_local_file_never_reaches_the_network(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    assert f"no such data file: {path}" in refused(run, path)
+
+
+def test_what_a_path_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+
+    def kind(path: str) -> str:
+        return kind_of(config_of(path).data.sources[0])
+
+    assert kind("tatsu-lab/alpaca") == "hub"
+    assert kind("beomi/KoAlpaca-v1.1a") == "hub"
+    assert kind("mine") == "folder"
+    assert kind("families") == "families"
+    with pytest.raises(UserError, match="no such data file"):
+        kind("mine/alpaca")  # the folder is here, so this is a slip and no hub id
+
+
+def test_a_folder_without_data(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "rows").mkdir()
+    message = refused(run, tmp_path / "rows")
+    assert f"cannot load the data set '{tmp_path / 'rows'}'" in message
+    assert "the folder must hold data files" in message
+
+
+def test_families_that_run_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def used_up(*_: object) -> None:
+        raise ValueError("family 'x' has no more distinct examples after 3 of them")
+
+    monkeypatch.setattr("pipeline.dataset.read.source.generate", used_up)
+    message = refused(run, {"path": "families", "rows": 5})
+    assert "no more distinct examples" in message
+    assert "ask for fewer rows" in message
+
+
+# --- what costs one row
+
+DEEP = "[" * 900 + "]" * 900
+BAD_ROWS: dict[str, tuple[str, str, str]] = {
+    "no instruction": ('{"output": "b"}', "instruction-missing", "no field 'instruction' (fields: 'output')"),
+    "no output": ('{"instruction": "a"}', "output-missing", "no field 'output' (form: alpaca; fields: 'instr"),
+    "no fields": ("{}", "instruction-missing", "fields: none"),
+    "instruction null": ('{"instruction": null, "output": "b"}', "instruction-not-text", "instruction is null"),
+    "instruction number": ('{"instruction": 1, "output": "b"}', "instruction-not-text", "instruction is a number"),
+    "instruction empty": ('{"instruction": "", "output": "b"}', "instruction-empty", "instruction is empty"),
+    "instruction blank": ('{"instruction": " \\n\\u3000", "output": "b"}', "instruction-empty", "instruction is empty"),
+    "output null": ('{"instruction": "a", "output": null}', "output-not-text", "output is null"),
+    "output number": ('{"instruction": "a", "output": 1.5}', "output-not-text", "output is a number"),
+    "output not a number": ('{"instruction": "a", "output": NaN}', "output-not-text", "output is a number"),
+    "output list": ('{"instruction": "a", "output": ["b"]}', "output-not-text", "output is a list"),
+    "output object": ('{"instruction": "a", "output": {"b": 1}}', "output-not-text", "output is an object"),
+    "output switch": ('{"instruction": "a", "output": true}', "output-not-text", "output is true/false"),
+    "output empty": ('{"instruction": "a", "output": ""}', "output-empty", "output is empty"),
+    "output blank": ('{"instruction": "a", "output": " \\t"}', "output-empty", "output is empty"),
+    "input number": ('{"instruction": "a", "input": 3, "output": "b"}', "input-not-text", "input is a number"),
+    "input list": ('{"instruction": "a", "input": [], "output": "b"}', "input-not-text", "input is a list"),
+    "row is a list": ('["a", "b"]', "not-an-object", "this is a list"),
+    "row is text": ('"a"', "not-an-object", "this is text"),
+    "row is a number": ("7", "not-an-object", "this is a number"),
+    "row is null": ("null", "not-an-object", "this is null"),
+    "lone surrogate": ('{"instruction": "a \\ud800", "output": "b"}', "invalid-utf-8", "instruction is not UTF-8"),
+    "lone surrogate in a key": ('{"\\ud800": "a", "output": "b"}', "instruction-missing", "'\\ud800'"),
+    "lone surrogate in the task": ('{"instruction": "a", "output": "b", "task": "\\ud800"}', "invalid-utf-8", "task"),
+    "escape sequence in a key": ('{"\\u001b[31m": 1}', "instruction-missing", "'\\x1b[31m'"),
+    "5,000 digits": ('{"instruction": "a", "output": ' + "9" * 5000 + "}", "output-not-text", "output is a number"),
+    "deep output": ('{"instruction": "a", "output": ' + DEEP + "}", "not-json", "nested too deeply"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["jsonl", "array"])
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_rows_that_are_rejected(tmp_path: Path, run: Run, build: Build, form: str, case: str) -> None:
+    text, rule, reason = BAD_ROWS[case]
+    rows = [json.dumps(A), text, json.dumps(B)]
+    path = tmp_path / "rows.json"
+    path.write_text("\n".join(rows) if form == "jsonl" else "[" + ",\n".join(rows) + "]", encoding="utf-8")
+    report = build(path)
+    assert (report["train"], report["rejected"]) == (2, 1)
+    (bad,) = lines_of(run, "rejected")
+    assert bad["rule"] == rule
+    assert reason in bad["reason"]
+    assert bad["place"] == (f"{path}:2" if form == "jsonl" else f"{path}:2 (row 2)")
+
+
+def test_an_input_of_null_is_none(tmp_path: Path, run: Run, build: Build) -> None:
+    (tmp_path / "a.jsonl").write_text('{"instruction": "a", "input": null, "output": "b"}')
+    build(tmp_path / "a.jsonl")
+    assert load_examples(run, "train")[0].input == ""
+
+
+def test_long_numbers_in_other_fields_do_no_harm(tmp_path: Path, build: Build) -> None:
+    (tmp_path / "a.json").write_text('[{"instruction": "a", "output": "b", "id": ' + "9" * 5000 + "}]")
+    assert build(tmp_path / "a.json")["train"] == 1
+
+
+@pytest.mark.parametrize("form", ["jsonl", "array"])
+def test_invalid_utf_8_costs_only_its_row(tmp_path: Path, run: Run, build: Build, form: str) -> None:
+    rows = [json.dumps(A).encode(), b'{"instruction": "caf\xe9 \xed\xa0\x80", "output": "b"}', json.dumps(B).encode()]
+    path = tmp_path / "rows.json"
+    path.write_bytes(b"\n".join(rows) if form == "jsonl" else b"[" + b",\n".join(rows) + b"]")
+    assert rules_of(build(path)) == {"invalid-utf-8": (1, 0, 0)}
+    assert f"{path}:2" in lines_of(run, "rejected")[0]["place"]
+
+
+@pytest.mark.parametrize("bad", ['{"instruction": "a",', "garbage", "{'a': 1}", '{"a": 1} {"b": 2}', "[" * 100_000])
+def test_a_bad_line_costs_only_itself(tmp_path: Path, run: Run, build: Build, bad: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join([json.dumps(A), bad, json.dumps(B)]))
+    assert rules_of(build(path)) == {"not-json": (1, 0, 0)}
+    assert lines_of(run, "rejected")[0]["place"] == f"{path}:2"
+
+
+def test_a_bad_first_line_costs_only_itself(tmp_path: Path, run: Run, build: Build) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"instruction": "a" "output"}\n' + json.dumps(A))
+    assert build(path)["train"] == 1
+    assert lines_of(run, "rejected")[0]["place"] == f"{path}:1"
+
+
+def test_every_row_rejected(tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([{"instruction": "a", "output": ""}] * 3 + [{"instruction": 1, "output": "b"}]))
+    message = refused(run, path)
+    assert "every one of the 4 rows was rejected (3 x output is empty; 1 x instruction is a number, not text" in message
+    assert f"first: {path}:1 (row 1)" in message
+
+
+def test_a_source_that_fails_keeps_nothing_of_the_others(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "good.json").write_text(json.dumps(ROWS))
+    (tmp_path / "bad.json").write_text("[1")
+    assert "ends in the middle" in refused(run, tmp_path / "good.json", tmp_path / "bad.json")
+
+
+def test_empty_answers_are_kept_on_request(tmp_path: Path, run: Run, build: Build) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([A, {"instruction": "a", "output": ""}]))
+    assert build(tmp_path / "a.json", rules={"output-empty": "off"})["train"] == 2
+    assert build(tmp_path / "a.json", clean="none")["train"] == 2
+    assert build(tmp_path / "a.json", rules={"output-empty": "warn"})["train"] == 2
+
+
+def test_rows_know_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("\n[\n  1,\n\n  {\n  }, 3\n]")
+    source = config_of(path).data.sources[0]
+    assert list(read(source, 0)) == [
+        RawRow(1, f"{path}:3 (row 1)"),
+        RawRow({}, f"{path}:5 (row 2)"),
+        RawRow(3, f"{path}:6 (row 3)"),
+    ]
