@@ -1,6 +1,6 @@
 """The same run through Hugging Face's Trainer and stock peft: what our loop, losses and kernels are compared with.
 
-Of ours it has the tokens, the order of rows (`order.py`) and the numbers of the config. Model, adapter, padded batches,
+Of ours it has the tokens, the order of rows (`schedule.py`) and the numbers of the config. Model, adapter, padded batches,
 loss, accumulation, clipping, schedule and AdamW are theirs, as `AutoModelForCausalLM`, `LoraConfig` and `Trainer` make
 them; held-out loss is the model's own `loss`, weighted by labelled tokens. One process.
 """
