@@ -16,11 +16,13 @@ from typing import Any
 
 import torch
 
+from pipeline.config.method_rules import spec_of
 from pipeline.config.schema import Config
 from pipeline.kernels.deterministic import deterministic
 from pipeline.model import adapter as adapters
 from pipeline.model.base import Base
 from pipeline.model.load import add_tokens, base_shape, check_card, context_length, dtype_name, load_base
+from pipeline.prompt.encode import Encoder
 from pipeline.prompt.general_text import WINDOW
 from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.tokens import Tokens
@@ -32,7 +34,7 @@ from pipeline.training import checkpoint, ewc, metrics
 from pipeline.training.archive import open_checkpoints
 from pipeline.training.fast_path import agree, choose_path, reduce_memory
 from pipeline.training.micro_batches import MicroBatches
-from pipeline.training.optimizer import parameter_groups
+from pipeline.training.optimizer import build_optimizer
 from pipeline.training.penalty import add_gradients
 from pipeline.training.periodic_eval import PeriodicEval, losses_of
 from pipeline.training.preflight import check_export_tokenizer, open_tokens
@@ -64,6 +66,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         return
     accelerator = start_accelerator(dtype_name(config.model), settings.tracker, run.root)
     world, rank, is_main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
+    device = accelerator.device
 
     # data
     context = context_length(base_shape(config.model, base), config.adapter)
@@ -76,20 +79,16 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     say("train: loading the base") if is_main else None
     if is_main and method.spec.export == "merged":
         check_export_tokenizer(run.folder("dataset"), base, encoder)
-    model = load_base(config.model, base, settings.seed, method.spec.float32)
-    add_tokens(model, encoder.tokenizer.size)
-    model = adapters.attach(model, config.adapter, settings.seed, tuple(encoder.tokenizer.added.values()))
+    model = _load_model(config, base, encoder)
     weights = adapters.trained(model)
     _, parameters = adapters.parameter_counts(model)  # before weights in fp8 leave their layers
-    groups = parameter_groups(model, weights, method.groups(weights, config.adapter), settings.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=accelerator.device.type == "cuda")
+    optimizer = build_optimizer(model, weights, method.groups(weights, config.adapter), settings)
 
     # start or resume
     root, log, dataset = run.folder("checkpoints"), run.root / "metrics.jsonl", run.folder("dataset")
     key, sizes = checkpoint.key_of(stage_key, base.commit)
     state = open_checkpoints(root, key, sizes, weights, settings.keep, (log, run.root / ewc.FILE), accelerator)
-    window = context_length(model.config, config.adapter) or WINDOW
-    general = ewc.general_rows(config, dataset, encoder, tokens, window)
+    general = ewc.general_rows(config, dataset, encoder, tokens, context or WINDOW)
     penalties = ewc.load_penalties(settings, model, weights, general, run.root, stage_key, accelerator)
     if state["step"]:
         checkpoint.restore(root, state["step"], weights, optimizer)
@@ -100,7 +99,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         _print_plan(config, weights, parameters, tokens, total, path)
     if settings.tracker != "none":
         accelerator.init_trackers("tracker", config=_flat(config))
-    evaluation = PeriodicEval(model, encoder, val, settings.eval_rows, dataset, config.eval, window)
+    evaluation = PeriodicEval(model, encoder, val, settings.eval_rows, dataset, config.eval, context or WINDOW)
     step, labelled_so_far, started_at = state["step"], state["learnt"], time.time() - state["seconds"]
 
     def save() -> None:
@@ -108,8 +107,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         if is_main and step not in checkpoint.steps(root):
             now = {
                 "key": key, "sizes": sizes, "micro_tokens": path.micro_tokens, "recompute": path.recompute,
-                "learnt": labelled_so_far, "seconds": time.time() - started_at,
-                "peak_gib": _peak_gib(accelerator.device, state),
+                "learnt": labelled_so_far, "seconds": time.time() - started_at, "peak_gib": _peak_gib(device, state),
             }  # fmt: skip
             checkpoint.save(root, step, weights, optimizer, now, settings.keep)
         accelerator.wait_for_everyone()
@@ -132,7 +130,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             started = time.time()
             rows = step_rows(step, len(tokens), settings)
             labelled = int(tokens.labelled[rows].sum())
-            loss = torch.zeros((), device=accelerator.device)
+            loss = torch.zeros((), device=device)
             try:
                 micro_batches = path.split(rank_rows(rows, tokens.lengths, rank, world))
                 if step + 1 < total:
@@ -155,8 +153,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
                 save()
                 progress.close()
                 accelerator.end_training()
-                message = f"stopped at step {step} of {total}; the next `make train` resumes from there"
-                raise Interrupted(message, stop.code or 130)
+                raise Interrupted(f"stopped at step {step} of {total}; `make train` resumes there", stop.code or 130)
 
             sum_gradients(accelerator, weights.values())
             penalty = add_gradients(penalties)
@@ -193,18 +190,24 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             if step % save_every == 0 or step == total:
                 save()
     progress.close()
-
     if is_main:
         counts = {
             "steps": total, "train_seconds": round(time.time() - started_at, 1), "learnt": labelled_so_far,
             "trained_parameters": sum(p.numel() for p in weights.values()), "parameters": parameters,
-            "micro_tokens": path.micro_tokens, "path": path.name, "peak_gib": _peak_gib(accelerator.device, state),
-            "processes": world, "dtype": dtype_name(config.model), "device": str(accelerator.device),
+            "micro_tokens": path.micro_tokens, "path": path.name, "peak_gib": _peak_gib(device, state),
+            "processes": world, "dtype": dtype_name(config.model), "device": str(device),
         }  # fmt: skip
         with accelerator.autocast():
             finish(config, run, base, model, encoder, stage_key, counts)
     accelerator.wait_for_everyone()
     accelerator.end_training()
+
+
+def _load_model(config: Config, base: Base, encoder: Encoder) -> Any:
+    """The base with room for new tokens, and the adapter, drawn from `train.seed`."""
+    model = load_base(config.model, base, config.train.seed, spec_of(config.adapter).float32)
+    add_tokens(model, encoder.tokenizer.size)
+    return adapters.attach(model, config.adapter, config.train.seed, tuple(encoder.tokenizer.added.values()))
 
 
 def _peak_gib(device: torch.device, state: dict[str, Any]) -> float:

@@ -12,7 +12,17 @@ from typing import Any
 
 import torch
 
+from pipeline.config.schema import Train
+
 NOT_DECAYED = re.compile(r"bias|layernorm|rmsnorm|(^|\.|_)norm(\.|$)")  # in names in lower case
+
+
+def build_optimizer(
+    model: torch.nn.Module, weights: dict[str, torch.nn.Parameter], groups: Sequence[dict[str, Any]], train: Train
+) -> torch.optim.AdamW:
+    """AdamW, fused on a GPU. weights, groups: see `parameter_groups`."""
+    fused = next(iter(weights.values())).device.type == "cuda"
+    return torch.optim.AdamW(parameter_groups(model, weights, groups, train.weight_decay), lr=train.lr, fused=fused)
 
 
 def decayed_names(model: torch.nn.Module, names: Iterable[str]) -> set[str]:

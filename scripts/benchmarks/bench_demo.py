@@ -1,8 +1,8 @@
-"""Training speed of the demo beside Trainer with peft: `python -m scripts.benchmarks.bench_demo [steps]`.
+"""Training speed of the demo compared with Trainer and peft: `python -m scripts.benchmarks.bench_demo [steps]`.
 
 Both train the demo's adapters on the same rows in the same order, batches of the same size, float32 on a CPU:
-Trainer on rows padded to the longest of a batch, this project as `make train` does. Loading is not counted, nor are the
-first two steps. Trainer's loss is the mean over a batch's labelled tokens, ours is too, so both must agree.
+Trainer on rows padded to the longest of a batch, this project as `make train` does. Neither loading nor the first two
+steps are counted. Both losses are means over a batch's labelled tokens, so they must agree.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from pipeline.stages import bring_up_to_date
 from pipeline.training.memory import choose_packed
 from pipeline.training.micro_batches import PackedMicroBatches
 from pipeline.training.schedule import step_rows
-from scripts.benchmarks.hf_trainer import InOrder, Rows, collate
+from scripts.benchmarks.hf_trainer import FixedOrderTrainer, Rows, collate
 
 DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
-WARM = 2
+WARM_UP = 2
 
 
 class Clock(TrainerCallback):
@@ -52,20 +52,20 @@ class Clock(TrainerCallback):
             self.losses.append(float(logs["loss"]))
 
 
-def ours(config: Config, model: Any, tokens: Tokens, leading: list[list[int]], steps: int) -> Clock:
-    """The loop of `pipeline.training`, without what it writes."""
+def ours(config: Config, model: Any, tokens: Tokens, preambles: list[list[int]], steps: int) -> Clock:
+    """The loop of `pipeline.training`, without its files."""
     clock = Clock()
     weights = list(adapters.trained(model).values())
     optimizer = torch.optim.AdamW(weights, lr=config.train.lr, weight_decay=0)
     fast = PackedModel(model, int(tokens.lengths.max()))
     micro_tokens, fast.recompute = choose_packed(fast, CPU_TOKENS, "none", int(tokens.lengths.max()), CPU_TOKENS, 0)
-    path = PackedMicroBatches(fast, tokens, leading, micro_tokens)
+    path = PackedMicroBatches(fast, tokens, preambles, micro_tokens)
     for step in range(steps):
         rows = step_rows(step, len(tokens), config.train)
-        learnt = int(tokens.labelled[rows].sum())
+        labelled = int(tokens.labelled[rows].sum())
         total = 0.0
-        for part in path.split(rows):
-            loss = path.loss(part) / learnt
+        for micro_batch in path.split(rows):
+            loss = path.loss(micro_batch) / labelled
             loss.backward()
             total += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -78,7 +78,7 @@ def ours(config: Config, model: Any, tokens: Tokens, leading: list[list[int]], s
 
 
 def theirs(config: Config, model: Any, tokens: Tokens, steps: int, folder: Path) -> Clock:
-    """Trainer, told to change nothing: constant rate, no schedule, no saving."""
+    """Trainer with a constant learning rate, without saving."""
     clock = Clock()
     size = config.train.batch_size
     arguments = TrainingArguments(
@@ -87,7 +87,7 @@ def theirs(config: Config, model: Any, tokens: Tokens, steps: int, folder: Path)
         seed=config.train.seed, report_to=[], remove_unused_columns=False, disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
     )  # fmt: skip
-    InOrder(
+    FixedOrderTrainer(
         model=model, args=arguments, data_collator=collate, train_dataset=Rows(tokens), callbacks=[clock]
     ).train()  # fmt: skip
     return clock
@@ -111,14 +111,14 @@ def main() -> None:
                 if name == "Suri"
                 else theirs(config, model, tokens, steps, Path(folder) / "trainer")
             )
-    rows = [step_rows(step, len(tokens), config.train) for step in range(WARM, steps)]
+    rows = [step_rows(step, len(tokens), config.train) for step in range(WARM_UP, steps)]
     count = sum(int(tokens.lengths[r].sum()) for r in rows)
-    print(f"\n| {steps - WARM} steps of {config.train.batch_size} rows | s a step | tok/s | last loss |")
+    print(f"\n| {steps - WARM_UP} steps of {config.train.batch_size} rows | s a step | tok/s | last loss |")
     print("|---|---:|---:|---:|")
     for name, clock in clocks.items():
-        seconds = clock.times[-1] - clock.times[WARM - 1]
-        print(f"| {name} | {seconds / (steps - WARM):.2f} | {count / seconds:,.0f} | {clock.losses[-1]:.4f} |")
-    a, b = (c.times[-1] - c.times[WARM - 1] for c in clocks.values())
+        seconds = clock.times[-1] - clock.times[WARM_UP - 1]
+        print(f"| {name} | {seconds / (steps - WARM_UP):.2f} | {count / seconds:,.0f} | {clock.losses[-1]:.4f} |")
+    a, b = (c.times[-1] - c.times[WARM_UP - 1] for c in clocks.values())
     print(f"\n{a / b:.2f} times as fast")
 
 

@@ -4,9 +4,9 @@ DATA: instruction data in Alpaca form. TOKENIZER: a folder with tokenizer.model.
 depend on them), the rows are real, cut at 512, LoRA r=16 on all linear layers (`full`: every weight is trained, under
 autocast), an optimizer step per micro-batch. tok/s counts the rows' own tokens: padding and shared preambles are not
 counted twice. Each case: steps until they are steady, then timed ones (`steady.py`), the card waited for after each;
-tok/s and ms are medians, with the quartiles of tok/s. `~`: the steps never agreed. `limit` is what the products alone
-allow (4 FLOPs a parameter and token, 6 with `full`, at the rate of large bf16 products on this card, measured first):
-shared preambles and fp8 can pass it.
+tok/s and ms are medians, with the quartiles of tok/s. `~`: the steps never became steady. `limit` is the share of what
+matrix products alone allow (4 FLOPs a parameter and token, 6 with `full`, at the rate of large bf16 products on this
+card, measured first): shared preambles and fp8 can exceed it.
 With `--profile CASE ...` each case writes a trace and prints its ten largest kernels instead, each counted once.
 """
 
@@ -86,11 +86,11 @@ CASES = {
     "tiny": Case("ours", tokens=2048, shape="tiny"),
     "tiny hf": Case("hf", rows=16, shape="tiny"),
     "tiny full": Case("ours", tokens=2048, shape="tiny", full=True),
-}  # tiny: for machines without a GPU: that it runs, no more
-PROFILED_AFTER = 24  # steps: each pack was met twice
+}  # tiny: a smoke test for machines without a GPU
+PROFILED_AFTER = 24  # steps: each pack was computed twice
 
 
-def measure(name: str, case: Case, model: Any, tokens: Tokens, leading: list[list[int]], limit: float) -> str:
+def measure(name: str, case: Case, model: Any, tokens: Tokens, preambles: list[list[int]], limit: float) -> str:
     """One line of the table. limit: FLOPs a second of large products."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=CUDA)
     if CUDA:
@@ -98,7 +98,7 @@ def measure(name: str, case: Case, model: Any, tokens: Tokens, leading: list[lis
         torch.cuda.reset_peak_memory_stats()
 
     def whole() -> Iterator[int]:
-        for count in _steps(case, model, tokens, leading):
+        for count in _steps(case, model, tokens, preambles):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             _wait()
@@ -116,14 +116,14 @@ def _line(name: str, pace: Pace, share: float, peak: float) -> str:
     return f"| {name:31} | {rate:>10} | {between:>20} | {pace.milliseconds:8.1f} | {share:6.0%} | {peak:6.1f} |"
 
 
-def profile(name: str, case: Case, model: Any, tokens: Tokens, leading: list[list[int]]) -> None:
+def profile(name: str, case: Case, model: Any, tokens: Tokens, preambles: list[list[int]]) -> None:
     """Two steps' kernels: a trace in runs/, the ten that take longest on the screen."""
-    steps = _steps(case, model, tokens, leading)
+    steps = _steps(case, model, tokens, preambles)
     for _ in range(PROFILED_AFTER):
         next(steps)
         model.zero_grad()
     _wait()
-    with torch.profiler.profile() as found:
+    with torch.profiler.profile() as trace:
         started = time.perf_counter()
         for _ in range(2):
             next(steps)
@@ -132,8 +132,8 @@ def profile(name: str, case: Case, model: Any, tokens: Tokens, leading: list[lis
         took = time.perf_counter() - started
     path = Path("runs") / f"profile-{name.replace(' ', '-').replace(',', '')}.json"
     path.parent.mkdir(exist_ok=True)
-    found.export_chrome_trace(str(path))
-    events = kernels(found.key_averages(), CUDA)
+    trace.export_chrome_trace(str(path))
+    events = kernels(trace.key_averages(), CUDA)
     whole = sum(event.microseconds for event in events)
     print(f"\n{name}: {whole / 2e3:,.1f} ms a step in kernels, of {took * 500:,.1f}; trace: {path}")
     for event in events[:10]:
@@ -141,15 +141,15 @@ def profile(name: str, case: Case, model: Any, tokens: Tokens, leading: list[lis
         print(f"{event.microseconds / 2e3:9.1f} ms {share:5.1%} {event.calls // 2:5} x  {event.name[:90]}")
 
 
-def _steps(case: Case, model: Any, tokens: Tokens, leading: list[list[int]]) -> Iterator[int]:
-    return ours(case, model, tokens, leading) if case.how == "ours" else plain(case, model, tokens)
+def _steps(case: Case, model: Any, tokens: Tokens, preambles: list[list[int]]) -> Iterator[int]:
+    return ours(case, model, tokens, preambles) if case.how == "ours" else plain(case, model, tokens)
 
 
-def ours(case: Case, model: Any, tokens: Tokens, leading: list[list[int]]) -> Iterator[int]:
+def ours(case: Case, model: Any, tokens: Tokens, preambles: list[list[int]]) -> Iterator[int]:
     """Packs through the fast path; yields original tokens after each backward pass."""
     fast = PackedModel(model, int(tokens.lengths.max()), fp8=case.quantize == "fp8", dtype=KIND)
     fast.recompute = case.recompute
-    packer = Packer(tokens, leading if case.share else [], 1 << 40)
+    packer = Packer(tokens, preambles if case.share else [], 1 << 40)
     rng = np.random.default_rng(0)
     packs: list[Pack] = []
     while len(packs) < 12:
@@ -158,10 +158,10 @@ def ours(case: Case, model: Any, tokens: Tokens, leading: list[list[int]]) -> It
         cuts = np.searchsorted(sums, np.arange(1, 13) * case.tokens)
         packs += [packer.pack(order[a:b].tolist()) for a, b in zip([0, *cuts[:-1]], cuts, strict=True) if b > a]
     passes = CudaGraphs(fast, [p for p in model.parameters() if p.requires_grad], packs) if case.graphs else fast
-    ready = [passes.prepare(pack) for pack in packs]
-    for one in ready if case.graphs else []:  # what a run meets in its first steps
+    batches = [passes.prepare(pack) for pack in packs]
+    for one in batches if case.graphs else []:  # records the graphs, as the first steps of a run do
         passes.loss_sum(one)
-    for pack, one in itertools.cycle(list(zip(packs, ready, strict=True))):
+    for pack, one in itertools.cycle(list(zip(packs, batches, strict=True))):
         fast.refresh()
         (passes.loss_sum(one) / pack.labelled).backward()
         yield pack.original
@@ -209,7 +209,7 @@ def _model(case: Case) -> Any:
 
 
 def _four_bits(model: Any) -> None:
-    """Puts bitsandbytes' 4-bit layers in place of the blocks' linear ones, as transformers does while loading."""
+    """Replaces the blocks' linear layers by bitsandbytes' 4-bit layers, as transformers does while loading."""
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     for name, layer in list(model.get_decoder().layers.named_modules()):
@@ -241,7 +241,7 @@ def _rate() -> float:
     size = 8192 if CUDA else 1024
     a, b = (torch.randn(size, size, device="cuda" if CUDA else "cpu", dtype=KIND) for _ in range(2))
     done, spent = 0, 0.0
-    while spent < 2:  # a short burst is faster than what a card can keep up
+    while spent < 2:  # a card is faster for a short time than it can sustain
         started = time.perf_counter()
         for _ in range(20):
             torch.mm(a, b)
@@ -262,24 +262,24 @@ def main() -> None:
         raise UserError(f"no such case: {unknown[0]!r}", "CASE", f"there are {', '.join(map(repr, CASES))}")
     lines, limit = [], _rate()
     with tempfile.TemporaryDirectory() as folder:
-        tokens, leading = _tokens(words[0], words[1], Path(folder))
+        tokens, preambles = _tokens(words[0], words[1], Path(folder))
         model: Any = None
-        held: tuple[object, ...] | None = None
+        loaded: tuple[object, ...] | None = None
         for name in cases:
             case = CASES[name]
             if case.how == "liger" and importlib.util.find_spec("liger_kernel") is None:
                 lines.append(f"| {name:31} | not installed: pip install -e .[liger] |")
                 continue
             kind = case.shape, case.quantize, case.how, case.dropout, case.full
-            if held != kind:
+            if loaded != kind:
                 del model
                 gc.collect()
-                model, held = _model(case), kind
+                model, loaded = _model(case), kind
             try:
                 if profiling:
-                    profile(name, case, model, tokens, leading)
+                    profile(name, case, model, tokens, preambles)
                 else:
-                    lines.append(measure(name, case, model, tokens, leading, limit))
+                    lines.append(measure(name, case, model, tokens, preambles, limit))
                     print(lines[-1], flush=True)
             except torch.cuda.OutOfMemoryError:
                 lines.append(f"| {name:31} | out of memory |")

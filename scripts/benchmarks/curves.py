@@ -1,12 +1,12 @@
-"""`make curves DATA=alpaca_data.json`: loss curves of Hugging Face's Trainer with peft beside those of this project.
+"""`make curves DATA=alpaca_data.json`: loss curves of this project compared with Hugging Face's Trainer and peft.
 
     python -m scripts.benchmarks.curves DATA [--steps N] [--rows N] [--seeds 1,2,3] [--config FILE] key=value ...
 
 The recipe is alpaca-lora's, with a model, a length and a batch that two CPU cores can train; on a GPU name larger ones
 (`make curves DATA=... ARGS="--steps 1173 --rows 49942 prompt.cutoff=256 train.batch_size=128 data.val=2000"`). Each
-seed, which moves the start of the adapter and the order of rows, is trained twice on the same rows: through Trainer,
-padded, as it comes (`hf_trainer.py`), and through the stages of `make train`. A finished run is not run again. What is
-asked of the curves is in `loss_curves.py`.
+seed, which decides the start of the adapter and the order of rows, is trained twice on the same rows: with Trainer on
+padded rows (`hf_trainer.py`), and with the stages of `make train`. A finished run is not repeated. `loss_curves.py`
+says how the curves are compared.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from pipeline.training import metrics
 from scripts.benchmarks.hf_trainer import MICRO_ROWS, stock_model, train_stock
 from scripts.benchmarks.loss_curves import OURS, TRAINER, curve, draw, numbers, table
 
-# What differs from alpaca-lora's recipe: the size of everything, and no dropout, since its masks differ with padding.
+# Differences from alpaca-lora's recipe: all sizes, and no dropout, since its masks differ with padding.
 SCALED = (
     "model.base=.cache/demo/SmolLM2-135M-Instruct.Q4_1.gguf", "model.dtype=auto", "model.geometry=null",
     "data.val=24", "prompt.cutoff=128", "adapter.dropout=0", "train.batch_size=8", "train.warmup=0.085",
@@ -48,7 +48,7 @@ SCALED = (
 
 
 def trainer_lines(config: Config, run: Run) -> list[dict[str, Any]]:
-    """Trainer's run with the config's seed on the tokens of `run`, kept in its folder `trainer`."""
+    """metrics.jsonl of Trainer's run on the tokens of `run`, saved in its folder `trainer`."""
     settings = {name: config.value(name) for name in ("model", "adapter", "train")}
     key = {"version": 1, "tokens": run.result("tokens"), "base": identity(config.model),
            "micro_rows": MICRO_ROWS, **settings}  # fmt: skip
@@ -67,7 +67,7 @@ def trainer_lines(config: Config, run: Run) -> list[dict[str, Any]]:
 
 
 def adapters_apart(run: Run) -> float:
-    """|B - B'| / |B'| over all layers, B' Trainer's: B starts at zero, so it is all that was learnt there."""
+    """|B - B'| / |B'| over all layers, B' Trainer's. B starts at zero, so it is the whole change."""
     ours, theirs = (load_file(run.folder(name) / WEIGHTS) for name in ("adapter", "trainer"))
     names = [name for name in theirs if "lora_B" in name]
     distance = sum(float((ours[n].float() - theirs[n].float()).pow(2).sum()) for n in names)
@@ -75,7 +75,7 @@ def adapters_apart(run: Run) -> float:
 
 
 def where() -> str:
-    """Device, torch and commit, as they stand below a table."""
+    """Device, versions and commit, for the line below a table."""
     found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     return f"{card}, torch {torch.__version__}, commit {found.stdout.strip() or 'unknown'}"
@@ -100,7 +100,7 @@ def configs_of(args: argparse.Namespace) -> dict[int, Config]:
     """One for each seed, all checked before anything runs.
 
     Raises:
-        UserError: no data, no seed, or a wrong word.
+        UserError: no data, no seed, or an invalid setting.
     """
     if not Path(args.data).is_file():
         raise UserError(f"no such file: {args.data!r}", "DATA", "make curves DATA=alpaca_data.json")
@@ -126,7 +126,7 @@ def main() -> None:
         say(f"--- seed {seed}: {TRAINER}")
         lines[TRAINER][seed] = trainer_lines(config, run)
     if len(configs) < 2:
-        say("one seed has no spread: name all of them to compare")
+        say("one seed has no spread: give several seeds to compare")
         return
     train, look = ({who: {s: curve(found, name) for s, found in runs.items()} for who, runs in lines.items()}
                    for name in ("loss", "val_loss"))  # fmt: skip

@@ -1,10 +1,10 @@
-"""`make forgetting`: what each means against forgetting buys, on one config: none, rehearsal, L2-SP, EWC, all weights.
+"""`make forgetting`: compares means against forgetting on one config: none, rehearsal, L2-SP, EWC, all weights.
 
     python -m scripts.benchmarks.forgetting [--steps N] [--only none,l2_sp] --config FILE key=value ...
 
 Every variant is a run of its own, `forgetting-VARIANT`, from the same base on the same rows, exported and measured like
-any other; a finished one is not run again. Rehearsal rows and EWC's general text are this project's English seed tasks,
-so the config's sources are taken without them.
+any other; a finished one is not repeated. Rehearsal rows and EWC's general text are this project's English seed tasks,
+which are removed from the config's sources.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ COLUMNS = (
 
 
 def variants(config: Config, text: Path) -> dict[str, tuple[str, ...]]:
-    """Overrides of each; strengths were not searched for, but taken a factor of ten apart."""
+    """Overrides of each variant. Strengths are a factor of ten apart; they were not searched."""
     own = [
         source.model_dump(mode="json", exclude_unset=True)
         for source in config.data.sources
         if not source.path.startswith(SEEDS.as_posix().split(".")[0])
     ]
     if not own:
-        raise UserError("nothing but seed tasks, which are what is rehearsed", "data.sources", "name a task to learn")
+        raise UserError("all sources are seed tasks, which are the rehearsal rows", "data.sources", "name a task")
     task = f"data.sources={json.dumps(own)}"
     with_rehearsal = f"data.sources={json.dumps([*own, {'path': SEEDS.as_posix(), 'rehearsal': True}])}"
     full = ("adapter={method: full}", "train.lr=2e-4")
@@ -69,7 +69,7 @@ def variants(config: Config, text: Path) -> dict[str, tuple[str, ...]]:
 
 
 def seeds_as_text(path: Path) -> Path:
-    """The seed tasks as general text: instruction, input and output of each, one below the other."""
+    """Writes the seed tasks as general text: instruction, input and output of each."""
     rows = [json.loads(line) for line in SEEDS.read_text(encoding="utf-8").splitlines() if line.strip()]
     texts = ["\n\n".join(filter(None, (row["instruction"], row["input"], row["output"]))) for row in rows]
     make_folder(path.parent)
@@ -78,14 +78,13 @@ def seeds_as_text(path: Path) -> Path:
 
 
 def results_of(run: Run) -> dict[str, Any]:
-    """What the export measured: `base` and `tuned`."""
-    found: dict[str, Any] = read_json(run.folder("export") / "results.json")
-    return found
+    """Results of the export: `base` and `tuned`."""
+    results: dict[str, Any] = read_json(run.folder("export") / "results.json")
+    return results
 
 
 def row_of(run: Run, first: Run) -> list[str]:
-    """A finished run's numbers, in the order of `COLUMNS`; `first`: that of the table, to compare with window by
-    window."""
+    """A finished run's numbers, in the order of `COLUMNS`. first: run of the table's first row, to compare with."""
     base, tuned = results_of(run)["base"], results_of(run)["tuned"]
     beside = change(results_of(first)["tuned"], tuned) if run != first else ""
     penalties = [m["penalty"] for m in metrics.read(run.root / "metrics.jsonl") if "penalty" in m]
@@ -98,9 +97,9 @@ def row_of(run: Run, first: Run) -> list[str]:
 
 
 def exact(results: dict[str, Any], part: str) -> str:
-    """Share of right answers with its standard error; empty where no row has one right answer."""
-    found = results.get(part, {})
-    return exact_share(found, ".0%") if "exact" in found else ""
+    """Share of correct answers with its standard error; empty if no row has one correct answer."""
+    measured = results.get(part, {})
+    return exact_share(measured, ".0%") if "exact" in measured else ""
 
 
 def change(before: dict[str, Any], after: dict[str, Any]) -> str:
@@ -119,7 +118,7 @@ def table(runs: dict[str, Run]) -> str:
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table without the columns that are empty; each row has its name in front."""
+    """A table without empty columns; the first cell of each row is its name."""
     filled = [0, *(n for n in range(1, len(columns) + 1) if any(row[n] for row in rows))]
     lines = [["", *columns], ["---", *["---:"] * len(columns)], *rows]
     lines = [[line[n] for n in filled] for line in lines]
@@ -147,12 +146,12 @@ def main() -> None:
         if unknown := set(args.only.split(",")) - set(chosen):
             raise UserError(f"no such variant: {', '.join(sorted(unknown))}", "--only", f"one of {', '.join(chosen)}")
         chosen = {name: chosen[name] for name in args.only.split(",")}
-    # All are checked before the first one runs.
+    # All configs are checked before the first run.
     configs: dict[str, Config] = {}
     for name, overrides in chosen.items():
         common = (f"train.max_steps={args.steps}", f"train.save_every={args.steps}", "export.min_eos=0",
                   f"name=forgetting-{name}")  # fmt: skip
-        configs[name] = load(args.config, (*common, *args.overrides, *overrides))  # a variant is what it says
+        configs[name] = load(args.config, (*common, *args.overrides, *overrides))  # variants override the command line
     runs = {}
     for name, config in configs.items():
         say(f"--- {name}")

@@ -1,8 +1,8 @@
-"""The same run through Hugging Face's Trainer and stock peft: what our loop, losses and kernels are compared with.
+"""A run with Hugging Face's Trainer and stock peft, to compare our loop, losses and kernels with.
 
-Of ours it has the tokens, the order of rows (`order.py`) and the numbers of the config. Model, adapter, padded batches,
-loss, accumulation, clipping, schedule and AdamW are theirs, as `AutoModelForCausalLM`, `LoraConfig` and `Trainer` make
-them; held-out loss is the model's own `loss`, weighted by labelled tokens. One process.
+Tokens, order of rows (`schedule.py`) and settings are ours. Model, adapter, padded batches, loss, accumulation,
+clipping, schedule and AdamW are those of `AutoModelForCausalLM`, `LoraConfig` and `Trainer`; the held-out loss is the
+model's own `loss`, weighted by labelled tokens. One process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pipeline.run.errors import UserError
 from pipeline.run.progress import bar
 from pipeline.training.schedule import epoch_order, total_steps, warmup_steps
 
-MICRO_ROWS = 4  # alpaca-lora's micro_batch_size; a step is as many of them as its rows need
+MICRO_ROWS = 4  # alpaca-lora's micro_batch_size
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
@@ -36,21 +36,21 @@ def stock_model(config: Config, base: Base) -> Any:
     """The base with peft's LoRA on it, drawn from `train.seed`.
 
     Raises:
-        UserError: the config asks for something that is more than a plain LoRA on a base with weights.
+        UserError: the config is not a plain LoRA on a base with weights.
     """
     from peft import LoraConfig, get_peft_model
 
     own, plain = config.adapter, {"last_blocks": 0, "dora": False, "rslora": False, "init": "default", "lora_plus": 1.0}
-    odd = [f"adapter.{key}" for key, value in plain.items() if getattr(own, key) != value]
-    odd += [key for key, wrong in (
+    unsupported = [f"adapter.{key}" for key, value in plain.items() if getattr(own, key) != value]
+    unsupported += [key for key, wrong in (
         ("adapter.method", own.method != "lora"), ("model.quantize", config.model.quantize != "none"),
         ("model.add_tokens", bool(config.model.add_tokens)), ("model.geometry", base.folder is None),
         ("train.accumulation_4_28", bool(config.train.accumulation_4_28)),
         ("train.l2_sp", bool(config.train.l2_sp)), ("train.ewc", bool(config.train.ewc)),
     ) if wrong]  # fmt: skip
-    if odd:
+    if unsupported:
         fix = "leave it at its default, with a base that has weights"
-        raise UserError("Trainer is compared on a plain LoRA only", ", ".join(odd), fix)
+        raise UserError("Trainer is compared on a plain LoRA only", ", ".join(unsupported), fix)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(base.folder, dtype=DTYPES[dtype_name(config.model)])
@@ -69,15 +69,15 @@ def train_stock(
 
     Args:
         val: rows for the held-out loss, of which the first `train.eval_rows` are used; may be empty.
-        folder: Trainer wants one; nothing is kept in it. micro_rows: rows that go through the model at once.
+        folder: of Trainer's output; nothing in it is used. micro_rows: rows of a micro-batch.
 
     Returns:
-        Lines as in metrics.jsonl: `step`, `loss`, `lr`, `grad_norm`, `seconds` of each step, and `val_loss` of looks.
+        Lines as in metrics.jsonl: `step`, `loss`, `lr`, `grad_norm`, `seconds` of each step, and `val_loss`.
     """
     settings = config.train
     size = math.gcd(settings.batch_size, micro_rows)
     total = total_steps(len(tokens), settings)
-    watch = Watch(val, settings.eval_rows, settings.eval_every or max(1, math.ceil(total / 4)), total, size)
+    watch = StepMetrics(val, settings.eval_rows, settings.eval_every or max(1, math.ceil(total / 4)), total, size)
     arguments = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=size,
         gradient_accumulation_steps=settings.batch_size // size, max_steps=total, learning_rate=settings.lr,
@@ -86,7 +86,7 @@ def train_stock(
         bf16=dtype_name(config.model) == "bf16", use_cpu=not torch.cuda.is_available(), logging_steps=1,
         save_strategy="no", report_to=[], disable_tqdm=True, remove_unused_columns=False,
     )  # fmt: skip
-    trainer = InOrder(
+    trainer = FixedOrderTrainer(
         model=model, args=arguments, train_dataset=Rows(tokens), data_collator=collate, callbacks=[watch]
     )  # fmt: skip
     trainer.remove_callback(_printer())
@@ -115,7 +115,7 @@ class Rows(torch.utils.data.Dataset):
 
 
 def collate(rows: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, torch.Tensor]:
-    """Padded on the right to the longest row, with the mask that says so."""
+    """Padded on the right to the longest row, with the attention mask."""
     batch = pad(rows)
     widths = np.array([len(ids) for ids, _ in rows])
     mask = (np.arange(batch.ids.shape[1]) < widths[:, None]).astype(np.int64)
@@ -126,8 +126,8 @@ def collate(rows: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, torch.Tensor
     }
 
 
-class Order(torch.utils.data.Sampler):
-    """Our order of rows, epoch by epoch; Trainer cuts it into steps, and ends an epoch with a smaller one."""
+class EpochOrder(torch.utils.data.Sampler):
+    """Our order of rows, epoch by epoch; Trainer splits it into steps, the last one of an epoch may be smaller."""
 
     def __init__(self, rows: int, seed: int) -> None:
         self.rows, self.seed, self.epoch = rows, seed, 0
@@ -142,13 +142,13 @@ class Order(torch.utils.data.Sampler):
         self.epoch = epoch
 
 
-class InOrder(Trainer):
-    def _get_train_sampler(self, *_: Any, **__: Any) -> Order:
-        return Order(len(self.train_dataset), self.args.seed)
+class FixedOrderTrainer(Trainer):
+    def _get_train_sampler(self, *_: Any, **__: Any) -> EpochOrder:
+        return EpochOrder(len(self.train_dataset), self.args.seed)
 
 
-class Watch(TrainerCallback):
-    """Keeps each step's numbers, looks at the held-out rows as our loop does, and shows how long it will take."""
+class StepMetrics(TrainerCallback):
+    """Records each step, evaluates the held-out rows as our loop does, and shows the progress."""
 
     def __init__(self, val: Tokens, rows: int, every: int, total: int, size: int) -> None:
         self.val, self.rows, self.every, self.size = val, range(min(rows, len(val))), every, size
@@ -158,7 +158,7 @@ class Watch(TrainerCallback):
         self.seconds = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        self._look(model, 0)
+        self._evaluate(model, 0)
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         self.started = time.time()
@@ -172,20 +172,20 @@ class Watch(TrainerCallback):
             found = {"loss": logs["loss"], "lr": logs["learning_rate"], "grad_norm": logs["grad_norm"]}
             self.lines.append({"step": state.global_step, **found, "seconds": round(self.seconds, 4)})
             if state.global_step % self.every == 0 or state.global_step == state.max_steps:
-                self._look(model, state.global_step)
+                self._evaluate(model, state.global_step)
 
     @torch.no_grad()
-    def _look(self, model: Any, step: int) -> None:
+    def _evaluate(self, model: Any, step: int) -> None:
         """Held-out loss: the model's own, batch by batch, weighted by labelled tokens."""
         was_training = model.training
         model.eval()
-        total, learnt = 0.0, 0
+        total, labelled = 0.0, 0
         for start in range(0, len(self.rows), self.size):
             rows = [self.val.row(row) for row in self.rows[start : start + self.size]]
             batch = {name: value.to(model.device) for name, value in collate(rows).items()}
             count = int((batch["labels"][:, 1:] != IGNORE).sum())
             total += float(model(**batch, use_cache=False).loss) * count if count else 0.0
-            learnt += count
+            labelled += count
         model.train(was_training)
-        if learnt:
-            self.lines.append({"step": step, "val_loss": total / learnt})
+        if labelled:
+            self.lines.append({"step": step, "val_loss": total / labelled})

@@ -1,10 +1,10 @@
-"""Loss curves of two programs, several seeds each: how far they lie apart, and a picture.
+"""Compares and draws loss curves of two programs, with several seeds each.
 
-What is asked of ours beside Trainer's (`trainer.py`), and was written down before the first run:
-  spread      Each of our curves lies within mean ± 2 standard deviations of Trainer's (one for each seed, n - 1), at
-              every step: of the held-out loss, and of the training loss' running mean (0.9, as in loss.png).
-  same seed   How far each step's loss is from Trainer's with the same seed, and that in parts of the spread. Adapter
-              and batches are the same, so only rounding, and what it grows into, may lie between them.
+Criteria for our curves against Trainer's (`hf_trainer.py`), written down before the first run:
+  spread      At every step each of our curves is within mean ± 2 standard deviations of Trainer's (over seeds, n - 1):
+              held-out loss, and running mean of the training loss (0.9, as in loss.png).
+  same seed   Distance of each step's loss from Trainer's with the same seed, also relative to the spread. Adapter and
+              batches are the same, so only rounding and its consequences remain.
 """
 
 from __future__ import annotations
@@ -34,9 +34,8 @@ def smoothed(found: Curve) -> Curve:
 
 
 def outside(ours: Mapping[int, Curve], theirs: Mapping[int, Curve]) -> tuple[int, int, float]:
-    """How many points of ours lie outside mean ± 2 standard deviations of theirs at their step, of how many, and the
-    largest distance from the mean in standard deviations. Where theirs are all one (before the first step) there is no
-    spread to compare with."""
+    """Points of ours outside mean ± 2 standard deviations of theirs at their step, points in all, and the largest
+    distance from the mean in standard deviations. Steps without a spread (before the first one) are left out."""
     count, points, farthest = 0, 0, 0.0
     for step in next(iter(theirs.values())):
         values = [c[step] for c in theirs.values()]
@@ -56,7 +55,7 @@ def apart(ours: Mapping[int, Curve], theirs: Mapping[int, Curve]) -> Curve:
 
 
 def numbers(train: Curves, held: Curves, weights: Sequence[float]) -> dict[str, Any]:
-    """All that is said of the curves; `weights`: `adapters_apart` of each seed."""
+    """All numbers of the comparison. weights: `adapters_apart` of each seed."""
     found: dict[str, Any] = {}
     means = {who: {seed: smoothed(c) for seed, c in curves.items()} for who, curves in train.items()}
     for name, curves in (("held-out loss", held), ("training loss, running mean", means)):
@@ -96,7 +95,7 @@ def table(found: Mapping[str, Any]) -> str:
         lines.append(f"| {who} | " + " | ".join(f"{value:.5f}" for value in last.values()) + " |")
     lines += [
         "",
-        "What B learnt differs by " + ", ".join(f"{x:.1e}" for x in found["adapters_apart"]) + " of its size.",
+        "B differs by " + ", ".join(f"{x:.1e}" for x in found["adapters_apart"]) + " of its size.",
     ]
     return "\n".join(lines)
 

@@ -2,9 +2,9 @@
 
     python -m scripts.benchmarks.methods [--steps N] [--only lora,ia3] --config FILE key=value ...
 
-Each is a run of its own, `methods-NAME`, in a process of its own (so that its peak of memory is its own), exported and
-measured like any other; a finished one is not run again, so a call that was stopped goes on with the next. Learning
-rates are usual ones for each method, not searched.
+Each method is a run of its own, `methods-NAME`, in a process of its own (for its peak of memory), exported and measured
+like any other. A finished run is not repeated, so a stopped call resumes with the next. Learning rates are usual for
+each method; they were not searched.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def main() -> None:
         commands[name] = [sys.executable, "-m", "scripts.export", "--config", args.config, *words]
     runs = run_all(configs, commands)
     if not runs:
-        raise UserError("no run ended well", "make methods", "see what each said")
+        raise UserError("no run succeeded", "make methods", "see the output of each")
     say("\n" + table(runs))
     all_ended_well(configs, runs)
 
@@ -94,14 +94,14 @@ def all_ended_well(configs: Mapping[str, Config], runs: Mapping[str, Run]) -> No
     """
     if missing := [name for name in configs if name not in runs]:
         what = f"{len(missing)} of {len(configs)} runs failed: {', '.join(missing)}"
-        raise UserError(what, "the table above", "see what each said; the next call runs those alone")
+        raise UserError(what, "the table above", "see the output of each; the next call runs only those")
 
 
 def run_all(configs: Mapping[str, Config], commands: Mapping[str, Sequence[str]]) -> dict[str, Run]:
-    """The runs that ended well, after those that were not finished have been run, with the time it took and will take.
+    """Runs the commands of unfinished variants and prints times; returns the runs that succeeded.
 
     Args:
-        configs, commands: of each variant, what it is and how a process of its own brings it up to date.
+        configs, commands: of each variant.
     """
     runs = {name: Run.of(config.name) for name, config in configs.items()}
     left = [name for name, run in runs.items() if stale(configs[name], run)]

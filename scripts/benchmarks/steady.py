@@ -1,7 +1,7 @@
-"""Steps timed once they are steady, and the kernels of a profile, each counted once. Needs no card.
+"""Timing of steps once they are steady, and the kernels of a profile, each counted once. Needs no card.
 
-A step's first passes compile kernels, choose algorithms and grow memory: a mean that holds them said 15,432 tok/s for
-27,600. So steps count from where the last `WINDOW` of them agree, and the median is reported with its quartiles.
+The first steps compile kernels, choose algorithms and allocate memory: a mean that includes them was 15,432 tok/s
+instead of 27,600. So steps count once the last `WINDOW` of them agree; the median is reported with its quartiles.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 
 from torch.autograd import DeviceType
 
-WINDOW = 12  # steps; as many as there are packs, so that each has been met
+WINDOW = 12  # steps; as many as there are packs, so that each was computed
 SPREAD = 0.1  # slowest to fastest of them, as a share of their median
-MOST = 72  # steps of warming up; some cases (padded rows of all lengths) never agree
+MAX_WARM_UP = 72  # steps; some cases (padded rows of all lengths) never become steady
 STEPS = 12  # that count
 
 
 @dataclass(frozen=True)
 class Pace:
     """Of the steps that count. rates: tokens a second. spans: seconds. warm: steps before them. is_steady: whether the
-    last of those agreed."""
+    last of those were steady."""
 
     rates: tuple[float, ...]
     spans: tuple[float, ...]
@@ -57,11 +57,11 @@ def timed(steps: Iterable[int], clock: Callable[[], float] = time.perf_counter) 
     """Goes through steps until they are steady, then through `STEPS` more.
 
     Args:
-        steps: gives the tokens of each step when it has ended; longer than `MOST` + `STEPS` + 1.
+        steps: gives the tokens of each step when it has ended; longer than `MAX_WARM_UP` + `STEPS` + 1.
     """
     rates: list[float] = []
     spans: list[float] = []
-    warm, agreed, before = 0, False, 0.0
+    warm, steady, before = 0, False, 0.0
     for n, tokens in enumerate(steps):
         now = clock()
         if n:  # the first began at an unknown time
@@ -69,11 +69,11 @@ def timed(steps: Iterable[int], clock: Callable[[], float] = time.perf_counter) 
             rates.append(tokens / spans[-1])
         before = now
         if not warm:
-            agreed = is_steady(rates)
-            warm = len(rates) if agreed or len(rates) == MOST else 0
+            steady = is_steady(rates)
+            warm = len(rates) if steady or len(rates) == MAX_WARM_UP else 0
         elif len(rates) == warm + STEPS:
             break
-    return Pace(tuple(rates[warm:]), tuple(spans[warm:]), warm, agreed)
+    return Pace(tuple(rates[warm:]), tuple(spans[warm:]), warm, steady)
 
 
 @dataclass(frozen=True)
@@ -88,17 +88,17 @@ class Kernel:
 def kernels(events: Iterable[Any], on_card: bool) -> list[Kernel]:
     """What ran on the device, each once, longest first.
 
-    An operation such as aten::mm carries the time of the kernel that it launched, which is an event of its own: only
-    events of the device count. Nor do ranges that somebody named (`is_user_annotation`), which span kernels.
+    An operation such as aten::mm has the time of the kernel that it launched, which is an event of its own: only events
+    of the device count, without named ranges (`is_user_annotation`), which span kernels.
 
     Args:
         events: of a profile's `key_averages()`. on_card: otherwise operations of the CPU, without what they call.
     """
-    wanted = (lambda e: e.device_type != DeviceType.CPU) if on_card else (lambda e: e.device_type == DeviceType.CPU)
+    is_counted = (lambda e: e.device_type != DeviceType.CPU) if on_card else (lambda e: e.device_type == DeviceType.CPU)
     time_of = "self_device_time_total" if on_card else "self_cpu_time_total"
-    found = [
+    measured = [
         Kernel(e.key, getattr(e, time_of), e.count)
         for e in events
-        if wanted(e) and not getattr(e, "is_user_annotation", False)
+        if is_counted(e) and not getattr(e, "is_user_annotation", False)
     ]
-    return sorted((k for k in found if k.microseconds), key=lambda k: -k.microseconds)
+    return sorted((k for k in measured if k.microseconds), key=lambda k: -k.microseconds)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.autograd import DeviceType
 
-from scripts.benchmarks.steady import MOST, STEPS, WINDOW, kernels, timed
+from scripts.benchmarks.steady import MAX_WARM_UP, STEPS, WINDOW, kernels, timed
 
 
 def clock(spans: list[float]) -> Any:
@@ -43,7 +43,7 @@ def test_steps_of_different_size_are_compared_by_rate() -> None:
 def test_warming_up_has_an_end() -> None:
     pace = timed(itertools.repeat(100), clock([1.0, 2.0] * 60))
     assert not pace.is_steady
-    assert (pace.warm, len(pace.rates)) == (MOST, STEPS)
+    assert (pace.warm, len(pace.rates)) == (MAX_WARM_UP, STEPS)
 
 
 def event(key: str, kind: DeviceType, device: float, cpu: float = 0.0, named: bool = False) -> SimpleNamespace:
@@ -86,6 +86,6 @@ def steps(count: int) -> Iterator[int]:
 
 def test_no_step_too_many() -> None:
     """As many as the longest case needs, and none after them."""
-    given = steps(MOST + STEPS + 2)
+    given = steps(MAX_WARM_UP + STEPS + 2)
     timed(given, clock([1.0, 2.0] * 60))
     assert len(list(given)) == 1
