@@ -38,28 +38,21 @@ def export_kind(run: Run) -> str:
     return str(record.get("holds", "merged")) if isinstance(record, dict) else "merged"
 
 
-def dtype_of_export(config: Config, run: Run) -> str:
-    """`bf16`, `fp16` or `fp32`: the type in which a run's export is loaded.
-
-    A merged model is loaded in the type that it was saved in, an adapter in that of its base.
-    """
-    return export_dtype(config) if export_kind(run) == "merged" else dtype_name(config.model)
-
-
 def exported_model(config: Config, run: Run) -> Any:
-    """The merged model in `dtype_of_export`, or the base with the exported adapter, or, the base alone.
+    """The model that the run exported: the merged one, in the type that it was saved in; or the base, in its own type,
+    with the exported adapter where there is one.
 
     Raises:
         UserError: base or adapter cannot be loaded, or the adapter belongs to another base.
     """
     folder, kind = run.folder("export"), export_kind(run)
     if kind == "merged":
-        return load_folder(folder, DTYPES[dtype_of_export(config, run)], "the export")
+        return load_folder(folder, DTYPES[export_dtype(config)], "the export")
     base = bases.resolve(config.model)
     model = base_with_tokens(config, base, encoder_of(config, base.tokenizer))
-    return (
-        model if kind == "nothing" else adapters.load(model, folder, fingerprint(config.model, base, config.train.seed))
-    )
+    if kind == "nothing":
+        return model
+    return adapters.load(model, folder, fingerprint(config.model, base, config.train.seed))
 
 
 def free_memory() -> None:

@@ -62,7 +62,7 @@ def chat(config: Config, run: Run) -> None:
     folder = run.folder("export")
     record = read_json(folder / "suri.json")
     if not isinstance(record, dict):
-        raise UserError("no suri.json beside the checkpoint: it was not exported here", str(folder), "make export")
+        raise UserError("no suri.json in the folder: it was not exported here", str(folder), "make export")
     template = templates.load(config.prompt.template)
     trained = record.get("template", {}).get("hash")
     if trained != template.hash:

@@ -41,6 +41,8 @@ def test_chat_and_measurements_load_an_export_in_one_type(
         with pytest.raises(UserError, match="enough"):
             work()
     assert loaded == [torch.bfloat16] * 2
-    assert exported.dtype_of_export(config, run) == "bf16"
-    (run.folder("export") / "suri.json").write_text(json.dumps({"holds": "adapter"}))
-    assert exported.dtype_of_export(config, run) == "fp32"  # that of the base it is put onto
+    (run.folder("export") / "suri.json").write_text(json.dumps({"holds": "adapter", "template": template}))
+    monkeypatch.setattr("pipeline.model.load.load_folder", load)  # of the base
+    with pytest.raises(UserError, match="enough"):
+        exported.exported_model(config, run)
+    assert loaded[2:] == [torch.float32]

@@ -35,11 +35,11 @@ def matching_layers(model: Any, targets: Sequence[str]) -> dict[str, Any]:
     short = sorted({name.split(".")[-1] for name in linear})
     chosen: dict[str, Any] = {}
     for target in targets:
-        found = {name: m for name, m in linear.items() if name == target or name.endswith("." + target)}
-        if not found:
+        matches = {name: m for name, m in linear.items() if name == target or name.endswith("." + target)}
+        if not matches:
             hint = nearest(target.split(".")[-1], short, f"this model has {', '.join(short)}; or [all-linear]")
             raise UserError(f"no linear layer is called {target!r}", "adapter.targets", hint)
-        chosen |= found
+        chosen |= matches
     head = model.get_output_embeddings()
     if head in chosen.values() and head.weight is model.get_input_embeddings().weight:
         what = "the output head shares its weights with the embedding, so an update of it cannot be merged"
