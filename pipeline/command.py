@@ -1,7 +1,7 @@
 """One command line for every script: `python -m scripts.NAME --config FILE key=value ...`.
 
-Turns errors that a user can cause into one message and exit code 2, Ctrl-C into 130. Any other error is a mistake
-here or in a library and keeps its traceback.
+An error that a user can cause becomes one message and exit code 2, Ctrl-C 130. Any other error is a fault of this
+program or of a library, and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ from pipeline.run.terminal import safe
 
 
 def main(work: Callable[[Config, Run], None], about: str, argv: Sequence[str] | None = None, model: bool = True) -> int:
-    """Reads the command line, runs `work`, returns the exit code. `model`: whether the work needs a base model."""
+    """Reads the command line, runs `work` on its config and run folder, and returns the exit code.
+
+    Args:
+        about: for --help. model: whether the work needs a base model.
+    """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--config", default="configs/demo.yaml", help="a YAML file (default: %(default)s)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="on top of the file, such as train.lr=1e-4")
@@ -36,15 +40,15 @@ def main(work: Callable[[Config, Run], None], about: str, argv: Sequence[str] | 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-    def both() -> None:
+    def load_and_work() -> None:
         config = load(args.config, args.overrides, model)
         work(config, Run.of(config.name))
 
-    return guarded(both)
+    return guarded(load_and_work)
 
 
 def guarded(work: Callable[[], None]) -> int:
-    """Runs `work`; returns 0, or says what went wrong and returns the exit code."""
+    """Runs `work`; returns 0, or prints what is wrong and returns the exit code."""
     sys.excepthook = _traceback
     logging.setLogRecordFactory(_Record)
     warnings.formatwarning = _warning
@@ -65,7 +69,7 @@ def guarded(work: Callable[[], None]) -> int:
         print("\nsuri: stopped; results of finished stages are whole", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader went away (`| head`); Python would complain once more when it flushes at the end.
+        # The reader closed the pipe (`| head`); Python would warn once more when it flushes at the end.
         _silence()
         return 141
     return 0
@@ -85,7 +89,7 @@ def _warning(
 
 
 def _traceback(kind: type[BaseException], error: BaseException, place: TracebackType | None) -> None:
-    """A mistake's traceback; its message may quote data, whose escape sequences reach no terminal."""
+    """Prints a traceback with escape sequences made visible, since its message may quote data."""
     sys.stderr.write(safe("".join(traceback.format_exception(kind, error, place))))
 
 
@@ -98,7 +102,7 @@ def _check_stdout() -> None:
 
 
 def _flush() -> None:
-    """What was printed reaches its reader, or the command fails: at the end Python itself only complains.
+    """Writes out what was printed, so that a command whose output is lost fails; Python itself would only warn.
 
     Raises:
         UserError: the disk of the file that standard output goes to is full.
@@ -116,5 +120,5 @@ def _flush() -> None:
 
 
 def _silence() -> None:
-    """Sends what is still to be printed nowhere."""
+    """Discards what is still to be printed."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline import stages
 from pipeline.config.load import load
+from pipeline.config.schema import Model
 from pipeline.run.folder import Run
 from tests.helpers.tiny import HEAVY, make_config, run_to
 
@@ -80,6 +81,26 @@ def test_up_to_date_needs_no_torch(done: tuple[Path, Run], base: Path) -> None:
     )
     assert made.stdout.count("up to date") == 4, made.stderr
     assert made.stdout.endswith("[]\n")
+
+
+@pytest.mark.parametrize(
+    ("last", "before"),
+    [
+        ("report", ["data", "tokens"]),
+        ("eval", ["data", "tokens", "train", "export"]),
+        ("judge", ["data", "tokens", "train", "export", "compare"]),
+    ],
+)
+def test_a_stage_comes_after_all_that_it_needs(last: str, before: list[str]) -> None:
+    assert [stage.name for stage in stages.up_to(last)] == [*before, last]
+
+
+def test_a_command_resolves_the_base_once(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved: list[Model] = []
+    resolve = stages.bases.resolve
+    monkeypatch.setattr(stages.bases, "resolve", lambda model: resolved.append(model) or resolve(model))
+    run_to(make_config(tmp_path, base, "train.max_steps=1"), "train", tmp_path)
+    assert len(resolved) == 1
 
 
 def test_missing_result_is_made_again(base: Path, tmp_path: Path) -> None:

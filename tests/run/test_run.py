@@ -130,7 +130,7 @@ def test_a_full_disk_is_a_message_and_leaves_the_old(
         raise error
 
     monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(UserError, match="no space left on the disk; what was there before is untouched") as caught:
+    with pytest.raises(UserError, match="no space left") as caught:
         finish(run, "new")
     assert "RUNS=/other/disk" in caught.value.fix
     assert (tmp_path / "stage" / "inner" / "a.txt").read_text() == "old"
@@ -194,7 +194,7 @@ def test_other_errors_pass_through(tmp_path: Path) -> None:
 
 def test_need_space(tmp_path: Path) -> None:
     need_space(tmp_path / "not" / "there", 1, "this")
-    with pytest.raises(UserError, match=r"this needs 1000000000\.0 GB of disk and"):
+    with pytest.raises(UserError, match="GB of disk"):
         need_space(tmp_path / "not" / "there", 10**18, "this")
 
 
