@@ -1,7 +1,6 @@
 """The root verb of a Korean instruction and its object, by kiwi's morphemes.
 
-Korean ends with its verb, so the root is the last predicate of the first sentence, before the endings of a polite
-request:
+Korean ends with its verb, so the root is the last predicate of the first sentence, before the endings of politeness:
 
     이메일/NNG 을/JKO 작성/NNG 하/XSV 어/EC 주/VX 시/EP 기/ETN 바라/VV ᆸ니다/EF      작성하다, 이메일
                       ~~~~~~~~~~~~~~~ root          ~~~~~~~~~~~~~~~~~~~~~ "would you please"
