@@ -16,6 +16,9 @@ from pipeline.run.errors import UserError
 from pipeline.run.files import sealed, sha256_file, write_json
 from pipeline.run.folder import Run
 from pipeline.run.integrity import verify
+from scripts.chat import talk
+from scripts.report import make_report
+from scripts.verify import verify_run
 from tests.helpers.tiny import make_config, run_to
 
 SHORT = ("train.max_steps=2", "data.sources=[{path: SOURCE}]", "data.holdout=[]", "prompt.template=TEMPLATE")
@@ -69,10 +72,10 @@ USES: dict[str, tuple[str, Callable[[Config, Run], object]]] = {
     "tokens/val.arrow": ("train.lr=0.02", lambda c, r: stages.bring_up_to_date(c, r, "train")),
     "dataset/train.jsonl": ("prompt.join=joint", lambda c, r: stages.bring_up_to_date(c, r, "tokens")),
     "dataset/val.jsonl": ("export.dtype=bf16", lambda c, r: stages.bring_up_to_date(c, r, "export")),
-    "export/model.safetensors": ("chat.temperature=1", stages.talk),
-    "export/tokenizer.json": ("chat.temperature=1", stages.talk),
-    "export/config.json": ("eval.tasks=[]", stages.evaluate),
-    "dataset/report.json": ("chat.temperature=1", stages.make_report),
+    "export/model.safetensors": ("chat.temperature=1", talk),
+    "export/tokenizer.json": ("chat.temperature=1", talk),
+    "export/config.json": ("eval.tasks=[]", lambda c, r: stages.bring_up_to_date(c, r, "eval")),
+    "dataset/report.json": ("chat.temperature=1", make_report),
 }
 
 
@@ -100,7 +103,7 @@ def test_up_to_date_reads_no_file_of_weights(copied: tuple[Config, Run], monkeyp
 
 
 def test_verify_of_a_whole_run(copied: tuple[Config, Run], capsys: pytest.CaptureFixture[str]) -> None:
-    stages.verify_run(*copied)
+    verify_run(*copied)
     said = capsys.readouterr().out
     assert [line.split()[0] for line in said.splitlines()][:4] == ["data", "tokens", "train", "export"]
     assert "NOT" not in said
@@ -117,11 +120,11 @@ def test_verify_names_what_changed_under_the_same_size_and_time(
     flip(path)
     try:
         with pytest.raises(UserError, match=path.name) as caught:
-            stages.verify_run(*copied)
+            verify_run(*copied)
         assert caught.value.where == str(copied[1].root)
     finally:
         flip(path)
-    stages.verify_run(*copied)
+    verify_run(*copied)
 
 
 def test_verify_names_every_damaged_file(copied: tuple[Config, Run], capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,7 +134,7 @@ def test_verify_names_every_damaged_file(copied: tuple[Config, Run], capsys: pyt
     (run.root / "dataset" / "rejected.jsonl").unlink()
     (run.root / "export" / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="4 files") as caught:
-        stages.verify_run(config, run)
+        verify_run(config, run)
     names = ("adapter_model.safetensors", "val.arrow", "rejected.jsonl", "manifest.json")
     assert all((name in caught.value.what and name in capsys.readouterr().out) or True for name in names)
     assert all(name in caught.value.what for name in names)
@@ -171,9 +174,9 @@ def test_verify_names_a_damaged_state_of_a_checkpoint(tmp_path: Path) -> None:
 def test_verify_of_a_run_that_is_not_finished(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config, run = make_config(tmp_path, base), Run(tmp_path / "tiny")
     with pytest.raises(UserError, match="nothing was made"):
-        stages.verify_run(config, run)
+        verify_run(config, run)
     stages.bring_up_to_date(config, run, "tokens")
-    stages.verify_run(config, run)
+    verify_run(config, run)
     assert "not made yet" in capsys.readouterr().out
 
 
@@ -181,7 +184,7 @@ def test_verify_of_a_run_that_is_not_finished(base: Path, tmp_path: Path, capsys
 
 
 def keys(run: Run) -> dict[str, float]:
-    return {s.name: (run.folder(s.folder) / "manifest.json").stat().st_mtime_ns for s in stages.STAGES}
+    return {s.name: (run.folder(s.folder) / "manifest.json").stat().st_mtime_ns for s in stages.up_to("export")}
 
 
 @pytest.mark.parametrize(
@@ -239,11 +242,11 @@ def test_waiting_ranks_hash_nothing(copied: tuple[Config, Run], monkeypatch: pyt
     def sleep(_: float) -> None:
         slept.append(1)
         if len(slept) == 5:
-            stages._bring(config, run, stages.STAGES[:2])
+            stages._make(config, run, stages.up_to("tokens"))
 
     real = stages.stale
     monkeypatch.setattr(stages.time, "sleep", sleep)
     monkeypatch.setattr(stages, "stale", lambda *a: asked.append(1) or real(*a))
     stages._help_to_train(config, run)
     assert len(slept) == 5
-    assert len(asked) == 3  # once inside `_bring`, then for the tokens and for the training
+    assert len(asked) == 3  # once inside `_make`, then for the tokens and for the training
