@@ -108,15 +108,15 @@ def test_what_was_measured_is_not_measured_again(
     assert "eval: up to date" in capsys.readouterr().out
 
     measured: list[tuple[str, str]] = []
-    real = stage.Evaluation.measure
+    real = stage.Evaluation._ask
 
-    def counting(self: Any, model: Any, who: str, what: str) -> dict[str, Any]:
+    def counting(self: Any, model: Any, task: str, who: str) -> dict[str, Any]:
         if len(measured) == 2:
             raise KeyboardInterrupt
-        measured.append((who, what))
-        return real(self, model, who, what)
+        measured.append((who, task))
+        return real(self, model, task, who)
 
-    monkeypatch.setattr(stage.Evaluation, "measure", counting)
+    monkeypatch.setattr(stage.Evaluation, "_ask", counting)
     before = read_json(run.folder("eval") / "eval.json")
     wanted = config.eval.model_copy(update={"limit": 2})
     short = config.model_copy(update={"eval": wanted})
@@ -125,7 +125,7 @@ def test_what_was_measured_is_not_measured_again(
     assert measured == [("base", "arc_easy"), ("base", "lambada_openai")]  # held-out rows do not depend on the limit
     assert read_json(run.folder("eval") / "eval.json") == before
     measured.clear()
-    monkeypatch.setattr(stage.Evaluation, "measure", lambda *a: measured.append(a[2:]) or real(*a))
+    monkeypatch.setattr(stage.Evaluation, "_ask", lambda *a: measured.append((a[3], a[2])) or real(*a))
     stages.bring_up_to_date(short, run, "eval")
     assert measured == [("base", "mmlu"), ("tuned", "arc_easy"), ("tuned", "lambada_openai"), ("tuned", "mmlu")]
     assert {r["n"] for r in read_json(run.folder("eval") / "eval.json")["rows"] if r["name"] == "arc_easy"} == {2}
@@ -173,8 +173,12 @@ def test_without_the_harness_it_says_how_to_get_it(
 
     from pipeline.evaluation import stage
 
+    real = metadata.version
+
     def missing(name: str) -> str:
-        raise metadata.PackageNotFoundError(name)
+        if name == "lm_eval":
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
 
     config, run = evaluated
     monkeypatch.setattr(stage.metadata, "version", missing)
