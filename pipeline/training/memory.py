@@ -79,7 +79,7 @@ def predict_footprint(shape: Any, weights: float, trained: int, ranks: int, size
 
 
 def bytes_to_reserve(weights: Sequence[torch.Tensor], moments: bool) -> int:
-    """Bytes that training will allocate beside a pass: gradients in float32, and AdamW's two moments unless they exist
+    """Bytes that training will allocate besides a pass: gradients in float32, and AdamW's two moments unless they exist
     already (`moments` is false)."""
     return sum(w.numel() for w in weights) * (12 if moments else 4)
 

@@ -105,7 +105,9 @@ def test_a_shape_has_room_for_all_preambles_of_a_pack(tmp_path: Path, monkeypatc
     monkeypatch.setattr(layouts, "QUERY_CHUNK", 5)
     leading = [A * 30, B]
     packer, kinds = Packer(random_tokens(tmp_path, leading, 120), leading, 100_000), set()
-    shared = [[n for n in range(120) if packer.preamble[n] in some] for some in ((-1,), (0,), (1,), (0, 1), (-1, 0, 1))]
+    shared = [
+        [n for n in range(120) if packer.preamble_of_row[n] in some] for some in ((-1,), (0,), (1,), (0, 1), (-1, 0, 1))
+    ]
     for rows in shared:
         for first in shared:
             pack = packer.pack(rows[:30])

@@ -68,8 +68,9 @@ def test_what_fits_is_measured_as_steps_are_run(base: Path, tmp_path: Path, monk
 def test_fp8_needs_a_card_that_has_it(base: Path, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a card")
-    with pytest.raises(UserError, match=r"fp8 needs a Hopper card or newer .* no GPU"):
+    with pytest.raises(UserError, match="Hopper") as caught:
         run_to(make_config(tmp_path, base, "model.quantize=fp8"), "train", tmp_path)
+    assert caught.value.where == "model.quantize"
 
 
 def test_a_base_in_fp8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,8 +87,9 @@ def test_a_base_in_fp8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fp8_is_not_replaced_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "check_card", lambda _: None)
     base = make_base(tmp_path / "base", hidden_size=64, intermediate_size=128, attention_dropout=0.1)
-    with pytest.raises(UserError, match="no fp8: the base has attention dropout"):
+    with pytest.raises(UserError, match="attention dropout") as caught:
         run_to(make_config(tmp_path, base, "model.quantize=fp8"), "train", tmp_path)
+    assert caught.value.where == "model.quantize"
 
 
 def test_packs_are_made_ahead(finished: tuple[Config, Run]) -> None:
@@ -114,7 +116,7 @@ def test_packs_are_made_ahead(finished: tuple[Config, Run]) -> None:
 
 def test_a_row_that_does_not_fit(finished: tuple[Config, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = out_of_memory(monkeypatch, range(100))
-    with pytest.raises(UserError, match=r"step 1: the longest row, \d+ tokens, does not fit"):
+    with pytest.raises(UserError, match="longest row"):
         branch(finished, tmp_path, *UNDROPPED)
     longest = int(tokens_of(Run(tmp_path / "tiny")).lengths.max())
     assert seen == [250, longest, longest]  # the last one with blocks recomputed

@@ -57,7 +57,7 @@ def test_infinite_loss_stops_with_the_step(base: Path, tmp_path: Path) -> None:
 
 def test_experts_are_not_dropped_out(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", model_type="mixtral", num_local_experts=2)
-    with pytest.raises(UserError, match="lora cannot adapt this model of type mixtral") as caught:
+    with pytest.raises(UserError, match="mixtral") as caught:
         run_to(make_config(tmp_path, base, "train.max_steps=1", "adapter.targets=[all-linear]"), "train", tmp_path)
     assert (caught.value.where, "set adapter.dropout=0" in caught.value.fix) == ("adapter.dropout", True)
 
@@ -76,8 +76,9 @@ def test_a_tokenizer_that_stock_transformers_would_not_read_stops_before_trainin
 
 def test_rows_that_the_model_does_not_see(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", max_position_embeddings=64)
-    with pytest.raises(UserError, match=r"rows have up to \d+ tokens, and this model sees 64"):
+    with pytest.raises(UserError, match=" 64") as caught:
         run_to(make_config(tmp_path, base), "train", tmp_path)
+    assert caught.value.where == "prompt.cutoff"
 
 
 def test_a_spike_names_its_rows(

@@ -46,7 +46,7 @@ def test_masks_that_differ_are_not_used(
 
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.filterwarnings("ignore::UserWarning:peft")
-def test_rows_that_reach_each_other_are_not_packed(
+def test_rows_that_affect_each_other_are_not_packed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], whole: bool
 ) -> None:
     """Through a convolution, by however little, also where memory is too small to compare more."""
@@ -64,7 +64,7 @@ def test_rows_that_reach_each_other_are_not_packed(
     assert run.manifest("adapter")["counts"]["path"] == "plain"
 
 
-def test_rows_do_not_reach_each_other_by_what_they_share(finished: tuple[Config, Run]) -> None:
+def test_rows_with_a_preamble_do_not_affect_each_other(finished: tuple[Config, Run]) -> None:
     packed, _, trained = both_paths(finished)
     start = packed.tokens.row(0)[0][:3].tolist()
     packed.packer = Packer(packed.tokens, [start], 1 << 20)
@@ -94,7 +94,7 @@ def test_difference_sees_a_gradient_that_is_missing(
     assert self_check.difference(packed, plain, range(8), trained)[1] == pytest.approx(1)
 
 
-def test_operations_without_a_fixed_order_are_named(
+def test_operations_that_are_not_deterministic_are_named(
     finished: tuple[Config, Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Asked on a card; here of an operation that raises there as it would."""
