@@ -81,7 +81,7 @@ def test_one_path_twice_is_two_sources_on_the_page(twice: tuple[Run, str]) -> No
     numbers = json.loads((run.folder("report") / "report.json").read_text())
     groups = [(group["source"], group["rows"]) for group in numbers["lengths"]["groups"]]
     assert groups == [(name, 5), (f"{name} #2", 10)]
-    page = (run.folder("report") / "report.html").read_text()
+    page = (run.folder("report") / "data_report.html").read_text()
     for label in (name, f"{name} #2"):
         assert page.count(f"{label}</td>") == 3  # in the tables of sources, mixture and lengths
     assert f'data-source="{name} #2"' in page

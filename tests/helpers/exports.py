@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline import stages
 from pipeline.config.schema import Config
+from pipeline.model.base import resolve
+from pipeline.release.stage import export
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 
@@ -19,7 +20,7 @@ from pipeline.run.folder import Run
 def again(config: Config, run: Run) -> None:
     """The export stage alone, on whatever lies in the run folder."""
     with run.lock():
-        stages.STAGES[-1].build(config, run, {"again": 1})
+        export(config, run, resolve(config.model), {"again": 1})
 
 
 def assert_refused(config: Config, run: Run, name: str) -> UserError:

@@ -50,7 +50,7 @@ def test_trains_resumes_and_exports(
     shutil.rmtree(run.folder("adapter"))
     shutil.rmtree(checkpoint.folder_of(run.folder("checkpoints"), 2))
     stages.bring_up_to_date(config, run, "export")
-    assert "going on from step 1 of 2" in capsys.readouterr().out
+    assert "resuming from step 1 of 2" in capsys.readouterr().out
     resumed = adapter_tensors(run)
     assert resumed.keys() == whole.keys()
     assert all(torch.equal(t, whole[name]) for name, t in resumed.items())

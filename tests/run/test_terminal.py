@@ -19,7 +19,7 @@ from pipeline.run.errors import UserError
 from pipeline.run.progress import bar, say
 from pipeline.run.terminal import Styled, safe
 from pipeline.serving.chat import _Streamer
-from tests.prompt.test_encode import TEMPLATE, byte_level
+from tests.helpers.tokenizers import TEMPLATE, byte_level
 
 CLIPBOARD = "\x1b]52;c;cm0gLXJm\x07"
 NASTY = f"a{CLIPBOARD}b\x9b2Jc\u202ed\u2066e\ud800f\rg\x08h\x7fi\u200bj\ufeffk\U000e0041l"
