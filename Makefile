@@ -72,7 +72,7 @@ data train export report verify preview plan ask compare judge: $(READY) demo-ba
 	@$(RUN)
 
 methods forgetting: $(READY) demo-base
-	@$(RUN)
+	@$(PY) -m scripts.benchmarks.$@ --config="$$CONFIG" $(ARGS)
 
 eval: .venv/.eval demo-base
 	@$(RUN)

@@ -54,6 +54,38 @@ def test_odd_paths_reach_the_command_whole(checkout: Path, target: str) -> None:
     assert not (checkout / "hit").exists()
 
 
+def test_every_command_is_there(checkout: Path) -> None:
+    """A script that moves takes its line of the Makefile along."""
+    targets = [
+        "data",
+        "train",
+        "export",
+        "report",
+        "verify",
+        "eval",
+        "plan",
+        "preview",
+        "chat",
+        "ask",
+        "compare",
+        "judge",
+        "keep",
+        "adapters",
+        "methods",
+        "forgetting",
+        "curves",
+        "data-diff",
+        "bench",
+        "profile",
+        "clean-runs",
+    ]
+    calls = make(checkout, *targets, "DATA=x", "TOKENIZER=x", "A=x", "B=x", "ADAPTER=x")
+    called = [words[words.index("-m") + 1] for words, _ in calls if "-m" in words]
+    assert len(called) >= len(targets)
+    for module in called:
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
+
+
 def test_odd_data_and_tokenizer(checkout: Path) -> None:
     word = ODD.replace("$", "$$")
     calls = make(
