@@ -81,7 +81,8 @@ def _checked_packs(
         padded = PaddedMicroBatches(model, tokens, accelerator, int(tokens.lengths.max()))
         rows = step_rows(0, len(tokens), config.train)[: self_check.ROWS]
         if self_check.is_equal(packed, padded, rows, weights, precision, verbose):
-            if accelerator.device.type == "cuda" and not packed.fast.uses_kernels:
+            only_kernels = packed.fast.uses_kernels and not packed.fast.plain_attention
+            if accelerator.device.type == "cuda" and not only_kernels:
                 longest = int(tokens.lengths.argmax())
                 packed.is_deterministic = self_check.is_deterministic(packed, longest, weights, verbose)
             return packed

@@ -136,8 +136,12 @@ class PackedMicroBatches:
         return self.graphs.loss_sum(micro_batch)
 
     def deterministic(self) -> AbstractContextManager[None]:
-        """As `PaddedMicroBatches.deterministic`; on CUDA our kernels are deterministic without torch's flag."""
-        only_kernels = self.fast.uses_kernels and self.fast.device.type == "cuda"
+        """As `PaddedMicroBatches.deterministic`.
+
+        Our kernels are deterministic without torch's flag. Plain attention (on CPUs, and in float32 on CUDA) adds
+        gradients by index, and is deterministic only with it.
+        """
+        only_kernels = self.fast.uses_kernels and not self.fast.plain_attention
         return deterministic(not only_kernels, strict=self.is_deterministic)
 
     def prefetch(self, rows: Sequence[int]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from pipeline.kernels import attention
@@ -52,6 +53,8 @@ WAYS = {
     "recompute": ("train.graphs=false", "train.checkpointing=block"),
     "fp8": ("model.quantize=fp8",),
     "plain": ("train.fast=false",),
+    "float32": ("model.dtype=fp32",),
+    "float32, recompute": ("model.dtype=fp32", "train.checkpointing=block"),
     "full": ("adapter.method=full", "train.lr=1e-3"),
     "full, recompute": ("adapter.method=full", "train.lr=1e-3", "train.checkpointing=block"),
     "head": ("adapter.method=head",),
@@ -61,6 +64,12 @@ WAYS = {
     "houlsby": ("adapter.method=houlsby",),
     "prefix": ("adapter.method=prefix",),
 }
+
+
+@pytest.fixture(autouse=True)
+def any_precision() -> None:
+    """Accelerate keeps the precision of a process's first run."""
+    AcceleratorState._reset_state(True)
 
 
 @pytest.mark.parametrize("way", WAYS)
