@@ -22,7 +22,7 @@ class MethodSpec:
         keys: the keys of `adapter` that it reads.
         export: `merged` into stock weights; `adapter`, where no weights of the base's form compute the same; `nothing`.
         is_peft: whether stock peft loads what is saved.
-        float32: whether the base's own weights are trained, and therefore are in float32 whatever the run's type.
+        float32: whether the base's own weights are trained, and therefore are in float32 for every `model.dtype`.
         no_quantized: why the frozen base may not be in nf4 or int8; empty when it may.
         starts_as_base: whether the model's output at step 0 is the base's, up to 1e-6.
         no_tokens: why it cannot train new tokens; empty when it can.

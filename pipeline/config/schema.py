@@ -121,8 +121,8 @@ class Adapter(Section):
 
 class Train(Section):
     batch_size: Positive = 32
-    """Rows in an optimiser step, exactly, whatever goes through the model at once. Raise it for smoother steps, with
-    a larger lr."""
+    """Rows in an optimiser step, exactly; the size of a micro-batch does not change it. Raise it for smoother steps,
+    with a larger lr."""
     epochs: Annotated[float, BeforeValidator(number), Field(gt=0, le=10**6, allow_inf_nan=False)] = 1.0
     """Passes over the training rows. Raise it for few rows, as long as the held-out loss falls."""
     accumulation_4_28: Count = 0

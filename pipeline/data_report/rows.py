@@ -21,7 +21,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 
 class HashSample(Generic[Item]):
-    """Keeps the `size` entries with the smallest tickets, whatever the order in which they come.
+    """Keeps the `size` entries with the smallest tickets, in any order of arrival.
 
     A ticket is a content hash in hex, so what wins is random to the eye and the same on every machine. Of entries with
     one ticket (copies of a row) the first stays.

@@ -70,7 +70,7 @@ EXPECTED: dict[Kind, str] = {
 
 
 def is_deeper(value: Any, most: int) -> bool:
-    """Whether brackets stand in more than `most` others; without recursion."""
+    """Whether brackets are nested more than `most` deep; without recursion."""
     level = [value]
     for _ in range(most):
         level = [v for part in level if isinstance(part, (dict, list)) for v in _inside(part)]

@@ -19,6 +19,7 @@ from pipeline.dataset.read.conversation import CONVERSATION
 from pipeline.dataset.read.forms import is_row
 from pipeline.dataset.read.row import RawRow
 from pipeline.run.errors import UserError
+from pipeline.run.json_file import is_deeper
 
 SPACE = re.compile(r"[ \t\n\r]*")
 BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{}]', re.DOTALL)  # or a whole string, to skip it
@@ -49,23 +50,13 @@ class Decoder(json.JSONDecoder):
             name, self.repeated = self.repeated[0], []
             reason = f"the field {name[:40]!r} occurs twice, with different values"
             return RawRow(value, place, reason, "duplicate-key")
-        if text.count("[", start, end) + text.count("{", start, end) > MAX_DEPTH and _too_deep(value):
+        if text.count("[", start, end) + text.count("{", start, end) > MAX_DEPTH and is_deeper(value, MAX_DEPTH):
             return RawRow(None, place, TOO_DEEP)
         return RawRow(value, place)
 
 
 def _integer(digits: str) -> int | Decimal:
     return int(digits) if len(digits) < 4000 else Decimal(digits)  # Python refuses to parse longer ones
-
-
-def _too_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        inside = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)]
-        level = [v for values in inside for v in values]
-        if not level:
-            return False
-    return any(isinstance(v, dict | list) for v in level)
 
 
 # --- an array
