@@ -1,9 +1,10 @@
 """Converts a .gguf file, once, into a folder with safetensors and tokenizer that stock transformers loads.
 
-transformers dequantises. It parses the file three times and looks up the names of all tensors once a tensor, which is
-two thirds of the time; both results are kept while a file is converted. Three of its faults are corrected here: the model stays marked as quantised unless told
-otherwise; the tokenizer loses the pre-tokenizer that the file names (compared with llama.cpp: 188 of 4,000 texts
-differed for SmolLM2, none after the correction); 5.17 takes the token that opens a turn for the end token.
+transformers dequantises. It would parse the file three times and list the names of all tensors once a tensor, two
+thirds of the time; both results are kept while a file is converted (`_parsed_once`). Three faults are corrected here:
+the model stays marked as quantised unless told otherwise; the tokenizer loses the pre-tokenizer that the file names
+(compared with llama.cpp: 188 of 4,000 texts differed for SmolLM2, none after the correction); 5.17 takes the token
+that opens a turn for the end token.
 """
 
 from __future__ import annotations
