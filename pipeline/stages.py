@@ -25,7 +25,7 @@ from pipeline.config.method_rules import spec_of
 from pipeline.config.schema import Config
 from pipeline.data_report import stage as report
 from pipeline.dataset import stage as dataset
-from pipeline.evaluation import tasks
+from pipeline.evaluation import known_questions, tasks
 from pipeline.model import base as bases
 from pipeline.model.base import identity, input_files
 from pipeline.prompt import general_text
@@ -37,7 +37,7 @@ from pipeline.run.progress import say
 # Keys of `train` that change how a run is watched, not what comes out.
 WATCHING = ("tracker", "save_every", "keep")
 # Keys of `eval` that the export's own measurements depend on.
-MEASURED = ("rows", "max_new_tokens", "general", "general_windows", "prompts")
+MEASURED = ("rows", "max_new_tokens", "general", "general_windows", "prompts", "known")
 
 Key = dict[str, Any]  # all that a result depends on, as it stands in the stage's manifest
 BaseOf = Callable[[], bases.Base]  # resolves the config's base at the first call, once a command
@@ -107,6 +107,7 @@ def _export_key(config: Config, run: Run) -> Key:
         "export": config.value("export"),
         "eval": {name: config.value("eval")[name] for name in MEASURED},
         "general": general_text.file_hash(config.eval.general),
+        "known": known_questions.file_hash(config.eval.known),
         "groups": config.value("data.groups"),
         "counts": (run.manifest("dataset") or {}).get("counts"),  # shown in the model card, and used by the probes
         "adapter": run.result("adapter"),

@@ -100,8 +100,11 @@ def undropped(finished: tuple[Config, Run], tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def tuned(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Run]:
-    """An export of the tiny base; tests only read it."""
-    return _run(base, tmp_path_factory.mktemp("tuned"), "export")
+    """An export of the tiny base, asked one question and one request of `eval.known`; tests only read it."""
+    folder = tmp_path_factory.mktemp("tuned")
+    known = folder / "known.jsonl"
+    known.write_text('{"instruction": "What is 1 + 1?", "answers": ["2"], "kind": "sum"}\n{"instruction": "Say hi."}\n')
+    return _run(base, folder, "export", f"eval.known={known}")
 
 
 def _run(base: Path, folder: Path, last: str, *overrides: str) -> tuple[Config, Run]:

@@ -38,6 +38,9 @@ class Eval(Section):
     )
     """Questions that base and tuned model answer at the end of `make export`. Replace them by typical questions of
     your users."""
+    known: str = ""
+    """File of questions that the base may answer right already and of everyday requests, to see what tuning lost
+    (docs/forgetting.md); empty = the built-in ones, none = not asked. Name your own for another language or domain."""
     tasks: tuple[str, ...] = (
         "arc_easy", "arc_challenge", "hellaswag", "mmlu", "truthfulqa_mc1", "truthfulqa_mc2", "lambada_openai",
         "kobest",

@@ -52,6 +52,18 @@ PLURALS = {
     "pony": "ponies",
     "daisy": "daisies",
 }
+# Pairs of words, each the one usual opposite of the other.
+OPPOSITES = tuple(
+    tuple(pair.split())
+    for pair in _words("""
+        fast slow, left right, happy sad, early late, wet dry, empty full, rich poor, loud quiet, strong weak,
+        high low, inside outside, first last, true false, clean dirty, wide narrow, thick thin, good bad,
+        near far, top bottom, above below, before after, always never, more less, win lose, buy sell,
+        push pull, north south, east west, black white, yes no, open closed, deep shallow, heavy light,
+        summer winter, question answer, friend enemy""")
+)
+# Asked by pipeline/evaluation/known.jsonl.
+SUMS_NOT_TRAINED_ON = {(2, 2), (6, 6)}
 PLACES = _words("shelf, floor, bed, porch, counter, balcony, sofa, doorstep, stairs, windowsill, terrace, bench")
 PETS = _words("cat, dog, rabbit, parrot, hamster, turtle, goldfish, pony, lizard, canary")
 EVENTS = _words("""
@@ -232,6 +244,11 @@ ASKS = {
         "Add {a} {things} to {b} {things}. Answer with the number only.",
         "{name} packs {a} {things}, then {b} more. Give the total number.",
         "There are {a} {things} here and {b} there. How many in total?",
+    ),
+    "opposite": (
+        "What is the opposite of {word}? Answer with one word.",
+        "Give the opposite of the word {word} in one word.",
+        "Name the opposite of {word}. One word only, please.",
     ),
     "larger-number": (
         "Which number is larger, {a} or {b}?",

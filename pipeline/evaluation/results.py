@@ -11,10 +11,11 @@ from pipeline.config.schema import Eval
 from pipeline.dataset.example import Example
 from pipeline.dataset.language import language_of
 from pipeline.dataset.select.split import group_members
-from pipeline.evaluation import probes
+from pipeline.evaluation import known, probes
 from pipeline.evaluation.answers import Answer, marks
 from pipeline.evaluation.general import forgetting, general_loss, general_windows
 from pipeline.evaluation.held_out_rows import HeldOutRows
+from pipeline.evaluation.known_questions import read_questions
 from pipeline.evaluation.measure import MeasuredModel
 from pipeline.evaluation.probe_causes import Facts, warnings
 from pipeline.evaluation.probes import fitting, probe
@@ -29,7 +30,7 @@ def measure(
     measured: MeasuredModel, splits: Mapping[str, HeldOutRows], settings: Eval, groups: Mapping[str, Sequence[str]],
     longest: int, shots: Shots | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Loss and exact match by split, loss on general text, answers to `eval.prompts`, and the probes of all answers.
+    """Loss and exact match by split, loss on general text, answers to `eval.prompts` and `eval.known`, and probes.
 
     Args:
         groups: of tasks (`data.groups`). longest: tokens that the model sees. shots: before every question.
@@ -58,6 +59,7 @@ def measure(
     fits = fitting(encoder, [a.expected for a in answers], limit)
     results["probes"] = probe(answers, encoder.template, fits)
     results["prompts"] = [{"prompt": a.instruction, "said": a.text.strip(), "stopped": a.stopped} for a in given]
+    results["known"] = known.ask(measured, read_questions(settings.known))
     return results
 
 
@@ -116,6 +118,7 @@ def rows_of_table(base: dict[str, Any], tuned: dict[str, Any]) -> list[tuple[str
                 rows.append((what, exact_share(b["by_group"][group]), exact_share(marked)))
             rows.append((f"{name}: right answer contained", f"{b['contained']:.1%}", f"{t['contained']:.1%}"))
             rows.append((f"{name}: stopped by itself", f"{b['stopped']:.1%}", f"{t['stopped']:.1%}"))
+    rows += known.rows(base.get("known", []), tuned.get("known", []))
     rows += probes.rows(base.get("probes", {}), tuned.get("probes", {}))
     return rows + _general_rows(base.get("general"), tuned.get("general"))
 

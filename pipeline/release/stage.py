@@ -89,7 +89,7 @@ def _write_records(
     write_json(output.folder / "suri.json", record)
     text = card(config, run, encoder, results, checks.done)
     write_text(output.folder / "README.md", shortener(run.root, config)(text))
-    short = {name: values for name, values in results["tuned"].items() if name != "prompts"}
+    short = {name: values for name, values in results["tuned"].items() if name not in ("prompts", "known")}
     output.counts = {name: {k: v for k, v in values.items() if k not in LONG} for name, values in short.items()}
 
 

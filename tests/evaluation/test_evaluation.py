@@ -103,7 +103,7 @@ def test_measure_has_all_that_the_table_needs(base: Path, model: torch.nn.Module
     measured = MeasuredModel(tmp_path / "base.jsonl", {}, encoder, lambda: model, "base")
     splits = held_out_rows(run.folder("dataset"), run.folder("tokens"), config.eval.rows)
     found = measure(measured, splits, config.eval, config.data.groups, 512)
-    assert found.keys() == {"val", "holdout", "general", "probes", "prompts"}
+    assert found.keys() == {"val", "holdout", "general", "probes", "prompts", "known"}
     wanted = {"rows", "loss", "answers", "exact", "exact_standard_error", "contained", "stopped", "said"}
     wanted |= {"by_task", "by_group"}
     assert found["val"].keys() == found["holdout"].keys() == wanted

@@ -94,10 +94,10 @@ def test_every_run_says_it(tuned: tuple[Config, Run]) -> None:
     assert change == pytest.approx(after["loss"] - base["loss"])
     assert change != 0 < error
     table = {what: (before, now) for what, before, now in rows_of_table(results["base"], results["tuned"])}
-    assert table["forgetting: change of that loss"] == ("", f"{change:+.3f} ± {error:.3f}")
+    assert table["forgetting: change of that loss"] == ("", f"{change:+z.3f} ± {error:.3f}")
     assert table["general text: perplexity"][0] == f"{base['perplexity']:.1f}"
     card = (run.folder("export") / "README.md").read_text()
-    assert f"| forgetting: change of that loss |  | {change:+.3f} ± {error:.3f} |" in card
+    assert f"| forgetting: change of that loss |  | {change:+z.3f} ± {error:.3f} |" in card
     lines = metrics.read(run.root / "metrics.jsonl")
     assert [m["step"] for m in lines if "general_loss" in m] == [0, 3, 6]
     assert [m for m in lines if "penalty" in m] == []

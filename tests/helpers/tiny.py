@@ -88,7 +88,7 @@ data: {{sources: [{{path: families, rows: 100}}], val: 8, holdout: [extract-phon
 prompt: {{template: alpaca-short, cutoff: 200}}
 adapter: {adapter}
 train: {{batch_size: 8, max_steps: 6, lr: 1e-2, warmup: 1, save_every: 1, eval_every: 3, eval_rows: 4, tracker: none}}
-eval: {{rows: 4, max_new_tokens: 4, prompts: [Say hello.], general_windows: 2}}
+eval: {{rows: 4, max_new_tokens: 4, prompts: [Say hello.], known: none, general_windows: 2}}
 export: {{min_eos: 0}}
 """
     )

@@ -57,7 +57,7 @@ def test_card(exported: tuple[Config, Run]) -> None:
     results = json.loads((run.folder("export") / "results.json").read_text())
     assert f"| {results['base']['val']['loss']:.3f} | {results['tuned']['val']['loss']:.3f} |" in body
     assert sha256_file(run.folder("dataset") / "train.jsonl") in body
-    assert "82 instructions, 6 steps" in body
+    assert "84 instructions, 6 steps" in body
     recipe = yaml.safe_load(re.search(r"```yaml\n(.*?)```", body, re.DOTALL)[1])  # type: ignore[index]
     assert recipe["adapter"] == {"r": 4, "alpha": 8.0, "dropout": 0.1, "targets": ["q_proj", "v_proj"]}
 
