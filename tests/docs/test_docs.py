@@ -40,6 +40,8 @@ FILES = (
 MAKE = re.compile(r"\bmake +([a-z][a-z-]*)(?=[\s`;,.)]|$)")
 ALL = [pytest.param(page, id=name_of(page)) for page in pages()]
 HISTORY = {"docs/LOG.md", "docs/benchmarks.md"}  # say what was typed then
+PATH = re.compile(r"^((?:pipeline|configs|tests|scripts|data|docs)/[\w./*-]+)")
+INVENTED = {"configs/mine.yaml"}  # the user's own
 TABLES = ("data.rules.", "data.groups.", "model.geometry.")  # their keys are the user's own
 
 
@@ -90,6 +92,19 @@ def test_targets_exist(page: Path) -> None:
     code = "\n".join([*CODE.findall(prose(page)), *(block.text for block in blocks(page))])
     named = {name for line in code.splitlines() for name in MAKE.findall(line.partition(" #")[0])}
     assert named - targets() == set()
+
+
+@pytest.mark.parametrize("page", [page for page in ALL if page.id not in HISTORY])
+def test_paths_exist(page: Path) -> None:
+    """Files of the repository that are named in backticks, and scripts in any command."""
+    missing = {
+        word
+        for word in CODE.findall(prose(page))
+        if (match := PATH.match(word)) and not list(ROOT.glob(match[1].replace("NAME", "*"))) and word not in INVENTED
+    }
+    scripts = {name.rstrip(".") for name in re.findall(r"\bscripts((?:\.[a-z_]+)+)", page.read_text())}
+    missing |= {name for name in scripts if not (ROOT / "scripts" / f"{name[1:].replace('.', '/')}.py").is_file()}
+    assert missing == set()
 
 
 @functools.cache
