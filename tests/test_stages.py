@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import functools
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -180,23 +179,3 @@ def test_early_rooms_have_no_torch() -> None:
 def test_every_config_loads() -> None:
     for path in (ROOT / "configs").glob("*.yaml"):
         assert load(path).name == path.stem
-
-
-def test_every_command_of_the_readme_exists() -> None:
-    text = (ROOT / "README.md").read_text()
-    targets = set(re.findall(r"^([a-z-]+(?: [a-z-]+)*):", (ROOT / "Makefile").read_text(), re.M))
-    known = {name for line in targets for name in line.split()}
-    asked = set(re.findall(r"\bmake ([a-z][a-z-]*)\b", text))
-    assert {"export", "test", "data", "train", "chat", "plan", "preview"} <= asked
-    assert asked <= known | {"a"}, asked - known
-    for path in re.findall(r"`((?:pipeline|configs|tests|data|docs)/[\w./-]+)`|\]\((docs/[\w.]+)\)", text):
-        name = next(p for p in path if p)
-        if name != "configs/mine.yaml":
-            assert (ROOT / name).exists(), name
-    for script in set(re.findall(r"scripts\.(\w+)", text)):
-        assert (ROOT / "scripts" / f"{script}.py").is_file()
-
-
-def test_readme_first_command_is_early() -> None:
-    lines = (ROOT / "README.md").read_text().splitlines()
-    assert next(i for i, line in enumerate(lines, 1) if line.startswith("make ")) <= 20
