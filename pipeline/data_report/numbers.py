@@ -13,11 +13,10 @@ from pipeline.data_report.rows import HashSample, read
 from pipeline.data_report.samples import Pool, Sample, clusters
 from pipeline.data_report.verbs import LANGUAGES, SAMPLE
 from pipeline.dataset.select.decide import LEFT_OUT
-from pipeline.dataset.select.split import SPLITS
 from pipeline.dataset.summary import label_of
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.files import read_json
-from pipeline.run.folder import Run
+from pipeline.run.folder import SPLITS, Run
 from pipeline.run.progress import bar
 
 STEPS = 8  # rules with their own step in the flow

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.dataset.example import Example
-from pipeline.dataset.select.split import SPLITS
 from pipeline.dataset.summary import label_of
 from pipeline.run.errors import UserError
 from pipeline.run.files import json_text, write_text
+from pipeline.run.folder import SPLITS
 from pipeline.run.progress import say
 
 TEXTS = ("instruction", "input", "output")

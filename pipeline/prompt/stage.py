@@ -19,10 +19,9 @@ from pipeline.prompt.tokenizer_checks import check_rows, check_tokenizer
 from pipeline.prompt.tokens import TokenWriter
 from pipeline.run.errors import UserError
 from pipeline.run.files import json_text, write_text
-from pipeline.run.folder import Run
+from pipeline.run.folder import SPLITS, Run
 from pipeline.run.progress import bar, say
 
-SPLITS = ("train", "val", "holdout")
 CHUNK = 2000  # rows encoded at once
 
 

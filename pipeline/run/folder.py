@@ -35,9 +35,9 @@ from typing import Any, NamedTuple
 
 from pipeline import __version__
 from pipeline.run.errors import UserError
-from pipeline.run.files import exclusive, read_json, replace_folder, sealed, sha256_file, sha256_json, write_json
+from pipeline.run.files import read_json, replace_folder, sealed, sha256_file, sha256_json, write_json
 from pipeline.run.hash_cache import cached_sha256
-from pipeline.run.leftovers import clean_up, half_written
+from pipeline.run.leftovers import half_written, locked
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "sentencepiece", "peft", "accelerate", "datasets", "safetensors")
 
@@ -195,15 +195,8 @@ class Run:
         Raises:
             UserError: another live process holds it.
         """
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(exclusive(self.root / ".lock", wait=False))
-            except BlockingIOError as error:
-                raise UserError(
-                    f"the run folder is in use by process {error}", str(self.root),
-                    'wait for it, stop it, or give this run another name (ARGS="name=other")',
-                ) from None  # fmt: skip
-            clean_up(self.root)
+        fix = 'wait for it, stop it, or give this run another name (ARGS="name=other")'
+        with locked(self.root, "the run folder", fix):
             yield
 
     def sweep(self) -> None:

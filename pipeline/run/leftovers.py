@@ -1,13 +1,15 @@
-"""What killed processes leave in a run folder: half-written files and folders, and folders that were being replaced."""
+"""Locks a folder of results, and removes what killed processes left in it: files and folders that are half written."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.run.files import recover
+from pipeline.run.errors import UserError
+from pipeline.run.files import exclusive, recover
 
 PATTERNS = (".*.tmp", "*/.*.tmp", "*/*/.*.tmp")
 YOUNG = 60  # seconds
@@ -28,15 +30,29 @@ def half_written(root: Path) -> list[Path]:
     return paths
 
 
-def clean_up(root: Path) -> None:
-    """Takes back folders whose replacement was cut short between two renames, and removes what is half written.
+@contextlib.contextmanager
+def locked(root: Path, what: str, fix: str) -> Iterator[None]:
+    """Holds a folder for this process; the kernel lets go of it however the process ends.
 
-    Only for a process that holds the run folder's lock.
+    Folders whose replacement was cut short between two renames are taken back first, and what is half written is
+    removed.
+
+    Args:
+        what, fix: the folder in the message, and what to do about it.
+
+    Raises:
+        UserError: another live process holds it.
     """
-    for old in root.glob(".*.old"):
-        recover(old.with_name(old.name[1:-4]))
-    for path in half_written(root):
-        remove(path)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(root / ".lock", wait=False))
+        except BlockingIOError as error:
+            raise UserError(f"{what} is in use by process {error}", str(root), fix) from None
+        for old in root.glob(".*.old"):
+            recover(old.with_name(old.name[1:-4]))
+        for path in half_written(root):
+            remove(path)
+        yield
 
 
 def remove(path: Path) -> None:

@@ -22,8 +22,9 @@ from typing import Any
 
 from pipeline.config.adapter_name import check, problem
 from pipeline.run.errors import UserError
-from pipeline.run.files import disk_errors, exclusive, recover, replace_folder, write_json
+from pipeline.run.files import disk_errors, replace_folder, write_json
 from pipeline.run.json_file import is_deeper
+from pipeline.run.leftovers import locked
 from pipeline.run.nearest import nearest
 from pipeline.run.terminal import quoted
 
@@ -193,19 +194,10 @@ class Store:
         if links:
             what = f"{quoted(links[0].name)} is a link: writing there would leave the store"
             raise UserError(what, str(self.root), "remove it")
-        with contextlib.ExitStack() as locks:
-            try:
-                with _naming_the_store():
-                    locks.enter_context(exclusive(self.root / ".lock", wait=False))
-            except BlockingIOError as error:
-                raise UserError(
-                    f"the adapter store is in use by process {error}", str(self.root),
-                    "wait for it or stop it, then run the same command again",
-                ) from None  # fmt: skip
-            for old in self.root.glob(".*.old"):  # of a process that ended between two renames
-                recover(old.with_name(old.name[1:-4]))
-            for unfinished in self.root.glob(".*.tmp"):  # of a process that was killed
-                shutil.rmtree(unfinished, ignore_errors=True)
+        fix = "wait for it or stop it, then run the same command again"
+        with contextlib.ExitStack() as stack:
+            with _naming_the_store():
+                stack.enter_context(locked(self.root, "the adapter store", fix))
             yield
 
 
