@@ -12,11 +12,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.comparison.questions import CompareQuestion
 from pipeline.run.files import sha256_json
-from pipeline.run.folder import Run
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ def digest_of(pairs: Sequence[AnswerPair]) -> str:
     return sha256_json([pair.as_dict() for pair in pairs])[:16]
 
 
-def load_pairs(run: Run) -> list[AnswerPair]:
-    """The pairs that `make compare` wrote."""
+def load_pairs(folder: Path) -> list[AnswerPair]:
+    """The pairs that `make compare` wrote. folder: of its result."""
     pairs = []
-    with open(run.folder("compare") / "answers.jsonl", encoding="utf-8") as file:
+    with open(folder / "answers.jsonl", encoding="utf-8") as file:
         for line in file:
             row = json.loads(line)
             base, tuned = ModelAnswer(**row.pop("base")), ModelAnswer(**row.pop("tuned"))

@@ -75,12 +75,13 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
 
 def about(config: Config, questions: int) -> str:
     """What the page compares, in a few sentences."""
-    from pipeline.release.card import base_name, column_names
+    from pipeline.model.card import base_name
+    from pipeline.release.card import column_names
 
-    method, names = spec_of(config.adapter), column_names(config)
+    method, names = spec_of(config.adapter), column_names(config.adapter)
     trained = "the same" if method.export == "nothing" else "the run's export"
     return (
-        f"{questions} questions. {names[0]}: {base_name(config) or 'random weights'}. {names[1]}: {trained}, "
+        f"{questions} questions. {names[0]}: {base_name(config.model) or 'random weights'}. {names[1]}: {trained}, "
         f"{description(config.adapter)}. Both in the template {config.prompt.template}, always the likeliest "
         f"token, at most {config.compare.max_new_tokens} of them. Which one is A is drawn anew for each question."
     )

@@ -22,10 +22,9 @@ from pipeline.evaluation.table import chart, markdown, printed, rows_of
 from pipeline.evaluation.tasks import files_of, write_local
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
-from pipeline.model.load import base_shape, context_length
+from pipeline.model.exported import export_dtype
+from pipeline.model.run_base import RunBase
 from pipeline.pages.drawing import WIDE
-from pipeline.prompt.encode import Encoder
-from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json, write_json, write_text
 from pipeline.run.folder import Run, versions
@@ -36,17 +35,17 @@ class Evaluation:
     """The measurements and their models. `who`: base, shots (the base with examples before each question), tuned."""
 
     def __init__(self, config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> None:
-        self.config, self.run, self.base = config, run, base
-        self.encoder = encoder_of(config, base.tokenizer)
+        self.config, self.run, self.base = config, run, RunBase.of(config, base)
+        self.encoder = self.base.encoder
         self.splits = held_out_rows(run.folder("dataset"), run.folder("tokens"), config.eval.rows)
         local = bool(config.eval.task_files and config.eval.tasks)
         self.folder = run.folder("benchmarks") / "tasks" if local else None
         self.untrained = spec_of(config.adapter).export == "nothing"
-        self.files = files_of(config)
+        self.files = files_of(config.eval)
         self.hashes = {path: entry["sha256"] for path, entry in stage_key["inputs"].items()}
         self.models = {
-            "base": base_model(config, run, base, self.encoder),
-            "tuned": tuned_model(config, run, self.encoder),
+            "base": base_model(run.folder("measurements"), self.base),
+            "tuned": tuned_model(run, self.base, export_dtype(config.export, config.model)),
         }
         self.harness: tuple[Any, Any] = (None, None)
 
@@ -90,15 +89,14 @@ class Evaluation:
 
     def _shots(self, who: str) -> Shots | None:
         """Examples before every question, where `who` gets them."""
-        config = self.config
-        count = config.eval.shots if who == "shots" else 0
+        base, settings = self.base, self.config.eval
+        count = settings.shots if who == "shots" else 0
         if self.untrained and who == "tuned":
-            count = config.adapter.shots
+            count = base.adapter.shots
         if not count:
             return None
-        context = context_length(base_shape(config.model, self.base), config.adapter)
-        room = config.eval.max_new_tokens
-        return shots_from(self.run.folder("dataset"), self.encoder, config.train.seed, context, room, count)
+        room, dataset = settings.max_new_tokens, self.run.folder("dataset")
+        return shots_from(dataset, self.encoder, base.seed, base.context_length(), room, count)
 
     def release(self, who: str) -> None:
         """Frees a model's memory before the next one is loaded."""
@@ -142,9 +140,14 @@ def evaluate(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) ->
         measured[who, what] = evaluation.measure(who, what)
     evaluation.release("tuned")
     rows = rows_of(measured, read_json(run.folder("export") / "results.json") or {})
+    template = evaluation.encoder.template
     with run.writing("eval", stage_key) as output:
         record = {
-            "models": _models(config, run, evaluation.encoder),
+            "models": {
+                "base": {"name": config.model.base or "geometry", "quantize": config.model.quantize},
+                "tuned": {"run": config.name, "export": run.result("export"), "method": config.adapter.method},
+                "template": {"id": template.id, "hash": template.hash},
+            },
             "rows": rows,
             "settings": {k: config.value("eval")[k] for k in ("limit", "num_fewshot", "prompting", "shots", "rows")},
             "tasks": {f"{who} {what}": {k: v for k, v in result.items() if k != "samples"}
@@ -153,22 +156,14 @@ def evaluate(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) ->
             "versions": {**versions(), **({"lm_eval": harness_version()} if config.eval.tasks else {})},
         }  # fmt: skip
         write_json(output.folder / "eval.json", record)
-        text = markdown(config, record, evaluation.folder)
+        text = markdown(config.name, config.eval, record, evaluation.folder)
         write_text(output.folder / "eval.md", shortener(run.root, config)(text))
         from pipeline.pages import png  # matplotlib takes a second
 
-        png.write(chart(config, rows, WIDE), output.folder / "eval.png")
+        png.write(chart(config.name, config.eval.shots, rows, WIDE), output.folder / "eval.png")
         output.counts = {"rows": len(rows)}
-    say(printed(config, rows))
+    say(printed(config.eval.shots, rows))
     say(f"eval: {run.folder('eval') / 'eval.md'}, eval.json, eval.png")
-
-
-def _models(config: Config, run: Run, encoder: Encoder) -> dict[str, Any]:
-    return {
-        "base": {"name": config.model.base or "geometry", "quantize": config.model.quantize},
-        "tuned": {"run": config.name, "export": run.result("export"), "method": config.adapter.method},
-        "template": {"id": encoder.template.id, "hash": encoder.template.hash},
-    }
 
 
 def held_out(

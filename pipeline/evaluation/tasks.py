@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.config.schema import Config
+from pipeline.config.schema import Config, Eval
 from pipeline.evaluation.task_rows import KOBEST, read
 from pipeline.run.errors import UserError
 from pipeline.run.files import json_text, write_text
@@ -60,7 +60,7 @@ def key(config: Config, run: Run) -> dict[str, Any]:
     """
     wanted = config.value("eval")
     names = ("rows", "max_new_tokens", "tasks", "limit", "num_fewshot", "prompting", "shots")
-    files = sorted({path for leaves in files_of(config).values() for _, path in leaves})
+    files = sorted({path for leaves in files_of(config.eval).values() for _, path in leaves})
     return {
         "version": 2,
         "eval": {name: wanted[name] for name in names},
@@ -70,15 +70,13 @@ def key(config: Config, run: Run) -> dict[str, Any]:
     }
 
 
-def files_of(config: Config) -> dict[str, list[tuple[str, Path]]]:
-    """`local_files` of a config; nothing where its questions come from the hub.
+def files_of(settings: Eval) -> dict[str, list[tuple[str, Path]]]:
+    """`local_files` of the config's `eval`; nothing where its questions come from the hub.
 
     Raises:
         UserError: as `local_files`.
     """
-    if not config.eval.task_files:
-        return {}
-    return local_files(config.eval.tasks, Path(config.eval.task_files))
+    return local_files(settings.tasks, Path(settings.task_files)) if settings.task_files else {}
 
 
 def local_files(tasks: Sequence[str], folder: Path) -> dict[str, list[tuple[str, Path]]]:

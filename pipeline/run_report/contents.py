@@ -12,7 +12,7 @@ import yaml
 from pipeline.config.load import load
 from pipeline.config.schema import Config
 from pipeline.data_report.numbers import gather
-from pipeline.release.card import base_name
+from pipeline.model.card import base_name
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json
 from pipeline.run.folder import Run
@@ -70,7 +70,7 @@ class Contents:
     def base(self) -> str:
         """Name of the base without folders of this machine, also where the base is no longer there."""
         try:
-            return base_name(self.config) or "random weights"
+            return base_name(self.config.model) or "random weights"
         except UserError:
             return Path(self.config.model.base).name
 

@@ -36,7 +36,7 @@ def results(contents: Contents) -> str:
     base, tuned = contents.results.get("base"), contents.results.get("tuned")
     if not base or not tuned:
         return f"<p>{contents.missing('export', 'Base and tuned model were not measured')}</p>"
-    names = column_names(contents.config)
+    names = column_names(contents.config.adapter)
     html = table(("", f"#{names[0]}", f"#{names[1]}"), rows_of_table(base, tuned))
     for split in PLACES:
         by_task = tuned.get(split, {}).get("by_task", {})
@@ -225,7 +225,7 @@ def samples(contents: Contents) -> str:
     base, tuned = contents.results.get("base") or {}, contents.results.get("tuned") or {}
     if not tuned:
         return f"<p>{contents.missing('export', 'There are no answers to read')}</p>"
-    names = column_names(contents.config)
+    names = column_names(contents.config.adapter)
     prompts = "".join(
         f'<div class="row">{fields({"prompt": before["prompt"]})}{_both(names, before, after)}</div>'
         for before, after in zip(base.get("prompts", ()), tuned.get("prompts", ()), strict=False)

@@ -58,7 +58,7 @@ def key(config: Config, run: Run, stage_key: dict[str, Any]) -> dict[str, Any]:
     base = _base(config)
     tokens = {
         "version": 1,
-        "prompt": {**prompt_settings(config), "template": templates.load(config.prompt.template).hash},
+        "prompt": {**prompt_settings(config.prompt), "template": templates.load(config.prompt.template).hash},
         "template_file": cached_sha256(templates.path_of(config.prompt.template)),
         "add_tokens": config.value("model.add_tokens"),
         "tokenizer": base,
