@@ -22,7 +22,7 @@ from pipeline.comparison.verdict import PROMPT_HASH, messages, name_of
 from pipeline.config.portable_paths import shortener
 from pipeline.config.schema import Config, Judge
 from pipeline.run.errors import UserError
-from pipeline.run.files import json_text, write_json, write_text
+from pipeline.run.files import write_json, write_json_lines, write_text
 from pipeline.run.folder import Run
 from pipeline.run.progress import bar, say
 from pipeline.run.result_cache import ResultCache
@@ -58,7 +58,7 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
         fix = "take another judge.model, one that keeps to a form; its replies are in that file"
         raise UserError("no reply of the judge holds a verdict", str(replies.path), fix)
     with run.writing("judge", stage_key) as output:
-        write_text(output.folder / "verdicts.jsonl", "".join(json_text(o) + "\n" for o in outcomes))
+        write_json_lines(output.folder / "verdicts.jsonl", outcomes)
         write_json(output.folder / "judge.json", totals)
         write_text(output.folder / "judge.md", shortener(run.root, config)(markdown(config.name, totals)))
         output.counts.update({k: totals[k] for k in ("win_rate", "consistency", "unparsable", "identical")})

@@ -19,7 +19,7 @@ from pipeline.comparison.questions import files, read_all
 from pipeline.config.method_rules import description, spec_of
 from pipeline.config.portable_paths import shortener
 from pipeline.config.schema import Config
-from pipeline.run.files import json_text, write_json, write_text
+from pipeline.run.files import write_json, write_json_lines, write_text
 from pipeline.run.folder import Run, input_hashes
 from pipeline.run.progress import say
 
@@ -59,7 +59,7 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
         for who in ("base", "tuned"):
             rows = alpaca_eval_rows(pairs, who, f"{config.name}-{who}")
             write_json(output.folder / "alpaca_eval" / f"{who}.json", rows)
-        write_text(output.folder / "answers.jsonl", "".join(json_text(pair.as_dict()) + "\n" for pair in pairs))
+        write_json_lines(output.folder / "answers.jsonl", (pair.as_dict() for pair in pairs))
         html = page(config.name, about(config, len(pairs)), pairs, skipped, digest, config.compare.max_new_tokens)
         write_text(output.folder / "page.html", shortener(run.root, config)(html))
         output.counts.update(

@@ -13,7 +13,7 @@ from pipeline.dataset.examples import read_examples
 from pipeline.evaluation.shots import Shots
 from pipeline.prompt.tokens import Tokens
 
-SPLITS = ("val", "holdout")
+NAMES = {"val": "held-out rows", "holdout": "tasks never trained on"}  # of the splits, as tables call them
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def held_out_rows(dataset: Path, tokens: Path, rows: int) -> dict[str, HeldOutRo
         dataset, tokens: folders of the run.
     """
     splits = {}
-    for split in SPLITS:
+    for split in NAMES:
         encoded = Tokens(tokens / f"{split}.arrow")
         limit = rows if split == "val" else (rows + 1) // 2
         count = min(len(encoded), limit)

@@ -138,9 +138,9 @@ class MeasuredModel:
             say(f"{self.label}: {what}: {cached:,} of {total:,} {kind} are cached")
 
 
-def held_out_loss(model: Any, tokens: Tokens, rows: Sequence[int], what: str = "held-out loss") -> float:
+def held_out_loss(model: Any, tokens: Tokens, rows: Sequence[int]) -> float:
     """Mean of -log p over all labelled tokens of the rows, in nats; NaN where there are none."""
-    sums, counts = row_sums(model, tokens, rows, what)
+    sums, counts = row_sums(model, tokens, rows, "held-out loss")
     return sum(sums) / sum(counts) if any(counts) else math.nan
 
 

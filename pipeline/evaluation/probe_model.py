@@ -81,8 +81,8 @@ def _shown(answer: Answer, encoder: Encoder) -> dict[str, Any]:
     return {**answer.as_dict(), "signs": shown}
 
 
-def choose(examples: Iterable[Example], encoder: Encoder, limit: int, room: int, count: int = ROWS) -> list[Example]:
-    """Rows by content hash, the same on every machine; languages in turn, references that fit first.
+def choose(examples: Iterable[Example], encoder: Encoder, limit: int, room: int) -> list[Example]:
+    """`ROWS` rows by content hash, the same on every machine; languages in turn, references that fit first.
 
     Args:
         room: most tokens of a prompt.
@@ -94,7 +94,7 @@ def choose(examples: Iterable[Example], encoder: Encoder, limit: int, room: int,
     pool = [e for e, _ in zip(turns, range(POOL), strict=False)]
     pool = [e for e in pool if len(encoder.prompt(e.instruction, e.input)) <= room]
     fits = dict(zip([e.id for e in pool], fitting(encoder, [e.output for e in pool], limit), strict=True))
-    return sorted(pool, key=lambda e: not fits[e.id])[:count]
+    return sorted(pool, key=lambda e: not fits[e.id])[:ROWS]
 
 
 @torch.inference_mode()

@@ -14,15 +14,13 @@ from pipeline.dataset.select.split import group_members
 from pipeline.evaluation import probes
 from pipeline.evaluation.answers import Answer, marks
 from pipeline.evaluation.general import forgetting, general_loss, general_windows
-from pipeline.evaluation.held_out_rows import HeldOutRows
+from pipeline.evaluation.held_out_rows import NAMES, HeldOutRows
 from pipeline.evaluation.measure import MeasuredModel
 from pipeline.evaluation.probe_causes import Facts, warnings
 from pipeline.evaluation.probes import fitting, probe
 from pipeline.evaluation.scores import shown
 from pipeline.evaluation.shots import Shots
 from pipeline.run.files import sha256_json
-
-NAMES = {"val": "held-out rows", "holdout": "tasks never trained on"}
 
 
 def measure(

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.config.schema import Eval
 from pipeline.evaluation.general import forgetting
+from pipeline.evaluation.held_out_rows import NAMES
 from pipeline.evaluation.scores import mean, ratio, shown
 from pipeline.pages.charts import DotRow, dots
 from pipeline.pages.drawing import Drawing
@@ -20,7 +21,6 @@ from pipeline.run.markdown import code, plain
 
 Row = dict[str, Any]
 Estimate = tuple[float, float]  # a value and its standard error
-NAMES = {"val": "held-out rows", "holdout": "tasks never trained on"}
 SMALL = 8  # groups of at most so many tasks have a row for each: KoBEST's five, not MMLU's 57
 SHARES = ("acc", "acc_norm", "exact match", "stopped by itself", "f1", "ROUGE-L")  # shown in per cent
 

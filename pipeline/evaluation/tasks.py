@@ -19,7 +19,7 @@ import yaml
 from pipeline.config.schema import Config, Eval
 from pipeline.evaluation.task_rows import KOBEST, read
 from pipeline.run.errors import UserError
-from pipeline.run.files import json_text, write_text
+from pipeline.run.files import write_json_lines, write_text
 from pipeline.run.folder import Run, input_hashes
 from pipeline.run.nearest import nearest
 
@@ -131,7 +131,7 @@ def write_local(files: dict[str, list[tuple[str, Path]]], folder: Path) -> dict[
             counts[task] += len(rows)
             data = folder / "rows" / f"{leaf}.jsonl"
             data.parent.mkdir(parents=True, exist_ok=True)
-            write_text(data, "".join(json_text(row) + "\n" for row in rows))
+            write_json_lines(data, rows)
             _write(folder / f"{leaf}{LOCAL}.yaml", _definition(leaf, definitions, data))
         if task in GROUPS:
             _write(folder / f"{task}{LOCAL}_group.yaml", _group(task, [leaf for leaf, _ in leaves]))

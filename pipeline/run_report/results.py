@@ -8,8 +8,8 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.comparison.winrate import table as win_rates
+from pipeline.evaluation.held_out_rows import NAMES as PLACES
 from pipeline.evaluation.probes import NAMES
-from pipeline.evaluation.results import NAMES as PLACES
 from pipeline.evaluation.results import rows_of_table
 from pipeline.pages.charts import DotRow
 from pipeline.pages.drawing import Drawing

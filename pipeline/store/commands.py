@@ -45,7 +45,8 @@ def manage(verb: str, name: str) -> None:
 
 def print_measured(results: dict[str, Any]) -> None:
     """Prints the results of `measure`, one line per split."""
-    from pipeline.evaluation.results import NAMES, exact_share
+    from pipeline.evaluation.held_out_rows import NAMES
+    from pipeline.evaluation.results import exact_share
 
     for split, name in NAMES.items():
         if split not in results:
