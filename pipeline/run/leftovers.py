@@ -55,6 +55,14 @@ def locked(root: Path, what: str, fix: str) -> Iterator[None]:
         yield
 
 
+def remove_whole(folder: Path) -> None:
+    """Removes a folder atomically: a crash leaves none with half of its files, and `half_written` finds the rest."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    folder.replace(temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
 def remove(path: Path) -> None:
     """Removes a file, a link, or a folder with all that is in it; what cannot be removed stays."""
     if path.is_dir() and not path.is_symlink():

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from pipeline.config.adapter_name import check, problem
 from pipeline.run.errors import UserError
 from pipeline.run.files import disk_errors, replace_folder, write_json
 from pipeline.run.json_file import is_deeper
-from pipeline.run.leftovers import locked
+from pipeline.run.leftovers import locked, remove_whole
 from pipeline.run.nearest import nearest
 from pipeline.run.terminal import quoted
 
@@ -156,9 +155,7 @@ class Store:
         if not os.access(self.folder(name), os.R_OK | os.W_OK | os.X_OK):  # before any of its files is deleted
             raise Unreadable("no rights to remove it", str(self.root / name), "change its rights")
         with self.lock(), _naming_the_store(), disk_errors(self.root):
-            removed = self.root / f".{name}.tmp"
-            os.replace(self.folder(name), removed)
-            shutil.rmtree(removed)
+            remove_whole(self.folder(name))
 
     def add_results(self, name: str, run: str, results: dict[str, Any], files: dict[str, str]) -> None:
         """Adds results on a run's rows to the record; those of other runs stay.

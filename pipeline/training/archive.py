@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from pipeline.run.files import disk_errors, folder_size, make_folder, need_space, read_json, readable_size
+from pipeline.run.leftovers import remove_whole
 from pipeline.run.progress import say
 from pipeline.training import checkpoint
 
@@ -119,7 +120,7 @@ def _remove_oldest(root: Path) -> None:
     )
     for folder in archived[:-MAX_ARCHIVED]:
         say(f"train: checkpoints of {MAX_ARCHIVED} other settings are kept; the oldest are deleted ({folder})")
-        checkpoint.remove(folder)
+        remove_whole(folder)
 
 
 def _copy(path: Path, target: Path) -> None:
