@@ -164,7 +164,7 @@ def _data(config: Config, run: Run) -> dict[str, Any]:
     )
     if is_current and isinstance(numbers, dict) and all(name in numbers for name in NUMBERS):
         return numbers
-    return gather(config, run).numbers
+    return gather(run, config.name, config.data.seed, config.prompt.cutoff).numbers
 
 
 def _old(run: Run, manifests: Mapping[str, Any]) -> dict[str, str]:
