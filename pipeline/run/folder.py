@@ -195,8 +195,12 @@ class Run:
         Raises:
             UserError: another live process holds it.
         """
-        fix = 'wait for it, stop it, or give this run another name (ARGS="name=other")'
-        with locked(self.root, "the run folder", fix):
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.root))
+            except BlockingIOError as error:
+                fix = 'wait for it, stop it, or give this run another name (ARGS="name=other")'
+                raise UserError(f"the run folder is in use by process {error}", str(self.root), fix) from None
             yield
 
     def sweep(self) -> None:

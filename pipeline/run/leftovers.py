@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.run.errors import UserError
 from pipeline.run.files import exclusive, recover
 
 PATTERNS = (".*.tmp", "*/.*.tmp", "*/*/.*.tmp")
@@ -31,23 +30,16 @@ def half_written(root: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def locked(root: Path, what: str, fix: str) -> Iterator[None]:
+def locked(root: Path) -> Iterator[None]:
     """Holds a folder for this process; the kernel lets go of it however the process ends.
 
     Folders whose replacement was cut short between two renames are taken back first, and what is half written is
     removed.
 
-    Args:
-        what, fix: the folder in the message, and what to do about it.
-
     Raises:
-        UserError: another live process holds it.
+        BlockingIOError: another live process holds it; its text is that process's number.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(exclusive(root / ".lock", wait=False))
-        except BlockingIOError as error:
-            raise UserError(f"{what} is in use by process {error}", str(root), fix) from None
+    with exclusive(root / ".lock", wait=False):
         for old in root.glob(".*.old"):
             recover(old.with_name(old.name[1:-4]))
         for path in half_written(root):

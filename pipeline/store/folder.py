@@ -191,10 +191,13 @@ class Store:
         if links:
             what = f"{quoted(links[0].name)} is a link: writing there would leave the store"
             raise UserError(what, str(self.root), "remove it")
-        fix = "wait for it or stop it, then run the same command again"
         with contextlib.ExitStack() as stack:
-            with _naming_the_store():
-                stack.enter_context(locked(self.root, "the adapter store", fix))
+            try:
+                with _naming_the_store():
+                    stack.enter_context(locked(self.root))
+            except BlockingIOError as error:
+                fix = "wait for it or stop it, then run the same command again"
+                raise UserError(f"the adapter store is in use by process {error}", str(self.root), fix) from None
             yield
 
 
