@@ -82,7 +82,7 @@ def choose_path(inputs: PathInputs, dtype: str, fp8: bool, never_packed: str = "
         path = _checked_packs(inputs, dtype, fp8, never_packed)
     chosen = path or _padded(inputs)
     agree(chosen, inputs.accelerator)
-    if path and _is_launch_bound(settings, path.fast, inputs.tokens, inputs.accelerator):
+    if path and _is_launch_bound(inputs, path.fast):
         path.graphs = CudaGraphs(path.fast, inputs.weights, _first_packs(path.packer, settings))
     return chosen
 
@@ -160,12 +160,13 @@ def _padded(inputs: PathInputs) -> PaddedMicroBatches:
     return padded
 
 
-def _is_launch_bound(settings: Train, fast: PackedModel, tokens: Tokens, accelerator: Any) -> bool:
+def _is_launch_bound(inputs: PathInputs, fast: PackedModel) -> bool:
     """Whether launching kernels would take longer than computing them. The same on every start of a run."""
+    settings = inputs.settings
     if not settings.graphs or fast.plain_attention or not fast.blocks or settings.checkpointing == "offload":
         return False
-    rows = -(-settings.batch_size // accelerator.num_processes)
-    count = min(rows * float(tokens.lengths.mean()), settings.micro_tokens or float("inf"))
+    rows = -(-settings.batch_size // inputs.accelerator.num_processes)
+    count = min(rows * float(inputs.tokens.lengths.mean()), settings.micro_tokens or float("inf"))
     return fast.parameter_count * count < LAUNCH_BOUND
 
 
