@@ -24,7 +24,7 @@ from pipeline.run.errors import Interrupted, UserError
 from pipeline.run.files import disk_errors
 from pipeline.run.folder import Run
 from pipeline.run.interrupt import prompt_answers
-from pipeline.run.next_command import next_command, started
+from pipeline.run.next_command import next_command, started_from_shell
 from pipeline.run.progress import warn
 from pipeline.run.terminal import safe
 
@@ -44,7 +44,7 @@ def main(work: Callable[[Config, Run], None], about: str, argv: Sequence[str] | 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
     def load_and_work() -> None:
-        started(Path(sys.argv[0]).stem, args.config, args.overrides)
+        started_from_shell(sys.argv, args.config, args.overrides)
         config = load(args.config, args.overrides, model)
         work(config, Run.of(config.name))
 

@@ -1,8 +1,8 @@
 """The exact command that goes on from here, with the user's own config, settings and run folder.
 
 `started` notes how the program was called; a hint then is `make chat CONFIG=configs/mine.yaml`, or, where the program
-was started as `suri`, `suri chat configs/mine.yaml`. The entry point of `suri` sets the environment variable SURI_FRONT
-to `suri`, so that processes it starts give the same hints.
+was started as `suri`, `suri chat configs/mine.yaml`. The environment variable SURI_FRONT holds `suri` then, so that
+processes that it starts give the same hints.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 DEMO = "configs/demo.yaml"  # what make takes without CONFIG
 FRONT = "SURI_FRONT"
@@ -23,15 +24,34 @@ class _Call:
     verb: str = ""
     config: str = DEMO
     overrides: tuple[str, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
 
 
 _call = _Call()
 
 
-def started(verb: str, config: str, overrides: Sequence[str]) -> None:
-    """Notes the command that this process runs: its verb, such as `export`, its config file and its settings."""
+def started(verb: str, config: str, overrides: Sequence[str], **variables: str) -> None:
+    """Notes the command that this process runs: its verb, such as `export`, its config file and its settings.
+
+    Args:
+        variables: of make, such as ADAPTER="maths".
+    """
     global _call
-    _call = _Call(verb, config, tuple(overrides))
+    _call = _Call(verb, config, tuple(overrides), tuple(variables.items()))
+
+
+def started_from_shell(words: Sequence[str], config: str, overrides: Sequence[str]) -> None:
+    """As `started`, from the words of the process (`sys.argv`): a script is named like its verb; `suri` is followed by
+    it."""
+    verb = Path(words[0]).stem
+    if verb == "suri" and len(words) > 1:
+        os.environ[FRONT], verb = "suri", words[1]
+    started(verb, config, overrides)
+
+
+def verb_started() -> str:
+    """The verb of the command that this process runs; empty where there is none, as in a program of one's own."""
+    return _call.verb
 
 
 def next_command(verb: str = "", **variables: str) -> str:
@@ -40,7 +60,8 @@ def next_command(verb: str = "", **variables: str) -> str:
     Args:
         variables: of make, such as ADAPTER="maths"; for `suri` they are given as `--adapter maths`.
     """
-    verb = verb or _call.verb or "export"
+    if not verb:
+        verb, variables = _call.verb or "export", {**dict(_call.variables), **variables}
     runs = os.environ.get("RUNS", "")
     if os.environ.get(FRONT) == "suri":
         words = ["suri", verb, *(w for name, value in variables.items() for w in (f"--{name.lower()}", value))]
