@@ -20,6 +20,7 @@ from types import TracebackType
 
 from pipeline.config.load import load
 from pipeline.config.schema import Config
+from pipeline.config_files import file_problems
 from pipeline.run.errors import Interrupted, UserError
 from pipeline.run.files import disk_errors
 from pipeline.run.folder import Run
@@ -29,11 +30,18 @@ from pipeline.run.progress import warn
 from pipeline.run.terminal import safe
 
 
-def main(work: Callable[[Config, Run], None], about: str, argv: Sequence[str] | None = None, model: bool = True) -> int:
+def main(
+    work: Callable[[Config, Run], None],
+    about: str,
+    argv: Sequence[str] | None = None,
+    model: bool = True,
+    files: bool = True,
+) -> int:
     """Reads the command line, runs `work` on its config and run folder, and returns the exit code.
 
     Args:
-        about: for --help. model: whether the work needs a base model.
+        about: for --help. model: whether the work needs a base model. files: whether it reads the files that the config
+            names, so that what is wrong with them is told with the config's own problems.
     """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--config", default="configs/demo.yaml", help="a YAML file (default: %(default)s)")
@@ -45,7 +53,7 @@ def main(work: Callable[[Config, Run], None], about: str, argv: Sequence[str] | 
 
     def load_and_work() -> None:
         started_from_shell(sys.argv, args.config, args.overrides)
-        config = load(args.config, args.overrides, model)
+        config = load(args.config, args.overrides, model, file_problems if files else lambda values: [])
         work(config, Run.of(config.name))
 
     return guarded(load_and_work)
