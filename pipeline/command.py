@@ -20,17 +20,28 @@ from types import TracebackType
 
 from pipeline.config.load import load
 from pipeline.config.schema import Config
+from pipeline.config_files import file_problems
 from pipeline.run.errors import Interrupted, UserError
 from pipeline.run.files import disk_errors
 from pipeline.run.folder import Run
+from pipeline.run.interrupt import prompt_answers
+from pipeline.run.next_command import next_command, started_from_shell
+from pipeline.run.progress import warn
 from pipeline.run.terminal import safe
 
 
-def main(work: Callable[[Config, Run], None], about: str, argv: Sequence[str] | None = None, model: bool = True) -> int:
+def main(
+    work: Callable[[Config, Run], None],
+    about: str,
+    argv: Sequence[str] | None = None,
+    model: bool = True,
+    files: bool = True,
+) -> int:
     """Reads the command line, runs `work` on its config and run folder, and returns the exit code.
 
     Args:
-        about: for --help. model: whether the work needs a base model.
+        about: for --help. model: whether the work needs a base model. files: whether it reads the files that the config
+            names, so that what is wrong with them is told with the config's own problems.
     """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--config", default="configs/demo.yaml", help="a YAML file (default: %(default)s)")
@@ -41,7 +52,8 @@ def main(work: Callable[[Config, Run], None], about: str, argv: Sequence[str] | 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
     def load_and_work() -> None:
-        config = load(args.config, args.overrides, model)
+        started_from_shell(sys.argv, args.config, args.overrides)
+        config = load(args.config, args.overrides, model, file_problems if files else lambda values: [])
         work(config, Run.of(config.name))
 
     return guarded(load_and_work)
@@ -54,19 +66,19 @@ def guarded(work: Callable[[], None]) -> int:
     warnings.formatwarning = _warning
     try:
         _check_stdout()
-        with disk_errors(Path()):
+        with disk_errors(Path()), prompt_answers():
             work()
         _flush()
     except UserError as error:
-        print(f"suri: {safe(error)}", file=sys.stderr)
+        warn(f"suri: {error}")
         with contextlib.suppress(UserError, BrokenPipeError):
             _flush()
         return 2
     except Interrupted as error:
-        print(f"suri: {safe(error)}", file=sys.stderr)
+        warn(f"suri: {error}")
         return error.code
     except KeyboardInterrupt:
-        print("\nsuri: stopped; results of finished stages are whole", file=sys.stderr)
+        warn(f"\nsuri: stopped; results of finished stages are kept. To go on:\n  {next_command()}")
         return 130
     except BrokenPipeError:
         # The reader closed the pipe (`| head`); Python would warn once more when it flushes at the end.

@@ -16,6 +16,7 @@ from pipeline.config.adapter_name import BASE
 from pipeline.config.schema import Config
 from pipeline.model.base import resolve
 from pipeline.run.folder import Run
+from pipeline.run.next_command import started
 from pipeline.stages import bring_up_to_date
 from pipeline.store import commands
 from pipeline.store.folder import Store
@@ -66,13 +67,18 @@ def start() -> int:
     args = parser.parse_intermixed_args()
     name, more = (args.words or [""])[0], args.words[1:]
 
+    def keep(config: Config, run: Run) -> None:
+        started("keep", args.config, more, ADAPTER=name, **({"REPLACE": "yes"} if args.replace else {}))
+        keep_adapter(config, run, name, args.replace)
+
     def measure(config: Config, run: Run) -> None:
+        started("adapters", args.config, more, MEASURE=name)
         measure_adapter(config, run, name)
 
     if args.verb in WITH_CONFIG:
         words = ["--config", args.config, *more]
         if args.verb == "keep":
-            return main(lambda config, run: keep_adapter(config, run, name, args.replace), "", words)
+            return main(keep, "", words)
         return main(measure, "", words)
     if args.verb == "combine":
         given = commands.CombineArguments(name, more, args.how, args.rank, args.density, args.replace)

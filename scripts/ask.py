@@ -33,4 +33,4 @@ def ask(config: Config, run: Run) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(ask, "Answers questions to several stored adapters in one batch."))
+    raise SystemExit(main(ask, "Answers questions to several stored adapters in one batch.", files=False))

@@ -19,4 +19,4 @@ def make_report(config: Config, run: Run) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(make_report, "Gathers all that a run folder holds on one page.", model=False))
+    raise SystemExit(main(make_report, "Gathers all that a run folder holds on one page.", model=False, files=False))

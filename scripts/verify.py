@@ -17,4 +17,4 @@ def verify_run(_: Config, run: Run) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(verify_run, "Hashes a run folder and what it was made from anew.", model=False))
+    raise SystemExit(main(verify_run, "Hashes a run folder and what it was made from anew.", model=False, files=False))

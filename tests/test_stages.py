@@ -22,7 +22,11 @@ ROOT = Path(__file__).parents[1]
 # In the order in which data passes them; a room uses only itself and the rooms before it.
 ROOMS = ["run", "config", "demo", "dataset", "prompt", "kernels", "pages", "model", "evaluation", "training", "store",
          "release", "serving", "data_report", "comparison", "run_report"]  # fmt: skip
-FRONT = {"pipeline.stages", "pipeline.command"}  # they may use every room, and no room uses them
+FRONT = {
+    "pipeline.stages",
+    "pipeline.command",
+    "pipeline.config_files",
+}  # they may use every room, and no room uses them
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def _ask(judge: Judge, pairs: Sequence[AnswerPair], replies: ResultCache) -> Non
     if not missing:
         return
     if len(missing) < len(requests):
-        say(f"judge: {len(requests) - len(missing)} of {len(requests)} replies are there already")
+        say(f"judge: {len(requests) - len(missing)} of {len(requests)} replies are kept from before")
     failed = _ask_all(judge, missing, replies)
     if failed:
         cached = sum(name in replies.results for name in requests)

@@ -43,7 +43,7 @@ def complete(folder: Path, name: str, base: RunBase, longest: int | None) -> Non
     try:
         tokenizer = hf_tokenizer.build(base.encoder, longest)
     except Exception as error:  # of many classes; the adapter is kept without a tokenizer
-        say(f"adapter: no tokenizer is stored with it, transformers cannot build this one: {one_line(error)}")
+        say(f"adapter: stored without its tokenizer, which transformers cannot build: {one_line(error)}")
     else:
         hf_tokenizer.save(tokenizer, base.encoder, folder)
     write_text(folder / CARD, adapter_card(name, base.adapter, base.model, base.files, base.encoder))

@@ -20,7 +20,7 @@ from pipeline.model import hf_tokenizer
 from pipeline.model.run_base import RunBase
 from pipeline.prompt.general_text import WINDOW
 from pipeline.release import verify
-from pipeline.run.files import sha256_file
+from pipeline.run.files import read_json, sha256_file
 from pipeline.run.folder import Run
 
 
@@ -63,25 +63,29 @@ class Export:
         return self._measure(self._measured(model, "base", base_key(self.base.model)), shots)
 
     def measure_export(self, model: Any, folder: Path) -> dict[str, Any]:
-        """Results of the model loaded from the export's folder, after checking that its answers stop.
+        """Results of the model loaded from the export's folder, after measuring whether its answers end.
 
         Raises:
-            UserError: too few answers end with the end token.
+            UserError: as `verify.answers_stop`.
         """
         hashes = {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if is_model_file(path.name)}
         measured = self._measured(model, "tuned", tuned_key(self.base, self.dtype, hashes))
         rows = read_examples(self.run.folder("dataset"), "val" if self.data.val else "train")
-        verify.answers_stop(measured, rows, self.min_eos, self.checks)
+        probes = read_json(self.run.folder("adapter") / "probes.json")
+        stops = (probes.get("probes") or {}).get("stops", {}) if isinstance(probes, dict) else {}
+        verify.answers_stop(measured, rows, self.min_eos, self.checks, stops)
         return self._measure(measured)
 
     def check_tokenizer(self, folder: Path) -> None:
-        """The tokenizer in the export's folder gives training's ids.
+        """The tokenizer in the export's folder gives training's ids, and a model there stops at training's end token.
 
         Raises:
             UserError: it does not.
         """
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         verify.tokenizer_agrees(tokenizer, self.base.encoder, self.examples, self.checks)
+        if (folder / "generation_config.json").is_file():
+            verify.end_token(folder, self.base.encoder, self.checks)
 
     def save_tokenizer(self, folder: Path, longest: int | None) -> None:
         """Writes and checks the tokenizer. longest: context length of the model.

@@ -36,8 +36,8 @@ def finish(config: Config, run: Run, base: RunBase, model: Any, key: dict[str, A
         _save(config.name, base, model, output.folder)
         write_json(output.folder / "probes.json", probes)
         output.counts = counts
-    summary = f"{counts['steps']} steps in {counts['train_seconds']:.0f} s, peak {counts['peak_gib']:.1f} GiB"
-    say(f"train: {summary} -> {run.folder('adapter')}")
+    summary = f"{counts['steps']:,} steps in {counts['train_seconds']:.0f} s, peak memory {counts['peak_gib']:.1f} GiB"
+    say(f"train: done: {summary}; the adapter is in {run.folder('adapter')}")
     tell(probes)
 
 
@@ -47,7 +47,7 @@ def write_untrained(name: str, run: Run, base: RunBase, key: dict[str, Any]) -> 
         with run.writing("adapter", key) as output:
             _save(name, base, None, output.folder)
             output.counts = {"steps": 0, "trained_parameters": 0}
-        say(f"train: nothing is trained (adapter.method=none) -> {run.folder('adapter')}")
+        say(f"train: adapter.method=none trains nothing; its record is in {run.folder('adapter')}")
 
 
 def _save(name: str, base: RunBase, model: Any, folder: Path) -> None:
