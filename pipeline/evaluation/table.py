@@ -13,11 +13,12 @@ from typing import Any
 
 from pipeline.config.schema import Eval
 from pipeline.evaluation.general import forgetting
-from pipeline.evaluation.held_out_rows import NAMES
 from pipeline.evaluation.scores import mean, ratio, shown
 from pipeline.pages.charts import DotRow, dots
 from pipeline.pages.drawing import Drawing
+from pipeline.run.folder import HELD_OUT
 from pipeline.run.markdown import code, plain
+from pipeline.run.width import aligned
 
 Row = dict[str, Any]
 Estimate = tuple[float, float]  # a value and its standard error
@@ -36,7 +37,7 @@ def rows_of(measured: dict[tuple[str, str], dict[str, Any]], results: dict[str, 
         over_shots_error (floats, or None where there is none), better (`up`, `down`), n, note.
     """
     rows = []
-    for split in NAMES:
+    for split in HELD_OUT:
         by_model = {
             who: result[split] for (who, what), result in measured.items() if what == "held-out" and split in result
         }
@@ -75,13 +76,13 @@ def _held_out(split: str, by_model: dict[str, dict[str, Any]]) -> list[Row]:
         for who in others
         if counts[who] == counts["tuned"]  # rows cut to the model's context can lose labels behind examples
     }
-    rows = [row(NAMES[split], "loss", losses, changes, "down", len(by_model["base"]["sums"]))]
+    rows = [row(HELD_OUT[split], "loss", losses, changes, "down", len(by_model["base"]["sums"]))]
     for metric, field in (("exact match", "exact"), ("ROUGE-L", "rouge_l"), ("stopped by itself", "stopped")):
         lists = {who: [v for v in h[field] if v is not None] for who, h in by_model.items()}
         if lists["base"]:
             change = {who: _paired(lists["tuned"], lists[who]) for who in others}
             values = {who: mean(v) for who, v in lists.items()}
-            rows.append(row(NAMES[split], metric, values, change, "up", len(lists["base"])))
+            rows.append(row(HELD_OUT[split], metric, values, change, "up", len(lists["base"])))
     return rows
 
 
@@ -188,13 +189,8 @@ def _shown(shots: int, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]
 def printed(shots: int, rows: Sequence[Row]) -> str:
     """The table for a terminal."""
     head, body = _shown(shots, rows)
-    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-    lines = []
-    for line in [head, *body]:
-        sized = list(enumerate(zip(line, widths, strict=True)))
-        lines.append("  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in sized).rstrip())
     notes = [f"{r['name']}, {r['metric']}: {r['note']}" for r in rows if r["note"]]
-    return "\n".join(["", *lines, *dict.fromkeys(notes)])
+    return "\n".join(["", *aligned([head, *body], left=2), *dict.fromkeys(notes)])
 
 
 def markdown(name: str, settings: Eval, record: dict[str, Any], folder: Path | None) -> str:

@@ -43,6 +43,7 @@ from pipeline.run.next_command import next_command
 LIBRARIES = ("torch", "transformers", "tokenizers", "sentencepiece", "peft", "accelerate", "datasets", "safetensors")
 
 SPLITS = ("train", "val", "holdout")
+HELD_OUT = {"val": "held-out rows", "holdout": "tasks never trained on"}  # as tables call them
 
 
 class Visible(NamedTuple):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 WIDTH = 78
 HANGING = 2  # columns by which the rest of a broken line is indented further
@@ -61,6 +62,16 @@ def clipped(text: str, most: int) -> str:
     while columns(flat) > most - 3:
         flat = flat[: -max(1, (columns(flat) - most + 3) // 2)]
     return flat + "..."
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Rows of a table as lines, its columns two spaces apart.
+
+    Args:
+        left: columns that are aligned to the left; the others are numbers.
+    """
+    widths = [max(map(columns, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(padded(cell, widths[i], right=i >= left) for i, cell in enumerate(row)).rstrip() for row in rows]
 
 
 def padded(text: str, width: int, right: bool = False) -> str:

@@ -10,6 +10,7 @@ from pipeline.run.errors import UserError
 from pipeline.run.files import readable_size
 from pipeline.run.next_command import next_command
 from pipeline.run.terminal import quoted
+from pipeline.run.width import aligned, clipped
 from pipeline.store.folder import Store, Unreadable
 
 COLUMNS = ("name", "method", "rank", "trained", "size", "base", "template", "results", "kept")
@@ -34,24 +35,14 @@ def table(store: Store) -> str:
             state = "unreadable" if isinstance(error, Unreadable) else "damaged"
             rows.append((name, state, *[""] * (len(COLUMNS) - 2)))
             notes.append(f"{name}: {error.what}")
-    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return "\n".join([*lines, *notes])
-
-
-def _width(text: str) -> int:
-    """Columns on a terminal: a Hangul syllable takes two."""
-    return sum(2 if "가" <= c <= "힣" else 1 for c in text)
+    return "\n".join([*aligned(rows, left=len(COLUMNS)), *notes])
 
 
 def _row(store: Store, name: str, record: dict[str, Any]) -> tuple[str, ...]:
     trained, rank = record["trained_parameters"], record["rank"]
     cells = (
         record["method"], "" if rank is None else str(rank), f"{trained:,}", readable_size(store.size(name)),
-        f"{_clip(record['base']['name'])} ({record['base']['hash'][:8]})", record["template"]["id"],
+        f"{clipped(record['base']['name'], 24)} ({record['base']['hash'][:8]})", record["template"]["id"],
         _results(record.get("results")), record["kept"][:10],
     )  # fmt: skip
     return (name, *(_clean(cell) for cell in cells))
@@ -70,10 +61,6 @@ def _results(results: Any) -> str:
         elif isinstance(loss, (int, float)):
             cells.append(f"{run} loss {loss:.3f}")
     return ", ".join(cells)
-
-
-def _clip(text: str, most: int = 24) -> str:
-    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _clean(text: str) -> str:
