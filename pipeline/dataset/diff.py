@@ -18,6 +18,7 @@ from pipeline.dataset.summary import label_of
 from pipeline.run.errors import UserError
 from pipeline.run.files import json_text, write_text
 from pipeline.run.progress import say
+from pipeline.run.terminal import Styled, safe
 from pipeline.run.width import WIDTH, clipped, columns, padded
 
 TEXTS = ("instruction", "input", "output")
@@ -90,7 +91,9 @@ def _print_counts(a: Path, b: Path) -> None:
     for name in dict.fromkeys([*counts[0], *counts[1]]):
         one, two = counts[0][name], counts[1][name]
         change = f"{two - one:>+12,}" if one != two else ""
-        label = padded(name, NAME) if columns(name) <= NAME else f"{name}\n{'':{NAME}}"  # a path, on a line of its own
+        if columns(name) > NAME:  # a path: whole, on a line of its own
+            say(Styled(safe(name)))
+        label = padded("" if columns(name) > NAME else name, NAME)
         say(f"{label}{one:>12,}{two:>12,}{change}")
 
 
