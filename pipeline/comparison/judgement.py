@@ -10,7 +10,7 @@ from pipeline.comparison.verdict import ANSWERS, INPUT, PROMPT_HASH, SYSTEM, TAS
 from pipeline.comparison.winrate import table, win_rate
 from pipeline.config.schema import Judge
 from pipeline.run.markdown import plain
-from pipeline.run.width import aligned
+from pipeline.run.width import aligned, wrapped
 
 METHOD = (
     "Each pair is asked twice, with the answers in either order; verdicts that differ make a tie, equal answers are a "
@@ -79,7 +79,7 @@ def _rows(totals: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def printed(totals: Mapping[str, Any]) -> str:
     """The table with notes for a terminal."""
-    return "\n" + "\n".join([*aligned(_rows(totals)), "", *_notes(totals)])
+    return "\n" + "\n".join([aligned(_rows(totals)), "", *map(wrapped, _notes(totals))])
 
 
 def _notes(totals: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from pipeline.pages.charts import DotRow, dots
 from pipeline.pages.drawing import Drawing
 from pipeline.run.folder import HELD_OUT
 from pipeline.run.markdown import code, plain
-from pipeline.run.width import aligned
+from pipeline.run.width import WIDTH, clipped, columns, padded, wrapped
 
 Row = dict[str, Any]
 Estimate = tuple[float, float]  # a value and its standard error
@@ -187,10 +187,28 @@ def _shown(shots: int, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]
 
 
 def printed(shots: int, rows: Sequence[Row]) -> str:
-    """The table for a terminal."""
-    head, body = _shown(shots, rows)
+    """The table for a terminal: a heading for each task, values beside each other, changes in a line below."""
+    titles = heads(shots)
+    kept = [i for i in (2, 3, 4) if any(cells(entry)[i] for entry in rows)]  # base, shots, tuned
+    lines = [_values(" ", [titles[i] for i in kept])]
+    name = None
+    for entry in rows:
+        row = cells(entry)
+        if row[0] != name:
+            name = row[0]
+            lines.append(clipped(name, WIDTH))
+        lines.append(_values(f"  {row[1]} ({row[7]})", [row[i] for i in kept]))
+        changes = [f"{titles[i]}: {row[i]}" for i in (5, 6) if row[i]]
+        lines += [f"    {', '.join(changes)}"] if changes else []
     notes = [f"{r['name']}, {r['metric']}: {r['note']}" for r in rows if r["note"]]
-    return "\n".join(["", *aligned([head, *body], left=2), *dict.fromkeys(notes)])
+    return "\n".join(["", *map(wrapped, [*lines, *dict.fromkeys(notes)])])
+
+
+def _values(label: str, values: Sequence[str]) -> str:
+    room = WIDTH - 16 * len(values)
+    return padded(clipped(label, room) if columns(label) > room else label, room) + "".join(
+        padded(value, 16, right=True) for value in values
+    )
 
 
 def markdown(name: str, settings: Eval, record: dict[str, Any], folder: Path | None) -> str:

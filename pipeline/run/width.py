@@ -54,6 +54,24 @@ def _broken(line: str, hanging: int) -> str:
     return "\n".join([*lines, current])
 
 
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Cells as columns. Rows that would be wider than `WIDTH` give their first cell a line of its own.
+
+    Args:
+        left: how many columns are aligned to the left; the others are to the right.
+    """
+    widths = [max(map(columns, cells)) for cells in zip(*rows, strict=True)]
+    is_wide = sum(widths) + 2 * (len(widths) - 1) > WIDTH
+    lines = []
+    for row in rows:
+        cells = [padded(c, w, right=i >= left) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        if is_wide:
+            lines += [clipped(row[0], WIDTH)] if row[0] else []
+            cells = ["", *cells[1:]]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
 def clipped(text: str, most: int) -> str:
     """The text in one line of at most so many columns; `...` stands for what is left out."""
     flat = " ".join(text.split())
@@ -62,16 +80,6 @@ def clipped(text: str, most: int) -> str:
     while columns(flat) > most - 3:
         flat = flat[: -max(1, (columns(flat) - most + 3) // 2)]
     return flat + "..."
-
-
-def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Rows of a table as lines, its columns two spaces apart.
-
-    Args:
-        left: columns that are aligned to the left; the others are numbers.
-    """
-    widths = [max(map(columns, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(padded(cell, widths[i], right=i >= left) for i, cell in enumerate(row)).rstrip() for row in rows]
 
 
 def padded(text: str, width: int, right: bool = False) -> str:

@@ -83,10 +83,10 @@ STOPS: dict[str, tuple[bytes, str, str]] = {
     "empty": (b"", "the file is empty", ""),
     "html": (b"\n<!DOCTYPE html>", "neither JSON nor JSONL, CSV, Parquet or Arrow: it begins with '<!DOCTYPE", ":2"),
     "truncated in a text": (json.dumps(ROWS).encode()[:60], "the file ends in the middle of row 2", ":1:"),
-    "no line valid": (b"{'instruction': 'a'}\n{'b': 1}\n", "the 2 rows was rejected (2 x not valid JSON", ""),
-    "truncated line": (b'{"instruction": "a"', "every one of the 1 rows was rejected (1 x not valid JSON", ""),
+    "no line valid": (b"{'instruction': 'a'}\n{'b': 1}\n", "all 2 rows were rejected (2 x not valid JSON", ""),
+    "truncated line": (b'{"instruction": "a"', "all 1 rows were rejected (1 x not valid JSON", ""),
     "wrong names": (b'{"ask": "a", "say": "b"}', "columns: {instruction: NAME, output: NAME}", ""),
-    "rows of text": (b'["a", "b"]', "every one of the 2 rows was rejected (2 x a row is an object, this is text", ""),
+    "rows of text": (b'["a", "b"]', "all 2 rows were rejected (2 x a row is an object, this is text", ""),
     "every output empty": (b'{"instruction": "a", "output": ""}', "output-empty: off", ""),
     "cp949": ('[{"instruction": "안녕", "output": "예"}]'.encode("cp949"), "iconv -f CP949 -t UTF-8", ""),
     "cut-off gzip": (gzip.compress(json.dumps(ROWS).encode())[:-9], "cut off", ""),
@@ -209,7 +209,7 @@ def test_every_row_rejected(tmp_path: Path, run: Run) -> None:
     path = tmp_path / "rows.json"
     path.write_text(json.dumps([{"instruction": "a", "output": ""}] * 3 + [{"instruction": 1, "output": "b"}]))
     message = refused(run, path)
-    assert "every one of the 4 rows was rejected (3 x output is empty; 1 x instruction is a number, not text" in message
+    assert "all 4 rows were rejected (3 x output is empty; 1 x instruction is a number, not text" in message
     assert f"first: {path}:1 (row 1)" in message
 
 
