@@ -23,6 +23,9 @@ from pipeline.config.schema import Config
 from pipeline.run.errors import Interrupted, UserError
 from pipeline.run.files import disk_errors
 from pipeline.run.folder import Run
+from pipeline.run.interrupt import prompt_answers
+from pipeline.run.next_command import next_command, started
+from pipeline.run.progress import warn
 from pipeline.run.terminal import safe
 
 
@@ -41,6 +44,7 @@ def main(work: Callable[[Config, Run], None], about: str, argv: Sequence[str] | 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
     def load_and_work() -> None:
+        started(Path(sys.argv[0]).stem, args.config, args.overrides)
         config = load(args.config, args.overrides, model)
         work(config, Run.of(config.name))
 
@@ -54,19 +58,19 @@ def guarded(work: Callable[[], None]) -> int:
     warnings.formatwarning = _warning
     try:
         _check_stdout()
-        with disk_errors(Path()):
+        with disk_errors(Path()), prompt_answers():
             work()
         _flush()
     except UserError as error:
-        print(f"suri: {safe(error)}", file=sys.stderr)
+        warn(f"suri: {error}")
         with contextlib.suppress(UserError, BrokenPipeError):
             _flush()
         return 2
     except Interrupted as error:
-        print(f"suri: {safe(error)}", file=sys.stderr)
+        warn(f"suri: {error}")
         return error.code
     except KeyboardInterrupt:
-        print("\nsuri: stopped; results of finished stages are whole", file=sys.stderr)
+        warn(f"\nsuri: stopped; results of finished stages are kept. To go on:\n  {next_command()}")
         return 130
     except BrokenPipeError:
         # The reader closed the pipe (`| head`); Python would warn once more when it flushes at the end.

@@ -64,7 +64,7 @@ def sha256_file(path: Path, progress: Callable[[int], Any] | None = None) -> str
 
 def byte_bar(total: int, what: str) -> Any:
     """A progress bar that counts bytes."""
-    return bar(total=total, what=what, unit="B", unit_scale=True, unit_divisor=1000)
+    return bar(total=total, what=what, unit="B")
 
 
 def sha256_json(value: Any) -> str:

@@ -29,7 +29,9 @@ from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import Interrupted, UserError
 from pipeline.run.files import disk_errors
 from pipeline.run.folder import Run
-from pipeline.run.progress import bar, say
+from pipeline.run.interrupt import answering
+from pipeline.run.next_command import next_command
+from pipeline.run.progress import bar, say, working
 from pipeline.training import checkpoint, ewc, metrics
 from pipeline.training.archive import open_checkpoints
 from pipeline.training.fast_path import agree, choose_path, reduce_memory
@@ -76,10 +78,10 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     save_every = settings.save_every or max(1, math.ceil(total / 12))
 
     # model, optimiser
-    say("train: loading the base") if is_main else None
     if is_main and method.spec.export == "merged":
         check_export_tokenizer(run.folder("dataset"), base, encoder)
-    model = _load_model(config, base, encoder)
+    with working("train: loading the base", disable=not is_main):
+        model = _load_model(config, base, encoder)
     weights = adapters.trained(model)
     _, parameters = adapters.parameter_counts(model)  # before weights in fp8 leave their layers
     optimizer = build_optimizer(model, weights, method.groups(weights, config.adapter), settings)
@@ -125,7 +127,8 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     model.train()
     spikes = metrics.Spikes(m["loss"] for m in metrics.read(log) if "loss" in m)
     progress = bar(total=total, initial=step, what="training", unit="step", disable=not is_main)
-    with stop_on_signal() as stop, disk_errors(run.root), path.deterministic():
+    answer = answering(lambda: f"stopping: writing the checkpoint of step {step}; Ctrl-C again stops at once")
+    with progress, answer, stop_on_signal() as stop, disk_errors(run.root), path.deterministic():
         while step < total:
             started = time.time()
             rows = step_rows(step, len(tokens), settings)
@@ -151,9 +154,9 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             if any_rank(accelerator, stop.code != 0):
                 optimizer.zero_grad(set_to_none=True)
                 save()
-                progress.close()
                 accelerator.end_training()
-                raise Interrupted(f"stopped at step {step} of {total}; `make train` resumes there", stop.code or 130)
+                where = f"stopped at step {step} of {total}; its checkpoint is written. To go on from there:"
+                raise Interrupted(f"{where}\n  {next_command()}", stop.code or 130)
 
             sum_gradients(accelerator, weights.values())
             penalty = add_gradients(penalties)
@@ -167,7 +170,6 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             loss = accelerator.reduce(loss, "sum") / max(1, labelled)
             # The first wait for the card in this step; nothing has been saved since it began.
             if not (torch.isfinite(loss) and torch.isfinite(norm)):
-                progress.close()
                 raise _not_finite(step, float(loss), float(norm), checkpoint.steps(root), tokens.names_of(rows))
 
             step += 1
@@ -180,7 +182,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             if spikes.is_spike(line["loss"]) and is_main:
                 line["spike"] = tokens.names_of(rows)
                 say(f"train: step {step}: loss {line['loss']:.3f} after {spikes.mean:.3f}; metrics.jsonl has its rows")
-            progress.set_postfix_str(f"loss {line['loss']:.3f}, {count / seconds:,.0f} tok/s", refresh=False)
+            progress.note = f"loss {line['loss']:.3f}, {count / seconds:,.0f} tok/s"
             progress.update()
             if is_main:
                 metrics.append(log, line)
@@ -189,7 +191,6 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
                 evaluate()
             if step % save_every == 0 or step == total:
                 save()
-    progress.close()
     if is_main:
         counts = {
             "steps": total, "train_seconds": round(time.time() - started_at, 1), "learnt": labelled_so_far,
