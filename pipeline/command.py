@@ -1,4 +1,4 @@
-"""One command line for every script: `python -m scripts.NAME --config FILE key=value ...`.
+"""What every command does: reads its config, and turns errors into messages and exit codes.
 
 An error that a user can cause becomes one message and exit code 2, Ctrl-C 130. Any other error is a fault of this
 program or of a library, and keeps its traceback.
@@ -6,7 +6,6 @@ program or of a library, and keeps its traceback.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import logging
@@ -29,26 +28,21 @@ from pipeline.run.progress import warn
 from pipeline.run.terminal import safe
 
 
-def main(work: Callable[[Config, Run], None], about: str, argv: Sequence[str] | None = None, model: bool = True) -> int:
-    """Reads the command line, runs `work` on its config and run folder, and returns the exit code.
+def load_run(verb: str, path: str, overrides: Sequence[str], model: bool = True) -> tuple[Config, Run]:
+    """The config and the run folder of a command; hints then name this command.
 
     Args:
-        about: for --help. model: whether the work needs a base model.
+        verb: as in `make VERB`. model: whether the command needs a base model.
+
+    Raises:
+        UserError: the config cannot be read, or anything in it is wrong.
     """
-    parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("--config", default="configs/demo.yaml", help="a YAML file (default: %(default)s)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="on top of the file, such as train.lr=1e-4")
-    args = parser.parse_args(argv)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-    def load_and_work() -> None:
-        started(Path(sys.argv[0]).stem, args.config, args.overrides)
-        config = load(args.config, args.overrides, model)
-        work(config, Run.of(config.name))
-
-    return guarded(load_and_work)
+    started(verb, path, overrides)
+    config = load(path, overrides, model)
+    return config, Run.of(config.name)
 
 
 def guarded(work: Callable[[], None]) -> int:

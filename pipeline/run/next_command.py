@@ -34,6 +34,11 @@ def started(verb: str, config: str, overrides: Sequence[str]) -> None:
     _call = _Call(verb, config, tuple(overrides))
 
 
+def is_suri() -> bool:
+    """Whether the program was started as `suri`, rather than by make."""
+    return os.environ.get(FRONT) == "suri"
+
+
 def next_command(verb: str = "", **variables: str) -> str:
     """The command line of a verb, for the config and settings of the command that runs; without a verb, that command.
 
@@ -42,7 +47,7 @@ def next_command(verb: str = "", **variables: str) -> str:
     """
     verb = verb or _call.verb or "export"
     runs = os.environ.get("RUNS", "")
-    if os.environ.get(FRONT) == "suri":
+    if is_suri():
         words = ["suri", verb, *(w for name, value in variables.items() for w in (f"--{name.lower()}", value))]
         words = [*words, _call.config, *_call.overrides]
         return (f"RUNS={shlex.quote(runs)} " if runs else "") + " ".join(map(shlex.quote, words))
