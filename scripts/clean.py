@@ -10,7 +10,7 @@ from pipeline.cli.main import start
 WORDS = {("tmp",): ["clean"], ("runs",): ["clean-runs"], ("runs", "yes"): ["clean-runs", "--yes"]}
 
 if __name__ == "__main__":
-    given = tuple(sys.argv[1:])
-    if given not in WORDS:
-        raise SystemExit(__doc__)
-    raise SystemExit(start(WORDS[given]))
+    words = WORDS.get(tuple(sys.argv[1:]))
+    if words is None:
+        print(__doc__, file=sys.stderr)
+    raise SystemExit(2 if words is None else start(words))

@@ -84,6 +84,9 @@ class Given:
             UserError: the config is wrong, an extra that it needs is missing, or the base cannot be fetched.
         """
         command = self.command
+        if self.config is None and not Path(DEMO).is_file():
+            fix = f"name yours: suri {command.name} FILE.yaml"
+            raise UserError("no config file is named, and that of the demo is not in this folder", DEMO, fix)
         config, run = load_run(command.name, self.config or DEMO, self.overrides, command.model)
         if extra := command.extra(config):
             require(extra, _place(command))

@@ -6,6 +6,7 @@ Imports nothing that is slow: a command imports what it needs when it runs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from pipeline.cli import adapters, benchmarks, look, run_folders, talk
 from pipeline.cli.command_line import Command, Given, Option
@@ -48,6 +49,10 @@ def _data(given: Given) -> None:
 
 
 def _chat(given: Given) -> None:
+    if name := given.options.get("adapter"):
+        from pipeline.config.reference import as_yaml
+
+        given = replace(given, overrides=(*given.overrides, f"chat.adapter={as_yaml(name)}"))
     talk.talk(*given.load())
 
 

@@ -4,6 +4,7 @@ line's help are made from it.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ CHECKED: dict[Callable[..., object], str] = {
     variable_name: "the name of an environment variable",
 }
 NAMES = "letters, digits, `.`, `_`, `-`"
+PLAIN = re.compile(r"[^\W\d][\w./-]*")  # text that needs no quotes in YAML, but for three words
 MANY = 6  # names of fields that a type lists; longer lists stand in the table of the fields themselves
 SMALL = 1e-6  # a lower bound beneath it only keeps 0 out
 
@@ -87,7 +89,8 @@ def sentences(text: str) -> list[str]:
 def as_yaml(value: Any) -> str:
     """A value on one line, as it may stand in a config."""
     if isinstance(value, str):
-        return value if re.fullmatch(r"[\w./-]+", value) else f'"{value}"'
+        is_plain = PLAIN.fullmatch(value) and value.lower() not in ("true", "false", "null")
+        return value if is_plain else json.dumps(value, ensure_ascii=False)
     text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False)
     return text.removesuffix("\n").removesuffix("\n...")
 

@@ -97,7 +97,16 @@ def test_entries_of_a_section() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(2e-4, "0.0002"), ("a b", '"a b"'), ("", '""'), (None, "null"), (["a", 1], "[a, 1]")]
+    ("value", "text"),
+    [
+        (2e-4, "0.0002"),
+        ("a b", '"a b"'),
+        ("10", '"10"'),
+        ("null", '"null"'),
+        ("", '""'),
+        (None, "null"),
+        (["a", 1], "[a, 1]"),
+    ],
 )
 def test_values_as_yaml(value: object, text: str) -> None:
     assert as_yaml(value) == text
