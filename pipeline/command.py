@@ -23,16 +23,16 @@ from pipeline.run.errors import Interrupted, UserError
 from pipeline.run.files import disk_errors
 from pipeline.run.folder import Run
 from pipeline.run.interrupt import prompt_answers
-from pipeline.run.next_command import next_command, started
+from pipeline.run.next_command import next_command
 from pipeline.run.progress import warn
 from pipeline.run.terminal import safe
 
 
-def load_run(verb: str, path: str, overrides: Sequence[str], model: bool = True) -> tuple[Config, Run]:
-    """The config and the run folder of a command; hints then name this command.
+def load_run(path: str, overrides: Sequence[str], model: bool = True) -> tuple[Config, Run]:
+    """The config and the run folder of a command.
 
     Args:
-        verb: as in `make VERB`. model: whether the command needs a base model.
+        model: whether the command needs a base model.
 
     Raises:
         UserError: the config cannot be read, or anything in it is wrong.
@@ -40,7 +40,6 @@ def load_run(verb: str, path: str, overrides: Sequence[str], model: bool = True)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    started(verb, path, overrides)
     config = load(path, overrides, model)
     return config, Run.of(config.name)
 

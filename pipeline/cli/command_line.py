@@ -14,7 +14,7 @@ from pipeline.demo.base_model import fetch_if_named
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.run.nearest import nearest, nearest_file
-from pipeline.run.next_command import DEMO, is_suri
+from pipeline.run.next_command import DEMO, is_suri, started
 
 SETTING = re.compile(r"[A-Za-z_][\w.-]*=")
 HELP = ("-h", "--help")
@@ -37,6 +37,7 @@ class Command:
     group: where the help lists it. about: one line.
     run: does it.
     words: names of the words that come first. more: name of the further words, where there may be any.
+    variables: those of make that hold the words of a command with a config.
     config: whether it takes a config file and settings. model: whether that config must name a base model.
     keys: sections and keys of the config that it reads itself.
     makes_first: stages that it makes where they are missing.
@@ -48,6 +49,7 @@ class Command:
     about: str
     run: Callable[[Given], object]
     words: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()
     more: str = ""
     options: tuple[Option, ...] = ()
     config: bool = True
@@ -87,7 +89,10 @@ class Given:
         if self.config is None and not Path(DEMO).is_file():
             fix = f"name yours: suri {command.name} FILE.yaml"
             raise UserError("no config file is named, and that of the demo is not in this folder", DEMO, fix)
-        config, run = load_run(command.name, self.config or DEMO, self.overrides, command.model)
+        variables = dict(zip(command.variables, self.words, strict=True))
+        variables |= {"REPLACE": "yes"} if "replace" in self.options else {}
+        started(command.name.split()[0], self.config or DEMO, self.overrides, **variables)
+        config, run = load_run(self.config or DEMO, self.overrides, command.model)
         if extra := command.extra(config):
             require(extra, _place(command))
         fetch_if_named(config.model.base)

@@ -74,7 +74,7 @@ def _ask(config: Config, pairs: Sequence[AnswerPair], replies: ResultCache) -> N
     if not missing:
         return
     if len(missing) < len(requests):
-        say(f"judge: {len(requests) - len(missing)} of {len(requests)} replies are there already")
+        say(f"judge: {len(requests) - len(missing)} of {len(requests)} replies are kept from before")
     failed = _ask_all(config, missing, replies)
     if failed:
         cached = sum(name in replies.results for name in requests)

@@ -47,12 +47,12 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
     """
     questions, repeated = read_all(config.compare.questions, config.compare.limit)
     if repeated:
-        say(f"compare: {repeated} repeated questions are left out")
+        say(f"compare: {repeated} questions occur twice and are asked once")
     from pipeline.comparison.answering import answer_questions
 
     pairs, skipped = answer_questions(config, run, questions)
     if skipped:
-        say(f"compare: {len(skipped)} questions are too long for the model and left out; the page names them")
+        say(f"compare: {len(skipped)} questions are too long for the model and are left out; the page lists them")
     digest = digest_of(pairs)
     with run.writing("compare", stage_key) as output:
         (output.folder / "alpaca_eval").mkdir()
@@ -89,6 +89,6 @@ def about(config: Config, questions: int) -> str:
 def _print_counts(run: Run, pairs: Sequence[AnswerPair]) -> None:
     base, tuned = sum(p.base.stopped for p in pairs), sum(p.tuned.stopped for p in pairs)
     identical = sum(p.identical for p in pairs)
-    stopped = f"stopped by themselves: base {base}, tuned {tuned}"
-    say(f"compare: {len(pairs)} questions; {stopped}; {identical} answers the same")
-    say(f"compare: {run.folder('compare') / 'page.html'}  (open it in a browser and vote)")
+    stopped = f"answers that end by themselves: base {base}, tuned {tuned}"
+    say(f"compare: {len(pairs)} questions; {stopped}; {identical} equal answers")
+    say(f"compare: open this page in a browser and vote: {run.folder('compare') / 'page.html'}")

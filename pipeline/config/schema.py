@@ -198,8 +198,8 @@ class Export(Section):
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Type of the merged weights; auto = the type of training. Set fp16 for programs that cannot read bf16."""
     min_eos: Share = 0.5
-    """Smallest share of sample answers that must end by themselves; below it the export stops; 0 = only reported. Lower
-    it when answers are longer than `eval.max_new_tokens`."""
+    """Smallest share of sample answers that must end by themselves; with fewer the export is marked as unfinished. Set
+    0 to never mark it."""
 
 
 class Chat(Section):

@@ -43,7 +43,7 @@ def key(config: Config, run: Run) -> dict[str, Any]:
 def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
     """Counts, parses, draws and writes. The page says what is missing (tokens, benchmarks, parsers)."""
     if (run.folder("report") / PAGE_BEFORE).is_file():
-        say(f"report: made again: the data report is called {PAGE} now")
+        say(f"report: an earlier version wrote {PAGE_BEFORE}; the data report is now called {PAGE}")
     data, short = gather(config, run), shortener(run.root, config)
     data.numbers, data.clusters = shortened(data.numbers, short), shortened(data.clusters, short)
     verbs_by_language = verbs.count(data.instructions, data.rows)

@@ -18,10 +18,11 @@ from pipeline.dataset.summary import label_of
 from pipeline.run.errors import UserError
 from pipeline.run.files import json_text, write_text
 from pipeline.run.progress import say
+from pipeline.run.width import WIDTH, clipped, padded
 
 TEXTS = ("instruction", "input", "output")
 SHOWN = 3  # rows of each kind of change on the screen
-WIDTH = 100  # characters of a text on the screen
+NAME = 40  # columns of a count's name on the screen
 Texts = list[dict[str, str]]  # texts by field, one entry for each rule
 
 
@@ -49,13 +50,13 @@ def show(a: Path, b: Path) -> None:
             changes[change].append(row)
     _print_counts(a, b)
     if not changes:
-        say("no row differs")
+        say("the rows are the same")
     wanted = {row for rows in changes.values() for row in rows}
     texts = _texts(a, wanted) | _texts(b, wanted)
     for change, rows in sorted(changes.items(), key=lambda item: (-len(item[1]), item[0])):
         say(f"{len(rows):,} rows: {change}")
         for row in rows[:SHOWN]:
-            say("    " + _short(texts[row]))
+            say("    " + clipped(_short(texts[row]), WIDTH - 4))
         if len(rows) > SHOWN:
             say(f"    and {len(rows) - SHOWN:,} more")
     lines = [
@@ -65,7 +66,7 @@ def show(a: Path, b: Path) -> None:
     ]
     path = b / "data-diff.jsonl"
     write_text(path, "".join(lines))
-    say(f"all of them: {path}")
+    say(f"all changes are in {path}")
 
 
 def _change(before: State | None, after: State | None) -> str:
@@ -85,10 +86,11 @@ def _change(before: State | None, after: State | None) -> str:
 
 def _print_counts(a: Path, b: Path) -> None:
     counts = [_counts(a), _counts(b)]
-    say(f"A: {a}\nB: {b}\n{'':32}{'A':>12}{'B':>12}{'B - A':>12}")
+    say(f"A: {a}\nB: {b}\n{'':{NAME}}{'A':>12}{'B':>12}{'B - A':>12}")
     for name in dict.fromkeys([*counts[0], *counts[1]]):
         one, two = counts[0][name], counts[1][name]
-        say(f"{name:32}{one:>12,}{two:>12,}{two - one:>+12,}" if one != two else f"{name:32}{one:>12,}{two:>12,}")
+        change = f"{two - one:>+12,}" if one != two else ""
+        say(f"{padded(clipped(name, NAME) if len(name) > NAME else name, NAME)}{one:>12,}{two:>12,}{change}")
 
 
 def _counts(run: Path) -> Counter[str]:
@@ -199,5 +201,4 @@ def _texts(run: Path, wanted: set[str]) -> dict[str, Any]:
 
 def _short(row: Any) -> str:
     text = " | ".join(str(row[t]) for t in TEXTS if row.get(t)) if isinstance(row, dict) else str(row)
-    text = " ".join(text.split()) or str(row)
-    return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
+    return " ".join(text.split()) or str(row)

@@ -55,7 +55,8 @@ def read_source(
     if not accepted:
         what, fix = _no_row_accepted(summary, number)
         raise UserError(what, label, fix)
-    say(f"data: {label}: {rows:,} rows read, {rows - accepted:,} rejected by checks and rules")
+    rejected = f"{rows - accepted:,} of them rejected" if accepted < rows else "none rejected"
+    say(f"data: {label}: {rows:,} rows read, {rejected}")
 
 
 def _expected_rows(source: Source, first: ChunkResult) -> int | None:
@@ -87,4 +88,4 @@ def _no_row_accepted(summary: Summary, number: int) -> tuple[str, str]:
     reasons = "; ".join(f"{counts[rule]:,} x {first[rule]['reason']}" for rule in rules[:3])
     fix = FIXES.get(rules[0], "each row is an object with the texts instruction, input (optional) and output")
     place = first[rules[0]]["place"]
-    return f"every one of the {sum(counts.values()):,} rows was rejected ({reasons}; first: {place})", fix
+    return f"all {sum(counts.values()):,} rows were rejected ({reasons}; first: {place})", fix

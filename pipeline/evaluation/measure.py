@@ -128,14 +128,14 @@ class MeasuredModel:
         """Another result of the model that depends on `settings`: the cached one, or `measure(model)`."""
         name = f"{what} {sha256_json(dict(settings))[:32]}"
         if name in self.cache.results:
-            say(f"{self.label}: {what}: measured before")
+            say(f"{self.label}: {what}: taken from an earlier measurement")
         else:
             self.cache.add({name: measure(self.model)})
         return self.cache.results[name]
 
     def _print_cached(self, what: str, cached: int, total: int, kind: str) -> None:
         if cached:
-            say(f"{self.label}: {what}: {cached:,} of {total:,} {kind} are cached")
+            say(f"{self.label}: {what}: {cached:,} of {total:,} {kind} taken from an earlier measurement")
 
 
 def held_out_loss(model: Any, tokens: Tokens, rows: Sequence[int], what: str = "held-out loss") -> float:

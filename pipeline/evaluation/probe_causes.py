@@ -10,6 +10,7 @@ from pipeline.config.schema import Config
 from pipeline.evaluation.probes import NAMES, Counts
 from pipeline.run.files import read_json
 from pipeline.run.folder import Run
+from pipeline.run.next_command import next_command
 
 # Shares from which a warning is given, chosen by hand: of 16 answers, three that do not stop, two with another fault.
 LEAST_STOPPED = 0.85
@@ -122,12 +123,14 @@ def _echoes(_: Counts, facts: Facts, __: Mapping[str, int]) -> tuple[str, str]:
     if not facts.config.prompt.mask_prompt:
         return "prompt.mask_prompt is false, so the model learns to write prompts", "set prompt.mask_prompt=true"
     cause, fix = _too_little(facts)
-    return cause, f"{fix}; look for rows whose answers hold the question or the template's words (`make data`)"
+    look = f"look for rows whose answers hold the question or the template's words (`{next_command('data')}`)"
+    return cause, f"{fix}; {look}"
 
 
 def _empty(_: Counts, facts: Facts, __: Mapping[str, int]) -> tuple[str, str]:
     cause = "rows with empty answers teach to say nothing, or the template's last sign and the answer's first are glued"
-    return cause, "look at `make preview`; keep the rule output-empty on; ask with the template that was trained"
+    look = f"look at `{next_command('preview')}`"
+    return cause, f"{look}; keep the rule output-empty on; ask with the template that was trained"
 
 
 def _as_base(_: Counts, facts: Facts, __: Mapping[str, int]) -> tuple[str, str]:

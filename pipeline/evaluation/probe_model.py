@@ -134,16 +134,16 @@ def as_base(model: Any, prompts: Sequence[Sequence[int]], ids: Sequence[Sequence
 def tell(probed: Mapping[str, Any]) -> None:
     """Prints the counts and warnings at the end of training."""
     if probed.get("missing"):
-        say(f"train: probes: {probed['missing']}")
+        say(f"train: answers not checked: {probed['missing']}")
         return
     where = "held-out" if probed["part"] == "val" else "training"
     say(
-        f"train: probes: {probed['rows']} {where} rows and {probed['prompts']} prompts, "
+        f"train: answers checked: {probed['rows']} {where} rows and {probed['prompts']} prompts, "
         f"at most {probed['max_new_tokens']} tokens each"
     )
     parts = [f"{NAMES[name]} {n['count']} of {n['of']}" for name, n in probed["probes"].items() if n["of"]]
-    say(f"       {' | '.join(parts)}")
+    say(f"       {', '.join(parts)}")
     if not probed["probes"]["stops"]["of"]:
-        say("       whether they stop was not asked: no reference is short enough (eval.max_new_tokens)")
+        say("       whether answers end was not checked: no reference fits into eval.max_new_tokens")
     for warning in probed["warnings"]:
         say(advice(warning, "       "))

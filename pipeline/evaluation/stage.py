@@ -29,6 +29,7 @@ from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json, write_json, write_text
 from pipeline.run.folder import Run, versions
+from pipeline.run.next_command import next_command
 from pipeline.run.progress import say
 
 
@@ -115,7 +116,7 @@ def harness_version() -> str:
     try:
         return metadata.version("lm_eval")
     except metadata.PackageNotFoundError:
-        fix = "run it as `make eval`, which installs it, or set eval.tasks=[] to measure held-out rows alone"
+        fix = f"`{next_command('eval')}` installs it; or set eval.tasks=[] to measure held-out rows alone"
         raise UserError("lm-evaluation-harness is not installed", "eval.tasks", fix) from None
 
 

@@ -43,7 +43,7 @@ def complete(folder: Path, config: Config, base: Base, encoder: Encoder, longest
     try:
         tokenizer = hf_tokenizer.build(encoder, longest)
     except Exception as error:  # of many classes; the adapter is kept without a tokenizer
-        say(f"adapter: no tokenizer is stored with it, transformers cannot build this one: {one_line(error)}")
+        say(f"adapter: stored without its tokenizer, which transformers cannot build: {one_line(error)}")
     else:
         hf_tokenizer.save(tokenizer, encoder, folder)
     write_text(folder / CARD, adapter_card(config, base, encoder))

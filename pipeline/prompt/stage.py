@@ -76,9 +76,7 @@ def build(config: Config, run: Run, vocabulary: Vocabulary, stage_key: dict[str,
                 with bar(total=rows_of.get(split), what=f"tokens {split}") as progress:
                     output.counts[split] = _encode_split(encoder, examples, output.folder, split, rejected, progress)
         if not output.counts["train"]["learnt"]:
-            raise UserError(
-                "no token of any training row carries loss: every prompt fills the cutoff", "prompt.cutoff", "raise it"
-            )
+            raise UserError("no row has a trained token: every prompt fills the cutoff", "prompt.cutoff", "raise it")
         if output.counts["val"]["rejected"] and not output.counts["val"]["rows"]:
             raise UserError("no held-out row fits into the cutoff", "prompt.cutoff", "raise it, or set data.val=0")
         sample = encoder.rows(list(read_examples(run.folder("dataset"), "train", 5)))
@@ -135,16 +133,16 @@ def _count(counts: dict[str, int], rows: Sequence[Row], rejected: int) -> None:
 def _print_counts(counts: dict[str, Any], cutoff: int) -> None:
     train = counts["train"]
     say(
-        f"tokens: {train['rows']:,} training rows, {train['tokens']:,} tokens, "
-        f"{train['learnt']:,} of them carry loss, longest row {train['longest']}"
+        f"tokens: {train['rows']:,} rows to train on, {train['tokens']:,} tokens, {train['learnt']:,} of them are "
+        f"trained (the answers); the longest row has {train['longest']}"
     )
     meanings = {
-        "cut": f"rows were longer than {cutoff} and cut: they have no end token (prompt.too_long=reject drops them)",
-        "forgot": f"rows of conversations lost their oldest turns to fit into {cutoff} tokens",
-        "rejected": f"rows longer than {cutoff} tokens rejected (tokens/rejected.jsonl)",
-        "no_loss": "rows carry no loss, their prompt fills the cutoff",
-        "unknown": "rows have letters without a token in the tokenizer",
-        "seam": "rows change prompt tokens where the answer is joined (prompt.join=apart avoids it)",
+        "cut": f"rows were cut at {cutoff} tokens and lost their end token (prompt.too_long=reject leaves them out)",
+        "forgot": f"conversations lost their oldest turns to fit into {cutoff} tokens",
+        "rejected": f"rows longer than {cutoff} tokens are rejected (tokens/rejected.jsonl)",
+        "no_loss": "rows have no trained token: their prompt fills the cutoff",
+        "unknown": "rows have characters that the tokenizer has no token for",
+        "seam": "rows have other prompt tokens once the answer follows (prompt.join=apart avoids it)",
     }
     for split in SPLITS:
         for name, meaning in meanings.items():

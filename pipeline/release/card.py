@@ -14,6 +14,7 @@ from pipeline.model import card as cards
 from pipeline.model.base import kind_of
 from pipeline.model.methods.method import SETTINGS
 from pipeline.prompt.encode import Encoder
+from pipeline.release.summary import unfinished_text
 from pipeline.run.files import read_json
 from pipeline.run.folder import Run
 from pipeline.run.markdown import code, fenced, plain
@@ -34,6 +35,7 @@ def card(config: Config, run: Run, encoder: Encoder, results: dict[str, Any], ch
     sections = [
         cards.front_matter(_front(config, encoder.template.id)),
         f"# {config.name}",
+        *([f"> **Unfinished:** {unfinished_text(results['unfinished'])}."] if "unfinished" in results else []),
         f"Made by Suri from {_origin(config, run)}: {description(config.adapter)}. {rows['train']:,} instructions, "
         f"{adapter.get('counts', {}).get('steps', 0):,} steps.",
         "## Use",

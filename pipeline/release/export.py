@@ -24,6 +24,7 @@ from pipeline.model.load import base_shape, context_length
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.general_text import WINDOW
 from pipeline.release import verify
+from pipeline.run.files import read_json
 from pipeline.run.folder import Run
 
 
@@ -71,24 +72,28 @@ class Export:
         return self._measure(self._measured(model, "base", base_key(self.config)), shots)
 
     def measure_export(self, model: Any, folder: Path) -> dict[str, Any]:
-        """Results of the model loaded from the export's folder, after checking that its answers stop.
+        """Results of the model loaded from the export's folder, after measuring whether its answers end.
 
         Raises:
-            UserError: too few answers end with the end token.
+            UserError: as `verify.answers_stop`.
         """
         measured = self._measured(model, "tuned", tuned_key(self.config, self.run, folder))
         rows = read_examples(self.run.folder("dataset"), "val" if self.config.data.val else "train")
-        verify.answers_stop(measured, rows, self.config.export.min_eos, self.checks)
+        probes = read_json(self.run.folder("adapter") / "probes.json")
+        stops = (probes.get("probes") or {}).get("stops", {}) if isinstance(probes, dict) else {}
+        verify.answers_stop(measured, rows, self.config.export.min_eos, self.checks, stops)
         return self._measure(measured)
 
     def check_tokenizer(self, folder: Path) -> None:
-        """The tokenizer in the export's folder gives training's ids.
+        """The tokenizer in the export's folder gives training's ids, and a model there stops at training's end token.
 
         Raises:
             UserError: it does not.
         """
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         verify.tokenizer_agrees(tokenizer, self.encoder, self.examples, self.checks)
+        if (folder / "generation_config.json").is_file():
+            verify.end_token(folder, self.encoder, self.checks)
 
     def save_tokenizer(self, folder: Path, longest: int | None) -> None:
         """Writes and checks the tokenizer. longest: context length of the model.

@@ -23,6 +23,7 @@ from pipeline.release import verify
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json, sha256_file
 from pipeline.run.folder import Run
+from pipeline.run.next_command import next_command
 from pipeline.run.progress import say
 from pipeline.store.folder import Store
 from pipeline.store.load import write_record
@@ -45,12 +46,12 @@ def keep(config: Config, run: Run, base: Base, store: Store, name: str, replace:
         raise UserError(what, "adapter.method", "choose a method that trains, such as lora")
     if not (source / CONFIG).is_file():
         what = f"the run has no adapter: adapter.method={config.adapter.method} trained the base's own weights"
-        raise UserError(what, str(source), "`make export` makes a checkpoint of it")
+        raise UserError(what, str(source), f"`{next_command('export')}` makes a checkpoint of it")
     settings = read_json(source / CONFIG)
     if isinstance(settings, dict) and settings.get("target_parameters"):
         # peft names them by regular expressions, which the store refuses, since adapters may come from elsewhere.
         what = "the adapter adapts experts, which cannot be kept in the store yet"
-        fix = "`make export` makes a checkpoint of it; or name adapter.targets outside the experts"
+        fix = f"`{next_command('export')}` makes a checkpoint of it; or name adapter.targets outside the experts"
         raise UserError(what, str(source), fix)
     peft = inspect(source)
     check_numbers(source)
@@ -68,7 +69,7 @@ def keep(config: Config, run: Run, base: Base, store: Store, name: str, replace:
             raise UserError(
                 "the run's adapter changed while it was checked", str(source), "wait for the run, then again"
             )
-    say(f"keep: {store.root / name}: the base is KL {divergence:.1e} a token away from it")
+    say(f"keep: stored as {store.root / name}; it changes the base by {divergence:.1e} nats a token (KL)")
 
 
 def _check_on_base(config: Config, run: Run, base: Base, encoder: Encoder) -> float:

@@ -19,7 +19,7 @@ from pipeline.release import verify
 from pipeline.release.export import Export
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json
-from pipeline.run.progress import say
+from pipeline.run.progress import working
 
 
 def merge(export: Export, base_log_probs: torch.Tensor, dtype: str) -> torch.Tensor:
@@ -74,10 +74,12 @@ def save_merged(export: Export, merged_log_probs: torch.Tensor, dtype: str, fold
         UserError: a check failed.
     """
     model = export.take_model()
-    _save(model, export.encoder, folder)
+    with working("export: saving the merged model"):
+        _save(model, export.encoder, folder)
     del model
     free_memory()
-    reloaded = load_folder(folder, DTYPES[dtype])
+    with working("export: loading the saved model"):
+        reloaded = load_folder(folder, DTYPES[dtype])
     verify.reload_equals_merged(merged_log_probs, export.log_probabilities(reloaded), export.checks)
     export.check_tokenizer(folder)
     return export.measure_export(reloaded, folder)
@@ -92,7 +94,6 @@ def _save(model: Any, encoder: Encoder, folder: Path) -> None:
         setattr(model.config, name, id)
     model.config.use_cache = True
     model.generation_config = GenerationConfig(bos_token_id=encoder.tokenizer.bos_id, do_sample=False, **ends)
-    say("export: saving the merged model")
     model.save_pretrained(folder, safe_serialization=True, max_shard_size="5GB")
     is_tied = bool(getattr(model.config, "tie_word_embeddings", False))
     if not is_tied and (read_json(folder / "config.json") or {}).get("tie_word_embeddings", False):

@@ -35,17 +35,17 @@ def export_adapter(export: Export, base_log_probs: torch.Tensor, folder: Path) -
     del tuned
     free_memory()
 
-    say("export: saving the adapter, which cannot be merged into the base")
+    say("export: this method cannot be merged into the base, so the export is an adapter")
     for name in (WEIGHTS, SETTINGS):
         shutil.copyfile(source / name, folder / name)
     name_base(folder, config.model, export.base)
     export.save_tokenizer(folder, longest)
 
     if isinstance(adapters.method_of(config.adapter), ThroughPeft):
-        reloaded, how = PeftModel.from_pretrained(export.load_base(), folder).eval(), "stock peft on the base"
+        reloaded, how = PeftModel.from_pretrained(export.load_base(), folder).eval(), "stock peft, loaded on the base,"
     else:
         reloaded, how = adapters.load(export.load_base(), folder), "the base with the adapter"
-    result = f"{how} gives the logits of what was trained"
+    result = f"{how} gives the same logits as in training"
     verify.reload_equals_merged(tuned_log_probs, export.log_probabilities(reloaded), export.checks, result)
     return export.measure_export(reloaded, folder)
 

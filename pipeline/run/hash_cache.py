@@ -75,7 +75,7 @@ def _cached(path: Path, what: str, compute: Callable[[Path], str], again: bool) 
             if not again and (known := _stored(entry, real)):  # by the process that held the lock
                 return known
         if size >= ANNOUNCED:
-            say(f"hashing {real.name} ({readable_size(size)})")
+            say(f"hashing {real.name} ({readable_size(size)}); this is done once")
         started, before = time.time_ns(), _stamp(real)
         digest = compute(real)
         if before == _stamp(real) and max(before[1:]) < started - SETTLED:

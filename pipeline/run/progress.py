@@ -12,7 +12,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from types import TracebackType
 from typing import Any
 
@@ -21,9 +21,9 @@ from pipeline.run.width import HANGING, WIDTH, clipped, columns, wrapped
 
 BAR_AFTER = 0.5  # seconds until a bar is shown, so that quick work stays quiet
 PHASE_AFTER = 3.0  # and a phase without steps
-LIVE_EVERY = 0.2  # seconds between two drawings on a terminal
+LIVE_EVERY = 0.3  # seconds between two drawings on a terminal
 LOG_EVERY = 20.0  # and between two lines in a log file
-WIDEST_BAR = 24
+WIDEST_BAR, NARROWEST_BAR = 24, 8  # columns
 SPINNER = "|/-\\"
 
 
@@ -88,7 +88,7 @@ class Bar:
         text = ", ".join(parts)
         head = self.what + (f" {min(1.0, self.n / self.total):4.0%}" if self.total else "")
         room = min(WIDEST_BAR, width - columns(head) - columns(text) - 4)
-        if not live or not self.total or room < 4:
+        if not live or not self.total or room < NARROWEST_BAR:
             return clipped(f"{head}: {text}", width)
         filled = round(room * min(1.0, self.n / self.total))
         return f"{head} |{'#' * filled}{' ' * (room - filled)}| {text}"
@@ -201,7 +201,7 @@ def bar(
         total: steps in all; None: of `items` where they have a length, else unknown. unit: of a step; `B`: bytes.
         initial: steps that were done before. disable: whether it only counts and is not shown.
     """
-    if total is None and items is not None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     made = Bar(items, total, what, unit, initial, is_phase=False)
     return made if disable else made.open()

@@ -16,6 +16,7 @@ from pipeline.release.card import base_name
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json
 from pipeline.run.folder import Run
+from pipeline.run.next_command import next_command
 from pipeline.run.yaml_text import parsed
 from pipeline.training import metrics
 
@@ -104,7 +105,8 @@ def read(given: Config, run: Run) -> Contents:
     """
     manifests = {folder: run.manifest(folder) for folder, _, _ in STAGES}
     if not any(manifests.values()):
-        raise UserError("nothing was made in this run folder yet", str(run.root), "make data, then make report again")
+        fix = f"`{next_command('data')}`, then this command again"
+        raise UserError("nothing was made in this run folder yet", str(run.root), fix)
     config, text, readable, differs = _config(given, run)
     return Contents(
         run=run,

@@ -25,7 +25,9 @@ from pipeline.run import encoding
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json
 from pipeline.run.folder import Run
-from pipeline.run.progress import say
+from pipeline.run.interrupt import answering as answering_signals
+from pipeline.run.next_command import next_command
+from pipeline.run.progress import say, working
 from pipeline.run.terminal import safe
 from pipeline.store.folder import Store
 from pipeline.store.load import open_stored
@@ -44,8 +46,8 @@ def chat_with_adapter(config: Config, base: Base, store: Store) -> None:
         UserError: no such adapter, or one of another base, tokenizer or template.
     """
     name = config.chat.adapter
-    say(f"chat: loading {store.root / name} onto its base")
-    model, encoder = open_stored(config, base, store, name)
+    with working(f"chat: loading the adapter {name} and its base"):
+        model, encoder = open_stored(config, base, store, name)
     session = ChatSession(model, encoder, hf_tokenizer.build(encoder, None), config.chat)
     say(HELP)
     with answering(model):  # without the generation settings in the base's folder
@@ -62,14 +64,17 @@ def chat(config: Config, run: Run) -> None:
     folder = run.folder("export")
     record = read_json(folder / "suri.json")
     if not isinstance(record, dict):
-        raise UserError("no suri.json in the folder: it was not exported here", str(folder), "make export")
+        fix = f"`{next_command('export')}`"
+        raise UserError("no suri.json in the folder: it was not exported here", str(folder), fix)
     template = templates.load(config.prompt.template)
     trained = record.get("template", {}).get("hash")
     if trained != template.hash:
-        what = f"the checkpoint was trained with template {trained}, the config names {template.hash}"
+        what = f"the checkpoint was trained with the template {trained}, the config names {template.hash}"
         raise UserError(what, str(folder), "put the template back, or train again")
-    say(f"chat: loading {folder}")
-    model = exported_model(config, run)
+    if record.get("unfinished"):
+        say("chat: this export is marked unfinished: its answers may not end by themselves")
+    with working(f"chat: loading {folder}"):
+        model = exported_model(config, run)
     # tokenizer.model does not contain the new tokens, a saved tokenizer.json does.
     added = () if not (folder / "tokenizer.model").is_file() else config.model.add_tokens
     encoder = Encoder(template, Tokenizer(folder, added), config.prompt)
@@ -147,6 +152,11 @@ def _read_questions(session: ChatSession) -> None:
         prompt = "\n> "
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  (gives `input` a line editor and a history)
+    with answering_signals(None):
+        _ask_and_answer(session, prompt)
+
+
+def _ask_and_answer(session: ChatSession, prompt: str) -> None:
     given = ""
     piped = None if prompt else encoding.lines(sys.stdin)
     while True:

@@ -27,6 +27,7 @@ from pipeline.model.load import context_length
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError, one_line
+from pipeline.run.next_command import next_command
 from pipeline.serving.questions import AdapterQuestion
 from pipeline.store.folder import Store
 from pipeline.store.load import add_adapters, encoder_of_record, verified_record
@@ -120,7 +121,7 @@ def _try_mixing(model: Any, name: str) -> None:
     except ValueError as error:
         said = one_line(error, 200)
         what = f"adapters of a base of the kind {model.config.model_type} cannot be mixed in one batch: {said}"
-        raise UserError(what, "model.base", f"talk to one at a time: make chat ADAPTER={name}") from None
+        raise UserError(what, "model.base", f"talk to one at a time: `{next_command('chat', ADAPTER=name)}`") from None
 
 
 def _check_mixable(store: Store, name: str, method: str) -> None:
@@ -133,5 +134,5 @@ def _check_mixable(store: Store, name: str, method: str) -> None:
     elif config.get("trainable_token_indices") or config.get("modules_to_save"):
         why = "it brings tokens or layers of its own"
     if why:
-        fix = f"talk to it alone: make chat ADAPTER={name}"
+        fix = f"talk to it alone: `{next_command('chat', ADAPTER=name)}`"
         raise UserError(f"the adapter {name} cannot be mixed with others in one batch: {why}", str(store.root), fix)

@@ -84,7 +84,7 @@ def combine_adapters(words: CombineArguments) -> None:
     about = combine(store, words.name, shares, words.how, int(rank), density, words.replace)  # type: ignore[arg-type]
     kept = "" if words.how == "cat" else f"; the rank keeps {about['kept']:.1%} of it (squared norm)"
     of = " + ".join(f"{weight:g} {part}" for part, weight in about["of"].items())
-    say(f"combined: {store.root / words.name} = {of}, by {words.how}{kept}")
+    say(f"combined by {words.how}: {store.root / words.name} = {of}{kept}")
 
 
 def _share(word: str) -> tuple[str, float]:

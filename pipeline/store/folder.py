@@ -37,6 +37,11 @@ FIELDS: dict[str, Any] = {
 }  # fmt: skip
 
 
+def put_in_again(name: str) -> str:
+    """The fix where what is stored of an adapter cannot be used."""
+    return f"store it again with the config that trained it: make keep ADAPTER={name} REPLACE=yes CONFIG=FILE"
+
+
 class Unreadable(UserError):
     """The process has no permission to read an adapter, which may be undamaged."""
 
@@ -101,7 +106,7 @@ class Store:
             UserError: as `folder`; the record is missing, damaged, or may not be read.
         """
         path = self.folder(name) / RECORD
-        fix = "put the adapter in again: make keep ADAPTER=... REPLACE=yes CONFIG=..."
+        fix = put_in_again(name)
         if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_RECORD:
             raise UserError(f"the adapter {name} has no record", str(path), fix)
         try:
@@ -175,7 +180,7 @@ class Store:
             record = self.record(name)
             if record["files"] != files:
                 what = f"the adapter {name} was replaced while it was measured: these results are not recorded"
-                raise UserError(what, str(self.root / name), f"measure it again: make adapters MEASURE={name}")
+                raise UserError(what, str(self.root / name), "measure it again: run the same command")
             earlier = record.get("results")
             all_results = {**(earlier if isinstance(earlier, dict) else {}), run: results}
             write_json(self.folder(name) / RECORD, {**record, "results": all_results})

@@ -18,7 +18,7 @@ from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.template import Template
 from pipeline.run.errors import UserError
 from pipeline.run.files import sha256_file, write_json
-from pipeline.store.folder import RECORD, Store
+from pipeline.store.folder import RECORD, Store, put_in_again
 from pipeline.store.untrusted import CONFIG, inspect
 
 TEMPLATE_FIELDS = ("id", "prompt_input", "prompt_no_input", "answer_prefix", "end")
@@ -39,7 +39,7 @@ def verified_record(store: Store, name: str, base: str, tokenizer: str) -> dict[
     for file in (WEIGHTS, CONFIG):
         if record["files"].get(file) != sha256_file(folder / file):
             what = f"{file} of the adapter {name} is not the file that was put into the store"
-            raise UserError(what, str(folder), "put it in again: make keep ADAPTER=... REPLACE=yes CONFIG=...")
+            raise UserError(what, str(folder), put_in_again(name))
     if record["base"]["hash"] != base:
         trained, now = record["base"]["hash"][:12], base[:12]
         what = f"the adapter {name} was trained on another base: {record['base']['name']} ({trained}), this is {now}"
@@ -84,7 +84,7 @@ def encoder_of_record(own: Encoder, record: dict[str, Any], name: str) -> Encode
     except (KeyError, TypeError, ValueError):
         encoder = None
     if encoder is None or (encoder.template.hash, encoder.end_id) != (record["template"]["hash"], record["end_id"]):
-        fix = "put the adapter in again: make keep ADAPTER=... REPLACE=yes CONFIG=..."
+        fix = put_in_again(name)
         raise UserError(f"the record of the adapter {name} is damaged: its template is not whole", name, fix)
     return encoder
 

@@ -8,6 +8,7 @@ import yaml
 
 from pipeline.run.errors import UserError
 from pipeline.run.files import readable_size
+from pipeline.run.next_command import next_command
 from pipeline.run.terminal import quoted
 from pipeline.store.folder import Store, Unreadable
 
@@ -23,7 +24,7 @@ def table(store: Store) -> str:
     """
     names = store.names()
     if not names:
-        return f"no adapters in {store.root}; `make keep ADAPTER=name CONFIG=...` puts a run's adapter there"
+        return f"no adapters in {store.root}; `{next_command('keep', ADAPTER='NAME')}` puts a run's adapter there"
     rows: list[tuple[str, ...]] = [COLUMNS]
     notes = []
     for name in names:

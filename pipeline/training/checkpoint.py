@@ -98,7 +98,7 @@ def newest(root: Path, key: str, sizes: dict[str, Any], verbose: bool = True) ->
         if isinstance(state, dict) and state.get("key") == key:
             if state["sizes"] != sizes:
                 if verbose:
-                    say("train: steps are split in another way than before, which changes the order of their sums")
+                    say("train: micro-batches are split anew, so the run may differ slightly from an uninterrupted one")
                 state |= {"micro_tokens": 0, "recompute": False}
             return state
     return None

@@ -49,7 +49,7 @@ def take_over(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -
     if not run.is_current("adapter", earlier):
         return False
     write_json(run.folder("adapter") / "manifest.json", sealed({**manifest, "key": stage_key}))
-    say(f"train: an earlier version of Suri trained this; taken over ({run.folder('adapter')})")
+    say(f"train: the adapter that an earlier version trained is used ({run.folder('adapter')})")
     return True
 
 

@@ -226,7 +226,7 @@ def load_or_compute(
             temporary.replace(path)
         none = without_information(terms, importances)
         note = f"; {len(none)} have none, such as {none[0]}: EWC does not hold them" if none else ""
-        say(f"train: Fisher information of {len(terms)} weights from {len(rows)} rows of general data{note}")
+        say(f"train: EWC: Fisher information of {len(terms)} weights from {len(rows)} rows of general data{note}")
     accelerator.wait_for_everyone()
     return importances
 

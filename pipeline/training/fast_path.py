@@ -92,8 +92,9 @@ def _checked_packs(
     except Exception as error:
         reason = one_line(str(error) if isinstance(error, NotPackable) else f"{type(error).__name__}: {error}")
         if precision == "fp8":
-            raise UserError(f"no fp8: {reason}", "model.quantize", "set model.quantize=none or nf4") from None
-        say(f"train: the plain path is used: {reason}") if verbose else None
+            fix = "set model.quantize=none or nf4"
+            raise UserError(f"fp8 cannot be used: {reason}", "model.quantize", fix) from None
+        say(f"train: training uses the plain path: {reason}") if verbose else None
     for weight in weights:
         weight.grad = None
     if model.is_gradient_checkpointing:
@@ -165,9 +166,10 @@ def reduce_memory(path: MicroBatches, longest: int, step: int, may_recompute: bo
     torch.cuda.empty_cache()
     if path.micro_tokens <= longest:
         if may_recompute and isinstance(path, PackedMicroBatches) and path.start_recompute():
-            say(f"train: step {step + 1}: out of memory; continuing with blocks recomputed")
+            say(f"train: step {step + 1}: out of memory; going on with activations recomputed")
             return
         fix = "set train.checkpointing=block, model.quantize=nf4, or lower prompt.cutoff"
-        raise UserError(f"step {step + 1}: the longest row, {longest} tokens, does not fit into the card", "train", fix)
+        what = f"step {step + 1}: the longest row, {longest} tokens, does not fit into the card's memory"
+        raise UserError(what, "train", fix)
     path.micro_tokens = max(longest, path.micro_tokens // 2)
-    say(f"train: step {step + 1}: out of memory; continuing with at most {path.micro_tokens:,} tokens at once")
+    say(f"train: step {step + 1}: out of memory; going on with at most {path.micro_tokens:,} tokens in one pass")

@@ -94,7 +94,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     penalties = ewc.load_penalties(settings, model, weights, general, run.root, stage_key, accelerator)
     if state["step"]:
         checkpoint.restore(root, state["step"], weights, optimizer)
-        say(f"train: resuming from step {state['step']} of {total}") if is_main else None
+        say(f"train: going on from step {state['step']} of {total}") if is_main else None
     path = choose_path(config, model, tokens, encoder.preambles(), accelerator, state, list(weights.values()))
     if is_main:
         metrics.rewind(log, state["step"] or -1)
@@ -103,6 +103,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         accelerator.init_trackers("tracker", config=_flat(config))
     evaluation = PeriodicEval(model, encoder, val, settings.eval_rows, dataset, config.eval, context or WINDOW)
     step, labelled_so_far, started_at = state["step"], state["learnt"], time.time() - state["seconds"]
+    is_evaluating = False
 
     def save() -> None:
         agree(path, accelerator)
@@ -115,20 +116,32 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         accelerator.wait_for_everyone()
 
     def evaluate() -> None:
+        nonlocal is_evaluating
+        is_evaluating = True
         if is_main:
             with accelerator.autocast(), deterministic(False):
                 line = evaluation.measure(step)
             metrics.append(log, line)
             accelerator.log(losses_of(line), step=step)
         accelerator.wait_for_everyone()
+        is_evaluating = False
+
+    def stopping() -> str:
+        before = "finishing the evaluation and " if is_evaluating else ""
+        return f"stopping: {before}writing the checkpoint of step {step}; Ctrl-C again stops at once"
+
+    def stop_here(code: int) -> None:
+        save()
+        accelerator.end_training()
+        where = f"stopped at step {step} of {total}; its checkpoint is written. To go on from there:"
+        raise Interrupted(f"{where}\n  {next_command()}", code or 130)
 
     if step == 0:
         evaluate()
     model.train()
     spikes = metrics.Spikes(m["loss"] for m in metrics.read(log) if "loss" in m)
     progress = bar(total=total, initial=step, what="training", unit="step", disable=not is_main)
-    answer = answering(lambda: f"stopping: writing the checkpoint of step {step}; Ctrl-C again stops at once")
-    with progress, answer, stop_on_signal() as stop, disk_errors(run.root), path.deterministic():
+    with progress, answering(stopping), stop_on_signal() as stop, disk_errors(run.root), path.deterministic():
         while step < total:
             started = time.time()
             rows = step_rows(step, len(tokens), settings)
@@ -153,10 +166,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
                 continue
             if any_rank(accelerator, stop.code != 0):
                 optimizer.zero_grad(set_to_none=True)
-                save()
-                accelerator.end_training()
-                where = f"stopped at step {step} of {total}; its checkpoint is written. To go on from there:"
-                raise Interrupted(f"{where}\n  {next_command()}", stop.code or 130)
+                stop_here(stop.code)
 
             sum_gradients(accelerator, weights.values())
             penalty = add_gradients(penalties)
@@ -181,7 +191,8 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             }  # fmt: skip
             if spikes.is_spike(line["loss"]) and is_main:
                 line["spike"] = tokens.names_of(rows)
-                say(f"train: step {step}: loss {line['loss']:.3f} after {spikes.mean:.3f}; metrics.jsonl has its rows")
+                jump = f"the loss jumped to {line['loss']:.3f} from about {spikes.mean:.3f}"
+                say(f"train: step {step}: {jump}; metrics.jsonl names the rows of this step")
             progress.note = f"loss {line['loss']:.3f}, {count / seconds:,.0f} tok/s"
             progress.update()
             if is_main:
@@ -191,6 +202,8 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
                 evaluate()
             if step % save_every == 0 or step == total:
                 save()
+        if any_rank(accelerator, stop.code != 0):  # a signal during the last evaluation
+            stop_here(stop.code)
     if is_main:
         counts = {
             "steps": total, "train_seconds": round(time.time() - started_at, 1), "learnt": labelled_so_far,
@@ -226,19 +239,18 @@ def _print_plan(
     settings, trained = config.train, sum(p.numel() for p in weights.values())
     share = trained / parameters
     say(
-        f"train: {len(tokens):,} rows / {settings.batch_size} a step = {steps_per_epoch(len(tokens), settings)} steps "
-        f"an epoch; {total} steps, {warmup_steps(total, settings.warmup)} of them warm-up"
+        f"train: {total:,} steps of {settings.batch_size} rows, {warmup_steps(total, settings.warmup)} for warm-up; "
+        f"{len(tokens):,} rows are {steps_per_epoch(len(tokens), settings):,} steps an epoch"
     )
-    say(
-        f"train: {config.adapter.method}: {trained:,} of {parameters:,} parameters are trained "
-        f"({share:{'.2%' if share >= 1e-3 else '.2g'}}); {path.name} path, at most {path.micro_tokens:,} tokens at once"
-    )
+    percent = f"{share:.2%}" if share >= 1e-3 else f"{100 * share:.1g} %"
+    say(f"train: {config.adapter.method}: {trained:,} of {parameters:,} parameters are trained ({percent})")
+    say(f"train: {path.name} path, at most {path.micro_tokens:,} tokens in one pass")
 
 
 def _not_finite(step: int, loss: float, norm: float, saved: list[int], rows: list[str]) -> UserError:
-    newest = f"the newest checkpoint is step {saved[-1]}" if saved else "there is no checkpoint yet"
-    return UserError(f"step {step + 1}: loss {loss}, gradient norm {norm}: training cannot continue "
-                     f"({newest}; the step's rows: {', '.join(rows[:8])}{', ...' if len(rows) > 8 else ''})", "train",
+    newest = f"The newest checkpoint is that of step {saved[-1]}" if saved else "There is no checkpoint yet"
+    return UserError(f"step {step + 1}: the loss is {loss} and the gradient norm {norm}, so training cannot go on. "
+                     f"{newest}. The step's rows: {', '.join(rows[:8])}{', ...' if len(rows) > 8 else ''}", "train",
                      "lower train.lr, train.l2_sp or train.ewc, or raise train.warmup")  # fmt: skip
 
 

@@ -36,8 +36,8 @@ def finish(
         _save(config, base, model, encoder, output)
         write_json(output.folder / "probes.json", probes)
         output.counts = counts
-    summary = f"{counts['steps']} steps in {counts['train_seconds']:.0f} s, peak {counts['peak_gib']:.1f} GiB"
-    say(f"train: {summary} -> {run.folder('adapter')}")
+    summary = f"{counts['steps']:,} steps in {counts['train_seconds']:.0f} s, peak memory {counts['peak_gib']:.1f} GiB"
+    say(f"train: done: {summary}; the adapter is in {run.folder('adapter')}")
     tell(probes)
 
 
@@ -47,7 +47,7 @@ def write_untrained(config: Config, run: Run, base: Base, encoder: Encoder, key:
         with run.writing("adapter", key) as output:
             _save(config, base, None, encoder, output)
             output.counts = {"steps": 0, "trained_parameters": 0}
-        say(f"train: nothing is trained (adapter.method=none) -> {run.folder('adapter')}")
+        say(f"train: adapter.method=none trains nothing; its record is in {run.folder('adapter')}")
 
 
 def _save(config: Config, base: Base, model: Any, encoder: Encoder, output: StageOutput) -> None:

@@ -16,7 +16,7 @@ from pipeline import stages
 from pipeline.cli import adapters, extras, help, main, talk
 from pipeline.cli.table import BY_NAME, COMMANDS, GROUPS
 from pipeline.config.reference import entries
-from pipeline.run.next_command import FRONT
+from pipeline.run.next_command import FRONT, next_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -141,6 +141,7 @@ def test_keep_and_measure(suri: Any, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(adapters, "keep_adapter", lambda config, run, *words: calls.append((config.name, *words)))
     monkeypatch.setattr(adapters, "measure_adapter", lambda config, run, *words: calls.append((config.name, *words)))
     assert suri("keep", "maths", str(path), "name=other", "--replace") == 0
+    assert next_command() == f"suri keep maths --replace {path} name=other"
     assert suri("adapters", "measure", "base", str(path)) == 0
     assert calls == [("other", "maths", True), ("mine", "base")]
 

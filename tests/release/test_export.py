@@ -119,4 +119,6 @@ def test_manifest_and_hashes(exported: tuple[Config, Run], base: Path) -> None:
     assert made["template"] == {"id": "alpaca-short", "hash": encoder.template.hash}
     assert (made["tokenizer"], made["end_id"]) == (encoder.tokenizer.hash, 2)
     names = {"adapter not empty", "merged = base + adapter", "reload", "tokenizer and chat template", "answers stop"}
-    assert made["checks"].keys() == names
+    assert made["checks"].keys() == names | {"end token"}
+    assert "unfinished" not in made
+    assert "unfinished" not in manifest["counts"]
