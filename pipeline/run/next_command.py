@@ -72,7 +72,7 @@ def next_command(verb: str = "", **variables: str) -> str:
 
 
 def _suri_words(verb: str, variables: Mapping[str, str]) -> list[str]:
-    """Variables of make as `suri` takes them: `keep maths --replace`, `adapters measure maths`, `chat --adapter maths`."""
+    """Variables of make as `suri` takes them, such as `keep maths --replace` or `adapters measure maths`."""
     words = []
     for name, value in variables.items():
         if name == "REPLACE":
