@@ -16,9 +16,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from pipeline.config.load import load
+from pipeline.config.method_rules import Problem
 from pipeline.config.schema import Config
+from pipeline.config_files import file_problems
+from pipeline.demo.base_model import FILE as DEMO_BASE
+from pipeline.demo.base_model import fetch_if_named
 from pipeline.run.errors import Interrupted, UserError
 from pipeline.run.files import disk_errors
 from pipeline.run.folder import Run
@@ -28,20 +33,28 @@ from pipeline.run.progress import warn
 from pipeline.run.terminal import safe
 
 
-def load_run(path: str, overrides: Sequence[str], model: bool = True) -> tuple[Config, Run]:
-    """The config and the run folder of a command.
+def load_run(path: str, overrides: Sequence[str], model: bool = True, files: bool = True) -> tuple[Config, Run]:
+    """The config and the run folder of a command; fetches the demo's base where the config names it.
 
     Args:
-        model: whether the command needs a base model.
+        model: whether the command needs a base model. files: whether it reads the files that the config names, so that
+            what is wrong with them is told with the config's own problems.
 
     Raises:
-        UserError: the config cannot be read, or anything in it is wrong.
+        UserError: the config cannot be read, anything in it is wrong, or the base cannot be fetched.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    config = load(path, overrides, model)
+    config = load(path, overrides, model, _file_problems if files else lambda values: [])
+    fetch_if_named(config.model.base)
     return config, Run.of(config.name)
+
+
+def _file_problems(values: dict[str, Any]) -> list[Problem]:
+    """Of the files that a config names, but for the demo's base: that is fetched once the config is right."""
+    problems = file_problems(values)
+    return [p for p in problems if p[0] != ("model", "base") or Path(values["model"]["base"]) != DEMO_BASE]
 
 
 def guarded(work: Callable[[], None]) -> int:

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ["run", "config", "demo", "dataset", "prompt", "kernels", "pages", "model", "evaluation", "training", "store",
          "release", "serving", "data_report", "comparison", "run_report"]  # fmt: skip
 # With the room `cli` they may use every room, and no room uses them.
-FRONT = {"pipeline.stages", "pipeline.command", "pipeline.__main__"}
+FRONT = {"pipeline.stages", "pipeline.command", "pipeline.config_files", "pipeline.__main__"}
 
 
 @pytest.fixture(scope="module")

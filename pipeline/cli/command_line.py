@@ -10,7 +10,6 @@ from pathlib import Path
 from pipeline.cli.extras import require
 from pipeline.command import load_run
 from pipeline.config.schema import Config
-from pipeline.demo.base_model import fetch_if_named
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.run.nearest import nearest, nearest_file
@@ -38,7 +37,8 @@ class Command:
     run: does it.
     words: names of the words that come first. more: name of the further words, where there may be any.
     variables: those of make that hold the words of a command with a config.
-    config: whether it takes a config file and settings. model: whether that config must name a base model.
+    config: whether it takes a config file and settings. model: whether that config must name a base model. files:
+        whether it reads the files that the config names.
     keys: sections and keys of the config that it reads itself.
     makes_first: stages that it makes where they are missing.
     extra: the extra of the package that it needs with a config; empty = none.
@@ -54,6 +54,7 @@ class Command:
     options: tuple[Option, ...] = ()
     config: bool = True
     model: bool = True
+    files: bool = True
     keys: tuple[str, ...] = ()
     makes_first: tuple[str, ...] = ()
     extra: Callable[[Config], str] = lambda config: ""
@@ -92,10 +93,9 @@ class Given:
         variables = dict(zip(command.variables, self.words, strict=True))
         variables |= {"REPLACE": "yes"} if "replace" in self.options else {}
         started(command.name.split()[0], self.config or DEMO, self.overrides, **variables)
-        config, run = load_run(self.config or DEMO, self.overrides, command.model)
+        config, run = load_run(self.config or DEMO, self.overrides, command.model, command.files)
         if extra := command.extra(config):
             require(extra, _place(command))
-        fetch_if_named(config.model.base)
         return config, run
 
 

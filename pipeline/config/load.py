@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.config.contradictions import contradictions
-from pipeline.config.method_rules import Key
+from pipeline.config.method_rules import Key, Problem
 from pipeline.config.problem import Places, dotted, problem_of, shown
 from pipeline.config.schema import Config
 from pipeline.run.encoding import read_text
@@ -46,11 +46,20 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
-def load(path: str | Path, overrides: Sequence[str] = (), model: bool = True) -> Config:
+Values = dict[str, Any]  # of a config as they were given: sections, keys, values; none is checked
+
+
+def load(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    model: bool = True,
+    more: Callable[[Values], list[Problem]] = lambda values: [],
+) -> Config:
     """Reads a config file, puts `key=value` overrides on top, and checks the whole.
 
     Args:
         model: whether what the config is read for needs a base model.
+        more: further problems, of the values as given: what rooms behind this one know, such as of a template's file.
 
     Raises:
         UserError: the file cannot be read, or anything in it is wrong; the message lists every problem.
@@ -83,6 +92,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), model: bool = True) ->
     if config is not None:
         for key, what in contradictions(config, model):
             problems.append(f"{places.of(key)}: {dotted(key)}: {what}")
+    problems += [f"{places.of(key)}: {dotted(key)}: {what}" for key, what in more(values)]
     if problems or config is None:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UserError(f"{count} in the config:\n" + "\n".join(f"  - {p}" for p in problems))
