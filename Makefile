@@ -81,6 +81,11 @@ help:
 	@echo 'Other values:           make train ARGS="train.lr=1e-4 data.val=500"'
 	@echo 'Another disk:           make train RUNS=/big/runs'
 
+# A target that does not exist: the nearest one that does. It runs before there is a .venv, by any Python 3.
+.DEFAULT:
+	@$(PYTHON) scripts/unknown_target.py '$(subst ','\'',$@)' $(firstword $(MAKEFILE_LIST)) || \
+	  { test $$? = 2 || echo 'suri: no such target; `make` lists all' >&2; exit 2; }
+
 data: .venv/.report
 judge: .venv/.judge
 data train export report verify preview plan ask compare judge: $(READY) demo-base

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from pipeline.cli.table import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = ("report", "ray", "browser", "eval", "judge")
@@ -27,7 +30,8 @@ ODD = 'it\'s "a" b; touch hit; $(touch hit) `touch hit` #한'
 def checkout(tmp_path: Path) -> Path:
     """A folder with the Makefile and a venv that is complete."""
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+    (tmp_path / "scripts").mkdir()
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "scripts/unknown_target.py"):
         shutil.copy(ROOT / name, tmp_path / name)
     python = tmp_path / ".venv" / "bin" / "python"
     python.write_text(STUB)
@@ -107,6 +111,44 @@ def test_the_demo_is_fetched_for_configs_that_name_it(checkout: Path) -> None:
     assert [call[0][1] for call in make(checkout, "train", f"CONFIG={path}")] == ["scripts.train"]
     (checkout / "calls").unlink()
     assert [call[0][1] for call in make(checkout, "train", "CONFIG=not-there")] == ["scripts.train"]
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("trian", "did you mean `make train`?"), ("Export", "did you mean `make export`?"), (ODD, "`make` lists all")],
+)
+def test_an_unknown_target_names_the_nearest_one(checkout: Path, word: str, hint: str) -> None:
+    """Before there is a .venv, and without making one."""
+    shutil.rmtree(checkout / ".venv")
+    made = subprocess.run(["make", word], cwd=checkout, capture_output=True, text=True)
+    assert made.returncode == 2
+    assert made.stderr.count("suri: no such target") == 1
+    assert hint in made.stderr
+    assert made.stdout == ""
+    assert sorted(p.name for p in checkout.iterdir()) == ["Makefile", "constraints.txt", "pyproject.toml", "scripts"]
+
+
+def test_an_unknown_target_without_python(checkout: Path) -> None:
+    made = subprocess.run(["make", "trian", "PYTHON=no-such-python"], cwd=checkout, capture_output=True, text=True)
+    assert made.returncode == 2
+    assert "suri: no such target" in made.stderr
+
+
+def test_files_are_no_unknown_targets(checkout: Path) -> None:
+    (checkout / "notes.txt").touch()
+    assert make(checkout, "notes.txt", ".venv/.report") == []
+
+
+def test_make_has_the_commands_of_the_table(checkout: Path) -> None:
+    """Each with a line in what `make` prints; nothing else is printed there but what only a checkout needs."""
+    text = (ROOT / "Makefile").read_text()
+    (targets,) = re.findall(r"^\.PHONY:(.*)$", text, re.M)
+    printed = subprocess.run(["make"], cwd=checkout, capture_output=True, text=True, check=True).stdout
+    listed = set(re.findall(r"\bmake ([a-z-]+)", printed))
+    names = {command.name for command in COMMANDS if " " not in command.name}
+    assert names <= set(targets.split())
+    assert names <= listed
+    assert listed - names == {"test", "test-all", "check"}
 
 
 def test_clean_leaves_what_a_user_made(checkout: Path) -> None:

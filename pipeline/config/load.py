@@ -17,6 +17,7 @@ from pipeline.config.schema import Config
 from pipeline.run.encoding import read_text
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.nearest import nearest_file
+from pipeline.run.next_command import is_suri
 from pipeline.run.yaml_text import parsed
 
 INDEX = re.compile(r"^[0-9]{1,6}$")
@@ -106,7 +107,8 @@ def dump(config: Config) -> str:
 
 def _read(path: Path) -> str:
     if not path.is_file():
-        hint = nearest_file(path, "give CONFIG=configs/NAME.yaml", "*.yaml")
+        example = "name one: suri COMMAND configs/NAME.yaml" if is_suri() else "give CONFIG=configs/NAME.yaml"
+        hint = nearest_file(path, example, "*.yaml")
         raise UserError("no such config file", str(path), hint)
     return read_text(path)
 
@@ -140,12 +142,12 @@ def _override(values: dict[str, Any], word: str, places: Places, problems: list[
     """Puts one `train.lr=1e-4` into `values`; list items go by index (`data.sources.0.limit=100`)."""
     dotted, equals, text = word.partition("=")
     if not equals or not dotted:
-        problems.append(f"ARGS: {word!r} is not key=value")
+        problems.append(f"{_given()}: {word!r} is not key=value")
         return
     try:
         value = parsed(text, _Loader)[1] if text else ""
     except (yaml.YAMLError, ValueError, RecursionError):
-        problems.append(f"ARGS: {dotted}: cannot read {text!r} as a value")
+        problems.append(f"{_given()}: {dotted}: cannot read {text!r} as a value")
         return
     key: Key = tuple(int(part) if INDEX.match(part) else part for part in dotted.split("."))
     here: Any = values
@@ -162,11 +164,16 @@ def _override(values: dict[str, Any], word: str, places: Places, problems: list[
                 here[part] = {}
             here = here[part]
         else:
-            problems.append(f"ARGS: {dotted}: {_cannot_hold(key[:n], here, part)}")
+            problems.append(f"{_given()}: {dotted}: {_cannot_hold(key[:n], here, part)}")
             return
     for inner in [k for k in places.of_keys if k[: len(key)] == key]:
         del places.of_keys[inner]
-    places.of_keys[key] = "ARGS"
+    places.of_keys[key] = _given()
+
+
+def _given() -> str:
+    """Where overrides were given: the variable of make, or behind `suri`."""
+    return "command line" if is_suri() else "ARGS"
 
 
 def _cannot_hold(key: Key, here: Any, part: str | int) -> str:

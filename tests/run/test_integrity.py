@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 
 from pipeline import stages
+from pipeline.cli.look import make_report, verify_run
+from pipeline.cli.talk import talk
 from pipeline.config.schema import Config
 from pipeline.run.errors import UserError
 from pipeline.run.files import sealed, sha256_file, write_json
 from pipeline.run.folder import Run
 from pipeline.run.integrity import verify
-from scripts.chat import talk
-from scripts.report import make_report
-from scripts.verify import verify_run
 from tests.helpers.tiny import make_config, run_to
 
 SHORT = ("train.max_steps=2", "data.sources=[{path: SOURCE}]", "data.holdout=[]", "prompt.template=TEMPLATE")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli.command_line import read
+from pipeline.cli.table import find
 from pipeline.run import next_command as commands
 from pipeline.run.next_command import FRONT, next_command, started
 
@@ -37,6 +39,28 @@ def test_as_suri_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNS", "/big/runs")
     started("export", "my config.yaml", ["train.lr=1e-4"])
     assert shlex.split(next_command("chat")) == ["RUNS=/big/runs", "suri", "chat", "my config.yaml", "train.lr=1e-4"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "variables", "words"),
+    [
+        ("keep", {"ADAPTER": "maths"}, ["keep", "maths"]),
+        ("keep", {"ADAPTER": "maths", "REPLACE": "yes"}, ["keep", "maths", "--replace"]),
+        ("adapters", {"MEASURE": "maths"}, ["adapters", "measure", "maths"]),
+        ("chat", {"ADAPTER": "maths"}, ["chat", "--adapter", "maths"]),
+    ],
+)
+def test_names_have_their_place_behind_suri(
+    verb: str, variables: dict[str, str], words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the command line of `suri` reads them."""
+    monkeypatch.setenv(FRONT, "suri")
+    started(verb, "mine.yaml", ["train.lr=1e-4"], **variables)
+    assert shlex.split(next_command()) == ["suri", *words, "mine.yaml", "train.lr=1e-4"]
+    command, rest = find(shlex.split(next_command())[1:])
+    given = read(command, rest)
+    assert (given.config, given.overrides) == ("mine.yaml", ("train.lr=1e-4",))
+    assert "maths" in (*given.words, given.options.get("adapter"))
 
 
 @pytest.mark.parametrize("word", ["eval.prompts=[Say it's $5.]", 'eval.prompts=["a b"]', "name=a b", "x=`date`$(id)"])

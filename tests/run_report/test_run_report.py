@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli.look import make_report
 from pipeline.config.schema import Config
 from pipeline.data_report import stage as data_report
 from pipeline.pages import charts
@@ -22,7 +23,6 @@ from pipeline.run_report.results import benchmarks, reading, side_by_side
 from pipeline.run_report.sections import duration
 from pipeline.run_report.stage import build
 from pipeline.training.metrics import loss_chart, points, running_mean
-from scripts.report import make_report
 from tests.helpers.overview_run import RUN, finish, metrics_lines, whole
 from tests.helpers.pages import parsed_page
 from tests.helpers.report_run import CONFIG, make_run

@@ -11,6 +11,7 @@ import pytest
 import torch
 from peft import IA3Config, PeftModel, PrefixTuningConfig
 
+from pipeline.cli.talk import ask
 from pipeline.config.schema import Config
 from pipeline.model.base import resolve
 from pipeline.model.generate import greedy
@@ -21,7 +22,6 @@ from pipeline.run.terminal import safe
 from pipeline.serving.mixed import MixedModel, Reply
 from pipeline.serving.questions import AdapterQuestion, read_questions
 from pipeline.store.folder import Store
-from scripts.ask import ask
 from tests.helpers.stored_adapters import change_record, plain, put
 from tests.helpers.tiny import make_base, make_config
 

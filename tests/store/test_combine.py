@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from pipeline.cli.main import start
 from pipeline.config.schema import Config
 from pipeline.model.base import resolve
 from pipeline.model.run_base import RunBase
@@ -16,7 +16,6 @@ from pipeline.run.errors import UserError
 from pipeline.store.combine import combine
 from pipeline.store.folder import Store
 from pipeline.store.load import add_adapters, open_stored
-from scripts import adapters as script
 from tests.helpers.store_files import IDS, update
 from tests.helpers.stored_adapters import change_record, plain, put
 from tests.helpers.tiny import make_config
@@ -165,7 +164,6 @@ def test_words_of_combine(
     lora_store: Store, words: list[str], what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ADAPTERS", str(lora_store.root))
-    monkeypatch.setattr(sys, "argv", ["adapters", "combine", *words])
-    assert script.start() == 2
+    assert start(["adapters", "combine", *words]) == 2
     assert what in " ".join(capsys.readouterr().err.split())
     assert lora_store.names() == ["one", "three", "two"]
