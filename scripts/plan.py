@@ -21,7 +21,7 @@ def show_plan(config: Config, run: Run) -> None:
         planned = plan(config, counted)
         times = duration.lines(planned, duration.duration(config, planned, run.root.parent))
     for line in lines(config, planned, times):
-        say(line, hanging=INDENT)
+        say(line, hanging=0 if line.startswith(" ") else INDENT)
 
 
 if __name__ == "__main__":

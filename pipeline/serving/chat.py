@@ -142,11 +142,8 @@ class ChatSession:
             return "stopped"
         if int(output[0, -1]) == end:
             return ""
-        more = (
-            "raise chat.max_new_tokens for longer answers"
-            if room == settings.max_new_tokens
-            else "the model's context ends here"
-        )
+        is_setting = room == settings.max_new_tokens
+        more = "raise chat.max_new_tokens for more" if is_setting else "the model's context ends here"
         return f"cut off after {room} tokens; {more}"
 
 

@@ -5,8 +5,8 @@
 
 A token costs about 2 operations for each parameter in the forward pass, as many again in the backward pass of the
 blocks with trained weights, and as many again where the weights themselves are trained (Kaplan et al. 2020, arXiv
-2001.08361, section 2.1). How much of the speed of a large product a whole step reaches varies with model and machine, so the
-estimate is a range.
+2001.08361, section 2.1). Which share of the speed of a large product a whole step reaches varies with model and
+machine, so the estimate is a range.
 """
 
 from __future__ import annotations
