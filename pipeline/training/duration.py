@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from pipeline.config.method_rules import spec_of
-from pipeline.config.schema import Config
+from pipeline.config.schema import Adapter, Config, Model
 from pipeline.model.base import identity
 from pipeline.model.load import DTYPES, device, dtype_name
 from pipeline.run.errors import UserError
@@ -53,7 +53,8 @@ def duration(config: Config, planned: Plan, runs: Path) -> Duration | None:
     if not planned.rows or not planned.tokens or not planned.steps or not planned.trained:
         return None
     tokens = planned.steps * config.train.batch_size * planned.tokens / planned.rows
-    return from_earlier_runs(config, tokens, runs) or from_product(config, planned, tokens)
+    model, adapter = config.model, config.adapter
+    return from_earlier_runs(model, adapter, tokens, runs) or from_product(model, adapter, planned, tokens)
 
 
 def lines(planned: Plan, estimate: Duration | None) -> list[str]:
@@ -71,26 +72,26 @@ def lines(planned: Plan, estimate: Duration | None) -> list[str]:
     ]
 
 
-def from_earlier_runs(config: Config, tokens: float, runs: Path) -> Duration | None:
+def from_earlier_runs(model: Model, adapter: Adapter, tokens: float, runs: Path) -> Duration | None:
     """By the newest run of the same base, adapter and kind of device, whatever its data."""
     folders = (path.parent.parent for path in runs.glob("*/adapter/manifest.json"))
     for root in sorted(folders, key=lambda path: -Run(path).written("adapter")):
-        speeds = _speeds(config, Run(root))
+        speeds = _speeds(model, adapter, Run(root))
         if len(speeds) >= FEWEST:
             slow, middle, fast = statistics.quantiles(speeds, n=4)
             return Duration(tokens / fast, tokens / slow, f"{middle:,.0f} tokens/s as measured in {root}", False)
     return None
 
 
-def _speeds(config: Config, run: Run) -> list[float]:
+def _speeds(model: Model, adapter: Adapter, run: Run) -> list[float]:
     """Tokens a second of a run's steps; none if it trained something else or on another kind of device."""
     manifest = run.manifest("adapter") or {}
     key, counts = manifest.get("key", {}), manifest.get("counts", {})
     try:
         same = (
-            key.get("model") == identity.settings(config.model)
-            and key.get("base") == identity.identity(config.model)
-            and key.get("adapter") == config.value("adapter")
+            key.get("model") == identity.settings(model)
+            and key.get("base") == identity.identity(model)
+            and key.get("adapter") == adapter.model_dump(mode="json")
             and str(counts.get("device", "")).partition(":")[0] == device().type
         )
     except (UserError, OSError):
@@ -99,27 +100,27 @@ def _speeds(config: Config, run: Run) -> list[float]:
     return [line["tokens"] / line["seconds"] for line in steps[1:]] if same else []
 
 
-def from_product(config: Config, planned: Plan, tokens: float) -> Duration:
+def from_product(model: Model, adapter: Adapter, planned: Plan, tokens: float) -> Duration:
     """By the operations of a token and the speed of a product of two matrices, which is measured."""
-    work, speed = operations(config, planned), product_speed(config)
+    work, speed = operations(adapter, planned), product_speed(model)
     share = f"{SHARE[0]:.0%} to {SHARE[1]:.0%} of the {speed / 1e9:,.0f} GFLOP/s that this machine reaches now"
     source = f"{work / 1e9:.2g} GFLOP a token, at {share}"
     return Duration(tokens * work / (SHARE[1] * speed), tokens * work / (SHARE[0] * speed), source, True)
 
 
-def operations(config: Config, planned: Plan) -> float:
+def operations(adapter: Adapter, planned: Plan) -> float:
     """Floating-point operations of training on a token."""
-    blocks, last = planned.blocks, config.adapter.last_blocks
+    blocks, last = planned.blocks, adapter.last_blocks
     reached = min(1.0, last / blocks) if last and blocks else 1.0  # share of the blocks that the backward pass reaches
-    trained = planned.parameters if spec_of(config.adapter).float32 else planned.trained
+    trained = planned.parameters if spec_of(adapter).float32 else planned.trained
     return 2.0 * planned.parameters * (1 + reached) + 2.0 * trained
 
 
-def product_speed(config: Config) -> float:
+def product_speed(model: Model) -> float:
     """Operations a second of a product of two large matrices in the type of the run, the median of a few tenths of a
     second."""
     where = device()
-    dtype = torch.float32 if where.type == "cpu" else DTYPES[dtype_name(config.model)]
+    dtype = torch.float32 if where.type == "cpu" else DTYPES[dtype_name(model)]
     side = SIDES[where.type]
     a = torch.randn(side, side, device=where).to(dtype)
     seconds: list[float] = []

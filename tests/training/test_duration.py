@@ -18,7 +18,7 @@ from tests.helpers.tiny import make_config
 
 def test_by_the_speed_of_an_earlier_run(finished: tuple[Config, Run]) -> None:
     config, run = finished
-    found = from_earlier_runs(config, 1000.0, run.root.parent)
+    found = from_earlier_runs(config.model, config.adapter, 1000.0, run.root.parent)
     assert found is not None
     steps = [json.loads(line) for line in (run.root / "metrics.jsonl").read_text().splitlines()]
     speeds = [s["tokens"] / s["seconds"] for s in steps if "loss" in s][1:]
@@ -32,7 +32,8 @@ def test_by_the_speed_of_an_earlier_run(finished: tuple[Config, Run]) -> None:
 def test_a_run_of_other_settings_says_nothing(
     finished: tuple[Config, Run], base: Path, tmp_path: Path, word: str
 ) -> None:
-    assert from_earlier_runs(make_config(tmp_path, base, word), 1000.0, finished[1].root.parent) is None
+    changed = make_config(tmp_path, base, word)
+    assert from_earlier_runs(changed.model, changed.adapter, 1000.0, finished[1].root.parent) is None
 
 
 def test_a_rough_estimate_is_a_range(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +42,7 @@ def test_a_rough_estimate_is_a_range(base: Path, tmp_path: Path, monkeypatch: py
     planned = plan(config, {"rows": 80, "tokens": 4000})
     found = duration(config, planned, tmp_path / "runs")
     assert found is not None
-    work = operations(config, planned) * 6 * 8 * 50  # steps, rows a step, tokens a row
+    work = operations(config.adapter, planned) * 6 * 8 * 50  # steps, rows a step, tokens a row
     assert (found.low, found.high) == (
         pytest.approx(work / durations.SHARE[1] / 1e9), pytest.approx(work / durations.SHARE[0] / 1e9)
     )  # fmt: skip
@@ -53,15 +54,15 @@ def test_operations_of_a_token(base: Path, tmp_path: Path) -> None:
     """Forward 2 a parameter, backward 2 for the blocks that it reaches, 2 a trained one."""
     whole = make_config(tmp_path, base)
     planned = plan(whole, {"rows": 80, "tokens": 4000})
-    assert operations(whole, planned) == 4 * planned.parameters + 2 * planned.trained
+    assert operations(whole.adapter, planned) == 4 * planned.parameters + 2 * planned.trained
     half = make_config(tmp_path, base, "adapter.last_blocks=1")
-    assert operations(half, planned) == 3 * planned.parameters + 2 * planned.trained
+    assert operations(half.adapter, planned) == 3 * planned.parameters + 2 * planned.trained
     full = make_config(tmp_path, base, "adapter.method=full")
-    assert operations(full, planned) == 6 * planned.parameters
+    assert operations(full.adapter, planned) == 6 * planned.parameters
 
 
 def test_the_speed_of_a_product_is_measured(config: Config) -> None:
-    assert durations.product_speed(config) > 0
+    assert durations.product_speed(config.model) > 0
 
 
 @pytest.mark.parametrize("unknown", ["rows", "tokens", "steps", "trained"])
