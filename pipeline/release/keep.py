@@ -23,6 +23,7 @@ from pipeline.run.files import read_json, sha256_file
 from pipeline.run.folder import Run
 from pipeline.run.next_command import next_command
 from pipeline.run.progress import say
+from pipeline.run.width import small
 from pipeline.store.folder import Store
 from pipeline.store.load import write_record
 from pipeline.store.untrusted import CONFIG, check_numbers, inspect
@@ -67,7 +68,7 @@ def keep(config: Config, run: Run, base: Base, store: Store, name: str, replace:
             raise UserError(
                 "the run's adapter changed while it was checked", str(source), "wait for the run, then again"
             )
-    say(f"keep: stored as {store.root / name}; it changes the base by {divergence:.1e} nats a token (KL)")
+    say(f"keep: stored as {store.root / name}; it changes the base by {small(divergence, 2)} nats a token (KL)")
 
 
 def _check_on_base(base: RunBase, folder: Path, dataset: Path) -> float:

@@ -22,6 +22,7 @@ from pipeline.prompt.encode import Encoder
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json
 from pipeline.run.progress import say
+from pipeline.run.width import small
 
 # Largest mean KL divergence, in nats a token, that rounding may cause between base + adapter and the merged model. int8
 # also rounds activations, which the merged model does not.
@@ -121,7 +122,8 @@ def merged_equals_adapter(
     name = "merged = base + adapter"
     error, change = divergence(adapter, merged), divergence(adapter, base)
     result = (
-        f"difference {error:.1e}, limit {allowed[0]:.0e} in {allowed[1]} (KL a token; the base differs by {change:.1e})"
+        f"difference {small(error, 2)}, limit {small(allowed[0])} in {allowed[1]} (KL a token; the base differs by "
+        f"{small(change, 2)})"
     )
     if not error <= allowed[0]:
         raise checks.fail(name, result, "set export.dtype=fp32, and report this with your config")
@@ -146,7 +148,7 @@ def weights_have_learnt(tuned: torch.Tensor, base: torch.Tensor, checks: Checks)
     if change <= 0:
         what = "the trained model equals the base: nothing was learnt"
         raise checks.fail(name, what, "raise train.lr or train for more steps")
-    checks.passed(name, f"training changed the model (KL {change:.1e} a token from the base)")
+    checks.passed(name, f"training changed the model (KL {small(change, 2)} a token from the base)")
 
 
 def change_survives(
@@ -200,7 +202,7 @@ def reload_equals_merged(
     name = "reload"
     error = divergence(merged, reloaded) if merged.shape == reloaded.shape else float("inf")
     if not error <= 1e-6:
-        what = f"the export, loaded again, differs from the model that was saved (KL {error:.1e} a token)"
+        what = f"the export, loaded again, differs from the model that was saved (KL {small(error, 2)} a token)"
         raise checks.fail(name, what, "check the disk, then export again")
     checks.passed(name, passed)
 

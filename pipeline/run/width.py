@@ -82,6 +82,12 @@ def clipped(text: str, most: int) -> str:
     return flat + "..."
 
 
+def small(number: float, digits: int = 1) -> str:
+    """A small number as a person writes it: `7e-8`, `1.2e-8`."""
+    text = f"{number:.{digits - 1}e}" if number else "0"
+    return re.sub(r"e([+-])0*(?=\d)", lambda match: "e-" if match[1] == "-" else "e", text)
+
+
 def padded(text: str, width: int, right: bool = False) -> str:
     """The text with spaces up to so many columns, on the left with `right`."""
     spaces = " " * max(0, width - columns(text))

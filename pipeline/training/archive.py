@@ -95,8 +95,8 @@ def _archive(root: Path, owner: str, steps: list[int], files: Sequence[Path]) ->
         os.replace(checkpoint.folder_of(root, step), target)
     size = folder_size(folder)
     which = f"step{'s' if len(steps) > 1 else ''} {', '.join(map(str, steps))}"
-    say(f"train: the checkpoints ({which}, {readable_size(size)}) belong to other data or settings. They were moved to "
-        f"{folder}, and a run with those settings goes on from them")  # fmt: skip
+    say(f"train: the checkpoints ({which}, {readable_size(size)}) belong to other data or settings. They are set aside "
+        f"in {folder}; a run with those settings resumes from them")  # fmt: skip
 
 
 def _restore(root: Path, key: str, files: Sequence[Path]) -> None:

@@ -119,7 +119,7 @@ def _checked_packs(inputs: PathInputs, dtype: str, fp8: bool, never_packed: str)
         if fp8:
             fix = "set model.quantize=none or nf4"
             raise UserError(f"fp8 cannot be used: {reason}", "model.quantize", fix) from None
-        say(f"train: training uses the plain path: {reason}") if verbose else None
+        say(f"train: the plain path is used: {reason}") if verbose else None
     for weight in weights:
         weight.grad = None
     if model.is_gradient_checkpointing:

@@ -98,7 +98,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     penalties = ewc.load_penalties(settings, model, weights, general, run.root, stage_key, accelerator)
     if state["step"]:
         checkpoint.restore(root, state["step"], weights, optimizer)
-        say(f"train: going on from step {state['step']} of {total}") if is_main else None
+        say(f"train: resuming from step {state['step']} of {total}") if is_main else None
     inputs = PathInputs(settings, model, tokens, encoder.preambles(), accelerator, state, list(weights.values()))
     path = choose_path(inputs, dtype_name(config.model), config.model.quantize == "fp8", method.spec.never_packed)
     if is_main:
@@ -247,7 +247,7 @@ def _print_plan(
 
 def _not_finite(step: int, loss: float, norm: float, saved: list[int], rows: list[str]) -> UserError:
     newest = f"The newest checkpoint is that of step {saved[-1]}" if saved else "There is no checkpoint yet"
-    return UserError(f"step {step + 1}: the loss is {loss} and the gradient norm {norm}, so training cannot go on. "
+    return UserError(f"step {step + 1}: loss {loss}, gradient norm {norm}: training cannot go on. "
                      f"{newest}. The step's rows: {', '.join(rows[:8])}{', ...' if len(rows) > 8 else ''}", "train",
                      "lower train.lr, train.l2_sp or train.ewc, or raise train.warmup")  # fmt: skip
 

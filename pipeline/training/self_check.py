@@ -16,6 +16,7 @@ from pipeline.kernels.lora import StackedLora
 from pipeline.kernels.types import DropoutSeed
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.progress import say
+from pipeline.run.width import small
 
 if TYPE_CHECKING:
     from pipeline.model.packed.model import PackedModel
@@ -162,13 +163,13 @@ def is_equal(
             return True
     if not reason and not (loss <= ROUNDING[precision][0] and gradient <= ROUNDING[precision][1]):
         allowed = ROUNDING[precision]
-        reason = f"more than rounding explains (allowed: {allowed[0]:.0e} and {allowed[1]:.0e})"
-    result = f"loss {loss:.0e}, gradient {gradient:.0e}, {len(rows)} rows"
+        reason = f"more than rounding explains (allowed: {small(allowed[0])} and {small(allowed[1])})"
+    result = f"loss {small(loss)}, gradient {small(gradient)}, {len(rows)} rows"
     if verbose and not reason:
         say(f"train: check passed: the fast path equals the reference ({result})")
     elif verbose:
         say(f"train: check failed: the fast path differs from the reference ({result}): {reason}; "
-            "training uses the plain path")  # fmt: skip
+            "the plain path is used")  # fmt: skip
     if reason and precision == "fp8":
         what = f"the fast path differs from the reference ({result}): {reason}"
         raise UserError(what, "model.quantize", "set model.quantize=none or nf4")

@@ -213,7 +213,7 @@ def test_training_ends_with_probes(base: Path, tmp_path: Path, capsys: pytest.Ca
     assert "2 steps at train.lr=0.01" in found["warnings"][0]["cause"]
     assert "probes.json" in run.manifest("adapter")["files"]
     told = capsys.readouterr().out
-    assert "train: probes: 8 held-out rows and 1 prompts, at most 24 tokens each" in told
+    assert "8 held-out rows and 1 prompts, at most 24 tokens each" in " ".join(told.split())
     assert "warning: " in told
 
     results = json.loads((run.folder("export") / "results.json").read_text())

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.run import progress
 from pipeline.run.progress import bar, say, working
-from pipeline.run.width import WIDTH, clipped, columns, padded, wrapped
+from pipeline.run.width import WIDTH, clipped, columns, padded, small, wrapped
 
 
 class Terminal(io.StringIO):
@@ -45,7 +45,7 @@ def test_a_process_killed_while_it_drew_stops_nobody(capsys: pytest.CaptureFixtu
     line.start()
     line.join(10)
     assert not line.is_alive()
-    assert "still there" in capsys.readouterr().out
+    assert "still there" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_forked_process_does_not_wait_for_a_lock_of_its_parent() -> None:
@@ -117,7 +117,7 @@ def test_the_total_may_be_corrected(capsys: pytest.CaptureFixture[str]) -> None:
         time.sleep(0.005)
         rows.update(20)
         rows.total = 20
-    assert "100%: 20 of 20 rows" in capsys.readouterr().err
+    assert "100%: 20 of 20 rows" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("live", [True, False])
@@ -145,6 +145,14 @@ def test_korean_takes_two_columns() -> None:
     assert columns(clipped("한국어 문장 " * 30, 40)) <= 40
     assert padded("가", 4) == "가  "
     assert padded("가", 4, right=True) == "  가"
+
+
+@pytest.mark.parametrize(
+    ("number", "digits", "text"), [(7.2e-8, 1, "7e-8"), (1.23e-8, 2, "1.2e-8"), (1e-6, 1, "1e-6"), (0.0, 2, "0"),
+                                   (3.0, 2, "3.0e0"), (float("nan"), 1, "nan")],
+)  # fmt: skip
+def test_small_numbers(number: float, digits: int, text: str) -> None:
+    assert small(number, digits) == text
 
 
 def test_what_is_to_be_copied_stays_whole() -> None:
