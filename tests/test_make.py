@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.table import COMMANDS
+from pipeline.cli.table import COMMANDS, GROUPS
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = ("report", "ray", "browser", "eval", "judge")
@@ -140,15 +140,18 @@ def test_files_are_no_unknown_targets(checkout: Path) -> None:
 
 
 def test_make_has_the_commands_of_the_table(checkout: Path) -> None:
-    """Each with a line in what `make` prints; nothing else is printed there but what only a checkout needs."""
+    """In the same groups; nothing else is printed but what only a checkout needs."""
     text = (ROOT / "Makefile").read_text()
     (targets,) = re.findall(r"^\.PHONY:(.*)$", text, re.M)
     printed = subprocess.run(["make"], cwd=checkout, capture_output=True, text=True, check=True).stdout
-    listed = set(re.findall(r"\bmake ([a-z-]+)", printed))
-    names = {command.name for command in COMMANDS if " " not in command.name}
-    assert names <= set(targets.split())
-    assert names <= listed
-    assert listed - names == {"test", "test-all", "check"}
+    listed = {
+        group.lower(): set(re.findall(r"^  make ([a-z-]+)", lines, re.M))
+        for group, lines in re.findall(r"^([A-Z][a-z]+)\n((?:  .*\n)+)", printed, re.M)
+    }
+    table = {group: {c.name.split()[0] for c in COMMANDS if c.group == group} for group in GROUPS}
+    table["advanced"] |= {"test", "check"}
+    assert listed == table
+    assert set().union(*table.values()) <= set(targets.split())
 
 
 def test_clean_leaves_what_a_user_made(checkout: Path) -> None:

@@ -10,6 +10,7 @@ from pipeline.comparison.verdict import ANSWERS, INPUT, PROMPT_HASH, SYSTEM, TAS
 from pipeline.comparison.winrate import table, win_rate
 from pipeline.config.schema import Config
 from pipeline.run.markdown import plain
+from pipeline.run.width import aligned, wrapped
 
 METHOD = (
     "Each pair is asked twice, with the answers in either order; verdicts that differ make a tie, equal answers are a "
@@ -78,13 +79,7 @@ def _rows(totals: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def printed(totals: Mapping[str, Any]) -> str:
     """The table with notes for a terminal."""
-    rows = _rows(totals)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))).rstrip()
-        for r in rows
-    ]
-    return "\n" + "\n".join([*lines, "", *_notes(totals)])
+    return "\n" + "\n".join([aligned(_rows(totals)), "", *map(wrapped, _notes(totals))])
 
 
 def _notes(totals: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,8 @@ from pipeline.dataset.summary import label_of
 from pipeline.run.errors import UserError
 from pipeline.run.files import json_text, write_text
 from pipeline.run.progress import say
-from pipeline.run.width import WIDTH, clipped, padded
+from pipeline.run.terminal import Styled, safe
+from pipeline.run.width import WIDTH, clipped, columns, padded
 
 TEXTS = ("instruction", "input", "output")
 SHOWN = 3  # rows of each kind of change on the screen
@@ -50,7 +51,7 @@ def show(a: Path, b: Path) -> None:
             changes[change].append(row)
     _print_counts(a, b)
     if not changes:
-        say("the rows are the same")
+        say("no row differs")
     wanted = {row for rows in changes.values() for row in rows}
     texts = _texts(a, wanted) | _texts(b, wanted)
     for change, rows in sorted(changes.items(), key=lambda item: (-len(item[1]), item[0])):
@@ -90,7 +91,10 @@ def _print_counts(a: Path, b: Path) -> None:
     for name in dict.fromkeys([*counts[0], *counts[1]]):
         one, two = counts[0][name], counts[1][name]
         change = f"{two - one:>+12,}" if one != two else ""
-        say(f"{padded(clipped(name, NAME) if len(name) > NAME else name, NAME)}{one:>12,}{two:>12,}{change}")
+        if columns(name) > NAME:  # a path: whole, on a line of its own
+            say(Styled(safe(name)))
+        label = padded("" if columns(name) > NAME else name, NAME)
+        say(f"{label}{one:>12,}{two:>12,}{change}")
 
 
 def _counts(run: Path) -> Counter[str]:

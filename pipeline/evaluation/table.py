@@ -17,6 +17,7 @@ from pipeline.evaluation.scores import mean, ratio, shown
 from pipeline.pages.charts import DotRow, dots
 from pipeline.pages.drawing import Drawing
 from pipeline.run.markdown import code, plain
+from pipeline.run.width import WIDTH, clipped, columns, padded, wrapped
 
 Row = dict[str, Any]
 Estimate = tuple[float, float]  # a value and its standard error
@@ -187,15 +188,28 @@ def _shown(config: Config, rows: Sequence[Row]) -> tuple[list[str], list[list[st
 
 
 def printed(config: Config, rows: Sequence[Row]) -> str:
-    """The table for a terminal."""
-    head, body = _shown(config, rows)
-    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-    lines = []
-    for line in [head, *body]:
-        sized = list(enumerate(zip(line, widths, strict=True)))
-        lines.append("  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in sized).rstrip())
+    """The table for a terminal: a heading for each task, values beside each other, changes in a line below."""
+    titles = heads(config)
+    kept = [i for i in (2, 3, 4) if any(cells(entry)[i] for entry in rows)]  # base, shots, tuned
+    lines = [_values(" ", [titles[i] for i in kept])]
+    name = None
+    for entry in rows:
+        row = cells(entry)
+        if row[0] != name:
+            name = row[0]
+            lines.append(clipped(name, WIDTH))
+        lines.append(_values(f"  {row[1]} ({row[7]})", [row[i] for i in kept]))
+        changes = [f"{titles[i]}: {row[i]}" for i in (5, 6) if row[i]]
+        lines += [f"    {', '.join(changes)}"] if changes else []
     notes = [f"{r['name']}, {r['metric']}: {r['note']}" for r in rows if r["note"]]
-    return "\n".join(["", *lines, *dict.fromkeys(notes)])
+    return "\n".join(["", *map(wrapped, [*lines, *dict.fromkeys(notes)])])
+
+
+def _values(label: str, values: Sequence[str]) -> str:
+    room = WIDTH - 16 * len(values)
+    return padded(clipped(label, room) if columns(label) > room else label, room) + "".join(
+        padded(value, 16, right=True) for value in values
+    )
 
 
 def markdown(config: Config, record: dict[str, Any], folder: Path | None) -> str:

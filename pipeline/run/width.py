@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 WIDTH = 78
 HANGING = 2  # columns by which the rest of a broken line is indented further
@@ -51,6 +52,24 @@ def _broken(line: str, hanging: int) -> str:
         else:
             current += spaces + word
     return "\n".join([*lines, current])
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Cells as columns. Rows that would be wider than `WIDTH` give their first cell a line of its own.
+
+    Args:
+        left: how many columns are aligned to the left; the others are to the right.
+    """
+    widths = [max(map(columns, cells)) for cells in zip(*rows, strict=True)]
+    is_wide = sum(widths) + 2 * (len(widths) - 1) > WIDTH
+    lines = []
+    for row in rows:
+        cells = [padded(c, w, right=i >= left) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        if is_wide:
+            lines += [clipped(row[0], WIDTH)] if row[0] else []
+            cells = ["", *cells[1:]]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 def clipped(text: str, most: int) -> str:

@@ -32,10 +32,10 @@ from pipeline.run.terminal import safe
 from pipeline.store.folder import Store
 from pipeline.store.load import open_stored
 
-HELP = """Each question is answered on its own: the model was trained on single questions and remembers nothing.
+HELP = """Each question is answered on its own: the model does not see earlier ones.
   /input TEXT   text for the next question to work on
-  /help         this
-  /quit         ends, as Ctrl-D does; Ctrl-C stops an answer"""
+  /help         this help
+  /quit         ends the chat, as Ctrl-D does; Ctrl-C stops an answer"""
 COMMANDS = ("/input", "/help", "/quit")
 
 
@@ -142,7 +142,11 @@ class ChatSession:
             return "stopped"
         if int(output[0, -1]) == end:
             return ""
-        more = "chat.max_new_tokens allows more" if room == settings.max_new_tokens else "the model sees no further"
+        more = (
+            "raise chat.max_new_tokens for longer answers"
+            if room == settings.max_new_tokens
+            else "the model's context ends here"
+        )
         return f"cut off after {room} tokens; {more}"
 
 
@@ -175,9 +179,9 @@ def _ask_and_answer(session: ChatSession, prompt: str) -> None:
             say(HELP)
         elif command == "/input":
             given = rest.strip()
-            say(f"[{len(given)} characters for the next question]" if given else "[no input]")
+            say(f"[the next question works on these {len(given):,} characters]" if given else "[no input]")
         elif command.startswith("/") and command[1:].isalpha() and not rest:
-            say(f"[{command} is no command: {', '.join(COMMANDS)}]")
+            say(f"[{command} is not a command; there are {', '.join(COMMANDS)}]")
         elif question:
             reason = session.answer(question, given)
             given = ""

@@ -110,10 +110,10 @@ STOPS: dict[str, tuple[bytes, str, str]] = {
     "pretty objects one by one": (
         "\n".join(json.dumps(r, indent=1) for r in ROWS).encode(), "JSON objects over several lines each", ":1",
     ),
-    "no line valid": (b"{'instruction': 'a'}\n{'b': 1}\n", "the 2 rows was rejected (2 x not valid JSON", ""),
-    "truncated line": (b'{"instruction": "a"', "every one of the 1 rows was rejected (1 x not valid JSON", ""),
+    "no line valid": (b"{'instruction': 'a'}\n{'b': 1}\n", "all 2 rows were rejected (2 x not valid JSON", ""),
+    "truncated line": (b'{"instruction": "a"', "all 1 rows were rejected (1 x not valid JSON", ""),
     "wrong names": (b'{"ask": "a", "say": "b"}', "columns: {instruction: NAME, output: NAME}", ""),
-    "rows of text": (b'["a", "b"]', "every one of the 2 rows was rejected (2 x a row is an object, this is text", ""),
+    "rows of text": (b'["a", "b"]', "all 2 rows were rejected (2 x a row is an object, this is text", ""),
     "every output empty": (b'{"instruction": "a", "output": ""}', "output-empty: off", ""),
     "cp949": ('[{"instruction": "안녕", "output": "예"}]'.encode("cp949"), "iconv -f CP949 -t UTF-8", ""),
     "utf-16 le": (json.dumps(ROWS).encode("utf-16"), "the file is UTF-16, not UTF-8", ""),
@@ -290,7 +290,7 @@ def test_every_row_rejected(tmp_path: Path, run: Run) -> None:
     path = tmp_path / "rows.json"
     path.write_text(json.dumps([{"instruction": "a", "output": ""}] * 3 + [{"instruction": 1, "output": "b"}]))
     message = refused(run, path)
-    assert "every one of the 4 rows was rejected (3 x output is empty; 1 x instruction is a number, not text" in message
+    assert "all 4 rows were rejected (3 x output is empty; 1 x instruction is a number, not text" in message
     assert f"first: {path}:1 (row 1)" in message
 
 

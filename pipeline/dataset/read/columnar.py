@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import Source
-from pipeline.dataset.read.compressed import MOST_GROWTH, Bomb, Damaged, Stream, is_compressed, most_of
+from pipeline.dataset.read.compressed import MOST_GROWTH, READ, Bomb, Damaged, Stream, is_compressed, most_of
 from pipeline.dataset.read.forms import require_columns
 from pipeline.dataset.read.row import RawRow
 from pipeline.run.errors import UserError, one_line
@@ -37,6 +37,7 @@ def rows(stream: Stream, path: Path, source: Source) -> Iterator[RawRow]:
     import pyarrow
     from pyarrow import ipc, parquet
 
+    READ.is_known = False
     head = stream.peek(8)
     kind = "Parquet" if head.startswith(PARQUET) else "Arrow"
     with contextlib.ExitStack() as stack:
