@@ -156,7 +156,7 @@ STAGES = (
     Stage("report", "report", ("tokens",), ("dataset", "tokens"), report.key,
           lambda c, r, key, _: report.build(c, r, key)),
     Stage("eval", "eval", ("export",), ("dataset", "tokens", "export"), tasks.key, _build_eval,
-          check=lambda c, _: tasks.files_of(c)),
+          check=lambda c, _: tasks.files_of(c.eval)),
     Stage("compare", "compare", ("export",), ("dataset", "export"), comparison.key,
           lambda c, r, key, _: comparison.build(c, r, key), check=comparison.key),
     Stage("judge", "judge", ("compare",), ("compare",), verdicts.key, lambda c, r, key, _: verdicts.build(c, r, key),

@@ -30,7 +30,7 @@ def show_preview(config: Config, run: Run) -> None:
 
     bring_up_to_date(config, run, "tokens")
     run.check("dataset")
-    encoder = encoder_of(config, resolve(config.model).tokenizer)
+    encoder = encoder_of(config.prompt, resolve(config.model).tokenizer, config.model.add_tokens)
     preview(encoder, list(read_examples(run.folder("dataset"), "train")))
 
 

@@ -39,9 +39,10 @@ def ask(config: Config, run: Run) -> None:
     store = Store.here()
     for name in {q.adapter for q in questions} - {BASE}:
         store.record(name)  # before torch is imported
+    from pipeline.model.run_base import RunBase
     from pipeline.serving.mixed import MixedModel
 
-    mixed = MixedModel(config, resolve(config.model), store, [q.adapter for q in questions])
+    mixed = MixedModel(RunBase.of(config, resolve(config.model)), store, [q.adapter for q in questions])
     for q, reply in zip(questions, mixed.answer(questions, config.chat.max_new_tokens), strict=True):
         end = "" if reply.stopped else f" [cut off after {config.chat.max_new_tokens} tokens]"
         say(f"{q.adapter}> {q.instruction}{' | ' + q.input if q.input else ''}\n{reply.text.strip()}{end}\n")

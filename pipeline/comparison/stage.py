@@ -19,7 +19,7 @@ from pipeline.comparison.questions import files, read_all
 from pipeline.config.method_rules import description, spec_of
 from pipeline.config.portable_paths import shortener
 from pipeline.config.schema import Config
-from pipeline.run.files import json_text, write_json, write_text
+from pipeline.run.files import write_json, write_json_lines, write_text
 from pipeline.run.folder import Run, input_hashes
 from pipeline.run.progress import say
 
@@ -59,7 +59,7 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
         for who in ("base", "tuned"):
             rows = alpaca_eval_rows(pairs, who, f"{config.name}-{who}")
             write_json(output.folder / "alpaca_eval" / f"{who}.json", rows)
-        write_text(output.folder / "answers.jsonl", "".join(json_text(pair.as_dict()) + "\n" for pair in pairs))
+        write_json_lines(output.folder / "answers.jsonl", (pair.as_dict() for pair in pairs))
         html = page(config.name, about(config, len(pairs)), pairs, skipped, digest, config.compare.max_new_tokens)
         write_text(output.folder / "page.html", shortener(run.root, config)(html))
         output.counts.update(
@@ -75,12 +75,13 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
 
 def about(config: Config, questions: int) -> str:
     """What the page compares, in a few sentences."""
-    from pipeline.release.card import base_name, column_names
+    from pipeline.model.card import base_name
+    from pipeline.release.card import column_names
 
-    method, names = spec_of(config.adapter), column_names(config)
+    method, names = spec_of(config.adapter), column_names(config.adapter)
     trained = "the same" if method.export == "nothing" else "the run's export"
     return (
-        f"{questions} questions. {names[0]}: {base_name(config) or 'random weights'}. {names[1]}: {trained}, "
+        f"{questions} questions. {names[0]}: {base_name(config.model) or 'random weights'}. {names[1]}: {trained}, "
         f"{description(config.adapter)}. Both in the template {config.prompt.template}, always the likeliest "
         f"token, at most {config.compare.max_new_tokens} of them. Which one is A is drawn anew for each question."
     )

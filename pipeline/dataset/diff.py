@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.dataset.example import Example
-from pipeline.dataset.select.split import SPLITS
 from pipeline.dataset.summary import label_of
 from pipeline.run.errors import UserError
-from pipeline.run.files import json_text, write_text
+from pipeline.run.files import json_lines, json_text, write_json_lines
+from pipeline.run.folder import SPLITS
 from pipeline.run.progress import say
 from pipeline.run.terminal import Styled, safe
 from pipeline.run.width import WIDTH, clipped, columns, padded
@@ -60,13 +60,9 @@ def show(a: Path, b: Path) -> None:
             say("    " + clipped(_short(texts[row]), WIDTH - 4))
         if len(rows) > SHOWN:
             say(f"    and {len(rows) - SHOWN:,} more")
-    lines = [
-        json_text({"change": change, "id": row, "row": texts[row]}, default=str) + "\n"
-        for change, rows in sorted(changes.items())
-        for row in rows
-    ]
+    listed = [(change, row) for change, rows in sorted(changes.items()) for row in rows]
     path = b / "data-diff.jsonl"
-    write_text(path, "".join(lines))
+    write_json_lines(path, ({"change": change, "id": row, "row": texts[row]} for change, row in listed), default=str)
     say(f"all changes are in {path}")
 
 
@@ -120,12 +116,6 @@ def _folder(run: Path) -> Path:
     return folder
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with open(path, encoding="utf-8", errors="surrogatepass") as file:
-        for line in file:
-            yield json.loads(line)
-
-
 def _states(run: Path) -> dict[str, State]:
     """State of each row by the id of the text that was read; of equal rows the best state."""
     states: dict[str, State] = {}
@@ -147,7 +137,7 @@ def _rows(run: Path) -> Iterator[tuple[str, State, Any]]:
     """Every line of a build: the id of the text that was read, the state of this one copy, the row."""
     folder = _folder(run)
     fixes = _fixes(folder)
-    for line in _lines(folder / "rejected.jsonl"):
+    for line in json_lines(folder / "rejected.jsonl"):
         row = line["row"]
         own = str(row.get("id")) if isinstance(row, dict) else ""
         before = fixes.pop((line["source"], line["place"], own), [])
@@ -159,7 +149,7 @@ def _rows(run: Path) -> Iterator[tuple[str, State, Any]]:
     repeat = {share["source"]: share["repeat"] for share in _report(run)["mix"]}
     for split in SPLITS:
         seen: Counter[tuple[str, str]] = Counter()
-        for row in _lines(folder / f"{split}.jsonl"):
+        for row in json_lines(folder / f"{split}.jsonl"):
             key, id = (row["source"], row["id"]), row["id"]
             if key in remaining:
                 times = repeat[row["source"]] if split == "train" else 1
@@ -173,7 +163,7 @@ def _rows(run: Path) -> Iterator[tuple[str, State, Any]]:
 def _fixes(folder: Path) -> dict[tuple[str, str, str], Texts]:
     """The texts that rules replaced in each fixed row, in their order, by source, place and new id."""
     fixes: defaultdict[tuple[str, str, str], Texts] = defaultdict(list)
-    for change in _lines(folder / "changes.jsonl"):
+    for change in json_lines(folder / "changes.jsonl"):
         if change["action"] == "fixed":
             place = change["place"].replace("\n", " ")  # as rejected.jsonl has it
             fixes[change["source"], place, change["id"]].append(change["before"])

@@ -32,12 +32,11 @@ from pipeline.dataset.read.source import files_of, labels
 from pipeline.dataset.reading import read_source
 from pipeline.dataset.select.contamination import QuestionIndex
 from pipeline.dataset.select.decide import LEFT_OUT, decide
-from pipeline.dataset.select.split import SPLITS
 from pipeline.dataset.summary import Summary, label_of
 from pipeline.dataset.writer import Writer
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_json, write_text
-from pipeline.run.folder import Run, input_hashes
+from pipeline.run.folder import SPLITS, Run, input_hashes
 from pipeline.run.progress import say, working
 
 NOT_IN_KEY = ("engine",)  # settings of `data` that do not change the result

@@ -12,6 +12,7 @@ from pipeline.prompt.encode import IGNORE, Encoder, Row
 from pipeline.run.progress import bar, say
 from pipeline.run.terminal import Styled, safe
 
+ROWS = 5  # that are shown
 LOSS, PLAIN, END = "\033[32m", "\033[2m", "\033[0m"
 
 
@@ -39,12 +40,12 @@ def _body(encoder: Encoder, row: Row, colour: bool) -> str:
     return text
 
 
-def preview(encoder: Encoder, examples: Sequence[Example], count: int = 5) -> None:
+def preview(encoder: Encoder, examples: Sequence[Example]) -> None:
     """Prints the first rows, and how many rows change prompt tokens when the answer is joined as text."""
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     say(f"template {encoder.template.id} ({encoder.template.hash}), tokenizer {encoder.tokenizer.hash}")
     say(Styled(f"Trained tokens are {LOSS}green{END}.\n") if colour else "Trained tokens are between « and ».\n")
-    say(as_text(encoder, encoder.rows(examples[:count]), colour))
+    say(as_text(encoder, encoder.rows(examples[:ROWS]), colour))
     seams = 0
     with bar(total=len(examples), what="checking seams") as progress:
         for start in range(0, len(examples), 2000):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from pipeline.config.schema import Config
+from pipeline.config.schema import Config, Prompt
 from pipeline.dataset.example import Example
 from pipeline.dataset.examples import read_examples
 from pipeline.prompt import template as templates
@@ -19,10 +19,9 @@ from pipeline.prompt.tokenizer_checks import check_rows, check_tokenizer
 from pipeline.prompt.tokens import TokenWriter
 from pipeline.run.errors import UserError
 from pipeline.run.files import json_text, write_text
-from pipeline.run.folder import Run
+from pipeline.run.folder import SPLITS, Run
 from pipeline.run.progress import bar, say
 
-SPLITS = ("train", "val", "holdout")
 CHUNK = 2000  # rows encoded at once
 
 
@@ -39,24 +38,24 @@ def key(config: Config, run: Run, tokenizer: Any) -> dict[str, Any]:
     """The stage's cache key. tokenizer: identity of its files. A template counts by what it renders."""
     return {
         "version": 2,
-        "prompt": {**prompt_settings(config), "template": templates.load(config.prompt.template).hash},
+        "prompt": {**prompt_settings(config.prompt), "template": templates.load(config.prompt.template).hash},
         "add_tokens": config.value("model.add_tokens"),
         "tokenizer": tokenizer,
         "dataset": run.result("dataset"),
     }
 
 
-def prompt_settings(config: Config) -> dict[str, Any]:
+def prompt_settings(prompt: Prompt) -> dict[str, Any]:
     """The section `prompt` for cache keys, without settings that are newer than the first runs and have no effect."""
-    settings: dict[str, Any] = config.value("prompt")
+    settings = prompt.model_dump(mode="json")
     if not settings["strip_end"]:
         del settings["strip_end"]
     return settings
 
 
-def encoder_of(config: Config, folder: Path) -> Encoder:
-    """The encoder of a run. folder: of the tokenizer."""
-    return Encoder(templates.load(config.prompt.template), Tokenizer(folder, config.model.add_tokens), config.prompt)
+def encoder_of(prompt: Prompt, folder: Path, add_tokens: tuple[str, ...]) -> Encoder:
+    """The encoder of a run. folder: of the tokenizer. add_tokens: `model.add_tokens`."""
+    return Encoder(templates.load(prompt.template), Tokenizer(folder, add_tokens), prompt)
 
 
 def build(config: Config, run: Run, vocabulary: Vocabulary, stage_key: dict[str, Any]) -> None:
@@ -65,7 +64,7 @@ def build(config: Config, run: Run, vocabulary: Vocabulary, stage_key: dict[str,
     Raises:
         UserError: a check of the tokenizer or of a row failed, or no row has a labelled token.
     """
-    encoder = encoder_of(config, vocabulary.folder)
+    encoder = encoder_of(config.prompt, vocabulary.folder, config.model.add_tokens)
     for note in check_tokenizer(encoder, vocabulary.rows, vocabulary.eos):
         say("tokens:", note)
     with run.writing("tokens", stage_key) as output:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +18,8 @@ from pipeline.model.base import Base
 from pipeline.model.exported import export_dtype
 from pipeline.model.load import BYTES
 from pipeline.model.methods.full import FULL
+from pipeline.model.run_base import RunBase
 from pipeline.prompt.encode import Encoder
-from pipeline.prompt.stage import encoder_of
 from pipeline.release import verify
 from pipeline.release.card import card, column_names
 from pipeline.release.export import Export
@@ -44,37 +45,37 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
             themselves are no failure: the export is marked as unfinished.
     """
     torch.manual_seed(0)
-    encoder = encoder_of(config, base.tokenizer)
+    run_base = RunBase.of(config, base)
     examples = example_rows(run.folder("dataset"), CHECKED_ROWS)
-    dtype, kind = export_dtype(config), spec_of(config.adapter).export
+    dtype, kind = export_dtype(config.export, config.model), spec_of(config.adapter).export
     checks = verify.Checks()
-    _check_recipe(run, encoder, checks)
+    _check_recipe(run.folder("adapter"), run_base.encoder, checks)
     method = adapters.method_of(config.adapter)
     if kind != "nothing" and method is not FULL:  # before anything that takes minutes
         verify.adapter_has_learnt(run.folder("adapter"), method, checks)
 
-    work = Export(config, run, base, encoder, examples, checks)
+    work = Export(run, run_base, dtype, config.export.min_eos, config.eval, config.data, examples, checks)
     with working("export: loading the base"):
-        work.model = work.load_base()
+        work.model = run_base.load()
     need_space(run.root, 2 * BYTES[dtype] * work.model.num_parameters(), "the export")
     results: dict[str, Any] = {"base": work.measure_base(work.model)}
     log_probs = work.log_probabilities(work.model)  # of the base
     if kind == "merged":
         with working("export: merging and comparing with base + adapter"):
-            log_probs = merge(work, log_probs, dtype)
+            log_probs = merge(work, log_probs)
     with run.writing("export", stage_key) as output:
         if kind == "merged":
-            results["tuned"] = save_merged(work, log_probs, dtype, output.folder)
+            results["tuned"] = save_merged(work, log_probs, output.folder)
         elif kind == "adapter":
             results["tuned"] = export_adapter(work, log_probs, output.folder)
         else:
             results["tuned"] = export_nothing(work, output.folder)
-        facts = Facts.of(config, run, (run.manifest("adapter") or {}).get("counts", {}))
+        facts = Facts.of(config.prompt, config.train, run, (run.manifest("adapter") or {}).get("counts", {}))
         warnings = compare_answers(results["base"], results["tuned"], facts)
         results["warnings"] = warnings if kind != "nothing" else []  # their causes are in the training
         if checks.unfinished:
             results["unfinished"] = checks.unfinished
-        _write_records(config, run, encoder, results, checks, output)
+        _write_records(config, run, run_base.encoder, results, checks, output)
     show(config, run, results)
 
 
@@ -103,9 +104,9 @@ def _write_records(
         output.counts["unfinished"] = checks.unfinished
 
 
-def _check_recipe(run: Run, encoder: Encoder, checks: verify.Checks) -> None:
-    """Checks that the adapter was trained with this template and tokenizer."""
-    record = read_json(run.folder("adapter") / "suri.json") or {}
+def _check_recipe(adapter: Path, encoder: Encoder, checks: verify.Checks) -> None:
+    """Checks that the adapter in a folder was trained with this template and tokenizer."""
+    record = read_json(adapter / "suri.json") or {}
     trained, now = record.get("template", {}).get("hash"), encoder.template.hash
     if trained != now:
         raise checks.fail("template", f"trained with {trained}, now {now}", "train again, or put the template back")
@@ -116,7 +117,7 @@ def _check_recipe(run: Run, encoder: Encoder, checks: verify.Checks) -> None:
 
 def show(config: Config, run: Run, results: dict[str, Any]) -> None:
     """Prints the table of results, the answers to `eval.prompts`, warnings, and the folder of the export."""
-    names = column_names(config)
+    names = column_names(config.adapter)
     say("\n" + table(rows_of_table(results["base"], results["tuned"]), names))
     for before, after in zip(results["base"]["prompts"], results["tuned"]["prompts"], strict=True):
         say(f"\n> {clipped(before['prompt'], WIDTH - 2)}")

@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.run.files import read_json
-from pipeline.run.folder import Run
+from pipeline.run.folder import HELD_OUT, Run
 from pipeline.run.width import WIDTH, clipped, columns, padded
-
-NAMES = {"val": "held-out rows", "holdout": "tasks never trained on"}
 
 
 def table(rows: Sequence[tuple[str, str, str]], names: tuple[str, str]) -> str:
@@ -43,7 +41,7 @@ def table(rows: Sequence[tuple[str, str, str]], names: tuple[str, str]) -> str:
 def headline(results: Mapping[str, Any]) -> str:
     """`exact match 3.1% -> 84.4%, loss 2.034 -> 0.321 (64 held-out rows)`; empty without held-out rows."""
     base, tuned = results.get("base", {}), results.get("tuned", {})
-    for split, name in NAMES.items():
+    for split, name in HELD_OUT.items():
         before, after = base.get(split), tuned.get(split)
         if not before or not after:
             continue

@@ -12,7 +12,7 @@ import yaml
 from pipeline.config.load import load
 from pipeline.config.schema import Config
 from pipeline.data_report.numbers import gather
-from pipeline.release.card import base_name
+from pipeline.model.card import base_name
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json
 from pipeline.run.folder import Run
@@ -71,7 +71,7 @@ class Contents:
     def base(self) -> str:
         """Name of the base without folders of this machine, also where the base is no longer there."""
         try:
-            return base_name(self.config) or "random weights"
+            return base_name(self.config.model) or "random weights"
         except UserError:
             return Path(self.config.model.base).name
 
@@ -166,7 +166,7 @@ def _data(config: Config, run: Run) -> dict[str, Any]:
     )
     if is_current and isinstance(numbers, dict) and all(name in numbers for name in NUMBERS):
         return numbers
-    return gather(config, run).numbers
+    return gather(run, config.name, config.data.seed, config.prompt.cutoff).numbers
 
 
 def _old(run: Run, manifests: Mapping[str, Any]) -> dict[str, str]:

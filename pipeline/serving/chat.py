@@ -14,10 +14,11 @@ from pipeline.config.schema import Chat, Config
 from pipeline.dataset.example import Example
 from pipeline.evaluation.shots import Shots, shots_from
 from pipeline.model import hf_tokenizer
-from pipeline.model.base import Base
-from pipeline.model.exported import exported_model
+from pipeline.model.base import Base, resolve
+from pipeline.model.exported import export_dtype, exported_model
 from pipeline.model.generate import answering, prefix_length
 from pipeline.model.load import context_length
+from pipeline.model.run_base import RunBase
 from pipeline.prompt import template as templates
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.tokenizer import Tokenizer
@@ -47,7 +48,7 @@ def chat_with_adapter(config: Config, base: Base, store: Store) -> None:
     """
     name = config.chat.adapter
     with working(f"chat: loading the adapter {name} and its base"):
-        model, encoder = open_stored(config, base, store, name)
+        model, encoder = open_stored(RunBase.of(config, base), store, name)
     session = ChatSession(model, encoder, hf_tokenizer.build(encoder, None), config.chat)
     say(HELP)
     with answering(model):  # without the generation settings in the base's folder
@@ -74,7 +75,8 @@ def chat(config: Config, run: Run) -> None:
     if record.get("unfinished"):
         say("chat: this export is marked unfinished: its answers may not end by themselves")
     with working(f"chat: loading {folder}"):
-        model = exported_model(config, run)
+        dtype = export_dtype(config.export, config.model)
+        model = exported_model(folder, dtype, lambda: RunBase.of(config, resolve(config.model)))
     # tokenizer.model does not contain the new tokens, a saved tokenizer.json does.
     added = () if not (folder / "tokenizer.model").is_file() else config.model.add_tokens
     encoder = Encoder(template, Tokenizer(folder, added), config.prompt)

@@ -18,14 +18,10 @@ from typing import Any
 import torch
 
 from pipeline.config.adapter_name import BASE
-from pipeline.config.schema import Config
-from pipeline.model.base import Base
-from pipeline.model.base.fingerprint import fingerprint
-from pipeline.model.exported import base_with_tokens
 from pipeline.model.generate import greedy
 from pipeline.model.load import context_length
+from pipeline.model.run_base import RunBase
 from pipeline.prompt.encode import Encoder
-from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.next_command import next_command
 from pipeline.serving.questions import AdapterQuestion
@@ -48,23 +44,23 @@ class MixedModel:
     Attributes:
         model: the base, or a PeftModel with all adapters.
         peft_names: peft's name of each adapter, `__base__` for the base.
-        encoders: of each adapter, with the template of its training; the base has the config's.
+        encoders: of each adapter, with the template of its training, and of the base.
 
     Raises:
         UserError: an adapter is not in the store, belongs to another base, or cannot be mixed; or the base cannot.
     """
 
-    def __init__(self, config: Config, base: Base, store: Store, adapters: Sequence[str]) -> None:
-        own = encoder_of(config, base.tokenizer)
+    def __init__(self, base: RunBase, store: Store, adapters: Sequence[str]) -> None:
+        own = base.encoder
         names = [name for name in dict.fromkeys(adapters) if name != BASE]
         self.encoders = {BASE: own}
         if names:
-            identity = fingerprint(config.model, base, config.train.seed)
+            identity = base.fingerprint()
             for name in names:
                 record = verified_record(store, name, identity, own.tokenizer.hash)
                 _check_mixable(store, name, record["method"])
                 self.encoders[name] = encoder_of_record(own, record, name)
-        self.model = base_with_tokens(config, base, own)
+        self.model = base.load()
         self.peft_names = {BASE: "__base__", **{name: f"a{i}" for i, name in enumerate(names)}}
         self.mixes = bool(names)
         if names:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.config.adapter_name import check
 from pipeline.run.errors import UserError
+from pipeline.run.folder import HELD_OUT
 from pipeline.run.progress import say
 from pipeline.run.terminal import quoted
 from pipeline.store.folder import Store
@@ -45,9 +46,9 @@ def manage(verb: str, name: str) -> None:
 
 def print_measured(results: dict[str, Any]) -> None:
     """Prints the results of `measure`, one line per split."""
-    from pipeline.evaluation.results import NAMES, exact_share
+    from pipeline.evaluation.results import exact_share
 
-    for split, name in NAMES.items():
+    for split, name in HELD_OUT.items():
         if split not in results:
             continue
         marks = results[split]

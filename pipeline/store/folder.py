@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,9 @@ from typing import Any
 
 from pipeline.config.adapter_name import check, problem
 from pipeline.run.errors import UserError
-from pipeline.run.files import disk_errors, exclusive, recover, replace_folder, write_json
+from pipeline.run.files import disk_errors, replace_folder, write_json
 from pipeline.run.json_file import is_deeper
+from pipeline.run.leftovers import locked, remove_whole
 from pipeline.run.nearest import nearest
 from pipeline.run.terminal import quoted
 
@@ -160,9 +160,7 @@ class Store:
         if not os.access(self.folder(name), os.R_OK | os.W_OK | os.X_OK):  # before any of its files is deleted
             raise Unreadable("no rights to remove it", str(self.root / name), "change its rights")
         with self.lock(), _naming_the_store(), disk_errors(self.root):
-            removed = self.root / f".{name}.tmp"
-            os.replace(self.folder(name), removed)
-            shutil.rmtree(removed)
+            remove_whole(self.folder(name))
 
     def add_results(self, name: str, run: str, results: dict[str, Any], files: dict[str, str]) -> None:
         """Adds results on a run's rows to the record; those of other runs stay.
@@ -198,19 +196,13 @@ class Store:
         if links:
             what = f"{quoted(links[0].name)} is a link: writing there would leave the store"
             raise UserError(what, str(self.root), "remove it")
-        with contextlib.ExitStack() as locks:
+        with contextlib.ExitStack() as stack:
             try:
                 with _naming_the_store():
-                    locks.enter_context(exclusive(self.root / ".lock", wait=False))
+                    stack.enter_context(locked(self.root))
             except BlockingIOError as error:
-                raise UserError(
-                    f"the adapter store is in use by process {error}", str(self.root),
-                    "wait for it or stop it, then run the same command again",
-                ) from None  # fmt: skip
-            for old in self.root.glob(".*.old"):  # of a process that ended between two renames
-                recover(old.with_name(old.name[1:-4]))
-            for unfinished in self.root.glob(".*.tmp"):  # of a process that was killed
-                shutil.rmtree(unfinished, ignore_errors=True)
+                fix = "wait for it or stop it, then run the same command again"
+                raise UserError(f"the adapter store is in use by process {error}", str(self.root), fix) from None
             yield
 
 

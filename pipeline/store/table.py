@@ -10,7 +10,7 @@ from pipeline.run.errors import UserError
 from pipeline.run.files import readable_size
 from pipeline.run.next_command import next_command
 from pipeline.run.terminal import quoted
-from pipeline.run.width import WIDTH, aligned, wrapped
+from pipeline.run.width import WIDTH, aligned, clipped, wrapped
 from pipeline.store.folder import Store, Unreadable
 
 COLUMNS = ("name", "method", "rank", "trained", "size", "kept")
@@ -53,7 +53,7 @@ def _row(store: Store, name: str, record: dict[str, Any]) -> tuple[str, ...]:
 
 def _origin(record: dict[str, Any]) -> str:
     """What an adapter belongs to, and its results."""
-    base = f"base {_clip(record['base']['name'])} ({record['base']['hash'][:8]})"
+    base = f"base {clipped(record['base']['name'], 24)} ({record['base']['hash'][:8]})"
     results = _results(record.get("results"))
     parts = (base, f"template {record['template']['id']}", *([f"results: {results}"] if results else []))
     return ", ".join(_clean(part) for part in parts)
@@ -72,10 +72,6 @@ def _results(results: Any) -> str:
         elif isinstance(loss, (int, float)):
             cells.append(f"{run} loss {loss:.3f}")
     return ", ".join(cells)
-
-
-def _clip(text: str, most: int = 24) -> str:
-    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _clean(text: str) -> str:

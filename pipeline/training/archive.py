@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from pipeline.run.files import disk_errors, folder_size, make_folder, need_space, read_json, readable_size
+from pipeline.run.leftovers import remove_whole
 from pipeline.run.progress import say
 from pipeline.training import checkpoint
 
@@ -118,7 +119,7 @@ def _remove_oldest(root: Path) -> None:
     )
     for folder in archived[:-MAX_ARCHIVED]:
         say(f"train: removed the oldest checkpoints of other settings ({folder}); those of {MAX_ARCHIVED} are kept")
-        checkpoint.remove(folder)
+        remove_whole(folder)
 
 
 def _copy(path: Path, target: Path) -> None:

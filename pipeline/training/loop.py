@@ -16,15 +16,13 @@ from typing import Any
 
 import torch
 
-from pipeline.config.method_rules import spec_of
 from pipeline.config.schema import Config
 from pipeline.kernels.deterministic import deterministic
 from pipeline.model import adapter as adapters
 from pipeline.model.base import Base
-from pipeline.model.load import add_tokens, base_shape, check_card, context_length, dtype_name, load_base
-from pipeline.prompt.encode import Encoder
+from pipeline.model.load import check_card, dtype_name
+from pipeline.model.run_base import RunBase
 from pipeline.prompt.general_text import WINDOW
-from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import Interrupted, UserError
 from pipeline.run.files import disk_errors
@@ -34,7 +32,7 @@ from pipeline.run.next_command import next_command
 from pipeline.run.progress import bar, say, working
 from pipeline.training import checkpoint, ewc, metrics
 from pipeline.training.archive import open_checkpoints
-from pipeline.training.fast_path import agree, choose_path, reduce_memory
+from pipeline.training.fast_path import PathInputs, agree, choose_path, reduce_memory
 from pipeline.training.micro_batches import MicroBatches
 from pipeline.training.optimizer import build_optimizer
 from pipeline.training.penalty import add_gradients
@@ -62,16 +60,17 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     """
     settings, method = config.train, adapters.method_of(config.adapter)
     check_card(config.model)
-    encoder = encoder_of(config, base.tokenizer)
+    run_base = RunBase.of(config, base)
+    encoder, dataset = run_base.encoder, run.folder("dataset")
     if method.spec.export == "nothing":
-        write_untrained(config, run, base, encoder, stage_key)
+        write_untrained(config.name, run, run_base, stage_key)
         return
     accelerator = start_accelerator(dtype_name(config.model), settings.tracker, run.root)
     world, rank, is_main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
     device = accelerator.device
 
     # data
-    context = context_length(base_shape(config.model, base), config.adapter)
+    context = run_base.context_length()
     tokens, val = open_tokens(run.folder("tokens"), context)
     total = total_steps(len(tokens), settings)
     eval_every = settings.eval_every or max(1, math.ceil(total / 4))
@@ -79,23 +78,29 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
 
     # model, optimiser
     if is_main and method.spec.export == "merged":
-        check_export_tokenizer(run.folder("dataset"), base, encoder)
+        check_export_tokenizer(dataset, base, encoder)
     with working("train: loading the base", disable=not is_main):
-        model = _load_model(config, base, encoder)
+        model = run_base.load()
+        model = adapters.attach(model, config.adapter, settings.seed, tuple(encoder.tokenizer.added.values()))
     weights = adapters.trained(model)
     _, parameters = adapters.parameter_counts(model)  # before weights in fp8 leave their layers
     optimizer = build_optimizer(model, weights, method.groups(weights, config.adapter), settings)
 
     # start or resume
-    root, log, dataset = run.folder("checkpoints"), run.root / "metrics.jsonl", run.folder("dataset")
+    root, log = run.folder("checkpoints"), run.root / "metrics.jsonl"
     key, sizes = checkpoint.key_of(stage_key, base.commit)
     state = open_checkpoints(root, key, sizes, weights, settings.keep, (log, run.root / ewc.FILE), accelerator)
-    general = ewc.general_rows(config, dataset, encoder, tokens, context or WINDOW)
+    general: list[ewc.Row] = []
+    if settings.ewc and settings.ewc_data:
+        general = ewc.text_rows(settings.ewc_data, config.eval.general, encoder, context or WINDOW)
+    elif settings.ewc:
+        general = ewc.rehearsal_rows(config.data.sources, dataset, tokens)
     penalties = ewc.load_penalties(settings, model, weights, general, run.root, stage_key, accelerator)
     if state["step"]:
         checkpoint.restore(root, state["step"], weights, optimizer)
         say(f"train: going on from step {state['step']} of {total}") if is_main else None
-    path = choose_path(config, model, tokens, encoder.preambles(), accelerator, state, list(weights.values()))
+    inputs = PathInputs(settings, model, tokens, encoder.preambles(), accelerator, state, list(weights.values()))
+    path = choose_path(inputs, dtype_name(config.model), config.model.quantize == "fp8", method.spec.never_packed)
     if is_main:
         metrics.rewind(log, state["step"] or -1)
         _print_plan(config, weights, parameters, tokens, total, path)
@@ -212,16 +217,9 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             "processes": world, "dtype": dtype_name(config.model), "device": str(device),
         }  # fmt: skip
         with accelerator.autocast():
-            finish(config, run, base, model, encoder, stage_key, counts)
+            finish(config, run, run_base, model, stage_key, counts)
     accelerator.wait_for_everyone()
     accelerator.end_training()
-
-
-def _load_model(config: Config, base: Base, encoder: Encoder) -> Any:
-    """The base with room for new tokens, and the adapter, drawn from `train.seed`."""
-    model = load_base(config.model, base, config.train.seed, spec_of(config.adapter).float32)
-    add_tokens(model, encoder.tokenizer.size)
-    return adapters.attach(model, config.adapter, config.train.seed, tuple(encoder.tokenizer.added.values()))
 
 
 def _peak_gib(device: torch.device, state: dict[str, Any]) -> float:

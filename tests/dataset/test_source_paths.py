@@ -116,7 +116,14 @@ def test_paths_that_cannot_be(path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["data/missing.json", "nowhere/missing.jsonl", "nowhere/missing.csv", "nowhere/x.parquet", "nowhere/*.json.gz"],
+    [
+        "data/missing.json",
+        "nowhere/missing.jsonl",
+        "nowhere/missing.csv",
+        "nowhere/x.parquet",
+        "nowhere/x.json.gz",
+        "nowhere/*.json.gz",
+    ],
 )
 def test_a_missing_local_file_never_reaches_the_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
@@ -150,7 +157,9 @@ def test_families_that_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert [raw.place for raw in raws("families", rows=2)] == ["families:1", "families:2"]
     monkeypatch.setattr("pipeline.dataset.read.source.generate", used_up)
-    assert "no more distinct examples" in refused("families", rows=5)
+    message = refused("families", rows=5)
+    assert "no more distinct examples" in message
+    assert "ask for fewer rows" in message
 
 
 # --- folders

@@ -49,7 +49,7 @@ def talk(exported: tuple[Config, Run], monkeypatch: pytest.MonkeyPatch, capsys: 
 def expected(exported: tuple[Config, Run], base: Path, question: str, given: str = "", most: int = 5) -> str:
     """The answer, decoded without chat's own code."""
     config, run = exported
-    encoder = encoder_of(config, base)
+    encoder = encoder_of(config.prompt, base, config.model.add_tokens)
     model = AutoModelForCausalLM.from_pretrained(run.folder("export"))
     ids = encoder.prompt(question, given)
     with torch.inference_mode():
@@ -91,7 +91,7 @@ def test_special_tokens_in_a_question_are_text(
     talk: Talk, exported: tuple[Config, Run], base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     question = "What is </s> or [PAD] or {input}?"
-    wanted = encoder_of(exported[0], base).prompt(question)
+    wanted = encoder_of(exported[0].prompt, base, exported[0].model.add_tokens).prompt(question)
     seen: list[list[int]] = []
     encode = chatting.Encoder.prompt
 

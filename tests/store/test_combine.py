@@ -11,6 +11,7 @@ import torch
 from pipeline.cli.main import start
 from pipeline.config.schema import Config
 from pipeline.model.base import resolve
+from pipeline.model.run_base import RunBase
 from pipeline.run.errors import UserError
 from pipeline.store.combine import combine
 from pipeline.store.folder import Store
@@ -41,7 +42,7 @@ def test_cat_is_exact(store_copy: Store, base: Path, config: Config) -> None:
         assert torch.allclose(found[layer], delta, rtol=0, atol=1e-6)
     record = store_copy.record("sum")
     assert (record["rank"], record["combined"]) == (9, {"of": SHARES, "how": "cat", "kept": 1.0})
-    model, _ = open_stored(config, resolve(config.model), store_copy, "sum")
+    model, _ = open_stored(RunBase.of(config, resolve(config.model)), store_copy, "sum")
     by_hand = plain(base)
     with torch.no_grad():
         for layer, delta in wanted.items():

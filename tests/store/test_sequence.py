@@ -83,7 +83,7 @@ def test_stock_peft_loads_what_is_stored(sequence: dict[str, Any]) -> None:
 def test_the_record_says_what_the_adapter_is(sequence: dict[str, Any], base: Path) -> None:
     record = sequence["store"].record("first")
     config = sequence["configs"][0]
-    encoder = encoder_of(config, base)
+    encoder = encoder_of(config.prompt, base, config.model.add_tokens)
     wanted = {
         "name": base.name,
         "hash": fingerprint(config.model, resolve(config.model), config.train.seed),
@@ -153,7 +153,7 @@ def test_chat_by_name_is_base_and_adapter(
     capsys.readouterr()
     talk(first.model_copy(update={"chat": chosen}), Run(sequence["folder"] / "nothing-exported"))
     said = capsys.readouterr().out.split(chatting.HELP, 1)[1]
-    encoder = encoder_of(first, base)
+    encoder = encoder_of(first.prompt, base, first.model.add_tokens)
     ids = encoder.prompt("Name a colour.")
     model = PeftModel.from_pretrained(plain(base), store.folder("first")).eval()
     with torch.inference_mode():

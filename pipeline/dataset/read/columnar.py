@@ -92,9 +92,6 @@ def from_batches(
     Raises:
         Bomb: (while reading) they have more, such as a long text that a dictionary holds once for a million rows.
     """
-    for i, column in enumerate(names):
-        if column in names[:i]:
-            raise UserError(f"two columns are called {column[:40]!r}", name, "give each column a name of its own")
     require_columns(names, source, name)
     number, size = 0, 0
     for batch in batches:
