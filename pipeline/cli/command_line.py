@@ -13,7 +13,7 @@ from pipeline.config.schema import Config
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.run.nearest import nearest, nearest_file
-from pipeline.run.next_command import DEMO, is_suri, started
+from pipeline.run.next_command import DEMO, program, started
 
 SETTING = re.compile(r"[A-Za-z_][\w.-]*=")
 HELP = ("-h", "--help")
@@ -159,7 +159,7 @@ def _plain(command: Command, words: Sequence[str], options: dict[str, str]) -> I
 
 def _place(command: Command) -> str:
     """The command as an error names it."""
-    return f"suri {command.name}" if is_suri() else f"make {command.name}"
+    return f"{program()} {command.name}"
 
 
 def _is_config(word: str) -> bool:
