@@ -7,17 +7,25 @@ from pathlib import Path
 from pipeline.config.schema import Config
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
-from pipeline.run.progress import say
+from pipeline.run.progress import say, working
+
+INDENT = 11  # columns in front of the values of a plan
 
 
 def show_plan(config: Config, run: Run) -> None:
     """Prints the arithmetic of a config; counts tokens where the tokens stage is up to date."""
-    from pipeline.stages import stale, up_to
-    from pipeline.training.plan import lines, plan
+    with working("plan: loading torch and transformers"):
+        from pipeline.stages import stale, up_to
+        from pipeline.training import duration
+        from pipeline.training.plan import lines, plan
 
     manifest = run.manifest("tokens")
     counted = manifest["counts"]["train"] if manifest and not stale(config, run, up_to("tokens")) else None
-    say("\n".join(lines(config, plan(config, counted))))
+    with working("plan: counting"):
+        planned = plan(config, counted)
+        times = duration.lines(planned, duration.duration(config, planned, run.root.parent))
+    for line in lines(config, planned, times):
+        say(line, hanging=0 if line.startswith(" ") else INDENT)
 
 
 def show_preview(config: Config, run: Run) -> None:

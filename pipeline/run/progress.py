@@ -78,11 +78,11 @@ class Bar:
         seconds = time.monotonic() - self.started
         if self.is_phase:
             spin = f"{SPINNER[int(seconds / LIVE_EVERY) % len(SPINNER)]} " if live else ""
-            return clipped(f"{spin}{self.what}: {_time(seconds)}", width)
+            return clipped(f"{spin}{self.what}: {readable_time(seconds)}", width)
         done = self.n - self.initial
-        parts = [f"{self._count()}, {_time(seconds)}"]
+        parts = [f"{self._count()}, {readable_time(seconds)}"]
         if self.total and done and self.n < self.total:
-            parts.append(f"{_time(seconds / done * (self.total - self.n))} left")
+            parts.append(f"{readable_time(seconds / done * (self.total - self.n))} left")
         if self.note:
             parts.append(self.note)
         text = ", ".join(parts)
@@ -177,7 +177,7 @@ def _write(text: str) -> None:
         sys.stderr.flush()
 
 
-def _time(seconds: float) -> str:
+def readable_time(seconds: float) -> str:
     """Such as `42 s`, `3 min 5 s` or `2 h 10 min`."""
     whole = round(seconds)
     if whole < 60:
@@ -213,13 +213,16 @@ def working(what: str, disable: bool = False) -> Bar:
     return made if disable else made.open()
 
 
-def say(*words: object) -> None:
+def say(*words: object, hanging: int = HANGING) -> None:
     """Lines for the user, on stdout, above any bar, at most 78 columns wide.
 
     No escape sequence reaches the terminal but `Styled` ones, which are not broken into lines either.
+
+    Args:
+        hanging: columns by which the rest of a broken line is indented, more than the line itself.
     """
     text = " ".join(printable(word) for word in words)
-    _print(text if any(isinstance(word, Styled) for word in words) else wrapped(text), sys.stdout)
+    _print(text if any(isinstance(word, Styled) for word in words) else wrapped(text, hanging), sys.stdout)
 
 
 def warn(text: str) -> None:

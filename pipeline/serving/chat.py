@@ -144,11 +144,8 @@ class ChatSession:
             return "stopped"
         if int(output[0, -1]) == end:
             return ""
-        more = (
-            "raise chat.max_new_tokens for longer answers"
-            if room == settings.max_new_tokens
-            else "the model's context ends here"
-        )
+        is_setting = room == settings.max_new_tokens
+        more = "raise chat.max_new_tokens for more" if is_setting else "the model's context ends here"
         return f"cut off after {room} tokens; {more}"
 
 
@@ -181,7 +178,7 @@ def _ask_and_answer(session: ChatSession, prompt: str) -> None:
             say(HELP)
         elif command == "/input":
             given = rest.strip()
-            say(f"[the next question works on these {len(given):,} characters]" if given else "[no input]")
+            say(f"[{len(given)} characters for the next question]" if given else "[no input]")
         elif command.startswith("/") and command[1:].isalpha() and not rest:
             say(f"[{command} is not a command; there are {', '.join(COMMANDS)}]")
         elif question:

@@ -6,6 +6,7 @@ It needs no weights: the model is built on the meta device from the base's confi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from pipeline.model import base as bases
 from pipeline.model.load import BYTES, DIVIDE, dtype_name, geometry_config, read_shape
 from pipeline.model.packed.support import has_llama_blocks
 from pipeline.run.errors import UserError, one_line
+from pipeline.run.next_command import next_command
 from pipeline.training.memory import FULL_SPEED, MAX_TOKENS, Footprint, predict_footprint
 from pipeline.training.penalty import kept_numbers
 from pipeline.training.schedule import steps_per_epoch, total_steps, warmup_steps
@@ -36,8 +38,8 @@ class Plan:
     """rows: to train on, None if unknown. exact: whether `tokens` was counted; otherwise it is an upper bound.
 
     parameters: of the base. everything: with those that the method adds. token_mib: per token on the plain path, an
-    estimate. fast: footprint of the fast path if it has LLaMA's blocks. penalty_gib: starts and importances that
-    `train.l2_sp` and `train.ewc` keep.
+    estimate. blocks: of the base. fast: footprint of the fast path if it has LLaMA's blocks. penalty_gib: starts and
+    importances that `train.l2_sp` and `train.ewc` keep.
     """
 
     rows: int | None
@@ -50,6 +52,7 @@ class Plan:
     weights_gib: float
     training_gib: float
     token_mib: float
+    blocks: int = 0
     fast: Footprint | None = None
     penalty_gib: float = 0.0
 
@@ -91,6 +94,7 @@ def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
         weights_gib=weights / GIB,
         training_gib=trained * per_trained / GIB,
         token_mib=_token_bytes(shape, dtype, not method.spec.float32, config.prompt.mask_prompt) / 2**20,
+        blocks=int(getattr(shape, "num_hidden_layers", 0)),
         fast=_footprint(shape, adapted, weights + penalty, trained, dtype, is_quantized) if packed else None,
         penalty_gib=penalty / GIB,
     )
@@ -124,8 +128,8 @@ def _empty(shape: Any) -> Any:
     return model
 
 
-def lines(config: Config, planned: Plan) -> list[str]:
-    """The plan as text."""
+def lines(config: Config, planned: Plan, times: Sequence[str] = ()) -> list[str]:
+    """The plan as text. times: lines on how long it will take (`duration.lines`)."""
     method, train, cutoff = spec_of(config.adapter), config.train, config.prompt.cutoff
     if method.export == "nothing":
         kept = f"adapter    none; {config.adapter.shots} examples in front of each question"
@@ -138,6 +142,7 @@ def lines(config: Config, planned: Plan) -> list[str]:
         f"run        {config.name}: {config.adapter.method} on {config.model.base or 'random weights'}, "
         f"template {config.prompt.template}",
         *_amounts(train, config.data.val, cutoff, planned),
+        *times,
         f"parameters {planned.parameters:,}, trained {planned.trained:,} ({planned.trained / planned.everything:.3%})",
         kept,
         f"memory     {planned.weights_gib:.2f} GiB weights",
@@ -160,21 +165,24 @@ def _packs(batch_size: int, cutoff: int, planned: Plan, fast: Footprint) -> list
     mean = planned.tokens / planned.rows if planned.rows and planned.tokens else cutoff
     step = min(MAX_TOKENS, math.ceil(batch_size * mean))
     small = min(step, FULL_SPEED)
-    ways = [(step, False, "a whole step"), (small, False, "all kept"), (small, True, "blocks recomputed")]
+    ways = [
+        (step, False, f"if a step runs in one pass ({step:,} tokens)"),
+        (small, False, f"with {small:,} tokens in a pass"),
+        (small, True, f"with {small:,} tokens in a pass and activations recomputed"),
+    ]
     peaks = [
-        f"           {fast.peak(tokens, recompute) / GIB:.2f} GiB at the peak with {tokens:,} tokens at once, {how}"
+        f"           peak {fast.peak(tokens, recompute) / GIB:.2f} GiB {how}"
         for tokens, recompute, how in (ways if small < step else ways[:1] + ways[2:])
     ]
-    return [*peaks, "           the run chooses by the memory that is free when it starts"]
+    return [*peaks, "           training chooses by the memory that is free when it starts"]
 
 
 def _one_row(cutoff: int, planned: Plan) -> list[str]:
     longest = cutoff * planned.token_mib / 1024
     least = planned.weights_gib + planned.training_gib + planned.penalty_gib + longest
     return [
-        f"           {longest:.2f} GiB activations of one row of {cutoff} tokens, "
-        f"about {planned.token_mib:.2f} MiB a token (estimate)",
-        f"           {least:.2f} GiB at least; more free memory allows more rows at once",
+        f"           {longest:.2f} GiB activations of one row of {cutoff} tokens (estimate)",
+        f"           peak {least:.2f} GiB at least; with more free memory a pass takes more rows",
     ]
 
 
@@ -185,7 +193,8 @@ def _amounts(train: Train, val: float, cutoff: int, planned: Plan) -> list[str]:
     if planned.rows is None:
         return [f"rows       {unknown}; {held}", f"tokens     {unknown}", f"steps      {unknown}"]
     how = "" if planned.exact else " at most (before rows are checked)"
-    bound = "" if planned.exact else f" at most (rows x cutoff {cutoff}; `make data` counts them)"
+    count = f"`{next_command('data')}` counts them"
+    bound = "" if planned.exact else f" at most (rows x cutoff {cutoff}; {count})"
     rows = f"rows       {planned.rows:,} to train on{how}, {held}"
     tokens = f"tokens     {planned.tokens:,} an epoch{bound}"
     if planned.steps is None:

@@ -148,7 +148,7 @@ def test_a_base_that_mixes_rows_up(tmp_path: Path) -> None:
     assert len(mixed.answer([AdapterQuestion("fine", "Hi")], 2)) == 1
     with pytest.raises(UserError, match="opt") as caught:
         MixedModel(RunBase.of(config, resolve(config.model)), store, ["fine", "flat"])
-    assert caught.value.fix == "talk to one at a time: make chat ADAPTER=fine"
+    assert caught.value.fix == "talk to one at a time: `make chat ADAPTER=fine`"
 
 
 def test_what_cannot_be_mixed(config: Config, base: Path, tmp_path: Path) -> None:
