@@ -1,13 +1,28 @@
 # Suri. `make` prints what there is; every target starts from nothing.
-SHELL := /bin/bash
+# BSD make stops at the next line and prints it; to GNU make it is a rule without a recipe, which nothing needs.
+.error suri: needs GNU make 3.82 or newer, mostly installed as gmake - try gmake export
+.DEFAULT_GOAL := help
+# .SHELLFLAGS, which ends a recipe at its first error, came with 3.82; macOS ships 3.81.
+ifneq ($(filter 3.7% 3.80% 3.81%,$(MAKE_VERSION)),)
+$(error suri: GNU make 3.82 or newer is needed, this is $(MAKE_VERSION). On macOS: brew install make, then: gmake export)
+endif
+BASH_PATH := $(or $(wildcard /bin/bash),$(shell command -v bash))
+ifeq ($(BASH_PATH),)
+$(error suri: bash is missing. Install it, for instance: apk add bash (Alpine), pkg install bash (FreeBSD))
+endif
+SHELL := $(BASH_PATH)
 .SHELLFLAGS := -eu -o pipefail -c
 CONFIG ?= configs/demo.yaml
 ARGS ?=
 PYTHON ?= python3
 PIP_ARGS ?=
+# The build of torch: cpu or cuda; empty: the set-up looks for an NVIDIA card (docs/installation.md).
+TORCH ?=
+# Not taken from the shell's variables: without its mark this folder is made anew.
+VENV := .venv
 
-PY := .venv/bin/python
-READY := .venv/.ready
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
 DEMO := .cache/demo/SmolLM2-135M-Instruct.Q4_1.gguf
 RUN = $(PY) -m scripts.$@ --config="$$CONFIG" $(ARGS)
 
@@ -32,6 +47,10 @@ YES ?=
 # Paths and names reach the shell as environment variables, never as text of a command, so they may hold spaces, quotes.
 export CONFIG A B DATA TOKENIZER ADAPTER SHOW REMOVE MEASURE COMBINE HOW RANK DENSITY
 STORE = $(PY) -m scripts.adapters
+# PYTHON is started first: it may be missing, or a pyenv shim of a version that is not active.
+SETUP = $(PYTHON) -c '' > /dev/null 2>&1 || { echo 'suri: $(PYTHON) is missing or does not start' >&2; \
+	  echo '  fix:   install Python 3.11 to 3.14, or name the one you have: make export PYTHON=python3.12' >&2; exit 2; }; \
+	VENV=$(VENV) TORCH=$(TORCH) $(PYTHON) -B -m scripts.setup_venv
 # Compiled files are kept: without them every import of transformers takes 16 seconds instead of 5.
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
@@ -86,15 +105,15 @@ help:
 	@$(PYTHON) scripts/unknown_target.py '$(subst ','\'',$@)' $(firstword $(MAKEFILE_LIST)) || \
 	  { test $$? = 2 || echo 'suri: no such target; `make` lists all' >&2; exit 2; }
 
-data: .venv/.report
-judge: .venv/.judge
+data: $(VENV)/.report
+judge: $(VENV)/.judge
 data train export report verify preview plan ask compare judge: $(READY) demo-base
 	@$(RUN)
 
 methods forgetting: $(READY) demo-base
 	@$(PY) -m scripts.benchmarks.$@ --config="$$CONFIG" $(ARGS)
 
-eval: .venv/.eval demo-base
+eval: $(VENV)/.eval demo-base
 	@$(RUN)
 
 chat: $(READY) demo-base
@@ -124,26 +143,22 @@ bench profile: $(READY)
 test: $(READY)
 	@$(PY) -m pytest -m "$(CORE)" $(ARGS)
 
-test-all: .venv/.report .venv/.ray .venv/.browser .venv/.eval .venv/.judge
+test-all: $(VENV)/.report $(VENV)/.ray $(VENV)/.browser $(VENV)/.eval $(VENV)/.judge
 	@$(PY) -m pytest $(ARGS)
 
 check: $(READY)
-	@.venv/bin/ruff check .
-	@.venv/bin/ruff format --check .
-	@.venv/bin/mypy
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
 
-# A venv without its mark was interrupted half-way: it is made anew.
+# An environment without its mark was interrupted half-way: it is made anew.
 $(READY): pyproject.toml constraints.txt
-	@test -e $(READY) || rm -rf .venv
-	@rm -f $(READY)
-	@echo 'setup: installing pinned dependencies into .venv (once)'
-	@$(PYTHON) scripts/setup_venv.py dev $(PIP_ARGS)
+	@$(SETUP) dev $(PIP_ARGS)
 	@touch $(READY)
 
 # Extras that only some commands need.
-.venv/.report .venv/.ray .venv/.browser .venv/.eval .venv/.judge: .venv/.%: $(READY)
-	@echo 'setup: installing the extra $* (once)'
-	@$(PYTHON) scripts/setup_venv.py $* $(PIP_ARGS)
+$(VENV)/.report $(VENV)/.ray $(VENV)/.browser $(VENV)/.eval $(VENV)/.judge: $(VENV)/.%: $(READY)
+	@$(SETUP) $* $(PIP_ARGS)
 	@test $* != report || $(PY) -m scripts.fetch_grammar || echo 'without it the report has no English verb chart'
 	@touch $@
 

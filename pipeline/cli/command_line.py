@@ -13,7 +13,7 @@ from pipeline.config.schema import Config
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.run.nearest import nearest, nearest_file
-from pipeline.run.next_command import DEMO, is_suri, started
+from pipeline.run.next_command import DEMO, program, started
 
 SETTING = re.compile(r"[A-Za-z_][\w.-]*=")
 HELP = ("-h", "--help")
@@ -117,15 +117,18 @@ def read(command: Command, words: Sequence[str]) -> Given:
         if rest:
             raise UserError(f"too many words: {rest[0]!r}", _place(command), f"usage: {command.usage}")
         return Given(command, tuple(own), options=options)
-    config = options.pop("config", None)
-    if rest and _is_config(rest[0]):
-        if config is not None:
-            raise UserError(f"two config files: {config!r} and {rest[0]!r}", _place(command), "name one of them")
-        config = rest.pop(0)
+    configs = [options.pop("config")] if "config" in options else []
+    settings = []
     for word in rest:
-        if not SETTING.match(word):
+        if _is_config(word):
+            configs.append(word)
+        elif SETTING.match(word):
+            settings.append(word)
+        else:
             raise UserError(f"neither a config file nor key=value: {word!r}", _place(command), _advice(word))
-    return Given(command, tuple(own), (), config, tuple(rest), options)
+    if len(configs) > 1:
+        raise UserError(f"two config files: {configs[0]!r} and {configs[1]!r}", _place(command), "name one of them")
+    return Given(command, tuple(own), (), configs[0] if configs else None, tuple(settings), options)
 
 
 def asks_for_help(words: Sequence[str]) -> bool:
@@ -159,7 +162,7 @@ def _plain(command: Command, words: Sequence[str], options: dict[str, str]) -> I
 
 def _place(command: Command) -> str:
     """The command as an error names it."""
-    return f"suri {command.name}" if is_suri() else f"make {command.name}"
+    return f"{program()} {command.name}"
 
 
 def _is_config(word: str) -> bool:

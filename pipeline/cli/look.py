@@ -14,9 +14,8 @@ INDENT = 11  # columns in front of the values of a plan
 
 def show_plan(config: Config, run: Run) -> None:
     """Prints the arithmetic of a config; counts tokens where the tokens stage is up to date."""
-    from pipeline.stages import stale, up_to
-
     with working("plan: loading torch and transformers"):
+        from pipeline.stages import stale, up_to
         from pipeline.training import duration
         from pipeline.training.plan import lines, plan
 

@@ -49,6 +49,11 @@ def is_suri() -> bool:
     return os.environ.get(FRONT) == "suri"
 
 
+def program() -> str:
+    """`suri` or `make`, for hints on commands that take no config."""
+    return "suri" if is_suri() else "make"
+
+
 def next_command(verb: str = "", **variables: str) -> str:
     """The command line of a verb, for the config and settings of the command that runs; without a verb, that command.
 

@@ -25,6 +25,7 @@ from pipeline.run.files import disk_errors, replace_folder, write_json
 from pipeline.run.json_file import is_deeper
 from pipeline.run.leftovers import locked, remove_whole
 from pipeline.run.nearest import nearest
+from pipeline.run.next_command import is_suri, program
 from pipeline.run.terminal import quoted
 
 RECORD = "suri.json"
@@ -92,7 +93,7 @@ class Store:
         # Compared with the listing, since a file system that ignores case would also open NAME for name.
         present = {p.name for p in self.root.iterdir()} if self.root.is_dir() else set()
         if name not in present:
-            fix = nearest(name, self.names(), "`make adapters` lists what there is")
+            fix = nearest(name, self.names(), f"`{program()} adapters` lists what there is")
             raise UserError(f"no adapter is called {name}", str(self.root), fix)
         if not _is_folder(folder):
             raise UserError(f"{name} is a link or a file, not a folder", str(folder), "remove it: rm " + str(folder))
@@ -148,7 +149,7 @@ class Store:
         if path.is_symlink() or (path.exists() and not path.is_dir()):
             raise UserError(f"{name} is a link or a file, not a folder", str(path), "remove it: rm " + str(path))
         if path.exists() and not replace:
-            fix = "choose another name, or put REPLACE=yes behind the command"
+            fix = f"choose another name, or replace it with {'--replace' if is_suri() else 'REPLACE=yes'}"
             raise UserError(f"the store has an adapter called {name} already", str(path), fix)
 
     def remove(self, name: str) -> None:

@@ -74,6 +74,11 @@ def test_the_table_makes_first_what_the_stages_need() -> None:
         assert BY_NAME[stage].makes_first == tuple(s.name for s in stages.up_to(stage))[:-1]
 
 
+def test_words_of_a_command_with_a_config_are_variables_of_make() -> None:
+    for command in COMMANDS:
+        assert len(command.variables) == (len(command.words) if command.config else 0), command.name
+
+
 def test_every_script_is_a_command_of_the_table() -> None:
     started = {}
     for path in (ROOT / "scripts").glob("*.py"):
