@@ -173,7 +173,7 @@ def watch(processes: Sequence[subprocess.Popen[bytes]], venv: Path, wanted: int)
         seconds = time.time() - started
         if live or seconds - told >= 15:
             told = seconds
-            state = "fetching" if done <= 3 else "finishing" if done == wanted else "unpacking"
+            state = "fetching" if done <= 3 else "the rest" if done == wanted else "unpacking"
             blocks = 30 * done // wanted
             line = f"setup: |{'#' * blocks}{' ' * (30 - blocks)}| {done}/{wanted} packages, {seconds:3.0f} s, {state:9}"
             print(("\r" if live else "") + line, end="" if live else "\n", file=sys.stderr, flush=True)

@@ -14,9 +14,9 @@ from pathlib import Path
 from pipeline.run.errors import UserError
 
 NEWEST = (3, 14)  # the newest Python for which every wheel of the core in constraints.txt exists
-# GB on the disk of the environment, and of temporary wheels beside it (torch's CUDA libraries are 2.2 GB of wheels).
+# GB on the disk of the environment, and of temporary wheels beside it (CUDA's libraries are 2.1 GB of wheels).
 # Measured sizes are in docs/installation.md.
-SPACE = {"cpu": (1.9, 0.6), "cuda": (5.6, 2.6), "extra": (0.8, 0.3)}
+SPACE = {"cpu": (1.9, 0.6), "cuda": (6.0, 2.3), "extra": (0.8, 0.3)}
 GB = 1e9
 
 
