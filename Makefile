@@ -1,13 +1,28 @@
 # Suri. `make` prints what there is; every target starts from nothing.
-SHELL := /bin/bash
+# BSD make stops at the next line and prints it; to GNU make it is a rule without a recipe, which nothing needs.
+.error suri: needs GNU make 3.82 or newer, mostly installed as gmake - try gmake export
+.DEFAULT_GOAL := help
+# .SHELLFLAGS, which ends a recipe at its first error, came with 3.82; macOS ships 3.81.
+ifneq ($(filter 3.7% 3.80% 3.81%,$(MAKE_VERSION)),)
+$(error suri: GNU make 3.82 or newer is needed, this is $(MAKE_VERSION). On macOS: brew install make, then: gmake export)
+endif
+BASH_PATH := $(or $(wildcard /bin/bash),$(shell command -v bash))
+ifeq ($(BASH_PATH),)
+$(error suri: bash is missing. Install it, for instance: apk add bash (Alpine), pkg install bash (FreeBSD))
+endif
+SHELL := $(BASH_PATH)
 .SHELLFLAGS := -eu -o pipefail -c
 CONFIG ?= configs/demo.yaml
 ARGS ?=
 PYTHON ?= python3
 PIP_ARGS ?=
+# The build of torch: cpu or cuda; empty: the set-up looks for an NVIDIA card (docs/installation.md).
+TORCH ?=
+# Not taken from the shell's variables: without its mark this folder is made anew.
+VENV := .venv
 
-PY := .venv/bin/python
-READY := .venv/.ready
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
 DEMO := .cache/demo/SmolLM2-135M-Instruct.Q4_1.gguf
 RUN = $(PY) -m scripts.$@ --config="$$CONFIG" $(ARGS)
 
@@ -32,49 +47,73 @@ YES ?=
 # Paths and names reach the shell as environment variables, never as text of a command, so they may hold spaces, quotes.
 export CONFIG A B DATA TOKENIZER ADAPTER SHOW REMOVE MEASURE COMBINE HOW RANK DENSITY
 STORE = $(PY) -m scripts.adapters
+# PYTHON is started first: it may be missing, or a pyenv shim of a version that is not active.
+SETUP = $(PYTHON) -c '' > /dev/null 2>&1 || { echo 'suri: $(PYTHON) is missing or does not start' >&2; \
+	  echo '  fix:   install Python 3.11 to 3.14, or name the one you have: make export PYTHON=python3.12' >&2; exit 2; }; \
+	VENV=$(VENV) TORCH=$(TORCH) $(PYTHON) -B -m scripts.setup_venv
 # Compiled files are kept: without them every import of transformers takes 16 seconds instead of 5.
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 
 .PHONY: help demo-base data train export report verify eval preview plan chat keep adapters ask compare judge methods forgetting curves data-diff bench profile test test-all check clean clean-runs
 help:
-	@echo 'make export    data -> tokens -> train -> merged checkpoint (the demo, or CONFIG=configs/NAME.yaml)'
-	@echo 'make data      read, clean, compare, split and tokenise the data; a report to look at'
-	@echo 'make data-diff A=run1 B=run2    what changed between two builds of the data'
-	@echo 'make train     train the adapter; goes on from the newest checkpoint'
-	@echo 'make report    one HTML page of all that the run has so far, to be forwarded; it makes no other part'
-	@echo 'make verify    hash the run folder, its data, base and templates anew: has anything changed?'
-	@echo 'make preview   five encoded rows, with what carries loss in green'
-	@echo 'make plan      rows, tokens, steps, trained parameters and memory of a config'
-	@echo 'make eval      base against tuned: held-out rows, benchmarks, forgetting, each with its error (docs/evaluation.md)'
-	@echo 'make chat      talk to the exported checkpoint; ADAPTER=name: to the base with that adapter of the store'
-	@echo 'make keep ADAPTER=name          put the run'"'"'s adapter into the store, adapters/name (many tasks, one base)'
-	@echo 'make adapters                   list the store; SHOW=name, REMOVE=name, MEASURE=name (on the run'"'"'s held-out rows)'
-	@echo 'make adapters COMBINE="a=0.7 b=0.3" ADAPTER=both   a weighted sum of LoRAs; HOW=cat, svd, ties or dare'
-	@echo 'make ask < questions.txt        several adapters answer in one batch; a line is "name: question"'
-	@echo 'make compare   base and tuned model side by side on question sets: a page to vote on, files for AlpacaEval'
-	@echo 'make judge     a model behind an OpenAI-compatible address votes: ARGS="judge.model=NAME judge.base_url=http://..."'
-	@echo 'make bench DATA=alpaca_data.json TOKENIZER=folder    training speed on this GPU, beside Hugging Face'
-	@echo 'make profile DATA=... TOKENIZER=... CASES=shared     its largest kernels, and a trace'
-	@echo 'make methods       every way to adapt a model on one config, in one table (half an hour)'
-	@echo 'make forgetting    what rehearsal, L2-SP and EWC buy against forgetting, with LoRA and with all weights (over half an hour)'
-	@echo 'make curves DATA=alpaca_data.json   loss curves beside those of Hugging Face'"'"'s Trainer, three seeds each'
-	@echo 'make test      the core of the tests, in about a minute        make check   lint, format, types'
-	@echo 'make test-all  every test, with what the extras add (Ray, a browser, benchmarks, a judge)'
-	@echo 'make clean     remove caches and what killed commands left half-written'
-	@echo 'make clean-runs      what is in runs/, with sizes; YES=1 removes it'
+	@echo 'Start'
+	@echo '  make export        data, tokens, training, merge, measurements: the demo'
+	@echo '                     in some minutes, or CONFIG=configs/mine.yaml'
+	@echo '  make chat          talk to the result; ADAPTER=NAME: to a stored adapter'
+	@echo '  make data          read, clean, compare and split the data; a report on it'
+	@echo '  make train         train the adapter; goes on from the newest checkpoint'
 	@echo
-	@echo 'One value only: make train ARGS="train.lr=1e-4 data.val=500".  Another disk: RUNS=/big/runs.'
+	@echo 'Look'
+	@echo '  make plan          rows, tokens, steps, memory and time, before a run'
+	@echo '  make preview       five rows as the model sees them; trained tokens green'
+	@echo '  make report        one HTML page of all that the run has so far'
+	@echo '  make verify        have the files of a run changed since it wrote them?'
+	@echo '  make data-diff A=run1 B=run2     what changed between two builds of data'
+	@echo
+	@echo 'Compare'
+	@echo '  make eval          base and tuned model on held-out rows and benchmarks'
+	@echo '  make compare       their answers side by side, on a page to vote on'
+	@echo '  make judge         another model votes: ARGS="judge.model=NAME"'
+	@echo
+	@echo 'Share'
+	@echo '  make keep ADAPTER=NAME           store the adapter of a run'
+	@echo '  make adapters                    list the store; SHOW=NAME, REMOVE=NAME,'
+	@echo '                                   MEASURE=NAME (on held-out rows)'
+	@echo '  make adapters COMBINE="a=0.7 b=0.3" ADAPTER=NAME   add up stored LoRAs;'
+	@echo '                                   HOW=cat, svd, ties or dare'
+	@echo '  make ask < questions.txt         several adapters answer in one batch;'
+	@echo '                                   a line is "NAME: question"'
+	@echo
+	@echo 'Advanced'
+	@echo '  make methods       compare the ways to adapt a model (half an hour)'
+	@echo '  make forgetting    compare the ways not to forget (over half an hour)'
+	@echo '  make bench DATA=FILE TOKENIZER=FOLDER      speed beside Hugging Face'
+	@echo '  make profile DATA=FILE TOKENIZER=FOLDER CASES=shared   largest kernels'
+	@echo '  make curves DATA=FILE                      loss curves beside theirs'
+	@echo '  make test          the core of the tests; make test-all: every test'
+	@echo '  make check         lint, format and types'
+	@echo '  make clean         remove caches and half-written files'
+	@echo '  make clean-runs    list the runs with their sizes; YES=1 removes them'
+	@echo
+	@echo 'A config of your own:   make export CONFIG=configs/mine.yaml'
+	@echo 'Other values:           make train ARGS="train.lr=1e-4 data.val=500"'
+	@echo 'Another disk:           make train RUNS=/big/runs'
 
-data: .venv/.report
-judge: .venv/.judge
+# A target that does not exist: the nearest one that does. It runs before there is a .venv, by any Python 3.
+.DEFAULT:
+	@$(PYTHON) scripts/unknown_target.py '$(subst ','\'',$@)' $(firstword $(MAKEFILE_LIST)) || \
+	  { test $$? = 2 || echo 'suri: no such target; `make` lists all' >&2; exit 2; }
+
+data: $(VENV)/.report
+judge: $(VENV)/.judge
 data train export report verify preview plan ask compare judge: $(READY) demo-base
 	@$(RUN)
 
 methods forgetting: $(READY) demo-base
 	@$(PY) -m scripts.benchmarks.$@ --config="$$CONFIG" $(ARGS)
 
-eval: .venv/.eval demo-base
+eval: $(VENV)/.eval demo-base
 	@$(RUN)
 
 chat: $(READY) demo-base
@@ -104,26 +143,22 @@ bench profile: $(READY)
 test: $(READY)
 	@$(PY) -m pytest -m "$(CORE)" $(ARGS)
 
-test-all: .venv/.report .venv/.ray .venv/.browser .venv/.eval .venv/.judge
+test-all: $(VENV)/.report $(VENV)/.ray $(VENV)/.browser $(VENV)/.eval $(VENV)/.judge
 	@$(PY) -m pytest $(ARGS)
 
 check: $(READY)
-	@.venv/bin/ruff check .
-	@.venv/bin/ruff format --check .
-	@.venv/bin/mypy
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
 
-# A venv without its mark was interrupted half-way: it is made anew.
+# An environment without its mark was interrupted half-way: it is made anew.
 $(READY): pyproject.toml constraints.txt
-	@test -e $(READY) || rm -rf .venv
-	@rm -f $(READY)
-	@echo 'setup: installing pinned dependencies into .venv (once)'
-	@$(PYTHON) scripts/setup_venv.py dev $(PIP_ARGS)
+	@$(SETUP) dev $(PIP_ARGS)
 	@touch $(READY)
 
 # Extras that only some commands need.
-.venv/.report .venv/.ray .venv/.browser .venv/.eval .venv/.judge: .venv/.%: $(READY)
-	@echo 'setup: installing the extra $* (once)'
-	@$(PYTHON) scripts/setup_venv.py $* $(PIP_ARGS)
+$(VENV)/.report $(VENV)/.ray $(VENV)/.browser $(VENV)/.eval $(VENV)/.judge: $(VENV)/.%: $(READY)
+	@$(SETUP) $* $(PIP_ARGS)
 	@test $* != report || $(PY) -m scripts.fetch_grammar || echo 'without it the report has no English verb chart'
 	@touch $@
 

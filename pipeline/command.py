@@ -1,4 +1,4 @@
-"""One command line for every script: `python -m scripts.NAME --config FILE key=value ...`.
+"""What every command does: reads its config, and turns errors into messages and exit codes.
 
 An error that a user can cause becomes one message and exit code 2, Ctrl-C 130. Any other error is a fault of this
 program or of a library, and keeps its traceback.
@@ -6,7 +6,6 @@ program or of a library, and keeps its traceback.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import logging
@@ -17,34 +16,45 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from pipeline.config.load import load
+from pipeline.config.method_rules import Problem
 from pipeline.config.schema import Config
+from pipeline.config_files import file_problems
+from pipeline.demo.base_model import FILE as DEMO_BASE
+from pipeline.demo.base_model import fetch_if_named
 from pipeline.run.errors import Interrupted, UserError
 from pipeline.run.files import disk_errors
 from pipeline.run.folder import Run
+from pipeline.run.interrupt import prompt_answers
+from pipeline.run.next_command import next_command
+from pipeline.run.progress import warn
 from pipeline.run.terminal import safe
 
 
-def main(work: Callable[[Config, Run], None], about: str, argv: Sequence[str] | None = None, model: bool = True) -> int:
-    """Reads the command line, runs `work` on its config and run folder, and returns the exit code.
+def load_run(path: str, overrides: Sequence[str], model: bool = True, files: bool = True) -> tuple[Config, Run]:
+    """The config and the run folder of a command; fetches the demo's base where the config names it.
 
     Args:
-        about: for --help. model: whether the work needs a base model.
+        model: whether the command needs a base model. files: whether it reads the files that the config names, so that
+            what is wrong with them is told with the config's own problems.
+
+    Raises:
+        UserError: the config cannot be read, anything in it is wrong, or the base cannot be fetched.
     """
-    parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("--config", default="configs/demo.yaml", help="a YAML file (default: %(default)s)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="on top of the file, such as train.lr=1e-4")
-    args = parser.parse_args(argv)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    config = load(path, overrides, model, _file_problems if files else lambda values: [])
+    fetch_if_named(config.model.base)
+    return config, Run.of(config.name)
 
-    def load_and_work() -> None:
-        config = load(args.config, args.overrides, model)
-        work(config, Run.of(config.name))
 
-    return guarded(load_and_work)
+def _file_problems(values: dict[str, Any]) -> list[Problem]:
+    """Of the files that a config names, but for the demo's base: that is fetched once the config is right."""
+    problems = file_problems(values)
+    return [p for p in problems if p[0] != ("model", "base") or Path(values["model"]["base"]) != DEMO_BASE]
 
 
 def guarded(work: Callable[[], None]) -> int:
@@ -54,19 +64,19 @@ def guarded(work: Callable[[], None]) -> int:
     warnings.formatwarning = _warning
     try:
         _check_stdout()
-        with disk_errors(Path()):
+        with disk_errors(Path()), prompt_answers():
             work()
         _flush()
     except UserError as error:
-        print(f"suri: {safe(error)}", file=sys.stderr)
+        warn(f"suri: {error}")
         with contextlib.suppress(UserError, BrokenPipeError):
             _flush()
         return 2
     except Interrupted as error:
-        print(f"suri: {safe(error)}", file=sys.stderr)
+        warn(f"suri: {error}")
         return error.code
     except KeyboardInterrupt:
-        print("\nsuri: stopped; results of finished stages are whole", file=sys.stderr)
+        warn(f"\nsuri: stopped; results of finished stages are kept. To go on:\n  {next_command()}")
         return 130
     except BrokenPipeError:
         # The reader closed the pipe (`| head`); Python would warn once more when it flushes at the end.

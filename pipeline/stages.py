@@ -30,14 +30,27 @@ from pipeline.model import base as bases
 from pipeline.model.base import identity, input_files
 from pipeline.prompt import general_text
 from pipeline.prompt import stage as tokens
+from pipeline.release import summary
 from pipeline.run.files import write_text
 from pipeline.run.folder import Run
-from pipeline.run.progress import say
+from pipeline.run.next_command import next_command, verb_started
+from pipeline.run.progress import say, working
 
 # Keys of `train` that change how a run is watched, not what comes out.
 WATCHING = ("tracker", "save_every", "keep")
 # Keys of `eval` that the export's own measurements depend on.
 MEASURED = ("rows", "max_new_tokens", "general", "general_windows", "prompts", "known")
+
+# What comes after a stage, for the last lines of its command: a purpose, and the verb of the command.
+ON_ONE_PAGE = ("All results on one page", "report")
+NEXT = {
+    "report": (("Rows as the model sees them", "preview"), ("Train, merge, check and measure", "export")),
+    "train": (("Merge, check and measure it", "export"),),
+    "export": (("Talk to it", "chat"), ON_ONE_PAGE),
+    "eval": (ON_ONE_PAGE,),
+    "compare": (ON_ONE_PAGE,),
+    "judge": (ON_ONE_PAGE,),
+}
 
 Key = dict[str, Any]  # all that a result depends on, as it stands in the stage's manifest
 BaseOf = Callable[[], bases.Base]  # resolves the config's base at the first call, once a command
@@ -93,8 +106,9 @@ def _train_key(config: Config, run: Run) -> Key:
 
 
 def _build_adapter(config: Config, run: Run, key: Key, base: BaseOf) -> None:
-    from pipeline.training.earlier import take_over
-    from pipeline.training.loop import train
+    with working("train: loading torch and transformers", disable=_rank() > 0):
+        from pipeline.training.earlier import take_over
+        from pipeline.training.loop import train
 
     if _rank() > 0 or not take_over(config, run, base(), key):
         train(config, run, base(), key)
@@ -115,13 +129,15 @@ def _export_key(config: Config, run: Run) -> Key:
 
 
 def _build_export(config: Config, run: Run, key: Key, base: BaseOf) -> None:
-    from pipeline.release.stage import export
+    with working("export: loading torch and transformers"):
+        from pipeline.release.stage import export
 
     export(config, run, base(), key)
 
 
 def _build_eval(config: Config, run: Run, key: Key, base: BaseOf) -> None:
-    from pipeline.evaluation.stage import evaluate
+    with working("eval: loading torch and transformers"):
+        from pipeline.evaluation.stage import evaluate
 
     evaluate(config, run, base(), key)
 
@@ -141,7 +157,7 @@ STAGES = (
     Stage("report", "report", ("tokens",), ("dataset", "tokens"), report.key,
           lambda c, r, key, _: report.build(c, r, key)),
     Stage("eval", "eval", ("export",), ("dataset", "tokens", "export"), tasks.key, _build_eval,
-          check=lambda c, _: tasks.files_of(c)),
+          check=lambda c, _: tasks.files_of(c.eval)),
     Stage("compare", "compare", ("export",), ("dataset", "export"), comparison.key,
           lambda c, r, key, _: comparison.build(c, r, key), check=comparison.key),
     Stage("judge", "judge", ("compare",), ("compare",), verdicts.key, lambda c, r, key, _: verdicts.build(c, r, key),
@@ -183,7 +199,7 @@ def make_data(config: Config, run: Run) -> None:
     if config.model.base or config.model.tokenizer:
         _make(config, run, up_to("report"))
     else:
-        say("tokens: skipped, since neither model.base nor model.tokenizer is set; the report counts letters")
+        say("tokens: skipped: neither model.base nor model.tokenizer is set; the report counts letters instead")
         _make(config, run, (BY_NAME["data"], BY_NAME["report"]))
 
 
@@ -198,6 +214,9 @@ def _make(config: Config, run: Run, wanted: tuple[Stage, ...]) -> None:
         for stage in wanted:
             say(f"{stage.name}: up to date ({run.folder(stage.folder)})")
         run.sweep()
+        if wanted[-1].name == "export" == verb_started():
+            say("\n".join(summary.of_run(run)))
+        _hint(wanted[-1].name)
         return
     base = functools.cache(lambda: bases.resolve(config.model))
     with run.lock():
@@ -209,6 +228,14 @@ def _make(config: Config, run: Run, wanted: tuple[Stage, ...]) -> None:
             run.check(*stage.reads)
             stage.build(config, run.made_from(stage.sources(config, base)), key, base)
             write_text(run.root / "config.yaml", dump(config))  # of what is there, so not before it is there
+    _hint(wanted[-1].name)
+
+
+def _hint(last: str) -> None:
+    """Prints the commands that come next, where the command was asked for the stage that was made last."""
+    if verb_started() == ("data" if last == "report" else last):
+        for what, verb in NEXT.get(last, ()):
+            say(f"{what}:\n  {next_command(verb)}")
 
 
 def _help_to_train(config: Config, run: Run) -> None:

@@ -5,31 +5,7 @@ base: What is 17 + 25?
 {"adapter": "korean", "instruction": "Translate.", "input": "Good morning."}
 """
 
-import sys
-
-from pipeline.command import main
-from pipeline.config.adapter_name import BASE
-from pipeline.config.schema import Config
-from pipeline.model.base import resolve
-from pipeline.run.folder import Run
-from pipeline.run.progress import say
-from pipeline.serving.questions import read_questions
-from pipeline.store.folder import Store
-
-
-def ask(config: Config, run: Run) -> None:
-    """Answers the questions on standard input, each by the adapter that it names."""
-    questions = read_questions(sys.stdin)
-    store = Store.here()
-    for name in {q.adapter for q in questions} - {BASE}:
-        store.record(name)  # before torch is imported
-    from pipeline.serving.mixed import MixedModel
-
-    mixed = MixedModel(config, resolve(config.model), store, [q.adapter for q in questions])
-    for q, reply in zip(questions, mixed.answer(questions, config.chat.max_new_tokens), strict=True):
-        end = "" if reply.stopped else f" [cut off after {config.chat.max_new_tokens} tokens]"
-        say(f"{q.adapter}> {q.instruction}{' | ' + q.input if q.input else ''}\n{reply.text.strip()}{end}\n")
-
+from pipeline.cli.main import script
 
 if __name__ == "__main__":
-    raise SystemExit(main(ask, "Answers questions to several stored adapters in one batch."))
+    raise SystemExit(script("ask"))

@@ -1,79 +1,26 @@
-"""Makes .venv with the pinned dependencies: `python3 scripts/setup_venv.py EXTRA [more pip arguments]`, called by make.
+"""Makes the environment with the pinned dependencies: `python3 -m scripts.setup_venv EXTRA [more pip arguments]`.
 
-Standard library only, since nothing is installed yet. pip is silent while it unpacks, which takes most of the time, so
-progress is counted in finished packages.
+Called by make, with VENV (the folder) and TORCH (`cuda`, `cpu` or empty) in the environment. Standard library only, as
+is scripts/setup/, which does the work: nothing is installed yet. This file avoids new syntax, so that an old Python
+prints a message instead of a syntax error.
 """
 
-import subprocess
+import os
 import sys
-import tempfile
-import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-VENV = ROOT / ".venv"
+# Candidates named in the message below. A pyenv shim is on the PATH without being usable, so each one is started.
+NEWER = ["python3.13", "python3.12", "python3.11"]
 
+if sys.version_info < (3, 11):  # noqa: UP036  (whoever runs this may have any Python)
+    usable = [name for name in NEWER if os.system(name + " -c pass >/dev/null 2>&1") == 0]
+    fix = "install Python 3.11 to 3.14, then name it: make export PYTHON=python3.12"
+    if usable:
+        fix = "make export PYTHON=" + usable[0]
+    sys.stderr.write("suri: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "\n")
+    sys.stderr.write("  where: " + sys.executable + "\n  fix:   " + fix + "\n")
+    raise SystemExit(2)
 
-def main() -> int:
-    """Returns the exit code: 2 when pip could not install; its output is shown."""
-    if sys.version_info < (3, 11):  # noqa: UP036  (whoever runs this may have any Python)
-        print(
-            "suri: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; make PYTHON=python3.12 ...",
-            file=sys.stderr,
-        )
-        return 2
-    extra, *more = sys.argv[1:]
-    if not (VENV / "bin" / "python").exists():
-        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
-    pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    command = [*pip, "--no-compile", "-c", "constraints.txt", "-e", f".[{extra}]", *more]
-    wanted = pinned("" if extra == "dev" else extra)
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
-        try:
-            watch(process, wanted)
-        except KeyboardInterrupt:
-            process.terminate()
-            print("\nsuri: stopped; the next make starts the installation anew", file=sys.stderr)
-            return 130
-        if process.returncode:
-            output.seek(0)
-            print(
-                "suri: pip could not install the dependencies\n  where: constraints.txt\n"
-                "  fix:   check the network and the free disk (6 GB), then run the same command again; pip said:\n"
-                + output.read(),
-                file=sys.stderr,
-            )
-            return 2
-    return 0
-
-
-def pinned(extra: str) -> int:
-    """How many packages constraints.txt pins for the core and for an extra."""
-    count, section = 0, ""
-    for line in (ROOT / "constraints.txt").read_text().splitlines():
-        if line.startswith("# extra: "):
-            section = line.removeprefix("# extra: ")
-        count += "==" in line and section in ("", extra)
-    return count
-
-
-def watch(process: "subprocess.Popen[bytes]", wanted: int) -> None:
-    """Draws a bar until pip ends; in a log file, a line every fifteen seconds."""
-    live, started, told = sys.stderr.isatty(), time.time(), 0.0
-    while process.poll() is None:
-        time.sleep(0.5)
-        done = min(wanted, sum(1 for _ in VENV.glob("lib/python3*/site-packages/*.dist-info")))
-        seconds = time.time() - started
-        if live or seconds - told >= 15:
-            told = seconds
-            eta = f"{seconds / done * (wanted - done):3.0f} s left" if done > 3 else "fetching"
-            blocks = 30 * done // wanted
-            line = f"setup: |{'#' * blocks}{' ' * (30 - blocks)}| {done}/{wanted} packages, {seconds:3.0f} s, {eta}"
-            print(("\r" if live else "") + line, end="" if live else "\n", file=sys.stderr, flush=True)
-    if live:
-        print(file=sys.stderr)
-
+from scripts.setup.install import main  # noqa: E402  (its syntax is too new for what the check above refuses)
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))

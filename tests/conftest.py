@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pipeline.run import next_command
+
 if TYPE_CHECKING:
     from pipeline.config.schema import Config
     from pipeline.run.folder import Run
@@ -144,3 +146,9 @@ def no_loss_curve(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
     if peft := sys.modules.get("peft"):
         monkeypatch.setattr(peft.PeftModel, "create_or_update_model_card", lambda *_: None)
+
+
+@pytest.fixture(autouse=True)
+def no_command_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hints of a test name no config of the test before it."""
+    monkeypatch.setattr("pipeline.run.next_command._call", next_command._Call())

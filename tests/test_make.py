@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from pipeline.cli.table import COMMANDS, GROUPS
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = ("report", "ray", "browser", "eval", "judge")
@@ -27,7 +30,8 @@ ODD = 'it\'s "a" b; touch hit; $(touch hit) `touch hit` #한'
 def checkout(tmp_path: Path) -> Path:
     """A folder with the Makefile and a venv that is complete."""
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+    (tmp_path / "scripts").mkdir()
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "scripts/unknown_target.py"):
         shutil.copy(ROOT / name, tmp_path / name)
     python = tmp_path / ".venv" / "bin" / "python"
     python.write_text(STUB)
@@ -86,6 +90,74 @@ def test_every_command_is_there(checkout: Path) -> None:
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
 
 
+def refused(folder: Path, *words: str) -> str:
+    """What `make WORDS` says when it ends with exit code 2 before any command ran."""
+    made = subprocess.run(["make", *words], cwd=folder, capture_output=True, text=True)
+    assert made.returncode == 2, made.stderr
+    assert not (folder / "calls").exists()
+    assert "Traceback" not in made.stderr
+    return made.stderr
+
+
+@pytest.mark.parametrize("version", ["3.79.1", "3.80", "3.81", "3.81.90"])
+def test_an_old_make_is_refused(checkout: Path, version: str) -> None:
+    assert f"this is {version}" in refused(checkout, f"MAKE_VERSION={version}", "export")
+
+
+@pytest.mark.parametrize("version", ["3.82", "3.82.90", "4.0", "4.4.1"])
+def test_a_new_make_is_taken(checkout: Path, version: str) -> None:
+    assert make(checkout, f"MAKE_VERSION={version}", "preview") == [
+        (["-m", "scripts.preview", "--config=configs/demo.yaml"], "")
+    ]
+
+
+def test_make_without_bash_is_refused(checkout: Path) -> None:
+    assert "bash" in refused(checkout, "BASH_PATH=", "export")
+
+
+def test_the_first_statement_is_bsd_makes_error() -> None:
+    lines = [line for line in (ROOT / "Makefile").read_text().splitlines() if not line.startswith("#")]
+    assert lines[0].startswith(".error suri: ")
+    assert lines[0].count(":") == 1  # a second one would be a syntax error to GNU make
+    bmake = shutil.which("bmake")
+    if bmake:
+        made = subprocess.run([bmake, "export"], cwd=ROOT, capture_output=True, text=True)
+        assert made.returncode
+        assert "gmake export" in made.stderr
+
+
+def test_a_python_that_is_missing_or_does_not_start_is_refused(checkout: Path) -> None:
+    (checkout / ".venv" / ".ready").unlink()
+    shim = checkout / "python3.99"  # as pyenv's, for a version that is not active
+    shim.write_text("#!/bin/sh\necho 'not found' >&2\nexit 127\n")
+    shim.chmod(0o755)
+    for python in ("no-such-python", str(shim)):
+        assert f"{python} is missing or does not start" in refused(checkout, f"PYTHON={python}", "export")
+    assert (checkout / ".venv" / "bin" / "python").exists()
+
+
+def test_another_environment_leaves_the_first_alone(checkout: Path) -> None:
+    other = checkout / ".venv-other"
+    (other / "bin").mkdir(parents=True)
+    shutil.copy(checkout / ".venv" / "bin" / "python", other / "bin" / "python")
+    with (other / "bin" / "python").open("a") as file:
+        file.write("open('other', 'w').close()\n")
+    (other / ".ready").touch()
+    shutil.rmtree(checkout / ".venv")
+    make(checkout, "test", "VENV=.venv-other")
+    assert (checkout / "other").exists()
+    assert not (checkout / ".venv").exists()
+
+
+def test_the_set_up_is_told_folder_build_and_arguments(checkout: Path) -> None:
+    stub = checkout / "python"
+    stub.write_text(STUB.replace('"RUNS"', '"TORCH"'))
+    stub.chmod(0o755)
+    (checkout / ".venv" / ".ready").unlink()
+    calls = make(checkout, "preview", f"PYTHON={stub}", "TORCH=cpu", "PIP_ARGS=--proxy x")
+    assert (["-B", "-m", "scripts.setup_venv", "dev", "--proxy", "x"], "cpu") in calls
+
+
 def test_odd_data_and_tokenizer(checkout: Path) -> None:
     word = ODD.replace("$", "$$")
     calls = make(
@@ -107,6 +179,47 @@ def test_the_demo_is_fetched_for_configs_that_name_it(checkout: Path) -> None:
     assert [call[0][1] for call in make(checkout, "train", f"CONFIG={path}")] == ["scripts.train"]
     (checkout / "calls").unlink()
     assert [call[0][1] for call in make(checkout, "train", "CONFIG=not-there")] == ["scripts.train"]
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("trian", "did you mean `make train`?"), ("Export", "did you mean `make export`?"), (ODD, "`make` lists all")],
+)
+def test_an_unknown_target_names_the_nearest_one(checkout: Path, word: str, hint: str) -> None:
+    """Before there is a .venv, and without making one."""
+    shutil.rmtree(checkout / ".venv")
+    made = subprocess.run(["make", word], cwd=checkout, capture_output=True, text=True)
+    assert made.returncode == 2
+    assert made.stderr.count("suri: no such target") == 1
+    assert hint in made.stderr
+    assert made.stdout == ""
+    assert sorted(p.name for p in checkout.iterdir()) == ["Makefile", "constraints.txt", "pyproject.toml", "scripts"]
+
+
+def test_an_unknown_target_without_python(checkout: Path) -> None:
+    made = subprocess.run(["make", "trian", "PYTHON=no-such-python"], cwd=checkout, capture_output=True, text=True)
+    assert made.returncode == 2
+    assert "suri: no such target" in made.stderr
+
+
+def test_files_are_no_unknown_targets(checkout: Path) -> None:
+    (checkout / "notes.txt").touch()
+    assert make(checkout, "notes.txt", ".venv/.report") == []
+
+
+def test_make_has_the_commands_of_the_table(checkout: Path) -> None:
+    """In the same groups; nothing else is printed but what only a checkout needs."""
+    text = (ROOT / "Makefile").read_text()
+    (targets,) = re.findall(r"^\.PHONY:(.*)$", text, re.M)
+    printed = subprocess.run(["make"], cwd=checkout, capture_output=True, text=True, check=True).stdout
+    listed = {
+        group.lower(): set(re.findall(r"^  make ([a-z-]+)", lines, re.M))
+        for group, lines in re.findall(r"^([A-Z][a-z]+)\n((?:  .*\n)+)", printed, re.M)
+    }
+    table = {group: {c.name.split()[0] for c in COMMANDS if c.group == group} for group in GROUPS}
+    table["advanced"] |= {"test", "check"}
+    assert listed == table
+    assert set().union(*table.values()) <= set(targets.split())
 
 
 def test_clean_leaves_what_a_user_made(checkout: Path) -> None:

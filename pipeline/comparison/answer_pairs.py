@@ -9,14 +9,13 @@ The second form is for `alpaca_eval --model_outputs tuned.json --reference_outpu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.comparison.questions import CompareQuestion
-from pipeline.run.files import sha256_json
-from pipeline.run.folder import Run
+from pipeline.run.files import json_lines, sha256_json
 
 
 @dataclass(frozen=True)
@@ -48,14 +47,12 @@ def digest_of(pairs: Sequence[AnswerPair]) -> str:
     return sha256_json([pair.as_dict() for pair in pairs])[:16]
 
 
-def load_pairs(run: Run) -> list[AnswerPair]:
-    """The pairs that `make compare` wrote."""
+def load_pairs(folder: Path) -> list[AnswerPair]:
+    """The pairs that `make compare` wrote. folder: of its result."""
     pairs = []
-    with open(run.folder("compare") / "answers.jsonl", encoding="utf-8") as file:
-        for line in file:
-            row = json.loads(line)
-            base, tuned = ModelAnswer(**row.pop("base")), ModelAnswer(**row.pop("tuned"))
-            pairs.append(AnswerPair(CompareQuestion(**row, place=""), base, tuned))
+    for row in json_lines(folder / "answers.jsonl"):
+        base, tuned = ModelAnswer(**row.pop("base")), ModelAnswer(**row.pop("tuned"))
+        pairs.append(AnswerPair(CompareQuestion(**row, place=""), base, tuned))
     return pairs
 
 

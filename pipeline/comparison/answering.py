@@ -12,11 +12,11 @@ from pipeline.evaluation.answers import Answer
 from pipeline.evaluation.measure import MeasuredModel, base_model, tuned_model
 from pipeline.evaluation.shots import Shots, shots_from
 from pipeline.model import base as bases
-from pipeline.model.exported import export_kind
+from pipeline.model.exported import export_dtype, export_kind
 from pipeline.model.generate import NotFinite
-from pipeline.model.load import base_shape, context_length, device
+from pipeline.model.load import device
+from pipeline.model.run_base import RunBase
 from pipeline.prompt.encode import Encoder
-from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 
@@ -34,14 +34,16 @@ def answer_questions(
     Raises:
         UserError: no question fits, a model cannot be loaded, or its logits are not finite (with the question's name).
     """
-    base = bases.resolve(config.model)
-    encoder = encoder_of(config, base.tokenizer)
-    sees = context_length(base_shape(config.model, base), config.adapter)
-    asked, skipped = fitting(encoder, questions, sees, config.compare.max_new_tokens)
-    limit = config.compare.max_new_tokens
+    base, limit = RunBase.of(config, bases.resolve(config.model)), config.compare.max_new_tokens
+    sees = base.context_length()
+    asked, skipped = fitting(base.encoder, questions, sees, limit)
+    shots = None
+    if export_kind(run.folder("export")) == "nothing":  # the tuned model is the base with examples
+        shots = shots_from(run.folder("dataset"), base.encoder, base.seed, sees, limit, base.adapter.shots)
+    tuned = tuned_model(run, base, export_dtype(config.export, config.model))
     answers = {
-        "base": _ask(base_model(config, run, base, encoder), asked, limit, None),
-        "tuned": _ask(tuned_model(config, run, encoder), asked, limit, _shots(config, run, encoder, sees)),
+        "base": _ask(base_model(run.folder("measurements"), base), asked, limit, None),
+        "tuned": _ask(tuned, asked, limit, shots),
     }
     pairs = [
         AnswerPair(q, *(ModelAnswer(_text(answer), answer.stopped) for answer in both))
@@ -99,11 +101,3 @@ def _ask(
 def _text(answer: Answer) -> str:
     """The answer without an incomplete character at its end, where the limit cut it."""
     return answer.text if answer.stopped else answer.text.rstrip("\ufffd")
-
-
-def _shots(config: Config, run: Run, encoder: Encoder, sees: int | None) -> Shots | None:
-    """Examples in front of each question, where the tuned model is the base with examples."""
-    if export_kind(run) != "nothing":
-        return None
-    room, count = config.compare.max_new_tokens, config.adapter.shots
-    return shots_from(run.folder("dataset"), encoder, config.train.seed, sees, room, count)

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.comparison.body import Body, Unbounded
 from pipeline.config.schema import Judge
 from pipeline.run.errors import UserError
+from pipeline.run.next_command import next_command
 
 OPENAI = "https://api.openai.com/v1"
 NO_KEY = "none"  # sent to a server that needs no key
@@ -27,7 +28,7 @@ def check(judge: Judge) -> None:
         fix = "judge.model=NAME, and judge.base_url=http://localhost:8000/v1 for a server of your own"
         raise UserError("no judge is named", "judge.model", fix)
     if find_spec("openai") is None:
-        raise UserError("the package openai is not installed", "extra judge", "make judge installs it")
+        raise UserError("the package openai is not installed", "extra judge", f"`{next_command('judge')}` installs it")
     key_of(judge)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from pipeline.comparison.answer_pairs import AnswerPair
 from pipeline.comparison.verdict import ANSWERS, INPUT, PROMPT_HASH, SYSTEM, TASK, both, parse, winner
 from pipeline.comparison.winrate import table, win_rate
-from pipeline.config.schema import Config
+from pipeline.config.schema import Judge
 from pipeline.run.markdown import plain
+from pipeline.run.width import aligned, wrapped
 
 METHOD = (
     "Each pair is asked twice, with the answers in either order; verdicts that differ make a tie, equal answers are a "
@@ -37,7 +38,7 @@ def outcome(pair: AnswerPair, replies: Mapping[str, Mapping[str, Any] | None]) -
     return {**head, "winner": winner_of_both, "consistent": consistent, "replies": readings}
 
 
-def judgement(config: Config, outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def judgement(judge: Judge, outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """judge.json.
 
     consistency: share of pairs with two verdicts on which both orders agree. first: share of verdicts for one side
@@ -53,7 +54,7 @@ def judgement(config: Config, outcomes: Sequence[Mapping[str, Any]]) -> dict[str
         return win_rate([one["winner"] for one in decided if not name or one[name] == value])
 
     return {
-        "judge": {"model": config.judge.model, "base_url": config.judge.base_url or "OpenAI's own"},
+        "judge": {"model": judge.model, "base_url": judge.base_url or "OpenAI's own"},
         "asked": len(outcomes),
         "win_rate": rate(),
         "by_set": {value: rate("set", value) for value in sets},
@@ -78,13 +79,7 @@ def _rows(totals: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def printed(totals: Mapping[str, Any]) -> str:
     """The table with notes for a terminal."""
-    rows = _rows(totals)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))).rstrip()
-        for r in rows
-    ]
-    return "\n" + "\n".join([*lines, "", *_notes(totals)])
+    return "\n" + "\n".join([aligned(_rows(totals)), "", *map(wrapped, _notes(totals))])
 
 
 def _notes(totals: Mapping[str, Any]) -> list[str]:
@@ -103,11 +98,11 @@ def _notes(totals: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def markdown(config: Config, totals: Mapping[str, Any]) -> str:
-    """judge.md."""
+def markdown(name: str, totals: Mapping[str, Any]) -> str:
+    """judge.md. name: of the run."""
     head, *rows = _rows(totals)
     lines = [
-        f"# {config.name}: base and tuned model before a judge",
+        f"# {name}: base and tuned model before a judge",
         "",
         *(f"- {plain(note)}" for note in _notes(totals)),
         "",

@@ -19,7 +19,7 @@ from pipeline.comparison.questions import files, read_all
 from pipeline.config.method_rules import description, spec_of
 from pipeline.config.portable_paths import shortener
 from pipeline.config.schema import Config
-from pipeline.run.files import json_text, write_json, write_text
+from pipeline.run.files import write_json, write_json_lines, write_text
 from pipeline.run.folder import Run, input_hashes
 from pipeline.run.progress import say
 
@@ -47,19 +47,19 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
     """
     questions, repeated = read_all(config.compare.questions, config.compare.limit)
     if repeated:
-        say(f"compare: {repeated} repeated questions are left out")
+        say(f"compare: {repeated} questions occur twice and are asked once")
     from pipeline.comparison.answering import answer_questions
 
     pairs, skipped = answer_questions(config, run, questions)
     if skipped:
-        say(f"compare: {len(skipped)} questions are too long for the model and left out; the page names them")
+        say(f"compare: {len(skipped)} questions are too long for the model and are left out; the page lists them")
     digest = digest_of(pairs)
     with run.writing("compare", stage_key) as output:
         (output.folder / "alpaca_eval").mkdir()
         for who in ("base", "tuned"):
             rows = alpaca_eval_rows(pairs, who, f"{config.name}-{who}")
             write_json(output.folder / "alpaca_eval" / f"{who}.json", rows)
-        write_text(output.folder / "answers.jsonl", "".join(json_text(pair.as_dict()) + "\n" for pair in pairs))
+        write_json_lines(output.folder / "answers.jsonl", (pair.as_dict() for pair in pairs))
         html = page(config.name, about(config, len(pairs)), pairs, skipped, digest, config.compare.max_new_tokens)
         write_text(output.folder / "page.html", shortener(run.root, config)(html))
         output.counts.update(
@@ -75,12 +75,13 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
 
 def about(config: Config, questions: int) -> str:
     """What the page compares, in a few sentences."""
-    from pipeline.release.card import base_name, column_names
+    from pipeline.model.card import base_name
+    from pipeline.release.card import column_names
 
-    method, names = spec_of(config.adapter), column_names(config)
+    method, names = spec_of(config.adapter), column_names(config.adapter)
     trained = "the same" if method.export == "nothing" else "the run's export"
     return (
-        f"{questions} questions. {names[0]}: {base_name(config) or 'random weights'}. {names[1]}: {trained}, "
+        f"{questions} questions. {names[0]}: {base_name(config.model) or 'random weights'}. {names[1]}: {trained}, "
         f"{description(config.adapter)}. Both in the template {config.prompt.template}, always the likeliest "
         f"token, at most {config.compare.max_new_tokens} of them. Which one is A is drawn anew for each question."
     )
@@ -89,6 +90,6 @@ def about(config: Config, questions: int) -> str:
 def _print_counts(run: Run, pairs: Sequence[AnswerPair]) -> None:
     base, tuned = sum(p.base.stopped for p in pairs), sum(p.tuned.stopped for p in pairs)
     identical = sum(p.identical for p in pairs)
-    stopped = f"stopped by themselves: base {base}, tuned {tuned}"
-    say(f"compare: {len(pairs)} questions; {stopped}; {identical} answers the same")
-    say(f"compare: {run.folder('compare') / 'page.html'}  (open it in a browser and vote)")
+    stopped = f"answers that end by themselves: base {base}, tuned {tuned}"
+    say(f"compare: {len(pairs)} questions; {stopped}; {identical} equal answers")
+    say(f"compare: open this page in a browser and vote: {run.folder('compare') / 'page.html'}")

@@ -11,15 +11,15 @@ from pipeline.evaluation.scores import mean
 Z = 1.959963984540054  # of a 95 % interval
 
 
-def wilson(share: float, n: int, z: float = Z) -> tuple[float, float]:
+def wilson(share: float, n: int) -> tuple[float, float]:
     """Wilson's score interval for a share out of n (E. B. Wilson, JASA 22, 1927): the normal test on one win rate a
     question, inverted.
 
     Unlike a bootstrap or share ± z * error, it does not shrink to a point at 10 of 10. With ties as half a win it is
     wider than necessary, since a tie varies less than a win or a loss.
     """
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    middle = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
+    half = Z / (1 + Z * Z / n) * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
     return max(0.0, middle - half), min(1.0, middle + half)
 
 

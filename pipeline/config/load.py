@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.config.contradictions import contradictions
-from pipeline.config.method_rules import Key
+from pipeline.config.method_rules import Key, Problem
 from pipeline.config.problem import Places, dotted, problem_of, shown
 from pipeline.config.schema import Config
 from pipeline.run.encoding import read_text
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.nearest import nearest_file
+from pipeline.run.next_command import is_suri
 from pipeline.run.yaml_text import parsed
 
 INDEX = re.compile(r"^[0-9]{1,6}$")
@@ -45,11 +46,20 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
-def load(path: str | Path, overrides: Sequence[str] = (), model: bool = True) -> Config:
+Values = dict[str, Any]  # of a config as they were given: sections, keys, values; none is checked
+
+
+def load(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    model: bool = True,
+    more: Callable[[Values], list[Problem]] = lambda values: [],
+) -> Config:
     """Reads a config file, puts `key=value` overrides on top, and checks the whole.
 
     Args:
         model: whether what the config is read for needs a base model.
+        more: further problems, of the values as given: what rooms behind this one know, such as of a template's file.
 
     Raises:
         UserError: the file cannot be read, or anything in it is wrong; the message lists every problem.
@@ -82,6 +92,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), model: bool = True) ->
     if config is not None:
         for key, what in contradictions(config, model):
             problems.append(f"{places.of(key)}: {dotted(key)}: {what}")
+    problems += [f"{places.of(key)}: {dotted(key)}: {what}" for key, what in more(values)]
     if problems or config is None:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UserError(f"{count} in the config:\n" + "\n".join(f"  - {p}" for p in problems))
@@ -96,7 +107,8 @@ def dump(config: Config) -> str:
 
 def _read(path: Path) -> str:
     if not path.is_file():
-        hint = nearest_file(path, "give CONFIG=configs/NAME.yaml", "*.yaml")
+        example = "name one: suri COMMAND configs/NAME.yaml" if is_suri() else "give CONFIG=configs/NAME.yaml"
+        hint = nearest_file(path, example, "*.yaml")
         raise UserError("no such config file", str(path), hint)
     return read_text(path)
 
@@ -130,12 +142,12 @@ def _override(values: dict[str, Any], word: str, places: Places, problems: list[
     """Puts one `train.lr=1e-4` into `values`; list items go by index (`data.sources.0.limit=100`)."""
     dotted, equals, text = word.partition("=")
     if not equals or not dotted:
-        problems.append(f"ARGS: {word!r} is not key=value")
+        problems.append(f"{_given()}: {word!r} is not key=value")
         return
     try:
         value = parsed(text, _Loader)[1] if text else ""
     except (yaml.YAMLError, ValueError, RecursionError):
-        problems.append(f"ARGS: {dotted}: cannot read {text!r} as a value")
+        problems.append(f"{_given()}: {dotted}: cannot read {text!r} as a value")
         return
     key: Key = tuple(int(part) if INDEX.match(part) else part for part in dotted.split("."))
     here: Any = values
@@ -152,11 +164,16 @@ def _override(values: dict[str, Any], word: str, places: Places, problems: list[
                 here[part] = {}
             here = here[part]
         else:
-            problems.append(f"ARGS: {dotted}: {_cannot_hold(key[:n], here, part)}")
+            problems.append(f"{_given()}: {dotted}: {_cannot_hold(key[:n], here, part)}")
             return
     for inner in [k for k in places.of_keys if k[: len(key)] == key]:
         del places.of_keys[inner]
-    places.of_keys[key] = "ARGS"
+    places.of_keys[key] = _given()
+
+
+def _given() -> str:
+    """Where overrides were given: the variable of make, or behind `suri`."""
+    return "command line" if is_suri() else "ARGS"
 
 
 def _cannot_hold(key: Key, here: Any, part: str | int) -> str:

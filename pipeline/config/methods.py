@@ -24,7 +24,6 @@ class MethodSpec:
         is_peft: whether stock peft loads what is saved.
         float32: whether the base's own weights are trained, and therefore are in float32 for every `model.dtype`.
         no_quantized: why the frozen base may not be in nf4 or int8; empty when it may.
-        starts_as_base: whether the model's output at step 0 is the base's, up to 1e-6.
         no_tokens: why it cannot train new tokens; empty when it can.
         not_decayed: whether what it trains may hold biases and norms, which weight decay leaves out.
         never_packed: why rows never go through as packs; empty when they may, and then the model decides.
@@ -37,7 +36,6 @@ class MethodSpec:
     is_peft: bool = False
     float32: bool = False
     no_quantized: str = ""
-    starts_as_base: bool = True
     no_tokens: str = "it trains none of their rows in the embedding and in the head"
     not_decayed: bool = True
     never_packed: str = ""
@@ -49,8 +47,7 @@ def _bottleneck(name: str, trains: str) -> MethodSpec:
 
 def _virtual_tokens(name: str, trains: str, not_decayed: bool = False) -> MethodSpec:
     return MethodSpec(
-        name, trains, ("virtual_tokens",), "adapter", is_peft=True, starts_as_base=False,
-        not_decayed=not_decayed,
+        name, trains, ("virtual_tokens",), "adapter", is_peft=True, not_decayed=not_decayed,
         never_packed="virtual tokens stand in front of each row by itself, and rows of a pack share one front",
     )  # fmt: skip
 

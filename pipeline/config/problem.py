@@ -25,7 +25,7 @@ MESSAGES = {
 
 @dataclass
 class Places:
-    """Where keys were given: `FILE:LINE`, or `ARGS` for those on the command line."""
+    """Where keys were given: `FILE:LINE`, or `ARGS` (`command line` behind `suri`) for overrides."""
 
     path: str
     of_keys: dict[Key, str] = field(default_factory=dict)

@@ -7,17 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config.schema import Config
 from pipeline.data_report.lengths import SplitLengths, lengths
 from pipeline.data_report.rows import HashSample, read
 from pipeline.data_report.samples import Pool, Sample, clusters
 from pipeline.data_report.verbs import LANGUAGES, SAMPLE
 from pipeline.dataset.select.decide import LEFT_OUT
-from pipeline.dataset.select.split import SPLITS
 from pipeline.dataset.summary import label_of
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.files import read_json
-from pipeline.run.folder import Run
+from pipeline.run.folder import SPLITS, Run
 from pipeline.run.progress import bar
 
 STEPS = 8  # rules with their own step in the flow
@@ -75,22 +73,26 @@ class _SplitReader:
         return split
 
 
-def gather(config: Config, run: Run) -> ReportData:
-    """Reads the run folder once. Keys of what is missing there (tokens, benchmarks, tasks) stay empty."""
+def gather(run: Run, name: str, seed: int, cutoff: int) -> ReportData:
+    """Reads the run folder once. Keys of what is missing there (tokens, benchmarks, tasks) stay empty.
+
+    Args:
+        name, seed: of the run and of its data, for the page. cutoff: `prompt.cutoff`.
+    """
     folder = run.folder("dataset")
     report: dict[str, Any] = read_json(folder / "report.json") or {}
     encoded = run.manifest("tokens") is not None
     reader = _SplitReader(run, [label_of(source) for source in report.get("sources", ())])
     splits = []
     with bar(total=sum(int(report.get(name) or 0) for name in SPLITS), what="report: rows") as progress:
-        for name in SPLITS:
-            splits.append(reader.read_split(name, _tokens(run, name) if encoded else None))
-            progress.update(reader.lines[name])
-    measured = lengths([p for p in splits if p.ids], list(reader.sources), config.prompt.cutoff if encoded else None)
+        for split in SPLITS:
+            splits.append(reader.read_split(split, _tokens(run, split) if encoded else None))
+            progress.update(reader.lines[split])
+    measured = lengths([p for p in splits if p.ids], list(reader.sources), cutoff if encoded else None)
     duplicates = report.get("duplicates") or {}
     numbers = {
-        "name": config.name,
-        "seed": config.data.seed,
+        "name": name,
+        "seed": seed,
         **{
             name: int(report.get(name) or 0) for name in ("read", "kept", "rejected", "left_out", "with_input", *SPLITS)
         },

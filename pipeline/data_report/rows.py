@@ -9,15 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from pipeline.run.files import json_lines
+
 Item = TypeVar("Item")
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSONL file; none where the file is missing."""
-    if path.is_file():
-        with open(path, encoding="utf-8", errors="surrogatepass") as file:
-            for line in file:
-                yield json.loads(line)
+    return json_lines(path) if path.is_file() else iter(())
 
 
 class HashSample(Generic[Item]):

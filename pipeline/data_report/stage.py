@@ -43,8 +43,9 @@ def key(config: Config, run: Run) -> dict[str, Any]:
 def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
     """Counts, parses, draws and writes. The page says what is missing (tokens, benchmarks, parsers)."""
     if (run.folder("report") / PAGE_BEFORE).is_file():
-        say(f"report: made again: the data report is called {PAGE} now")
-    data, short = gather(config, run), shortener(run.root, config)
+        say(f"report: an earlier version wrote {PAGE_BEFORE}; the data report is now called {PAGE}")
+    data = gather(run, config.name, config.data.seed, config.prompt.cutoff)
+    short = shortener(run.root, config)
     data.numbers, data.clusters = shortened(data.numbers, short), shortened(data.clusters, short)
     verbs_by_language = verbs.count(data.instructions, data.rows)
     sections = Sections(data, verbs_by_language)

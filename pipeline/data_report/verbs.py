@@ -48,7 +48,7 @@ def count(instructions: Mapping[str, Sequence[str]], rows: Mapping[str, int]) ->
             whole = [text.encode("utf-8", "replace").decode() for text in texts]  # no half characters
             entry |= counted(_pairs(language, whole))
         except UserError as error:
-            say(f"report: no verbs for {LANGUAGES[language]}: {error.what}")
+            say(f"report: the chart of {LANGUAGES[language]} verbs is left out: {error.what}")
             entry["missing"] = f"{error.what}. To have it: {error.fix}."
         entries[language] = entry
     return entries

@@ -19,6 +19,7 @@ from pipeline.config.schema import Data, Source
 from pipeline.dataset.clean.rule import Cleaner, Texts
 from pipeline.dataset.example import Example
 from pipeline.dataset.read.alpaca_form import notes_of, to_alpaca
+from pipeline.dataset.read.compressed import READ
 from pipeline.dataset.read.conversation import CONVERSATION, characters, growth
 from pipeline.dataset.read.forms import EXTRA, form_name
 from pipeline.dataset.read.row import RawRow, Rejected, check
@@ -38,10 +39,14 @@ SEPARATOR = "\x1e"  # between a row's place and its JSON, which cannot hold this
 
 @dataclass(frozen=True)
 class Chunk:
-    """Raw rows of one source (its number in `data.sources`), in their order."""
+    """Raw rows of one source (its number in `data.sources`), in their order.
+
+    read: bytes of the source's files that were read when the chunk was complete; 0 where they cannot be counted.
+    """
 
     source: int
     raws: list[RawRow]
+    read: int = 0
 
 
 @dataclass
@@ -65,7 +70,7 @@ class ChunkResult:
 
     lines: every row as `place SEPARATOR json`, encoded. accepted: which of them are examples; the others are rejected.
     changes: what rules did to accepted rows. rejected: rows rejected by each rule. examples: a few of those.
-    notes: on fields that are not learnt, with the number of rows.
+    notes: on fields that are not learnt, with the number of rows. read: as of the chunk.
     """
 
     source: int
@@ -77,20 +82,22 @@ class ChunkResult:
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     forms: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
+    read: int = 0
 
 
 def chunks(number: int, source: Source, seed: int) -> Iterator[Chunk]:
     """A source in chunks of bounded size."""
     raws: list[RawRow] = []
     size = 0
+    READ.reset()
     for raw in read(source, seed):
         raws.append(raw)
         size += _characters(raw.value)
         if len(raws) == ROWS or size > CHARACTERS:
-            yield Chunk(number, raws)
+            yield Chunk(number, raws, READ.count if READ.is_known else 0)
             raws, size = [], 0
     if raws:
-        yield Chunk(number, raws)
+        yield Chunk(number, raws, READ.count if READ.is_known else 0)
 
 
 def _characters(row: Any) -> int:
@@ -113,7 +120,7 @@ class ChunkPipeline:
         lines: list[bytes] = []
         examples: list[Example] = []
         accepted: list[bool] = []
-        result = ChunkResult(chunk.source, lines, np.zeros(0, np.bool_), _NONE)
+        result = ChunkResult(chunk.source, lines, np.zeros(0, np.bool_), _NONE, read=chunk.read)
         for raw in chunk.raws:
             result.forms[form_name(raw.value, source)] += 1
             result.notes.update(notes_of(raw.value, source))

@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.dataset.example import Example
-from pipeline.dataset.select.split import SPLITS
 from pipeline.dataset.summary import label_of
 from pipeline.run.errors import UserError
-from pipeline.run.files import json_text, write_text
+from pipeline.run.files import json_lines, json_text, write_json_lines
+from pipeline.run.folder import SPLITS
 from pipeline.run.progress import say
+from pipeline.run.terminal import Styled, safe
+from pipeline.run.width import WIDTH, clipped, columns, padded
 
 TEXTS = ("instruction", "input", "output")
 SHOWN = 3  # rows of each kind of change on the screen
-WIDTH = 100  # characters of a text on the screen
+NAME = 40  # columns of a count's name on the screen
 Texts = list[dict[str, str]]  # texts by field, one entry for each rule
 
 
@@ -55,17 +57,13 @@ def show(a: Path, b: Path) -> None:
     for change, rows in sorted(changes.items(), key=lambda item: (-len(item[1]), item[0])):
         say(f"{len(rows):,} rows: {change}")
         for row in rows[:SHOWN]:
-            say("    " + _short(texts[row]))
+            say("    " + clipped(_short(texts[row]), WIDTH - 4))
         if len(rows) > SHOWN:
             say(f"    and {len(rows) - SHOWN:,} more")
-    lines = [
-        json_text({"change": change, "id": row, "row": texts[row]}, default=str) + "\n"
-        for change, rows in sorted(changes.items())
-        for row in rows
-    ]
+    listed = [(change, row) for change, rows in sorted(changes.items()) for row in rows]
     path = b / "data-diff.jsonl"
-    write_text(path, "".join(lines))
-    say(f"all of them: {path}")
+    write_json_lines(path, ({"change": change, "id": row, "row": texts[row]} for change, row in listed), default=str)
+    say(f"all changes are in {path}")
 
 
 def _change(before: State | None, after: State | None) -> str:
@@ -85,10 +83,14 @@ def _change(before: State | None, after: State | None) -> str:
 
 def _print_counts(a: Path, b: Path) -> None:
     counts = [_counts(a), _counts(b)]
-    say(f"A: {a}\nB: {b}\n{'':32}{'A':>12}{'B':>12}{'B - A':>12}")
+    say(f"A: {a}\nB: {b}\n{'':{NAME}}{'A':>12}{'B':>12}{'B - A':>12}")
     for name in dict.fromkeys([*counts[0], *counts[1]]):
         one, two = counts[0][name], counts[1][name]
-        say(f"{name:32}{one:>12,}{two:>12,}{two - one:>+12,}" if one != two else f"{name:32}{one:>12,}{two:>12,}")
+        change = f"{two - one:>+12,}" if one != two else ""
+        if columns(name) > NAME:  # a path: whole, on a line of its own
+            say(Styled(safe(name)))
+        label = padded("" if columns(name) > NAME else name, NAME)
+        say(f"{label}{one:>12,}{two:>12,}{change}")
 
 
 def _counts(run: Path) -> Counter[str]:
@@ -114,12 +116,6 @@ def _folder(run: Path) -> Path:
     return folder
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with open(path, encoding="utf-8", errors="surrogatepass") as file:
-        for line in file:
-            yield json.loads(line)
-
-
 def _states(run: Path) -> dict[str, State]:
     """State of each row by the id of the text that was read; of equal rows the best state."""
     states: dict[str, State] = {}
@@ -141,7 +137,7 @@ def _rows(run: Path) -> Iterator[tuple[str, State, Any]]:
     """Every line of a build: the id of the text that was read, the state of this one copy, the row."""
     folder = _folder(run)
     fixes = _fixes(folder)
-    for line in _lines(folder / "rejected.jsonl"):
+    for line in json_lines(folder / "rejected.jsonl"):
         row = line["row"]
         own = str(row.get("id")) if isinstance(row, dict) else ""
         before = fixes.pop((line["source"], line["place"], own), [])
@@ -153,7 +149,7 @@ def _rows(run: Path) -> Iterator[tuple[str, State, Any]]:
     repeat = {share["source"]: share["repeat"] for share in _report(run)["mix"]}
     for split in SPLITS:
         seen: Counter[tuple[str, str]] = Counter()
-        for row in _lines(folder / f"{split}.jsonl"):
+        for row in json_lines(folder / f"{split}.jsonl"):
             key, id = (row["source"], row["id"]), row["id"]
             if key in remaining:
                 times = repeat[row["source"]] if split == "train" else 1
@@ -167,7 +163,7 @@ def _rows(run: Path) -> Iterator[tuple[str, State, Any]]:
 def _fixes(folder: Path) -> dict[tuple[str, str, str], Texts]:
     """The texts that rules replaced in each fixed row, in their order, by source, place and new id."""
     fixes: defaultdict[tuple[str, str, str], Texts] = defaultdict(list)
-    for change in _lines(folder / "changes.jsonl"):
+    for change in json_lines(folder / "changes.jsonl"):
         if change["action"] == "fixed":
             place = change["place"].replace("\n", " ")  # as rejected.jsonl has it
             fixes[change["source"], place, change["id"]].append(change["before"])
@@ -199,5 +195,4 @@ def _texts(run: Path, wanted: set[str]) -> dict[str, Any]:
 
 def _short(row: Any) -> str:
     text = " | ".join(str(row[t]) for t in TEXTS if row.get(t)) if isinstance(row, dict) else str(row)
-    text = " ".join(text.split()) or str(row)
-    return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
+    return " ".join(text.split()) or str(row)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.dataset.example import Example
+from pipeline.run.files import json_lines
 
 
 def read_examples(dataset: Path, split: str, limit: int | None = None) -> Iterator[Example]:
@@ -16,9 +16,8 @@ def read_examples(dataset: Path, split: str, limit: int | None = None) -> Iterat
     Args:
         dataset: the run's folder `dataset/`. split: `train`, `val` or `holdout`.
     """
-    with open(dataset / f"{split}.jsonl", encoding="utf-8", errors="surrogatepass") as file:
-        for line in itertools.islice(file, limit):
-            yield Example(**json.loads(line))
+    for row in itertools.islice(json_lines(dataset / f"{split}.jsonl"), limit):
+        yield Example(**row)
 
 
 def example_rows(dataset: Path, limit: int | None = None) -> list[Example]:

@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.schema import Data, Source
-from pipeline.dataset.chunk import ChunkPipeline, ChunkResult, chunks
+from pipeline.config.schema import Data
+from pipeline.dataset.chunk import ChunkPipeline, chunks
 from pipeline.dataset.engine import Engine
 from pipeline.dataset.ledger import Ledger
-from pipeline.dataset.read.columnar import is_columnar
-from pipeline.dataset.read.compressed import compression_of
 from pipeline.dataset.read.source import files_of
 from pipeline.dataset.summary import Summary
 from pipeline.run.errors import UserError
@@ -42,37 +40,32 @@ def read_source(
     """
     source, label = data.sources[number], summary.labels[number]
     before, accepted = len(ledger), 0
-    with bar(what=f"reading {Path(source.path).name}", total=source.rows) as progress:
+    size = sum(path.stat().st_size for path in files_of(source))
+    with bar(what=f"data: reading {Path(source.path).name}", total=source.rows) as progress:
         for result in engine.map(pipeline, chunks(number, source, data.seed)):
             ledger.add(result)
             summary.add(result)
             yield from result.changes
             accepted += int(result.accepted.sum())
-            if progress.total is None:
-                progress.total = _expected_rows(source, result)
+            if source.rows is None:
+                progress.total = expected_rows(progress.n + len(result.lines), result.read, size)
             progress.update(len(result.lines))
+        progress.total = progress.n
     rows = len(ledger) - before
     if not accepted:
         what, fix = _no_row_accepted(summary, number)
         raise UserError(what, label, fix)
-    say(f"data: {label}: {rows:,} rows read, {rows - accepted:,} rejected by checks and rules")
+    rejected = f"{rows - accepted:,} of them rejected" if accepted < rows else "none rejected"
+    say(f"data: {label}: {rows:,} rows read, {rejected}")
 
 
-def _expected_rows(source: Source, first: ChunkResult) -> int | None:
-    """About how many rows the source has, from the size of its files and its first rows; None if unknown."""
-    files = files_of(source)
-    added = len(first.lines) * (len(source.path) * 2 + 150)  # place, id and so on, which the file does not have
-    size = (sum(len(line) for line in first.lines) - added) / max(len(first.lines), 1)
-    if not files or size < 1 or any(map(_is_binary, files)):
-        return None
-    return max(round(sum(path.stat().st_size for path in files) / size), len(first.lines))
+def expected_rows(rows: int, read: int, size: int) -> int | None:
+    """How many rows a source has in all, if the rest of its files is like what was read; None if unknown.
 
-
-def _is_binary(path: Path) -> bool:
-    """Whether a file's size says little about the length of its text: compressed, Parquet, Arrow."""
-    with open(path, "rb") as file:
-        head = file.read(16)
-    return bool(compression_of(head)) or is_columnar(head)
+    Args:
+        rows: that were made of the first `read` bytes. size: bytes of all its files.
+    """
+    return max(rows, round(rows * size / read)) if read and size else None
 
 
 def _no_row_accepted(summary: Summary, number: int) -> tuple[str, str]:
@@ -87,4 +80,4 @@ def _no_row_accepted(summary: Summary, number: int) -> tuple[str, str]:
     reasons = "; ".join(f"{counts[rule]:,} x {first[rule]['reason']}" for rule in rules[:3])
     fix = FIXES.get(rules[0], "each row is an object with the texts instruction, input (optional) and output")
     place = first[rules[0]]["place"]
-    return f"every one of the {sum(counts.values()):,} rows was rejected ({reasons}; first: {place})", fix
+    return f"all {sum(counts.values()):,} rows were rejected ({reasons}; first: {place})", fix

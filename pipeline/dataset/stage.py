@@ -32,13 +32,12 @@ from pipeline.dataset.read.source import files_of, labels
 from pipeline.dataset.reading import read_source
 from pipeline.dataset.select.contamination import QuestionIndex
 from pipeline.dataset.select.decide import LEFT_OUT, decide
-from pipeline.dataset.select.split import SPLITS
 from pipeline.dataset.summary import Summary, label_of
 from pipeline.dataset.writer import Writer
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_json, write_text
-from pipeline.run.folder import Run, input_hashes
-from pipeline.run.progress import say
+from pipeline.run.folder import SPLITS, Run, input_hashes
+from pipeline.run.progress import say, working
 
 NOT_IN_KEY = ("engine",)  # settings of `data` that do not change the result
 
@@ -75,8 +74,8 @@ def build(config: Config, run: Run, stage_key: dict[str, Any] | None = None) -> 
             for change in read_source(number, data, pipeline, workers, ledger, summary):
                 writer.write_change(change)
         ledger.finish_reading()
-        say("data: comparing rows")
-        splits, shares = decide(ledger, data, questions, workers)
+        with working("data: comparing rows"):
+            splits, shares = decide(ledger, data, questions, workers)
         if "train" not in splits.values():
             raise UserError("no row is left to train on", "data", "lower data.val or data.holdout")
         writer.write_rows(splits)
@@ -107,17 +106,19 @@ def _print_report(report: dict[str, Any], data: Data, folder: Path) -> None:
     for rule in report["rules"]:
         counts = ", ".join(f"{rule[name]:,} {name}" for name in ("rejected", "fixed", "flagged") if rule[name])
         if rule["rule"] in LEFT_OUT:
-            counts = f"{rule['rejected']:,} left out"
+            counts = f"{rule['rejected']:,} rows left out"
         if rule["examples"]:
             first = rule["examples"][0]
-            say(f"      {rule['rule']}: {counts}: {first['reason']} (first: {first['place']})")
+            say(f"      {rule['rule']}: {counts}, the first at {first['place']}: {first['reason']}")
     for source in report["sources"]:
         for note, count in source.get("notes", {}).items():
             say(f"      {label_of(source)}: {note} ({count:,} rows)")
     if data.val and not report["val"]:
-        say(f"data: data.val is {data.val:g}, but no row is held out: there are too few (or none is marked exact)")
+        say(f"data: no row is held out, although data.val is {data.val:g}: there are too few rows, or none is exact")
     left = f", {report['left_out']:,} left out" if report["left_out"] else ""
     say(
-        f"data: {report['train']:,} train, {report['val']:,} val, {report['holdout']:,} held-out tasks, "
-        f"{report['rejected'] - report['left_out']:,} rejected{left} -> {folder}"
+        f"data: {report['train']:,} rows to train on, {report['val']:,} held out, {report['holdout']:,} of held-out "
+        f"tasks, {report['rejected'] - report['left_out']:,} rejected{left}"
     )
+    if report["rejected"]:
+        say(f"data: every removed row has a recorded reason: {folder / 'rejected.jsonl'}")

@@ -11,7 +11,8 @@ from pipeline.dataset.chunk import EXAMPLES, ChunkResult
 from pipeline.dataset.clean.rule import RULES
 from pipeline.dataset.read.source import labels
 from pipeline.dataset.select.decide import LEFT_OUT
-from pipeline.dataset.select.split import SPLITS, group_members
+from pipeline.dataset.select.split import group_members
+from pipeline.run.folder import SPLITS
 
 LONGEST = 2000  # characters of a text in the report; the files have the whole
 MEANINGS = {

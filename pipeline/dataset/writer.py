@@ -15,9 +15,9 @@ from pipeline.dataset.read.benchmark import BenchmarkQuestion
 from pipeline.dataset.read.row import Rejected
 from pipeline.dataset.select.contamination import METHOD, Coverage
 from pipeline.dataset.select.decide import KINDS
-from pipeline.dataset.select.split import SPLITS
 from pipeline.dataset.summary import Summary, shortened
 from pipeline.run.files import json_text, need_space
+from pipeline.run.folder import SPLITS
 from pipeline.run.progress import bar
 
 CLUSTERS = 10  # largest clusters in the report

@@ -13,7 +13,6 @@ from typing import Any
 
 from pipeline.dataset.example import Example
 from pipeline.evaluation.scores import mean
-from pipeline.evaluation.shots import Shots
 from pipeline.model.generate import greedy
 from pipeline.prompt.encode import Encoder
 
@@ -43,23 +42,13 @@ class Answer:
         return {**fields, "exact": self.exact, "contained": self.contained}
 
 
-def answer(
-    model: Any,
-    encoder: Encoder,
-    examples: Sequence[Example],
-    max_new_tokens: int,
-    what: str,
-    shots: Shots | None = None,
-) -> list[Answer]:
-    """Greedy answers to examples, in their order.
-
-    Args:
-        shots: puts training rows before each.
+def answer(model: Any, encoder: Encoder, examples: Sequence[Example], max_new_tokens: int, what: str) -> list[Answer]:
+    """Greedy answers to examples, in their order. what: for the progress bar.
 
     Raises:
         NotFinite: see `greedy`; its rows are indices of examples.
     """
-    prompts = [shots.prompt(e) if shots else encoder.prompt(e.instruction, e.input) for e in examples]
+    prompts = [encoder.prompt(e.instruction, e.input) for e in examples]
     new_ids = greedy(model, prompts, end_id=encoder.end_id, max_new_tokens=max_new_tokens, what=what)
     return [read(encoder, example, ids) for example, ids in zip(examples, new_ids, strict=True)]
 

@@ -12,8 +12,7 @@ from pipeline.dataset.example import Example
 from pipeline.dataset.examples import read_examples
 from pipeline.evaluation.shots import Shots
 from pipeline.prompt.tokens import Tokens
-
-SPLITS = ("val", "holdout")
+from pipeline.run.folder import HELD_OUT
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def held_out_rows(dataset: Path, tokens: Path, rows: int) -> dict[str, HeldOutRo
         dataset, tokens: folders of the run.
     """
     splits = {}
-    for split in SPLITS:
+    for split in HELD_OUT:
         encoded = Tokens(tokens / f"{split}.arrow")
         limit = rows if split == "val" else (rows + 1) // 2
         count = min(len(encoded), limit)

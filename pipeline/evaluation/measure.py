@@ -11,7 +11,6 @@ computed again by the others, and a stopped command continues.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -23,20 +22,21 @@ import numpy as np
 import torch
 
 from pipeline.config.method_rules import spec_of
-from pipeline.config.schema import Config
+from pipeline.config.schema import Model
 from pipeline.dataset.example import Example
 from pipeline.evaluation.answers import Answer, read
 from pipeline.evaluation.shots import Shots
-from pipeline.model.base import Base, identity
-from pipeline.model.exported import base_with_tokens, export_dtype, exported_model, free_memory
+from pipeline.model.base import identity
+from pipeline.model.exported import exported_model, free_memory
 from pipeline.model.generate import NotFinite, greedy
 from pipeline.model.load import dtype_name
 from pipeline.model.loss import row_losses
 from pipeline.model.memory import each_group
+from pipeline.model.run_base import RunBase
 from pipeline.prompt.batch import pad
 from pipeline.prompt.encode import IGNORE, Encoder
 from pipeline.prompt.tokens import Tokens
-from pipeline.run.files import sha256_file, sha256_json
+from pipeline.run.files import sha256_json
 from pipeline.run.folder import Run
 from pipeline.run.progress import bar, say
 from pipeline.run.result_cache import ResultCache
@@ -128,19 +128,19 @@ class MeasuredModel:
         """Another result of the model that depends on `settings`: the cached one, or `measure(model)`."""
         name = f"{what} {sha256_json(dict(settings))[:32]}"
         if name in self.cache.results:
-            say(f"{self.label}: {what}: measured before")
+            say(f"{self.label}: {what}: taken from an earlier measurement")
         else:
             self.cache.add({name: measure(self.model)})
         return self.cache.results[name]
 
     def _print_cached(self, what: str, cached: int, total: int, kind: str) -> None:
         if cached:
-            say(f"{self.label}: {what}: {cached:,} of {total:,} {kind} are cached")
+            say(f"{self.label}: {what}: {cached:,} of {total:,} {kind} taken from an earlier measurement")
 
 
-def held_out_loss(model: Any, tokens: Tokens, rows: Sequence[int], what: str = "held-out loss") -> float:
+def held_out_loss(model: Any, tokens: Tokens, rows: Sequence[int]) -> float:
     """Mean of -log p over all labelled tokens of the rows, in nats; NaN where there are none."""
-    sums, counts = row_sums(model, tokens, rows, what)
+    sums, counts = row_sums(model, tokens, rows, "held-out loss")
     return sum(sums) / sum(counts) if any(counts) else math.nan
 
 
@@ -172,44 +172,48 @@ def row_sums(
     return sums, counts
 
 
-def base_key(config: Config) -> dict[str, Any]:
+def base_key(model: Model) -> dict[str, Any]:
     """Identifies the base as a run loads it."""
-    model = config.model
     return {"model": identity.settings(model), "base": identity.identity(model), "dtype": dtype_name(model)}
 
 
-def tuned_key(config: Config, run: Run, export: Path | None = None) -> dict[str, Any]:
-    """Identifies what the run exported, by the weights in `export`, or those that its manifest lists.
+def tuned_key(base: RunBase, dtype: str, hashes: Mapping[str, str]) -> dict[str, Any]:
+    """Identifies what a run exported.
 
     Where no weights were trained that is the base; where the export is an adapter, base and adapter.
+
+    Args:
+        dtype: of merged weights. hashes: sha256 of the export's files by name; those of its weights count.
     """
-    kind = spec_of(config.adapter).export
+    kind = spec_of(base.adapter).export
     if kind == "nothing":
-        return base_key(config)
-    if export is None:
-        files = (run.manifest("export") or {}).get("files", {})
-        weights = {name: entry["sha256"] for name, entry in files.items() if _is_model_file(name)}
-    else:
-        weights = {p.name: sha256_file(p) for p in sorted(export.iterdir()) if _is_model_file(p.name)}
-    base = base_key(config) if kind == "adapter" else {"dtype": export_dtype(config)}
-    return {**base, "weights": weights}
+        return base_key(base.model)
+    start = base_key(base.model) if kind == "adapter" else {"dtype": dtype}
+    return {**start, "weights": {name: digest for name, digest in hashes.items() if is_model_file(name)}}
 
 
-def base_model(config: Config, run: Run, base: Base, encoder: Encoder) -> MeasuredModel:
-    """The run's base, loaded when a result is missing."""
-    path = run.folder("measurements") / "base.jsonl"
-    return MeasuredModel(path, base_key(config), encoder, lambda: base_with_tokens(config, base, encoder), "base")
+def base_model(folder: Path, base: RunBase) -> MeasuredModel:
+    """The run's base, loaded when a result is missing. folder: of measurements."""
+    return MeasuredModel(folder / "base.jsonl", base_key(base.model), base.encoder, base.load, "base")
 
 
-def tuned_model(config: Config, run: Run, encoder: Encoder) -> MeasuredModel:
-    """What the run exported, loaded when a result is missing; where no weights were trained that is the base."""
-    who = "base" if spec_of(config.adapter).export == "nothing" else "tuned"
+def tuned_model(run: Run, base: RunBase, dtype: str) -> MeasuredModel:
+    """What the run exported, loaded when a result is missing; where no weights were trained that is the base.
+
+    Args:
+        dtype: of merged weights.
+    """
+    who = "base" if spec_of(base.adapter).export == "nothing" else "tuned"
     path = run.folder("measurements") / f"{who}.jsonl"
-    load = functools.partial(exported_model, config, run)
-    return MeasuredModel(path, tuned_key(config, run), encoder, load, "tuned")
+    files = (run.manifest("export") or {}).get("files", {})
+    key = tuned_key(base, dtype, {name: entry["sha256"] for name, entry in files.items()})
+    return MeasuredModel(
+        path, key, base.encoder, lambda: exported_model(run.folder("export"), dtype, lambda: base), "tuned"
+    )
 
 
-def _is_model_file(file: str) -> bool:
+def is_model_file(file: str) -> bool:
+    """Whether a file of an export belongs to its weights."""
     return file.endswith(".safetensors") or file in ("config.json", "adapter_config.json")
 
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config.schema import Config
+from pipeline.config.schema import Prompt, Train
 from pipeline.evaluation.probes import NAMES, Counts
 from pipeline.run.files import read_json
 from pipeline.run.folder import Run
+from pipeline.run.next_command import next_command
 
 # Shares from which a warning is given, chosen by hand: of 16 answers, three that do not stop, two with another fault.
 LEAST_STOPPED = 0.85
@@ -31,7 +32,8 @@ class Facts:
         language. losses: of the first and the last step, None without training.
     """
 
-    config: Config
+    prompt: Prompt
+    train: Train
     rows: int = 0
     cut: int = 0
     languages: Mapping[str, int] | None = None
@@ -39,14 +41,13 @@ class Facts:
     losses: tuple[float, float] | None = None
 
     @classmethod
-    def of(cls, config: Config, run: Run, counts: Mapping[str, Any]) -> Facts:
+    def of(cls, prompt: Prompt, train: Train, run: Run, counts: Mapping[str, Any]) -> Facts:
         """From the run folder; `counts`: of the training, as its manifest has them."""
-        train = ((run.manifest("tokens") or {}).get("counts") or {}).get("train") or {}
-        report = read_json(run.folder("dataset") / "report.json") or {}
+        encoded = ((run.manifest("tokens") or {}).get("counts") or {}).get("train") or {}
+        rows, cut = encoded.get("rows", 0), encoded.get("cut", 0)
+        languages = (read_json(run.folder("dataset") / "report.json") or {}).get("languages")
         losses = (counts["first_loss"], counts["last_loss"]) if "first_loss" in counts else None
-        return cls(
-            config, train.get("rows", 0), train.get("cut", 0), report.get("languages"), counts.get("steps", 0), losses
-        )
+        return cls(prompt, train, rows, cut, languages, counts.get("steps", 0), losses)
 
 
 def warnings(counts: Counts, facts: Facts, wanted: Mapping[str, int] | None = None) -> list[dict[str, str]]:
@@ -87,7 +88,7 @@ def _said(name: str, counted: Mapping[str, int]) -> str:
 
 
 def _stops(counts: Counts, facts: Facts, _: Mapping[str, int]) -> tuple[str, str]:
-    cutoff = facts.config.prompt.cutoff
+    cutoff = facts.prompt.cutoff
     if facts.rows and facts.cut / facts.rows >= CUT:
         share = f"{facts.cut / facts.rows:.0%}"
         cause = f"{share} of the training rows were cut at {cutoff} tokens, and so lost their end token"
@@ -98,8 +99,8 @@ def _stops(counts: Counts, facts: Facts, _: Mapping[str, int]) -> tuple[str, str
 
 
 def _repeats(_: Counts, facts: Facts, __: Mapping[str, int]) -> tuple[str, str]:
-    if facts.config.train.epochs > 3 and facts.losses and facts.losses[1] < 0.1:
-        cause = f"the rows are learnt by heart: {facts.config.train.epochs:g} epochs, loss {facts.losses[1]:.3f}"
+    if facts.train.epochs > 3 and facts.losses and facts.losses[1] < 0.1:
+        cause = f"the rows are learnt by heart: {facts.train.epochs:g} epochs, loss {facts.losses[1]:.3f}"
         return cause, "train for fewer epochs, or lower train.lr"
     cause, _fix = _too_little(facts)
     return cause, LOOP_FIX
@@ -119,15 +120,17 @@ def _language(_: Counts, facts: Facts, wanted: Mapping[str, int]) -> tuple[str, 
 
 
 def _echoes(_: Counts, facts: Facts, __: Mapping[str, int]) -> tuple[str, str]:
-    if not facts.config.prompt.mask_prompt:
+    if not facts.prompt.mask_prompt:
         return "prompt.mask_prompt is false, so the model learns to write prompts", "set prompt.mask_prompt=true"
     cause, fix = _too_little(facts)
-    return cause, f"{fix}; look for rows whose answers hold the question or the template's words (`make data`)"
+    look = f"look for rows whose answers hold the question or the template's words (`{next_command('data')}`)"
+    return cause, f"{fix}; {look}"
 
 
 def _empty(_: Counts, facts: Facts, __: Mapping[str, int]) -> tuple[str, str]:
     cause = "rows with empty answers teach to say nothing, or the template's last sign and the answer's first are glued"
-    return cause, "look at `make preview`; keep the rule output-empty on; ask with the template that was trained"
+    look = f"look at `{next_command('preview')}`"
+    return cause, f"{look}; keep the rule output-empty on; ask with the template that was trained"
 
 
 def _as_base(_: Counts, facts: Facts, __: Mapping[str, int]) -> tuple[str, str]:
@@ -139,7 +142,7 @@ def _as_base(_: Counts, facts: Facts, __: Mapping[str, int]) -> tuple[str, str]:
 
 def _too_little(facts: Facts) -> tuple[str, str]:
     """The remaining cause: too few steps, or too small a learning rate."""
-    train = facts.config.train
+    train = facts.train
     fell = f", loss {facts.losses[0]:.3f} -> {facts.losses[1]:.3f}" if facts.losses else ""
     cause = f"too little was learnt: {facts.steps:,} steps at train.lr={train.lr:g}{fell}"
     return cause, "train for more steps" if facts.steps < FEW_STEPS else "raise train.lr, or train for more epochs"

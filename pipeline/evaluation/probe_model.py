@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, zip_longest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.config.schema import Config
+from pipeline.config.schema import Eval
 from pipeline.dataset.example import Example
 from pipeline.dataset.examples import read_examples
 from pipeline.evaluation.answers import Answer, read
@@ -18,12 +19,10 @@ from pipeline.evaluation.probe_causes import Facts, advice, warnings
 from pipeline.evaluation.probes import NAMES, fitting, languages_asked, probe, signs
 from pipeline.model.adapter import adapter_disabled
 from pipeline.model.generate import answering, greedy
-from pipeline.model.load import context_length
 from pipeline.model.loss import label_logits
 from pipeline.model.memory import OutOfMemory, each_group
 from pipeline.prompt.batch import pad
 from pipeline.prompt.encode import IGNORE, Encoder
-from pipeline.run.folder import Run
 from pipeline.run.progress import say
 
 ROWS = 16
@@ -33,11 +32,13 @@ POOL = 256  # rows that the questions are chosen from
 TIE = {torch.float32: 1e-4, torch.bfloat16: 2.0**-6, torch.float16: 2.0**-9}  # of a logit's size: rounding
 
 
-def probe_model(model: Any, config: Config, run: Run, encoder: Encoder, counts: Mapping[str, Any]) -> dict[str, Any]:
+def probe_model(
+    model: Any, encoder: Encoder, dataset: Path, settings: Eval, longest: int | None, facts: Facts
+) -> dict[str, Any]:
     """Answers of the model to held-out rows (training rows where there are none) and to `eval.prompts`.
 
     Args:
-        counts: of the training, as its manifest will have them.
+        dataset: folder of the data stage. longest: context length of the model, None if it has no limit.
 
     Returns:
         The content of `adapter/probes.json`: settings, `probes` (see `probes.probe`), `warnings`, `answers`; or
@@ -46,13 +47,11 @@ def probe_model(model: Any, config: Config, run: Run, encoder: Encoder, counts: 
     Raises:
         UserError: the model gives NaN (`NotFinite`).
     """
-    limit = min(config.eval.max_new_tokens, LIMIT)
-    dataset = run.folder("dataset")
+    limit = min(settings.max_new_tokens, LIMIT)
     split = "val" if next(read_examples(dataset, "val"), None) else "train"
-    longest = context_length(model.config, config.adapter) or 1 << 30
-    room = min(config.prompt.cutoff, longest - limit)
+    room = min(encoder.prompt_config.cutoff, (longest or 1 << 30) - limit)
     rows = choose(read_examples(dataset, split), encoder, limit, room)
-    questions = rows + [Example.of(text, "", "", source="eval.prompts") for text in config.eval.prompts]
+    questions = rows + [Example.of(text, "", "", source="eval.prompts") for text in settings.prompts]
     if not questions:
         return {"missing": "no question: no row fits, and eval.prompts is empty", "warnings": []}
     prompts = [encoder.prompt(e.instruction, e.input) for e in questions]
@@ -72,7 +71,7 @@ def probe_model(model: Any, config: Config, run: Run, encoder: Encoder, counts: 
         "prompts": len(questions) - len(rows),
         "max_new_tokens": limit,
         "probes": counted,
-        "warnings": warnings(counted, Facts.of(config, run, counts), languages_asked(answers)),
+        "warnings": warnings(counted, facts, languages_asked(answers)),
         "answers": [_shown(answer, encoder) for answer in answers],
     }
 
@@ -82,8 +81,8 @@ def _shown(answer: Answer, encoder: Encoder) -> dict[str, Any]:
     return {**answer.as_dict(), "signs": shown}
 
 
-def choose(examples: Iterable[Example], encoder: Encoder, limit: int, room: int, count: int = ROWS) -> list[Example]:
-    """Rows by content hash, the same on every machine; languages in turn, references that fit first.
+def choose(examples: Iterable[Example], encoder: Encoder, limit: int, room: int) -> list[Example]:
+    """`ROWS` rows by content hash, the same on every machine; languages in turn, references that fit first.
 
     Args:
         room: most tokens of a prompt.
@@ -95,7 +94,7 @@ def choose(examples: Iterable[Example], encoder: Encoder, limit: int, room: int,
     pool = [e for e, _ in zip(turns, range(POOL), strict=False)]
     pool = [e for e in pool if len(encoder.prompt(e.instruction, e.input)) <= room]
     fits = dict(zip([e.id for e in pool], fitting(encoder, [e.output for e in pool], limit), strict=True))
-    return sorted(pool, key=lambda e: not fits[e.id])[:count]
+    return sorted(pool, key=lambda e: not fits[e.id])[:ROWS]
 
 
 @torch.inference_mode()
@@ -134,16 +133,16 @@ def as_base(model: Any, prompts: Sequence[Sequence[int]], ids: Sequence[Sequence
 def tell(probed: Mapping[str, Any]) -> None:
     """Prints the counts and warnings at the end of training."""
     if probed.get("missing"):
-        say(f"train: probes: {probed['missing']}")
+        say(f"train: answers not checked: {probed['missing']}")
         return
     where = "held-out" if probed["part"] == "val" else "training"
     say(
-        f"train: probes: {probed['rows']} {where} rows and {probed['prompts']} prompts, "
+        f"train: answers checked: {probed['rows']} {where} rows and {probed['prompts']} prompts, "
         f"at most {probed['max_new_tokens']} tokens each"
     )
     parts = [f"{NAMES[name]} {n['count']} of {n['of']}" for name, n in probed["probes"].items() if n["of"]]
-    say(f"       {' | '.join(parts)}")
+    say(f"       {', '.join(parts)}")
     if not probed["probes"]["stops"]["of"]:
-        say("       whether they stop was not asked: no reference is short enough (eval.max_new_tokens)")
+        say("       whether answers end was not checked: no reference fits into eval.max_new_tokens")
     for warning in probed["warnings"]:
         say(advice(warning, "       "))

@@ -22,8 +22,7 @@ from pipeline.evaluation.probes import fitting, probe
 from pipeline.evaluation.scores import shown
 from pipeline.evaluation.shots import Shots
 from pipeline.run.files import sha256_json
-
-NAMES = {"val": "held-out rows", "holdout": "tasks never trained on"}
+from pipeline.run.folder import HELD_OUT
 
 
 def measure(
@@ -95,18 +94,18 @@ def compare_answers(base: dict[str, Any], tuned: dict[str, Any], facts: Facts) -
 
 
 def _answers(results: dict[str, Any]) -> list[dict[str, Any]]:
-    return [a for split in NAMES for a in results.get(split, {}).get("said", [])] + results["prompts"]
+    return [a for split in HELD_OUT for a in results.get(split, {}).get("said", [])] + results["prompts"]
 
 
 def numbers_of(results: dict[str, Any]) -> dict[str, Any]:
     """The numbers of `measure` without the answers, for a record in the adapter store."""
-    return {split: {k: v for k, v in results[split].items() if k != "said"} for split in NAMES if split in results}
+    return {split: {k: v for k, v in results[split].items() if k != "said"} for split in HELD_OUT if split in results}
 
 
 def rows_of_table(base: dict[str, Any], tuned: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(what, base, tuned) for every number that both have."""
     rows = []
-    for split, name in NAMES.items():
+    for split, name in HELD_OUT.items():
         if split not in base or split not in tuned:
             continue
         b, t = base[split], tuned[split]

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.config.method_rules import spec_of
 from pipeline.config.portable_paths import shortener
-from pipeline.config.schema import Config
+from pipeline.config.schema import Config, Eval
 from pipeline.evaluation.held_out_rows import HeldOutRows, held_out_rows
 from pipeline.evaluation.measure import MeasuredModel, base_model, tuned_model
 from pipeline.evaluation.scores import rouge_l
@@ -22,41 +22,43 @@ from pipeline.evaluation.table import chart, markdown, printed, rows_of
 from pipeline.evaluation.tasks import files_of, write_local
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
-from pipeline.model.load import base_shape, context_length
+from pipeline.model.exported import export_dtype
+from pipeline.model.run_base import RunBase
 from pipeline.pages.drawing import WIDE
-from pipeline.prompt.encode import Encoder
-from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json, write_json, write_text
 from pipeline.run.folder import Run, versions
+from pipeline.run.next_command import next_command
 from pipeline.run.progress import say
 
 
 class Evaluation:
-    """The measurements and their models. `who`: base, shots (the base with examples before each question), tuned."""
+    """The measurements and their models. `who`: base, shots (the base with examples before each question), tuned.
 
-    def __init__(self, config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> None:
-        self.config, self.run, self.base = config, run, base
-        self.encoder = encoder_of(config, base.tokenizer)
-        self.splits = held_out_rows(run.folder("dataset"), run.folder("tokens"), config.eval.rows)
-        local = bool(config.eval.task_files and config.eval.tasks)
+    Args:
+        dtype: of merged weights. hashes: sha256 of the benchmarks' files by path.
+    """
+
+    def __init__(self, settings: Eval, run: Run, base: RunBase, dtype: str, hashes: Mapping[str, str]) -> None:
+        self.settings, self.run, self.base, self.encoder = settings, run, base, base.encoder
+        self.splits = held_out_rows(run.folder("dataset"), run.folder("tokens"), settings.rows)
+        local = bool(settings.task_files and settings.tasks)
         self.folder = run.folder("benchmarks") / "tasks" if local else None
-        self.untrained = spec_of(config.adapter).export == "nothing"
-        self.files = files_of(config)
-        self.hashes = {path: entry["sha256"] for path, entry in stage_key["inputs"].items()}
+        self.untrained = spec_of(base.adapter).export == "nothing"
+        self.files, self.hashes = files_of(settings), hashes
         self.models = {
-            "base": base_model(config, run, base, self.encoder),
-            "tuned": tuned_model(config, run, self.encoder),
+            "base": base_model(run.folder("measurements"), base),
+            "tuned": tuned_model(run, base, dtype),
         }
         self.harness: tuple[Any, Any] = (None, None)
 
     def units(self) -> list[tuple[str, str]]:
         """(who, what) in the order of measurement; what: `held-out` or a task. With a method without training the tuned
         model is the base with examples, which benchmarks do not use."""
-        baseline = ["shots"] if self.config.eval.shots and not self.untrained else []
+        baseline = ["shots"] if self.settings.shots and not self.untrained else []
         held_out = [(who, "held-out") for who in ("base", *baseline, "tuned")] if self.splits else []
         models = ("base",) if self.untrained else ("base", "tuned")
-        units = held_out + [(who, task) for who in models for task in self.config.eval.tasks]
+        units = held_out + [(who, task) for who in models for task in self.settings.tasks]
         return sorted(units, key=lambda unit: unit[0] == "tuned")
 
     def measure(self, who: str, what: str) -> dict[str, Any]:
@@ -67,38 +69,37 @@ class Evaluation:
         """
         measured = self.models["tuned" if who == "tuned" else "base"]
         if what == "held-out":
-            return held_out(measured, self.splits, self.config.eval.max_new_tokens, self._shots(who))
+            return held_out(measured, self.splits, self.settings.max_new_tokens, self._shots(who))
         return measured.result(f"task {what}", self._task_settings(what), lambda model: self._ask(model, what, who))
 
     def _task_settings(self, task: str) -> dict[str, Any]:
         """All that a benchmark's result depends on besides the model."""
-        wanted = self.config.eval
-        template = self.encoder.template.hash if wanted.prompting == "template" else ""
+        settings = self.settings
+        template = self.encoder.template.hash if settings.prompting == "template" else ""
         return {
-            "limit": wanted.limit, "num_fewshot": wanted.num_fewshot, "template": template,
+            "limit": settings.limit, "num_fewshot": settings.num_fewshot, "template": template,
             "files": [self.hashes[str(path)] for _, path in self.files.get(task, [])], "lm_eval": harness_version(),
         }  # fmt: skip
 
     def _ask(self, model: Any, task: str, who: str) -> dict[str, Any]:
-        wanted = self.config.eval
+        settings = self.settings
         if self.harness[0] is not model:
             from pipeline.evaluation.harness import Harness
 
             tokenizer = hf_tokenizer.load(self.run.folder("export"))
-            self.harness = model, Harness(model, tokenizer, self.folder, wanted.batch_size)
-        return self.harness[1].ask(task, wanted.limit, wanted.num_fewshot, wanted.prompting == "template", who)
+            self.harness = model, Harness(model, tokenizer, self.folder, settings.batch_size)
+        return self.harness[1].ask(task, settings.limit, settings.num_fewshot, settings.prompting == "template", who)
 
     def _shots(self, who: str) -> Shots | None:
         """Examples before every question, where `who` gets them."""
-        config = self.config
-        count = config.eval.shots if who == "shots" else 0
+        base, settings = self.base, self.settings
+        count = settings.shots if who == "shots" else 0
         if self.untrained and who == "tuned":
-            count = config.adapter.shots
+            count = base.adapter.shots
         if not count:
             return None
-        context = context_length(base_shape(config.model, self.base), config.adapter)
-        room = config.eval.max_new_tokens
-        return shots_from(self.run.folder("dataset"), self.encoder, config.train.seed, context, room, count)
+        room, dataset = settings.max_new_tokens, self.run.folder("dataset")
+        return shots_from(dataset, self.encoder, base.seed, base.context_length(), room, count)
 
     def release(self, who: str) -> None:
         """Frees a model's memory before the next one is loaded."""
@@ -115,7 +116,7 @@ def harness_version() -> str:
     try:
         return metadata.version("lm_eval")
     except metadata.PackageNotFoundError:
-        fix = "run it as `make eval`, which installs it, or set eval.tasks=[] to measure held-out rows alone"
+        fix = f"`{next_command('eval')}` installs it; or set eval.tasks=[] to measure held-out rows alone"
         raise UserError("lm-evaluation-harness is not installed", "eval.tasks", fix) from None
 
 
@@ -125,7 +126,9 @@ def evaluate(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) ->
     Raises:
         UserError: nothing to measure; a benchmark's file or row is unfit (named); a model gives NaN.
     """
-    evaluation = Evaluation(config, run, base, stage_key)
+    hashes = {path: entry["sha256"] for path, entry in stage_key["inputs"].items()}
+    dtype = export_dtype(config.export, config.model)
+    evaluation = Evaluation(config.eval, run, RunBase.of(config, base), dtype, hashes)
     units = evaluation.units()
     if not units:
         fix = "keep rows out of training (data.val=64), or name benchmarks (eval.tasks)"
@@ -142,9 +145,14 @@ def evaluate(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) ->
         measured[who, what] = evaluation.measure(who, what)
     evaluation.release("tuned")
     rows = rows_of(measured, read_json(run.folder("export") / "results.json") or {})
+    template = evaluation.encoder.template
     with run.writing("eval", stage_key) as output:
         record = {
-            "models": _models(config, run, evaluation.encoder),
+            "models": {
+                "base": {"name": config.model.base or "geometry", "quantize": config.model.quantize},
+                "tuned": {"run": config.name, "export": run.result("export"), "method": config.adapter.method},
+                "template": {"id": template.id, "hash": template.hash},
+            },
             "rows": rows,
             "settings": {k: config.value("eval")[k] for k in ("limit", "num_fewshot", "prompting", "shots", "rows")},
             "tasks": {f"{who} {what}": {k: v for k, v in result.items() if k != "samples"}
@@ -153,22 +161,14 @@ def evaluate(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) ->
             "versions": {**versions(), **({"lm_eval": harness_version()} if config.eval.tasks else {})},
         }  # fmt: skip
         write_json(output.folder / "eval.json", record)
-        text = markdown(config, record, evaluation.folder)
+        text = markdown(config.name, config.eval, record, evaluation.folder)
         write_text(output.folder / "eval.md", shortener(run.root, config)(text))
         from pipeline.pages import png  # matplotlib takes a second
 
-        png.write(chart(config, rows, WIDE), output.folder / "eval.png")
+        png.write(chart(config.name, config.eval.shots, rows, WIDE), output.folder / "eval.png")
         output.counts = {"rows": len(rows)}
-    say(printed(config, rows))
+    say(printed(config.eval.shots, rows))
     say(f"eval: {run.folder('eval') / 'eval.md'}, eval.json, eval.png")
-
-
-def _models(config: Config, run: Run, encoder: Encoder) -> dict[str, Any]:
-    return {
-        "base": {"name": config.model.base or "geometry", "quantize": config.model.quantize},
-        "tuned": {"run": config.name, "export": run.result("export"), "method": config.adapter.method},
-        "template": {"id": encoder.template.id, "hash": encoder.template.hash},
-    }
 
 
 def held_out(

@@ -11,16 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.schema import Config
+from pipeline.config.schema import Eval
 from pipeline.evaluation.general import forgetting
 from pipeline.evaluation.scores import mean, ratio, shown
 from pipeline.pages.charts import DotRow, dots
 from pipeline.pages.drawing import Drawing
+from pipeline.run.folder import HELD_OUT
 from pipeline.run.markdown import code, plain
+from pipeline.run.width import WIDTH, clipped, columns, padded, wrapped
 
 Row = dict[str, Any]
 Estimate = tuple[float, float]  # a value and its standard error
-NAMES = {"val": "held-out rows", "holdout": "tasks never trained on"}
 SMALL = 8  # groups of at most so many tasks have a row for each: KoBEST's five, not MMLU's 57
 SHARES = ("acc", "acc_norm", "exact match", "stopped by itself", "f1", "ROUGE-L")  # shown in per cent
 
@@ -36,7 +37,7 @@ def rows_of(measured: dict[tuple[str, str], dict[str, Any]], results: dict[str, 
         over_shots_error (floats, or None where there is none), better (`up`, `down`), n, note.
     """
     rows = []
-    for split in NAMES:
+    for split in HELD_OUT:
         by_model = {
             who: result[split] for (who, what), result in measured.items() if what == "held-out" and split in result
         }
@@ -75,13 +76,13 @@ def _held_out(split: str, by_model: dict[str, dict[str, Any]]) -> list[Row]:
         for who in others
         if counts[who] == counts["tuned"]  # rows cut to the model's context can lose labels behind examples
     }
-    rows = [row(NAMES[split], "loss", losses, changes, "down", len(by_model["base"]["sums"]))]
+    rows = [row(HELD_OUT[split], "loss", losses, changes, "down", len(by_model["base"]["sums"]))]
     for metric, field in (("exact match", "exact"), ("ROUGE-L", "rouge_l"), ("stopped by itself", "stopped")):
         lists = {who: [v for v in h[field] if v is not None] for who, h in by_model.items()}
         if lists["base"]:
             change = {who: _paired(lists["tuned"], lists[who]) for who in others}
             values = {who: mean(v) for who, v in lists.items()}
-            rows.append(row(NAMES[split], metric, values, change, "up", len(lists["base"])))
+            rows.append(row(HELD_OUT[split], metric, values, change, "up", len(lists["base"])))
     return rows
 
 
@@ -173,37 +174,49 @@ def _cell(value: float | None, error: float | None, share: bool, signed: bool) -
     return text + ("" if not share else " %" if not signed else " points")
 
 
-def heads(config: Config) -> list[str]:
-    """Titles of the columns of `cells`."""
-    k = config.eval.shots
-    return ["", "", "base", f"base, {k}-shot", "tuned", "tuned - base", f"tuned - {k}-shot", "n"]
+def heads(shots: int) -> list[str]:
+    """Titles of the columns of `cells`. shots: examples in front of a question (`eval.shots`)."""
+    return ["", "", "base", f"base, {shots}-shot", "tuned", "tuned - base", f"tuned - {shots}-shot", "n"]
 
 
-def _shown(config: Config, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+def _shown(shots: int, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Titles and cells, without columns that are empty everywhere."""
     table = [cells(r) for r in rows]
     kept = [i for i in range(8) if any(line[i] for line in table)]
-    return [heads(config)[i] for i in kept], [[line[i] for i in kept] for line in table]
+    return [heads(shots)[i] for i in kept], [[line[i] for i in kept] for line in table]
 
 
-def printed(config: Config, rows: Sequence[Row]) -> str:
-    """The table for a terminal."""
-    head, body = _shown(config, rows)
-    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-    lines = []
-    for line in [head, *body]:
-        sized = list(enumerate(zip(line, widths, strict=True)))
-        lines.append("  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in sized).rstrip())
+def printed(shots: int, rows: Sequence[Row]) -> str:
+    """The table for a terminal: a heading for each task, values beside each other, changes in a line below."""
+    titles = heads(shots)
+    kept = [i for i in (2, 3, 4) if any(cells(entry)[i] for entry in rows)]  # base, shots, tuned
+    lines = [_values(" ", [titles[i] for i in kept])]
+    name = None
+    for entry in rows:
+        row = cells(entry)
+        if row[0] != name:
+            name = row[0]
+            lines.append(clipped(name, WIDTH))
+        lines.append(_values(f"  {row[1]} ({row[7]})", [row[i] for i in kept]))
+        changes = [f"{titles[i]}: {row[i]}" for i in (5, 6) if row[i]]
+        lines += [f"    {', '.join(changes)}"] if changes else []
     notes = [f"{r['name']}, {r['metric']}: {r['note']}" for r in rows if r["note"]]
-    return "\n".join(["", *lines, *dict.fromkeys(notes)])
+    return "\n".join(["", *map(wrapped, [*lines, *dict.fromkeys(notes)])])
 
 
-def markdown(config: Config, record: dict[str, Any], folder: Path | None) -> str:
-    """eval.md. folder: local task definitions, where there are."""
-    head, body = _shown(config, record["rows"])
+def _values(label: str, values: Sequence[str]) -> str:
+    room = WIDTH - 16 * len(values)
+    return padded(clipped(label, room) if columns(label) > room else label, room) + "".join(
+        padded(value, 16, right=True) for value in values
+    )
+
+
+def markdown(name: str, settings: Eval, record: dict[str, Any], folder: Path | None) -> str:
+    """eval.md. name: of the run. record: eval.json. folder: local task definitions, where there are."""
+    head, body = _shown(settings.shots, record["rows"])
     base, tuned = record["models"]["base"], record["models"]["tuned"]
     quantised = "" if base["quantize"] == "none" else f", quantised to {base['quantize']}"
-    lines = [f"# {config.name}: before and after", ""]
+    lines = [f"# {name}: before and after", ""]
     lines += ["| " + " | ".join(head) + " |", "|" + "---|" * 2 + "---:|" * (len(head) - 2)]
     lines += ["| " + " | ".join(map(plain, line)) + " |" for line in body]
     lines += ["", "± is one standard error; that of a difference is taken question by question."]
@@ -211,42 +224,41 @@ def markdown(config: Config, record: dict[str, Any], folder: Path | None) -> str
     lines += [f"- {plain(r['name'])}, {plain(r['metric'])}: {plain(r['note'])}." for r in record["rows"] if r["note"]]
     lines += [f"- Base: {plain(base['name'])}{quantised}. Tuned: {plain(tuned['method'])}, as exported."]
     lines += [f"- Held-out rows stand in the template {code(record['models']['template']['id'])}, answers are greedy."]
-    if config.eval.tasks:
-        lines += [_asked(config, record)]
-    if config.eval.tasks and folder:
+    if settings.tasks:
+        lines += [_asked(settings, record)]
+    if settings.tasks and folder:
         lines += ["- The questions came from files. The same through the harness's own command line:", ""]
-        lines += ["      " + line for line in command_line(config, folder)]
+        lines += ["      " + line for line in command_line(settings, folder)]
     return "\n".join(lines) + "\n"
 
 
-def _asked(config: Config, record: dict[str, Any]) -> str:
+def _asked(settings: Eval, record: dict[str, Any]) -> str:
     """How benchmark questions were put."""
-    wanted = config.eval
-    template = "inside the training template" if wanted.prompting == "template" else "without the training template"
-    few = f"{wanted.num_fewshot} examples in front" if wanted.num_fewshot else "no examples but a task's own"
-    part = f"the first {wanted.limit:,} questions of each task" if wanted.limit else "all questions"
+    template = "inside the training template" if settings.prompting == "template" else "without the training template"
+    few = f"{settings.num_fewshot} examples in front" if settings.num_fewshot else "no examples but a task's own"
+    part = f"the first {settings.limit:,} questions of each task" if settings.limit else "all questions"
     return f"- Benchmarks: lm-evaluation-harness {record['versions'].get('lm_eval', '')}, {template}, {few}, {part}."
 
 
-def command_line(config: Config, folder: Path) -> list[str]:
+def command_line(settings: Eval, folder: Path) -> list[str]:
     """What asks the exported model the same questions with the harness alone."""
-    names = ",".join(f"{task}_local" for task in config.eval.tasks)
-    more = " --apply_chat_template" if config.eval.prompting == "template" else ""
-    more += f" --limit {config.eval.limit}" if config.eval.limit else ""
+    names = ",".join(f"{task}_local" for task in settings.tasks)
+    more = " --apply_chat_template" if settings.prompting == "template" else ""
+    more += f" --limit {settings.limit}" if settings.limit else ""
     export = folder.parent.parent / "export"
     asked = f"lm_eval run --model hf --model_args pretrained={export} --include_path {folder} \\"
     return [asked, f"  --tasks {names}{more}"]
 
 
-def chart(config: Config, rows: Sequence[Row], width: float) -> Drawing:
-    """Dots with bands of one standard error, for every row that is a share."""
+def chart(name: str, shots: int, rows: Sequence[Row], width: float) -> Drawing:
+    """Dots with bands of one standard error, for every row that is a share. name: of the run."""
     shares = [r for r in rows if r["metric"].split(",")[0] in SHARES and r["base"] is not None]
-    columns = (("base", "base", "neutral"), (heads(config)[3], "shots", "warn"), ("tuned", "tuned", "accent"))
+    columns = (("base", "base", "neutral"), (heads(shots)[3], "shots", "warn"), ("tuned", "tuned", "accent"))
     there = [column for column in columns if any(r[column[1]] is not None for r in shares)]
     dot_rows = [
         DotRow(f"{r['name']}: {r['metric']}", [_dot(r[who], r[f"{who}_error"]) for _, who, _ in there]) for r in shares
     ]
-    return dots(dot_rows, width, "eval", f"{config.name}: before and after", there)
+    return dots(dot_rows, width, "eval", f"{name}: before and after", there)
 
 
 def _dot(value: float | None, error: float | None) -> tuple[float, float] | None:

@@ -16,10 +16,10 @@ from typing import Any
 
 import yaml
 
-from pipeline.config.schema import Config
+from pipeline.config.schema import Config, Eval
 from pipeline.evaluation.task_rows import KOBEST, read
 from pipeline.run.errors import UserError
-from pipeline.run.files import json_text, write_text
+from pipeline.run.files import write_json_lines, write_text
 from pipeline.run.folder import Run, input_hashes
 from pipeline.run.nearest import nearest
 
@@ -60,7 +60,7 @@ def key(config: Config, run: Run) -> dict[str, Any]:
     """
     wanted = config.value("eval")
     names = ("rows", "max_new_tokens", "tasks", "limit", "num_fewshot", "prompting", "shots")
-    files = sorted({path for leaves in files_of(config).values() for _, path in leaves})
+    files = sorted({path for leaves in files_of(config.eval).values() for _, path in leaves})
     return {
         "version": 2,
         "eval": {name: wanted[name] for name in names},
@@ -70,15 +70,13 @@ def key(config: Config, run: Run) -> dict[str, Any]:
     }
 
 
-def files_of(config: Config) -> dict[str, list[tuple[str, Path]]]:
-    """`local_files` of a config; nothing where its questions come from the hub.
+def files_of(settings: Eval) -> dict[str, list[tuple[str, Path]]]:
+    """`local_files` of the config's `eval`; nothing where its questions come from the hub.
 
     Raises:
         UserError: as `local_files`.
     """
-    if not config.eval.task_files:
-        return {}
-    return local_files(config.eval.tasks, Path(config.eval.task_files))
+    return local_files(settings.tasks, Path(settings.task_files)) if settings.task_files else {}
 
 
 def local_files(tasks: Sequence[str], folder: Path) -> dict[str, list[tuple[str, Path]]]:
@@ -133,7 +131,7 @@ def write_local(files: dict[str, list[tuple[str, Path]]], folder: Path) -> dict[
             counts[task] += len(rows)
             data = folder / "rows" / f"{leaf}.jsonl"
             data.parent.mkdir(parents=True, exist_ok=True)
-            write_text(data, "".join(json_text(row) + "\n" for row in rows))
+            write_json_lines(data, rows)
             _write(folder / f"{leaf}{LOCAL}.yaml", _definition(leaf, definitions, data))
         if task in GROUPS:
             _write(folder / f"{task}{LOCAL}_group.yaml", _group(task, [leaf for leaf, _ in leaves]))

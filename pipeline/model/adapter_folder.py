@@ -8,12 +8,12 @@ import os
 import shutil
 from pathlib import Path
 
-from pipeline.config.schema import Config, Model
+from pipeline.config.schema import Model
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base, kind_of
 from pipeline.model.card import CARD, adapter_card
 from pipeline.model.methods.method import SETTINGS
-from pipeline.prompt.encode import Encoder
+from pipeline.model.run_base import RunBase
 from pipeline.run.errors import one_line
 from pipeline.run.files import read_json, write_json, write_text
 from pipeline.run.progress import say
@@ -33,20 +33,20 @@ def base_reference(model: Model, base: Base) -> str:
     return os.path.abspath(base.folder) if base.folder else ""
 
 
-def complete(folder: Path, config: Config, base: Base, encoder: Encoder, longest: int | None) -> None:
+def complete(folder: Path, name: str, base: RunBase, longest: int | None) -> None:
     """Adds to a saved adapter what other programs need to load it.
 
     Args:
-        longest: context length of the model; None where its config does not say.
+        name: of the run. longest: context length of the model; None where its config does not say.
     """
-    name_base(folder, config.model, base)
+    name_base(folder, base.model, base.files)
     try:
-        tokenizer = hf_tokenizer.build(encoder, longest)
+        tokenizer = hf_tokenizer.build(base.encoder, longest)
     except Exception as error:  # of many classes; the adapter is kept without a tokenizer
-        say(f"adapter: no tokenizer is stored with it, transformers cannot build this one: {one_line(error)}")
+        say(f"adapter: stored without its tokenizer, which transformers cannot build: {one_line(error)}")
     else:
-        hf_tokenizer.save(tokenizer, encoder, folder)
-    write_text(folder / CARD, adapter_card(config, base, encoder))
+        hf_tokenizer.save(tokenizer, base.encoder, folder)
+    write_text(folder / CARD, adapter_card(name, base.adapter, base.model, base.files, base.encoder))
 
 
 def name_base(folder: Path, model: Model, base: Base) -> None:

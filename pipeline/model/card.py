@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from pipeline.config.method_rules import description, spec_of
-from pipeline.config.schema import Config, Model
+from pipeline.config.schema import Adapter, Model
 from pipeline.model.base import Base, kind_of
 from pipeline.model.methods.method import SETTINGS
 from pipeline.prompt.encode import Encoder
@@ -64,18 +64,18 @@ def prompt_section(encoder: Encoder) -> str:
     )
 
 
-def adapter_card(config: Config, base: Base, encoder: Encoder) -> str:
-    """The card in the folder of a run's adapter."""
-    front: dict[str, Any] = {"library_name": "peft" if spec_of(config.adapter).is_peft else "transformers"}
-    if kind_of(config.model) == "hub":
-        front["base_model"] = config.model.base
+def adapter_card(name: str, adapter: Adapter, model: Model, base: Base, encoder: Encoder) -> str:
+    """The card in the folder of a run's adapter. name: of the run."""
+    front: dict[str, Any] = {"library_name": "peft" if spec_of(adapter).is_peft else "transformers"}
+    if kind_of(model) == "hub":
+        front["base_model"] = model.base
     front["tags"] = ["suri", "instruction-tuning", encoder.template.id]
     sections = [
         front_matter(front),
-        f"# {config.name}: adapter",
-        f"Trained by Suri: {description(config.adapter)}. Base: {_base_description(config.model, base)}. "
+        f"# {name}: adapter",
+        f"Trained by Suri: {description(adapter)}. Base: {_base_description(model, base)}. "
         "This is the adapter as trained; `make export` makes a checked and measured checkpoint of it.",
-        *_use(config, base),
+        *_use(adapter, model, base.commit),
         prompt_section(encoder),
     ]
     return "\n\n".join(sections) + "\n"
@@ -103,11 +103,11 @@ def _base_description(model: Model, base: Base) -> str:
     return f"`{base_name(model)}`{note}"
 
 
-def _use(config: Config, base: Base) -> list[str]:
-    """How to load the adapter, on this machine and elsewhere."""
-    method, kind = spec_of(config.adapter), kind_of(config.model)
+def _use(adapter: Adapter, model: Model, commit: str) -> list[str]:
+    """How to load the adapter, on this machine and elsewhere. commit: of the base on the hub."""
+    method, kind = spec_of(adapter), kind_of(model)
     if method.export == "nothing":
-        return ["## Use", f"Nothing was trained: {description(config.adapter)}. `make chat` does so."]
+        return ["## Use", f"Nothing was trained: {description(adapter)}. `make chat` does so."]
     if method.name == "full":
         return ["## Use", code_block(WHOLE), "PATH is this folder, which holds all weights, in float32."]
     sections = ["## Use", code_block(AUTO if method.is_peft else OWN)]
@@ -115,17 +115,17 @@ def _use(config: Config, base: Base) -> list[str]:
     if kind == "geometry":
         text += " The base has random weights, which only Suri can create again: load it with `make chat`."
     elif kind == "hub":
-        text += f" `{SETTINGS}` names the base on the hub" + (", at that commit." if base.commit else ".")
+        text += f" `{SETTINGS}` names the base on the hub" + (", at that commit." if commit else ".")
     else:
         text += f" `{SETTINGS}` names the base by its absolute path on the machine of the training. On another "
         text += "machine, write its path there as `base_model_name_or_path`"
         text += ", or load the base first:" if method.is_peft else "."
     sections.append(text)
     if method.is_peft and kind in ("folder", "gguf"):
-        file = base_name(config.model)
+        file = base_name(model)
         reference = f'"FOLDER", gguf_file="{file}", dtype="float32"' if kind == "gguf" else '"FOLDER"'
         where = f"FOLDER is the folder that `{file}` is in." if kind == "gguf" else f"FOLDER is that of `{file}`."
         sections += [code_block(ON_BASE.replace('"BASE"', reference)), where]
-    if config.model.quantize in ("nf4", "int8"):
-        sections.append(f"The base was quantised to {config.model.quantize} in training (bitsandbytes).")
+    if model.quantize in ("nf4", "int8"):
+        sections.append(f"The base was quantised to {model.quantize} in training (bitsandbytes).")
     return sections

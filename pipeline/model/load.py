@@ -103,7 +103,7 @@ def load_base(model: Model, base: Base, seed: int, float32: bool = False) -> Any
     """
     dtype = torch.float32 if float32 else DTYPES[dtype_name(model)]
     if model.dtype == "bf16" and not torch.cuda.is_available():
-        say("model: bf16 can be 200 times slower than fp32 on a CPU without bf16 units; model.dtype=auto avoids it")
+        say("model: model.dtype=bf16 can be 200 times slower than fp32 on a CPU; model.dtype=auto chooses the fast one")
     if base.folder is None:
         return _random(model, dtype, seed).to(device()).eval()
     if model.quantize in ("int8", "nf4"):

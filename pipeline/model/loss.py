@@ -48,8 +48,7 @@ def label_logits(
     model: Any, batch: PaddedBatch
 ) -> Generator[tuple[torch.Tensor, torch.Tensor, torch.Tensor], None, None]:
     """For the labelled positions, at most `LOGITS` numbers at a time: logits (positions, vocabulary), labels
-    (positions,) and row numbers (positions,). For passes without gradients. To be closed when an error ends it early:
-    while it lasts, the model has hooks.
+    (positions,) and row numbers (positions,). For passes without gradients.
 
     The blocks run once, with the first slice. For the other slices the model's forward is called with the decoder
     replaced by its stored output, so that whatever the model does to its logits (scales, caps) applies:

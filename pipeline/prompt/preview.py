@@ -12,6 +12,7 @@ from pipeline.prompt.encode import IGNORE, Encoder, Row
 from pipeline.run.progress import bar, say
 from pipeline.run.terminal import Styled, safe
 
+ROWS = 5  # that are shown
 LOSS, PLAIN, END = "\033[32m", "\033[2m", "\033[0m"
 
 
@@ -23,8 +24,8 @@ def as_text(encoder: Encoder, rows: Sequence[Row], colour: bool) -> str:
 
 
 def _head(row: Row) -> str:
-    end = "cut at the cutoff: no end token" if row.cut else "ends with its end token"
-    return f"{len(row.ids)} tokens, {row.labelled} carry loss, {end}"
+    end = "cut at the cutoff, without an end token" if row.cut else "ends with the end token"
+    return f"{len(row.ids)} tokens, {row.labelled} trained, {end}"
 
 
 def _body(encoder: Encoder, row: Row, colour: bool) -> str:
@@ -39,13 +40,12 @@ def _body(encoder: Encoder, row: Row, colour: bool) -> str:
     return text
 
 
-def preview(encoder: Encoder, examples: Sequence[Example], count: int = 5) -> None:
+def preview(encoder: Encoder, examples: Sequence[Example]) -> None:
     """Prints the first rows, and how many rows change prompt tokens when the answer is joined as text."""
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    legend = f"{LOSS}green{END} tokens carry loss" if colour else "tokens between « » carry loss"
-    form = f"template {safe(encoder.template.id)} ({encoder.template.hash})"
-    say(Styled(f"{form}, tokenizer {encoder.tokenizer.hash}; {legend}\n"))
-    say(as_text(encoder, encoder.rows(examples[:count]), colour))
+    say(f"template {encoder.template.id} ({encoder.template.hash}), tokenizer {encoder.tokenizer.hash}")
+    say(Styled(f"Trained tokens are {LOSS}green{END}.\n") if colour else "Trained tokens are between « and ».\n")
+    say(as_text(encoder, encoder.rows(examples[:ROWS]), colour))
     seams = 0
     with bar(total=len(examples), what="checking seams") as progress:
         for start in range(0, len(examples), 2000):
@@ -53,6 +53,6 @@ def preview(encoder: Encoder, examples: Sequence[Example], count: int = 5) -> No
             seams += encoder.seams(chunk)
             progress.update(len(chunk))
     joint = encoder.prompt_config.join == "joint"
-    effect = "their mask is off by a token, as in the reference recipes" if joint else "prompt.join=apart avoids it"
-    summary = f"{seams:,} of {len(examples):,} rows change prompt tokens when the answer is joined as text"
-    say(f"\n{summary}: {effect}" if seams else f"\n{summary}")
+    effect = "their mask is off by one token, as in the reference recipes" if joint else "prompt.join=apart avoids it"
+    summary = f"{seams:,} of {len(examples):,} rows have other prompt tokens once the answer follows"
+    say(f"\n{summary}: {effect}" if seams else "\nNo prompt changes its tokens when the answer follows")

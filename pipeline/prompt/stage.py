@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from pipeline.config.schema import Config
+from pipeline.config.schema import Config, Prompt
 from pipeline.dataset.example import Example
 from pipeline.dataset.examples import read_examples
 from pipeline.prompt import template as templates
@@ -19,10 +19,9 @@ from pipeline.prompt.tokenizer_checks import check_rows, check_tokenizer
 from pipeline.prompt.tokens import TokenWriter
 from pipeline.run.errors import UserError
 from pipeline.run.files import json_text, write_text
-from pipeline.run.folder import Run
+from pipeline.run.folder import SPLITS, Run
 from pipeline.run.progress import bar, say
 
-SPLITS = ("train", "val", "holdout")
 CHUNK = 2000  # rows encoded at once
 
 
@@ -39,24 +38,24 @@ def key(config: Config, run: Run, tokenizer: Any) -> dict[str, Any]:
     """The stage's cache key. tokenizer: identity of its files. A template counts by what it renders."""
     return {
         "version": 2,
-        "prompt": {**prompt_settings(config), "template": templates.load(config.prompt.template).hash},
+        "prompt": {**prompt_settings(config.prompt), "template": templates.load(config.prompt.template).hash},
         "add_tokens": config.value("model.add_tokens"),
         "tokenizer": tokenizer,
         "dataset": run.result("dataset"),
     }
 
 
-def prompt_settings(config: Config) -> dict[str, Any]:
+def prompt_settings(prompt: Prompt) -> dict[str, Any]:
     """The section `prompt` for cache keys, without settings that are newer than the first runs and have no effect."""
-    settings: dict[str, Any] = config.value("prompt")
+    settings = prompt.model_dump(mode="json")
     if not settings["strip_end"]:
         del settings["strip_end"]
     return settings
 
 
-def encoder_of(config: Config, folder: Path) -> Encoder:
-    """The encoder of a run. folder: of the tokenizer."""
-    return Encoder(templates.load(config.prompt.template), Tokenizer(folder, config.model.add_tokens), config.prompt)
+def encoder_of(prompt: Prompt, folder: Path, add_tokens: tuple[str, ...]) -> Encoder:
+    """The encoder of a run. folder: of the tokenizer. add_tokens: `model.add_tokens`."""
+    return Encoder(templates.load(prompt.template), Tokenizer(folder, add_tokens), prompt)
 
 
 def build(config: Config, run: Run, vocabulary: Vocabulary, stage_key: dict[str, Any]) -> None:
@@ -65,7 +64,7 @@ def build(config: Config, run: Run, vocabulary: Vocabulary, stage_key: dict[str,
     Raises:
         UserError: a check of the tokenizer or of a row failed, or no row has a labelled token.
     """
-    encoder = encoder_of(config, vocabulary.folder)
+    encoder = encoder_of(config.prompt, vocabulary.folder, config.model.add_tokens)
     for note in check_tokenizer(encoder, vocabulary.rows, vocabulary.eos):
         say("tokens:", note)
     with run.writing("tokens", stage_key) as output:
@@ -76,9 +75,7 @@ def build(config: Config, run: Run, vocabulary: Vocabulary, stage_key: dict[str,
                 with bar(total=rows_of.get(split), what=f"tokens {split}") as progress:
                     output.counts[split] = _encode_split(encoder, examples, output.folder, split, rejected, progress)
         if not output.counts["train"]["learnt"]:
-            raise UserError(
-                "no token of any training row carries loss: every prompt fills the cutoff", "prompt.cutoff", "raise it"
-            )
+            raise UserError("no row has a trained token: every prompt fills the cutoff", "prompt.cutoff", "raise it")
         if output.counts["val"]["rejected"] and not output.counts["val"]["rows"]:
             raise UserError("no held-out row fits into the cutoff", "prompt.cutoff", "raise it, or set data.val=0")
         sample = encoder.rows(list(read_examples(run.folder("dataset"), "train", 5)))
@@ -135,16 +132,16 @@ def _count(counts: dict[str, int], rows: Sequence[Row], rejected: int) -> None:
 def _print_counts(counts: dict[str, Any], cutoff: int) -> None:
     train = counts["train"]
     say(
-        f"tokens: {train['rows']:,} training rows, {train['tokens']:,} tokens, "
-        f"{train['learnt']:,} of them carry loss, longest row {train['longest']}"
+        f"tokens: {train['rows']:,} rows to train on, {train['tokens']:,} tokens, {train['learnt']:,} of them are "
+        f"trained (the answers); the longest row has {train['longest']}"
     )
     meanings = {
-        "cut": f"rows were longer than {cutoff} and cut: they have no end token (prompt.too_long=reject drops them)",
-        "forgot": f"rows of conversations lost their oldest turns to fit into {cutoff} tokens",
-        "rejected": f"rows longer than {cutoff} tokens rejected (tokens/rejected.jsonl)",
-        "no_loss": "rows carry no loss, their prompt fills the cutoff",
-        "unknown": "rows have letters without a token in the tokenizer",
-        "seam": "rows change prompt tokens where the answer is joined (prompt.join=apart avoids it)",
+        "cut": f"rows were cut at {cutoff} tokens and lost their end token (prompt.too_long=reject leaves them out)",
+        "forgot": f"conversations lost their oldest turns to fit into {cutoff} tokens",
+        "rejected": f"rows longer than {cutoff} tokens are rejected (tokens/rejected.jsonl)",
+        "no_loss": "rows have no trained token: their prompt fills the cutoff",
+        "unknown": "rows have characters that the tokenizer has no token for",
+        "seam": "rows have other prompt tokens once the answer follows (prompt.join=apart avoids it)",
     }
     for split in SPLITS:
         for name, meaning in meanings.items():

@@ -10,6 +10,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -101,9 +102,34 @@ def load(name: str) -> Template:
     """Loads and checks a template.
 
     Raises:
-        UserError: unknown name, unreadable file, missing or unknown key, or a prompt without its slot.
+        UserError: unknown name, unreadable file, or what `problems_of` finds, all of it in one message.
     """
     path = path_of(name)
+    values = _read(path)
+    if problems := problems_of(values):
+        if len(problems) == 1:
+            raise UserError(problems[0][0], str(path), problems[0][1])
+        lines = "".join(f"\n  - {what}; {fix}" for what, fix in problems)
+        raise UserError(f"{len(problems)} problems in the template:{lines}", str(path))
+    return Template(**{"id": path.stem, **values})
+
+
+def problems(name: str) -> list[str]:
+    """Everything that `load` would stop at, one line each with the file and what to do."""
+    try:
+        path = path_of(name)
+        return [f"{path}: {what}; {fix}" for what, fix in problems_of(_read(path))]
+    except UserError as error:
+        where = "" if error.where == "prompt.template" else f"{error.where}: "
+        return [f"{where}{error.what}; {error.fix}"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The table in a template's file.
+
+    Raises:
+        UserError: it cannot be read or is no table.
+    """
     text = read_text(path)
     try:
         values = parsed(text)[1]
@@ -112,35 +138,38 @@ def load(name: str) -> Template:
         raise UserError(f"not a readable template: {reason}", str(path), "see pipeline/prompt/templates") from None
     if not isinstance(values, dict):
         raise UserError("a template is a table of keys", str(path), f"keys: {', '.join(KEYS)}")
+    return values
+
+
+def problems_of(values: dict[str, Any]) -> list[tuple[str, str]]:
+    """What is wrong with a template's values, and what to do.
+
+    An unknown key, a value that is no text, a form that lacks its slot, has it twice or holds one that is never filled.
+    """
+    found: list[tuple[str, str]] = []
     for key, value in values.items():
         if key not in KEYS:
-            raise UserError(f"unknown key {key!r}", str(path), nearest(str(key), KEYS, f"keys: {', '.join(KEYS)}"))
-        if not isinstance(value, str):
-            raise UserError(f"{key} is not text", str(path), "put it in quotes")
-    _check_slots(values, str(path))
-    return Template(**{"id": path.stem, **values})
-
-
-def _check_slots(values: dict[str, str], where: str) -> None:
-    """Raises:
-    UserError: a form lacks its slot, has it twice, or holds one that is never filled.
-    """
+            found.append((f"unknown key {key!r}", nearest(str(key), KEYS, f"keys: {', '.join(KEYS)}")))
+        elif not isinstance(value, str):
+            found.append((f"{key} is not text", "put it in quotes"))
+    texts = {key: value for key, value in values.items() if isinstance(value, str)}
     for key, slots in (("prompt_input", ("{instruction}", "{input}")), ("prompt_no_input", ("{instruction}",))):
         if key not in values:
-            raise UserError(f"{key} is missing", where, "a template has a form with input and one without")
-        for slot in slots:
-            times = values[key].count(slot)
+            found.append((f"{key} is missing", "a template has a form with input and one without"))
+        for slot in slots if key in texts else ():
+            times = texts[key].count(slot)
             if times != 1:
                 fix = f"put {slot} where the text belongs" if times == 0 else f"keep one {slot}"
-                raise UserError(f"{key} holds {slot} {times} times, not once", where, fix)
-    if "{input}" in values["prompt_no_input"]:
-        raise UserError("prompt_no_input holds {input}, which is empty there", where, "remove it")
+                found.append((f"{key} holds {slot} {times} times, not once", fix))
+    if "{input}" in texts.get("prompt_no_input", ""):
+        found.append(("prompt_no_input holds {input}, which is empty there", "remove it"))
     for key in ("prompt_input", "prompt_no_input", "answer_prefix"):
         for slot in ("{output}", "{response}"):
-            if slot in values.get(key, ""):
-                raise UserError(f"{key} holds {slot}; the answer is appended automatically", where, f"remove {slot}")
+            if slot in texts.get(key, ""):
+                found.append((f"{key} holds {slot}; the answer is appended automatically", f"remove {slot}"))
     for slot in ("{instruction}", "{input}"):
-        if slot in values.get("answer_prefix", ""):
-            raise UserError(f"answer_prefix holds {slot}, which is not filled there", where, f"remove {slot}")
-    if values.get("end") == "":
-        raise UserError("end is empty, so an answer would never end", where, "eos, or a token such as <|endoftext|>")
+        if slot in texts.get("answer_prefix", ""):
+            found.append((f"answer_prefix holds {slot}, which is not filled there", f"remove {slot}"))
+    if texts.get("end") == "":
+        found.append(("end is empty, so an answer would never end", "eos, or a token such as <|endoftext|>"))
+    return found

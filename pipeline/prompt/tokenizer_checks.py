@@ -47,18 +47,20 @@ def check_tokenizer(encoder: Encoder, vocabulary: int | None, config_eos: Sequen
                 "mark the token as special in tokenizer.json",
             )
     end = f"{tokenizer.token(encoder.end_id)} ({encoder.end_id})"
-    bos = "none" if encoder.bos_id is None else f"{tokenizer.token(encoder.bos_id)} ({encoder.bos_id})"
-    notes.insert(0, f"every row starts with BOS {bos} and ends with {end}")
+    start = "have no start token"
+    if encoder.bos_id is not None:
+        start = f"start with {tokenizer.token(encoder.bos_id)} ({encoder.bos_id})"
+    notes.insert(0, f"rows {start} and end with {end}")
     if tokenizer.pad_id is None:
-        notes.append("no padding token: id 0 is used; padding is masked by length, so every id can be trained")
+        notes.append("padding never enters the loss: it is masked by length (the tokenizer has no padding token)")
     elif tokenizer.pad_id == encoder.end_id:
-        notes.append("padding and end token share an id: harmless here, padding is masked by length and not by id")
+        notes.append("padding never enters the loss: it is masked by length (it has the id of the end token)")
     if encoder.bos_id is not None and encoder.bos_id == encoder.end_id:
-        notes.append("BOS and end token are the same: only the last one of a row is trained as the end")
+        notes.append("start and end token are the same; only the one at the end of a row is trained as the end")
     if config_eos and encoder.end_id not in config_eos:
-        notes.append(f"repaired: the base stops at {list(config_eos)}, the export will stop at {encoder.end_id}")
+        notes.append(f"the base stops at id {', '.join(map(str, config_eos))}; the export stops at {end}, as trained")
     for token, id in tokenizer.added.items():
-        notes.append(f"new token {token} gets id {id}: its embedding is trained and saved")
+        notes.append(f"new token {token} (id {id}): its embedding is trained and saved")
     return notes
 
 

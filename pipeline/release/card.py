@@ -8,14 +8,15 @@ from typing import Any
 import yaml
 
 from pipeline.config.method_rules import description, spec_of
-from pipeline.config.schema import Config
+from pipeline.config.schema import Adapter, Config, Model
 from pipeline.evaluation.results import rows_of_table
 from pipeline.model import card as cards
 from pipeline.model.base import kind_of
 from pipeline.model.methods.method import SETTINGS
 from pipeline.prompt.encode import Encoder
+from pipeline.release.summary import unfinished_text
 from pipeline.run.files import read_json
-from pipeline.run.folder import Run
+from pipeline.run.folder import SPLITS, Run
 from pipeline.run.markdown import code, fenced, plain
 
 GENERATE = """messages = [{"role": "user", "content": "Give three tips for staying healthy."}]
@@ -27,20 +28,21 @@ print(tokenizer.decode(answer, skip_special_tokens=True))"""
 def card(config: Config, run: Run, encoder: Encoder, results: dict[str, Any], checks: dict[str, str]) -> str:
     """Markdown with the hub's front matter, without paths of this machine."""
     data, adapter = run.manifest("dataset") or {}, run.manifest("adapter") or {}
-    rows = row_counts(run)
+    rows, commit = row_counts(run), (read_json(run.folder("adapter") / "suri.json") or {}).get("commit")
     table = [f"| {plain(a)} | {b} | {c} |" for a, b, c in rows_of_table(results["base"], results["tuned"])]
     hashes = [f"| `{n}` | {e['sha256']} |" for n, e in data.get("files", {}).items() if n.endswith(".jsonl")]
     recipe = without_paths(config.model_dump(mode="json", exclude_defaults=True))
     sections = [
-        cards.front_matter(_front(config, encoder.template.id)),
+        cards.front_matter(_front(config.adapter, config.model, encoder.template.id)),
         f"# {config.name}",
-        f"Made by Suri from {_origin(config, run)}: {description(config.adapter)}. {rows['train']:,} instructions, "
-        f"{adapter.get('counts', {}).get('steps', 0):,} steps.",
+        *([f"> **Unfinished:** {unfinished_text(results['unfinished'])}."] if "unfinished" in results else []),
+        f"Made by Suri from {_origin(config.model, commit)}: {description(config.adapter)}. "
+        f"{rows['train']:,} instructions, {adapter.get('counts', {}).get('steps', 0):,} steps.",
         "## Use",
-        _use(config),
+        _use(config.adapter, config.model),
         f"{cards.prompt_section(encoder)} A user message may have the key `input` besides `content`.",
         "## Results",
-        "\n".join(["| | {} | {} |".format(*column_names(config, "this model")), "|---|---|---|", *table]),
+        "\n".join(["| | {} | {} |".format(*column_names(config.adapter, "this model")), "|---|---|---|", *table]),
         "Greedy decoding, both models prompted with the training template. *Contained* counts answers that contain "
         "the reference.",
         "## Checked at export",
@@ -60,7 +62,7 @@ def card(config: Config, run: Run, encoder: Encoder, results: dict[str, Any], ch
 def row_counts(run: Run) -> dict[str, int]:
     """Rows of each split, and rows that the data stage and the tokens stage rejected."""
     data, tokens = ((run.manifest(stage) or {}).get("counts", {}) for stage in ("dataset", "tokens"))
-    rows = {split: tokens.get(split, {}).get("rows", data.get(split, 0)) for split in ("train", "val", "holdout")}
+    rows = {split: tokens.get(split, {}).get("rows", data.get(split, 0)) for split in SPLITS}
     too_long = sum(tokens.get(split, {}).get("rejected", 0) for split in rows)
     return {**rows, "rejected": data.get("rejected", 0) + too_long, "too long": too_long}
 
@@ -76,47 +78,39 @@ def without_paths(value: Any) -> Any:
     return value
 
 
-def _front(config: Config, template: str) -> dict[str, Any]:
+def _front(adapter: Adapter, model: Model, template: str) -> dict[str, Any]:
     """Front matter; the base is named only when it is on the hub."""
-    method = spec_of(config.adapter)
+    method = spec_of(adapter)
     library = "peft" if method.export == "adapter" and method.is_peft else "transformers"
     front: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation"}
-    if kind_of(config.model) == "hub":
-        front["base_model"] = config.model.base
+    if kind_of(model) == "hub":
+        front["base_model"] = model.base
     return {**front, "tags": ["suri", "instruction-tuning", template]}
 
 
-def _origin(config: Config, run: Run) -> str:
-    if not config.model.base:
+def _origin(model: Model, commit: str | None) -> str:
+    if not model.base:
         return "random weights"
-    commit = (read_json(run.folder("adapter") / "suri.json") or {}).get("commit")
-    return code(without_paths(config.model.base)) + (f" at commit `{commit}`" if commit else "")
+    return code(without_paths(model.base)) + (f" at commit `{commit}`" if commit else "")
 
 
-def base_name(config: Config) -> str:
-    """The base as other machines know it: a hub id, or the last part of a path."""
-    return cards.base_name(config.model)
-
-
-def column_names(config: Config, tuned: str = "tuned") -> tuple[str, str]:
+def column_names(adapter: Adapter, tuned: str = "tuned") -> tuple[str, str]:
     """Headings of the two models in the table of results."""
-    if spec_of(config.adapter).export == "nothing":
-        return "0-shot", f"{config.adapter.shots}-shot"
-    return "base", tuned
+    return ("0-shot", f"{adapter.shots}-shot") if spec_of(adapter).export == "nothing" else ("base", tuned)
 
 
-def _use(config: Config) -> str:
+def _use(adapter: Adapter, model: Model) -> str:
     """How to load the export."""
-    method = spec_of(config.adapter)
+    method, base = spec_of(adapter), cards.base_name(model)
     if method.export == "merged":
         return cards.code_block(f"{cards.WHOLE}\n{GENERATE}")
     if method.export == "nothing":
         return (
-            f"Nothing was trained: take {code(base_name(config))}, and put {config.adapter.shots} training rows of the "
+            f"Nothing was trained: take {code(base)}, and put {adapter.shots} training rows of the "
             "question's task, each with its answer and the end token, in front of the question. `make chat` does so."
         )
     lines = cards.code_block(cards.ON_BASE if method.is_peft else cards.OWN)
-    text = f"BASE is `{base_name(config)}`, PATH this folder, which holds the tokenizer too."
+    text = f"BASE is `{base}`, PATH this folder, which holds the tokenizer too."
     if method.is_peft:
         text += f" Where `{SETTINGS}` names the base on your machine: `AutoPeftModelForCausalLM.from_pretrained`."
     return f"{lines}\n\n{text}"

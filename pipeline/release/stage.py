@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,16 +18,18 @@ from pipeline.model.base import Base
 from pipeline.model.exported import export_dtype
 from pipeline.model.load import BYTES
 from pipeline.model.methods.full import FULL
+from pipeline.model.run_base import RunBase
 from pipeline.prompt.encode import Encoder
-from pipeline.prompt.stage import encoder_of
 from pipeline.release import verify
 from pipeline.release.card import card, column_names
 from pipeline.release.export import Export
 from pipeline.release.merge import merge, save_merged
+from pipeline.release.summary import headline, table, unfinished_text
 from pipeline.release.unmerged import export_adapter, export_nothing
 from pipeline.run.files import need_space, read_json, write_json, write_text
 from pipeline.run.folder import Run, StageOutput
-from pipeline.run.progress import say
+from pipeline.run.progress import say, working
+from pipeline.run.width import WIDTH, clipped
 
 CHECKED_ROWS = 200  # on which tokenizers are compared, and the first of them log-probabilities
 LONG = ("said", "by_task", "by_group", "by_kind", "sums", "counts")  # of the results; not in the manifest
@@ -38,36 +41,41 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
     Adapters that cannot be merged are exported as adapters (`release.unmerged`).
 
     Raises:
-        UserError: a check failed (named), or the disk is full. An earlier export stays.
+        UserError: a check failed (named), or the disk is full. An earlier export stays. Answers that do not end by
+            themselves are no failure: the export is marked as unfinished.
     """
     torch.manual_seed(0)
-    encoder = encoder_of(config, base.tokenizer)
+    run_base = RunBase.of(config, base)
     examples = example_rows(run.folder("dataset"), CHECKED_ROWS)
-    dtype, kind = export_dtype(config), spec_of(config.adapter).export
+    dtype, kind = export_dtype(config.export, config.model), spec_of(config.adapter).export
     checks = verify.Checks()
-    _check_recipe(run, encoder, checks)
+    _check_recipe(run.folder("adapter"), run_base.encoder, checks)
     method = adapters.method_of(config.adapter)
     if kind != "nothing" and method is not FULL:  # before anything that takes minutes
         verify.adapter_has_learnt(run.folder("adapter"), method, checks)
 
-    work = Export(config, run, base, encoder, examples, checks)
-    work.model = work.load_base()
+    work = Export(run, run_base, dtype, config.export.min_eos, config.eval, config.data, examples, checks)
+    with working("export: loading the base"):
+        work.model = run_base.load()
     need_space(run.root, 2 * BYTES[dtype] * work.model.num_parameters(), "the export")
     results: dict[str, Any] = {"base": work.measure_base(work.model)}
     log_probs = work.log_probabilities(work.model)  # of the base
     if kind == "merged":
-        log_probs = merge(work, log_probs, dtype)
+        with working("export: merging and comparing with base + adapter"):
+            log_probs = merge(work, log_probs)
     with run.writing("export", stage_key) as output:
         if kind == "merged":
-            results["tuned"] = save_merged(work, log_probs, dtype, output.folder)
+            results["tuned"] = save_merged(work, log_probs, output.folder)
         elif kind == "adapter":
             results["tuned"] = export_adapter(work, log_probs, output.folder)
         else:
             results["tuned"] = export_nothing(work, output.folder)
-        facts = Facts.of(config, run, (run.manifest("adapter") or {}).get("counts", {}))
+        facts = Facts.of(config.prompt, config.train, run, (run.manifest("adapter") or {}).get("counts", {}))
         warnings = compare_answers(results["base"], results["tuned"], facts)
         results["warnings"] = warnings if kind != "nothing" else []  # their causes are in the training
-        _write_records(config, run, encoder, results, checks, output)
+        if checks.unfinished:
+            results["unfinished"] = checks.unfinished
+        _write_records(config, run, run_base.encoder, results, checks, output)
     show(config, run, results)
 
 
@@ -85,17 +93,20 @@ def _write_records(
         "tokenizer": encoder.tokenizer.hash,
         "end_id": encoder.end_id,
         "checks": checks.done,
+        **({"unfinished": True} if checks.unfinished else {}),
     }
     write_json(output.folder / "suri.json", record)
     text = card(config, run, encoder, results, checks.done)
     write_text(output.folder / "README.md", shortener(run.root, config)(text))
     short = {name: values for name, values in results["tuned"].items() if name not in ("prompts", "known")}
     output.counts = {name: {k: v for k, v in values.items() if k not in LONG} for name, values in short.items()}
+    if checks.unfinished:
+        output.counts["unfinished"] = checks.unfinished
 
 
-def _check_recipe(run: Run, encoder: Encoder, checks: verify.Checks) -> None:
-    """Checks that the adapter was trained with this template and tokenizer."""
-    record = read_json(run.folder("adapter") / "suri.json") or {}
+def _check_recipe(adapter: Path, encoder: Encoder, checks: verify.Checks) -> None:
+    """Checks that the adapter in a folder was trained with this template and tokenizer."""
+    record = read_json(adapter / "suri.json") or {}
     trained, now = record.get("template", {}).get("hash"), encoder.template.hash
     if trained != now:
         raise checks.fail("template", f"trained with {trained}, now {now}", "train again, or put the template back")
@@ -106,24 +117,23 @@ def _check_recipe(run: Run, encoder: Encoder, checks: verify.Checks) -> None:
 
 def show(config: Config, run: Run, results: dict[str, Any]) -> None:
     """Prints the table of results, the answers to `eval.prompts`, warnings, and the folder of the export."""
-    rows = rows_of_table(results["base"], results["tuned"])
-    width = max([len(a) for a, _, _ in rows] + [0])
-    names = column_names(config)
-    say(f"\n{'':{width}}  {names[0]:>15}  {names[1]:>15}")
-    for what, before, after in rows:
-        say(f"{what:{width}}  {before:>15}  {after:>15}")
+    names = column_names(config.adapter)
+    say("\n" + table(rows_of_table(results["base"], results["tuned"]), names))
     for before, after in zip(results["base"]["prompts"], results["tuned"]["prompts"], strict=True):
-        say(f"\n> {before['prompt']}")
+        say(f"\n> {clipped(before['prompt'], WIDTH - 2)}")
         say(f"  {names[0]:5}: {_flat(before)}")
         say(f"  {names[1]:5}: {_flat(after)}")
     for warning in results["warnings"]:
         say(f"\n{advice(warning)}")
     folder, kind = run.folder("export"), spec_of(config.adapter).export
-    notes = {"merged": "stock transformers loads it; ", "adapter": "an adapter to load on its base; ", "nothing": ""}
-    say(f"\ncheckpoint: {folder}  ({notes[kind]}{folder / 'README.md'} is its card)")
-    say(f"talk to it: make chat{'' if config.name == 'demo' else ' CONFIG=...'}")
+    if unfinished := results.get("unfinished"):
+        say(f"\nUNFINISHED: {unfinished_text(unfinished)}. The export is complete otherwise, and marked as unfinished.")
+    if text := headline(results):
+        say(f"\nexport: {text}")
+    what = {"merged": "checkpoint, which stock transformers loads,", "adapter": "adapter", "nothing": "tokenizer"}[kind]
+    say(f"export: the {what} and its card, README.md, are in {folder}")
 
 
 def _flat(answer: dict[str, Any]) -> str:
     text = " ".join(answer["said"].split())
-    return (text if len(text) <= 160 else text[:157] + "...") + ("" if answer["stopped"] else " [did not stop]")
+    return clipped(text, 2 * WIDTH - 40) + ("" if answer["stopped"] else " [did not stop]")

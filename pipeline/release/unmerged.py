@@ -27,25 +27,25 @@ def export_adapter(export: Export, base_log_probs: torch.Tensor, folder: Path) -
     Raises:
         UserError: a check failed.
     """
-    config, source = export.config, export.run.folder("adapter")
-    tuned = adapters.load(export.take_model(), source, export.fingerprint())
+    base, source = export.base, export.run.folder("adapter")
+    tuned = adapters.load(export.take_model(), source, base.fingerprint())
     tuned_log_probs = export.log_probabilities(tuned)
     verify.weights_have_learnt(tuned_log_probs, base_log_probs, export.checks)
     longest = context_length(tuned.config)
     del tuned
     free_memory()
 
-    say("export: saving the adapter, which cannot be merged into the base")
+    say("export: this method cannot be merged into the base, so the export is an adapter")
     for name in (WEIGHTS, SETTINGS):
         shutil.copyfile(source / name, folder / name)
-    name_base(folder, config.model, export.base)
+    name_base(folder, base.model, base.files)
     export.save_tokenizer(folder, longest)
 
-    if isinstance(adapters.method_of(config.adapter), ThroughPeft):
-        reloaded, how = PeftModel.from_pretrained(export.load_base(), folder).eval(), "stock peft on the base"
+    if isinstance(adapters.method_of(base.adapter), ThroughPeft):
+        reloaded, how = PeftModel.from_pretrained(base.load(), folder).eval(), "stock peft, loaded on the base,"
     else:
-        reloaded, how = adapters.load(export.load_base(), folder), "the base with the adapter"
-    result = f"{how} gives the logits of what was trained"
+        reloaded, how = adapters.load(base.load(), folder), "the base with the adapter"
+    result = f"{how} gives the same logits as in training"
     verify.reload_equals_merged(tuned_log_probs, export.log_probabilities(reloaded), export.checks, result)
     return export.measure_export(reloaded, folder)
 
@@ -56,11 +56,9 @@ def export_nothing(export: Export, folder: Path) -> dict[str, Any]:
     Raises:
         UserError: the tokenizer does not give training's ids.
     """
-    config, model = export.config, export.take_model()
+    base, model = export.base, export.take_model()
     longest = context_length(model.config)
     export.save_tokenizer(folder, longest)
-    shots = shots_from(
-        export.run.folder("dataset"), export.encoder, config.train.seed, longest, config.eval.max_new_tokens,
-        config.adapter.shots,
-    )  # fmt: skip
+    room, count = export.eval.max_new_tokens, base.adapter.shots
+    shots = shots_from(export.run.folder("dataset"), base.encoder, base.seed, longest, room, count)
     return export.measure_base(model, shots)

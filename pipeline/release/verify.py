@@ -1,4 +1,4 @@
-"""Checks of an export. One that fails stops the export and is named in the error."""
+"""Checks of an export. One that fails stops it and is named in the error; answers that do not end mark it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from pipeline.model.hf_tokenizer import disagreement
 from pipeline.model.methods import Method
 from pipeline.prompt.encode import Encoder
 from pipeline.run.errors import UserError
+from pipeline.run.files import read_json
 from pipeline.run.progress import say
+from pipeline.run.width import small
 
 # Largest mean KL divergence, in nats a token, that rounding may cause between base + adapter and the merged model. int8
 # also rounds activations, which the merged model does not.
@@ -28,24 +30,30 @@ TOLERANCE = {"fp32": 1e-6, "bf16": 1e-2, "fp16": 1e-3, "nf4": 1e-4, "int8": 5e-3
 PROBE_ROWS = 4
 PROBE_TOKENS = 128
 EOS_PROBES = 16
+FEWEST_PROBES = 4  # answers at the end of training that the export is compared with
 REPORT = "report this with your config"
 
 
 @dataclass
 class Checks:
-    """Results of the checks so far, by name."""
+    """Results of the checks so far, by name.
+
+    unfinished: empty, or how many answers end by themselves where they are fewer than `export.min_eos` asks for. That
+    is a fact about the training: the export is written and marked.
+    """
 
     done: dict[str, str] = field(default_factory=dict)
+    unfinished: dict[str, Any] = field(default_factory=dict)
 
-    def passed(self, name: str, result: str) -> None:
-        """Records and prints a result."""
+    def passed(self, name: str, result: str, subject: str = "check") -> None:
+        """Records a result, and prints it as `SUBJECT passed: RESULT`."""
         self.done[name] = result
-        say(f"export: {name}: {result}")
+        say(f"export: {subject} passed: {result}")
 
     @staticmethod
     def fail(name: str, result: str, fix: str) -> UserError:
         """The error to raise."""
-        return UserError(f"the export failed its check {name!r}: {result}; nothing was exported", "export", fix)
+        return UserError(f"the export failed its check {name!r}: {result}. Nothing was exported", "export", fix)
 
 
 def adapter_has_learnt(folder: Path, method: Method, checks: Checks) -> None:
@@ -67,9 +75,10 @@ def adapter_has_learnt(folder: Path, method: Method, checks: Checks) -> None:
     updates = method.updates(tensors, folder)
     zero = sum(not t.any() for t in updates.values())
     if zero == len(updates):
-        what = "all its tensors equal their start: training changed nothing (nothing was learnt)"
+        what = "training changed no layer of the adapter (nothing was learnt)"
         raise checks.fail(name, what, "raise train.lr or train for more steps")
-    checks.passed(name, f"{len(tensors)} tensors, {len(updates) - zero} of {len(updates)} updates changed")
+    changed = f"all {len(updates)}" if not zero else f"{len(updates) - zero} of {len(updates)}"
+    checks.passed(name, f"{changed} adapter layers changed")
 
 
 @torch.inference_mode()
@@ -112,15 +121,18 @@ def merged_equals_adapter(
     """
     name = "merged = base + adapter"
     error, change = divergence(adapter, merged), divergence(adapter, base)
-    result = f"KL {error:.1e} a token (allowed {allowed[0]:.0e} in {allowed[1]}; the base is {change:.1e} away)"
+    result = (
+        f"difference {small(error, 2)}, limit {small(allowed[0])} in {allowed[1]} (KL a token; the base differs by "
+        f"{small(change, 2)})"
+    )
     if not error <= allowed[0]:
-        raise checks.fail(name, result, "export with export.dtype=fp32, and report this with your config")
+        raise checks.fail(name, result, "set export.dtype=fp32, and report this with your config")
     if change <= 0:
-        raise checks.fail(name, result + ": the adapter changes nothing", "raise train.lr or train for more steps")
+        raise checks.fail(name, result + ". The adapter changes nothing", "raise train.lr or train for more steps")
     if error > 0.5 * change:
-        fix = "export with export.dtype=fp32, or train longer"
-        raise checks.fail(name, result + ": rounding removes what was learnt", fix)
-    checks.passed(name, result)
+        fix = "set export.dtype=fp32, or train longer"
+        raise checks.fail(name, result + ". Rounding removes what was learnt", fix)
+    checks.passed(name, result, "merge")
 
 
 def weights_have_learnt(tuned: torch.Tensor, base: torch.Tensor, checks: Checks) -> None:
@@ -136,7 +148,7 @@ def weights_have_learnt(tuned: torch.Tensor, base: torch.Tensor, checks: Checks)
     if change <= 0:
         what = "the trained model equals the base: nothing was learnt"
         raise checks.fail(name, what, "raise train.lr or train for more steps")
-    checks.passed(name, f"the base is KL {change:.1e} a token away")
+    checks.passed(name, f"training changed the model (KL {small(change, 2)} a token from the base)")
 
 
 def change_survives(
@@ -168,8 +180,8 @@ def change_survives(
     share = (error / change) ** 0.5
     result = f"rounding to {name} moves the weights by {share:.2g} of what training moved them by"
     if share > 0.5:
-        fix = "export with export.dtype=fp32, or train longer"
-        raise checks.fail("rounding", result + ": it removes what was learnt", fix)
+        fix = "set export.dtype=fp32, or train longer"
+        raise checks.fail("rounding", result + ". That removes what was learnt", fix)
     checks.passed("rounding", result)
 
 
@@ -177,7 +189,7 @@ def reload_equals_merged(
     merged: torch.Tensor,
     reloaded: torch.Tensor,
     checks: Checks,
-    passed: str = "stock AutoModelForCausalLM gives the merged model's logits",
+    passed: str = "stock transformers loads the export and gives the same logits",
 ) -> None:
     """Checks that the model loaded from the export's folder equals the model that was saved.
 
@@ -190,7 +202,7 @@ def reload_equals_merged(
     name = "reload"
     error = divergence(merged, reloaded) if merged.shape == reloaded.shape else float("inf")
     if not error <= 1e-6:
-        what = f"the loaded weights differ from the saved model (KL {error:.1e})"
+        what = f"the export, loaded again, differs from the model that was saved (KL {small(error, 2)} a token)"
         raise checks.fail(name, what, "check the disk, then export again")
     checks.passed(name, passed)
 
@@ -205,26 +217,49 @@ def tokenizer_agrees(tokenizer: Any, encoder: Encoder, examples: Sequence[Exampl
     why, tried = disagreement(tokenizer, encoder, examples)
     if why:
         raise checks.fail(name, why, REPORT)
-    checks.passed(name, f"same ids as in training for {tried} prompts")
+    checks.passed(name, f"tokenizer and chat template give the ids of training ({tried} prompts)")
 
 
-def answers_stop(measured: MeasuredModel, examples: Iterable[Example], least: float, checks: Checks) -> None:
-    """Checks that greedy answers end with the end token, on the rows with the shortest references.
-
-    Args:
-        least: share of the answers that must.
+def end_token(folder: Path, encoder: Encoder, checks: Checks) -> None:
+    """Checks that generation from a merged export stops at the end token of the training.
 
     Raises:
-        UserError: fewer do.
+        UserError: generation_config.json or config.json names another one.
+    """
+    name, wanted = "end token", encoder.end_id
+    for file in ("generation_config.json", "config.json"):
+        settings = read_json(folder / file)
+        if isinstance(settings, dict) and (end := settings.get("eos_token_id")) != wanted:
+            raise checks.fail(name, f"{file} stops at {end}, training's end token is {wanted}", REPORT)
+    checks.passed(name, f"the export stops at {encoder.tokenizer.token(wanted)}, as trained")
+
+
+def answers_stop(
+    measured: MeasuredModel, examples: Iterable[Example], least: float, checks: Checks, in_training: Mapping[str, int]
+) -> None:
+    """Measures how many greedy answers end with the end token, on the rows with the shortest references.
+
+    Fewer than `least` make the export unfinished (`Checks.unfinished`), unless they did end after training: then the
+    export is at fault.
+
+    Args:
+        least: share of the answers that should. in_training: `count` and `of` of the probe at the end of training.
+
+    Raises:
+        UserError: they ended in training and do not in the export.
     """
     name = "answers stop"
     chosen = heapq.nsmallest(EOS_PROBES, examples, key=lambda e: len(e.output))
     longest = max(len(ids) for ids in measured.encoder.tokenizer.encode([e.output for e in chosen]))
     limit = 2 * longest + 32
-    answers = measured.answers(chosen, limit, "do answers stop")
-    share = sum(a.stopped for a in answers) / len(answers)
-    result = f"{share:.0%} of {len(answers)} answers end by themselves within {limit} tokens"
-    if share < least:
-        fix = "train longer, or check the cutoff (cut rows teach no end); export.min_eos=0 only reports"
-        raise checks.fail(name, f"{result}, wanted are {least:.0%}", fix)
-    checks.passed(name, result)
+    answers = measured.answers(chosen, limit, "do answers end")
+    stopped = sum(a.stopped for a in answers)
+    result = f"{stopped} of {len(answers)} answers end by themselves within {limit} tokens"
+    if stopped / len(answers) >= least:
+        checks.passed(name, result)
+        return
+    count, of = in_training.get("count", 0), in_training.get("of", 0)
+    if of >= FEWEST_PROBES and count / of >= least and 2 * stopped / len(answers) < count / of:
+        raise checks.fail(name, f"{result}, but {count} of {of} did at the end of training", REPORT)
+    checks.done[name] = f"{result} (unfinished: export.min_eos asks for {least:.0%})"
+    checks.unfinished = {"stopped": stopped, "of": len(answers), "limit": limit, "wanted": least}

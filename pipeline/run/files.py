@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -64,7 +64,7 @@ def sha256_file(path: Path, progress: Callable[[int], Any] | None = None) -> str
 
 def byte_bar(total: int, what: str) -> Any:
     """A progress bar that counts bytes."""
-    return bar(total=total, what=what, unit="B", unit_scale=True, unit_divisor=1000)
+    return bar(total=total, what=what, unit="B")
 
 
 def sha256_json(value: Any) -> str:
@@ -108,6 +108,17 @@ def json_text(value: Any, indent: int | None = None, default: Callable[[Any], An
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json_text(value, indent=1) + "\n")
+
+
+def write_json_lines(path: Path, rows: Iterable[Any], default: Callable[[Any], Any] | None = None) -> None:
+    """Replaces `path` by a JSONL file. default: converts values that JSON does not have."""
+    write_text(path, "".join(json_text(row, default=default) + "\n" for row in rows))
+
+
+def json_lines(path: Path) -> Iterator[Any]:
+    """The rows of a JSONL file that Suri wrote, read one by one."""
+    with open(path, encoding="utf-8", errors="surrogatepass") as file:
+        yield from map(json.loads, file)
 
 
 def read_json(path: Path) -> Any:

@@ -35,13 +35,15 @@ from typing import Any, NamedTuple
 
 from pipeline import __version__
 from pipeline.run.errors import UserError
-from pipeline.run.files import exclusive, read_json, replace_folder, sealed, sha256_file, sha256_json, write_json
+from pipeline.run.files import read_json, replace_folder, sealed, sha256_file, sha256_json, write_json
 from pipeline.run.hash_cache import cached_sha256
-from pipeline.run.leftovers import clean_up, half_written
+from pipeline.run.leftovers import half_written, locked
+from pipeline.run.next_command import next_command
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "sentencepiece", "peft", "accelerate", "datasets", "safetensors")
 
 SPLITS = ("train", "val", "holdout")
+HELD_OUT = {"val": "held-out rows", "holdout": "tasks never trained on"}  # as tables call them
 
 
 class Visible(NamedTuple):
@@ -153,9 +155,9 @@ class Run:
             for name, entry in manifest["files"].items() if manifest else ():
                 if not (but and name.endswith(but)) and (wrong := difference(folder / name, entry)):
                     raise UserError(
-                        f"{name} is not what was written: {wrong}", str(folder / name),
-                        f"put the file back, or remove {folder} and run the same command again, which makes it anew "
-                        "(make verify looks at everything)",
+                        f"{name} has changed since it was written: {wrong}", str(folder / name),
+                        f"put the file back, or remove {folder} and run the same command again, which makes it anew; "
+                        f"`{next_command('verify')}` checks all files",
                     )  # fmt: skip
 
     def made_from(self, paths: list[Path]) -> Run:
@@ -197,13 +199,10 @@ class Run:
         """
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(exclusive(self.root / ".lock", wait=False))
+                stack.enter_context(locked(self.root))
             except BlockingIOError as error:
-                raise UserError(
-                    f"the run folder is in use by process {error}", str(self.root),
-                    'wait for it, stop it, or give this run another name (ARGS="name=other")',
-                ) from None  # fmt: skip
-            clean_up(self.root)
+                fix = "wait for it, stop it, or give this run another name (name=other)"
+                raise UserError(f"the run folder is in use by process {error}", str(self.root), fix) from None
             yield
 
     def sweep(self) -> None:

@@ -30,23 +30,22 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SURI_CACHE", ".cache"))
 
 
-def cached_sha256(path: Path, again: bool = False) -> str:
-    """Hex sha256 of a file's bytes. again: read the file even where its hash is kept.
+def cached_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes; a file that has not changed is not read again.
 
     Raises:
         OSError: it cannot be read.
     """
-    return _cached(path, "bytes", sha256_file, again)
+    return _cached(path, "bytes", sha256_file)
 
 
-def cached_json_sha256(path: Path, ignored: tuple[str, ...] = (), again: bool = False) -> str:
+def cached_json_sha256(path: Path, ignored: tuple[str, ...] = ()) -> str:
     """Hex sha256 of the values in a JSON file: layout, order of keys and 1 against 1.0 make no difference.
 
     A file that is no JSON is hashed by its bytes.
 
     Args:
         ignored: keys of the outermost object that are left out.
-        again: read the file even where its hash is kept.
     """
 
     def compute(path: Path) -> str:
@@ -59,23 +58,23 @@ def cached_json_sha256(path: Path, ignored: tuple[str, ...] = (), again: bool = 
         except (ValueError, RecursionError):
             return hashlib.sha256(data).hexdigest()
 
-    return _cached(path, f"json without {list(ignored)}", compute, again)
+    return _cached(path, f"json without {list(ignored)}", compute)
 
 
-def _cached(path: Path, what: str, compute: Callable[[Path], str], again: bool) -> str:
+def _cached(path: Path, what: str, compute: Callable[[Path], str]) -> str:
     real = Path(os.path.realpath(path))
     size = real.stat().st_size
     entry = cache_folder() / "hashes" / f"{hashlib.sha256(os.fsencode(f'{what}:{real}')).hexdigest()[:32]}.json"
-    if not again and (known := _stored(entry, real)):
+    if known := _stored(entry, real):
         return known
     with contextlib.ExitStack() as stack:
         if size >= LARGE:
             with contextlib.suppress(UserError, OSError):  # without the lock it only takes longer
                 stack.enter_context(exclusive(entry.with_suffix(".lock"), wait=True))
-            if not again and (known := _stored(entry, real)):  # by the process that held the lock
+            if known := _stored(entry, real):  # by the process that held the lock
                 return known
         if size >= ANNOUNCED:
-            say(f"hashing {real.name} ({readable_size(size)})")
+            say(f"hashing {real.name} ({readable_size(size)}); this is done once")
         started, before = time.time_ns(), _stamp(real)
         digest = compute(real)
         if before == _stamp(real) and max(before[1:]) < started - SETTLED:

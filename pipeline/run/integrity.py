@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.run.errors import UserError
 from pipeline.run.files import byte_bar, read_json, sealed
 from pipeline.run.folder import VISIBLE, Run, difference
+from pipeline.run.next_command import next_command
 from pipeline.run.progress import say
 
 Entries = dict[Path, dict[str, Any]]  # `bytes` and `sha256` of files
@@ -46,8 +47,8 @@ class Item:
         """The item's line of the output."""
         if not self.own and not self.wrong:
             return f"{self.name:12} {self.note}"
-        count = f"{len(self.own)} files, {len(self.sources)} that it was made from"
-        state = f"{len(self.wrong)} NOT as written" if self.wrong else "as written"
+        count = f"{len(self.own)} files, and {len(self.sources)} that they were made from"
+        state = f"{len(self.wrong)} CHANGED" if self.wrong else "unchanged"
         return f"{self.name:12} {state} ({count})" + (f"; {self.note}" if self.note else "")
 
 
@@ -62,7 +63,8 @@ def verify(run: Run, stages: Sequence[tuple[str, str]]) -> None:
     """
     items = [_stage(run, name, folder) for name, folder in stages] + list(_checkpoints(run))
     if not any(item.own or item.wrong for item in items):
-        raise UserError("nothing was made in this run folder yet", str(run.root), "make data, then make verify again")
+        fix = f"`{next_command('data')}`, then this command again"
+        raise UserError("nothing was made in this run folder yet", str(run.root), fix)
     with byte_bar(sum(item.size for item in items), "verify") as progress:
         for item in items:
             item.compare(progress.update)
@@ -70,9 +72,9 @@ def verify(run: Run, stages: Sequence[tuple[str, str]]) -> None:
         say("\n    ".join([item.line(), *item.wrong]))
     if wrong := [line for item in items for line in item.wrong]:
         raise UserError(
-            f"{len(wrong)} files are not what they were when the run was made:\n  " + "\n  ".join(wrong), str(run.root),
-            "put them back; or remove the folders of the stages that are damaged, and make them again: "
-            "nothing was removed here",
+            f"{len(wrong)} files have changed since the run wrote them:\n  " + "\n  ".join(wrong), str(run.root),
+            "put the files back, or remove the folders of the damaged stages and run their commands again; nothing was "
+            "removed",
         )  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def _inside(value: Any) -> Any:
     return value.values() if isinstance(value, dict) else value
 
 
-def parse(data: bytes, most_deep: int = DEEPEST) -> Any:
+def parse(data: bytes) -> Any:
     """JSON of limited depth.
 
     Raises:
@@ -93,7 +93,7 @@ def parse(data: bytes, most_deep: int = DEEPEST) -> Any:
         value = json.loads(data.decode("utf-8"))
     except RecursionError:
         raise ValueError("brackets are nested too deeply") from None
-    if is_deeper(value, most_deep):
+    if is_deeper(value, DEEPEST):
         raise ValueError("brackets are nested too deeply")
     return value
 

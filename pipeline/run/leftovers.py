@@ -1,13 +1,14 @@
-"""What killed processes leave in a run folder: half-written files and folders, and folders that were being replaced."""
+"""Locks a folder of results, and removes what killed processes left in it: files and folders that are half written."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.run.files import recover
+from pipeline.run.files import exclusive, recover
 
 PATTERNS = (".*.tmp", "*/.*.tmp", "*/*/.*.tmp")
 YOUNG = 60  # seconds
@@ -28,15 +29,30 @@ def half_written(root: Path) -> list[Path]:
     return paths
 
 
-def clean_up(root: Path) -> None:
-    """Takes back folders whose replacement was cut short between two renames, and removes what is half written.
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Holds a folder for this process; the kernel lets go of it however the process ends.
 
-    Only for a process that holds the run folder's lock.
+    Folders whose replacement was cut short between two renames are taken back first, and what is half written is
+    removed.
+
+    Raises:
+        BlockingIOError: another live process holds it; its text is that process's number.
     """
-    for old in root.glob(".*.old"):
-        recover(old.with_name(old.name[1:-4]))
-    for path in half_written(root):
-        remove(path)
+    with exclusive(root / ".lock", wait=False):
+        for old in root.glob(".*.old"):
+            recover(old.with_name(old.name[1:-4]))
+        for path in half_written(root):
+            remove(path)
+        yield
+
+
+def remove_whole(folder: Path) -> None:
+    """Removes a folder atomically: a crash leaves none with half of its files, and `half_written` finds the rest."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    folder.replace(temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove(path: Path) -> None:

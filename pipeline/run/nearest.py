@@ -15,9 +15,9 @@ def closest(word: str, known: Iterable[str], most: int = 1, alike: float = ALIKE
     return difflib.get_close_matches(word[:LONGEST], list(known), most, alike)
 
 
-def nearest(word: str, known: Iterable[str], otherwise: str = "", most: int = 1, alike: float = ALIKE) -> str:
-    """`did you mean NAME?` for the names most like a word; `otherwise` when nothing is alike."""
-    return _question(closest(word, known, most, alike), otherwise)
+def nearest(word: str, known: Iterable[str], otherwise: str = "", alike: float = ALIKE) -> str:
+    """`did you mean NAME?` for the name most like a word; `otherwise` when nothing is alike."""
+    return _question(closest(word, known, alike=alike), otherwise)
 
 
 def nearest_file(path: Path, otherwise: str = "", pattern: str = "*", most: int = 1) -> str:

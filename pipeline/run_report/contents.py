@@ -12,10 +12,11 @@ import yaml
 from pipeline.config.load import load
 from pipeline.config.schema import Config
 from pipeline.data_report.numbers import gather
-from pipeline.release.card import base_name
+from pipeline.model.card import base_name
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json
 from pipeline.run.folder import Run
+from pipeline.run.next_command import next_command
 from pipeline.run.yaml_text import parsed
 from pipeline.training import metrics
 
@@ -70,7 +71,7 @@ class Contents:
     def base(self) -> str:
         """Name of the base without folders of this machine, also where the base is no longer there."""
         try:
-            return base_name(self.config) or "random weights"
+            return base_name(self.config.model) or "random weights"
         except UserError:
             return Path(self.config.model.base).name
 
@@ -104,7 +105,8 @@ def read(given: Config, run: Run) -> Contents:
     """
     manifests = {folder: run.manifest(folder) for folder, _, _ in STAGES}
     if not any(manifests.values()):
-        raise UserError("nothing was made in this run folder yet", str(run.root), "make data, then make report again")
+        fix = f"`{next_command('data')}`, then this command again"
+        raise UserError("nothing was made in this run folder yet", str(run.root), fix)
     config, text, readable, differs = _config(given, run)
     return Contents(
         run=run,
@@ -164,7 +166,7 @@ def _data(config: Config, run: Run) -> dict[str, Any]:
     )
     if is_current and isinstance(numbers, dict) and all(name in numbers for name in NUMBERS):
         return numbers
-    return gather(config, run).numbers
+    return gather(run, config.name, config.data.seed, config.prompt.cutoff).numbers
 
 
 def _old(run: Run, manifests: Mapping[str, Any]) -> dict[str, str]:

@@ -9,7 +9,6 @@ from urllib.parse import quote
 
 from pipeline.comparison.winrate import table as win_rates
 from pipeline.evaluation.probes import NAMES
-from pipeline.evaluation.results import NAMES as PLACES
 from pipeline.evaluation.results import rows_of_table
 from pipeline.pages.charts import DotRow
 from pipeline.pages.drawing import Drawing
@@ -17,6 +16,7 @@ from pipeline.pages.figure import Figure, Rows, table
 from pipeline.pages.rows import article, fields, pager, row_box
 from pipeline.pages.text import escape
 from pipeline.release.card import column_names
+from pipeline.run.folder import HELD_OUT
 from pipeline.run_report import curves
 from pipeline.run_report.contents import Contents
 
@@ -36,15 +36,15 @@ def results(contents: Contents) -> str:
     base, tuned = contents.results.get("base"), contents.results.get("tuned")
     if not base or not tuned:
         return f"<p>{contents.missing('export', 'Base and tuned model were not measured')}</p>"
-    names = column_names(contents.config)
+    names = column_names(contents.config.adapter)
     html = table(("", f"#{names[0]}", f"#{names[1]}"), rows_of_table(base, tuned))
-    for split in PLACES:
+    for split in HELD_OUT:
         by_task = tuned.get(split, {}).get("by_task", {})
         of_base = base.get(split, {}).get("by_task", {})
         both = [(task or "(none named)", of_base[task], share) for task, share in by_task.items() if task in of_base]
         if len(both) > 1:
             both.sort(key=lambda row: (-row[2], row[0]))
-            title = f"Exact match by task: {PLACES[split]}"
+            title = f"Exact match by task: {HELD_OUT[split]}"
             rows = [(task, f"{before:.1%}", f"{after:.1%}") for task, before, after in both]
             drawn = [DotRow(task, [(before, 0.0), (after, 0.0)]) for task, before, after in both]
             html += _dots(drawn, f"tasks-{split}", title, names, ("task", "#base", "#tuned"), rows)
@@ -225,22 +225,22 @@ def samples(contents: Contents) -> str:
     base, tuned = contents.results.get("base") or {}, contents.results.get("tuned") or {}
     if not tuned:
         return f"<p>{contents.missing('export', 'There are no answers to read')}</p>"
-    names = column_names(contents.config)
+    names = column_names(contents.config.adapter)
     prompts = "".join(
         f'<div class="row">{fields({"prompt": before["prompt"]})}{_both(names, before, after)}</div>'
         for before, after in zip(base.get("prompts", ()), tuned.get("prompts", ()), strict=False)
     )
     articles, marks = [], set()
-    for split in PLACES:
+    for split in HELD_OUT:
         pairs = zip(base.get(split, {}).get("said", ()), tuned.get(split, {}).get("said", ()), strict=False)
         for before, after in pairs:
             mark = "right" if after["exact"] else "holds the right one" if after["contained"] else "wrong"
             marks.add(mark)
             texts = {"instruction": after["instruction"], "input": after["input"], "expected": after["expected"]}
-            meta, data = [PLACES[split], after["task"], mark], {"answer": mark, "task": after["task"]}
+            meta, data = [HELD_OUT[split], after["task"], mark], {"answer": mark, "task": after["task"]}
             articles.append(_article(texts, meta, data, _both(names, before, after)))
     if articles:
-        tasks = sorted({a["task"] for split in PLACES for a in tuned.get(split, {}).get("said", ())})
+        tasks = sorted({a["task"] for split in HELD_OUT for a in tuned.get(split, {}).get("said", ())})
         prompts += "<h3>Held-out rows</h3>" + pager("answers", articles, {"answer": sorted(marks), "task": tasks})
     return prompts or "<p>No row has one right answer, and eval.prompts is empty.</p>"
 

@@ -29,10 +29,11 @@ def build(config: Config, run: Run) -> Path:
     write_text(path, shortener(run.root, config, contents.config)(html(contents)))
     if (run.root / PAGE_BEFORE).is_file():
         (run.root / PAGE_BEFORE).unlink()
-        say(f"report: {run.root / PAGE_BEFORE} of an earlier version is removed: the run report is called {PAGE} now")
+        say(f"report: removed {run.root / PAGE_BEFORE}, the report of an earlier version")
     gone = [command for folder, command in COMMANDS.items() if not contents.has(folder)]
-    more = f" (not in it yet: {', '.join(dict.fromkeys(gone))})" if gone else ""
-    say(f"report: {path}{more}")
+    say(f"report: {path}")
+    if gone:
+        say(f"        not in it yet, since they were not run: {', '.join(dict.fromkeys(gone))}")
     return path
 
 

@@ -14,10 +14,11 @@ from pipeline.config.schema import Chat, Config
 from pipeline.dataset.example import Example
 from pipeline.evaluation.shots import Shots, shots_from
 from pipeline.model import hf_tokenizer
-from pipeline.model.base import Base
-from pipeline.model.exported import exported_model
+from pipeline.model.base import Base, resolve
+from pipeline.model.exported import export_dtype, exported_model
 from pipeline.model.generate import answering, prefix_length
 from pipeline.model.load import context_length
+from pipeline.model.run_base import RunBase
 from pipeline.prompt import template as templates
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.tokenizer import Tokenizer
@@ -25,15 +26,17 @@ from pipeline.run import encoding
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json
 from pipeline.run.folder import Run
-from pipeline.run.progress import say
+from pipeline.run.interrupt import answering as answering_signals
+from pipeline.run.next_command import next_command
+from pipeline.run.progress import say, working
 from pipeline.run.terminal import safe
 from pipeline.store.folder import Store
 from pipeline.store.load import open_stored
 
-HELP = """Each question is answered on its own: the model was trained on single questions and remembers nothing.
+HELP = """Each question is answered on its own: the model does not see earlier ones.
   /input TEXT   text for the next question to work on
-  /help         this
-  /quit         ends, as Ctrl-D does; Ctrl-C stops an answer"""
+  /help         this help
+  /quit         ends the chat, as Ctrl-D does; Ctrl-C stops an answer"""
 COMMANDS = ("/input", "/help", "/quit")
 
 
@@ -44,8 +47,8 @@ def chat_with_adapter(config: Config, base: Base, store: Store) -> None:
         UserError: no such adapter, or one of another base, tokenizer or template.
     """
     name = config.chat.adapter
-    say(f"chat: loading {store.root / name} onto its base")
-    model, encoder = open_stored(config, base, store, name)
+    with working(f"chat: loading the adapter {name} and its base"):
+        model, encoder = open_stored(RunBase.of(config, base), store, name)
     session = ChatSession(model, encoder, hf_tokenizer.build(encoder, None), config.chat)
     say(HELP)
     with answering(model):  # without the generation settings in the base's folder
@@ -62,14 +65,18 @@ def chat(config: Config, run: Run) -> None:
     folder = run.folder("export")
     record = read_json(folder / "suri.json")
     if not isinstance(record, dict):
-        raise UserError("no suri.json in the folder: it was not exported here", str(folder), "make export")
+        fix = f"`{next_command('export')}`"
+        raise UserError("no suri.json in the folder: it was not exported here", str(folder), fix)
     template = templates.load(config.prompt.template)
     trained = record.get("template", {}).get("hash")
     if trained != template.hash:
-        what = f"the checkpoint was trained with template {trained}, the config names {template.hash}"
+        what = f"the checkpoint was trained with the template {trained}, the config names {template.hash}"
         raise UserError(what, str(folder), "put the template back, or train again")
-    say(f"chat: loading {folder}")
-    model = exported_model(config, run)
+    if record.get("unfinished"):
+        say("chat: this export is marked unfinished: its answers may not end by themselves")
+    with working(f"chat: loading {folder}"):
+        dtype = export_dtype(config.export, config.model)
+        model = exported_model(folder, dtype, lambda: RunBase.of(config, resolve(config.model)))
     # tokenizer.model does not contain the new tokens, a saved tokenizer.json does.
     added = () if not (folder / "tokenizer.model").is_file() else config.model.add_tokens
     encoder = Encoder(template, Tokenizer(folder, added), config.prompt)
@@ -137,7 +144,8 @@ class ChatSession:
             return "stopped"
         if int(output[0, -1]) == end:
             return ""
-        more = "chat.max_new_tokens allows more" if room == settings.max_new_tokens else "the model sees no further"
+        is_setting = room == settings.max_new_tokens
+        more = "raise chat.max_new_tokens for more" if is_setting else "the model's context ends here"
         return f"cut off after {room} tokens; {more}"
 
 
@@ -147,6 +155,11 @@ def _read_questions(session: ChatSession) -> None:
         prompt = "\n> "
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  (gives `input` a line editor and a history)
+    with answering_signals(None):
+        _ask_and_answer(session, prompt)
+
+
+def _ask_and_answer(session: ChatSession, prompt: str) -> None:
     given = ""
     piped = None if prompt else encoding.lines(sys.stdin)
     while True:
@@ -167,7 +180,7 @@ def _read_questions(session: ChatSession) -> None:
             given = rest.strip()
             say(f"[{len(given)} characters for the next question]" if given else "[no input]")
         elif command.startswith("/") and command[1:].isalpha() and not rest:
-            say(f"[{command} is no command: {', '.join(COMMANDS)}]")
+            say(f"[{command} is not a command; there are {', '.join(COMMANDS)}]")
         elif question:
             reason = session.answer(question, given)
             given = ""

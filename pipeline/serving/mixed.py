@@ -18,15 +18,12 @@ from typing import Any
 import torch
 
 from pipeline.config.adapter_name import BASE
-from pipeline.config.schema import Config
-from pipeline.model.base import Base
-from pipeline.model.base.fingerprint import fingerprint
-from pipeline.model.exported import base_with_tokens
 from pipeline.model.generate import greedy
 from pipeline.model.load import context_length
+from pipeline.model.run_base import RunBase
 from pipeline.prompt.encode import Encoder
-from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError, one_line
+from pipeline.run.next_command import next_command
 from pipeline.serving.questions import AdapterQuestion
 from pipeline.store.folder import Store
 from pipeline.store.load import add_adapters, encoder_of_record, verified_record
@@ -47,23 +44,23 @@ class MixedModel:
     Attributes:
         model: the base, or a PeftModel with all adapters.
         peft_names: peft's name of each adapter, `__base__` for the base.
-        encoders: of each adapter, with the template of its training; the base has the config's.
+        encoders: of each adapter, with the template of its training, and of the base.
 
     Raises:
         UserError: an adapter is not in the store, belongs to another base, or cannot be mixed; or the base cannot.
     """
 
-    def __init__(self, config: Config, base: Base, store: Store, adapters: Sequence[str]) -> None:
-        own = encoder_of(config, base.tokenizer)
+    def __init__(self, base: RunBase, store: Store, adapters: Sequence[str]) -> None:
+        own = base.encoder
         names = [name for name in dict.fromkeys(adapters) if name != BASE]
         self.encoders = {BASE: own}
         if names:
-            identity = fingerprint(config.model, base, config.train.seed)
+            identity = base.fingerprint()
             for name in names:
                 record = verified_record(store, name, identity, own.tokenizer.hash)
                 _check_mixable(store, name, record["method"])
                 self.encoders[name] = encoder_of_record(own, record, name)
-        self.model = base_with_tokens(config, base, own)
+        self.model = base.load()
         self.peft_names = {BASE: "__base__", **{name: f"a{i}" for i, name in enumerate(names)}}
         self.mixes = bool(names)
         if names:
@@ -120,7 +117,7 @@ def _try_mixing(model: Any, name: str) -> None:
     except ValueError as error:
         said = one_line(error, 200)
         what = f"adapters of a base of the kind {model.config.model_type} cannot be mixed in one batch: {said}"
-        raise UserError(what, "model.base", f"talk to one at a time: make chat ADAPTER={name}") from None
+        raise UserError(what, "model.base", f"talk to one at a time: `{next_command('chat', ADAPTER=name)}`") from None
 
 
 def _check_mixable(store: Store, name: str, method: str) -> None:
@@ -133,5 +130,5 @@ def _check_mixable(store: Store, name: str, method: str) -> None:
     elif config.get("trainable_token_indices") or config.get("modules_to_save"):
         why = "it brings tokens or layers of its own"
     if why:
-        fix = f"talk to it alone: make chat ADAPTER={name}"
+        fix = f"talk to it alone: `{next_command('chat', ADAPTER=name)}`"
         raise UserError(f"the adapter {name} cannot be mixed with others in one batch: {why}", str(store.root), fix)

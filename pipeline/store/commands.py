@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.config.adapter_name import check
 from pipeline.run.errors import UserError
+from pipeline.run.folder import HELD_OUT
 from pipeline.run.progress import say
 from pipeline.run.terminal import quoted
 from pipeline.store.folder import Store
@@ -45,9 +46,9 @@ def manage(verb: str, name: str) -> None:
 
 def print_measured(results: dict[str, Any]) -> None:
     """Prints the results of `measure`, one line per split."""
-    from pipeline.evaluation.results import NAMES, exact_share
+    from pipeline.evaluation.results import exact_share
 
-    for split, name in NAMES.items():
+    for split, name in HELD_OUT.items():
         if split not in results:
             continue
         marks = results[split]
@@ -84,7 +85,7 @@ def combine_adapters(words: CombineArguments) -> None:
     about = combine(store, words.name, shares, words.how, int(rank), density, words.replace)  # type: ignore[arg-type]
     kept = "" if words.how == "cat" else f"; the rank keeps {about['kept']:.1%} of it (squared norm)"
     of = " + ".join(f"{weight:g} {part}" for part, weight in about["of"].items())
-    say(f"combined: {store.root / words.name} = {of}, by {words.how}{kept}")
+    say(f"combined by {words.how}: {store.root / words.name} = {of}{kept}")
 
 
 def _share(word: str) -> tuple[str, float]:

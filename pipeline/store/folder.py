@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,11 @@ from typing import Any
 
 from pipeline.config.adapter_name import check, problem
 from pipeline.run.errors import UserError
-from pipeline.run.files import disk_errors, exclusive, recover, replace_folder, write_json
+from pipeline.run.files import disk_errors, replace_folder, write_json
 from pipeline.run.json_file import is_deeper
+from pipeline.run.leftovers import locked, remove_whole
 from pipeline.run.nearest import nearest
+from pipeline.run.next_command import is_suri, program
 from pipeline.run.terminal import quoted
 
 RECORD = "suri.json"
@@ -35,6 +36,11 @@ FIELDS: dict[str, Any] = {
     "method": str, "rank": (int, type(None)), "trained_parameters": int, "template": dict, "prompt": dict,
     "tokenizer": str, "end_id": int, "base": dict, "files": dict, "kept": str,
 }  # fmt: skip
+
+
+def put_in_again(name: str) -> str:
+    """The fix where what is stored of an adapter cannot be used."""
+    return f"store it again with the config that trained it: make keep ADAPTER={name} REPLACE=yes CONFIG=FILE"
 
 
 class Unreadable(UserError):
@@ -87,7 +93,7 @@ class Store:
         # Compared with the listing, since a file system that ignores case would also open NAME for name.
         present = {p.name for p in self.root.iterdir()} if self.root.is_dir() else set()
         if name not in present:
-            fix = nearest(name, self.names(), "`make adapters` lists what there is")
+            fix = nearest(name, self.names(), f"`{program()} adapters` lists what there is")
             raise UserError(f"no adapter is called {name}", str(self.root), fix)
         if not _is_folder(folder):
             raise UserError(f"{name} is a link or a file, not a folder", str(folder), "remove it: rm " + str(folder))
@@ -101,7 +107,7 @@ class Store:
             UserError: as `folder`; the record is missing, damaged, or may not be read.
         """
         path = self.folder(name) / RECORD
-        fix = "put the adapter in again: make keep ADAPTER=... REPLACE=yes CONFIG=..."
+        fix = put_in_again(name)
         if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_RECORD:
             raise UserError(f"the adapter {name} has no record", str(path), fix)
         try:
@@ -143,7 +149,7 @@ class Store:
         if path.is_symlink() or (path.exists() and not path.is_dir()):
             raise UserError(f"{name} is a link or a file, not a folder", str(path), "remove it: rm " + str(path))
         if path.exists() and not replace:
-            fix = "choose another name, or put REPLACE=yes behind the command"
+            fix = f"choose another name, or replace it with {'--replace' if is_suri() else 'REPLACE=yes'}"
             raise UserError(f"the store has an adapter called {name} already", str(path), fix)
 
     def remove(self, name: str) -> None:
@@ -155,9 +161,7 @@ class Store:
         if not os.access(self.folder(name), os.R_OK | os.W_OK | os.X_OK):  # before any of its files is deleted
             raise Unreadable("no rights to remove it", str(self.root / name), "change its rights")
         with self.lock(), _naming_the_store(), disk_errors(self.root):
-            removed = self.root / f".{name}.tmp"
-            os.replace(self.folder(name), removed)
-            shutil.rmtree(removed)
+            remove_whole(self.folder(name))
 
     def add_results(self, name: str, run: str, results: dict[str, Any], files: dict[str, str]) -> None:
         """Adds results on a run's rows to the record; those of other runs stay.
@@ -175,7 +179,7 @@ class Store:
             record = self.record(name)
             if record["files"] != files:
                 what = f"the adapter {name} was replaced while it was measured: these results are not recorded"
-                raise UserError(what, str(self.root / name), f"measure it again: make adapters MEASURE={name}")
+                raise UserError(what, str(self.root / name), "measure it again: run the same command")
             earlier = record.get("results")
             all_results = {**(earlier if isinstance(earlier, dict) else {}), run: results}
             write_json(self.folder(name) / RECORD, {**record, "results": all_results})
@@ -193,19 +197,13 @@ class Store:
         if links:
             what = f"{quoted(links[0].name)} is a link: writing there would leave the store"
             raise UserError(what, str(self.root), "remove it")
-        with contextlib.ExitStack() as locks:
+        with contextlib.ExitStack() as stack:
             try:
                 with _naming_the_store():
-                    locks.enter_context(exclusive(self.root / ".lock", wait=False))
+                    stack.enter_context(locked(self.root))
             except BlockingIOError as error:
-                raise UserError(
-                    f"the adapter store is in use by process {error}", str(self.root),
-                    "wait for it or stop it, then run the same command again",
-                ) from None  # fmt: skip
-            for old in self.root.glob(".*.old"):  # of a process that ended between two renames
-                recover(old.with_name(old.name[1:-4]))
-            for unfinished in self.root.glob(".*.tmp"):  # of a process that was killed
-                shutil.rmtree(unfinished, ignore_errors=True)
+                fix = "wait for it or stop it, then run the same command again"
+                raise UserError(f"the adapter store is in use by process {error}", str(self.root), fix) from None
             yield
 
 

@@ -6,19 +6,16 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.schema import Config, Prompt
+from pipeline.config.schema import Prompt
 from pipeline.model import adapter as adapters
 from pipeline.model.adapter import WEIGHTS
-from pipeline.model.base import Base
-from pipeline.model.base.fingerprint import fingerprint
-from pipeline.model.exported import base_with_tokens
 from pipeline.model.methods.through_peft import add_adapter
+from pipeline.model.run_base import RunBase
 from pipeline.prompt.encode import Encoder
-from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.template import Template
 from pipeline.run.errors import UserError
 from pipeline.run.files import sha256_file, write_json
-from pipeline.store.folder import RECORD, Store
+from pipeline.store.folder import RECORD, Store, put_in_again
 from pipeline.store.untrusted import CONFIG, inspect
 
 TEMPLATE_FIELDS = ("id", "prompt_input", "prompt_no_input", "answer_prefix", "end")
@@ -39,7 +36,7 @@ def verified_record(store: Store, name: str, base: str, tokenizer: str) -> dict[
     for file in (WEIGHTS, CONFIG):
         if record["files"].get(file) != sha256_file(folder / file):
             what = f"{file} of the adapter {name} is not the file that was put into the store"
-            raise UserError(what, str(folder), "put it in again: make keep ADAPTER=... REPLACE=yes CONFIG=...")
+            raise UserError(what, str(folder), put_in_again(name))
     if record["base"]["hash"] != base:
         trained, now = record["base"]["hash"][:12], base[:12]
         what = f"the adapter {name} was trained on another base: {record['base']['name']} ({trained}), this is {now}"
@@ -50,22 +47,21 @@ def verified_record(store: Store, name: str, base: str, tokenizer: str) -> dict[
     return record
 
 
-def open_stored(config: Config, base: Base, store: Store, name: str) -> tuple[Any, Encoder]:
-    """The config's base with a stored adapter, frozen, and the encoder that the adapter was trained with.
+def open_stored(base: RunBase, store: Store, name: str) -> tuple[Any, Encoder]:
+    """A base with a stored adapter, frozen, and the encoder that the adapter was trained with.
 
     Raises:
-        UserError: as `verified_record` and `encoder_of_record`; the config names another template.
+        UserError: as `verified_record` and `encoder_of_record`; the base is prompted with another template.
     """
-    encoder = encoder_of(config, base.tokenizer)
-    record = verified_record(store, name, fingerprint(config.model, base, config.train.seed), encoder.tokenizer.hash)
+    encoder = base.encoder
+    record = verified_record(store, name, base.fingerprint(), encoder.tokenizer.hash)
     trained, now = record["template"]["hash"], encoder.template.hash
     if trained != now:
         what = f"the adapter {name} was trained with template {trained} ({record['template']['id']}), "
         fix = f"prompt.template={record['template']['id']}, or the config that it was trained with"
         raise UserError(what + f"the config names {now} ({encoder.template.id})", "prompt.template", fix)
     encoder = encoder_of_record(encoder, record, name)
-    model = base_with_tokens(config, base, encoder)
-    return adapters.load(model, store.folder(name)), encoder
+    return adapters.load(base.load(), store.folder(name)), encoder
 
 
 def encoder_of_record(own: Encoder, record: dict[str, Any], name: str) -> Encoder:
@@ -84,7 +80,7 @@ def encoder_of_record(own: Encoder, record: dict[str, Any], name: str) -> Encode
     except (KeyError, TypeError, ValueError):
         encoder = None
     if encoder is None or (encoder.template.hash, encoder.end_id) != (record["template"]["hash"], record["end_id"]):
-        fix = "put the adapter in again: make keep ADAPTER=... REPLACE=yes CONFIG=..."
+        fix = put_in_again(name)
         raise UserError(f"the record of the adapter {name} is damaged: its template is not whole", name, fix)
     return encoder
 

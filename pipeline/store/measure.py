@@ -12,9 +12,8 @@ from pipeline.evaluation.measure import MeasuredModel, base_key, base_model
 from pipeline.evaluation.results import measure
 from pipeline.evaluation.shots import Shots
 from pipeline.model.base import Base
-from pipeline.model.load import base_shape, context_length
+from pipeline.model.run_base import RunBase
 from pipeline.prompt.general_text import WINDOW
-from pipeline.prompt.stage import encoder_of
 from pipeline.run.folder import Run
 from pipeline.store.folder import Store
 from pipeline.store.load import PROMPT_RULES, open_stored
@@ -26,17 +25,16 @@ def measure_stored(config: Config, run: Run, base: Base, store: Store, name: str
     Raises:
         UserError: as `open_stored`.
     """
-    shots = None
+    shots, run_base, measurements = None, RunBase.of(config, base), run.folder("measurements")
     if name == BASE:
-        measured = base_model(config, run, base, encoder_of(config, base.tokenizer))
+        measured = base_model(measurements, run_base)
     else:
-        model, encoder = open_stored(config, base, store, name)
+        model, encoder = open_stored(run_base, store, name)
         if any(getattr(encoder.prompt_config, rule) != getattr(config.prompt, rule) for rule in PROMPT_RULES):
             # The run's tokens are encoded with the config's rules; zero shots make `measure` encode the rows again.
             shots = Shots(encoder, [], 0, config.train.seed, sys.maxsize, 0)
-        key = {**base_key(config), "files": store.record(name)["files"]}
-        path = run.folder("measurements") / f"adapter-{name}.jsonl"
-        measured = MeasuredModel(path, key, encoder, lambda: model, name)
+        key = {**base_key(config.model), "files": store.record(name)["files"]}
+        measured = MeasuredModel(measurements / f"adapter-{name}.jsonl", key, encoder, lambda: model, name)
     splits = held_out_rows(run.folder("dataset"), run.folder("tokens"), config.eval.rows)
-    longest = context_length(base_shape(config.model, base), config.adapter) or WINDOW
+    longest = run_base.context_length() or WINDOW
     return measure(measured, splits, config.eval, config.data.groups, longest, shots)

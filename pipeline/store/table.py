@@ -8,52 +8,55 @@ import yaml
 
 from pipeline.run.errors import UserError
 from pipeline.run.files import readable_size
+from pipeline.run.next_command import next_command
 from pipeline.run.terminal import quoted
+from pipeline.run.width import WIDTH, aligned, clipped, wrapped
 from pipeline.store.folder import Store, Unreadable
 
-COLUMNS = ("name", "method", "rank", "trained", "size", "base", "template", "results", "kept")
+COLUMNS = ("name", "method", "rank", "trained", "size", "kept")
 WIDEST = 60
 
 
 def table(store: Store) -> str:
-    """One line per adapter. A damaged or unreadable one is marked, and the others are listed as usual.
+    """One line per adapter, and below them a line with its base, template and results.
+
+    A damaged or unreadable one is marked, and the others are listed as usual.
 
     Raises:
         UserError: the store itself cannot be read.
     """
     names = store.names()
     if not names:
-        return f"no adapters in {store.root}; `make keep ADAPTER=name CONFIG=...` puts a run's adapter there"
+        return f"no adapters in {store.root}; `{next_command('keep', ADAPTER='NAME')}` puts a run's adapter there"
     rows: list[tuple[str, ...]] = [COLUMNS]
-    notes = []
+    notes, origins = [], []
     for name in names:
         try:
-            rows.append(_row(store, name, store.record(name)))
+            record = store.record(name)
+            rows.append(_row(store, name, record))
+            origins.append(f"{name}: {_origin(record)}")
         except UserError as error:
             state = "unreadable" if isinstance(error, Unreadable) else "damaged"
             rows.append((name, state, *[""] * (len(COLUMNS) - 2)))
             notes.append(f"{name}: {error.what}")
-    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return "\n".join([*lines, *notes])
-
-
-def _width(text: str) -> int:
-    """Columns on a terminal: a Hangul syllable takes two."""
-    return sum(2 if "가" <= c <= "힣" else 1 for c in text)
+    return "\n".join([aligned(rows, left=2), *map(wrapped, (*notes, *origins))])
 
 
 def _row(store: Store, name: str, record: dict[str, Any]) -> tuple[str, ...]:
     trained, rank = record["trained_parameters"], record["rank"]
     cells = (
         record["method"], "" if rank is None else str(rank), f"{trained:,}", readable_size(store.size(name)),
-        f"{_clip(record['base']['name'])} ({record['base']['hash'][:8]})", record["template"]["id"],
-        _results(record.get("results")), record["kept"][:10],
+        record["kept"][:10],
     )  # fmt: skip
     return (name, *(_clean(cell) for cell in cells))
+
+
+def _origin(record: dict[str, Any]) -> str:
+    """What an adapter belongs to, and its results."""
+    base = f"base {clipped(record['base']['name'], 24)} ({record['base']['hash'][:8]})"
+    results = _results(record.get("results"))
+    parts = (base, f"template {record['template']['id']}", *([f"results: {results}"] if results else []))
+    return ", ".join(_clean(part) for part in parts)
 
 
 def _results(results: Any) -> str:
@@ -71,10 +74,6 @@ def _results(results: Any) -> str:
     return ", ".join(cells)
 
 
-def _clip(text: str, most: int = 24) -> str:
-    return text if len(text) <= most else text[: most - 3] + "..."
-
-
 def _clean(text: str) -> str:
     """Text from a record, escaped for a terminal, since a record may come from elsewhere."""
     return quoted(text, WIDEST)[1:-1]
@@ -87,6 +86,6 @@ def detail(store: Store, name: str) -> str:
         UserError: as `Store.record`.
     """
     record = store.record(name)
-    text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=110)
+    text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=WIDTH)
     whole = "\n".join(quoted(line, len(line) + 1)[1:-1] for line in text.splitlines())
     return f"{store.folder(name)}: {readable_size(store.size(name))}\n{whole}"

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from pipeline.run.files import disk_errors, folder_size, make_folder, need_space, read_json, readable_size
+from pipeline.run.leftovers import remove_whole
 from pipeline.run.progress import say
 from pipeline.training import checkpoint
 
@@ -77,8 +78,8 @@ def _move_damaged(root: Path, step: int, damage: str) -> None:
         shutil.rmtree(target)
     os.replace(folder, target)
     before = [n for n in checkpoint.steps(root) if n < step]
-    next_try = f"trying step {before[-1]}" if before else "there is no other, so training starts from the beginning"
-    say(f"train: the checkpoint of step {step} is damaged: {damage}; moved to {target}; {next_try}")
+    next_try = f"step {before[-1]} is tried" if before else "there is no other: training starts from the beginning"
+    say(f"train: the checkpoint of step {step} is damaged ({damage}) and was moved to {target}; {next_try}")
 
 
 def _archive(root: Path, owner: str, steps: list[int], files: Sequence[Path]) -> None:
@@ -94,9 +95,8 @@ def _archive(root: Path, owner: str, steps: list[int], files: Sequence[Path]) ->
         os.replace(checkpoint.folder_of(root, step), target)
     size = folder_size(folder)
     which = f"step{'s' if len(steps) > 1 else ''} {', '.join(map(str, steps))}"
-    say(f"train: the checkpoints here belong to other data, settings or another version "
-        f"({which}, {readable_size(size)}): set aside in {folder}; "
-        "a run with those settings resumes from them")  # fmt: skip
+    say(f"train: the checkpoints ({which}, {readable_size(size)}) belong to other data or settings. They are set aside "
+        f"in {folder}; a run with those settings resumes from them")  # fmt: skip
 
 
 def _restore(root: Path, key: str, files: Sequence[Path]) -> None:
@@ -118,8 +118,8 @@ def _remove_oldest(root: Path) -> None:
         (p for p in root.glob("*") if NAME.match(p.name) and p.is_dir()), key=lambda p: p.stat().st_mtime_ns
     )
     for folder in archived[:-MAX_ARCHIVED]:
-        say(f"train: checkpoints of {MAX_ARCHIVED} other settings are kept; the oldest are deleted ({folder})")
-        checkpoint.remove(folder)
+        say(f"train: removed the oldest checkpoints of other settings ({folder}); those of {MAX_ARCHIVED} are kept")
+        remove_whole(folder)
 
 
 def _copy(path: Path, target: Path) -> None:

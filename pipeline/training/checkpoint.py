@@ -8,7 +8,6 @@ step-000400/weights.safetensors      trained weights by name
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from pipeline.run.files import disk_errors, read_json, replace_folder, sealed, sha256_file, sha256_json, write_json
+from pipeline.run.leftovers import remove_whole
 from pipeline.run.progress import say
 
 NAME = re.compile(r"^step-(\d{6,})$")
@@ -63,15 +63,7 @@ def save(
         files = {name: sha256_file(folder / name) for name in (WEIGHTS, OPTIMIZER)}
         write_json(folder / STATE, sealed({"step": step, **state, "files": files}))
     for old in steps(root)[:-keep]:
-        remove(folder_of(root, old))
-
-
-def remove(folder: Path) -> None:
-    """Removes a checkpoint atomically: a crash leaves none with half of its files."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    folder.replace(temporary)
-    shutil.rmtree(temporary, ignore_errors=True)
+        remove_whole(folder_of(root, old))
 
 
 def space(root: Path, weights: dict[str, torch.nn.Parameter], keep: int) -> int:
@@ -98,7 +90,7 @@ def newest(root: Path, key: str, sizes: dict[str, Any], verbose: bool = True) ->
         if isinstance(state, dict) and state.get("key") == key:
             if state["sizes"] != sizes:
                 if verbose:
-                    say("train: steps are split in another way than before, which changes the order of their sums")
+                    say("train: micro-batches are split anew, so the run may differ slightly from an uninterrupted one")
                 state |= {"micro_tokens": 0, "recompute": False}
             return state
     return None

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.schema import Config
+from pipeline.config.schema import Config, Model
 from pipeline.model.base import Base, kind_of
 from pipeline.prompt import template as templates
 from pipeline.prompt.stage import prompt_settings
@@ -49,16 +49,16 @@ def take_over(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -
     if not run.is_current("adapter", earlier):
         return False
     write_json(run.folder("adapter") / "manifest.json", sealed({**manifest, "key": stage_key}))
-    say(f"train: an earlier version of Suri trained this; taken over ({run.folder('adapter')})")
+    say(f"train: the adapter that an earlier version trained is used ({run.folder('adapter')})")
     return True
 
 
 def key(config: Config, run: Run, stage_key: dict[str, Any]) -> dict[str, Any]:
     """The training stage's key in version 1. stage_key: the present one."""
-    base = _base(config)
+    base = _base(config.model)
     tokens = {
         "version": 1,
-        "prompt": {**prompt_settings(config), "template": templates.load(config.prompt.template).hash},
+        "prompt": {**prompt_settings(config.prompt), "template": templates.load(config.prompt.template).hash},
         "template_file": cached_sha256(templates.path_of(config.prompt.template)),
         "add_tokens": config.value("model.add_tokens"),
         "tokenizer": base,
@@ -69,8 +69,7 @@ def key(config: Config, run: Run, stage_key: dict[str, Any]) -> dict[str, Any]:
     return {"version": 1, "model": config.value("model"), "base": base, "tokens": sha256_json([tokens, files]), **same}
 
 
-def _base(config: Config) -> dict[str, Any]:
-    model = config.model
+def _base(model: Model) -> dict[str, Any]:
     kind, path = kind_of(model), Path(model.base)
     own = [Path(model.tokenizer) / name for name in TOKENIZER_FILES] if model.tokenizer else []
     files = [p for p in own if p.is_file()]

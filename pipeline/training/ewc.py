@@ -37,7 +37,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from pipeline.config.schema import Config, Train
+from pipeline.config.schema import Source, Train
 from pipeline.dataset.examples import read_examples
 from pipeline.dataset.read.source import labels as source_names
 from pipeline.model.loss import losses
@@ -66,7 +66,7 @@ def load_penalties(
     seed, so a resumed run has the same start.
 
     Args:
-        rows: general data for EWC, see `general_rows`. folder: of the run, where importances are kept.
+        rows: general data for EWC, see `text_rows` and `rehearsal_rows`. folder: of the run, for importances.
         stage_key: of the training stage; importances belong to it, except for the strength and other training settings.
     """
     if not (train.l2_sp or train.ewc):
@@ -81,27 +81,35 @@ def load_penalties(
     return penalties
 
 
-def general_rows(config: Config, dataset: Path, encoder: Encoder, tokens: Tokens, longest: int) -> list[Row]:
-    """Up to `ROWS` rows of general data as ids and labels: windows of `train.ewc_data`, or else training rows of the
-    sources marked `rehearsal`, chosen by content hash. Empty without `train.ewc`.
+def text_rows(path: str, measured_path: str, encoder: Encoder, longest: int) -> list[Row]:
+    """General data from a text: its first `ROWS` windows as ids and labels.
 
     Args:
-        dataset: folder of the data stage. longest: tokens of a window.
+        path: `train.ewc_data`. measured_path: `eval.general`. longest: tokens of a window.
 
     Raises:
-        UserError: there are none, or some of the passages are also in the text that forgetting is measured on.
+        UserError: a text cannot be read, or both have passages in common.
     """
-    if not config.train.ewc:
-        return []
-    if path := config.train.ewc_data:
-        passages = read_passages(path_of(path), "train.ewc_data")
-        measured = {p.text.strip() for p in read_passages(path_of(config.eval.general))}
-        if both := sum(p.text.strip() in measured for p in passages):
-            what = f"{both} of its passages are also in the text that forgetting is measured on (eval.general)"
-            raise UserError(what, f"train.ewc_data, {path}", "use another text, or the measurement says nothing")
-        return [(w.ids, w.ids) for w in cut_windows(passages, encoder, ROWS, min(WINDOW, longest))]
-    names = source_names(config.data.sources)
-    general = {name for name, source in zip(names, config.data.sources, strict=True) if source.rehearsal}
+    passages = read_passages(path_of(path), "train.ewc_data")
+    measured = {p.text.strip() for p in read_passages(path_of(measured_path))}
+    if both := sum(p.text.strip() in measured for p in passages):
+        what = f"{both} of its passages are also in the text that forgetting is measured on (eval.general)"
+        raise UserError(what, f"train.ewc_data, {path}", "use another text, or the measurement says nothing")
+    return [(w.ids, w.ids) for w in cut_windows(passages, encoder, ROWS, min(WINDOW, longest))]
+
+
+def rehearsal_rows(sources: Sequence[Source], dataset: Path, tokens: Tokens) -> list[Row]:
+    """General data from the training rows of sources marked `rehearsal`: up to `ROWS` of them, chosen by content hash,
+    as ids and labels.
+
+    Args:
+        dataset: folder of the data stage. tokens: of the training rows.
+
+    Raises:
+        UserError: there are none.
+    """
+    names = source_names(sources)
+    general = {name for name, source in zip(names, sources, strict=True) if source.rehearsal}
     wanted = {e.id for e in read_examples(dataset, "train") if e.source in general}
     number = {name: n for n, name in enumerate(tokens.names_of(range(len(tokens)))) if name in wanted}
     rows = [tokens.row(number[name]) for name in sorted(number) if tokens.labelled[number[name]]]
@@ -226,7 +234,7 @@ def load_or_compute(
             temporary.replace(path)
         none = without_information(terms, importances)
         note = f"; {len(none)} have none, such as {none[0]}: EWC does not hold them" if none else ""
-        say(f"train: Fisher information of {len(terms)} weights from {len(rows)} rows of general data{note}")
+        say(f"train: EWC: Fisher information of {len(terms)} weights from {len(rows)} rows of general data{note}")
     accelerator.wait_for_everyone()
     return importances
 

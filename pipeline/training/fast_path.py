@@ -6,14 +6,14 @@ The self-check compares loss and gradients of both on a few rows before the firs
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import torch
 
-from pipeline.config.method_rules import spec_of
-from pipeline.config.schema import Config, Train
-from pipeline.model.load import dtype_name
+from pipeline.config.schema import Train
+from pipeline.model.load import DTYPES
 from pipeline.model.packed.cuda_graph import SAMPLE_PACKS, CudaGraphs
 from pipeline.model.packed.model import PackedModel
 from pipeline.model.packed.support import NotPackable
@@ -33,29 +33,58 @@ LAUNCH_BOUND = 1.2e13
 RECOMPUTE = ("block", "offload")  # values of `train.checkpointing`
 
 
-def choose_path(
-    config: Config, model: Any, tokens: Tokens, preambles: Sequence[Sequence[int]], accelerator: Any,
-    state: dict[str, Any], weights: Sequence[torch.Tensor],
-) -> MicroBatches:  # fmt: skip
+@dataclass(frozen=True)
+class PathInputs:
+    """What both paths are made of.
+
+    Attributes:
+        tokens, preambles: of the training rows, see `Encoder.preambles`.
+        state: of a checkpoint or `checkpoint.START`. Its `micro_tokens` and `recompute` are used again unless 0.
+        weights: that are trained.
+    """
+
+    settings: Train
+    model: Any
+    tokens: Tokens
+    preambles: Sequence[Sequence[int]]
+    accelerator: Any
+    state: dict[str, Any]
+    weights: Sequence[torch.Tensor]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return int(self.tokens.lengths.max())
+
+    @property
+    def reserve(self) -> int:
+        """Bytes that gradients and moments still need."""
+        return bytes_to_reserve(self.weights, moments=not self.state["step"])
+
+    def is_deterministic(self, path: MicroBatches) -> bool:
+        """`self_check.is_deterministic` on the longest row."""
+        row, verbose = int(self.tokens.lengths.argmax()), self.accelerator.is_main_process
+        return self_check.is_deterministic(path, row, self.weights, verbose)
+
+
+def choose_path(inputs: PathInputs, dtype: str, fp8: bool, never_packed: str = "") -> MicroBatches:
     """The fast path if the model can take it and the self-check passes, else the plain one.
 
     Args:
-        state: of a checkpoint or `checkpoint.START`. Its `micro_tokens` and `recompute` are used again unless 0.
-        weights: that are trained.
+        dtype: of the arithmetic, `bf16` or `fp32`. fp8: whether the frozen weights are to be in fp8.
+        never_packed: why the method excludes packs; empty where it does not.
 
     Raises:
         UserError: the base is to be in fp8, and the fast path cannot be used; or the memory is too small.
     """
-    reserve = bytes_to_reserve(weights, moments=not state["step"])
-    path: MicroBatches | None = None
-    if config.train.fast:
-        path = _checked_packs(config, model, tokens, preambles, accelerator, state, weights, reserve)
-    if path is None:
-        path = _padded(config.train, model, tokens, accelerator, state, weights, reserve)
-    agree(path, accelerator)
-    if isinstance(path, PackedMicroBatches) and _is_launch_bound(config.train, path.fast, tokens, accelerator):
-        path.graphs = CudaGraphs(path.fast, weights, _first_packs(path.packer, config.train))
-    return path
+    settings, path = inputs.settings, None
+    if settings.fast:
+        path = _checked_packs(inputs, dtype, fp8, never_packed)
+    chosen = path or _padded(inputs)
+    agree(chosen, inputs.accelerator)
+    if path and _is_launch_bound(inputs, path.fast):
+        path.graphs = CudaGraphs(path.fast, inputs.weights, _first_packs(path.packer, settings))
+    return chosen
 
 
 def agree(path: MicroBatches, accelerator: Any) -> None:
@@ -67,32 +96,29 @@ def agree(path: MicroBatches, accelerator: Any) -> None:
     path.micro_tokens = micro_tokens
 
 
-def _checked_packs(
-    config: Config, model: Any, tokens: Tokens, preambles: Sequence[Sequence[int]], accelerator: Any,
-    state: dict[str, Any], weights: Sequence[torch.Tensor], reserve: int,
-) -> PackedMicroBatches | None:  # fmt: skip
+def _checked_packs(inputs: PathInputs, dtype: str, fp8: bool, never_packed: str) -> PackedMicroBatches | None:
     """The fast path; None if the model cannot take it or it differs from the plain one."""
+    model, tokens, accelerator, weights = inputs.model, inputs.tokens, inputs.accelerator, inputs.weights
     verbose = accelerator.is_main_process
-    precision = "fp8" if config.model.quantize == "fp8" else dtype_name(config.model)
     try:
-        if reason := spec_of(config.adapter).never_packed:
-            raise NotPackable(reason)
-        packed = _packed(config, model, tokens, preambles, accelerator, state, reserve)
-        padded = PaddedMicroBatches(model, tokens, accelerator, int(tokens.lengths.max()))
-        rows = step_rows(0, len(tokens), config.train)[: self_check.ROWS]
-        if self_check.is_equal(packed, padded, rows, weights, precision, verbose):
+        if never_packed:
+            raise NotPackable(never_packed)
+        packed = _packed(inputs, dtype, fp8)
+        padded = PaddedMicroBatches(model, tokens, accelerator, inputs.longest)
+        rows = step_rows(0, len(tokens), inputs.settings)[: self_check.ROWS]
+        if self_check.is_equal(packed, padded, rows, weights, "fp8" if fp8 else dtype, verbose):
             only_kernels = packed.fast.uses_kernels and not packed.fast.plain_attention
             if accelerator.device.type == "cuda" and not only_kernels:
-                longest = int(tokens.lengths.argmax())
-                packed.is_deterministic = self_check.is_deterministic(packed, longest, weights, verbose)
+                packed.is_deterministic = inputs.is_deterministic(packed)
             return packed
     except (torch.cuda.OutOfMemoryError, UserError):
         raise
     # Models and kernels raise errors of any type; each is printed, and the plain path does without them.
     except Exception as error:
         reason = one_line(str(error) if isinstance(error, NotPackable) else f"{type(error).__name__}: {error}")
-        if precision == "fp8":
-            raise UserError(f"no fp8: {reason}", "model.quantize", "set model.quantize=none or nf4") from None
+        if fp8:
+            fix = "set model.quantize=none or nf4"
+            raise UserError(f"fp8 cannot be used: {reason}", "model.quantize", fix) from None
         say(f"train: the plain path is used: {reason}") if verbose else None
     for weight in weights:
         weight.grad = None
@@ -101,52 +127,47 @@ def _checked_packs(
     return None
 
 
-def _packed(
-    config: Config, model: Any, tokens: Tokens, preambles: Sequence[Sequence[int]], accelerator: Any,
-    state: dict[str, Any], reserve: int,
-) -> PackedMicroBatches:  # fmt: skip
-    settings, longest = config.train, int(tokens.lengths.max())
-    dtype = torch.bfloat16 if dtype_name(config.model) == "bf16" else torch.float32
-    fast = PackedModel(model, longest, fp8=config.model.quantize == "fp8", dtype=dtype)
+def _packed(inputs: PathInputs, dtype: str, fp8: bool) -> PackedMicroBatches:
+    settings, state, accelerator, longest = inputs.settings, inputs.state, inputs.accelerator, inputs.longest
+    fast = PackedModel(inputs.model, longest, fp8=fp8, dtype=DTYPES[dtype])
     if settings.checkpointing in RECOMPUTE and not fast.can_recompute:
         raise NotPackable(
             f"train.checkpointing={settings.checkpointing}, and blocks of this model cannot be recomputed"
         )
-    packed = PackedMicroBatches(fast, tokens, preambles, longest)
+    packed = PackedMicroBatches(fast, inputs.tokens, inputs.preambles, longest)
     packed.offload = settings.checkpointing == "offload"
     packed.micro_tokens, fast.recompute = state["micro_tokens"], state["recompute"]
     if not state["micro_tokens"]:
         step = packed.largest_step(settings.batch_size, accelerator.num_processes)
         wanted = settings.micro_tokens, settings.checkpointing
         packed.micro_tokens, fast.recompute = choose_packed(
-            fast, *wanted, longest, step, reserve, accelerator.is_main_process
+            fast, *wanted, longest, step, inputs.reserve, accelerator.is_main_process
         )
     return packed
 
 
-def _padded(
-    settings: Train, model: Any, tokens: Tokens, accelerator: Any, state: dict[str, Any],
-    weights: Sequence[torch.Tensor], reserve: int,
-) -> PaddedMicroBatches:  # fmt: skip
+def _padded(inputs: PathInputs) -> PaddedMicroBatches:
+    settings, model, accelerator = inputs.settings, inputs.model, inputs.accelerator
     if settings.checkpointing in RECOMPUTE:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     with accelerator.autocast():  # trained weights in float32 may be next to frozen ones in bf16
-        longest = int(tokens.lengths.max())
-        micro_tokens = state["micro_tokens"] or choose_padded(model, settings.micro_tokens, longest, reserve)
-    padded = PaddedMicroBatches(model, tokens, accelerator, micro_tokens)
+        micro_tokens = inputs.state["micro_tokens"] or choose_padded(
+            model, settings.micro_tokens, inputs.longest, inputs.reserve
+        )
+    padded = PaddedMicroBatches(model, inputs.tokens, accelerator, micro_tokens)
     if accelerator.device.type == "cuda":
-        row, verbose = int(tokens.lengths.argmax()), accelerator.is_main_process
-        padded.is_deterministic = self_check.is_deterministic(padded, row, weights, verbose)
+        padded.is_deterministic = inputs.is_deterministic(padded)
     return padded
 
 
-def _is_launch_bound(settings: Train, fast: PackedModel, tokens: Tokens, accelerator: Any) -> bool:
+def _is_launch_bound(inputs: PathInputs, fast: PackedModel) -> bool:
     """Whether launching kernels would take longer than computing them. The same on every start of a run."""
+    settings = inputs.settings
     if not settings.graphs or fast.plain_attention or not fast.blocks or settings.checkpointing == "offload":
         return False
-    rows = -(-settings.batch_size // accelerator.num_processes)
-    count = min(rows * float(tokens.lengths.mean()), settings.micro_tokens or float("inf"))
+    rows = -(-settings.batch_size // inputs.accelerator.num_processes)
+    count = min(rows * float(inputs.tokens.lengths.mean()), settings.micro_tokens or float("inf"))
     return fast.parameter_count * count < LAUNCH_BOUND
 
 
@@ -165,9 +186,10 @@ def reduce_memory(path: MicroBatches, longest: int, step: int, may_recompute: bo
     torch.cuda.empty_cache()
     if path.micro_tokens <= longest:
         if may_recompute and isinstance(path, PackedMicroBatches) and path.start_recompute():
-            say(f"train: step {step + 1}: out of memory; continuing with blocks recomputed")
+            say(f"train: step {step + 1}: out of memory; going on with activations recomputed")
             return
         fix = "set train.checkpointing=block, model.quantize=nf4, or lower prompt.cutoff"
-        raise UserError(f"step {step + 1}: the longest row, {longest} tokens, does not fit into the card", "train", fix)
+        what = f"step {step + 1}: the longest row, {longest} tokens, does not fit into the card's memory"
+        raise UserError(what, "train", fix)
     path.micro_tokens = max(longest, path.micro_tokens // 2)
-    say(f"train: step {step + 1}: out of memory; continuing with at most {path.micro_tokens:,} tokens at once")
+    say(f"train: step {step + 1}: out of memory; going on with at most {path.micro_tokens:,} tokens in one pass")

@@ -16,23 +16,23 @@ from typing import Any
 
 import torch
 
-from pipeline.config.method_rules import spec_of
 from pipeline.config.schema import Config
 from pipeline.kernels.deterministic import deterministic
 from pipeline.model import adapter as adapters
 from pipeline.model.base import Base
-from pipeline.model.load import add_tokens, base_shape, check_card, context_length, dtype_name, load_base
-from pipeline.prompt.encode import Encoder
+from pipeline.model.load import check_card, dtype_name
+from pipeline.model.run_base import RunBase
 from pipeline.prompt.general_text import WINDOW
-from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import Interrupted, UserError
 from pipeline.run.files import disk_errors
 from pipeline.run.folder import Run
-from pipeline.run.progress import bar, say
+from pipeline.run.interrupt import answering
+from pipeline.run.next_command import next_command
+from pipeline.run.progress import bar, say, working
 from pipeline.training import checkpoint, ewc, metrics
 from pipeline.training.archive import open_checkpoints
-from pipeline.training.fast_path import agree, choose_path, reduce_memory
+from pipeline.training.fast_path import PathInputs, agree, choose_path, reduce_memory
 from pipeline.training.micro_batches import MicroBatches
 from pipeline.training.optimizer import build_optimizer
 from pipeline.training.penalty import add_gradients
@@ -60,40 +60,47 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     """
     settings, method = config.train, adapters.method_of(config.adapter)
     check_card(config.model)
-    encoder = encoder_of(config, base.tokenizer)
+    run_base = RunBase.of(config, base)
+    encoder, dataset = run_base.encoder, run.folder("dataset")
     if method.spec.export == "nothing":
-        write_untrained(config, run, base, encoder, stage_key)
+        write_untrained(config.name, run, run_base, stage_key)
         return
     accelerator = start_accelerator(dtype_name(config.model), settings.tracker, run.root)
     world, rank, is_main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
     device = accelerator.device
 
     # data
-    context = context_length(base_shape(config.model, base), config.adapter)
+    context = run_base.context_length()
     tokens, val = open_tokens(run.folder("tokens"), context)
     total = total_steps(len(tokens), settings)
     eval_every = settings.eval_every or max(1, math.ceil(total / 4))
     save_every = settings.save_every or max(1, math.ceil(total / 12))
 
     # model, optimiser
-    say("train: loading the base") if is_main else None
     if is_main and method.spec.export == "merged":
-        check_export_tokenizer(run.folder("dataset"), base, encoder)
-    model = _load_model(config, base, encoder)
+        check_export_tokenizer(dataset, base, encoder)
+    with working("train: loading the base", disable=not is_main):
+        model = run_base.load()
+        model = adapters.attach(model, config.adapter, settings.seed, tuple(encoder.tokenizer.added.values()))
     weights = adapters.trained(model)
     _, parameters = adapters.parameter_counts(model)  # before weights in fp8 leave their layers
     optimizer = build_optimizer(model, weights, method.groups(weights, config.adapter), settings)
 
     # start or resume
-    root, log, dataset = run.folder("checkpoints"), run.root / "metrics.jsonl", run.folder("dataset")
+    root, log = run.folder("checkpoints"), run.root / "metrics.jsonl"
     key, sizes = checkpoint.key_of(stage_key, base.commit)
     state = open_checkpoints(root, key, sizes, weights, settings.keep, (log, run.root / ewc.FILE), accelerator)
-    general = ewc.general_rows(config, dataset, encoder, tokens, context or WINDOW)
+    general: list[ewc.Row] = []
+    if settings.ewc and settings.ewc_data:
+        general = ewc.text_rows(settings.ewc_data, config.eval.general, encoder, context or WINDOW)
+    elif settings.ewc:
+        general = ewc.rehearsal_rows(config.data.sources, dataset, tokens)
     penalties = ewc.load_penalties(settings, model, weights, general, run.root, stage_key, accelerator)
     if state["step"]:
         checkpoint.restore(root, state["step"], weights, optimizer)
         say(f"train: resuming from step {state['step']} of {total}") if is_main else None
-    path = choose_path(config, model, tokens, encoder.preambles(), accelerator, state, list(weights.values()))
+    inputs = PathInputs(settings, model, tokens, encoder.preambles(), accelerator, state, list(weights.values()))
+    path = choose_path(inputs, dtype_name(config.model), config.model.quantize == "fp8", method.spec.never_packed)
     if is_main:
         metrics.rewind(log, state["step"] or -1)
         _print_plan(config, weights, parameters, tokens, total, path)
@@ -101,6 +108,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         accelerator.init_trackers("tracker", config=_flat(config))
     evaluation = PeriodicEval(model, encoder, val, settings.eval_rows, dataset, config.eval, context or WINDOW)
     step, labelled_so_far, started_at = state["step"], state["learnt"], time.time() - state["seconds"]
+    is_evaluating = False
 
     def save() -> None:
         agree(path, accelerator)
@@ -113,19 +121,32 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         accelerator.wait_for_everyone()
 
     def evaluate() -> None:
+        nonlocal is_evaluating
+        is_evaluating = True
         if is_main:
             with accelerator.autocast(), deterministic(False):
                 line = evaluation.measure(step)
             metrics.append(log, line)
             accelerator.log(losses_of(line), step=step)
         accelerator.wait_for_everyone()
+        is_evaluating = False
+
+    def stopping() -> str:
+        before = "finishing the evaluation and " if is_evaluating else ""
+        return f"stopping: {before}writing the checkpoint of step {step}; Ctrl-C again stops at once"
+
+    def stop_here(code: int) -> None:
+        save()
+        accelerator.end_training()
+        where = f"stopped at step {step} of {total}; its checkpoint is written. To go on from there:"
+        raise Interrupted(f"{where}\n  {next_command()}", code or 130)
 
     if step == 0:
         evaluate()
     model.train()
     spikes = metrics.Spikes(m["loss"] for m in metrics.read(log) if "loss" in m)
     progress = bar(total=total, initial=step, what="training", unit="step", disable=not is_main)
-    with stop_on_signal() as stop, disk_errors(run.root), path.deterministic():
+    with progress, answering(stopping), stop_on_signal() as stop, disk_errors(run.root), path.deterministic():
         while step < total:
             started = time.time()
             rows = step_rows(step, len(tokens), settings)
@@ -150,10 +171,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
                 continue
             if any_rank(accelerator, stop.code != 0):
                 optimizer.zero_grad(set_to_none=True)
-                save()
-                progress.close()
-                accelerator.end_training()
-                raise Interrupted(f"stopped at step {step} of {total}; `make train` resumes there", stop.code or 130)
+                stop_here(stop.code)
 
             sum_gradients(accelerator, weights.values())
             penalty = add_gradients(penalties)
@@ -167,7 +185,6 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             loss = accelerator.reduce(loss, "sum") / max(1, labelled)
             # The first wait for the card in this step; nothing has been saved since it began.
             if not (torch.isfinite(loss) and torch.isfinite(norm)):
-                progress.close()
                 raise _not_finite(step, float(loss), float(norm), checkpoint.steps(root), tokens.names_of(rows))
 
             step += 1
@@ -179,8 +196,9 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             }  # fmt: skip
             if spikes.is_spike(line["loss"]) and is_main:
                 line["spike"] = tokens.names_of(rows)
-                say(f"train: step {step}: loss {line['loss']:.3f} after {spikes.mean:.3f}; metrics.jsonl has its rows")
-            progress.set_postfix_str(f"loss {line['loss']:.3f}, {count / seconds:,.0f} tok/s", refresh=False)
+                jump = f"the loss jumped to {line['loss']:.3f} from about {spikes.mean:.3f}"
+                say(f"train: step {step}: {jump}; metrics.jsonl names the rows of this step")
+            progress.note = f"loss {line['loss']:.3f}, {count / seconds:,.0f} tok/s"
             progress.update()
             if is_main:
                 metrics.append(log, line)
@@ -189,7 +207,8 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
                 evaluate()
             if step % save_every == 0 or step == total:
                 save()
-    progress.close()
+        if any_rank(accelerator, stop.code != 0):  # a signal during the last evaluation
+            stop_here(stop.code)
     if is_main:
         counts = {
             "steps": total, "train_seconds": round(time.time() - started_at, 1), "learnt": labelled_so_far,
@@ -198,16 +217,9 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             "processes": world, "dtype": dtype_name(config.model), "device": str(device),
         }  # fmt: skip
         with accelerator.autocast():
-            finish(config, run, base, model, encoder, stage_key, counts)
+            finish(config, run, run_base, model, stage_key, counts)
     accelerator.wait_for_everyone()
     accelerator.end_training()
-
-
-def _load_model(config: Config, base: Base, encoder: Encoder) -> Any:
-    """The base with room for new tokens, and the adapter, drawn from `train.seed`."""
-    model = load_base(config.model, base, config.train.seed, spec_of(config.adapter).float32)
-    add_tokens(model, encoder.tokenizer.size)
-    return adapters.attach(model, config.adapter, config.train.seed, tuple(encoder.tokenizer.added.values()))
 
 
 def _peak_gib(device: torch.device, state: dict[str, Any]) -> float:
@@ -225,19 +237,18 @@ def _print_plan(
     settings, trained = config.train, sum(p.numel() for p in weights.values())
     share = trained / parameters
     say(
-        f"train: {len(tokens):,} rows / {settings.batch_size} a step = {steps_per_epoch(len(tokens), settings)} steps "
-        f"an epoch; {total} steps, {warmup_steps(total, settings.warmup)} of them warm-up"
+        f"train: {total:,} steps of {settings.batch_size} rows, {warmup_steps(total, settings.warmup)} for warm-up; "
+        f"{len(tokens):,} rows are {steps_per_epoch(len(tokens), settings):,} steps an epoch"
     )
-    say(
-        f"train: {config.adapter.method}: {trained:,} of {parameters:,} parameters are trained "
-        f"({share:{'.2%' if share >= 1e-3 else '.2g'}}); {path.name} path, at most {path.micro_tokens:,} tokens at once"
-    )
+    percent = f"{share:.2%}" if share >= 1e-3 else f"{100 * share:.1g} %"
+    say(f"train: {config.adapter.method}: {trained:,} of {parameters:,} parameters are trained ({percent})")
+    say(f"train: {path.name} path, at most {path.micro_tokens:,} tokens in one pass")
 
 
 def _not_finite(step: int, loss: float, norm: float, saved: list[int], rows: list[str]) -> UserError:
-    newest = f"the newest checkpoint is step {saved[-1]}" if saved else "there is no checkpoint yet"
-    return UserError(f"step {step + 1}: loss {loss}, gradient norm {norm}: training cannot continue "
-                     f"({newest}; the step's rows: {', '.join(rows[:8])}{', ...' if len(rows) > 8 else ''})", "train",
+    newest = f"The newest checkpoint is that of step {saved[-1]}" if saved else "There is no checkpoint yet"
+    return UserError(f"step {step + 1}: loss {loss}, gradient norm {norm}: training cannot go on. "
+                     f"{newest}. The step's rows: {', '.join(rows[:8])}{', ...' if len(rows) > 8 else ''}", "train",
                      "lower train.lr, train.l2_sp or train.ewc, or raise train.warmup")  # fmt: skip
 
 

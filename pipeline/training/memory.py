@@ -127,11 +127,11 @@ def choose_packed(
     )
     tokens = max(longest, wanted or min(useful, fits[recompute]))
     if verbose:
-        costs = ", ".join(f"{b / 2**20:.2f} MiB {'recomputed' if r else 'kept'}" for r, b in per_token.items())
+        how = "recomputed" if recompute else "kept"
         say(
-            f"train: {free / 2**30:.1f} GiB free, {reserve / 2**30:.1f} of them for gradients and optimiser; "
-            f"{costs} per token -> at most {tokens:,} tokens at once, "
-            f"{'blocks recomputed' if recompute else 'all kept'}, about {tokens * per_token[recompute] / 2**30:.1f} GiB"
+            f"train: at most {tokens:,} tokens in one pass, activations {how}: about "
+            f"{tokens * per_token[recompute] / 2**30:.1f} GiB at {per_token[recompute] / 2**20:.2f} MiB a token; "
+            f"{free / 2**30:.1f} GiB are free, {reserve / 2**30:.1f} of them for gradients and optimiser"
         )
     return tokens, recompute
 
@@ -192,5 +192,8 @@ def choose_padded(model: Any, wanted: int, longest: int, reserve: int) -> int:
     torch.cuda.empty_cache()
     free = torch.cuda.mem_get_info()[0]
     tokens = max(longest, min(MAX_TOKENS, int(max(0, free - reserve) * PADDED_SHARE / per_token)))
-    say(f"train: {free / 2**30:.1f} GiB free, {per_token / 2**20:.2f} MiB per token -> {tokens:,} tokens at once")
+    say(
+        f"train: at most {tokens:,} tokens in one pass, at {per_token / 2**20:.2f} MiB a token; "
+        f"{free / 2**30:.1f} GiB are free"
+    )
     return tokens

@@ -13,6 +13,7 @@ from pipeline.evaluation.measure import held_out_loss
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.progress import say
+from pipeline.run.width import WIDTH, clipped
 
 SAMPLES = 2  # held-out rows that are answered
 SAMPLE_TOKENS = 48
@@ -45,21 +46,18 @@ class PeriodicEval:
             summary.append(f"held-out loss {line['val_loss']:.3f}")
         if self.windows:
             line["general_loss"] = general_loss(self.model, self.windows)["loss"]
-            summary.append(f"general text {line['general_loss']:.3f}")
+            summary.append(f"general text loss {line['general_loss']:.3f}")
         if self.examples:
             answers = answer(self.model, self.encoder, self.examples, self.max_new_tokens, "sample answers")
             line["samples"] = [{"instruction": a.instruction, "expected": a.expected, "said": a.text} for a in answers]
-            summary.append(f"{_clip(answers[0].instruction)} -> {_clip(answers[0].text)}")
         if summary:
-            say(f"train: step {step}: {' | '.join(summary)}")
+            say(f"train: step {step}: {', '.join(summary)}")
+        if self.examples:
+            asked, answered = (clipped(text, WIDTH - 9) for text in (answers[0].instruction, answers[0].text))
+            say(f"       > {asked}\n         {answered}")
         return line
 
 
 def losses_of(line: dict[str, Any]) -> dict[str, float]:
     """The losses of a line, for trackers."""
     return {name: line[name] for name in ("val_loss", "general_loss") if name in line}
-
-
-def _clip(text: str) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= 50 else flat[:47] + "..."

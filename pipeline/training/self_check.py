@@ -16,6 +16,7 @@ from pipeline.kernels.lora import StackedLora
 from pipeline.kernels.types import DropoutSeed
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.progress import say
+from pipeline.run.width import small
 
 if TYPE_CHECKING:
     from pipeline.model.packed.model import PackedModel
@@ -157,16 +158,21 @@ def is_equal(
         for weight in weights:
             weight.grad = None
         torch.cuda.empty_cache()
-        say("train: not compared with the plain path, which needs more memory than the card has") if verbose else None
+        say("train: check skipped: the reference needs more memory than the card has") if verbose else None
         if not reason:
             return True
     if not reason and not (loss <= ROUNDING[precision][0] and gradient <= ROUNDING[precision][1]):
-        reason = "too much"
-    result = f"on {len(rows)} rows the fast path's loss is {loss:.1e} and its gradient {gradient:.1e} off the plain one"
-    if verbose:
-        say(f"train: {result}" + (f": {reason}, so the plain path is used" if reason else ""))
+        allowed = ROUNDING[precision]
+        reason = f"more than rounding explains (allowed: {small(allowed[0])} and {small(allowed[1])})"
+    result = f"loss {small(loss)}, gradient {small(gradient)}, {len(rows)} rows"
+    if verbose and not reason:
+        say(f"train: check passed: the fast path equals the reference ({result})")
+    elif verbose:
+        say(f"train: check failed: the fast path differs from the reference ({result}): {reason}; "
+            "the plain path is used")  # fmt: skip
     if reason and precision == "fp8":
-        raise UserError(f"{result}: {reason}", "model.quantize", "set model.quantize=none or nf4")
+        what = f"the fast path differs from the reference ({result}): {reason}"
+        raise UserError(what, "model.quantize", "set model.quantize=none or nf4")
     return not reason
 
 
@@ -188,7 +194,7 @@ def is_deterministic(path: MicroBatches, row: int, weights: Sequence[torch.Tenso
         if "deterministic" not in str(error):
             raise
         say(
-            f"train: a repeated or resumed run may differ in the last digits: {one_line(error, 120)}"
+            f"train: not deterministic: a repeated or resumed run may differ slightly ({one_line(error, 120)})"
         ) if verbose else None
         return False
     finally:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import Config
+from pipeline.evaluation.probe_causes import Facts
 from pipeline.evaluation.probe_model import probe_model, tell
 from pipeline.model import adapter as adapters
 from pipeline.model import adapter_folder
-from pipeline.model.base import Base, kind_of
-from pipeline.model.base.fingerprint import fingerprint
 from pipeline.model.load import context_length
-from pipeline.prompt.encode import Encoder
+from pipeline.model.run_base import RunBase
 from pipeline.run.files import write_json
-from pipeline.run.folder import Run, StageOutput
+from pipeline.run.folder import Run
 from pipeline.run.progress import say
 from pipeline.training import metrics
 
 
-def finish(
-    config: Config, run: Run, base: Base, model: Any, encoder: Encoder, key: dict[str, Any], counts: dict[str, Any]
-) -> None:
+def finish(config: Config, run: Run, base: RunBase, model: Any, key: dict[str, Any], counts: dict[str, Any]) -> None:
     """Probes the trained model, draws the loss, and writes `adapter/`.
 
     Args:
@@ -30,40 +28,42 @@ def finish(
     lines = metrics.read(run.root / "metrics.jsonl")
     losses = [m["loss"] for m in lines if "loss" in m]
     counts |= {"first_loss": losses[0], "last_loss": losses[-1]} if losses else {}
-    probes = probe_model(model, config, run, encoder, counts)
+    longest = context_length(model.config, config.adapter)
+    facts = Facts.of(config.prompt, config.train, run, counts)
+    probes = probe_model(model, base.encoder, run.folder("dataset"), config.eval, longest, facts)
     metrics.plot(run.root / "loss.png", lines, config.name)
     with run.writing("adapter", key) as output:
-        _save(config, base, model, encoder, output)
+        _save(config.name, base, model, output.folder)
         write_json(output.folder / "probes.json", probes)
         output.counts = counts
-    summary = f"{counts['steps']} steps in {counts['train_seconds']:.0f} s, peak {counts['peak_gib']:.1f} GiB"
-    say(f"train: {summary} -> {run.folder('adapter')}")
+    summary = f"{counts['steps']:,} steps in {counts['train_seconds']:.0f} s, peak memory {counts['peak_gib']:.1f} GiB"
+    say(f"train: done: {summary}; the adapter is in {run.folder('adapter')}")
     tell(probes)
 
 
-def write_untrained(config: Config, run: Run, base: Base, encoder: Encoder, key: dict[str, Any]) -> None:
-    """`adapter/` of `adapter.method=none`, without weights."""
+def write_untrained(name: str, run: Run, base: RunBase, key: dict[str, Any]) -> None:
+    """`adapter/` of `adapter.method=none`, without weights. name: of the run."""
     if int(os.environ.get("RANK", "0")) == 0:
         with run.writing("adapter", key) as output:
-            _save(config, base, None, encoder, output)
+            _save(name, base, None, output.folder)
             output.counts = {"steps": 0, "trained_parameters": 0}
-        say(f"train: nothing is trained (adapter.method=none) -> {run.folder('adapter')}")
+        say(f"train: adapter.method=none trains nothing; its record is in {run.folder('adapter')}")
 
 
-def _save(config: Config, base: Base, model: Any, encoder: Encoder, output: StageOutput) -> None:
-    method = adapters.method_of(config.adapter)
-    method.save(model, output.folder, adapter_folder.base_reference(config.model, base))
-    length = context_length(getattr(model, "config", None))
-    adapter_folder.complete(output.folder, config, base, encoder, length)
-    on_hub = kind_of(config.model) == "hub"
+def _save(name: str, base: RunBase, model: Any, folder: Path) -> None:
+    """Writes weights, tokenizer, card and record. name: of the run."""
+    method, files, encoder = adapters.method_of(base.adapter), base.files, base.encoder
+    method.save(model, folder, adapter_folder.base_reference(base.model, files))
+    adapter_folder.complete(folder, name, base, context_length(getattr(model, "config", None)))
+    settings = base.adapter.model_dump(mode="json")
     record = {
         "method": method.name,
-        "adapter": {key: config.value(f"adapter.{key}") for key in method.spec.keys},
+        "adapter": {key: settings[key] for key in method.spec.keys},
         "template": {"id": encoder.template.id, "hash": encoder.template.hash},
         "tokenizer": encoder.tokenizer.hash,
-        "base": config.model.base if on_hub else base.folder.name if base.folder else "random weights",
-        "base_hash": fingerprint(config.model, base, config.train.seed),
-        "commit": base.commit,
+        "base": base.name,
+        "base_hash": base.fingerprint(),
+        "commit": files.commit,
         "end_id": encoder.end_id,
     }
-    write_json(output.folder / "suri.json", record)
+    write_json(folder / "suri.json", record)

@@ -101,7 +101,7 @@ def main() -> None:
         bring_up_to_date(config, run, "tokens")
         tokens = Tokens(run.folder("tokens") / "train.arrow")
         base = bases.resolve(config.model)
-        encoder = encoder_of(config, base.tokenizer)
+        encoder = encoder_of(config.prompt, base.tokenizer, config.model.add_tokens)
         clocks = {}
         for name in ("Trainer + peft", "Suri"):
             model = adapters.attach(load_base(config.model, base, config.train.seed), config.adapter, config.train.seed)

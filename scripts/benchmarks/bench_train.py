@@ -229,7 +229,8 @@ def _tokens(data: str, tokenizer: str, work: Path) -> tuple[Tokens, list[list[in
     config = Config.model_validate(values)
     run = Run(work / "bench")
     bring_up_to_date(config, run, "tokens")
-    return Tokens(run.folder("tokens") / "train.arrow"), encoder_of(config, Path(tokenizer)).preambles()
+    encoder = encoder_of(config.prompt, Path(tokenizer), config.model.add_tokens)
+    return Tokens(run.folder("tokens") / "train.arrow"), encoder.preambles()
 
 
 def _wait() -> None:

@@ -206,9 +206,9 @@ def compared(done: tuple[Path, list[str], Run], base: Path, *more: str) -> Confi
 
 def test_both_models_answer_in_the_trained_form(done: tuple[Path, list[str], Run], base: Path) -> None:
     config, run = compared(done, base), done[2]
-    pairs = load_pairs(run)
+    pairs = load_pairs(run.folder("compare"))
     assert [p.question.id for p in pairs] == ["one", "two", "three"]
-    encoder = encoder_of(config, base)
+    encoder = encoder_of(config.prompt, base, config.model.add_tokens)
     examples = [Example.of(r["instruction"], r["input"], "", source="x") for r in ASKED]
     for who, folder in (("base", base), ("tuned", run.folder("export"))):
         expected = answer(load_folder(folder, torch.float32), encoder, examples, 4, "x")
@@ -222,9 +222,8 @@ def test_both_models_answer_in_the_trained_form(done: tuple[Path, list[str], Run
 def test_up_to_date_needs_no_torch(done: tuple[Path, list[str], Run], base: Path) -> None:
     compared(done, base)
     code = (
-        "import sys; from pipeline.command import main; from pipeline.stages import bring_up_to_date\n"
-        f"words = ['--config', {str(done[0] / 'tiny.yaml')!r}, *{done[1]!r}]\n"
-        "main(lambda config, run: bring_up_to_date(config, run, 'compare'), '', words)\n"
+        "import sys; from pipeline.cli.main import start\n"
+        f"start(['compare', {str(done[0] / 'tiny.yaml')!r}, *{done[1]!r}])\n"
         f"print(sorted({HEAVY!r} & set(sys.modules)))"
     )
     env = {**os.environ, "RUNS": str(done[0])}
@@ -237,7 +236,7 @@ def test_a_kill_loses_only_the_batch_under_way(
     done: tuple[Path, list[str], Run], base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared(done, base)
-    whole = load_pairs(done[2])
+    whole = load_pairs(done[2].folder("compare"))
     shutil.rmtree(done[2].folder("compare"))
     calls: list[int] = []
     real = measurement.greedy
@@ -259,7 +258,7 @@ def test_a_kill_loses_only_the_batch_under_way(
         compared(done, base)
     compared(done, base)
     assert calls == [3, 3, 2]  # all of the base; the tuned model was stopped after its first, and went on
-    assert load_pairs(done[2]) == whole
+    assert load_pairs(done[2].folder("compare")) == whole
 
 
 def test_new_questions_alone_are_asked_and_long_ones_left_out(
@@ -273,7 +272,7 @@ def test_new_questions_alone_are_asked_and_long_ones_left_out(
     monkeypatch.setattr(measurement, "greedy", lambda m, p, **k: calls.append(len(p)) or real(m, p, **k))
     compared(done, base, f"compare.questions=[{path}]")
     assert calls == [1, 1]
-    assert [p.question.id for p in load_pairs(done[2])] == ["one", "two", "three", "four"]
+    assert [p.question.id for p in load_pairs(done[2].folder("compare"))] == ["one", "two", "three", "four"]
     html = (done[2].folder("compare") / "page.html").read_text()
     assert re.search(r"1 question was too long for the model and left out.*more: novel \([\d,]+ tokens\)", html)
     with pytest.raises(UserError, match="512 tokens"):

@@ -185,7 +185,7 @@ def test_a_fair_judge_is_counted(run: Run, capsys: pytest.CaptureFixture[str]) -
     lines = [json.loads(line) for line in (run.folder("judge") / "verdicts.jsonl").read_text().splitlines()]
     assert [line["winner"] for line in lines] == ["tuned", "base", "tie", "tie", "tuned"]
     assert [reply["first"] for reply in lines[0]["replies"]] == ["base", "tuned"]
-    assert "60.0%" in capsys.readouterr().out
+    assert "60.0%" in " ".join(capsys.readouterr().out.split())
     assert "| all | 5 | 2 | 2 | 1 | 60.0% |" in (run.folder("judge") / "judge.md").read_text()
     assert run.is_current("judge", judging.key(settings, run))
     assert not run.is_current("judge", judging.key(config(server, model="other"), run))

@@ -24,6 +24,11 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\
 FINE = json.dumps(completion("Verdict: A")).encode()
 
 
+@pytest.fixture
+def openai() -> None:
+    pytest.importorskip("openai", reason="needs openai (extra `judge`)")
+
+
 @contextmanager
 def sending(answer: Callable[[Callable[[bytes], object]], None]) -> Iterator[str]:
     """A server whose reply to every request is what `answer` sends."""
@@ -63,6 +68,8 @@ def whole(body: bytes, head: bytes = b"") -> Callable[[Callable[[bytes], object]
     return lambda send: send(HEAD + head + b"\r\n" + body) and None
 
 
+@pytest.mark.judge
+@pytest.mark.usefixtures("openai")
 @pytest.mark.parametrize(
     ("body", "head"),
     [
@@ -76,6 +83,8 @@ def test_a_reply_within_bounds(body: bytes, head: bytes) -> None:
         assert ask(url) == "Verdict: A"
 
 
+@pytest.mark.judge
+@pytest.mark.usefixtures("openai")
 @pytest.mark.parametrize(
     ("body", "head", "said"),
     [
@@ -94,6 +103,8 @@ def test_a_reply_beyond_them(body: bytes, head: bytes, said: str) -> None:
     assert caught.value.where == url
 
 
+@pytest.mark.judge
+@pytest.mark.usefixtures("openai")
 @pytest.mark.parametrize("begin", [b"HTTP/1.1 200 OK\r\nx: ", HEAD + b"\r\n{"])
 def test_a_reply_that_trickles(begin: bytes) -> None:
     def trickle(send: Callable[[bytes], object]) -> None:

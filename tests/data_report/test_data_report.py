@@ -156,7 +156,7 @@ def test_nothing_kept_is_a_page_too(tmp_path: Path) -> None:
 
 
 def test_samples_have_every_part_source_and_rule(tmp_path: Path) -> None:
-    found = gather(CONFIG, make_run(tmp_path))
+    found = gather(make_run(tmp_path), CONFIG.name, CONFIG.data.seed, CONFIG.prompt.cutoff)
     assert {s.split for s in found.samples} == {"train", "val", "holdout", "rejected"}
     assert {s.source for s in found.samples} == {A, K}
     assert {rule for s in found.samples for rule in s.rules} == {"control-characters", "output-empty"}

@@ -21,6 +21,7 @@ from pipeline.evaluation.probes import echo, fitting, marks_of, other_language, 
 from pipeline.evaluation.results import compare_answers, rows_of_table
 from pipeline.model import adapter as adapters
 from pipeline.model.generate import greedy
+from pipeline.model.load import context_length
 from pipeline.prompt import template as templates
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.tokenizer import Tokenizer
@@ -125,22 +126,23 @@ def cause(facts: Facts, wanted: dict[str, int] | None = None, **bad: tuple[int, 
 
 def test_causes_are_named_with_the_facts_of_the_run() -> None:
     config = Config(name="a", prompt=Prompt(cutoff=256))
-    fine = Facts(config, rows=100, steps=500, losses=(2.0, 1.0))
+    prompt, train = config.prompt, config.train
+    fine = Facts(prompt, train, rows=100, steps=500, losses=(2.0, 1.0))
     assert warnings(counts(), fine) == []
     assert warnings(counts(stops=(14, 16), repeats=(1, 16)), fine) == []
-    assert "20% of the training rows were cut at 256" in cause(Facts(config, rows=100, cut=20), stops=(3, 16))[0]
+    assert "20% of the training rows were cut at 256" in cause(Facts(prompt, train, rows=100, cut=20), stops=(3, 16))[0]
     assert "loops" in warnings(counts(stops=(8, 16), repeats=(6, 16)), fine)[1]["cause"]
-    few = cause(Facts(config, steps=5, losses=(2.0, 1.9)), stops=(3, 16))
+    few = cause(Facts(prompt, train, steps=5, losses=(2.0, 1.9)), stops=(3, 16))
     assert few == ("too little was learnt: 5 steps at train.lr=0.0002, loss 2.000 -> 1.900", "train for more steps")
-    heart = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 10.0})})
-    assert "by heart" in cause(Facts(heart, losses=(2.0, 0.01)), repeats=(9, 16))[0]
-    unmasked = config.model_copy(update={"prompt": config.prompt.model_copy(update={"mask_prompt": False})})
-    assert "mask_prompt" in cause(Facts(unmasked), echoes=(9, 16))[0]
-    spoken = Facts(config, languages={"en": 990, "ko": 10})
+    heart = train.model_copy(update={"epochs": 10.0})
+    assert "by heart" in cause(Facts(prompt, heart, losses=(2.0, 0.01)), repeats=(9, 16))[0]
+    unmasked = prompt.model_copy(update={"mask_prompt": False})
+    assert "mask_prompt" in cause(Facts(unmasked, train), echoes=(9, 16))[0]
+    spoken = Facts(prompt, train, languages={"en": 990, "ko": 10})
     assert "10 of 1,000 rows are ko" in cause(spoken, {"ko": 3, "en": 9}, language=(5, 16))[0]
     assert "wrong-language" in cause(fine, {"en": 9}, language=(5, 16))[1]
     assert "make preview" in cause(fine, empty=(5, 16))[1]
-    assert "too little" in cause(Facts(config, steps=3, losses=(2.0, 2.0)), as_base=(16, 16))[0]
+    assert "too little" in cause(Facts(prompt, train, steps=3, losses=(2.0, 2.0)), as_base=(16, 16))[0]
     assert "fell from 2.000 to 1.000" in cause(fine, as_base=(16, 16))[0]
 
 
@@ -211,14 +213,14 @@ def test_training_ends_with_probes(base: Path, tmp_path: Path, capsys: pytest.Ca
     assert "2 steps at train.lr=0.01" in found["warnings"][0]["cause"]
     assert "probes.json" in run.manifest("adapter")["files"]
     told = capsys.readouterr().out
-    assert "train: probes: 8 held-out rows and 1 prompts, at most 24 tokens each" in told
+    assert "8 held-out rows and 1 prompts, at most 24 tokens each" in " ".join(told.split())
     assert "warning: " in told
 
     results = json.loads((run.folder("export") / "results.json").read_text())
     assert results["tuned"]["probes"]["as_base"]["of"] == 7  # four of val, two of held-out tasks, one prompt
     assert {w["probe"] for w in results["warnings"]} >= {"stops"}
     same = {**results["base"], "probes": dict(results["base"]["probes"])}
-    compare_answers(results["base"], same, Facts(config))
+    compare_answers(results["base"], same, Facts(config.prompt, config.train))
     assert same["probes"]["as_base"] == {"count": 7, "of": 7}
     assert rows_of_table(results["base"], same)[-4][2] == "100.0%"
 
@@ -257,6 +259,7 @@ def test_virtual_tokens_take_room_where_there_are_any(
     config = make_config(tmp_path, base, "eval.prompts=[]", *words)
     monkeypatch.setattr(asking, "read_examples", lambda *_: iter(()))
     monkeypatch.setattr(asking, "choose", lambda *given: seen.append(given[-1]) or [])
-    model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=100))
-    found = asking.probe_model(model, config, Run(tmp_path), encoder, {})
+    facts = Facts(config.prompt, config.train)
+    longest = context_length(SimpleNamespace(max_position_embeddings=100), config.adapter)
+    found = asking.probe_model(None, encoder, tmp_path, config.eval, longest, facts)
     assert (seen, "missing" in found) == ([room], True)

@@ -13,6 +13,7 @@ from peft import PeftModel
 
 from pipeline.config.schema import Config
 from pipeline.model.base import resolve
+from pipeline.model.run_base import RunBase
 from pipeline.store.folder import Store
 from pipeline.store.load import open_stored
 from tests.helpers.stored_adapters import plain
@@ -36,7 +37,7 @@ IDS = torch.arange(3, 43)[None]
 
 @torch.inference_mode()
 def logits(config: Config, store: Store, name: str) -> torch.Tensor:
-    model, _ = open_stored(config, resolve(config.model), store, name)
+    model, _ = open_stored(RunBase.of(config, resolve(config.model)), store, name)
     return model(input_ids=IDS).logits
 
 

@@ -40,7 +40,7 @@ def put(store: Store, name: str, config: Config, seed: int, adapter: PeftConfig 
     """A random adapter of the config's base in the store, with a record like that of `make keep`."""
     base = resolve(config.model)
     assert base.folder
-    encoder = encoder_of(config, base.tokenizer)
+    encoder = encoder_of(config.prompt, base.tokenizer, config.model.add_tokens)
     made = adapter or LoraConfig(
         **{"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM", **lora}
     )

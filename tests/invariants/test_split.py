@@ -132,7 +132,9 @@ def test_out_of_memory_halves_what_goes_through_at_once(
     longest = int(tokens_of(run).lengths.max())
     assert seen[:5] == [250] * 5
     assert set(seen[5:]) == {max(125, longest)}
-    assert f"out of memory; continuing with at most {max(125, longest)} tokens at once" in capsys.readouterr().out
+    assert f"out of memory; going on with at most {max(125, longest)} tokens in one pass" in " ".join(
+        capsys.readouterr().out.split()
+    )
     assert_close(run, undropped)
 
 
@@ -162,7 +164,7 @@ def test_a_run_goes_on_when_its_steps_are_split_in_another_way(
     branched = run_to(make_config(tmp_path, Path(config.model.base), *UNDROPPED, *words), "train", tmp_path)
     said = capsys.readouterr().out
     assert "resuming from step 5 of 6" in said
-    assert "split in another way" in said
+    assert "split anew" in " ".join(said.split())
     assert_close(branched, undropped)
 
 

@@ -16,6 +16,7 @@ from pipeline.model import adapter_folder
 from pipeline.model import base as bases
 from pipeline.model.base import Base
 from pipeline.model.card import AUTO, CARD, OWN
+from pipeline.model.run_base import RunBase
 from pipeline.prompt.stage import encoder_of
 from pipeline.release.keep import keep
 from pipeline.run.folder import Run
@@ -66,7 +67,7 @@ def test_loads_from_any_folder(
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     plain.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     assert torch.allclose(logits(model), logits(adapters.load(plain, run.folder("adapter"))), atol=1e-5)
-    encoder = encoder_of(config, base)
+    encoder = encoder_of(config.prompt, base, config.model.add_tokens)
     asked = [{"role": "user", "content": "Name a colour."}]
     given = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
     assert given == encoder.prompt("Name a colour.")
@@ -113,25 +114,23 @@ def test_other_methods(method: str, base: Path, tmp_path: Path, monkeypatch: pyt
 def test_the_same_adapter_gives_the_same_bytes(base: Path, tmp_path: Path) -> None:
     """peft writes sets in the order of their hashes, which differs between processes."""
     config = make_config(tmp_path, base)
-    resolved = bases.resolve(config.model)
-    encoder = encoder_of(config, resolved.tokenizer)
+    run_base = RunBase.of(config, bases.resolve(config.model))
     seen = []
     for n, targets in enumerate((["q_proj", "v_proj"], ["v_proj", "q_proj"])):
         folder = tmp_path / str(n)
         folder.mkdir()
         (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "target_modules": targets}))
-        adapter_folder.complete(folder, config, resolved, encoder, 512)
+        adapter_folder.complete(folder, config.name, run_base, 512)
         seen.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert seen[0] == seen[1]
 
 
 def test_what_names_the_base(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub's id and commit; of a GGUF file the folder it was converted into, and in the card the file."""
-    encoder = encoder_of(make_config(tmp_path, base), base)
 
     def named(config: Config, found: Base) -> tuple[dict[str, Any], str]:
         (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-        adapter_folder.complete(tmp_path, config, found, encoder, None)
+        adapter_folder.complete(tmp_path, config.name, RunBase.of(config, found), None)
         return json.loads((tmp_path / "adapter_config.json").read_text()), (tmp_path / CARD).read_text()
 
     hub = make_config(tmp_path, Path("maker/model"))
@@ -155,6 +154,6 @@ def test_a_tokenizer_that_cannot_be_built_costs_no_adapter(
 
     monkeypatch.setattr("pipeline.model.hf_tokenizer.build", fails)
     config = make_config(tmp_path, base)
-    adapter_folder.complete(tmp_path, config, bases.resolve(config.model), encoder_of(config, base), 512)
-    assert "no tokenizer is stored with it" in capsys.readouterr().out
+    adapter_folder.complete(tmp_path, config.name, RunBase.of(config, bases.resolve(config.model)), 512)
+    assert "stored without its tokenizer" in " ".join(capsys.readouterr().out.split())
     assert (tmp_path / CARD).is_file()

@@ -12,8 +12,9 @@ import torch
 
 from pipeline.evaluation.measure import tuned_model
 from pipeline.model import exported
+from pipeline.model.base import resolve
+from pipeline.model.run_base import RunBase
 from pipeline.prompt import template as templates
-from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.serving import chat
@@ -36,13 +37,14 @@ def test_chat_and_measurements_load_an_export_in_one_type(
         raise UserError("enough")
 
     monkeypatch.setattr(exported, "load_folder", load)
-    encoder = encoder_of(config, base)
-    for work in (lambda: chat.chat(config, run), lambda: tuned_model(config, run, encoder).model):
+    dtype = exported.export_dtype(config.export, config.model)
+    run_base = RunBase.of(config, resolve(config.model))
+    for work in (lambda: chat.chat(config, run), lambda: tuned_model(run, run_base, dtype).model):
         with pytest.raises(UserError, match="enough"):
             work()
     assert loaded == [torch.bfloat16] * 2
     (run.folder("export") / "suri.json").write_text(json.dumps({"holds": "adapter", "template": template}))
     monkeypatch.setattr("pipeline.model.load.load_folder", load)  # of the base
     with pytest.raises(UserError, match="enough"):
-        exported.exported_model(config, run)
+        exported.exported_model(run.folder("export"), dtype, lambda: run_base)
     assert loaded[2:] == [torch.float32]

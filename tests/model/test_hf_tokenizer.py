@@ -68,7 +68,7 @@ def test_llama_sentencepiece(shared_data: Path, tmp_path: Path) -> None:
     prompts = [f"Below.\n\n### Instruction:\n{t}  \n\n### Response:" for t in odd]
     assert tokenizer(prompts).input_ids == [[1, *ids] for ids in own.encode(prompts)]
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (1, 2)
-    encoder = encoder_of(config, folder)
+    encoder = encoder_of(config.prompt, folder, config.model.add_tokens)
     for text in odd[:50]:
         given = tokenizer.apply_chat_template([{"role": "user", "content": text}], return_dict=False)
         assert given == encoder.prompt(text)

@@ -55,7 +55,7 @@ def test_quantised_base(how: str, tmp_path: Path) -> None:
     made = json.loads((run.folder("export") / "config.json").read_text())
     assert "quantization_config" not in made
     assert {t.dtype for t in load_file(run.folder("export") / "model.safetensors").values()} == {torch.float32}
-    encoder, examples = encoder_of(config, base), load_examples(run, "val")
+    encoder, examples = encoder_of(config.prompt, base, config.model.add_tokens), load_examples(run, "val")
     quantised = adapters.load(
         load_base(config.model, bases.resolve(config.model), config.train.seed), run.folder("adapter")
     )

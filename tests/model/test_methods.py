@@ -18,6 +18,7 @@ from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
 from pipeline.model.load import load_base
 from pipeline.model.methods import BY_NAME
+from pipeline.model.run_base import RunBase
 from pipeline.release import verify
 from pipeline.release.keep import keep
 from pipeline.run.folder import Run
@@ -94,7 +95,7 @@ def test_the_store_keeps_every_kind_of_adapter(kind: str, prepared: Run, base: P
     stages.bring_up_to_date(config, run, "train")
     store, found = Store(tmp_path / "adapters"), bases.resolve(config.model)
     keep(config, run, found, store, "task", False)
-    model, encoder = open_stored(config, found, store, "task")
+    model, encoder = open_stored(RunBase.of(config, found), store, "task")
     tuned = adapters.load(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), run.folder("adapter"))
     examples = load_examples(run, "val")
     said = [verify.log_probabilities(m.eval(), encoder, examples) for m in (model, tuned)]

@@ -45,12 +45,12 @@ def test_trains_resumes_and_exports(
     stages.bring_up_to_date(config, run, "train")
     counts = run.manifest("adapter")["counts"]
     assert counts["path"] == ("plain" if kind in PLAIN else "fast")
-    assert f"{kind.split()[0]}: {counts['trained_parameters']:,} of " in capsys.readouterr().out
+    assert f"{kind.split()[0]}: {counts['trained_parameters']:,} of " in " ".join(capsys.readouterr().out.split())
     whole = adapter_tensors(run)
     shutil.rmtree(run.folder("adapter"))
     shutil.rmtree(checkpoint.folder_of(run.folder("checkpoints"), 2))
     stages.bring_up_to_date(config, run, "export")
-    assert "resuming from step 1 of 2" in capsys.readouterr().out
+    assert "resuming from step 1 of 2" in " ".join(capsys.readouterr().out.split())
     resumed = adapter_tensors(run)
     assert resumed.keys() == whole.keys()
     assert all(torch.equal(t, whole[name]) for name, t in resumed.items())
@@ -62,7 +62,8 @@ def test_trains_resumes_and_exports(
 
 
 def check_export(kind: str, config: Config, run: Run, base: Path) -> None:
-    export, encoder, examples = run.folder("export"), encoder_of(config, base), load_examples(run, "val")
+    encoder = encoder_of(config.prompt, base, config.model.add_tokens)
+    export, examples = run.folder("export"), load_examples(run, "val")
 
     def says(model: Any) -> torch.Tensor:
         return verify.log_probabilities(model.eval(), encoder, examples)
@@ -151,7 +152,7 @@ def test_none_compares_with_examples(
     assert results["base"]["val"]["loss"] != results["tuned"]["val"]["loss"]
     assert not list(run.folder("export").glob("*.safetensors"))
     assert "| | 0-shot | 2-shot |" in (run.folder("export") / "README.md").read_text()
-    encoder, examples = encoder_of(config, base), load_examples(run, "val")
+    encoder, examples = encoder_of(config.prompt, base, config.model.add_tokens), load_examples(run, "val")
     shots = Shots(encoder, load_examples(run, "train"), 2, 42, 512, 64)
     model = load_folder(base, torch.float32)
     total, learnt = 0.0, 0
@@ -170,7 +171,7 @@ def test_none_compares_with_examples(
 
 def test_examples_come_from_the_questions_task(prepared: Run, base: Path, tmp_path: Path) -> None:
     config = make_config(tmp_path, base)
-    encoder, pool = encoder_of(config, base), load_examples(prepared, "train")
+    encoder, pool = encoder_of(config.prompt, base, config.model.add_tokens), load_examples(prepared, "train")
     shots, question = Shots(encoder, pool, 3, 1, 10_000, 10), load_examples(prepared, "val")[0]
     chosen = shots.chosen(question)
     same = sum(e.task == question.task for e in pool)
@@ -209,4 +210,4 @@ def compares(config: Config, run: Run, folder: Path) -> bool:
     (folder / "asked.jsonl").write_text('{"instruction": "Say hello."}\n{"instruction": "What is 2 + 2?"}\n')
     asked = Compare(questions=(str(folder / "asked.jsonl"),), max_new_tokens=4)
     comparison.build(config.model_copy(update={"compare": asked}), run, {})
-    return any(pair.base != pair.tuned for pair in load_pairs(run))
+    return any(pair.base != pair.tuned for pair in load_pairs(run.folder("compare")))

@@ -24,7 +24,7 @@ from tests.helpers.tiny import load_examples, make_config, run_to
 
 def test_stock_libraries_load_it_and_agree(exported: tuple[Config, Run], base: Path) -> None:
     config, run = exported
-    encoder = encoder_of(config, base)
+    encoder = encoder_of(config.prompt, base, config.model.add_tokens)
     model = AutoModelForCausalLM.from_pretrained(run.folder("export"))
     plain = AutoModelForCausalLM.from_pretrained(base)
     example = load_examples(run, "val")[0]
@@ -81,7 +81,7 @@ def test_the_card_counts_the_rows_that_were_trained_on(
     rejected = sum(counts[part]["rejected"] for part in ("train", "val", "holdout"))
     assert 0 < counts["train"]["rejected"] < counts["train"]["rows"] + counts["train"]["rejected"]
     results = json.loads((exported[1].folder("export") / "results.json").read_text())
-    text = cards.card(config, run, encoder_of(config, base), results, {})
+    text = cards.card(config, run, encoder_of(config.prompt, base, config.model.add_tokens), results, {})
     assert f". {counts['train']['rows']:,} instructions, " in text
     assert f"Rows: {counts['train']['rows']:,} train, {counts['val']['rows']:,} held out, " in text
     assert f", {rejected:,} of them as too long." in text
@@ -94,7 +94,7 @@ def test_the_card_of_an_adapter_names_its_base(
     results = json.loads((exported[1].folder("export") / "results.json").read_text())
     for name, shown in (("org/name", "org/name"), (str(base), base.name)):
         config = make_config(tmp_path, base, f"model.base={name}", f"adapter.method={method}")
-        text = cards.card(config, exported[1], encoder_of(config, base), results, {})
+        text = cards.card(config, exported[1], encoder_of(config.prompt, base, config.model.add_tokens), results, {})
         assert f"BASE is `{shown}`, PATH this folder" in text
         assert "NAME" not in text
 
@@ -102,7 +102,7 @@ def test_the_card_of_an_adapter_names_its_base(
 def test_hub_base_is_named_in_the_card(exported: tuple[Config, Run], base: Path, tmp_path: Path) -> None:
     config = make_config(tmp_path, base, "model.base=org/name")
     results = json.loads((exported[1].folder("export") / "results.json").read_text())
-    text = cards.card(config, exported[1], encoder_of(config, base), results, {})
+    text = cards.card(config, exported[1], encoder_of(config.prompt, base, config.model.add_tokens), results, {})
     assert yaml.safe_load(text.split("---\n")[1])["base_model"] == "org/name"
 
 
@@ -115,8 +115,11 @@ def test_manifest_and_hashes(exported: tuple[Config, Run], base: Path) -> None:
     assert {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "README.md"} <= there
     assert all(entry["sha256"] == sha256_file(folder / name) for name, entry in manifest["files"].items())
     assert 0 < manifest["counts"]["val"]["loss"] < 10
-    made, encoder = json.loads((folder / "suri.json").read_text()), encoder_of(config, base)
+    made = json.loads((folder / "suri.json").read_text())
+    encoder = encoder_of(config.prompt, base, config.model.add_tokens)
     assert made["template"] == {"id": "alpaca-short", "hash": encoder.template.hash}
     assert (made["tokenizer"], made["end_id"]) == (encoder.tokenizer.hash, 2)
     names = {"adapter not empty", "merged = base + adapter", "reload", "tokenizer and chat template", "answers stop"}
-    assert made["checks"].keys() == names
+    assert made["checks"].keys() == names | {"end token"}
+    assert "unfinished" not in made
+    assert "unfinished" not in manifest["counts"]

@@ -11,12 +11,13 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from pipeline.config.schema import Config
 from pipeline.model import hf_tokenizer
 from pipeline.model.methods.lora import LORA
 from pipeline.release import merge as merging
-from pipeline.release import verify
+from pipeline.release import summary, verify
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from tests.helpers.exports import again, assert_refused, spoil
@@ -86,7 +87,7 @@ def test_merge_check_sees_rounding_and_idle_adapters() -> None:
     checks = verify.Checks()
     with pytest.raises(UserError, match="nothing"):
         verify.merged_equals_adapter(base, base, base, verify.tolerance("fp32"), checks)
-    with pytest.raises(UserError, match="rounding"):
+    with pytest.raises(UserError, match="Rounding"):
         verify.merged_equals_adapter(near, base, base, verify.tolerance("bf16"), checks)
     verify.merged_equals_adapter(near, near, base, verify.tolerance("fp32"), checks)
     assert verify.tolerance("fp32", "none", "bf16") == (verify.TOLERANCE["bf16"], "bf16")
@@ -126,14 +127,37 @@ def test_tokenizer_differs(copy: tuple[Config, Run], monkeypatch: pytest.MonkeyP
     assert f"the {what} gives other ids" in said or "its end token is 1, training's is 2" in said
 
 
-def test_answers_that_never_stop(base: Path, copy: tuple[Config, Run], tmp_path: Path) -> None:
+def test_answers_that_never_stop(
+    base: Path, copy: tuple[Config, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = make_config(tmp_path, base, "export.min_eos=1.0", "eval.rows=1")
-    said = assert_refused(config, copy[1], "answers stop")
-    assert "0% of 8 answers" in said.what
-    shutil.rmtree(copy[1].folder("export"))
-    with pytest.raises(UserError, match="answers stop"):
-        again(config, copy[1])
-    assert not copy[1].folder("export").exists()
+    run = copy[1]
+    again(config, run)
+    folder, manifest = run.folder("export"), run.manifest("export") or {}
+    facts = json.loads((folder / "results.json").read_text())["unfinished"]
+    assert (facts["stopped"], facts["of"], facts["wanted"]) == (0, 8, 1.0)
+    assert manifest["counts"]["unfinished"] == facts
+    assert json.loads((folder / "suri.json").read_text())["unfinished"] is True
+    assert "**Unfinished:**" in (folder / "README.md").read_text()
+    assert "UNFINISHED" in " ".join(capsys.readouterr().out.split())
+    assert any("UNFINISHED" in line for line in summary.of_run(run))
+    AutoModelForCausalLM.from_pretrained(folder)
+
+
+def test_answers_that_stopped_in_training_only(base: Path, copy: tuple[Config, Run], tmp_path: Path) -> None:
+    """Then the export is at fault, and nothing is exported."""
+    probes = copy[1].folder("adapter") / "probes.json"
+    counts = json.loads(probes.read_text())
+    probes.write_text(json.dumps({**counts, "probes": {**counts["probes"], "stops": {"count": 8, "of": 8}}}))
+    config = make_config(tmp_path, base, "export.min_eos=1.0", "eval.rows=1")
+    assert "8 of 8" in assert_refused(config, copy[1], "answers stop").what
+
+
+def test_a_model_that_stops_elsewhere(copy: tuple[Config, Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    config, run = copy
+    settings = merging.GenerationConfig
+    monkeypatch.setattr(merging, "GenerationConfig", lambda **given: settings(**{**given, "eos_token_id": 1}))
+    assert "generation_config.json" in assert_refused(config, run, "end token").what
 
 
 def test_every_weight_trained(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

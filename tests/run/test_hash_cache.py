@@ -41,9 +41,8 @@ def test_a_file_is_read_once(tmp_path: Path, read: list[Path]) -> None:
     os.utime(path, (1, 1))  # a touch: asked again, with the same answer
     assert (cached_sha256(path), len(read)) == (wanted, 2)
     assert (cached_sha256(path), len(read)) == (wanted, 2)
-    assert (cached_sha256(path, again=True), len(read)) == (wanted, 3)
     (tmp_path / "b").symlink_to(path)
-    assert (cached_sha256(tmp_path / "b"), len(read)) == (wanted, 3)
+    assert (cached_sha256(tmp_path / "b"), len(read)) == (wanted, 2)
 
 
 def test_other_bytes_under_the_same_size_and_time(tmp_path: Path, read: list[Path]) -> None:
@@ -105,7 +104,7 @@ def test_large_files_are_read_by_one_process_at_a_time(
     assert read == []
     monkeypatch.setenv("SURI_CACHE", "/proc/cache")  # no lock can be taken there
     assert cached_sha256(path) == sha256_file(path)
-    assert "hashing a" in capsys.readouterr().out
+    assert "hashing a" in " ".join(capsys.readouterr().out.split())
 
 
 def test_json_goes_by_what_it_says(tmp_path: Path) -> None:

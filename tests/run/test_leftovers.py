@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
+from pipeline.cli.main import start
+from pipeline.cli.run_folders import run_folders
 from pipeline.run.folder import Run
-from scripts import clean
-from scripts.clean import run_folders
 
 
 @pytest.fixture
@@ -30,28 +29,21 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["clean", *words])
-    return clean.guarded(clean.work)
-
-
-def test_clean_removes_half_written_folders_only(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert call(monkeypatch, "tmp") == 0
+def test_clean_removes_half_written_folders_only(runs: Path) -> None:
+    assert start(["clean"]) == 0
     assert not (runs / "a" / ".export.tmp").exists()
     assert [p.name for p in run_folders(runs)] == ["a", "b"]
 
 
-def test_clean_leaves_a_run_that_is_at_work(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clean_leaves_a_run_that_is_at_work(runs: Path) -> None:
     with Run(runs / "a").lock():
         (runs / "a" / ".export.tmp").mkdir()
-        assert call(monkeypatch, "tmp") == 0
+        assert start(["clean"]) == 0
         assert (runs / "a" / ".export.tmp").exists()
 
 
-def test_runs_are_named_and_stay(
-    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(monkeypatch, "runs") == 2
+def test_runs_are_named_and_stay(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert start(["clean-runs"]) == 2
     said = capsys.readouterr()
     assert said.out.count("2.0 MB") == 2
     assert str(runs / "a") in said.out
@@ -60,16 +52,16 @@ def test_runs_are_named_and_stay(
     assert [p.name for p in run_folders(runs)] == ["a", "b"]
 
 
-def test_runs_go_when_it_is_wanted(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert call(monkeypatch, "runs", "yes") == 0
+def test_runs_go_when_it_is_wanted(runs: Path) -> None:
+    assert start(["clean-runs", "--yes"]) == 0
     assert sorted(p.name for p in runs.iterdir()) == ["link", "mine", "notes.txt"]
     assert (runs.parent / "elsewhere" / "config.yaml").exists()
-    assert call(monkeypatch, "runs", "yes") == 2  # nothing is left
+    assert start(["clean-runs", "--yes"]) == 2  # nothing is left
 
 
-def test_a_run_at_work_is_not_removed(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_at_work_is_not_removed(runs: Path) -> None:
     with Run(runs / "b").lock():
-        assert call(monkeypatch, "runs", "yes") == 2
+        assert start(["clean-runs", "--yes"]) == 2
         assert (runs / "b" / "dataset" / "train.jsonl").exists()
 
 

@@ -44,7 +44,7 @@ def test_lines_and_bars(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\033[32mgreen\033[0m" in shown
     assert is_safe(shown.replace("\033[32m", "").replace("\033[0m", ""))
     with bar(total=1, what=NASTY) as progress:
-        assert is_safe(progress.desc)
+        assert is_safe(progress.line(False))
 
 
 def test_errors(capsys: pytest.CaptureFixture[str]) -> None:

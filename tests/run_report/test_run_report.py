@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli.look import make_report
 from pipeline.config.schema import Config
 from pipeline.data_report import stage as data_report
 from pipeline.pages import charts
@@ -22,7 +23,6 @@ from pipeline.run_report.results import benchmarks, reading, side_by_side
 from pipeline.run_report.sections import duration
 from pipeline.run_report.stage import build
 from pipeline.training.metrics import loss_chart, points, running_mean
-from scripts.report import make_report
 from tests.helpers.overview_run import RUN, finish, metrics_lines, whole
 from tests.helpers.pages import parsed_page
 from tests.helpers.report_run import CONFIG, make_run
@@ -187,7 +187,7 @@ def test_pages_of_earlier_versions_are_replaced_with_a_message(
     write_text(run.root / "report.html", "<p>an earlier run report")
     assert build(CONFIG, run) == run.root / "run_report.html"
     assert not (run.root / "report.html").exists()
-    assert "run_report.html" in capsys.readouterr().out
+    assert "run_report.html" in " ".join(capsys.readouterr().out.split())
     with run.writing("report", {**data_report.key(CONFIG, run), "version": 1}) as out:
         write_text(out.folder / "report.html", "<p>an earlier data report")
     assert not run.is_current("report", data_report.key(CONFIG, run))

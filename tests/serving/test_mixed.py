@@ -11,16 +11,17 @@ import pytest
 import torch
 from peft import IA3Config, PeftModel, PrefixTuningConfig
 
+from pipeline.cli.talk import ask
 from pipeline.config.schema import Config
 from pipeline.model.base import resolve
 from pipeline.model.generate import greedy
+from pipeline.model.run_base import RunBase
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.run.terminal import safe
 from pipeline.serving.mixed import MixedModel, Reply
 from pipeline.serving.questions import AdapterQuestion, read_questions
 from pipeline.store.folder import Store
-from scripts.ask import ask
 from tests.helpers.stored_adapters import change_record, plain, put
 from tests.helpers.tiny import make_base, make_config
 
@@ -38,7 +39,7 @@ def store(config: Config, lora_store: Store, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def mixed(config: Config, store: Store) -> MixedModel:
-    return MixedModel(config, resolve(config.model), store, NAMES)
+    return MixedModel(RunBase.of(config, resolve(config.model)), store, NAMES)
 
 
 def alone(base: Path, store: Store, name: str) -> Any:
@@ -96,7 +97,7 @@ def test_answers_are_those_of_each_alone(
 
 def test_only_the_base(config: Config, store: Store, mixed: MixedModel) -> None:
     question = AdapterQuestion("base", "What is 2 + 3?")
-    bare = MixedModel(config, resolve(config.model), store, ["base"])
+    bare = MixedModel(RunBase.of(config, resolve(config.model)), store, ["base"])
     assert bare.answer([question], 8) == mixed.answer([question], 8)
     assert bare.answer([], 8) == []
 
@@ -106,7 +107,7 @@ def test_each_adapter_speaks_its_own_template(config: Config, base: Path, tmp_pa
     other = make_config(tmp_path, base, "prompt.template=koalpaca-v1.1", "prompt.bos=none")
     put(store, "mine", config, 1)
     put(store, "theirs", other, 1)
-    mixed = MixedModel(config, resolve(config.model), store, ["mine", "theirs"])
+    mixed = MixedModel(RunBase.of(config, resolve(config.model)), store, ["mine", "theirs"])
     assert "### 질문" in mixed.encoders["theirs"].template.prompt("Hi")
     prompts = [mixed.encoders[name].prompt("Hi") for name in ("mine", "theirs", "base")]
     assert prompts[0] == prompts[2] != prompts[1]
@@ -116,7 +117,7 @@ def test_each_adapter_speaks_its_own_template(config: Config, base: Path, tmp_pa
     record = store.record("theirs")
     change_record(store, "theirs", template={**record["template"], "prompt_input": "{instruction} {input}"})
     with pytest.raises(UserError, match="template"):
-        MixedModel(config, resolve(config.model), store, ["theirs"])
+        MixedModel(RunBase.of(config, resolve(config.model)), store, ["theirs"])
 
 
 def test_no_room_for_an_answer(mixed: MixedModel) -> None:
@@ -131,7 +132,7 @@ def test_no_room_for_an_answer(mixed: MixedModel) -> None:
 def test_new_tokens_of_the_config(base: Path, store: Store, tmp_path: Path) -> None:
     """The base alone, in a form that begins with one of them."""
     added = make_config(tmp_path, base, 'model.add_tokens=["[BEGIN]"]', "prompt.bos='[BEGIN]'")
-    mixed = MixedModel(added, resolve(added.model), store, ["base"])
+    mixed = MixedModel(RunBase.of(added, resolve(added.model)), store, ["base"])
     assert mixed.encoders["base"].prompt("Hi")[0] == len(mixed.model.get_input_embeddings().weight) - 1
     assert len(mixed.answer([AdapterQuestion("base", "Hi")], 2)) == 1
 
@@ -143,12 +144,11 @@ def test_a_base_that_mixes_rows_up(tmp_path: Path) -> None:
     store = Store(tmp_path / "adapters")
     put(store, "fine", config, 1, target_modules=["q_proj", "v_proj"])
     put(store, "flat", config, 2, target_modules=["fc1"])
-    assert (
-        len(MixedModel(config, resolve(config.model), store, ["fine"]).answer([AdapterQuestion("fine", "Hi")], 2)) == 1
-    )
+    mixed = MixedModel(RunBase.of(config, resolve(config.model)), store, ["fine"])
+    assert len(mixed.answer([AdapterQuestion("fine", "Hi")], 2)) == 1
     with pytest.raises(UserError, match="opt") as caught:
-        MixedModel(config, resolve(config.model), store, ["fine", "flat"])
-    assert caught.value.fix == "talk to one at a time: make chat ADAPTER=fine"
+        MixedModel(RunBase.of(config, resolve(config.model)), store, ["fine", "flat"])
+    assert caught.value.fix == "talk to one at a time: `make chat ADAPTER=fine`"
 
 
 def test_what_cannot_be_mixed(config: Config, base: Path, tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_what_cannot_be_mixed(config: Config, base: Path, tmp_path: Path) -> Non
         ("../good", "which an adapter's name cannot"),
     ):
         with pytest.raises(UserError, match=what):
-            MixedModel(config, resolve(config.model), store, ["good", name])
+            MixedModel(RunBase.of(config, resolve(config.model)), store, ["good", name])
 
 
 def test_questions() -> None:

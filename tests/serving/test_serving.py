@@ -49,7 +49,7 @@ def talk(exported: tuple[Config, Run], monkeypatch: pytest.MonkeyPatch, capsys: 
 def expected(exported: tuple[Config, Run], base: Path, question: str, given: str = "", most: int = 5) -> str:
     """The answer, decoded without chat's own code."""
     config, run = exported
-    encoder = encoder_of(config, base)
+    encoder = encoder_of(config.prompt, base, config.model.add_tokens)
     model = AutoModelForCausalLM.from_pretrained(run.folder("export"))
     ids = encoder.prompt(question, given)
     with torch.inference_mode():
@@ -60,7 +60,7 @@ def expected(exported: tuple[Config, Run], base: Path, question: str, given: str
 def test_an_answer_is_what_the_trained_form_gives(talk: Talk, exported: tuple[Config, Run], base: Path) -> None:
     said = talk("Name a colour.")
     assert expected(exported, base, "Name a colour.") in said
-    assert "[cut off after 5 tokens; chat.max_new_tokens allows more]" in said
+    assert "[cut off after 5 tokens; " in said
 
 
 def test_input_goes_to_one_question(
@@ -74,7 +74,7 @@ def test_input_goes_to_one_question(
     assert asked == [("Which colour?", "The sky is blue."), ("And now?", ""), ("Last?", "")]
     assert "[16 characters for the next question]" in said
     assert "[no input]" in said
-    assert "/inputs is no command: /input, /help, /quit" in said
+    assert "/inputs is not a command" in said
 
 
 def test_help_and_quit(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ def test_help_and_quit(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(chatting.ChatSession, "answer", never)
     said = talk("/help", "/quit", "Are you there?")
-    assert "remembers nothing" in said
+    assert "/input TEXT" in said
     assert talk() == "\n\n"  # Ctrl-D at once
 
 
@@ -91,7 +91,7 @@ def test_special_tokens_in_a_question_are_text(
     talk: Talk, exported: tuple[Config, Run], base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     question = "What is </s> or [PAD] or {input}?"
-    wanted = encoder_of(exported[0], base).prompt(question)
+    wanted = encoder_of(exported[0].prompt, base, exported[0].model.add_tokens).prompt(question)
     seen: list[list[int]] = []
     encode = chatting.Encoder.prompt
 
@@ -141,4 +141,4 @@ def test_other_template(exported: tuple[Config, Run], base: Path, tmp_path: Path
 def test_nothing_exported(base: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exported") as caught:
         chatting.chat(make_config(tmp_path, base), Run(tmp_path / "none"))
-    assert caught.value.fix == "make export"
+    assert caught.value.fix == "`make export`"

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from pipeline.cli.main import start
 from pipeline.config.schema import Config
 from pipeline.model.base import resolve
+from pipeline.model.run_base import RunBase
 from pipeline.run.errors import UserError
 from pipeline.store.combine import combine
 from pipeline.store.folder import Store
 from pipeline.store.load import add_adapters, open_stored
-from scripts import adapters as script
 from tests.helpers.store_files import IDS, update
 from tests.helpers.stored_adapters import change_record, plain, put
 from tests.helpers.tiny import make_config
@@ -42,7 +42,7 @@ def test_cat_is_exact(store_copy: Store, base: Path, config: Config) -> None:
         assert torch.allclose(found[layer], delta, rtol=0, atol=1e-6)
     record = store_copy.record("sum")
     assert (record["rank"], record["combined"]) == (9, {"of": SHARES, "how": "cat", "kept": 1.0})
-    model, _ = open_stored(config, resolve(config.model), store_copy, "sum")
+    model, _ = open_stored(RunBase.of(config, resolve(config.model)), store_copy, "sum")
     by_hand = plain(base)
     with torch.no_grad():
         for layer, delta in wanted.items():
@@ -164,7 +164,6 @@ def test_words_of_combine(
     lora_store: Store, words: list[str], what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ADAPTERS", str(lora_store.root))
-    monkeypatch.setattr(sys, "argv", ["adapters", "combine", *words])
-    assert script.start() == 2
-    assert what in capsys.readouterr().err
+    assert start(["adapters", "combine", *words]) == 2
+    assert what in " ".join(capsys.readouterr().err.split())
     assert lora_store.names() == ["one", "three", "two"]

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.config.schema import Config
 from pipeline.model import adapter as adapters
 from pipeline.model.base import resolve
+from pipeline.model.run_base import RunBase
 from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError
 from pipeline.store.folder import Store
@@ -31,32 +32,32 @@ def test_another_base(lora_store: Store, config: Config, tmp_path: Path, base: P
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
     changed = make_config(tmp_path, other)
     with pytest.raises(UserError, match="another base"):
-        open_stored(changed, resolve(changed.model), lora_store, "one")
+        open_stored(RunBase.of(changed, resolve(changed.model)), lora_store, "one")
     same = make_config(tmp_path, Path(shutil.copytree(base, tmp_path / "elsewhere")))
-    open_stored(same, resolve(same.model), lora_store, "one")
+    open_stored(RunBase.of(same, resolve(same.model)), lora_store, "one")
 
 
 def test_other_template_and_tokenizer(lora_store: Store, base: Path, tmp_path: Path) -> None:
     changed = make_config(tmp_path, base, "prompt.template=alpaca")
     with pytest.raises(UserError, match="alpaca-short"):
-        open_stored(changed, resolve(changed.model), lora_store, "one")
+        open_stored(RunBase.of(changed, resolve(changed.model)), lora_store, "one")
     added = make_config(tmp_path, base, 'model.add_tokens=["[PAD]"]')
     with pytest.raises(UserError, match="tokenizer"):
-        open_stored(added, resolve(added.model), lora_store, "one")
+        open_stored(RunBase.of(added, resolve(added.model)), lora_store, "one")
 
 
 def test_an_adapter_brings_its_own_rules(lora_store: Store, config: Config, base: Path, tmp_path: Path) -> None:
     """Which token opens a row, and how prompt and answer are joined; what rows are read with stays the config's."""
     store = Store(tmp_path / "adapters")
     put(store, "mine", make_config(tmp_path, base, "prompt.bos=<s>", "prompt.join=joint", "prompt.cutoff=50"), 1)
-    own = encoder_of(config, base)
+    own = encoder_of(config.prompt, base, config.model.add_tokens)
     assert own.prompt("Hi")[0] != 1
-    _, encoder = open_stored(config, resolve(config.model), store, "mine")
+    _, encoder = open_stored(RunBase.of(config, resolve(config.model)), store, "mine")
     assert encoder.prompt("Hi") == [1, *own.prompt("Hi")]
     assert (encoder.prompt_config.join, encoder.prompt_config.cutoff) == ("joint", 200)
     change_record(store, "mine", prompt={"bos": "<s>"})
     with pytest.raises(UserError, match="mine is damaged"):
-        open_stored(config, resolve(config.model), store, "mine")
+        open_stored(RunBase.of(config, resolve(config.model)), store, "mine")
 
 
 def test_files_other_than_were_put_in(store_copy: Store) -> None:
@@ -85,7 +86,7 @@ def test_a_large_rank_on_paper_takes_no_memory(
     def opened() -> Any:
         if mixed:
             return add_adapters(plain(Path(config.model.base)), store_copy, ["two", "one"])
-        return open_stored(config, resolve(config.model), store_copy, "one")
+        return open_stored(RunBase.of(config, resolve(config.model)), store_copy, "one")
 
     with pytest.raises(UserError, match="fit this base"):
         opened()

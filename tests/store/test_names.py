@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
+from pipeline.cli.main import start
 from pipeline.config.adapter_name import problem
 from pipeline.config.load import load
 from pipeline.run.errors import UserError
 from pipeline.store.folder import Store
-from scripts import adapters as script
 from tests.helpers.store_files import everything, filled
 
 ROOT = Path(__file__).parents[2]
@@ -80,8 +79,7 @@ def test_commands_refuse_names_in_one_message(
     monkeypatch.setenv("ADAPTERS", str(tmp_path / "adapters"))
     monkeypatch.setenv("RUNS", str(tmp_path / "runs"))
     for words in (["show"], ["remove"], ["keep"], ["measure"], ["combine"]):
-        monkeypatch.setattr(sys, "argv", ["adapters", *words, name, *(["a=1"] if words == ["combine"] else [])])
-        assert script.start() == 2
+        assert start(["adapters", *words, name, *(["a=1"] if words == ["combine"] else [])]) == 2
         said = capsys.readouterr().err
         assert said.count("suri:") == 1
         assert "name" in said

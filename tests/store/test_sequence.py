@@ -17,6 +17,8 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from pipeline import stages
+from pipeline.cli import adapters
+from pipeline.cli.talk import talk
 from pipeline.config.schema import Config
 from pipeline.model.base import resolve
 from pipeline.model.base.fingerprint import fingerprint
@@ -29,8 +31,6 @@ from pipeline.store.combine import combine
 from pipeline.store.folder import Store
 from pipeline.store.measure import measure_stored
 from pipeline.store.table import detail, table
-from scripts import adapters as script
-from scripts.chat import talk
 from tests.helpers.store_files import IDS, edit, everything, logits
 from tests.helpers.stored_adapters import change_record, plain, put
 from tests.helpers.tiny import make_config
@@ -50,11 +50,11 @@ def sequence(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         second = make_config(
             folder, base, "name=second", "adapter.r=2", "adapter.targets=[all-linear]", "train.seed=7", *short
         )
-        script.keep_adapter(first, Run(folder / "first"), "first", False)
+        adapters.keep_adapter(first, Run(folder / "first"), "first", False)
         found: dict[str, Any] = {"store": store, "folder": folder, "configs": (first, second)}
         found["before"] = (logits(first, store, "first"), everything(store.root / "first"))
         base_files = everything(base)
-        script.keep_adapter(second, Run(folder / "second"), "둘째", False)
+        adapters.keep_adapter(second, Run(folder / "second"), "둘째", False)
         found["after"] = (logits(first, store, "first"), everything(store.root / "first"))
         assert everything(base) == base_files
     return found
@@ -83,7 +83,7 @@ def test_stock_peft_loads_what_is_stored(sequence: dict[str, Any]) -> None:
 def test_the_record_says_what_the_adapter_is(sequence: dict[str, Any], base: Path) -> None:
     record = sequence["store"].record("first")
     config = sequence["configs"][0]
-    encoder = encoder_of(config, base)
+    encoder = encoder_of(config.prompt, base, config.model.add_tokens)
     wanted = {
         "name": base.name,
         "hash": fingerprint(config.model, resolve(config.model), config.train.seed),
@@ -105,22 +105,22 @@ def test_the_table(
     monkeypatch.setenv("ADAPTERS", str(store.root))
     weights = (store.folder("둘째") / "adapter_model.safetensors").read_bytes()
     for config in (first, second):
-        found = script.measure_adapter(config, Run(sequence["folder"] / config.name), "둘째")
+        found = adapters.measure_adapter(config, Run(sequence["folder"] / config.name), "둘째")
     kept = store.record("둘째")["results"]
     assert kept.keys() == {"first", "second"}
     assert kept["second"]["val"]["loss"] == found["val"]["loss"]
     assert "said" not in kept["second"]["val"]
     assert weights == (store.folder("둘째") / "adapter_model.safetensors").read_bytes()
-    alone = script.measure_adapter(first, Run(sequence["folder"] / "first"), "base")
+    alone = adapters.measure_adapter(first, Run(sequence["folder"] / "first"), "base")
     assert alone["val"]["loss"] != kept["first"]["val"]["loss"]
     lines = table(store).splitlines()
-    assert lines[0].split() == ["name", "method", "rank", "trained", "size", "base", "template", "results", "kept"]
+    assert lines[0].split() == ["name", "method", "rank", "trained", "size", "kept"]
     assert "lora" in lines[1]
     assert "896" in lines[1]
-    assert "first 0.0%, second 0.0%" in lines[2]
+    assert "first 0.0%, second 0.0%" in " ".join(table(store).split())
     assert "prompt_no_input" in detail(store, "first")
     with pytest.raises(UserError, match="third"):
-        script.measure_adapter(first, Run(sequence["folder"] / "first"), "third")
+        adapters.measure_adapter(first, Run(sequence["folder"] / "first"), "third")
 
 
 def test_results_of_an_adapter_that_was_replaced_meanwhile(
@@ -134,12 +134,12 @@ def test_results_of_an_adapter_that_was_replaced_meanwhile(
     change_record(store, "first", results={})
     meanwhile: Callable[[], Any] = lambda: store.add_results("first", "other", found, files)  # noqa: E731
     monkeypatch.setattr("pipeline.store.measure.measure_stored", lambda *_: meanwhile() or found)
-    script.measure_adapter(first, Run(sequence["folder"] / "first"), "first")
+    adapters.measure_adapter(first, Run(sequence["folder"] / "first"), "first")
     assert store.record("first")["results"] == {"other": found, "first": found}
     change_record(store, "first", results={})
     meanwhile = lambda: combine(store, "first", [("둘째", 1.0)], "cat", 0, 0.2, True) and None  # noqa: E731
     with pytest.raises(UserError, match="first was replaced"):
-        script.measure_adapter(first, Run(sequence["folder"] / "first"), "first")
+        adapters.measure_adapter(first, Run(sequence["folder"] / "first"), "first")
     assert store.record("first")["results"] == {}
 
 
@@ -153,7 +153,7 @@ def test_chat_by_name_is_base_and_adapter(
     capsys.readouterr()
     talk(first.model_copy(update={"chat": chosen}), Run(sequence["folder"] / "nothing-exported"))
     said = capsys.readouterr().out.split(chatting.HELP, 1)[1]
-    encoder = encoder_of(first, base)
+    encoder = encoder_of(first.prompt, base, first.model.add_tokens)
     ids = encoder.prompt("Name a colour.")
     model = PeftModel.from_pretrained(plain(base), store.folder("first")).eval()
     with torch.inference_mode():
@@ -179,7 +179,10 @@ def test_measuring_is_in_the_form_of_the_adapter(sequence: dict[str, Any], base:
 
 
 def test_listing_needs_no_torch(sequence: dict[str, Any]) -> None:
-    code = "import sys; from scripts import adapters as a; a.start(); print({'torch', 'peft'} & set(sys.modules))"
+    code = (
+        "import sys; from pipeline.cli.main import start\n"
+        "start(['adapters']); print({'torch', 'peft'} & set(sys.modules))"
+    )
     env = {**os.environ, "ADAPTERS": str(sequence["store"].root)}
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=env)
     assert "둘째" in made.stdout, made.stderr

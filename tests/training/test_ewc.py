@@ -24,7 +24,7 @@ from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.training import metrics
-from pipeline.training.ewc import FILE, _backward, fisher, general_rows, with_importances
+from pipeline.training.ewc import FILE, _backward, fisher, rehearsal_rows, text_rows, with_importances
 from pipeline.training.penalty import LoraTerm, Penalty, add_gradients, terms_of
 from tests.helpers.tiny import make_config, run_to
 from tests.helpers.training_runs import (
@@ -262,14 +262,12 @@ def test_ewc_with_rows_or_text_that_are_not_there(
 ) -> None:
     config, run = finished
     tokens = Tokens(run.folder("tokens") / "train.arrow")
-    ewc_on = config.model_copy(update={"train": config.train.model_copy(update={"ewc": 1.0})})
     with pytest.raises(UserError, match="EWC without general data"):
-        general_rows(ewc_on, run.folder("dataset"), encoder, tokens, 256)
+        rehearsal_rows(config.data.sources, run.folder("dataset"), tokens)
     copy = tmp_path / "copy.jsonl"
     copy.write_text("\n".join(BUILT_IN.read_text().splitlines()[:2]))
-    train = config.train.model_copy(update={"ewc": 1.0, "ewc_data": str(copy)})
     with pytest.raises(UserError, match="2 of its passages"):
-        general_rows(config.model_copy(update={"train": train}), run.folder("dataset"), encoder, tokens, 256)
+        text_rows(str(copy), config.eval.general, encoder, 256)
     with pytest.raises(UserError, match="no such file") as caught:
         branch(finished, tmp_path / "run", "train.ewc=1", f"train.ewc_data={tmp_path / 'none.txt'}")
     assert caught.value.where == "train.ewc_data"

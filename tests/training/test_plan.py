@@ -163,7 +163,7 @@ def test_base_without_network_and_geometry(tmp_path: Path) -> None:
         (UserError("what", "where", "fix"), 2, "suri: what\n  where: where\n  fix:   fix\n"),
         (Interrupted("saved"), 130, "suri: saved\n"),
         (Interrupted("saved", 143), 143, "suri: saved\n"),
-        (KeyboardInterrupt(), 130, "\nsuri: stopped; results of finished stages are whole\n"),
+        (KeyboardInterrupt(), 130, "\nsuri: stopped; results of finished stages are kept. To go on:\n  make export\n"),
     ],
 )
 def test_exit_codes(error: BaseException | None, code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:

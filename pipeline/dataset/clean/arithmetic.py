@@ -148,13 +148,10 @@ def _claim(text: str, at: int) -> tuple[str, Fraction] | None:
     line = text[text.rfind("\n", 0, start) + 1 : result.end()]
     if CODE_LINE.search(line[-WINDOW:]):
         return None
-    sum_ = compute(MONEY.sub("", left))
-    stated = number(result["number"])
-    if sum_ is None or stated is None or not sum_.signs:
+    both = _contradiction(left, result)
+    if both is None:
         return None
-    stated = -stated if result["minus"] else stated
-    if _agrees(sum_, stated, result["number"], bool(result["percent"])):
-        return None
+    sum_, stated = both
     if _ambiguous(left, sum_, text[result.end() : result.end() + 20]) or _percent_as_word(left, stated):
         return None
     if UNIT.match(text, result.end()) and _other_unit(sum_.value, stated):
@@ -162,6 +159,19 @@ def _claim(text: str, at: int) -> tuple[str, Fraction] | None:
     if bool(MONEY.search(left)) != bool(result["money"]) and _ratio(sum_.value, stated) == 100:
         return None  # dollars and cents
     return f"{left.strip()} = {text[at + 1 : result.end()].strip()}", sum_.value
+
+
+def _contradiction(expression: str, result: re.Match[str]) -> tuple[Value, Fraction] | None:
+    """The value of an expression and the stated one, where they differ; None also where one is not known.
+
+    Args:
+        result: match of `RESULT` or `BARE`.
+    """
+    value, stated = compute(MONEY.sub("", expression)), number(result["number"])
+    if value is None or stated is None or not value.signs:
+        return None
+    stated = -stated if result["minus"] else stated
+    return None if _agrees(value, stated, result["number"], bool(result["percent"])) else (value, stated)
 
 
 def _ratio(value: Fraction, stated: Fraction) -> Fraction:
@@ -242,14 +252,10 @@ def _wrong_answer(texts: Texts, answer: re.Match[str]) -> Finding | None:
         match = QUESTION.fullmatch(asked)
     if match is None:
         return None
-    sum_ = compute(MONEY.sub("", match["sum"]))
-    stated = number(answer["number"])
-    if sum_ is None or stated is None or not sum_.signs:
+    both = _contradiction(match["sum"], answer)
+    if both is None or WRONG_ON_PURPOSE.search(texts.asked):
         return None
-    stated = -stated if answer["minus"] else stated
-    if _agrees(sum_, stated, answer["number"], bool(answer["percent"])) or WRONG_ON_PURPOSE.search(texts.asked):
-        return None
-    reason = f"wrong answer: {match['sum'].strip()} is {_shown(sum_.value)}, not {texts.output.strip()[:30]}"
+    reason = f"wrong answer: {match['sum'].strip()} is {_shown(both[0].value)}, not {texts.output.strip()[:30]}"
     return Finding(reason)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import Source
-from pipeline.dataset.read.compressed import MOST_GROWTH, Bomb, Damaged, Stream, is_compressed, most_of
+from pipeline.dataset.read.compressed import MOST_GROWTH, READ, Bomb, Damaged, Stream, is_compressed, most_of
 from pipeline.dataset.read.forms import require_columns
 from pipeline.dataset.read.row import RawRow
 from pipeline.run.errors import UserError, one_line
@@ -37,6 +37,7 @@ def rows(stream: Stream, path: Path, source: Source) -> Iterator[RawRow]:
     import pyarrow
     from pyarrow import ipc, parquet
 
+    READ.is_known = False
     head = stream.peek(8)
     kind = "Parquet" if head.startswith(PARQUET) else "Arrow"
     with contextlib.ExitStack() as stack:
@@ -91,9 +92,6 @@ def from_batches(
     Raises:
         Bomb: (while reading) they have more, such as a long text that a dictionary holds once for a million rows.
     """
-    for i, column in enumerate(names):
-        if column in names[:i]:
-            raise UserError(f"two columns are called {column[:40]!r}", name, "give each column a name of its own")
     require_columns(names, source, name)
     number, size = 0, 0
     for batch in batches:

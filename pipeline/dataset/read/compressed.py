@@ -44,6 +44,31 @@ class Bomb(Damaged):
     """A file that decompresses to far more than data does."""
 
 
+class ReadSoFar:
+    """Bytes of data files that this process has read, as they are on the disk, for bars.
+
+    is_known: false once a file was mapped into memory (Parquet, Arrow), whose reading cannot be counted.
+    """
+
+    count, is_known = 0, True
+
+    def reset(self) -> None:
+        """Begins a source."""
+        self.count, self.is_known = 0, True
+
+
+READ = ReadSoFar()
+
+
+class _Counted(io.FileIO):
+    """A file whose bytes are counted."""
+
+    def readinto(self, buffer: Any) -> int:
+        count = super().readinto(buffer) or 0
+        READ.count += count
+        return count
+
+
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Stream]:
     """The file's bytes, decompressed if necessary. Memory: a few `CHUNK`s, however large the file.
@@ -52,7 +77,7 @@ def opened(path: Path) -> Iterator[Stream]:
         UserError: a zip archive, which can hold several files.
         Damaged: (by the stream, while reading) compressed data is broken or truncated, or (`Bomb`) grows too much.
     """
-    with io.BufferedReader(io.FileIO(path), CHUNK) as file:
+    with io.BufferedReader(_Counted(path), CHUNK) as file:
         compression = compression_of(file.peek(16))
         if compression == "zip":
             fix = "unpack it and name the file inside; save a spreadsheet (.xlsx) as CSV"

@@ -72,9 +72,6 @@ def rows(stream: Stream, name: str, line: int, source: Source) -> Iterator[RawRo
     table = records(stream, name, line, delimiter_of(stream.peek(1)))
     where, cells, _ = next(table)
     header = [cell.strip() for cell in cells]
-    for i, cell in enumerate(header):
-        if cell and cell in header[:i]:
-            raise UserError(f"two columns are called {cell[:40]!r}", where, "give each column a name of its own")
     require_columns([cell for cell in header if cell], source, where)
     for place, cells, error in table:
         if error:

@@ -127,8 +127,11 @@ def require_columns(names: Sequence[str], source: Source, where: str) -> None:
     """Checks that a table with these columns can give rows.
 
     Raises:
-        UserError: it cannot; with the columns of the table and the `columns:` line to write.
+        UserError: two have one name; or it cannot, with the columns of the table and the `columns:` line to write.
     """
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise UserError(f"two columns are called {name[:40]!r}", where, "give each column a name of its own")
     form = _form_of_names(tuple(names), tuple(source.columns.items()))
     if form.complete or lacks_optional_field_only(form, source):
         return

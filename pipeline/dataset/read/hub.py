@@ -50,7 +50,7 @@ def split_files(source: Source) -> list[Path] | None:
         data = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in ENDINGS and p.resolve() not in in_splits]
         if others := [str(p) for p in data if not p.name.startswith(".")]:
             more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-            say(f"data: {folder}: in none of its splits, so not read: {', '.join(others[:5])}{more}")
+            say(f"data: {folder}: these files belong to no split and are not read: {', '.join(others[:5])}{more}")
     return sorted(Path(str(file)) for file in files[source.split])
 
 
@@ -77,7 +77,8 @@ def loaded(source: Source, kind: str) -> Iterator[RawRow]:
     name, commit = source.path, _commit(data) if kind == "hub" else ""
     if commit:
         name = f"{name}@{commit[:10]}"
-        say(f"data: {source.path} is read at commit {commit}" + ("" if source.revision else "; `revision:` keeps it"))
+        keep = "" if source.revision else "; `revision:` keeps it"
+        say(f"data: {source.path} is read at commit {commit}{keep}")
     # As Arrow: `datasets` would decode pictures and sounds, for which it needs more packages.
     batches = data.with_format("arrow").iter(BATCH)
     try:

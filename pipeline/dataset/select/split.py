@@ -11,8 +11,6 @@ from pipeline.config.schema import Data
 from pipeline.run.errors import UserError
 from pipeline.run.nearest import closest
 
-SPLITS = ("train", "val", "holdout")
-
 
 class SplitRow(NamedTuple):
     """What the split depends on. thread: id of the row's conversation, or 0."""

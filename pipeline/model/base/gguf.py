@@ -46,8 +46,8 @@ def convert(file: Path, root: Path) -> Path:
 
 def _convert(file: Path, folder: Path, header: dict[str, int | str]) -> None:
     need_space(folder, 8 * file.stat().st_size, f"converting {file.name}")
-    say(f"base: converting {file.name} to safetensors, once")
-    with bar(total=4, what="converting base", unit="step") as progress:
+    say(f"base: converting {file.name} to safetensors; this is done once")
+    with bar(total=4, what="base: converting", unit="step") as progress:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
         from transformers.utils import logging
@@ -104,8 +104,8 @@ def _correct_tokenizer(tokenizer: Any, header: dict[str, int | str]) -> None:
     name = header.get("tokenizer.ggml.pre")
     if name != "smollm":
         say(
-            f"base: the tokenizer ({name or 'no name given'}) is used as transformers reads it; it was not compared "
-            "with llama.cpp's own, and the model's original tokenizer is safer (model.tokenizer)"
+            f"base: the tokenizer in the GGUF file ({name or 'without a name'}) was not compared with llama.cpp's; the "
+            "original model's tokenizer is safer: name its folder with model.tokenizer"
         )
         return
     digits = pre_tokenizers.Digits(individual_digits=True)

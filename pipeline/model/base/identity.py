@@ -30,24 +30,21 @@ def settings(model: Model) -> dict[str, Any]:
     return {name: value for name, value in model.model_dump(mode="json").items() if name not in NAMES}
 
 
-def identity(model: Model, again: bool = False) -> dict[str, Any]:
+def identity(model: Model) -> dict[str, Any]:
     """Hashes of weights, settings and tokenizer. A hub id enters as its name and revision; `Base.commit` is its commit.
-
-    Args:
-        again: hash every file anew, although a hash for its size and times is cached.
 
     Raises:
         UserError: there is no such base.
     """
-    hashes = tokenizer_identity(model, again)
+    hashes = tokenizer_identity(model)
     if hashes["kind"] == "folder":
         folder = Path(model.base)
         weights = [folder / name for name in weight_files(folder)]
-        hashes["weights"] = {path.name: cached_sha256(path, again) for path in weights if path.is_file()}
+        hashes["weights"] = {path.name: cached_sha256(path) for path in weights if path.is_file()}
     return hashes
 
 
-def tokenizer_identity(model: Model, again: bool = False) -> dict[str, Any]:
+def tokenizer_identity(model: Model) -> dict[str, Any]:
     """As `identity`, without the weights of a folder: what token ids and end tokens depend on."""
     kind, path = kind_of(model), Path(model.base)
     hashes: dict[str, Any] = {"kind": kind}
@@ -56,19 +53,17 @@ def tokenizer_identity(model: Model, again: bool = False) -> dict[str, Any]:
     elif kind == "hub":
         hashes["id"] = f"{model.base}@{model.revision}" if model.revision else model.base
     elif kind == "gguf":
-        hashes["weights"] = cached_sha256(path, again)  # the tokenizer is inside
+        hashes["weights"] = cached_sha256(path)  # the tokenizer is inside
     else:
-        hashes["settings"] = _digests(path, MODEL_FILES, again)
+        hashes["settings"] = _digests(path, MODEL_FILES)
     folder = Path(model.tokenizer) if model.tokenizer else path
     if folder.is_dir():
-        hashes["tokenizer"] = _digests(folder, (*TOKENIZER_FILES, "config.json"), again)
+        hashes["tokenizer"] = _digests(folder, (*TOKENIZER_FILES, "config.json"))
     elif model.tokenizer:
         hashes["tokenizer"] = model.tokenizer  # a hub id
     return hashes
 
 
-def _digests(folder: Path, names: tuple[str, ...], again: bool) -> dict[str, str]:
+def _digests(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
     paths = [folder / name for name in names if (folder / name).is_file()]
-    return {
-        p.name: cached_json_sha256(p, IGNORED, again) if p.suffix == ".json" else cached_sha256(p, again) for p in paths
-    }
+    return {p.name: cached_json_sha256(p, IGNORED) if p.suffix == ".json" else cached_sha256(p) for p in paths}

@@ -23,6 +23,7 @@ from pipeline.run.files import read_json
 from pipeline.run.hash_cache import cache_folder
 from pipeline.run.json_file import is_count
 from pipeline.run.nearest import nearest_file
+from pipeline.run.next_command import next_command
 from pipeline.run.terminal import quoted
 
 TOKENIZER_PATTERNS = ["*.json", "*.jinja", "tokenizer.model"]
@@ -71,7 +72,7 @@ def kind_of(model: Model) -> str:
         return "folder"
     if HUB_ID.match(model.base) and path.suffix != ".gguf":
         return "hub"
-    fetched = "make fetches it: make train CONFIG=..." if path.parts[:2] == (".cache", "demo") else ""
+    fetched = f"`{next_command()}` fetches it" if path.parts[:2] == (".cache", "demo") else ""
     raise UserError(f"no such base model: {model.base}", "model.base", fetched or nearest_file(path, f"give {WANTED}"))
 
 

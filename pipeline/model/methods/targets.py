@@ -66,8 +66,8 @@ def check_rank(rank: int, layers: dict[str, Any], all_of: str = "") -> None:
         if all_of:
             what = f"{all_of} takes {rank} parts out of every matrix, and {name} has no more than {small[name]}"
             raise UserError(what, "adapter.r", f"lower adapter.r to {small[name]}, or take it out of adapter.targets")
-        others = f"{len(small)} of {len(sides)} targets"
-        say(f"adapter: rank {rank} is more than {others} can use, such as {name} ({small[name]})")
+        some = f"{len(small)} of {len(sides)} layers can use, such as {name} (at most {small[name]})"
+        say(f"adapter: adapter.r={rank} is more than {some}")
 
 
 def _shape(module: Any) -> tuple[int, ...]:

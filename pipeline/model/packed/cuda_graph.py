@@ -188,7 +188,7 @@ class CudaGraphs:
                 self.recorded.clear()
                 self.disabled_because = one_line(error, 200)
                 torch.cuda.empty_cache()
-                say(f"train: no CUDA graphs from here on: {self.disabled_because}")
+                say(f"train: going on without CUDA graphs: {self.disabled_because}")
         recorded = self.recorded.get(key)
         if recorded is None:
             return self.model.loss_sum(batch, seed)

@@ -172,30 +172,17 @@ class PackedModel:
         now = context.current_or_none()
         return contextlib.nullcontext(), self._packed_layers(now) if now else contextlib.nullcontext()
 
-    @contextlib.contextmanager
-    def without_dropout(self) -> Iterator[None]:
+    def without_dropout(self) -> AbstractContextManager[None]:
         """Context in which adapters drop nothing."""
-        before = [linear.has_dropout for linear in self.linears]
-        for linear in self.linears:
-            linear.has_dropout = False
-        try:
-            yield
-        finally:
-            for linear, value in zip(self.linears, before, strict=True):
-                linear.has_dropout = value
+        return _replaced(self.linears, "has_dropout", [False] * len(self.linears))
 
-    @contextlib.contextmanager
-    def gradients_to(self, weights: Sequence[torch.Tensor], leaves: Sequence[torch.Tensor]) -> Iterator[None]:
+    def gradients_to(
+        self, weights: Sequence[torch.Tensor], leaves: Sequence[torch.Tensor]
+    ) -> AbstractContextManager[None]:
         """Context in which the gradients of our blocks' weights flow to `leaves`."""
         leaf_of = {id(weight): leaf for weight, leaf in zip(weights, leaves, strict=True)}
-        before = [block.parameters for block in self.blocks]
-        for block in self.blocks:
-            block.parameters = [leaf_of[id(parameter)] for parameter in block.parameters]
-        try:
-            yield
-        finally:
-            for block, parameters in zip(self.blocks, before, strict=True):
-                block.parameters = parameters
+        parameters = [[leaf_of[id(parameter)] for parameter in block.parameters] for block in self.blocks]
+        return _replaced(self.blocks, "parameters", parameters)
 
     @property
     def recompute(self) -> bool:
@@ -287,3 +274,16 @@ def _lora_forward(linear: StackedLora, number: int) -> Callable[..., torch.Tenso
         return LoraFunction.apply(x, linear, None if seed is None else seed.child(number), *linear.parameters)
 
     return forward
+
+
+@contextlib.contextmanager
+def _replaced(objects: Sequence[Any], name: str, values: Sequence[Any]) -> Iterator[None]:
+    """Context in which an attribute of each object has another value."""
+    before = [getattr(one, name) for one in objects]
+    for one, value in zip(objects, values, strict=True):
+        setattr(one, name, value)
+    try:
+        yield
+    finally:
+        for one, value in zip(objects, before, strict=True):
+            setattr(one, name, value)

@@ -1,0 +1,83 @@
+"""The commands that show something and train nothing: plan, preview, report, verify, data-diff."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.config.schema import Config
+from pipeline.run.errors import UserError
+from pipeline.run.folder import Run
+from pipeline.run.progress import say, working
+
+INDENT = 11  # columns in front of the values of a plan
+
+
+def show_plan(config: Config, run: Run) -> None:
+    """Prints the arithmetic of a config; counts tokens where the tokens stage is up to date."""
+    with working("plan: loading torch and transformers"):
+        from pipeline.stages import stale, up_to
+        from pipeline.training import duration
+        from pipeline.training.plan import lines, plan
+
+    manifest = run.manifest("tokens")
+    counted = manifest["counts"]["train"] if manifest and not stale(config, run, up_to("tokens")) else None
+    with working("plan: counting"):
+        planned = plan(config, counted)
+        times = duration.lines(planned, duration.duration(config, planned, run.root.parent))
+    for line in lines(config, planned, times):
+        say(line, hanging=0 if line.startswith(" ") else INDENT)
+
+
+def show_preview(config: Config, run: Run) -> None:
+    """Prints five encoded rows and how many rows change prompt tokens when the answer is joined."""
+    from pipeline.dataset.examples import read_examples
+    from pipeline.model.base import resolve
+    from pipeline.prompt.preview import preview
+    from pipeline.prompt.stage import encoder_of
+    from pipeline.stages import bring_up_to_date
+
+    bring_up_to_date(config, run, "tokens")
+    run.check("dataset")
+    encoder = encoder_of(config.prompt, resolve(config.model).tokenizer, config.model.add_tokens)
+    preview(encoder, list(read_examples(run.folder("dataset"), "train")))
+
+
+def make_report(config: Config, run: Run) -> None:
+    """Writes one page of all that a run folder holds (docs/report.md); makes no stage.
+
+    Raises:
+        UserError: the run folder is empty, or a file in it was changed.
+    """
+    from pipeline.run_report.stage import build
+    from pipeline.stages import STAGES
+
+    run.check(*(stage.folder for stage in STAGES), but=".safetensors")
+    build(config, run)
+
+
+def verify_run(_: Config, run: Run) -> None:
+    """Hashes all that the run folder holds, and what it was made from.
+
+    Raises:
+        UserError: something is not what was written.
+    """
+    from pipeline.run.integrity import verify
+    from pipeline.stages import STAGES
+
+    verify(run, [(stage.name, stage.folder) for stage in STAGES])
+
+
+def show_data_diff(first: str, second: str) -> None:
+    """Prints what changed between two builds of a data set, given by names of runs or their folders.
+
+    Raises:
+        UserError: a name is empty, or there is no finished data set.
+    """
+    from pipeline.dataset.diff import show
+
+    if not first or not second:
+        raise UserError("two runs are needed", "A and B", "make data-diff A=run1 B=run2, names or run folders")
+    a, b = (Path(name) if Path(name, "dataset").is_dir() else Run.of(name).root for name in (first, second))
+    for root in (a, b):
+        Run(root).check("dataset")
+    show(a, b)
