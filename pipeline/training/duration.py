@@ -122,7 +122,7 @@ def product_speed(config: Config) -> float:
     dtype = torch.float32 if where.type == "cpu" else DTYPES[dtype_name(config.model)]
     side = SIDES[where.type]
     a = torch.randn(side, side, device=where).to(dtype)
-    seconds = []
+    seconds: list[float] = []
     begun = time.perf_counter()
     while len(seconds) < 3 or time.perf_counter() - begun < MEASURED:
         started = time.perf_counter()
