@@ -140,7 +140,9 @@ class Endpoint:
             return UserError(f"the judge is busy or the quota used up, {tries}: {detail}", self.where,
                              "wait, or lower judge.parallel")  # fmt: skip
         if code >= 500:
-            return UserError(f"the judge's server fails ({code}), {tries}: {detail}", self.where, "wait, or repair it")
+            return UserError(
+                f"the judge's server fails ({code}), {tries}: {detail}", self.where, "wait, or look at the server's log"
+            )
         if code:
             return UserError(f"the judge refuses the request ({code}): {detail}", self.where,
                              "judge.temperature=null, where it is that")  # fmt: skip

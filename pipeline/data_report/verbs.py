@@ -94,4 +94,4 @@ def _pairs(language: str, texts: Sequence[str]) -> list[tuple[str, str]]:
 
         return Korean().pairs(texts)
     except ImportError as error:
-        raise UserError(f"{package} does not start: {error}", fix=f"install it anew: {INSTALL}") from None
+        raise UserError(f"{package} does not start: {error}", fix=f"reinstall it: {INSTALL}") from None

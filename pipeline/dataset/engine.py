@@ -83,7 +83,7 @@ class Local:
                 yield waiting.popleft().result()
         except BrokenProcessPool:
             raise UserError(
-                "a worker process was killed for want of memory, or could not start in a script without the guard "
+                "a worker process ran out of memory and was killed, or could not start in a script without the guard "
                 '`if __name__ == "__main__":`', "data",
                 "free some memory or split the source into smaller files; in a script of your own, put that guard "
                 "above the call",

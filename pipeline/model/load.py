@@ -88,7 +88,7 @@ def read_shape(place: str, local: bool = True) -> Any:
     except Exception as error:  # each config class raises its own classes of errors
         raise UserError(f"cannot read the model's settings: {one_line(error)}", f"{place}/config.json", fix) from None
     if wrong:
-        raise UserError(f"config.json is unfit: {wrong}", f"{place}/config.json", fix)
+        raise UserError(f"config.json cannot be used: {wrong}", f"{place}/config.json", fix)
     return shape
 
 
@@ -143,7 +143,7 @@ def _check_finite(model: Any, folder: Path, whose: str) -> None:
             kind = "NaN" if torch.isnan(part).any() else "infinity"
             fix = "train and export again"
             if whose == "the base":
-                fix = "fetch it again or take another: it cannot be trained, whatever the settings"
+                fix = "fetch it again or use another base: no setting makes it trainable"
             raise UserError(f"{whose} has {kind} in the tensor {name}", str(folder), fix)
 
 
@@ -162,7 +162,7 @@ def _from_folder(folder: Path, dtype: torch.dtype, **options: Any) -> Any:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     safe = {"use_safetensors": True, "trust_remote_code": False, "local_files_only": True}
-    fix = "check that config.json and weights belong together, and that this transformers knows the model"
+    fix = "check that config.json belongs to these weights, and that the installed transformers knows the model"
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, output_loading_info=True, **safe, **options

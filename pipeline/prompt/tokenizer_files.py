@@ -96,4 +96,4 @@ def check(folder: Path) -> None:
     if added.exists():
         vocabulary = read_object(added, {}, FIX, LARGEST_VOCABULARY)
         if not _is_vocabulary(vocabulary):
-            raise UserError(f"{added.name} is invalid: a token has no whole number", str(folder), FIX)
+            raise UserError(f"{added.name} is invalid: the id of a token is not a whole number", str(folder), FIX)

@@ -125,6 +125,6 @@ def read_object(path: Path, fields: Mapping[str, Kind], fix: str, largest: int =
         raise UserError(f"{path.name} is damaged: not a JSON object", where, fix)
     for key, kind in fields.items():
         if key in value and not kind(value[key]):
-            what = f"{path.name} is unfit: {key} holds {quoted(json.dumps(value[key], ensure_ascii=False))[1:-1]}"
+            what = f"{path.name} cannot be used: {key} is {quoted(json.dumps(value[key], ensure_ascii=False))[1:-1]}"
             raise UserError(f"{what}, not {EXPECTED[kind]}" if kind in EXPECTED else what, where, fix)
     return value

@@ -66,7 +66,7 @@ def combine(
     given = ", ".join(f"{part}={weight:g}" for part, weight in shares)
     shares = [(part, weight) for part, weight in shares if weight]
     if not shares:
-        raise UserError(f"nothing is left to combine: {given}", "COMBINE", "give some adapter a weight other than 0")
+        raise UserError(f"every weight is 0: {given}", "COMBINE", "give some adapter a weight other than 0")
     records = [_record(store, part) for part, _ in shares]
     _check_same(shares, records)
     layers = [_layers(part, store.folder(part)) for part, _ in shares]
@@ -82,7 +82,7 @@ def combine(
         left, whole = left + lost, whole + size
     if not any(a.any() and b.any() for a, b in combined.values()):
         fix = "raise DENSITY, or choose other weights"
-        raise UserError(f"nothing is left of the sum: it is 0 in every layer ({given}, by {how})", "COMBINE", fix)
+        raise UserError(f"the combined adapter is 0 in every layer ({given}, by {how})", "COMBINE", fix)
     about: dict[str, Any] = {"of": dict(shares), "how": how, "kept": 1 - left / whole if whole else 1.0}
     if how in ("ties", "dare"):
         about["density"] = density
@@ -105,7 +105,7 @@ def _record(store: Store, name: str) -> dict[str, Any]:
     record = store.record(name)
     config = inspect(store.folder(name))
     if config.get("peft_type") != "LORA" or config.get("use_dora"):
-        what = f"{name} is not a plain LoRA but {record['method']}: its update is no product that could be added up"
+        what = f"{name} is not a plain LoRA but {record['method']}, and only plain LoRAs can be added up"
         raise UserError(what, str(store.folder(name)), "combine LoRAs")
     return record
 
@@ -147,7 +147,9 @@ def _layers(name: str, folder: Path) -> dict[str, Factors]:
     layers = {}
     for module, pair in factors.items():
         if pair.keys() != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1]:
-            raise UserError(f"{name}: the factors of {module} do not belong together", str(folder), "train it again")
+            raise UserError(
+                f"{name}: the sizes of the two matrices of {module} do not fit", str(folder), "train it again"
+            )
         rank = pair["A"].shape[0]
         alpha = patterns.get(get_pattern_key(patterns, module), config.get("lora_alpha", 8))
         scale = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank

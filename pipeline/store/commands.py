@@ -81,7 +81,7 @@ def combine_adapters(words: CombineArguments) -> None:
     from pipeline.store.combine import HOWS, combine
 
     if words.how not in HOWS:
-        raise UserError(f"HOW={quoted(words.how)} is no way to combine", "HOW", f"one of {', '.join(HOWS)}")
+        raise UserError(f"unknown HOW={quoted(words.how)}", "HOW", f"one of {', '.join(HOWS)}")
     about = combine(store, words.name, shares, words.how, int(rank), density, words.replace)  # type: ignore[arg-type]
     kept = "" if words.how == "cat" else f"; the rank keeps {about['kept']:.1%} of it (squared norm)"
     of = " + ".join(f"{weight:g} {part}" for part, weight in about["of"].items())

@@ -122,7 +122,7 @@ def inspect(folder: Path) -> dict[str, Any]:
     for path in (weights, folder / CONFIG):
         if not path.is_file() or not path.stat().st_size:
             state = "empty" if path.is_file() else "missing"
-            raise UserError(f"{path.name} is {state}: this is no adapter", str(folder), fix)
+            raise UserError(f"{path.name} is {state}, so this is not an adapter", str(folder), fix)
     if wrong := damage(weights):
         raise UserError(f"{weights.name} is damaged: {wrong}", str(folder), fix)
     config = _config(folder, fix)
@@ -183,7 +183,7 @@ def _check_sizes(weights: Path, config: dict[str, Any], fix: str) -> None:
         wanted *= 2 * (config.get("num_layers") or 0) if config.get("peft_type") == "PREFIX_TUNING" else 1
         present = sum(math.prod(shape) for shape in shapes.values())
     if wanted > present:
-        what = f"{CONFIG} speaks of {wanted:,} numbers where {weights.name} has {present:,}"
+        what = f"{CONFIG} describes {wanted:,} numbers, {weights.name} has {present:,}"
         raise UserError(what, str(weights), fix)
 
 

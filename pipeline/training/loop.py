@@ -131,22 +131,18 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         accelerator.wait_for_everyone()
         is_evaluating = False
 
-    def stopping() -> str:
-        before = "finishing the evaluation and " if is_evaluating else ""
-        return f"stopping: {before}writing the checkpoint of step {step}; Ctrl-C again stops at once"
-
-    def stop_here(code: int) -> None:
-        save()
-        accelerator.end_training()
-        where = f"stopped at step {step} of {total}; its checkpoint is written. To go on from there:"
-        raise Interrupted(f"{where}\n  {next_command()}", code or 130)
-
     if step == 0:
         evaluate()
     model.train()
     spikes = metrics.Spikes(m["loss"] for m in metrics.read(log) if "loss" in m)
     progress = bar(total=total, initial=step, what="training", unit="step", disable=not is_main)
-    with progress, answering(stopping), stop_on_signal() as stop, disk_errors(run.root), path.deterministic():
+    with (
+        progress,
+        answering(lambda: _stopping(step, is_evaluating)),
+        stop_on_signal() as stop,
+        disk_errors(run.root),
+        path.deterministic(),
+    ):
         while step < total:
             started = time.time()
             rows = step_rows(step, len(tokens), settings)
@@ -171,7 +167,9 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
                 continue
             if any_rank(accelerator, stop.code != 0):
                 optimizer.zero_grad(set_to_none=True)
-                stop_here(stop.code)
+                save()
+                accelerator.end_training()
+                raise _stopped(step, total, stop.code)
 
             sum_gradients(accelerator, weights.values())
             penalty = add_gradients(penalties)
@@ -208,7 +206,8 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             if step % save_every == 0 or step == total:
                 save()
         if any_rank(accelerator, stop.code != 0):  # a signal during the last evaluation
-            stop_here(stop.code)
+            accelerator.end_training()
+            raise _stopped(step, total, stop.code)
     if is_main:
         counts = {
             "steps": total, "train_seconds": round(time.time() - started_at, 1), "learnt": labelled_so_far,
@@ -229,6 +228,17 @@ def _peak_gib(device: torch.device, state: dict[str, Any]) -> float:
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10  # Linux counts in KiB
     return max(float(state.get("peak_gib", 0)), round(peak / 2**30, 2))
+
+
+def _stopping(step: int, is_evaluating: bool) -> str:
+    """The answer to Ctrl-C: what is finished first."""
+    before = "finishing the evaluation and " if is_evaluating else ""
+    return f"stopping: {before}writing the checkpoint of step {step}; Ctrl-C again stops at once"
+
+
+def _stopped(step: int, total: int, code: int) -> Interrupted:
+    where = f"stopped at step {step} of {total}; its checkpoint is written. To go on from there:"
+    return Interrupted(f"{where}\n  {next_command()}", code or 130)
 
 
 def _print_plan(

@@ -115,7 +115,7 @@ def test_every_method_is_one_key_apart(tmp_path: Path, method: str) -> None:
 @pytest.mark.parametrize(
     ("adapter", "shape", "where", "what"),
     [
-        ({"method": "houlsby"}, {"model_type": "bloom"}, "adapter.method", "where to stand in the blocks of bloom"),
+        ({"method": "houlsby"}, {"model_type": "bloom"}, "adapter.method", "in the blocks of bloom"),
         ({"method": "pfeiffer", "bottleneck": 4}, {"model_type": "opt"}, "adapter.method", "in the blocks of opt"),
         ({"method": "pfeiffer", "bottleneck": 33}, {}, "adapter.bottleneck", "wider than the model .32."),
         ({"method": "houlsby", "bottleneck": 4, "last_blocks": 3}, {}, "adapter.last_blocks", "2 blocks, not 3"),

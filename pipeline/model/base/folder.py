@@ -68,7 +68,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
     if (folder / "generation_config.json").exists():
         read_object(folder / "generation_config.json", GENERATION, FIX)
     if wrong := too_large(config, _check_weights(folder)):
-        raise UserError(f"config.json is unfit: {wrong}", where, FIX)
+        raise UserError(f"config.json cannot be used: {wrong}", where, FIX)
     return config
 
 
@@ -194,7 +194,7 @@ def weight_files(folder: Path) -> list[str]:
         raise UserError(f"{INDEX} is damaged: no file for each tensor", str(folder), FIX)
     for name in names.values():
         if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]{0,200}\.safetensors", name):
-            raise UserError(f"{INDEX} is unfit: {quoted(str(name))} is not a file of the folder", str(folder), FIX)
+            raise UserError(f"{INDEX} names {quoted(str(name))}, which is not a file of the folder", str(folder), FIX)
     return sorted(set(names.values()))
 
 

@@ -81,7 +81,7 @@ class BottleneckMethod(OwnForm):
         for names in self.places:
             module = next((getattr(blocks[0], n) for n in names if hasattr(blocks[0], n)), None) if blocks else None
             if module is None or (names == MLP and _arguments(module) != 1):
-                what = f"{self.name} does not know where to stand in the blocks of {model.config.model_type}"
+                what = f"{self.name} cannot be placed in the blocks of {model.config.model_type}"
                 fix = "use lora, or a base with blocks like those of LLaMA, GPT-NeoX or GPT-2"
                 raise UserError(what, "adapter.method", fix)
         return blocks

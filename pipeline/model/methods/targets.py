@@ -59,12 +59,12 @@ def check_rank(rank: int, layers: dict[str, Any], all_of: str = "") -> None:
     sides = {name: min(_shape(module)) for name, module in layers.items()}
     small = {name: side for name, side in sides.items() if side < rank}
     if len(small) == len(sides):
-        what = f"rank {rank} is more than any of the targets can use ({max(sides.values(), default=0)})"
+        what = f"adapter.r={rank} is more than any target layer allows ({max(sides.values(), default=0)})"
         raise UserError(what, "adapter.r", "lower adapter.r")
     if small:
         name = min(small, key=small.__getitem__)
         if all_of:
-            what = f"{all_of} takes {rank} parts out of every matrix, and {name} has no more than {small[name]}"
+            what = f"{all_of} needs {rank} ranks of every target layer, and {name} has {small[name]}"
             raise UserError(what, "adapter.r", f"lower adapter.r to {small[name]}, or take it out of adapter.targets")
         some = f"{len(small)} of {len(sides)} layers can use, such as {name} (at most {small[name]})"
         say(f"adapter: adapter.r={rank} is more than {some}")
