@@ -15,6 +15,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -28,6 +29,7 @@ from pipeline.run.interrupt import prompt_answers
 from pipeline.run.next_command import next_command, started_from_shell
 from pipeline.run.progress import warn
 from pipeline.run.terminal import safe
+from pipeline.run.width import WIDTH
 
 
 def main(
@@ -43,13 +45,16 @@ def main(
         about: for --help. model: whether the work needs a base model. files: whether it reads the files that the config
             names, so that what is wrong with them is told with the config's own problems.
     """
-    parser = argparse.ArgumentParser(description=about)
+    parser = argparse.ArgumentParser(description=about, formatter_class=partial(argparse.HelpFormatter, width=WIDTH))
     parser.add_argument("--config", default="configs/demo.yaml", help="a YAML file (default: %(default)s)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="on top of the file, such as train.lr=1e-4")
     args = parser.parse_args(argv)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TQDM_NCOLS", str(WIDTH))  # bars of libraries, such as those of the hub
+    if not sys.stderr.isatty():  # in a log file they would be carriage returns
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
     def load_and_work() -> None:
         started_from_shell(sys.argv, args.config, args.overrides)

@@ -17,6 +17,7 @@ from pipeline.config.schema import Config
 from pipeline.model.base import resolve
 from pipeline.run.folder import Run
 from pipeline.run.next_command import started
+from pipeline.run.progress import working
 from pipeline.stages import bring_up_to_date
 from pipeline.store import commands
 from pipeline.store.folder import Store
@@ -30,9 +31,11 @@ def keep_adapter(config: Config, run: Run, name: str, replace: bool) -> None:
     store.check_free(name, replace)
     bring_up_to_date(config, run, "train")
     run.check("dataset", "adapter")
-    from pipeline.release.keep import keep
+    with working("keep: loading torch and transformers"):
+        from pipeline.release.keep import keep
 
-    keep(config, run, resolve(config.model), store, name, replace)
+    with working("keep: loading the base with its adapter and comparing"):
+        keep(config, run, resolve(config.model), store, name, replace)
 
 
 def measure_adapter(config: Config, run: Run, name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pipeline.config.adapter_name import BASE
 from pipeline.config.schema import Config
 from pipeline.model.base import resolve
 from pipeline.run.folder import Run
-from pipeline.run.progress import say
+from pipeline.run.progress import say, working
 from pipeline.serving.questions import read_questions
 from pipeline.store.folder import Store
 
@@ -23,9 +23,11 @@ def ask(config: Config, run: Run) -> None:
     store = Store.here()
     for name in {q.adapter for q in questions} - {BASE}:
         store.record(name)  # before torch is imported
-    from pipeline.serving.mixed import MixedModel
+    with working("ask: loading torch and transformers"):
+        from pipeline.serving.mixed import MixedModel
 
-    mixed = MixedModel(config, resolve(config.model), store, [q.adapter for q in questions])
+    with working("ask: loading the base and its adapters"):
+        mixed = MixedModel(config, resolve(config.model), store, [q.adapter for q in questions])
     for q, reply in zip(questions, mixed.answer(questions, config.chat.max_new_tokens), strict=True):
         end = "" if reply.stopped else f" [cut off after {config.chat.max_new_tokens} tokens]"
         say(f"{q.adapter}> {q.instruction}{' | ' + q.input if q.input else ''}\n{reply.text.strip()}{end}\n")
