@@ -31,6 +31,7 @@ from pipeline.run.interrupt import prompt_answers
 from pipeline.run.next_command import next_command
 from pipeline.run.progress import warn
 from pipeline.run.terminal import safe
+from pipeline.run.width import WIDTH
 
 
 def load_run(path: str, overrides: Sequence[str], model: bool = True, files: bool = True) -> tuple[Config, Run]:
@@ -46,6 +47,9 @@ def load_run(path: str, overrides: Sequence[str], model: bool = True, files: boo
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TQDM_NCOLS", str(WIDTH))  # bars of libraries, such as those of the hub
+    if not sys.stderr.isatty():  # in a log file they would be carriage returns
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     config = load(path, overrides, model, _file_problems if files else lambda values: [])
     fetch_if_named(config.model.base)
     return config, Run.of(config.name)

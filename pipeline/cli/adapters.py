@@ -8,6 +8,7 @@ from pipeline.cli.command_line import Given
 from pipeline.config.adapter_name import BASE
 from pipeline.config.schema import Config
 from pipeline.run.folder import Run
+from pipeline.run.progress import working
 
 
 def keep_adapter(config: Config, run: Run, name: str, replace: bool) -> None:
@@ -20,9 +21,11 @@ def keep_adapter(config: Config, run: Run, name: str, replace: bool) -> None:
     store.check_free(name, replace)
     bring_up_to_date(config, run, "train")
     run.check("dataset", "adapter")
-    from pipeline.release.keep import keep
+    with working("keep: loading torch and transformers"):
+        from pipeline.release.keep import keep
 
-    keep(config, run, resolve(config.model), store, name, replace)
+    with working("keep: loading the base with its adapter and comparing"):
+        keep(config, run, resolve(config.model), store, name, replace)
 
 
 def measure_adapter(config: Config, run: Run, name: str) -> dict[str, Any]:

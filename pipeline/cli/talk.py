@@ -7,7 +7,7 @@ import sys
 from pipeline.config.adapter_name import BASE
 from pipeline.config.schema import Config
 from pipeline.run.folder import Run
-from pipeline.run.progress import say
+from pipeline.run.progress import say, working
 
 
 def talk(config: Config, run: Run) -> None:
@@ -18,13 +18,15 @@ def talk(config: Config, run: Run) -> None:
 
     if config.chat.adapter:
         Store.here().folder(config.chat.adapter)  # before anything is loaded
-        from pipeline.serving.chat import chat_with_adapter
+        with working("chat: loading torch and transformers"):
+            from pipeline.serving.chat import chat_with_adapter
 
         chat_with_adapter(config, resolve(config.model), Store.here())
         return
     bring_up_to_date(config, run, "export")
     run.check("dataset", "export")  # of the former, examples that stand before a question
-    from pipeline.serving.chat import chat
+    with working("chat: loading torch and transformers"):
+        from pipeline.serving.chat import chat
 
     chat(config, run)
 
@@ -39,10 +41,12 @@ def ask(config: Config, run: Run) -> None:
     store = Store.here()
     for name in {q.adapter for q in questions} - {BASE}:
         store.record(name)  # before torch is imported
-    from pipeline.model.run_base import RunBase
-    from pipeline.serving.mixed import MixedModel
+    with working("ask: loading torch and transformers"):
+        from pipeline.model.run_base import RunBase
+        from pipeline.serving.mixed import MixedModel
 
-    mixed = MixedModel(RunBase.of(config, resolve(config.model)), store, [q.adapter for q in questions])
+    with working("ask: loading the base and its adapters"):
+        mixed = MixedModel(RunBase.of(config, resolve(config.model)), store, [q.adapter for q in questions])
     for q, reply in zip(questions, mixed.answer(questions, config.chat.max_new_tokens), strict=True):
         end = "" if reply.stopped else f" [cut off after {config.chat.max_new_tokens} tokens]"
         say(f"{q.adapter}> {q.instruction}{' | ' + q.input if q.input else ''}\n{reply.text.strip()}{end}\n")

@@ -21,7 +21,7 @@ from pipeline.config.portable_paths import shortener
 from pipeline.config.schema import Config
 from pipeline.run.files import write_json, write_json_lines, write_text
 from pipeline.run.folder import Run, input_hashes
-from pipeline.run.progress import say
+from pipeline.run.progress import say, working
 
 
 def key(config: Config, run: Run) -> dict[str, Any]:
@@ -48,7 +48,8 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
     questions, repeated = read_all(config.compare.questions, config.compare.limit)
     if repeated:
         say(f"compare: {repeated} questions occur twice and are asked once")
-    from pipeline.comparison.answering import answer_questions
+    with working("compare: loading torch and transformers"):
+        from pipeline.comparison.answering import answer_questions
 
     pairs, skipped = answer_questions(config, run, questions)
     if skipped:

@@ -9,6 +9,7 @@ from pipeline.config.schema import Config
 from pipeline.pages.page import page
 from pipeline.run.files import write_text
 from pipeline.run.folder import Run
+from pipeline.run.next_command import next_command
 from pipeline.run.progress import say
 from pipeline.run_report import record, results, sections
 from pipeline.run_report.contents import COMMANDS, Contents, read
@@ -33,7 +34,8 @@ def build(config: Config, run: Run) -> Path:
     gone = [command for folder, command in COMMANDS.items() if not contents.has(folder)]
     say(f"report: {path}")
     if gone:
-        say(f"        not in it yet, since they were not run: {', '.join(dict.fromkeys(gone))}")
+        commands = [next_command(command.removeprefix("make ")) for command in dict.fromkeys(gone)]
+        say("\n  ".join(["report: these commands add what is not in it yet:", *commands]))
     return path
 
 

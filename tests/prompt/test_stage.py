@@ -62,11 +62,11 @@ def test_preview(folders: dict[str, Path]) -> None:
     assert "<s>Q: Say hello.\nA:«the cat</s>»" in text
     assert "«안녕</s>»" in text
     assert text.startswith(
-        f"--- row 1: {len(rows[0].ids)} tokens, {rows[0].labelled} carry loss, ends with its end token\n"
+        f"--- row 1: {len(rows[0].ids)} tokens, {rows[0].labelled} trained, ends with the end token\n"
     )
     assert "\033[32mthe cat</s>\033[0m" in as_text(encoder, rows, colour=True)
     (cut,) = encoder_of(folders["tokenizers"], cutoff=4).rows([example()])
-    assert "cut at the cutoff: no end token" in as_text(encoder, [cut], colour=False)
+    assert "cut at the cutoff, without an end token" in as_text(encoder, [cut], colour=False)
 
 
 def tokens_of(tmp_path: Path, folder: Path, rows: list[dict[str, str]], **config: Any) -> Run:
@@ -121,7 +121,7 @@ def test_rows_too_long_are_rejected_on_request(tmp_path: Path, folders: dict[str
 @pytest.mark.parametrize("too_long", ["cut", "reject"])
 def test_no_row_that_carries_loss(tmp_path: Path, folders: dict[str, Path], too_long: str) -> None:
     rows = [{"instruction": "a", "output": "b"}]
-    with pytest.raises(UserError, match="loss") as caught:
+    with pytest.raises(UserError, match="no row has a trained token") as caught:
         tokens_of(tmp_path, folders["tokenizers"], rows, cutoff=4, too_long=too_long)
     assert caught.value.where == "prompt.cutoff"
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["dataset"]

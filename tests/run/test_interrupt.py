@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+from pipeline.run.next_command import FRONT
 
 ROOT = Path(__file__).parents[2]
 # pbkdf2 is one call of some seconds, in which Python runs no signal handler.
@@ -30,7 +33,7 @@ def interrupted(answer: str) -> tuple[int, str]:
     """Exit code and stderr of a process that gets Ctrl-C in the middle of its call."""
     process = subprocess.Popen(
         [sys.executable, "-c", BUSY.format(answer=answer)], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.PIPE, env={k: v for k, v in os.environ.items() if k not in ("RUNS", FRONT)},
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == "busy\n"

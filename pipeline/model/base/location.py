@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from pipeline.run.hash_cache import cache_folder
 from pipeline.run.json_file import is_count
 from pipeline.run.nearest import nearest_file
 from pipeline.run.next_command import next_command
+from pipeline.run.progress import working
 from pipeline.run.terminal import quoted
 
 TOKENIZER_PATTERNS = ["*.json", "*.jinja", "tokenizer.model"]
@@ -158,7 +160,9 @@ def _download(id: str, where: str, patterns: list[str], revision: str = "") -> P
             if _is_whole(cached, patterns):
                 return cached
     try:
-        return Path(snapshot_download(id, **options))
+        # On a terminal the hub draws bars of its own.
+        with working(f"base: downloading {id} from the hub", disable=sys.stderr is not None and sys.stderr.isatty()):
+            return Path(snapshot_download(id, **options))
     except Exception as error:  # many kinds, from the network up to the hub's own
         said = one_line(error)
         other = "check the id, the network, and HF_TOKEN for gated models; or give a local folder"
