@@ -181,9 +181,9 @@ def test_missing_rights_are_a_message(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_file_in_the_way_of_the_run_folder(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     run = Run(tmp_path / "runs" / "t")
-    with pytest.raises(UserError, match="a file is in the way"):
+    with pytest.raises(UserError, match="in the way"):
         finish(run, "a")
-    with pytest.raises(UserError, match="a file is in the way"), run.lock():
+    with pytest.raises(UserError, match="in the way"), run.lock():
         pass
 
 
