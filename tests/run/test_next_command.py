@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.run import next_command as commands
-from pipeline.run.next_command import FRONT, next_command, started
+from pipeline.run.next_command import FRONT, next_command, started, started_from_shell, verb_started
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "_call", commands._Call())
     monkeypatch.delenv("RUNS", raising=False)
-    monkeypatch.delenv(FRONT, raising=False)
+    monkeypatch.setenv(FRONT, "")  # put back afterwards, whatever a test sets
 
 
 def test_the_demo_needs_no_config() -> None:
@@ -37,6 +37,20 @@ def test_as_suri_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNS", "/big/runs")
     started("export", "my config.yaml", ["train.lr=1e-4"])
     assert shlex.split(next_command("chat")) == ["RUNS=/big/runs", "suri", "chat", "my config.yaml", "train.lr=1e-4"]
+
+
+def test_the_verb_is_the_name_of_the_script_or_follows_suri() -> None:
+    started_from_shell(["/x/scripts/train.py", "--config=c.yaml"], "c.yaml", [])
+    assert (verb_started(), next_command()) == ("train", "make train CONFIG=c.yaml")
+    started_from_shell(["/x/bin/suri", "export", "c.yaml"], "c.yaml", [])
+    assert (verb_started(), next_command()) == ("export", "suri export c.yaml")
+
+
+def test_variables_of_make_are_repeated_for_the_same_command_only() -> None:
+    started("keep", "c.yaml", [], ADAPTER="maths")
+    assert next_command() == "make keep ADAPTER=maths CONFIG=c.yaml"
+    assert next_command("chat", ADAPTER="maths") == "make chat ADAPTER=maths CONFIG=c.yaml"
+    assert next_command("report") == "make report CONFIG=c.yaml"
 
 
 @pytest.mark.parametrize("word", ["eval.prompts=[Say it's $5.]", 'eval.prompts=["a b"]', "name=a b", "x=`date`$(id)"])
