@@ -82,7 +82,7 @@ def test_ctrl_c_saves_and_goes_on(
 
     monkeypatch.setattr(PackedMicroBatches, "loss", counted)
     monkeypatch.setattr(paths, "choose_packed", lambda *_: (200, False))  # several packs a step
-    with pytest.raises(Interrupted, match="resumes") as caught:
+    with pytest.raises(Interrupted, match="stopped at step 2 of 6") as caught:
         run_to(config, "train", tmp_path)
     assert caught.value.code == 130
     saved = checkpoint.steps(tmp_path / "tiny" / "checkpoints")
