@@ -222,9 +222,7 @@ def make_folder(folder: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise UserError(
-                "the folder cannot be created: a file of this name is in the way", str(folder), fix
-            ) from None
+            raise UserError("the folder cannot be created: a file is in the way", str(folder), fix) from None
         except FileNotFoundError:  # such as below /proc
             raise UserError(
                 "the folder cannot be created: this file system does not allow it", str(folder), fix

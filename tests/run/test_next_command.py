@@ -18,7 +18,7 @@ from pipeline.run.next_command import FRONT, next_command, started
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "_call", commands._Call())
     monkeypatch.delenv("RUNS", raising=False)
-    monkeypatch.delenv(FRONT, raising=False)
+    monkeypatch.setenv(FRONT, "")  # put back afterwards, whatever a test sets
 
 
 def test_the_demo_needs_no_config() -> None:
@@ -61,6 +61,13 @@ def test_names_have_their_place_behind_suri(
     given = read(command, rest)
     assert (given.config, given.overrides) == ("mine.yaml", ("train.lr=1e-4",))
     assert "maths" in (*given.words, given.options.get("adapter"))
+
+
+def test_variables_of_make_are_repeated_for_the_same_command_only() -> None:
+    started("keep", "c.yaml", [], ADAPTER="maths")
+    assert next_command() == "make keep ADAPTER=maths CONFIG=c.yaml"
+    assert next_command("chat", ADAPTER="maths") == "make chat ADAPTER=maths CONFIG=c.yaml"
+    assert next_command("report") == "make report CONFIG=c.yaml"
 
 
 @pytest.mark.parametrize("word", ["eval.prompts=[Say it's $5.]", 'eval.prompts=["a b"]', "name=a b", "x=`date`$(id)"])
