@@ -17,7 +17,7 @@ DATA ?=
 TOKENIZER ?=
 CASES ?=
 # Tests of `make test`: those that need no extra and are quick. `make test-all` adds the others.
-CORE := not (slow or report or ray or browser or eval or judge)
+CORE := not (slow or report or ray or browser or eval or judge or notebook)
 # Of the adapter store.
 ADAPTER ?=
 SHOW ?=
@@ -104,7 +104,7 @@ bench profile: $(READY)
 test: $(READY)
 	@$(PY) -m pytest -m "$(CORE)" $(ARGS)
 
-test-all: .venv/.report .venv/.ray .venv/.browser .venv/.eval .venv/.judge
+test-all: .venv/.report .venv/.ray .venv/.browser .venv/.eval .venv/.judge .venv/.notebook demo-base
 	@$(PY) -m pytest $(ARGS)
 
 check: $(READY)
@@ -121,7 +121,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 # Extras that only some commands need.
-.venv/.report .venv/.ray .venv/.browser .venv/.eval .venv/.judge: .venv/.%: $(READY)
+.venv/.report .venv/.ray .venv/.browser .venv/.eval .venv/.judge .venv/.notebook: .venv/.%: $(READY)
 	@echo 'setup: installing the extra $* (once)'
 	@$(PYTHON) scripts/setup_venv.py $* $(PIP_ARGS)
 	@test $* != report || $(PY) -m scripts.fetch_grammar || echo 'without it the report has no English verb chart'
