@@ -60,6 +60,7 @@ def test_every_cell_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     folder = copy_of_checkout(tmp_path / "checkout")
     for name in os.environ.keys() - clean_environment().keys():
         monkeypatch.delenv(name)
+    monkeypatch.setenv("OMP_WAIT_POLICY", clean_environment()["OMP_WAIT_POLICY"])
     monkeypatch.setenv("SURI_NOTEBOOK_STEPS", "2")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     notebook = nbformat.read(folder / "docs" / NOTEBOOK.name, as_version=4)

@@ -38,4 +38,6 @@ def copy_of_checkout(folder: Path) -> Path:
 def clean_environment() -> dict[str, str]:
     """The environment without settings of the make or the run that started the tests."""
     dropped = ("RUNS", "CONFIG", "ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHONDONTWRITEBYTECODE")
-    return {k: v for k, v in os.environ.items() if k not in dropped}
+    kept = {k: v for k, v in os.environ.items() if k not in dropped}
+    # Threads that wait by spinning take the cores from the other tests, and from each other.
+    return {"OMP_WAIT_POLICY": "passive", **kept}

@@ -5,7 +5,7 @@
     ```yaml or ```python    the first line is a comment with a path: the block is written there
     ```sh                   run by bash, which stops at the first command that fails
     ```sh interrupt         the same; Ctrl-C once the training has made a step
-    ```text                 lines of the output of the block before; `...` stands for lines, or the rest of one, left out
+    ```text                 lines of the output of the block before; `...`: lines, or the rest of one, are left out
     ```text example         output that differs between machines: not compared
 """
 
