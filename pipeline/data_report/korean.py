@@ -1,9 +1,14 @@
-"""The root verb of a Korean instruction and its object, by kiwi's morphemes.
+"""The root verb of a Korean instruction and the noun that it is about, by kiwi's morphemes.
 
-Korean ends with its verb, so the root is the last predicate of the first sentence, before the endings of politeness:
+Korean ends with its predicate, so the root is the last verb or adjective of the first sentence, before the endings of
+politeness:
 
     이메일/NNG 을/JKO 작성/NNG 하/XSV 어/EC 주/VX 시/EP 기/ETN 바라/VV ᆸ니다/EF      작성하다, 이메일
                       ~~~~~~~~~~~~~~~ root          ~~~~~~~~~~~~~~~~~~~~~ "would you please"
+
+The noun is the object (을/를). Spoken Korean drops the particle of an object, and many requests have none; then it is,
+within the root's own clause, the nearest of: a noun without a particle (여행 가고 싶다), the subject or topic (친구가
+없어), the place or target (학교에 가다).
 """
 
 from __future__ import annotations
@@ -20,6 +25,14 @@ _FIRST = re.compile(r".{6,}?(?:(?:[.!?…]|(?<=[요오라다]):)[\"'”’)]*(?=
 VerbObject = tuple[str, str]  # verb in its dictionary form, object; "" where there is none
 
 NOUN = ("NNG", "NNP", "SL", "SH", "XR")  # no pronouns: "it" says nothing about a task
+ADJECTIVE = ("VA", "XSA")
+# Nouns that stand without a particle as adverbs of time, measure or manner.
+ADVERBIAL = frozenset(
+    "오늘 내일 어제 모레 지금 이제 요즘 요새 아까 방금 매일 매번 매주 항상 평소 올해 내년 작년 이번 다음 지난번 순간 동안 때 후 뒤 전 중 "
+    "아침 저녁 밤 낮 새벽 주말 하루 평생 정도 이상 이하 모두 전부 서로 각자 혼자 스스로 진짜 정말 완전 처음 마지막 그냥 대신 덕분 때문 만큼 "
+    "뭐 무엇 아무것 나중 다음날 언제 자꾸 계속 조금 잠깐 먼저 대체 도대체 가끔".split()
+)
+SUBJECT, TARGET = ("JKS", "JKC", "JX"), ("JKB",)
 ADVERB = ("잘", "더")  # part of a verb: 잘하다, 더하다
 ENDING = ("EP", "EF", "EC", "ETN", "ETM", "JX", "JKO", "JKS", "JKB", "SF", "SP", "SE", "SSC", "SSO", "SS", "SO", "SW",
           "W_EMOJI", "Z_CODA")  # fmt: skip
@@ -65,12 +78,14 @@ def root_and_object(sentence: Sequence[Any]) -> VerbObject:
     root = _root(sentence)
     if root is None:
         return "", ""
-    verb, object = root.verb, _object(sentence, root.start)
+    verb, object = root.verb, _object(sentence, root.start) or _argument(sentence, root.start)
+    before = root.start - 1
+    if verb == "되다" and before >= 0 and sentence[before].tag == "NNG":  # 걱정 되다 is 걱정되다
+        return sentence[before].form + "되다", _argument(sentence, before)
     if verb == "하다":  # 번역을 해 주세요 is 번역해 주세요
-        before = root.start - 1
         if before >= 1 and sentence[before].tag in ("JKO", "JX") and sentence[before - 1].tag in ("NNG", "SL"):
             noun = sentence[before - 1].form
-            return noun + "하다", _object(sentence, before - 1)
+            return noun + "하다", _object(sentence, before - 1) or _argument(sentence, before - 1)
         if before >= 0 and sentence[before].form in ADVERB:
             return sentence[before].form + "하다", object
         return "", ""
@@ -86,11 +101,11 @@ def _root(sentence: Sequence[Any]) -> Root | None:
             at -= 1
         elif (wish := _wish(sentence, at)) is not None:
             at = wish
-        elif tag == "XSV":
+        elif tag in ("XSV", "XSA", "XSA-I"):
             if at and (sentence[at - 1].tag in (*NOUN, "XSN", "NNB") or sentence[at - 1].form in ADVERB):
                 return Root(sentence[at - 1].form + form + "다", at - 1, at + 1)
             return None
-        elif tag.startswith(("VV", "VX")):
+        elif tag.startswith(("VV", "VX", "VA")):
             if _helps(sentence, at):
                 at -= 1
                 continue
@@ -98,7 +113,7 @@ def _root(sentence: Sequence[Any]) -> Root | None:
         elif tag == "NNG" and _ends_with_noun(sentence, at):
             return Root(form + "하다", at, at + 1)
         else:
-            return None  # an adjective, "is", or a bare noun: no verb to name
+            return None  # "is" or a bare noun: no verb to name
     return None
 
 
@@ -175,6 +190,36 @@ def _object(sentence: Sequence[Any], root: int) -> str:
             break
         at -= 1
     return only
+
+
+def _argument(sentence: Sequence[Any], root: int) -> str:
+    """The noun that the root is about where it has no object; none from another clause is taken."""
+    found: dict[str, str] = {}
+    at = root - 1
+    while at >= 0:
+        tag = sentence[at].tag
+        if tag in ("ETM", "SF") or (tag == "EC" and not _shares(sentence, at)):
+            break
+        kind = "subject" if tag in SUBJECT else "target" if tag in TARGET else ""
+        if not kind and tag in NOUN:
+            kind = "bare"
+        if kind:
+            noun = at if kind == "bare" else at - 1
+            named = _named(sentence, noun)
+            if named:
+                found.setdefault(kind, named)
+            while noun > 0 and sentence[noun - 1].tag in (*NOUN, "XSN", "XPN"):
+                noun -= 1  # the noun before it only narrows it: 여자 친구
+            at = min(at, noun)
+        at -= 1
+    return next((found[kind] for kind in ("bare", "subject", "target") if kind in found), "")
+
+
+def _named(sentence: Sequence[Any], at: int) -> str:
+    """The noun that ends at `at`, unless it is an adverb of time, a pronoun or a bound noun."""
+    noun = _head(sentence, at) if at >= 0 else ""
+    is_noun = at >= 0 and sentence[at].tag in (*NOUN, "XSN", "SSC", "SS")
+    return noun if is_noun and noun not in ADVERBIAL else ""
 
 
 def _shares(sentence: Sequence[Any], at: int) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from pipeline.config.schema import Config
 from pipeline.data_report import stage as data_report
 from pipeline.pages import charts
-from pipeline.pages.charts import DotRow
+from pipeline.pages.dots import DotRow
 from pipeline.pages.drawing import Curve, Dot, Drawing, svg
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_text
