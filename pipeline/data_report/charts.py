@@ -11,7 +11,7 @@ from pipeline.data_report import findings
 from pipeline.data_report.numbers import share
 from pipeline.dataset.select.decide import LEFT_OUT
 from pipeline.dataset.summary import label_of
-from pipeline.pages.charts import GUTTER, Bar, add_bars, bars
+from pipeline.pages.charts import GUTTER, TOUCH, Bar, add_bars, bars
 from pipeline.pages.drawing import Drawing, Line, Rect, Text, fitted
 from pipeline.pages.phrases import Phrase, phrase
 
@@ -26,46 +26,47 @@ def word(key: str) -> Phrase:
 
 
 def flow(numbers: Mapping[str, Any], width: float) -> Drawing:
-    """Rows read = kept + rejected + left out, to scale; below, those not kept, magnified, by reason."""
-    drawing = Drawing("flow", width, 0, findings.flow(numbers), phrase("alt-flow"), x_axis=phrase("axis-rows"))
-    read, kept, gone, left = (numbers[name] for name in ("read", "kept", "rejected", "left_out"))
-
-    def tip(name: str, n: int) -> Phrase:
-        return phrase("tip-of-read", name=name, rows=f"{n:,}", share=share(n, read))
-
-    rows = [Bar(word(key), [(n, "accent", tip(word(key), n))], f"{n:,}", bold=True)
-            for key, n in (("read", read), ("kept", kept))]  # fmt: skip
+    """Rows read = kept + rejected + left out, to scale; below, those rejected, magnified, by rule."""
+    drawing = Drawing("flow", width, 0, findings.flow(numbers), phrase("alt-flow"))
+    read, kept, left = (numbers[name] for name in ("read", "kept", "left_out"))
+    bad = numbers["rejected"] - left
+    rows = [_of_read("read", read, "accent", read, bold=True), _of_read("kept", kept, "accent", read, bold=True)]
     start = 0
     for key, colour in SPLITS:
         if numbers[key]:
-            pieces = [(numbers[key], colour, tip(word(key), numbers[key]))]
-            rows.append(Bar(word(key), pieces, f"{numbers[key]:,}", start, inset=14))
+            rows.append(_of_read(key, numbers[key], colour, read, start))
             start += numbers[key]
-    if not gone:
-        return bars(drawing, rows)
     start = kept
-    for n, colour, key in ((gone - left, "warn", "rejected"), (left, "left", "left-out")):
+    for key, n, colour in (("left-out", left, "left"), ("rejected", bad, "warn")):
         if n:
-            rows.append(Bar(word(key), [(n, colour, tip(word(key), n))], f"{n:,}", start, bold=True))
+            rows.append(_of_read(key, n, colour, read, start, bold=True))
             start += n
+    if not bad:
+        drawing.x_axis = phrase("axis-rows")
+        return bars(drawing, rows)
     scale = add_bars(drawing, rows, 2.0)
-    top, bottom = drawing.height - 14, drawing.height + 40
-    drawing.add(Text(14, drawing.height + 19, phrase("magnified"), 12, "soft"))
-    magnified = add_bars(drawing, _reasons(numbers), bottom + 3)
-    edge = min(scale.left + kept * scale.unit, scale.right - 1.5)
+    top, bottom = drawing.height + 3, drawing.height + 40
+    drawing.add(Text(14, top + 15, phrase("magnified"), 12, "soft"))
+    drawing.x_axis = phrase("axis-rows")
+    magnified = add_bars(drawing, _reasons(numbers, bad), bottom + 3)
+    edge = min(scale.left + (kept + left) * scale.unit, scale.right - 1.5)
     for above, below in ((edge, magnified.left), (scale.right, magnified.right)):
         drawing.add(Line(above, top, below, bottom, "neutral", dashed=True))
     return drawing
 
 
-def _reasons(numbers: Mapping[str, Any]) -> list[Bar]:
-    """A bar for each reason why rows were not kept."""
+def _of_read(key: str, n: int, colour: str, read: int, start: int = 0, bold: bool = False) -> Bar:
+    tip = phrase("tip-of-read", name=word(key), rows=f"{n:,}", share=share(n, read))
+    return Bar(word(key), [(n, colour, tip)], f"{n:,}", start, bold=bold, inset=0 if bold else 14)
+
+
+def _reasons(numbers: Mapping[str, Any], bad: int) -> list[Bar]:
+    """A bar for each rule that rejected rows. bad: rows rejected in all."""
     reasons, start = [], 0
-    for step in (step for step in numbers["flow"] if step["kind"] == "minus"):
+    for step in (step for step in numbers["flow"] if step["kind"] == "minus" and step["name"] not in LEFT_OUT):
         n, name = step["rows"], step["name"]
-        colour = "left" if name in LEFT_OUT else "warn"
-        tip = phrase("tip-of-gone", name=name, rows=f"{n:,}", share=share(n, numbers["rejected"]))
-        reasons.append(Bar(name, [(n, colour, tip)], f"{n:,}", start, _anchor(numbers, name), inset=14))
+        tip = phrase("tip-of-gone", name=name, rows=f"{n:,}", share=share(n, bad))
+        reasons.append(Bar(name, [(n, "warn", tip)], f"{n:,}", start, _anchor(numbers, name), inset=14))
         start += n
     return reasons
 
@@ -162,7 +163,7 @@ def contamination(numbers: Mapping[str, Any], width: float) -> Drawing:
     columns = list(dict.fromkeys(source for row in table.values() for source in row))[:8]
     drawing = Drawing("contamination", width, 0, findings.contamination(numbers), phrase("alt-contamination"))
     wide = width > 500
-    left, high = (GUTTER, 30) if wide else (112, 30)
+    left, high = (GUTTER, 30) if wide else (112, TOUCH)
     cell = min((width - left) / max(len(columns), 1), 150)
     most = max((n for row in table.values() for n in row.values()), default=0)
     names = names_of(columns)
@@ -171,7 +172,7 @@ def contamination(numbers: Mapping[str, Any], width: float) -> Drawing:
         drawing.add(Text(x + cell / 2, 14, fitted(names[source], 12, cell - 8), 12, "soft", "middle", tip=source))
     for number, (benchmark, row) in enumerate(table.items()):
         y = 24 + number * (high + 3)
-        drawing.add(Text(0, y + 20, fitted(benchmark, 13, left - 12), 13, tip=benchmark))
+        drawing.add(Text(0, y + high / 2 + 5, fitted(benchmark, 13, left - 12), 13, tip=benchmark))
         for place, source in enumerate(columns):
             n = int(row.get(source) or 0)
             dark = n > most / 2
@@ -179,7 +180,9 @@ def contamination(numbers: Mapping[str, Any], width: float) -> Drawing:
             tip = phrase("tip-hits", benchmark=benchmark, source=source, rows=f"{n:,}")
             drawing.add(Rect(left + place * cell, y, cell - 3, high, fill, tip, "hits" if n else ""))
             ink = "paper" if dark else "ink"
-            drawing.add(Text(left + place * cell + (cell - 3) / 2, y + 20, f"{n:,}", 13, ink, "middle", tip=tip))
+            drawing.add(
+                Text(left + place * cell + (cell - 3) / 2, y + high / 2 + 5, f"{n:,}", 13, ink, "middle", tip=tip)
+            )
     drawing.height = 24 + len(table) * (high + 3) + 16
     drawing.add(Text(left, drawing.height - 2, phrase("axis-rows"), 11.5, "soft"))
     return drawing

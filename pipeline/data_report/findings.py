@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.data_report.numbers import share
+from pipeline.data_report.verbs import LANGUAGES
 from pipeline.dataset.select.decide import LEFT_OUT
 from pipeline.dataset.summary import label_of
-from pipeline.pages.phrases import Phrase, joined, phrase
+from pipeline.pages.phrases import Phrase, joined, labelled, phrase
 
 Numbers = Mapping[str, Any]
 
@@ -79,14 +80,20 @@ def contamination(numbers: Numbers) -> Phrase:
 
 
 def most_common(kind: str, counts: Mapping[str, int]) -> Phrase:
-    """The most common name and its share. kind: `languages`, `tasks` or `task-groups`."""
-    name = max(counts, key=lambda name: counts[name])
+    """The most common name and its share. kind: `languages`, `tasks` (of those that are named) or `task-groups`."""
+    named = {name: n for name, n in counts.items() if name != phrase("word-no-task")} or counts
+    name = max(named, key=lambda name: named[name])
     return phrase(f"finding-{kind}", name=name, share=share(counts[name], sum(counts.values())))
 
 
-def verbs(entry: Numbers, language: Phrase) -> Phrase:
-    """The most common request: verb and noun with their rows."""
+def verbs(entry: Numbers, language: str) -> Phrase:
+    """The most common request: verb and noun with their rows. language: `en` or `ko`."""
     pairs = [(o["rows"], v["verb"], o["object"]) for v in entry["verbs"] for o in v["objects"]]
     rows, verb, noun = max(pairs, key=lambda pair: pair[0])
-    values = {"verb": verb, "noun": noun, "rows": f"{rows:,}", "parsed": f"{entry['parsed']:,}"}
-    return phrase("finding-verbs", language=language, **values)
+    values = {"pair": request(verb, noun, language), "rows": f"{rows:,}", "parsed": f"{entry['parsed']:,}"}
+    return phrase("finding-verbs", language=labelled(LANGUAGES[language]), **values)
+
+
+def request(verb: str, noun: str, language: str) -> str:
+    """Verb and noun in the order of their language: Korean ends with its verb."""
+    return f"{noun} {verb}" if language == "ko" else f"{verb} {noun}"

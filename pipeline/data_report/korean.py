@@ -28,9 +28,77 @@ NOUN = ("NNG", "NNP", "SL", "SH", "XR")  # no pronouns: "it" says nothing about 
 ADJECTIVE = ("VA", "XSA")
 # Nouns that stand without a particle as adverbs of time, measure or manner.
 ADVERBIAL = frozenset(
-    "오늘 내일 어제 모레 지금 이제 요즘 요새 아까 방금 매일 매번 매주 항상 평소 올해 내년 작년 이번 다음 지난번 순간 동안 때 후 뒤 전 중 "
-    "아침 저녁 밤 낮 새벽 주말 하루 평생 정도 이상 이하 모두 전부 서로 각자 혼자 스스로 진짜 정말 완전 처음 마지막 그냥 대신 덕분 때문 만큼 "
-    "뭐 무엇 아무것 나중 다음날 언제 자꾸 계속 조금 잠깐 먼저 대체 도대체 가끔".split()
+    [
+        "오늘",
+        "내일",
+        "어제",
+        "모레",
+        "지금",
+        "이제",
+        "요즘",
+        "요새",
+        "아까",
+        "방금",
+        "매일",
+        "매번",
+        "매주",
+        "항상",
+        "평소",
+        "올해",
+        "내년",
+        "작년",
+        "이번",
+        "다음",
+        "지난번",
+        "순간",
+        "동안",
+        "때",
+        "후",
+        "뒤",
+        "전",
+        "중",
+        "아침",
+        "저녁",
+        "밤",
+        "낮",
+        "새벽",
+        "주말",
+        "하루",
+        "평생",
+        "정도",
+        "이상",
+        "이하",
+        "모두",
+        "전부",
+        "서로",
+        "각자",
+        "혼자",
+        "스스로",
+        "진짜",
+        "정말",
+        "완전",
+        "처음",
+        "마지막",
+        "그냥",
+        "대신",
+        "덕분",
+        "때문",
+        "만큼",
+        "뭐",
+        "무엇",
+        "아무것",
+        "나중",
+        "다음날",
+        "언제",
+        "자꾸",
+        "계속",
+        "조금",
+        "잠깐",
+        "먼저",
+        "대체",
+        "도대체",
+        "가끔",
+    ]
 )
 SUBJECT, TARGET = ("JKS", "JKC", "JX"), ("JKB",)
 ADVERB = ("잘", "더")  # part of a verb: 잘하다, 더하다
@@ -88,6 +156,10 @@ def root_and_object(sentence: Sequence[Any]) -> VerbObject:
             return noun + "하다", _object(sentence, before - 1) or _argument(sentence, before - 1)
         if before >= 0 and sentence[before].form in ADVERB:
             return sentence[before].form + "하다", object
+        while before >= 0 and sentence[before].tag == "MAG":
+            before -= 1
+        if before >= 0 and sentence[before].tag == "NNG" and _named(sentence, before):  # 염색 다시 해요 is 염색해요
+            return sentence[before].form + "하다", _argument(sentence, before)
         return "", ""
     return verb, object
 
@@ -122,8 +194,13 @@ def _is_frame(sentence: Sequence[Any], at: int) -> bool:
     tag, form = sentence[at].tag, sentence[at].form
     if tag == "VX":
         return _joined(sentence, at)
+    before = sentence[at - 1] if at else None
     if tag == "NNB":
-        return form in ("것", "수", "거", "줄")
+        return form in ("것", "수", "거", "줄", "듯", "적", "걸")
+    if before is not None and (tag == "VCP" or form == "같"):  # 떠날 것이다, 온 것 같다
+        return before.tag == "NNB" and before.form in ("것", "거", "듯", "걸")
+    if before is not None and form == "되" and before.tag == "EC":  # 먹어야 되다, 가도 되다, 하게 되다
+        return before.form.endswith(("야", "도", "게"))
     return form in ("있", "없", "좋", "되") and at > 0 and _before(sentence, at) in ("수", "줄", "면", "으면", "면서")
 
 
@@ -201,7 +278,7 @@ def _argument(sentence: Sequence[Any], root: int) -> str:
         if tag in ("ETM", "SF") or (tag == "EC" and not _shares(sentence, at)):
             break
         kind = "subject" if tag in SUBJECT else "target" if tag in TARGET else ""
-        if not kind and tag in NOUN:
+        if not kind and tag in NOUN and (at + 1 == root or sentence[at + 1].tag in ("MAG", "MM", "SP", "SN", "NR")):
             kind = "bare"
         if kind:
             noun = at if kind == "bare" else at - 1

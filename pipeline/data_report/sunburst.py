@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.data_report.findings import request
 from pipeline.pages.drawing import Drawing, Text, Wedge, point, text_width
 from pipeline.pages.phrases import joined, phrase
 
@@ -41,8 +42,7 @@ def sunburst(entry: Mapping[str, Any], width: float, name: str, title: str, note
         _slice(drawing, Wedge(x, y, rings[0], rings[1], at, end, inner, tip), verb["verb"], letters)
         for object in verb["objects"]:
             stop = at + TURN * object["rows"] / total
-            words = [verb["verb"], object["object"]]
-            pair = " ".join(reversed(words) if language == "ko" else words)  # Korean ends with its verb
+            pair = request(verb["verb"], object["object"], language)
             tip = phrase("tip-rows", name=pair, rows=f"{object['rows']:,}")
             _slice(drawing, Wedge(x, y, rings[1], rings[2], at, stop, outer, tip), object["object"], letters)
             at = stop

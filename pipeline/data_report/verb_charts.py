@@ -37,7 +37,12 @@ def html(figure: Callable[..., str], language: str, entry: Mapping[str, Any]) ->
         return f'<div class="few-verbs" id="verbs-{language}">{heading}{note}{counted}{table(head, rows)}</div>'
     note = joined([_sample(entry, language), phrase("verbs-rings", n=len(entry["verbs"]))])
     draw = partial(
-        sunburst, entry, name=f"sunburst-{language}", title=findings.verbs(entry, name), note=note, language=language
+        sunburst,
+        entry,
+        name=f"sunburst-{language}",
+        title=findings.verbs(entry, language),
+        note=note,
+        language=language,
     )
     return figure(lambda width: draw(width=width), "", head, rows)
 

@@ -191,8 +191,8 @@ def add_lines(
     names = list(dict.fromkeys((s.colour, s.name) for s in series))
     top = legend(drawing, names, above, "line") if len(names) > 1 else above + 8.0
     if drawing.y_axis:
-        drawing.add(Text(0, top + 6, drawing.y_axis, 11.5, "soft"))
-        top += 20
+        drawing.add(Text(0, top + 4, drawing.y_axis, 11.5, "soft"))
+        top += 24
     plane = _plane(drawing, series, (top, top + height), from_zero, log)
     for value in plane.values(5 if height > 150 else 4):
         y = plane.y(value)

@@ -40,7 +40,8 @@ def dots(
     bottom = top + len(rows) * step
     for share in (0, 0.25, 0.5, 0.75, 1):
         x = left + share * scale
-        drawing.add(Line(x, top - 4, x, bottom), Text(x, bottom + 15, f"{share:.0%}", 11.5, "soft", "middle"))
+        anchor = "end" if share == 1 and not wide else "middle"
+        drawing.add(Line(x, top - 4, x, bottom), Text(x, bottom + 15, f"{share:.0%}", 11.5, "soft", anchor))
     for number, row in enumerate(rows):
         y = top + number * step
         label = fitted(row.label, 13, (left - 14) if wide else width - 120)

@@ -43,7 +43,7 @@ def tables() -> dict[str, dict[str, str]]:
     return tomllib.loads(TABLES.read_text(encoding="utf-8"))
 
 
-def phrase(key: str, **values: Any) -> Phrase:
+def phrase(key: str, /, **values: Any) -> Phrase:
     """A text of both tables. values: fill its braces as in `str.format`; phrases among them in their own language.
 
     Raises:

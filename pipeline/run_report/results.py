@@ -39,7 +39,8 @@ def results(contents: Contents) -> str:
         if len(both) > 1:
             drawn = [DotRow(phrase("of-n", name=task, n=n), [(before, 0.0), (after, 0.0)])
                      for task, n, before, after in both]  # fmt: skip
-            title = joined([labelled(PLACES[split]), curves.shares_finding(drawn, "of-tasks")], ": ")
+            where = labelled(PLACES[split])
+            title = joined([Phrase(where.capitalize(), where.korean), curves.shares_finding(drawn, "of-tasks")], ": ")
             cells = [(task, str(n), f"{before:.1%}", f"{after:.1%}") for task, n, before, after in both]
             head = (phrase("head-task"), number(phrase("head-answers")), *map(number, names))
             html += _dots(drawn, f"tasks-{split}", title, column_names(contents.config), head, cells)

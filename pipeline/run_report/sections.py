@@ -127,11 +127,11 @@ def without_folders(text: str, contents: Contents) -> str:
     return text.replace(base, contents.base) if base else text
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float) -> Phrase:
     """Two units at most: 45 s, 2 min 25 s, 3 h 10 min."""
     whole = round(seconds)
     if whole < 60:
-        return f"{whole} s"
+        return phrase("duration-s", s=whole)
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+        return phrase("duration-m", m=whole // 60, s=whole % 60)
+    return phrase("duration-h", h=whole // 3600, m=whole % 3600 // 60)
