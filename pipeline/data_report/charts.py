@@ -178,11 +178,9 @@ def contamination(numbers: Mapping[str, Any], width: float) -> Drawing:
             dark = n > most / 2
             fill = "accent" if dark else "tint" if n else "grid"
             tip = phrase("tip-hits", benchmark=benchmark, source=source, rows=f"{n:,}")
-            drawing.add(Rect(left + place * cell, y, cell - 3, high, fill, tip, "hits" if n else ""))
-            ink = "paper" if dark else "ink"
-            drawing.add(
-                Text(left + place * cell + (cell - 3) / 2, y + high / 2 + 5, f"{n:,}", 13, ink, "middle", tip=tip)
-            )
+            x, ink = left + place * cell, "paper" if dark else "ink"
+            drawing.add(Rect(x, y, cell - 3, high, fill, tip, "hits" if n else ""))
+            drawing.add(Text(x + (cell - 3) / 2, y + high / 2 + 5, f"{n:,}", 13, ink, "middle", tip=tip))
     drawing.height = 24 + len(table) * (high + 3) + 16
     drawing.add(Text(left, drawing.height - 2, phrase("axis-rows"), 11.5, "soft"))
     return drawing

@@ -10,7 +10,7 @@
       benchmarks/, eval/                      questions and finished measurements; eval.json, eval.md, eval.png
       compare/, judge/, partial/              answers side by side, verdicts; both as they come
       report/data_report.html                 the data on one page
-      run_report.html                         `make report`: all of this on one page
+      run_report.html, run_report.md          `make report`: all of this on one page, and in short as Markdown
 
 A stage is up to date when the manifest in its folder holds the same key (config values it depends on, hashes of its
 input files, results of the stages before it) and its files are there with their sizes: asking reads no large file.
