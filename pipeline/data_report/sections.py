@@ -84,8 +84,8 @@ class Sections:
                 (m["source"], f"{m['available']:,}", f"{m['taken']:,}", str(m["repeat"]), f"{m['share']:.1%}")
                 for m in n["mix"]
             ]
-            columns = ("available", "taken", "times", "share")
-            head = (word("source"), *(number(phrase(f"head-{key}")) for key in columns))
+            shares = ("available", "taken", "times", "share")
+            head = (word("source"), *(number(phrase(f"head-{key}")) for key in shares))
             html += self._figure(partial(charts.mix, n), phrase("note-mix"), head, rows)
         return html
 

@@ -103,7 +103,8 @@ def add_bars(drawing: Drawing, rows: Sequence[Bar], top: float) -> Scale:
     for number, row in enumerate(rows):
         y = top + number * step
         if row.link:  # the whole row leads there
-            drawing.add(Rect(0, y - 2, drawing.width, step, "transparent", row.tip, row.link))
+            said = joined((tip for amount, _, tip in row.pieces if amount > 0), ", ")
+            drawing.add(Rect(0, y - 2, drawing.width, step, "transparent", said, row.link))
         label = fitted(row.label, 13, (left - 14 if wide else drawing.width - room) - row.inset)
         tip = row.tip or (row.label if label != row.label else "")
         base = y + 12.5

@@ -172,7 +172,8 @@ def svg(drawing: Drawing, css: str) -> str:
     for mark in drawing.marks:
         link = getattr(mark, "link", "")
         # One tab stop for all marks of a link: the first.
-        body.append(_linked(_element(mark), link, link in linked) if link else _element(mark))
+        name = getattr(mark, "tip", "") or getattr(mark, "text", "")
+        body.append(_linked(_element(mark), link, "" if link in linked else name) if link else _element(mark))
         linked.add(link)
     return (
         f'<svg class="{css}" viewBox="0 0 {_n(drawing.width)} {_n(drawing.height)}" role="group"'
@@ -180,8 +181,9 @@ def svg(drawing: Drawing, css: str) -> str:
     )
 
 
-def _linked(shape: str, link: str, again: bool) -> str:
-    stop = ' tabindex="-1" aria-hidden="true"' if again else ""
+def _linked(shape: str, link: str, name: str) -> str:
+    """The shape as a link. name: of the link, for screen readers; empty where the keyboard passes it by."""
+    stop = attribute("aria-label", name) if name else ' tabindex="-1" aria-hidden="true"'
     return f'<a href="#{escape(link)}"{stop}>{shape}</a>'
 
 

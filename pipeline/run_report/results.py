@@ -141,7 +141,7 @@ def _seen(contents: Contents) -> str:
 
 
 def _article(texts: Mapping[str, str], meta: list[str], data: Mapping[str, str], more: str = "") -> str:
-    named = {labelled(name): str(text) for name, text in texts.items()}
+    named: dict[str, str] = {labelled(name): str(text) for name, text in texts.items()}
     return article(data, row_box(meta, "", fields(named) + more))
 
 

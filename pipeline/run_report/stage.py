@@ -59,5 +59,5 @@ def html(contents: Contents) -> str:
         "made-with": record.made_with(contents),
         "not-done": record.not_done(contents),
     }
-    html_by_title = {phrase(f"section-{name}"): html for name, html in html_by_name.items()}
+    html_by_title: dict[str, str] = {phrase(f"section-{name}"): html for name, html in html_by_name.items()}
     return page(contents.config.name, phrase("run-report"), html_by_title, phrase("run-report-end"))

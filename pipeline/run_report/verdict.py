@@ -62,8 +62,8 @@ def task(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> Part:
     before, after = ([float(answer["exact"]) for answer in part.get("said") or ()] for part in (base, tuned))
     if before and len(before) == len(after):
         return _by_answers(before, after)
-    losses = base.get("loss"), tuned.get("loss")
-    if all(isinstance(loss, (int, float)) and math.isfinite(loss) for loss in losses):
+    losses = [loss for loss in (base.get("loss"), tuned.get("loss")) if isinstance(loss, (int, float))]
+    if len(losses) == 2 and all(map(math.isfinite, losses)):
         key = "loss-fell" if losses[1] < losses[0] else "loss-rose" if losses[1] > losses[0] else "loss-same"
         state = BAD if key == "loss-rose" else UNKNOWN  # a loss without its error proves nothing good
         return Part(state, phrase(f"verdict-{key}", base=f"{losses[0]:.2f}", tuned=f"{losses[1]:.2f}"))

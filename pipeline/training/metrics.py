@@ -92,8 +92,9 @@ def loss_chart(lines: Sequence[Mapping[str, Any]], width: float, title: str = "L
         Series(phrase("loss-held-out"), points(lines, "val_loss"), "warn", 1.5, True),
         Series(phrase("loss-general"), points(lines, "general_loss"), "left", 1.5, True),
     ]
-    axes = {"x_axis": phrase("axis-step"), "y_axis": phrase("axis-loss")}
-    return add_lines(Drawing("loss", width, 0, title, phrase("alt-loss"), **axes), series, 240, "{:.3f}")
+    x_axis, y_axis = phrase("axis-step"), phrase("axis-loss")
+    drawing = Drawing("loss", width, 0, title, phrase("alt-loss"), x_axis=x_axis, y_axis=y_axis)
+    return add_lines(drawing, series, 240, "{:.3f}")
 
 
 def points(lines: Sequence[Mapping[str, Any]], name: str) -> Points:
