@@ -64,5 +64,5 @@ def test_a_rule_opens_and_pagers_turn_in_a_browser(built: Path, browser: Any) ->
     rows.locator("select[name=split]").select_option("")
     expect(place).to_have_text("1 of 5")
     page.locator("#chart-flow svg.wide rect").first.hover()
-    page.locator("#tip", has_text="91 rows read").wait_for(state="visible")  # browsers tell of moves once a frame
+    page.locator("#tip", has_text="read: 91 rows").wait_for(state="visible")  # browsers tell of moves once a frame
     assert wrong == []
