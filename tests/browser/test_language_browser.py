@@ -30,7 +30,8 @@ def pages(built: Path, whole: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def opened(browser: Any, path: Path, width: int = 390, locale: str = "en-US", touch: bool = False) -> Any:
-    context = browser.new_context(viewport={"width": width, "height": 900}, locale=locale, has_touch=touch)
+    size = {"width": width, "height": 900}
+    context = browser.new_context(viewport=size, locale=locale, has_touch=touch, is_mobile=touch)
     page = context.new_page()
     page.goto(path.resolve().as_uri())
     return page
@@ -89,15 +90,17 @@ def test_a_mark_has_one_tab_stop_at_most(browser: Any, built: Path, width: int) 
     page.context.close()
 
 
-def test_what_is_touched_is_44_pixels_high(browser: Any, pages: list[Path]) -> None:
+@pytest.mark.parametrize("width", [390, 768])
+def test_what_is_touched_is_44_pixels_high(browser: Any, pages: list[Path], width: int) -> None:
     for path in pages:
-        page = opened(browser, path, touch=True)
+        page = opened(browser, path, width, touch=True)
         small = page.evaluate(
             """() => [...document.querySelectorAll("button, select, summary, nav a, svg a:not([tabindex]), .side + a")]
               .filter((e) => e.getClientRects().length && e.getBoundingClientRect().height < 43.9)
               .map((e) => e.outerHTML.slice(0, 80))"""
         )
         assert small == [], path.name
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.context.close()
 
 
