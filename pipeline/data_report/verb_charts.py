@@ -35,7 +35,9 @@ def html(figure: Callable[..., str], language: str, entry: Mapping[str, Any]) ->
         note = f'<ul class="warnings"><li>{html_of(warning)}</li></ul>'
         counted = f"<p class=soft>{html_of(_sample(entry, language))}</p>"
         return f'<div class="few-verbs" id="verbs-{language}">{heading}{note}{counted}{table(head, rows)}</div>'
-    note = joined([_sample(entry, language), phrase("verbs-rings", n=len(entry["verbs"]))])
+    in_rings = sum(o["rows"] for v in entry["verbs"] for o in v["objects"])
+    rings = phrase("verbs-rings", n=len(entry["verbs"]), shown=share(in_rings, parsed))
+    note = joined([_sample(entry, language), rings])
     draw = partial(
         sunburst,
         entry,
