@@ -18,96 +18,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.data_report.korean_nouns import NOUN, argument_of, named, object_of
 from pipeline.run.progress import bar
 
 LONGEST = 300  # characters parsed
 _FIRST = re.compile(r".{6,}?(?:(?:[.!?…]|(?<=[요오라다]):)[\"'”’)]*(?=\s)|\n)", re.DOTALL)
 VerbObject = tuple[str, str]  # verb in its dictionary form, object; "" where there is none
 
-NOUN = ("NNG", "NNP", "SL", "SH", "XR")  # no pronouns: "it" says nothing about a task
-ADJECTIVE = ("VA", "XSA")
-# Nouns that stand without a particle as adverbs of time, measure or manner.
-ADVERBIAL = frozenset(
-    [
-        "오늘",
-        "내일",
-        "어제",
-        "모레",
-        "지금",
-        "이제",
-        "요즘",
-        "요새",
-        "아까",
-        "방금",
-        "매일",
-        "매번",
-        "매주",
-        "항상",
-        "평소",
-        "올해",
-        "내년",
-        "작년",
-        "이번",
-        "다음",
-        "지난번",
-        "순간",
-        "동안",
-        "때",
-        "후",
-        "뒤",
-        "전",
-        "중",
-        "아침",
-        "저녁",
-        "밤",
-        "낮",
-        "새벽",
-        "주말",
-        "하루",
-        "평생",
-        "정도",
-        "이상",
-        "이하",
-        "모두",
-        "전부",
-        "서로",
-        "각자",
-        "혼자",
-        "스스로",
-        "진짜",
-        "정말",
-        "완전",
-        "처음",
-        "마지막",
-        "그냥",
-        "대신",
-        "덕분",
-        "때문",
-        "만큼",
-        "뭐",
-        "무엇",
-        "아무것",
-        "나중",
-        "다음날",
-        "언제",
-        "자꾸",
-        "계속",
-        "조금",
-        "잠깐",
-        "먼저",
-        "대체",
-        "도대체",
-        "가끔",
-    ]
-)
-SUBJECT, TARGET = ("JKS", "JKC", "JX"), ("JKB",)
 ADVERB = ("잘", "더")  # part of a verb: 잘하다, 더하다
 ENDING = ("EP", "EF", "EC", "ETN", "ETM", "JX", "JKO", "JKS", "JKB", "SF", "SP", "SE", "SSC", "SSO", "SS", "SO", "SW",
           "W_EMOJI", "Z_CODA")  # fmt: skip
 # Verbs that only help another one when they follow its -어: 고쳐 쓰다, 만들어 내다, 풀어 보다.
 HELPERS = ("쓰", "주", "드리", "보", "내", "놓", "두", "버리", "오", "가", "나가", "달", "적")
 WISHES = ("바라", "원하", "부탁", "희망", "요청", "감사")  # "I ask for", "I would be grateful for"
-QUANTITY = ("MM", "NR", "SN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,20 +69,20 @@ def root_and_object(sentence: Sequence[Any]) -> VerbObject:
     root = _root(sentence)
     if root is None:
         return "", ""
-    verb, object = root.verb, _object(sentence, root.start) or _argument(sentence, root.start)
+    verb, object = root.verb, object_of(sentence, root.start) or argument_of(sentence, root.start)
     before = root.start - 1
     if verb == "되다" and before >= 0 and sentence[before].tag == "NNG":  # 걱정 되다 is 걱정되다
-        return sentence[before].form + "되다", _argument(sentence, before)
+        return sentence[before].form + "되다", argument_of(sentence, before)
     if verb == "하다":  # 번역을 해 주세요 is 번역해 주세요
         if before >= 1 and sentence[before].tag in ("JKO", "JX") and sentence[before - 1].tag in ("NNG", "SL"):
             noun = sentence[before - 1].form
-            return noun + "하다", _object(sentence, before - 1) or _argument(sentence, before - 1)
+            return noun + "하다", object_of(sentence, before - 1) or argument_of(sentence, before - 1)
         if before >= 0 and sentence[before].form in ADVERB:
             return sentence[before].form + "하다", object
         while before >= 0 and sentence[before].tag == "MAG":
             before -= 1
-        if before >= 0 and sentence[before].tag == "NNG" and _named(sentence, before):  # 염색 다시 해요 is 염색해요
-            return sentence[before].form + "하다", _argument(sentence, before)
+        if before >= 0 and sentence[before].tag == "NNG" and named(sentence, before):  # 염색 다시 해요 is 염색해요
+            return sentence[before].form + "하다", argument_of(sentence, before)
         return "", ""
     return verb, object
 
@@ -249,80 +172,3 @@ def _ends_with_noun(sentence: Sequence[Any], at: int) -> bool:
     rest = sentence[at + 1 :]
     asked = any(token.form in WISHES for token in rest)
     return asked or (at > 0 and sentence[at - 1].tag == "JKO" and all(t.tag in ("SF", "SP", "SE") for t in rest))
-
-
-def _object(sentence: Sequence[Any], root: int) -> str:
-    """The noun before the nearest 을/를 that belongs to the root: none from another clause is taken."""
-    at = root - 1
-    if at >= 0 and sentence[at].tag in ("NNG", "NNP", "SL", "XSN") and sentence[root].tag == "NNG":
-        return _head(sentence, at)  # 회의록 작성해 줘
-    only = ""  # 초성만 적어 주세요
-    while at >= 0:
-        tag = sentence[at].tag
-        if tag == "JKO":
-            return _head(sentence, at - 1)
-        if tag == "JX" and sentence[at].form == "만" and not _is_counted(sentence, at - 1):
-            only = only or _head(sentence, at - 1)
-        if tag == "ETM" or (tag == "EC" and not _shares(sentence, at)):
-            break
-        at -= 1
-    return only
-
-
-def _argument(sentence: Sequence[Any], root: int) -> str:
-    """The noun that the root is about where it has no object; none from another clause is taken."""
-    found: dict[str, str] = {}
-    at = root - 1
-    while at >= 0:
-        tag = sentence[at].tag
-        if tag in ("ETM", "SF") or (tag == "EC" and not _shares(sentence, at)):
-            break
-        kind = "subject" if tag in SUBJECT else "target" if tag in TARGET else ""
-        if not kind and tag in NOUN and (at + 1 == root or sentence[at + 1].tag in ("MAG", "MM", "SP", "SN", "NR")):
-            kind = "bare"
-        if kind:
-            noun = at if kind == "bare" else at - 1
-            named = _named(sentence, noun)
-            if named:
-                found.setdefault(kind, named)
-            while noun > 0 and sentence[noun - 1].tag in (*NOUN, "XSN", "XPN"):
-                noun -= 1  # the noun before it only narrows it: 여자 친구
-            at = min(at, noun)
-        at -= 1
-    return next((found[kind] for kind in ("bare", "subject", "target") if kind in found), "")
-
-
-def _named(sentence: Sequence[Any], at: int) -> str:
-    """The noun that ends at `at`, unless it is an adverb of time, a pronoun or a bound noun."""
-    noun = _head(sentence, at) if at >= 0 else ""
-    is_noun = at >= 0 and sentence[at].tag in (*NOUN, "XSN", "SSC", "SS")
-    return noun if is_noun and noun not in ADVERBIAL else ""
-
-
-def _shares(sentence: Sequence[Any], at: int) -> bool:
-    """Whether the verb before this connective may have the root's object: 맞춤법을 찾아 고쳐라, 정중하게 바꿔라."""
-    before = sentence[at - 1].tag if at else ""
-    if sentence[at].form in ("어", "아"):
-        return before.startswith("VV") or before in ("VX", "EP")
-    return sentence[at].form in ("게", "도록") and before in ("XSA", "VA", "VA-I", "VA-R", "MAG")
-
-
-def _head(sentence: Sequence[Any], at: int) -> str:
-    """The noun that ends at `at`, behind plural marks, quotation marks, brackets and counted pieces (방법 세 가지)."""
-    if at >= 0 and sentence[at].form == ")":
-        while at > 0 and sentence[at].form != "(":
-            at -= 1
-        at -= 1
-    while at >= 0 and sentence[at].tag in ("XSN", "SSC", "SS", "SF"):
-        at -= 1
-    if _is_counted(sentence, at):
-        counted = at - 2
-        while counted >= 0 and sentence[counted].tag in ("XSN", *QUANTITY):
-            counted -= 1
-        if counted >= 0 and sentence[counted].tag in NOUN:
-            at = counted
-    return str(sentence[at].form) if at >= 0 and sentence[at].tag in (*NOUN, "NNB", "NR") else ""
-
-
-def _is_counted(sentence: Sequence[Any], at: int) -> bool:
-    return at >= 1 and sentence[at].tag in ("NNB", "NNG") and sentence[at - 1].tag in QUANTITY
