@@ -75,10 +75,12 @@ class Run:
     """A run folder on disk. Nothing is created before the first write.
 
     sources: files that the next stage is made from, with size and hash; `writing` puts them into its manifest.
+    started: when that stage began, in seconds since 1970; its manifest says how long it took. 0: not known.
     """
 
     root: Path
     sources: dict[str, dict[str, Any]] = field(default_factory=dict, compare=False)
+    started: float = field(default=0.0, compare=False)
 
     @classmethod
     def of(cls, name: str) -> Run:
@@ -159,13 +161,14 @@ class Run:
                     )  # fmt: skip
 
     def made_from(self, paths: list[Path]) -> Run:
-        """The same run, whose next stage records these files as what it was made from."""
-        return replace(self, sources={str(path): _described(path, sha256_file) for path in paths})
+        """The same run, whose next stage begins now and records these files as what it was made from."""
+        now = time.time()
+        return replace(self, sources={str(path): _described(path, sha256_file) for path in paths}, started=now)
 
     @contextlib.contextmanager
     def writing(self, stage: str, key: dict[str, Any]) -> Iterator[StageOutput]:
         """Yields where to write a stage's files; the manifest is written last and the folder swapped in whole."""
-        started = time.time()
+        started = self.started or time.time()
         with replace_folder(self.folder(stage)) as folder:
             output = StageOutput(folder)
             yield output

@@ -77,9 +77,14 @@ class Contents:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds that each stage took, as its manifest says; of a stage that was stopped, since it went on."""
+        """Seconds that each stage took, as its manifest says. A stage that was stopped and went on counts its last
+        call; training counts all steps."""
         known = {folder: (self.manifests.get(folder) or {}).get("seconds") for folder, _, _ in STAGES}
-        return {folder: float(value) for folder, value in known.items() if isinstance(value, (int, float))}
+        seconds = {folder: float(value) for folder, value in known.items() if isinstance(value, (int, float))}
+        trained = self.counts("adapter").get("train_seconds")
+        if "adapter" in seconds and isinstance(trained, (int, float)):
+            seconds["adapter"] = max(seconds["adapter"], float(trained))
+        return seconds
 
     def trained_with(self, key: str) -> Any:
         """A value of the section `train` that the adapter was trained with."""
