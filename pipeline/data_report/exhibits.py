@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.data_report.samples import FIELDS, Sample
 from pipeline.data_report.verbs import LANGUAGES
 from pipeline.dataset.select.decide import LEFT_OUT
-from pipeline.pages.phrases import html_of, joined, labelled, phrase
+from pipeline.pages.phrases import html_of, joined, labelled, phrase, rule_text
 from pipeline.pages.rows import article, field, fields, row_box, text_block
 from pipeline.pages.text import as_text, difference, escape, overlap, shorten
 
@@ -31,10 +31,11 @@ def _rule(rule: Mapping[str, Any]) -> str:
     examples = rule.get("examples") or ()
     nothing = f"<p class=soft>{html_of(phrase('no-example'))}</p>"
     shown = "".join(_example(example, rule["rule"] in LEFT_OUT) for example in examples) or nothing
+    what = html_of(rule_text(rule["rule"], str(rule.get("what") or "")))
     where = f'<p class="soft">{html_of(phrase("by-source", sources=sources))}</p>' if sources else ""
     return (
         f'<details class="rule" id="rule-{escape(rule["rule"])}"><summary><b>{escape(rule["rule"])}</b>'
-        f'<span class="did">{html_of(done)}</span><span class="what">{escape(rule.get("what") or "")}</span></summary>'
+        f'<span class="did">{html_of(done)}</span><span class="what">{what}</span></summary>'
         f"<div>{where}{shown}</div></details>"
     )
 

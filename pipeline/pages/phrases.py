@@ -39,7 +39,7 @@ class Phrase(str):
 
 @functools.cache
 def tables() -> dict[str, dict[str, str]]:
-    """The tables `en`, `ko` and `labels` (English words: Korean words) of texts.toml."""
+    """The tables `en`, `ko`, `labels` (English words: Korean words) and `rules` (Korean) of texts.toml."""
     return tomllib.loads(TABLES.read_text(encoding="utf-8"))
 
 
@@ -62,6 +62,12 @@ def joined(parts: Iterable[str], separator: str = " ") -> Phrase:
     """Phrases and texts one after another; empty ones are left out."""
     kept = [part for part in parts if part]
     return Phrase(separator.join(kept), separator.join(korean_of(part) for part in kept))
+
+
+def rule_text(rule: str, english: str) -> str:
+    """The description of a rule of the data stage, with the Korean one of the table `rules`."""
+    korean = tables()["rules"].get(rule)
+    return Phrase(english, korean) if korean and english else english
 
 
 def labelled(text: str) -> Phrase:

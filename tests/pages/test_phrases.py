@@ -9,7 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.pages.phrases import Phrase, attribute, html_of, joined, labelled, phrase, script_texts, tables
+from pipeline.dataset.clean.rule import RULES
+from pipeline.dataset.summary import MEANINGS
+from pipeline.pages.phrases import (
+    Phrase,
+    attribute,
+    html_of,
+    joined,
+    labelled,
+    phrase,
+    rule_text,
+    script_texts,
+    tables,
+)
 from pipeline.pages.rows import select
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +98,14 @@ def test_html_has_both_languages_and_no_hostile_element() -> None:
     assert html_of("plain <b>") == "plain &lt;b&gt;"
     assert 'data-tip-ko="' in attribute("data-tip", made)
     assert '<option value="word" data-ko="낱말">word</option>' in select("rule", {"word": Phrase("word", "낱말")})
+
+
+def test_every_rule_of_the_data_stage_has_its_korean_description() -> None:
+    rules = tables()["rules"]
+    assert rules.keys() == {*RULES, *MEANINGS}
+    assert [rule for rule, text in rules.items() if not HANGUL.search(text)] == []
+    assert html_of(rule_text("limit", "Left <out>")).startswith('<span data-ko="제외')
+    assert rule_text("unknown", "x") == rule_text("limit", "") + "x" == "x"
 
 
 def test_labels_of_other_modules_are_translated_word_by_word() -> None:
