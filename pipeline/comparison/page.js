@@ -1,4 +1,3 @@
-"use strict";
 // All questions are on the page; this shows one at a time, takes votes, keeps them, and counts them.
 
 const main = document.getElementById("compare");
@@ -26,7 +25,10 @@ function save() {
   } catch {
     kept = false;
   }
-  if (!kept) document.getElementById("where").textContent = "This browser keeps nothing for this page: download the votes before you leave it.";
+  tellKept();
+}
+function tellKept() {
+  if (!kept) document.getElementById("where").textContent = say("not-kept");
 }
 
 // --- what is shown
@@ -50,9 +52,9 @@ function turn(by) {
 function show() {
   for (const item of items) item.hidden = item !== shown[at];
   document.getElementById("none").hidden = shown.length > 0;
-  document.getElementById("at").textContent = shown.length ? `${at + 1} of ${shown.length}` : "none";
+  document.getElementById("at").textContent = shown.length ? say("of", { at: at + 1, count: shown.length }) : say("none");
   const done = Object.keys(votes).length;
-  document.getElementById("progress").textContent = `${done} of ${items.length} voted`;
+  document.getElementById("progress").textContent = say("voted", { done, count: items.length });
   if (shown.length) paint(shown[at]);
   count();
 }
@@ -64,6 +66,8 @@ function paint(item) {
   left.classList.toggle("chosen", side === "left");
   right.classList.toggle("chosen", side === "right");
   item.classList.toggle("tied", side === "tie");
+  // What tells the base: the rest of an answer that did not stop, and its badge.
+  item.classList.toggle("blind", !vote && !seen.has(item.dataset.id));
 }
 function reveal(item) {
   const button = item.querySelector(".reveal");
@@ -71,13 +75,14 @@ function reveal(item) {
   button.setAttribute("aria-pressed", String(on));
   for (const who of item.querySelectorAll(".who")) who.hidden = !on;
   if (on) seen.add(item.dataset.id);
+  paint(item);
 }
 
 function cast(item, side) {
   load(); // another window may have voted
   const left = item.dataset.left, other = left === "base" ? "tuned" : "base", id = item.dataset.id;
   const vote = side === "tie" ? "tie" : side === "left" ? left : other;
-  votes[id] = { vote, left, blind: !seen.has(id) };
+  votes[id] = { vote, left, blind: !seen.has(id) && !votes[id] }; // after the first vote all of both answers is shown
   save();
   paint(item);
   if (openOnly.checked) {
@@ -110,7 +115,7 @@ function tally(ids) {
 const percent = (share) => (100 * share).toFixed(1) + " %";
 function count() {
   const body = document.querySelector("#tally tbody");
-  const groups = new Map([["all", items.map((item) => item.dataset.id)]]);
+  const groups = new Map([[say("all"), items.map((item) => item.dataset.id)]]);
   for (const by of selects.map((select) => select.name)) {
     for (const item of items) {
       const name = `${by} ${item.dataset[by]}`; // a set and a category may share a name
@@ -119,11 +124,12 @@ function count() {
   }
   body.replaceChildren(...[...groups].map(([name, ids]) => [name, tally(ids)]).filter(([, t]) => t.votes).map(([name, t]) => {
     const row = document.createElement("tr");
-    const cells = [name.replace(/^(set|category) /, ""), t.votes, t.tuned, t.tie, t.base, percent(t.win_rate), t.interval.map(percent).join(" to ")];
+    const cells = [name.replace(/^(set|category) /, ""), t.votes, t.tuned, t.tie, t.base, percent(t.win_rate), say("range", { low: percent(t.interval[0]), high: percent(t.interval[1]) })];
     cells.forEach((text, i) => {
-      const cell = document.createElement("td");
+      const cell = document.createElement(i ? "td" : "th");
       cell.textContent = text;
       if (i) cell.className = "n";
+      else cell.scope = "row";
       row.append(cell);
     });
     return row;
@@ -152,7 +158,7 @@ for (const item of items) {
 }
 document.getElementById("export").addEventListener("click", download);
 document.getElementById("clear").addEventListener("click", () => {
-  if (!confirm("Forget all votes on this page?")) return;
+  if (!confirm(say("forget"))) return;
   votes = {};
   save();
   filter(true);
@@ -170,6 +176,10 @@ addEventListener("keydown", (e) => {
   else if (item && e.code === "KeyR") reveal(item);
   else return;
   e.preventDefault();
+});
+addEventListener("languagechange-page", () => {
+  show();
+  tellKept();
 });
 for (const hidden of main.querySelectorAll(".controls, .votes, #tally, .keep")) hidden.hidden = false;
 load();

@@ -19,6 +19,7 @@ from pipeline.comparison.questions import files, read_all
 from pipeline.config.method_rules import description, spec_of
 from pipeline.config.portable_paths import shortener
 from pipeline.config.schema import Config
+from pipeline.pages.phrases import Phrase, labelled, phrase
 from pipeline.run.files import write_json, write_json_lines, write_text
 from pipeline.run.folder import Run, input_hashes
 from pipeline.run.progress import say, working
@@ -31,7 +32,7 @@ def key(config: Config, run: Run) -> dict[str, Any]:
         UserError: a question set is missing.
     """
     return {
-        "version": 1,
+        "version": 2,  # 1: in English alone, and a vote saw which answer did not stop
         "name": config.name,
         "compare": config.value("compare"),
         "inputs": input_hashes(files(config.compare.questions)),
@@ -74,18 +75,23 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
     _print_counts(run, pairs)
 
 
-def about(config: Config, questions: int) -> str:
+def about(config: Config, questions: int) -> Phrase:
     """What the page compares, in a few sentences."""
     from pipeline.model.card import base_name
     from pipeline.release.card import column_names
 
     method, names = spec_of(config.adapter), column_names(config.adapter)
-    trained = "the same" if method.export == "nothing" else "the run's export"
-    return (
-        f"{questions} questions. {names[0]}: {base_name(config.model) or 'random weights'}. {names[1]}: {trained}, "
-        f"{description(config.adapter)}. Both in the template {config.prompt.template}, always the likeliest "
-        f"token, at most {config.compare.max_new_tokens} of them. Which one is A is drawn anew for each question."
-    )
+    values = {
+        "questions": questions,
+        "first": labelled(names[0]),
+        "base": base_name(config.model) or "random weights",
+        "second": labelled(names[1]),
+        "tuned": phrase("compare-same" if method.export == "nothing" else "compare-export"),
+        "how": description(config.adapter),
+        "template": config.prompt.template,
+        "most": config.compare.max_new_tokens,
+    }
+    return phrase("compare-about", **values)
 
 
 def _print_counts(run: Run, pairs: Sequence[AnswerPair]) -> None:

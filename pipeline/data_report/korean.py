@@ -1,9 +1,14 @@
-"""The root verb of a Korean instruction and its object, by kiwi's morphemes.
+"""The root verb of a Korean instruction and the noun that it is about, by kiwi's morphemes.
 
-Korean ends with its verb, so the root is the last predicate of the first sentence, before the endings of politeness:
+Korean ends with its predicate, so the root is the last verb or adjective of the first sentence, before the endings of
+politeness:
 
     이메일/NNG 을/JKO 작성/NNG 하/XSV 어/EC 주/VX 시/EP 기/ETN 바라/VV ᆸ니다/EF      작성하다, 이메일
                       ~~~~~~~~~~~~~~~ root          ~~~~~~~~~~~~~~~~~~~~~ "would you please"
+
+The noun is the object (을/를). Spoken Korean drops the particle of an object, and many requests have none; then it is,
+within the root's own clause, the nearest of: a noun without a particle (여행 가고 싶다), the subject or topic (친구가
+없어), the place or target (학교에 가다).
 """
 
 from __future__ import annotations
@@ -13,20 +18,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.data_report.korean_nouns import NOUN, argument_of, named, object_of
 from pipeline.run.progress import bar
 
 LONGEST = 300  # characters parsed
 _FIRST = re.compile(r".{6,}?(?:(?:[.!?…]|(?<=[요오라다]):)[\"'”’)]*(?=\s)|\n)", re.DOTALL)
 VerbObject = tuple[str, str]  # verb in its dictionary form, object; "" where there is none
 
-NOUN = ("NNG", "NNP", "SL", "SH", "XR")  # no pronouns: "it" says nothing about a task
 ADVERB = ("잘", "더")  # part of a verb: 잘하다, 더하다
 ENDING = ("EP", "EF", "EC", "ETN", "ETM", "JX", "JKO", "JKS", "JKB", "SF", "SP", "SE", "SSC", "SSO", "SS", "SO", "SW",
           "W_EMOJI", "Z_CODA")  # fmt: skip
 # Verbs that only help another one when they follow its -어: 고쳐 쓰다, 만들어 내다, 풀어 보다.
 HELPERS = ("쓰", "주", "드리", "보", "내", "놓", "두", "버리", "오", "가", "나가", "달", "적")
 WISHES = ("바라", "원하", "부탁", "희망", "요청", "감사")  # "I ask for", "I would be grateful for"
-QUANTITY = ("MM", "NR", "SN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +69,20 @@ def root_and_object(sentence: Sequence[Any]) -> VerbObject:
     root = _root(sentence)
     if root is None:
         return "", ""
-    verb, object = root.verb, _object(sentence, root.start)
+    verb, object = root.verb, object_of(sentence, root.start) or argument_of(sentence, root.start)
+    before = root.start - 1
+    if verb == "되다" and before >= 0 and sentence[before].tag == "NNG":  # 걱정 되다 is 걱정되다
+        return sentence[before].form + "되다", argument_of(sentence, before)
     if verb == "하다":  # 번역을 해 주세요 is 번역해 주세요
-        before = root.start - 1
         if before >= 1 and sentence[before].tag in ("JKO", "JX") and sentence[before - 1].tag in ("NNG", "SL"):
             noun = sentence[before - 1].form
-            return noun + "하다", _object(sentence, before - 1)
+            return noun + "하다", object_of(sentence, before - 1) or argument_of(sentence, before - 1)
         if before >= 0 and sentence[before].form in ADVERB:
             return sentence[before].form + "하다", object
+        while before >= 0 and sentence[before].tag == "MAG":
+            before -= 1
+        if before >= 0 and sentence[before].tag == "NNG" and named(sentence, before):  # 염색 다시 해요 is 염색해요
+            return sentence[before].form + "하다", argument_of(sentence, before)
         return "", ""
     return verb, object
 
@@ -86,11 +96,11 @@ def _root(sentence: Sequence[Any]) -> Root | None:
             at -= 1
         elif (wish := _wish(sentence, at)) is not None:
             at = wish
-        elif tag == "XSV":
+        elif tag in ("XSV", "XSA", "XSA-I"):
             if at and (sentence[at - 1].tag in (*NOUN, "XSN", "NNB") or sentence[at - 1].form in ADVERB):
                 return Root(sentence[at - 1].form + form + "다", at - 1, at + 1)
             return None
-        elif tag.startswith(("VV", "VX")):
+        elif tag.startswith(("VV", "VX", "VA")):
             if _helps(sentence, at):
                 at -= 1
                 continue
@@ -98,7 +108,7 @@ def _root(sentence: Sequence[Any]) -> Root | None:
         elif tag == "NNG" and _ends_with_noun(sentence, at):
             return Root(form + "하다", at, at + 1)
         else:
-            return None  # an adjective, "is", or a bare noun: no verb to name
+            return None  # "is" or a bare noun: no verb to name
     return None
 
 
@@ -107,8 +117,13 @@ def _is_frame(sentence: Sequence[Any], at: int) -> bool:
     tag, form = sentence[at].tag, sentence[at].form
     if tag == "VX":
         return _joined(sentence, at)
+    before = sentence[at - 1] if at else None
     if tag == "NNB":
-        return form in ("것", "수", "거", "줄")
+        return form in ("것", "수", "거", "줄", "듯", "적", "걸")
+    if before is not None and (tag == "VCP" or form == "같"):  # 떠날 것이다, 온 것 같다
+        return before.tag == "NNB" and before.form in ("것", "거", "듯", "걸")
+    if before is not None and form == "되" and before.tag == "EC":  # 먹어야 되다, 가도 되다, 하게 되다
+        return before.form.endswith(("야", "도", "게"))
     return form in ("있", "없", "좋", "되") and at > 0 and _before(sentence, at) in ("수", "줄", "면", "으면", "면서")
 
 
@@ -157,50 +172,3 @@ def _ends_with_noun(sentence: Sequence[Any], at: int) -> bool:
     rest = sentence[at + 1 :]
     asked = any(token.form in WISHES for token in rest)
     return asked or (at > 0 and sentence[at - 1].tag == "JKO" and all(t.tag in ("SF", "SP", "SE") for t in rest))
-
-
-def _object(sentence: Sequence[Any], root: int) -> str:
-    """The noun before the nearest 을/를 that belongs to the root: none from another clause is taken."""
-    at = root - 1
-    if at >= 0 and sentence[at].tag in ("NNG", "NNP", "SL", "XSN") and sentence[root].tag == "NNG":
-        return _head(sentence, at)  # 회의록 작성해 줘
-    only = ""  # 초성만 적어 주세요
-    while at >= 0:
-        tag = sentence[at].tag
-        if tag == "JKO":
-            return _head(sentence, at - 1)
-        if tag == "JX" and sentence[at].form == "만" and not _is_counted(sentence, at - 1):
-            only = only or _head(sentence, at - 1)
-        if tag == "ETM" or (tag == "EC" and not _shares(sentence, at)):
-            break
-        at -= 1
-    return only
-
-
-def _shares(sentence: Sequence[Any], at: int) -> bool:
-    """Whether the verb before this connective may have the root's object: 맞춤법을 찾아 고쳐라, 정중하게 바꿔라."""
-    before = sentence[at - 1].tag if at else ""
-    if sentence[at].form in ("어", "아"):
-        return before.startswith("VV") or before in ("VX", "EP")
-    return sentence[at].form in ("게", "도록") and before in ("XSA", "VA", "VA-I", "VA-R", "MAG")
-
-
-def _head(sentence: Sequence[Any], at: int) -> str:
-    """The noun that ends at `at`, behind plural marks, quotation marks, brackets and counted pieces (방법 세 가지)."""
-    if at >= 0 and sentence[at].form == ")":
-        while at > 0 and sentence[at].form != "(":
-            at -= 1
-        at -= 1
-    while at >= 0 and sentence[at].tag in ("XSN", "SSC", "SS", "SF"):
-        at -= 1
-    if _is_counted(sentence, at):
-        counted = at - 2
-        while counted >= 0 and sentence[counted].tag in ("XSN", *QUANTITY):
-            counted -= 1
-        if counted >= 0 and sentence[counted].tag in NOUN:
-            at = counted
-    return str(sentence[at].form) if at >= 0 and sentence[at].tag in (*NOUN, "NNB", "NR") else ""
-
-
-def _is_counted(sentence: Sequence[Any], at: int) -> bool:
-    return at >= 1 and sentence[at].tag in ("NNB", "NNG") and sentence[at - 1].tag in QUANTITY

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data_report.rows import HashSample, content_hash, read
+from pipeline.dataset.select.decide import LEFT_OUT
 
 ROWS = 200  # drawn from the rows that stay
 PER_RULE = 6  # drawn for each rule, once from rejected and once from changed rows
@@ -18,7 +19,8 @@ FIELDS = ("instruction", "input", "output")
 
 @dataclass
 class Sample:
-    """A row as the page shows it. size: tokens or characters of the row and of its answer, where known."""
+    """A row as the page shows it. split: also `rejected` and `left-out`. size: tokens or characters of the row and of
+    its answer, where known."""
 
     split: str
     source: str
@@ -82,18 +84,19 @@ class Pool:
 
 
 def rejected(path: Path) -> list[Sample]:
-    """A few rejected rows of each rule."""
+    """A few rejected rows of each rule; those over a limit are called left out."""
     by_rule: defaultdict[str, HashSample[dict[str, Any]]] = defaultdict(lambda: HashSample(PER_RULE))
     for row in read(path):
         by_rule[str(row.get("rule"))].add(content_hash([row.get("place"), row.get("source")]), row)
     samples = []
     for rule, sample in sorted(by_rule.items()):
+        split = "left-out" if rule in LEFT_OUT else "rejected"
         for row in sample.drawn():
             texts = row.get("row")
             shown = {k: texts[k] for k in FIELDS if k in texts} if isinstance(texts, dict) else {}
             samples.append(
                 Sample(
-                    "rejected", str(row.get("source", "")), str(_of(texts, "language")), str(_of(texts, "task")),
+                    split, str(row.get("source", "")), str(_of(texts, "language")), str(_of(texts, "task")),
                     str(row.get("place", "")), shown or {"row": texts}, [rule], [str(row.get("reason", ""))],
                 )
             )  # fmt: skip

@@ -6,19 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from pipeline.data_report import charts, exhibits, length_charts
+from pipeline.data_report import charts, exhibits, findings, length_charts, verb_charts
+from pipeline.data_report.charts import word
 from pipeline.data_report.numbers import ReportData, share, totals
-from pipeline.data_report.sunburst import sunburst
-from pipeline.data_report.verbs import LANGUAGES
 from pipeline.dataset.datasheet import LANGUAGES as NAMES
 from pipeline.dataset.select.decide import LEFT_OUT
 from pipeline.dataset.summary import label_of
 from pipeline.pages.drawing import Drawing
-from pipeline.pages.figure import Figure, Rows
+from pipeline.pages.figure import Figure, Rows, number
+from pipeline.pages.phrases import Phrase, html_of, joined, labelled, phrase
 from pipeline.pages.rows import pager
-from pipeline.pages.text import escape
-
-NO_TASK = "(none named)"
 
 
 class Sections:
@@ -30,11 +27,12 @@ class Sections:
 
     def all(self) -> dict[str, str]:
         """HTML by title, in order."""
-        return {
-            "Overview": self.overview(), "Sources": self.sources(), "Lengths": self.lengths(), "Rules": self.rules(),
-            "Duplicates": self.duplicates(), "Benchmarks": self.benchmarks(), "Contents": self.contents(),
-            "Verbs": self.verbs(), "Samples": self.samples(),
+        made = {
+            "overview": self.overview(), "sources": self.sources(), "lengths": self.lengths(), "rules": self.rules(),
+            "duplicates": self.duplicates(), "benchmarks": self.benchmarks(), "contents": self.contents(),
+            "verbs": self.verbs(), "samples": self.samples(),
         }  # fmt: skip
+        return {phrase(f"section-{name}"): html for name, html in made.items()}
 
     def _figure(
         self, draw: Callable[[float], Drawing], note: str = "", head: Sequence[str] = (), rows: Rows = ()
@@ -45,46 +43,38 @@ class Sections:
 
     def overview(self) -> str:
         n = self.numbers
-        totals_ = totals(n["rules"])
-        tiles = [(n["read"], "rows read"), (n["kept"], "kept"), (n["rejected"] - n["left_out"], "rejected")]
-        tiles += [(n["left_out"], "left out")] if n["left_out"] else []
-        tiles += [(totals_["fixed"], "fixes")]
-        tiles += [(n["train"], "to train on"), (n["val"], "held out")]
-        if n["holdout"]:
-            tiles.append((n["holdout"], "of held-out tasks"))
-        if n["lengths"]["unit"] == "tokens":
-            tiles.append((n["lengths"]["answer"]["sum"], "tokens carry loss"))
-        shown = "".join(f"<div><b>{value:,}</b><span>{label}</span></div>" for value, label in tiles)
-        left = f" + {n['left_out']:,} left out by limits, without a fault" if n["left_out"] else ""
-        repeats = f" With repeats, train.jsonl has {n['train'] + n['repeats']:,} lines." if n["repeats"] > 0 else ""
-        adds = n["read"] == n["kept"] + n["rejected"]
-        sum_text = f"{n['read']:,} read = {n['kept']:,} kept + {n['rejected'] - n['left_out']:,} rejected{left}."
-        note = (sum_text if adds else f"The counts do not add up: {sum_text}") + repeats
+        values = {"read": n["read"], "kept": n["kept"], "rejected": n["rejected"] - n["left_out"]}
+        values |= {"left-out": n["left_out"]} if n["left_out"] else {}
+        values |= {"fixed": totals(n["rules"])["fixed"], "train": n["train"], "val": n["val"]}
+        values |= {"holdout": n["holdout"]} if n["holdout"] else {}
+        values |= {"with-loss": n["lengths"]["answer"]["sum"]} if n["lengths"]["unit"] == "tokens" else {}
+        tiles = "".join(
+            f'<div class="tile-{key}"><b>{value:,}</b>{html_of(phrase(f"tile-{key}"))}</div>'
+            for key, value in values.items()
+        )
+        counts = {key.replace("-", "_"): f"{value:,}" for key, value in values.items()}
+        sum_text = phrase("sum-left" if n["left_out"] else "sum", **counts)
+        if n["read"] != n["kept"] + n["rejected"]:
+            sum_text = joined([phrase("sum-wrong"), sum_text])
+        repeats = phrase("repeats", lines=f"{n['train'] + n['repeats']:,}") if n["repeats"] > 0 else ""
         if not n["read"]:
-            return f'<div class="tiles">{shown}</div><p>No row was read.</p>'
-        rows = [(s["name"], s["kind"], f"{s['rows']:,}", share(s["rows"], n["read"])) for s in n["flow"]]
-        table = ("step", "kind", "#rows", "#of those read")
-        return f'<div class="tiles">{shown}</div>{self._figure(partial(charts.flow, n), note, table, rows)}'
+            return f'<div class="tiles">{tiles}</div><p>{html_of(phrase("no-row-read"))}</p>'
+        kinds = {"total": phrase("kind-total"), "minus": phrase("kind-minus"), "part": phrase("kind-part")}
+        rows = [(flow_name(s), kinds[s["kind"]], f"{s['rows']:,}", share(s["rows"], n["read"])) for s in n["flow"]]
+        head = (phrase("head-step"), phrase("head-kind"), number(word("rows")), number(phrase("head-of-read")))
+        chart = self._figure(partial(charts.flow, n), joined([sum_text, repeats]), head, rows)
+        return f'<div class="tiles">{tiles}</div>{chart}'
 
     def sources(self) -> str:
         n = self.numbers
         if not n["sources"]:
-            return "<p>The report of the data stage names no source.</p>"
-        head: Sequence[str] = (
-            "source",
-            "form",
-            "#read",
-            "#rejected",
-            "#left out",
-            "#train",
-            "#val",
-            "#held-out tasks",
-            "languages",
-        )
+            return f"<p>{html_of(phrase('no-sources'))}</p>"
+        columns = ("read", "rejected", "left-out", "train", "val", "holdout")
+        head = (word("source"), word("form"), *(number(word(key)) for key in columns), word("languages"))
         rows: list[tuple[str, ...]] = []
         for s in n["sources"]:
             forms = ", ".join(s.get("forms") or ())
-            spoken = ", ".join(f"{NAMES.get(k, k)} {v:,}" for k, v in (s.get("languages") or {}).items())
+            spoken = joined((joined([language_name(k), f"{v:,}"]) for k, v in (s.get("languages") or {}).items()), ", ")
             left = s.get("left_out", 0)
             numbers = (s["read"], s["rejected"] - left, left, *(s.get(k, 0) for k in ("train", "val", "holdout")))
             rows.append((label_of(s), forms, *(f"{x:,}" for x in numbers), spoken))
@@ -94,96 +84,80 @@ class Sections:
                 (m["source"], f"{m['available']:,}", f"{m['taken']:,}", str(m["repeat"]), f"{m['share']:.1%}")
                 for m in n["mix"]
             ]
-            head = ("source", "#available", "#taken", "#times each", "#share")
-            html += self._figure(partial(charts.mix, n), "Repeats counted.", head, rows)
+            shares = ("available", "taken", "times", "share")
+            head = (word("source"), *(number(phrase(f"head-{key}")) for key in shares))
+            html += self._figure(partial(charts.mix, n), phrase("note-mix"), head, rows)
         return html
 
     def lengths(self) -> str:
         n = self.numbers["lengths"]
-        unit, cutoff = n["unit"], n["cutoff"]
+        unit, cutoff = word(n["unit"]), n["cutoff"]
         if not n["row"]["rows"]:
-            return "<p>No row was kept, so there is nothing to measure.</p>"
-        if unit == "tokens":
-            notes = [f"Prompt, answer and end token together, at most {cutoff:,} (prompt.cutoff)."]
-            notes += [f"{n['cut']:,} longer rows were cut there."] if n["cut"] else []
-            notes += [f"{n['too_long']:,} longer rows were left out and are not shown."] if n["too_long"] else []
-            notes += ["No row was longer."] if not n["cut"] + n["too_long"] else []
-            answer = "Only tokens that carry loss."
-            answer += f" In {n['no_loss']:,} rows there are none." if n["no_loss"] else ""
+            return f"<p>{html_of(phrase('nothing-to-measure'))}</p>"
+        if n["unit"] == "tokens":
+            notes = [phrase("note-cutoff", n=f"{cutoff:,}")]
+            notes += [phrase(f"note-{key}", n=f"{n[key]:,}") for key in ("cut", "too_long") if n[key]]
+            notes += [phrase("note-none-longer")] if not n["cut"] + n["too_long"] else []
+            answer = [phrase("note-answer")]
+            answer += [phrase("note-no-loss", n=f"{n['no_loss']:,}")] if n["no_loss"] else []
         else:
-            notes = ["In characters, since nothing was tokenised: name a base model or a tokenizer to see tokens."]
-            answer = "In characters."
-        titles = {"row": "Length of whole rows", "answer": "Length of answers"}
+            notes, answer = [phrase("note-characters")], [phrase("in-characters")]
         html = ""
-        for key, note in (("row", " ".join(notes)), ("answer", answer)):
-            draw = partial(
-                length_charts.histogram, n[key], unit, f"lengths-{key}", titles[key], cutoff if key == "row" else None
-            )
-            html += self._figure(draw, note, ("", f"#{unit}"), _quantiles(n[key]))
-        head = ("split", "source", "#rows", *(f"#{q} %" for q in (5, 25, 50, 75, 95)), "#answer, median")
+        for key, lines in (("row", notes), ("answer", answer)):
+            title = findings.lengths(key, n[key], unit)
+            draw = partial(length_charts.histogram, n[key], n["unit"], f"lengths-{key}", title,
+                           cutoff if key == "row" else None)  # fmt: skip
+            html += self._figure(draw, joined(lines), ("", number(unit)), _quantiles(n[key]))
+        percent = (number(f"{q} %") for q in (5, 25, 50, 75, 95))
+        head = (word("split"), word("source"), number(word("rows")), *percent, number(phrase("head-answer-median")))
         rows = [
-            (
-                g["part"],
-                g["source"],
-                f"{g['rows']:,}",
-                *(f"{v:g}" for v in g["row"].values()),
-                f"{g['answer']['p50']:g}",
-            )
+            (word(g["part"]), g["source"], f"{g['rows']:,}", *(f"{v:g}" for v in g["row"].values()),
+             f"{g['answer']['p50']:g}")
             for g in n["groups"]
-        ]
-        note = "Bar: the middle half of the rows, with the median. Line: the middle 90 %."
-        return html + self._figure(partial(length_charts.length_groups, self.numbers), note, head, rows)
+        ]  # fmt: skip
+        draw_groups = partial(length_charts.length_groups, self.numbers)
+        return html + self._figure(draw_groups, phrase("note-length-groups"), head, rows)
 
     def rules(self) -> str:
         rules = [r for r in self.numbers["rules"] if any(r.get(a) for a in exhibits.ACTIONS)]
         if not rules:
-            return "<p>No rule found anything, or none was on.</p>"
-        head = ("rule", "#rejected", "#fixed", "#flagged")
-        left = {r["rule"]: " (left out)" for r in rules if r["rule"] in LEFT_OUT}
-        counts = ((f"{int(r.get(a) or 0):,}" for a in exhibits.ACTIONS) for r in rules)
-        rows = [(r["rule"] + left.get(r["rule"], ""), *numbers) for r, numbers in zip(rules, counts, strict=True)]
-        note = "Click a rule to see what it did. A flagged row stays as it is."
-        return self._figure(partial(charts.rules, self.numbers), note, head, rows) + exhibits.rules(rules)
+            return f"<p>{html_of(phrase('no-rule-acted'))}</p>"
+        head = (word("rule"), *(number(word(a)) for a in ("rejected", "left-out", "fixed", "flagged")))
+        rows = []
+        for rule in rules:
+            gone = f"{int(rule.get('rejected') or 0):,}"
+            first = ("0", gone) if rule["rule"] in LEFT_OUT else (gone, "0")
+            rows.append((rule["rule"], *first, *(f"{int(rule.get(a) or 0):,}" for a in ("fixed", "flagged"))))
+        chart = self._figure(partial(charts.rules, self.numbers), phrase("note-rules"), head, rows)
+        return chart + exhibits.rules(rules)
 
     def duplicates(self) -> str:
         duplicates = self.numbers["duplicates"]
         if not duplicates.get("sizes"):
-            return "<p>No duplicates were found, or none were looked for.</p>"
+            return f"<p>{html_of(phrase('no-duplicates'))}</p>"
         wanted = duplicates.get("thresholds") or {}
-        notes = [f"Equal to an earlier row but for letter case and white space: {duplicates.get('exact', 0):,} rows."]
+        notes = [phrase("note-exact", n=f"{duplicates.get('exact', 0):,}")]
         if wanted.get("near"):
-            notes.append(
-                f"Sharing {wanted['near']:.0%} or more of their shingles with one: {duplicates.get('near', 0):,}."
-            )
+            notes.append(phrase("note-near", limit=f"{wanted['near']:.0%}", n=f"{duplicates.get('near', 0):,}"))
         if wanted.get("novelty"):
-            limit = f"{wanted['novelty']:g}"
-            notes.append(f"Instruction too close to one, ROUGE-L above {limit}: {duplicates.get('novelty', 0):,}.")
-        notes.append("The first row of each group stays.")
+            n = f"{duplicates.get('novelty', 0):,}"
+            notes.append(phrase("note-novelty", limit=f"{wanted['novelty']:g}", n=n))
         rows = [(s["size"], f"{s['groups']:,}") for s in duplicates["sizes"]]
-        chart = self._figure(
-            partial(charts.groups_of_duplicates, self.numbers), " ".join(notes), ("rows", "#groups"), rows
-        )
+        draw, head = partial(charts.groups_of_duplicates, self.numbers), (word("rows"), number(word("groups")))
+        chart = self._figure(draw, joined([*notes, phrase("note-first-stays")]), head, rows)
         shown = [exhibits.cluster(cluster) for cluster in self.data.clusters]
         kinds = sorted({str(row.get("kind")) for cluster in self.data.clusters for row in cluster.get("rows", ())})
-        lead = (
-            "<h3>Groups</h3><p class=soft>The largest first, then some drawn by content hash. What differs from the "
-            "kept row is marked.</p>"
-        )
-        return chart + lead + pager("groups", shown, {"kind": kinds})
+        return chart + _lead("groups") + pager("groups", shown, {"kind": [labelled(kind) for kind in kinds]})
 
     def benchmarks(self) -> str:
         contamination = self.numbers["contamination"]
         table = contamination.get("table") or {}
         if not table:
-            return "<p>No benchmark was named (data.benchmarks), so no row was compared with test questions.</p>"
+            return f"<p>{html_of(phrase('no-benchmarks'))}</p>"
         known = ("questions", "checkable")
         sizes = {str(b.get("name")): b for b in contamination.get("benchmarks") or ()}
-        head = (
-            "benchmark",
-            "#questions",
-            "#long enough to look for",
-            *(f"#{source}" for source in next(iter(table.values()))),
-        )
+        columns = (number(source) for source in next(iter(table.values())))
+        head = (word("benchmark"), *(number(phrase(f"head-{key}")) for key in known), *columns)
         rows = [
             (
                 name,
@@ -192,80 +166,68 @@ class Sections:
             )
             for name, row in table.items()
         ]
-        note = "Rows rejected because they hold a question of a benchmark."
-        chart = self._figure(partial(charts.contamination, self.numbers), note, head, rows)
+        chart = self._figure(partial(charts.contamination, self.numbers), phrase("note-contamination"), head, rows)
         examples = contamination.get("examples") or ()
         if not examples:
-            return f"{chart}<p>None was found.</p>"
+            return chart
         names = {key: sorted({str(e.get(key)) for e in examples}) for key in ("benchmark", "source")}
-        lead = "<h3>The questions and the rows</h3><p class=soft>What both share is marked.</p>"
-        return chart + lead + pager("hits", (exhibits.hit(e) for e in examples), names)
+        return chart + _lead("hits") + pager("hits", (exhibits.hit(e) for e in examples), names)
 
     def contents(self) -> str:
         n = self.numbers
         if not n["kept"]:
-            return "<p>No row was kept.</p>"
-        languages = {NAMES.get(key, key): value for key, value in n["languages"].items()}
-        tasks = {key or NO_TASK: value for key, value in n["tasks"].items()}
-        html = self._counts(languages, "languages", "Languages", "Told by script and by common words.")
-        kinds = len(tasks) - (NO_TASK in tasks)
+            return f"<p>{html_of(phrase('no-row-kept'))}</p>"
+        languages = {language_name(key): value for key, value in n["languages"].items()}
+        tasks = {key or word("no-task"): value for key, value in n["tasks"].items()}
+        html = self._counts(languages, "languages", phrase("note-languages"))
+        kinds = len([key for key in n["tasks"] if key])
         if kinds:
-            html += self._counts(tasks, "tasks", "Tasks", f"{kinds:,} kinds of task are named.")
+            html += self._counts(tasks, "tasks", phrase("note-tasks", n=f"{kinds:,}"))
         else:
-            html += "<p>No row names its task.</p>"
+            html += f"<p>{html_of(phrase('no-tasks'))}</p>"
         if n["groups"]:
-            html += self._counts(
-                n["groups"], "task-groups", "Groups of tasks", "As in data.groups; a task may be in several."
-            )
-        with_input = f"{n['with_input']:,} rows ({share(n['with_input'], n['kept'])}) carry an input."
-        return f"<p>{with_input}</p>{html}"
+            html += self._counts(n["groups"], "task-groups", phrase("note-task-groups"))
+        with_input = phrase("with-input", n=f"{n['with_input']:,}", share=share(n["with_input"], n["kept"]))
+        return f"<p>{html_of(with_input)}</p>{html}"
 
-    def _counts(self, counts: Mapping[str, int], name: str, title: str, note: str) -> str:
+    def _counts(self, counts: Mapping[str, int], name: str, note: str) -> str:
         if not any(counts.values()):
             return ""
         rows = [(label, f"{n:,}", share(n, sum(counts.values()))) for label, n in list(counts.items())[:500]]
-        return self._figure(
-            lambda width: charts.counts(counts, width, name, title), note, (title.lower(), "#rows", "#share"), rows
-        )
+        title = findings.most_common(name, counts)
+        head = (word(name), number(word("rows")), number(phrase("head-share")))
+        return self._figure(lambda width: charts.counts(counts, width, name, title), note, head, rows)
 
     def verbs(self) -> str:
         if not self.parsed:
-            return "<p>No row to parse.</p>"
-        return "".join(self._sunburst(language, entry) for language, entry in self.parsed.items())
-
-    def _sunburst(self, language: str, entry: Mapping[str, Any]) -> str:
-        name, parsed, rows = LANGUAGES[language], entry["parsed"], entry["rows"]
-        title = f"What {name} instructions ask for"
-        if entry.get("missing"):
-            return f"<h3>{title}</h3><p>{escape(entry['missing'])}</p>"
-        if not entry["verbs"]:
-            return f"<h3>{title}</h3><p>None of the {parsed:,} instructions has a root verb with an object.</p>"
-        sample = f"Of {parsed:,} rows drawn by content hash from {rows:,}" if parsed < rows else f"Of {rows:,} rows"
-        note = (
-            f"{sample}, {share(entry['with_object'], parsed)} begin with a sentence that has a root verb and a direct "
-            f"object; questions mostly have none. Inner ring: the {len(entry['verbs'])} most common verbs. Outer ring: "
-            "their up to 4 most common objects."
-        )
-        table = [
-            (v["verb"], f"{v['rows']:,}", ", ".join(f"{o['object']} {o['rows']:,}" for o in v["objects"]))
-            for v in entry["verbs"]
-        ]
-        draw = partial(sunburst, entry, name=f"sunburst-{language}", title=title, note=note)
-        return self._figure(lambda width: draw(width=width), "", ("verb", "#rows", "objects"), table)
+            return f"<p>{html_of(phrase('no-row-to-parse'))}</p>"
+        return "".join(verb_charts.html(self._figure, language, entry) for language, entry in self.parsed.items())
 
     def samples(self) -> str:
-        samples, unit = self.data.samples, self.numbers["lengths"]["unit"]
+        samples, unit = self.data.samples, word(self.numbers["lengths"]["unit"])
         if not samples:
-            return "<p>There is no row to show.</p>"
-        filters = {
+            return f"<p>{html_of(phrase('no-row-to-show'))}</p>"
+        filters: dict[str, Sequence[str]] = {
             key: list(dict.fromkeys(sorted(value for sample in samples for value in _values(sample, key))))
             for key in ("split", "source", "language", "rule")
         }
-        lead = (
-            f"<p>{len(samples):,} rows drawn by content hash, so the same ones on every machine: from each split, "
-            "source and language, and some for every rule. Arrow keys turn.</p>"
-        )
+        filters["split"] = [Phrase(key, word(key).korean) for key in filters["split"]]
+        lead = f"<p>{html_of(phrase('note-samples', n=f'{len(samples):,}'))}</p>"
         return lead + pager("rows", (exhibits.sample(s, unit) for s in samples), filters)
+
+
+def language_name(code: str) -> str:
+    """The name of a language where the page knows it, else its code."""
+    return labelled(NAMES[code]) if code in NAMES else code
+
+
+def flow_name(step: Mapping[str, Any]) -> str:
+    """The name of a step of the flow: a rule's own, or the page's word."""
+    return step["name"] if step["kind"] == "minus" else word(step["name"])
+
+
+def _lead(name: str) -> str:
+    return f"<h3>{html_of(phrase(f'lead-{name}'))}</h3><p class=soft>{html_of(phrase(f'lead-{name}-note'))}</p>"
 
 
 def _values(sample: Any, key: str) -> list[str]:
@@ -274,5 +236,5 @@ def _values(sample: Any, key: str) -> list[str]:
 
 def _quantiles(lengths: Mapping[str, Any]) -> list[tuple[str, str]]:
     q = lengths["quantiles"]
-    lines = [(f"{key[1:]} % of rows have at most", f"{value:g}") for key, value in q.items()]
-    return [*lines, ("longest", f"{lengths['longest']:,}"), ("all together", f"{lengths['sum']:,}")]
+    lines: list[tuple[str, str]] = [(phrase("quantile", q=key[1:]), f"{value:g}") for key, value in q.items()]
+    return [*lines, (phrase("longest"), f"{lengths['longest']:,}"), (phrase("altogether"), f"{lengths['sum']:,}")]

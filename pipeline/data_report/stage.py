@@ -15,22 +15,19 @@ from pipeline.data_report import verbs
 from pipeline.data_report.numbers import gather
 from pipeline.data_report.sections import Sections
 from pipeline.pages.page import page
+from pipeline.pages.phrases import phrase
 from pipeline.run.files import write_json, write_text
 from pipeline.run.folder import Run
 from pipeline.run.progress import bar, say
 
 PAGE = "data_report.html"
 PAGE_BEFORE = "report.html"  # its name in earlier versions, which is also what the run report was called
-END = (
-    ", seed {seed}. The numbers are in report.json and the pictures beside it as PNG; the rows and the datasheet "
-    "(README.md) are in the run's folder dataset."
-)
 
 
 def key(config: Config, run: Run) -> dict[str, Any]:
     """All that the result depends on. A report without verbs becomes stale when a parser is installed."""
     return {
-        "version": 2,  # 1: the page was called report.html
+        "version": 3,  # 1: the page was called report.html; 2: in English alone
         "name": config.name,
         "seed": config.data.seed,
         "cutoff": config.prompt.cutoff,
@@ -49,7 +46,7 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
     data.numbers, data.clusters = shortened(data.numbers, short), shortened(data.clusters, short)
     verbs_by_language = verbs.count(data.instructions, data.rows)
     sections = Sections(data, verbs_by_language)
-    html = page(config.name, "Data report", sections.all(), END.format(seed=config.data.seed))
+    html = page(config.name, phrase("data-report"), sections.all(), phrase("data-report-end", seed=config.data.seed))
     # A parser that could not be used is left out of the key, so that the next call tries again.
     failed = {language for language, entry in verbs_by_language.items() if entry.get("missing")}
     used = {language: version for language, version in stage_key["parsers"].items() if language not in failed}

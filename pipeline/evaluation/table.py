@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.config.schema import Eval
 from pipeline.evaluation.general import forgetting
 from pipeline.evaluation.scores import mean, ratio, shown
-from pipeline.pages.charts import DotRow, dots
+from pipeline.pages.dots import DotRow, dots
 from pipeline.pages.drawing import Drawing
 from pipeline.run.folder import HELD_OUT
 from pipeline.run.markdown import code, plain

@@ -1,8 +1,7 @@
-"""The three kinds of chart that pages and pictures share: horizontal bars, lines over steps, dots with standard errors.
+"""The charts that pages and pictures share: horizontal bars and lines over steps (dots: `pipeline.pages.dots`).
 
     bars          label | ███████▒▒▒ 1,234        add_bars
     lines         value ^ ~~\\__ over step         add_lines
-    dots          label | ○────●   12% → 34%      dots
 
 Each adds marks to a `Drawing` below what is there already, and draws for the drawing's width: up to 500 pixels labels
 stand above their bar instead of beside it.
@@ -16,21 +15,34 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from pipeline.pages.drawing import Curve, Dot, Drawing, Line, Rect, Text, fitted, text_width
-from pipeline.pages.text import visible
+from pipeline.pages.phrases import joined, phrase
 
 GUTTER = 210  # for labels, left of the bars of a wide drawing
 POINTS = 300  # of a line; longer ones are averaged
+TOUCH = 44  # pixels of a row that can be touched
+MARKERS = {"warn": "circle", "left": "diamond"}  # of lines with few points, by colour
 Points = list[tuple[float, float]]
 
 
-def legend(drawing: Drawing, entries: Sequence[tuple[str, str]], top: float = 0.0) -> float:
-    """Squares of (colour, label) on one or more lines; returns the y at which the chart may begin."""
+def legend(drawing: Drawing, entries: Sequence[tuple[str, str]], top: float = 0.0, marker: str = "") -> float:
+    """Signs of (colour, label) on one or more lines; returns the y at which the chart may begin.
+
+    Args:
+        marker: `circle` for dots in place of squares; `line`: a line, with a marker where `MARKERS` has one.
+    """
     x, y = 0.0, top
     for colour, label in entries:
         length = 18 + text_width(label, 12.5) + 16
         if x and x + length > drawing.width:
             x, y = 0.0, y + 20
-        drawing.add(Rect(x, y + 1, 11, 11, colour), Text(x + 17, y + 11, label, 12.5, "soft"))
+        shape = MARKERS.get(colour, "") if marker == "line" else marker
+        if marker == "line":
+            drawing.add(Line(x, y + 6.5, x + 12, y + 6.5, colour, 2))
+        if shape:
+            drawing.add(Dot(x + 6, y + 6.5, 4.5, colour, shape=shape))
+        elif not marker:
+            drawing.add(Rect(x, y + 1, 11, 11, colour))
+        drawing.add(Text(x + 17, y + 11, label, 12.5, "soft"))
         x += length
     return y + 30
 
@@ -87,9 +99,12 @@ def add_bars(drawing: Drawing, rows: Sequence[Bar], top: float) -> Scale:
     room = max((text_width(row.value, 12.5) for row in rows), default=0) + 10
     largest = max((row.start + sum(n for n, _, _ in row.pieces) for row in rows), default=0) or 1
     scale = (drawing.width - left - (room if wide else 0)) / largest
-    step, thick = (27, 16) if wide else (40, 14)
+    step, thick = (27, 16) if wide else (TOUCH, 14)
     for number, row in enumerate(rows):
         y = top + number * step
+        if row.link:  # the whole row leads there
+            said = joined((tip for amount, _, tip in row.pieces if amount > 0), ", ")
+            drawing.add(Rect(0, y - 2, drawing.width, step, "transparent", said, row.link))
         label = fitted(row.label, 13, (left - 14 if wide else drawing.width - room) - row.inset)
         tip = row.tip or (row.label if label != row.label else "")
         base = y + 12.5
@@ -99,13 +114,18 @@ def add_bars(drawing: Drawing, rows: Sequence[Bar], top: float) -> Scale:
         for amount, colour, tip in row.pieces:
             if amount > 0:
                 length = max(amount * scale, 1.5)
-                drawing.add(Rect(min(at, left + largest * scale - length), y, length, thick, colour, tip, row.link))
+                place = min(at, left + largest * scale - length)
+                # A hair of paper keeps pieces of like lightness apart.
+                drawing.add(Rect(place, y, max(length - 1, 1.5), thick, colour, tip, row.link))
                 at += length
         if wide:
             drawing.add(Text(at + 7, base, row.value, 12.5, "soft"))
         else:
             drawing.add(Text(drawing.width, base, row.value, 12.5, "soft", "end"))
-    drawing.height = top + len(rows) * step - (step - thick if wide else 4)
+    drawing.height = top + len(rows) * step - (step - thick if wide else 6)
+    if drawing.x_axis:
+        drawing.add(Text(left, drawing.height + 17, drawing.x_axis, 11.5, "soft"))
+        drawing.height += 22
     return Scale(left, scale, left + largest * scale)
 
 
@@ -114,7 +134,7 @@ def add_bars(drawing: Drawing, rows: Sequence[Bar], top: float) -> Scale:
 
 @dataclass(frozen=True)
 class Series:
-    """One line of points (step, value). dots: each point gets a dot with its value as a tip."""
+    """One line of points (step, value). dots: each point gets a marker with its value as a tip."""
 
     name: str
     points: Points
@@ -170,7 +190,10 @@ def add_lines(
     series = [s for s in series if s.points]
     above = drawing.height
     names = list(dict.fromkeys((s.colour, s.name) for s in series))
-    top = legend(drawing, names, above) if len(names) > 1 else above + 8.0
+    top = legend(drawing, names, above, "line") if len(names) > 1 else above + 8.0
+    if drawing.y_axis:
+        drawing.add(Text(0, top + 4, drawing.y_axis, 11.5, "soft"))
+        top += 24
     plane = _plane(drawing, series, (top, top + height), from_zero, log)
     for value in plane.values(5 if height > 150 else 4):
         y = plane.y(value)
@@ -183,10 +206,15 @@ def add_lines(
         if len(placed) > 1:
             drawing.add(Curve(tuple(placed), one.colour, one.width))
         if one.dots or len(placed) == 1:
+            shape = MARKERS.get(one.colour, "circle")
             for (x, y), (step, value) in zip(placed, one.points, strict=True):
-                drawing.add(Dot(x, y, 3.5, one.colour, f"{one.name}, step {step:,.0f}: {form.format(value)}"))
+                tip = phrase("tip-point", name=one.name, step=f"{step:,.0f}", value=form.format(value))
+                drawing.add(Dot(x, y, 4.5, one.colour, tip, shape))
     _add_tips(drawing, series, plane, form)
     drawing.height = plane.bottom + 24
+    if drawing.x_axis:
+        drawing.add(Text(plane.right, plane.bottom + 33, drawing.x_axis, 11.5, "soft", "end"))
+        drawing.height += 16
     return drawing
 
 
@@ -213,68 +241,10 @@ def _add_tips(drawing: Drawing, series: Sequence[Series], plane: Plane, form: st
     edges = [0.0, *((a + b) / 2 for a, b in pairwise(steps)), plane.last]
     stripes = []
     for step, (start, end) in zip(steps, pairwise(edges), strict=True):
-        values = [f"{s.name} {form.format(min(s.points, key=lambda p: abs(p[0] - step))[1])}" for s in lines]
+        values = joined(
+            (joined([s.name, form.format(min(s.points, key=lambda p: abs(p[0] - step))[1])]) for s in lines), ", "
+        )
         x, width = plane.x(start), plane.x(end) - plane.x(start)
-        tip = f"step {step:,.0f}: {', '.join(values)}"
+        tip = phrase("tip-step", step=f"{step:,.0f}", values=values)
         stripes.append(Rect(x, plane.top, width, plane.bottom - plane.top, "transparent", tip))
     drawing.marks[:0] = stripes
-
-
-# --- dots
-
-
-@dataclass(frozen=True)
-class DotRow:
-    """One measure: for each column a share from 0 to 1 with its standard error (0 or NaN: unknown), or None."""
-
-    label: str
-    values: Sequence[tuple[float, float] | None]
-
-
-def dots(
-    rows: Sequence[DotRow], width: float, name: str, title: str, columns: Sequence[tuple[str, str, str]]
-) -> Drawing:
-    """For each row a line from the first dot to the last, on a scale from 0 to 100 %, with bands of a standard error.
-
-    Args:
-        columns: (label in the legend, label in tips, colour) of each dot.
-    """
-    drawing = Drawing(name, width, 0, title, f"{title}, {' and '.join(label for label, _, _ in columns)}")
-    wide = width > 500
-    left, room = float(GUTTER if wide else 6), 118.0 if wide else 6.0
-    scale, step = width - left - room, 27 if wide else 44
-    errors = any(value and value[1] for row in rows for value in row.values)
-    meaning = [("accent-3", "± a standard error")] if errors else []
-    top = legend(drawing, [*((colour, label) for label, _, colour in columns), *meaning])
-    bottom = top + len(rows) * step
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        x = left + share * scale
-        drawing.add(Line(x, top - 4, x, bottom), Text(x, bottom + 15, f"{share:.0%}", 11.5, "soft", "middle"))
-    for number, row in enumerate(rows):
-        y = top + number * step
-        label = fitted(visible(row.label), 13, (left - 14) if wide else width - 120)
-        ends = [value for value in row.values if value is not None]
-        drawing.add(Text(0, y + 13, label, 13, tip=row.label if label != row.label else ""))
-        change = " → ".join(f"{value:.0%}" for value, _ in (ends[:1] + ends[-1:] if len(ends) > 1 else ends))
-        drawing.add(Text(width, y + 13, change, 12.5, "soft", "end"))
-        _add_dots(drawing, row, columns, left, scale, y + (9 if wide else 28))
-    drawing.height = bottom + 22
-    return drawing
-
-
-def _add_dots(
-    drawing: Drawing, row: DotRow, columns: Sequence[tuple[str, str, str]], left: float, scale: float, y: float
-) -> None:
-    def place(value: float) -> float:
-        return left + min(max(value, 0.0), 1.0) * scale
-
-    there = [(*value, who, colour) for value, (_, who, colour) in zip(row.values, columns, strict=True) if value]
-    for value, error, _, _ in there:
-        if error and not math.isnan(error):
-            start = place(value - error)
-            drawing.add(Rect(start, y - 4, max(place(value + error) - start, 1), 8, "accent-3"))
-    if len(there) > 1:
-        drawing.add(Line(place(there[0][0]), y, place(there[-1][0]), y, "neutral", 1.5))
-    for value, error, who, colour in there:
-        around = f" ± {error:.1%}" if error and not math.isnan(error) else ""
-        drawing.add(Dot(place(value), y, 5, colour, f"{row.label}, {who}: {value:.1%}{around}"))

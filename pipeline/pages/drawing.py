@@ -5,25 +5,32 @@ Colours are roles: a page has values for them in its light and its dark scheme, 
 
 from __future__ import annotations
 
-import html
 import math
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pipeline.pages.text import visible
+from pipeline.pages.phrases import Phrase, attribute, data_of
+from pipeline.pages.text import escape
 
-# role: (light, dark). Blue to orange stays apart for every kind of colour blindness; the rest is one scale of blue.
+# role: (light, dark). On `paper`, text roles have a contrast of 4.5:1 or more and marks of 3:1 (tests/test_pages.py).
+# Blue and orange stay apart for every kind of colour blindness. `tint` and `grid` carry no meaning of their own: a
+# background below text, and lines that guide the eye.
 ROLES = {
     "paper": ("#ffffff", "#15191e"),
     "ink": ("#1d2733", "#e4e8ec"),
-    "soft": ("#5c6875", "#9aa6b2"),
+    "soft": ("#566270", "#9aa6b2"),
     "grid": ("#e2e6ea", "#2b333c"),
-    "accent": ("#2f6690", "#6aa3cf"),
-    "accent-2": ("#7fabcd", "#41698a"),
-    "accent-3": ("#c3d9ea", "#2a4358"),
-    "warn": ("#c8621b", "#ef9350"),
-    "neutral": ("#a9b3bd", "#5d6975"),
+    "tint": ("#d9e7f2", "#233a4d"),
+    "accent": ("#23608f", "#6aa3cf"),
+    "accent-2": ("#4a90c2", "#4a7fa8"),
+    "accent-3": ("#8b79c9", "#a593dd"),
+    "left": ("#1d8a78", "#2fae96"),
+    "warn": ("#b4530f", "#ef9350"),
+    "neutral": ("#84909c", "#76828e"),
 }
+TEXT_ROLES = ("ink", "soft", "accent", "warn")  # colours of text
+MARK_ROLES = ("accent", "accent-2", "accent-3", "left", "warn", "neutral")
 
 WIDE, NARROW = 880, 340  # pixels; each chart is drawn for both
 
@@ -95,11 +102,25 @@ class Curve:
 
 @dataclass(frozen=True)
 class Dot:
+    """shape: `circle`, `square` or `diamond`, as high and wide as the circle of this radius."""
+
     x: float
     y: float
     radius: float
     fill: str = "accent"
     tip: str = ""
+    shape: str = "circle"
+
+    def corners(self) -> tuple[tuple[float, float], ...]:
+        """Of a square or diamond."""
+        r = self.radius
+        if self.shape == "square":
+            r *= 0.88
+            steps = ((-r, -r), (r, -r), (r, r), (-r, r))
+        else:
+            r *= 1.25
+            steps = ((0, -r), (r, 0), (0, r), (-r, 0))
+        return tuple((self.x + x, self.y + y) for x, y in steps)
 
 
 Mark = Rect | Line | Text | Wedge | Curve | Dot
@@ -107,7 +128,8 @@ Mark = Rect | Line | Text | Wedge | Curve | Dot
 
 @dataclass
 class Drawing:
-    """title, note: text above and below the drawing. alt: for screen readers."""
+    """title, note: text above and below the drawing. alt: for screen readers. x_axis, y_axis: what they count, and
+    its unit. Texts may be phrases in two languages (`pipeline.pages.phrases`)."""
 
     name: str
     width: float
@@ -115,6 +137,8 @@ class Drawing:
     title: str
     alt: str
     note: str = ""
+    x_axis: str = ""
+    y_axis: str = ""
     marks: list[Mark] = field(default_factory=list)
 
     def add(self, *marks: Mark) -> None:
@@ -122,7 +146,10 @@ class Drawing:
 
 
 def text_width(text: str, size: float) -> float:
-    """Approximate width of a text in a sans-serif font; Hangul, Kana and Han are as wide as they are high."""
+    """Approximate width of a text in a sans-serif font; Hangul, Kana and Han are as wide as they are high. Of a phrase
+    the wider one of its two texts."""
+    if isinstance(text, Phrase):
+        return max(text_width(str(text), size), text_width(text.korean, size))
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
     return size * (0.95 * wide + 0.55 * (len(text) - wide))
 
@@ -141,46 +168,61 @@ def fitted(text: str, size: float, width: float) -> str:
 
 def svg(drawing: Drawing, css: str) -> str:
     """The drawing as an <svg> element without a width of its own; `css` is its class."""
-    body = "".join(_element(mark) for mark in drawing.marks)
+    body, linked = [], set()
+    for mark in drawing.marks:
+        link = getattr(mark, "link", "")
+        # One tab stop for all marks of a link: the first.
+        name = getattr(mark, "tip", "") or getattr(mark, "text", "")
+        body.append(_linked(_element(mark), link, "" if link in linked else name) if link else _element(mark))
+        linked.add(link)
     return (
-        f'<svg class="{css}" viewBox="0 0 {_n(drawing.width)} {_n(drawing.height)}" role="group" '
-        f'aria-label="{_escape(drawing.alt)}" style="max-width:{_n(drawing.width)}px">{body}</svg>'
+        f'<svg class="{css}" viewBox="0 0 {_n(drawing.width)} {_n(drawing.height)}" role="group"'
+        f'{attribute("aria-label", drawing.alt)} style="max-width:{_n(drawing.width)}px">{"".join(body)}</svg>'
     )
 
 
+def _linked(shape: str, link: str, name: str) -> str:
+    """The shape as a link. name: of the link, for screen readers; empty where the keyboard passes it by."""
+    stop = attribute("aria-label", name) if name else ' tabindex="-1" aria-hidden="true"'
+    return f'<a href="#{escape(link)}"{stop}>{shape}</a>'
+
+
 def _element(mark: Mark) -> str:
-    tip = f' data-tip="{_escape(mark.tip)}"' if mark.tip else ""
-    link = getattr(mark, "link", "")
+    tip = attribute("data-tip", mark.tip) if mark.tip else ""
     if isinstance(mark, Rect):
-        shape = (
+        return (
             f'<rect x="{_n(mark.x)}" y="{_n(mark.y)}" width="{_n(mark.width)}" height="{_n(mark.height)}"'
             f"{_colour('fill', mark.fill)}{tip}/>"
         )
-    elif isinstance(mark, Line):
+    if isinstance(mark, Line):
         dash = ' stroke-dasharray="4 3"' if mark.dashed else ""
-        shape = (
+        return (
             f'<line x1="{_n(mark.x1)}" y1="{_n(mark.y1)}" x2="{_n(mark.x2)}" y2="{_n(mark.y2)}"'
             f'{_colour("stroke", mark.stroke)} stroke-width="{_n(mark.width)}"{dash}{tip}/>'
         )
-    elif isinstance(mark, Curve):
-        points = " ".join(f"{_n(x)},{_n(y)}" for x, y in mark.points)
-        shape = (
-            f'<polyline points="{points}" fill="none"{_colour("stroke", mark.stroke)} '
+    if isinstance(mark, Curve):
+        return (
+            f'<polyline points="{_pairs(mark.points)}" fill="none"{_colour("stroke", mark.stroke)} '
             f'stroke-width="{_n(mark.width)}" stroke-linejoin="round"{tip}/>'
         )
-    elif isinstance(mark, Dot):
-        shape = f'<circle cx="{_n(mark.x)}" cy="{_n(mark.y)}" r="{_n(mark.radius)}"{_colour("fill", mark.fill)}{tip}/>'
-    elif isinstance(mark, Wedge):
-        shape = f'<path d="{_ring(mark)}"{_colour("fill", mark.fill)} class="slice"{tip}/>'
-    else:
-        turn = f' transform="rotate({_n(mark.turn)} {_n(mark.x)} {_n(mark.y)})"' if mark.turn else ""
-        anchor = f' text-anchor="{mark.anchor}"' if mark.anchor != "start" else ""
-        weight = ' font-weight="600"' if mark.bold else ""
-        shape = (
-            f'<text x="{_n(mark.x)}" y="{_n(mark.y)}" font-size="{_n(mark.size)}"{anchor}{weight}{turn}'
-            f"{_colour('fill', mark.fill)}{tip}>{_escape(mark.text)}</text>"
-        )
-    return f'<a href="#{_escape(link)}">{shape}</a>' if link else shape
+    if isinstance(mark, Dot):
+        fill = _colour("fill", mark.fill)
+        if mark.shape != "circle":
+            return f'<polygon points="{_pairs(mark.corners())}" class="dot"{fill}{tip}/>'
+        return f'<circle cx="{_n(mark.x)}" cy="{_n(mark.y)}" r="{_n(mark.radius)}" class="dot"{fill}{tip}/>'
+    if isinstance(mark, Wedge):
+        return f'<path d="{_ring(mark)}"{_colour("fill", mark.fill)} class="slice"{tip}/>'
+    turn = f' transform="rotate({_n(mark.turn)} {_n(mark.x)} {_n(mark.y)})"' if mark.turn else ""
+    anchor = f' text-anchor="{mark.anchor}"' if mark.anchor != "start" else ""
+    weight = ' font-weight="600"' if mark.bold else ""
+    return (
+        f'<text x="{_n(mark.x)}" y="{_n(mark.y)}" font-size="{_n(mark.size)}"{anchor}{weight}{turn}'
+        f"{_colour('fill', mark.fill)}{tip}{data_of(mark.text)}>{escape(mark.text)}</text>"
+    )
+
+
+def _pairs(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{_n(x)},{_n(y)}" for x, y in points)
 
 
 def _ring(wedge: Wedge) -> str:
@@ -203,10 +245,6 @@ def point(x: float, y: float, radius: float, angle: float) -> tuple[float, float
 
 def _colour(what: str, role: str) -> str:
     return f' style="{what}:var(--{role})"' if role in ROLES else f' {what}="{role}"'
-
-
-def _escape(text: str) -> str:
-    return html.escape(visible(text), quote=True)
 
 
 def _n(value: float) -> str:

@@ -1,4 +1,3 @@
-"use strict";
 // Everything is on the page already; this only shows one thing at a time and says what the pointer is on.
 
 // What the pointer or the keyboard is on.
@@ -7,7 +6,7 @@ function point(target, x, y) {
   const mark = target instanceof Element ? target.closest("[data-tip]") : null;
   tip.classList.toggle("on", !!mark);
   if (!mark) return;
-  tip.textContent = mark.dataset.tip;
+  tip.textContent = tipOf(mark);
   const box = tip.getBoundingClientRect();
   const left = Math.min(Math.max(8, x + 14), innerWidth - box.width - 8);
   const top = y + 18 + box.height > innerHeight ? y - box.height - 12 : y + 18;
@@ -63,10 +62,11 @@ class Pager {
   }
   show() {
     for (const item of this.items) item.hidden = item !== this.shown[this.at];
-    this.count.textContent = this.shown.length ? `${this.at + 1} of ${this.shown.length}` : "none";
+    this.count.textContent = this.shown.length ? say("of", { at: this.at + 1, count: this.shown.length }) : say("none");
   }
 }
 const pagers = [...document.querySelectorAll(".pager")].map((root) => new Pager(root));
+addEventListener("languagechange-page", () => pagers.forEach((pager) => pager.show()));
 
 // Arrow keys turn the pager that the reader is looking at.
 addEventListener("keydown", (e) => {

@@ -66,6 +66,8 @@ def _paint(axes: Axes, mark: Mark) -> None:
     elif isinstance(mark, Curve):
         xs, ys = zip(*mark.points, strict=True)
         axes.add_line(Line2D(xs, ys, color=_colour(mark.stroke), linewidth=0.72 * mark.width, zorder=1))
+    elif isinstance(mark, Dot) and mark.shape != "circle":
+        axes.add_patch(patches.Polygon(mark.corners(), facecolor=_colour(mark.fill), linewidth=0, zorder=1))
     elif isinstance(mark, Dot):
         axes.add_patch(
             patches.Circle((mark.x, mark.y), mark.radius, facecolor=_colour(mark.fill), linewidth=0, zorder=1)

@@ -10,7 +10,7 @@
       benchmarks/, eval/                      questions and finished measurements; eval.json, eval.md, eval.png
       compare/, judge/, partial/              answers side by side, verdicts; both as they come
       report/data_report.html                 the data on one page
-      run_report.html                         `make report`: all of this on one page
+      run_report.html, run_report.md          `make report`: all of this on one page, and in short as Markdown
 
 A stage is up to date when the manifest in its folder holds the same key (config values it depends on, hashes of its
 input files, results of the stages before it) and its files are there with their sizes: asking reads no large file.
@@ -77,10 +77,12 @@ class Run:
     """A run folder on disk. Nothing is created before the first write.
 
     sources: files that the next stage is made from, with size and hash; `writing` puts them into its manifest.
+    started: when that stage began, in seconds since 1970; its manifest says how long it took. 0: not known.
     """
 
     root: Path
     sources: dict[str, dict[str, Any]] = field(default_factory=dict, compare=False)
+    started: float = field(default=0.0, compare=False)
 
     @classmethod
     def of(cls, name: str) -> Run:
@@ -161,13 +163,14 @@ class Run:
                     )  # fmt: skip
 
     def made_from(self, paths: list[Path]) -> Run:
-        """The same run, whose next stage records these files as what it was made from."""
-        return replace(self, sources={str(path): _described(path, sha256_file) for path in paths})
+        """The same run, whose next stage begins now and records these files as what it was made from."""
+        now = time.time()
+        return replace(self, sources={str(path): _described(path, sha256_file) for path in paths}, started=now)
 
     @contextlib.contextmanager
     def writing(self, stage: str, key: dict[str, Any]) -> Iterator[StageOutput]:
         """Yields where to write a stage's files; the manifest is written last and the folder swapped in whole."""
-        started = time.time()
+        started = self.started or time.time()
         with replace_folder(self.folder(stage)) as folder:
             output = StageOutput(folder)
             yield output

@@ -13,6 +13,7 @@ from pipeline.config.load import load
 from pipeline.config.schema import Config
 from pipeline.data_report.numbers import gather
 from pipeline.model.card import base_name
+from pipeline.pages.phrases import Phrase, labelled, phrase
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json
 from pipeline.run.folder import Run
@@ -54,7 +55,7 @@ class Contents:
     differs: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     data: Mapping[str, Any] | None = None
     manifests: Mapping[str, Any] = field(default_factory=dict)
-    old: Mapping[str, str] = field(default_factory=dict)
+    old: Mapping[str, Phrase] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)
     adapter: Mapping[str, Any] = field(default_factory=dict)
     probes: Mapping[str, Any] = field(default_factory=dict)
@@ -75,6 +76,17 @@ class Contents:
         except UserError:
             return Path(self.config.model.base).name
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds that each stage took, as its manifest says. A stage that was stopped and went on counts its last
+        call; training counts all steps."""
+        known = {folder: (self.manifests.get(folder) or {}).get("seconds") for folder, _, _ in STAGES}
+        seconds = {folder: float(value) for folder, value in known.items() if isinstance(value, (int, float))}
+        trained = self.counts("adapter").get("train_seconds")
+        if "adapter" in seconds and isinstance(trained, (int, float)):
+            seconds["adapter"] = max(seconds["adapter"], float(trained))
+        return seconds
+
     def trained_with(self, key: str) -> Any:
         """A value of the section `train` that the adapter was trained with."""
         manifest = self.manifests.get("adapter") or {"key": {}}
@@ -92,9 +104,9 @@ class Contents:
         whole = isinstance(win_rate, dict) and isinstance(win_rate.get("win_rate"), (int, float))
         return win_rate if isinstance(win_rate, dict) and whole else {}
 
-    def missing(self, folder: str, what: str) -> str:
-        """The sentence for a result that is not there; `what` begins it."""
-        return f"{what} yet: <code>{COMMANDS[folder]} CONFIG=...</code> makes it."
+    def missing(self, folder: str, key: str) -> Phrase:
+        """The sentence for a result that is not there. key: of the text that begins it."""
+        return phrase("not-yet", what=phrase(key), command=f"`{COMMANDS[folder]} CONFIG=...`")
 
 
 def read(given: Config, run: Run) -> Contents:
@@ -169,14 +181,14 @@ def _data(config: Config, run: Run) -> dict[str, Any]:
     return gather(run, config.name, config.data.seed, config.prompt.cutoff).numbers
 
 
-def _old(run: Run, manifests: Mapping[str, Any]) -> dict[str, str]:
+def _old(run: Run, manifests: Mapping[str, Any]) -> dict[str, Phrase]:
     """Reasons for each stage whose key names another result of the stage before it than the present one."""
-    reasons = {}
+    reasons: dict[str, Phrase] = {}
     names = {folder: name for folder, name, _ in STAGES}
     for folder, before in BEFORE.items():
         manifest = manifests.get(folder)
         made_from = manifest["key"].get(before) if manifest else None
         if made_from is not None and made_from != run.result(before):
-            now = "others are there now" if manifests.get(before) else "they are gone"
-            reasons[folder] = f"made from an earlier result of {names[before]}; {now}"
+            key = "stale-others" if manifests.get(before) else "stale-gone"
+            reasons[folder] = phrase(key, before=labelled(names[before]))
     return reasons

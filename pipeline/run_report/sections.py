@@ -1,8 +1,7 @@
-"""Sections of the run report on the run: summary, training, data and plan."""
+"""Sections of the run report on the run: summary, data and plan."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from pipeline.config.method_rules import description
@@ -10,58 +9,68 @@ from pipeline.data_report.numbers import ReportData
 from pipeline.data_report.sections import Sections
 from pipeline.evaluation.general import forgetting
 from pipeline.evaluation.scores import shown
-from pipeline.pages.figure import Figure, table
-from pipeline.pages.text import escape, shorten
+from pipeline.pages.figure import table
+from pipeline.pages.phrases import Phrase, html_of, joined, labelled, phrase
+from pipeline.pages.text import escape
 from pipeline.run.errors import UserError
-from pipeline.run_report import curves
 from pipeline.run_report.contents import STAGES, Contents
-from pipeline.training.metrics import loss_chart
+from pipeline.run_report.verdict import verdict
 from pipeline.training.plan import lines, plan
 
 
 def summary(contents: Contents, warnings: list[str]) -> str:
-    """One sentence, the headline numbers, the warnings, and the state of each stage."""
+    """The verdict, one sentence on the run, the headline numbers, the warnings, and the state of each stage."""
+    found = verdict(contents.results)
+    sentence = f'<p class="verdict {found.state}">{html_of(found.text)}</p>'
+    tiles = "".join(f"<div><b>{html_of(value)}</b>{html_of(label)}</div>" for value, label in headline(contents))
+    alarm = f'<ul class="warnings">{"".join(f"<li>{w}</li>" for w in warnings)}</ul>' if warnings else ""
+    lead = f"<p>{html_of(lead_of(contents))}</p>"
+    return f'{sentence}{lead}<div class="tiles pairs">{tiles}</div>{alarm}{_state(contents)}'
+
+
+def lead_of(contents: Contents) -> Phrase:
+    """What was trained, in one sentence."""
     config, trained = contents.config, contents.counts("adapter")
     rows = contents.counts("tokens").get("train", {}).get("rows") or contents.counts("dataset").get("train", 0)
     size = contents.trained_with("batch_size")
-    steps = f", {trained['steps']:,} steps of {size} rows" if trained.get("steps") and size else ""
-    how = description(config.adapter)
-    lead = (
-        f"<p><b>{escape(contents.base)}</b> with {rows:,} instructions in the template "
-        f"<b>{escape(config.prompt.template)}</b>: {escape(how)}{steps}.</p>"
-    )
-    tiles = "".join(
-        f"<div><b>{escape(value)}</b><span>{escape(label)}</span></div>" for value, label in headline(contents)
-    )
-    alarm = f'<ul class="warnings">{"".join(f"<li>{w}</li>" for w in warnings)}</ul>' if warnings else ""
-    return f'{lead}<div class="tiles pairs">{tiles}</div>{alarm}{_state(contents)}'
+    steps = phrase("lead-steps", steps=f"{trained['steps']:,}", size=size) if trained.get("steps") and size else ""
+    values = {"base": contents.base, "rows": f"{rows:,}", "template": config.prompt.template}
+    return joined([phrase("lead", how=description(config.adapter), steps=steps, **values)])
 
 
-def headline(contents: Contents) -> list[tuple[str, str]]:
+def headline(contents: Contents) -> list[tuple[str, Phrase]]:
     """(value, label) of the numbers at the top that are known."""
-    tiles = []
+    tiles: list[tuple[str, Phrase]] = []
     trained, results = contents.counts("adapter"), contents.results
     if trained.get("trained_parameters"):
         share = trained["trained_parameters"] / trained["parameters"] if trained.get("parameters") else 0
-        tiles.append((f"{trained['trained_parameters']:,}", f"parameters trained{f', {share:.2%}' if share else ''}"))
+        label = phrase("tile-trained-share", share=f"{share:.2%}") if share else phrase("tile-trained")
+        tiles.append((f"{trained['trained_parameters']:,}", label))
     if trained.get("train_seconds"):
-        tiles.append((duration(trained["train_seconds"]), f"of training on {trained.get('device', '?')}"))
+        label = phrase("tile-seconds", device=trained.get("device", "?"))
+        tiles.append((duration(trained["train_seconds"]), label))
     base, tuned = results.get("base", {}), results.get("tuned", {})
     if "val" in base and "val" in tuned:
-        tiles.append((f"{base['val']['loss']:.2f} → {tuned['val']['loss']:.2f}", "held-out loss, base → tuned"))
+        label = phrase("tile-loss", n=tuned["val"].get("rows", "?"))
+        tiles.append((f"{base['val']['loss']:.2f} → {tuned['val']['loss']:.2f}", label))
         if "exact" in tuned["val"]:
-            tiles.append((f"{base['val']['exact']:.0%} → {tuned['val']['exact']:.0%}", "exact match, held-out rows"))
+            tiles.append(_exact("val", base, tuned))
     elif losses := [m["val_loss"] for m in contents.metrics if "val_loss" in m]:
-        tiles.append((f"{losses[0]:.2f} → {losses[-1]:.2f}", "held-out loss while training"))
+        tiles.append((f"{losses[0]:.2f} → {losses[-1]:.2f}", phrase("tile-loss-training")))
     if "exact" in base.get("holdout", {}) and "exact" in tuned.get("holdout", {}):
-        shares = f"{base['holdout']['exact']:.0%} → {tuned['holdout']['exact']:.0%}"
-        tiles.append((shares, "exact match, tasks never trained on"))
+        tiles.append(_exact("holdout", base, tuned))
     if base.get("general") and tuned.get("general"):
         change, error = forgetting(base["general"], tuned["general"])
-        tiles.append((shown(change, error, "+.3f"), "forgetting: change of loss on general text"))
+        tiles.append((shown(change, error, "+.3f"), phrase("tile-forgetting")))
     if contents.judged:
-        tiles.append((f"{contents.judged['win_rate']:.0%}", "win rate before a judge, ties half"))
+        label = phrase("tile-win-rate", n=contents.judged.get("questions", "?"))
+        tiles.append((f"{contents.judged['win_rate']:.0%}", label))
     return tiles
+
+
+def _exact(split: str, base: dict[str, Any], tuned: dict[str, Any]) -> tuple[str, Phrase]:
+    shares = f"{base[split]['exact']:.0%} → {tuned[split]['exact']:.0%}"
+    return shares, phrase(f"tile-exact-{split}", n=tuned[split].get("answers", "?"))
 
 
 def _state(contents: Contents) -> str:
@@ -69,35 +78,47 @@ def _state(contents: Contents) -> str:
     rows = []
     for folder, name, command in STAGES:
         written = str((contents.manifests.get(folder) or {}).get("written", ""))
-        state = contents.old.get(folder, "made") if contents.has(folder) else f"not made: {command} CONFIG=..."
-        rows.append((name, state, written[:16].replace("T", " ")))
-    return f"<h3>What there is</h3>{table(('stage', 'state', 'when (UTC)'), rows)}"
+        state: str = phrase("state-missing", command=f"`{command} CONFIG=...`")
+        if contents.has(folder):
+            state = contents.old.get(folder, phrase("state-made"))
+        rows.append((labelled(name), state, written[:16].replace("T", " ")))
+    head = (phrase("head-stage"), phrase("head-state"), phrase("head-when"))
+    return f"<h3>{html_of(phrase('what-there-is'))}</h3>{table(head, rows)}"
 
 
 def data(contents: Contents) -> str:
     """The charts of the data report, from its numbers."""
     if contents.data is None:
-        return f"<p>{contents.missing('dataset', 'No data')}</p>"
+        return f"<p>{html_of(contents.missing('dataset', 'no-data'))}</p>"
     numbers = dict(contents.data)
     drawn = Sections(ReportData(numbers, [], [], {}, {}), numbers.get("verbs") or {})
     html = drawn.overview() + drawn.lengths() + drawn.contents()
     more = drawn.sources() + drawn.rules() + (drawn.verbs() if numbers.get("verbs") else "")
     return (
-        f"{html}<details><summary>Sources, rules and verbs</summary>{more}</details>"
-        "<p class=soft>The rows themselves, duplicates and test questions are in the data report, the page in the "
-        "run's folder <code>report</code>.</p>"
+        f"{html}<details><summary>{html_of(phrase('more-data'))}</summary>{more}</details>"
+        f"<p class=soft>{html_of(phrase('where-rows-are'))}</p>"
     )
 
 
 def planned(contents: Contents) -> str:
     """The arithmetic of the config, as `make plan` prints it."""
+    text = planned_text(contents)
+    return (
+        f"<p>{html_of(text)}</p>"
+        if isinstance(text, Phrase)
+        else (f'<pre class="scroll" tabindex="0">{escape(text)}</pre>')
+    )
+
+
+def planned_text(contents: Contents) -> str:
+    """The same as text; a phrase where it cannot be worked out."""
     train = contents.counts("tokens").get("train") or {}
     counted = train if {"rows", "tokens"} <= train.keys() else None
     try:
         text = lines(contents.config, plan(contents.config, counted))
     except UserError as error:
-        return f"<p>It cannot be worked out here: {escape(without_folders(error.what, contents))}.</p>"
-    return f'<pre class="scroll" tabindex="0">{escape(without_folders(chr(10).join(text), contents))}</pre>'
+        return phrase("no-plan", why=without_folders(error.what, contents))
+    return without_folders("\n".join(text), contents)
 
 
 def without_folders(text: str, contents: Contents) -> str:
@@ -106,78 +127,11 @@ def without_folders(text: str, contents: Contents) -> str:
     return text.replace(base, contents.base) if base else text
 
 
-def training(contents: Contents) -> str:
-    """Charts, facts, and answers of the model during training."""
-    lines = contents.metrics
-    counts = contents.counts("adapter")
-    if not contents.has("adapter") and not lines:
-        return f"<p>{contents.missing('adapter', 'Not trained')}</p>"
-    if contents.config.adapter.method == "none" and not lines:
-        return "<p>Nothing is trained: adapter.method is none.</p>"
-    note = ""
-    if not contents.has("adapter"):
-        last = max(m["step"] for m in lines)
-        note = f"<p>Not finished: step {last:,} is the last one here. <code>make train CONFIG=...</code> goes on.</p>"
-    steps = [m for m in lines if "loss" in m]
-    figures = ""
-    if lines:
-        figures = Figure(partial(loss_chart, lines), "Nats a labelled token.", *_evaluations(lines)).html()
-    if steps:
-        figures += Figure(partial(curves.learning_rate, lines)).html()
-        figures += Figure(partial(curves.speed, lines), "Of the rows themselves, without padding.").html()
-    return note + figures + _facts(contents, counts, steps) + _answers_so_far(lines)
-
-
-def _evaluations(lines: list[dict[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The table below the loss chart: every periodic evaluation, with the training loss of its step."""
-    losses = {m["step"]: m["loss"] for m in lines if "loss" in m}
-    rows = []
-    for line in (m for m in lines if "val_loss" in m or "general_loss" in m):
-        values = losses.get(line["step"]), line.get("val_loss"), line.get("general_loss")
-        rows.append((f"{line['step']:,}", *("" if v is None else f"{v:.4f}" for v in values)))
-    return ("#step", "#training", "#held-out rows", "#general text"), rows
-
-
-def _facts(contents: Contents, counts: dict[str, Any], steps: list[dict[str, Any]]) -> str:
-    rows = []
-    if steps:
-        tokens, seconds = sum(m.get("tokens", 0) for m in steps), sum(m.get("seconds", 0) for m in steps)
-        rows += [("steps", f"{len(steps):,}"), ("epochs", f"{steps[-1].get('epoch', 0):g}")]
-        rows += [("tokens", f"{tokens:,}, {sum(m.get('learnt', 0) for m in steps):,} of them with loss")]
-        rows += [("tokens a second", f"{tokens / seconds:,.0f}")] if seconds else []
-        spikes = [m for m in steps if "spike" in m]
-        rows += [("spikes of the loss", ", ".join(f"step {m['step']:,}" for m in spikes[:20]) or "none")]
-    names = {
-        "train_seconds": "seconds", "peak_gib": "peak memory, GiB", "device": "device", "dtype": "arithmetic",
-        "path": "path", "processes": "processes", "micro_tokens": "tokens at once, at most",
-        "trained_parameters": "parameters trained", "parameters": "parameters in all",
-    }  # fmt: skip
-    for key, name in names.items():
-        if key in counts:
-            value = counts[key]
-            rows.append((name, f"{value:,}" if isinstance(value, (int, float)) else str(value)))
-    return f"<h3>Facts</h3>{table(('', ''), rows)}" if rows else ""
-
-
-def _answers_so_far(lines: list[dict[str, Any]]) -> str:
-    """Answers to one held-out question at each periodic evaluation."""
-    samples = [(m["step"], m["samples"][0]) for m in lines if m.get("samples")]
-    if not samples:
-        return ""
-    asked = samples[0][1]
-    rows = [(f"{step:,}", shorten(str(answer["said"]), 300)) for step, answer in samples[:40]]
-    lead = (
-        f"<h3>Answers during training</h3><p class=soft>To: {escape(shorten(asked['instruction'], 300))} "
-        f"Expected: {escape(shorten(asked['expected'], 300))}</p>"
-    )
-    return lead + table(("#step", "answer"), rows)
-
-
-def duration(seconds: float) -> str:
+def duration(seconds: float) -> Phrase:
     """Two units at most: 45 s, 2 min 25 s, 3 h 10 min."""
     whole = round(seconds)
     if whole < 60:
-        return f"{whole} s"
+        return phrase("duration-s", s=whole)
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+        return phrase("duration-m", m=whole // 60, s=whole % 60)
+    return phrase("duration-h", h=whole // 3600, m=whole % 3600 // 60)

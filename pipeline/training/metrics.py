@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.pages.charts import Points, Series, add_lines, thinned
 from pipeline.pages.drawing import WIDE, Drawing
+from pipeline.pages.phrases import phrase
 from pipeline.run.files import write_text
 
 MIN_STEPS = 20  # before a step can be a spike
@@ -86,12 +87,14 @@ def loss_chart(lines: Sequence[Mapping[str, Any]], width: float, title: str = "L
     train = points(lines, "loss")
     means = list(zip([step for step, _ in train], running_mean([loss for _, loss in train]), strict=True))
     series = [
-        Series("training, each step", thinned(train), "accent-3", 1),
-        Series("training, running mean", thinned(means), "accent"),
-        Series("held-out rows", points(lines, "val_loss"), "warn", 1.5, True),
-        Series("general text", points(lines, "general_loss"), "neutral", 1.5, True),
+        Series(phrase("loss-each-step"), thinned(train), "accent-2", 1),
+        Series(phrase("loss-mean"), thinned(means), "accent", 2.5),
+        Series(phrase("loss-held-out"), points(lines, "val_loss"), "warn", 1.5, True),
+        Series(phrase("loss-general"), points(lines, "general_loss"), "left", 1.5, True),
     ]
-    return add_lines(Drawing("loss", width, 0, title, "Loss over the steps of training"), series, 240, "{:.3f}")
+    x_axis, y_axis = phrase("axis-step"), phrase("axis-loss")
+    drawing = Drawing("loss", width, 0, title, phrase("alt-loss"), x_axis=x_axis, y_axis=y_axis)
+    return add_lines(drawing, series, 240, "{:.3f}")
 
 
 def points(lines: Sequence[Mapping[str, Any]], name: str) -> Points:
@@ -104,5 +107,4 @@ def plot(path: Path, lines: list[dict[str, Any]], title: str) -> None:
     from pipeline.pages import png  # matplotlib takes a second
 
     drawing = loss_chart(lines, WIDE, title)
-    drawing.note = "Loss in nats a labelled token, by optimiser step."
     png.write(drawing, path)

@@ -273,8 +273,8 @@ def test_new_questions_alone_are_asked_and_long_ones_left_out(
     compared(done, base, f"compare.questions=[{path}]")
     assert calls == [1, 1]
     assert [p.question.id for p in load_pairs(done[2].folder("compare"))] == ["one", "two", "three", "four"]
-    html = (done[2].folder("compare") / "page.html").read_text()
-    assert re.search(r"1 question was too long for the model and left out.*more: novel \([\d,]+ tokens\)", html)
+    text = ParsedPage((done[2].folder("compare") / "page.html").read_text()).text
+    assert re.search(r"1 question was too long for the model and left out.*more: novel \([\d,]+ tokens\)", text)
     with pytest.raises(UserError, match="512 tokens"):
         compared(done, base, "compare.max_new_tokens=512")
 

@@ -64,7 +64,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def test_pages_name_no_folder_of_this_machine(made: Run, tmp_path: Path) -> None:
-    pages = ("run_report.html", "report/data_report.html", "report/report.json", "dataset/README.md")
+    pages = ("run_report.html", "run_report.md", "report/data_report.html", "report/report.json", "dataset/README.md")
     for page in pages:
         text = (made.root / page).read_text(encoding="utf-8")
         for folder in (tmp_path, Path.cwd(), Path.home()):

@@ -12,7 +12,7 @@ from pipeline.cli.look import make_report
 from pipeline.config.schema import Config
 from pipeline.data_report import stage as data_report
 from pipeline.pages import charts
-from pipeline.pages.charts import DotRow
+from pipeline.pages.dots import DotRow
 from pipeline.pages.drawing import Curve, Dot, Drawing, svg
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_text
@@ -134,7 +134,8 @@ def test_curves_take_any_numbers() -> None:
     assert charts.thinned(many[:10]) == many[:10]
     drawing = loss_chart(metrics_lines(40), 880)
     assert [len(m.points) for m in drawing.marks if isinstance(m, Curve)] == [40, 40, 5, 5]
-    assert sum(isinstance(m, Dot) for m in drawing.marks) == 10
+    markers = [m for m in drawing.marks if isinstance(m, Dot) and m.tip]
+    assert [m.shape for m in markers] == ["circle"] * 5 + ["diamond"] * 5, "held-out rows, general text"
     assert any("step 20: training, each step 0.936" in getattr(m, "tip", "") for m in drawing.marks)
 
 
@@ -148,7 +149,7 @@ def test_dots_stay_on_the_scale() -> None:
     drawing: Drawing = curves.base_and_tuned(
         [DotRow("a", [(0.0, 0.1), (1.0, 0.1)]), DotRow("b" * 90, [(0.5, 0.0), (0.5, 0.0)])], 340, "x", "X"
     )
-    dots = [m for m in drawing.marks if isinstance(m, Dot)]
+    dots = [m for m in drawing.marks if isinstance(m, Dot) and m.tip]
     assert len(dots) == 4
     assert min(d.x for d in dots) >= 0
     assert max(d.x for d in dots) <= 340
