@@ -12,7 +12,6 @@ import pytest
 from pipeline.comparison.judgement import printed as judge_table
 from pipeline.comparison.winrate import win_rate
 from pipeline.config.load import load
-from pipeline.config.schema import Config
 from pipeline.evaluation.probe_causes import advice
 from pipeline.evaluation.table import printed as eval_table
 from pipeline.evaluation.table import row
@@ -68,7 +67,7 @@ def test_the_headline_of_an_export() -> None:
     assert headline({"base": {}, "tuned": {}}) == ""
 
 
-def test_the_table_of_an_evaluation(config: Config) -> None:
+def test_the_table_of_an_evaluation() -> None:
     estimates = {"base": (0.5, 0.04), "shots": (0.625, 0.041), "tuned": (0.84375, 0.046)}
     changes = {"base": (0.34375, 0.05), "shots": (0.2, 0.06)}
     rows = [
@@ -79,10 +78,10 @@ def test_the_table_of_an_evaluation(config: Config) -> None:
         )
         for metric, note in (("exact match", ""), ("loss", "12 passes lost their beginning, being longer than it"))
     ]
-    shown = eval_table(config, rows)
+    shown = eval_table(4, rows)
     assert_narrow(shown)
     assert all(text in shown for text in ("50.0 ± 4.0 %", "84.4 ± 4.6 %", "+34.4 ± 5.0 points", "14,042"))
-    alone = eval_table(config, [row("x", "acc", {"base": (0.5, math.nan)}, {}, "up", 3)])
+    alone = eval_table(4, [row("x", "acc", {"base": (0.5, math.nan)}, {}, "up", 3)])
     assert "50.0 %" in alone
 
 

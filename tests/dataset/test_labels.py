@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,8 @@ def test_one_path_twice_is_two_sources_on_the_page(twice: tuple[Run, str]) -> No
     assert groups == [(name, 5), (f"{name} #2", 10)]
     page = (run.folder("report") / "data_report.html").read_text()
     for label in (name, f"{name} #2"):
-        assert page.count(f"{label}</td>") == 3  # in the tables of sources, mixture and lengths
+        cells = re.findall(rf">{re.escape(label)}</t[dh]>", page)
+        assert len(cells) >= 3  # in the tables of sources, mixture and lengths
     assert f'data-source="{name} #2"' in page
 
 

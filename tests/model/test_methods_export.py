@@ -206,8 +206,9 @@ def talks(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def compares(config: Config, run: Run, folder: Path) -> bool:
-    """Base and export answer two questions beside each other; whether they differ in one."""
-    (folder / "asked.jsonl").write_text('{"instruction": "Say hello."}\n{"instruction": "What is 2 + 2?"}\n')
-    asked = Compare(questions=(str(folder / "asked.jsonl"),), max_new_tokens=4)
-    comparison.build(config.model_copy(update={"compare": asked}), run, {})
+    """Base and export answer 24 questions beside each other; whether they differ in one."""
+    asked = [json.dumps({"instruction": f"What is {n} + {n * n}?"}) for n in range(24)]
+    (folder / "asked.jsonl").write_text("\n".join(asked))
+    settings = Compare(questions=(str(folder / "asked.jsonl"),), max_new_tokens=8)
+    comparison.build(config.model_copy(update={"compare": settings}), run, {})
     return any(pair.base != pair.tuned for pair in load_pairs(run.folder("compare")))

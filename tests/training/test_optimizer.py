@@ -92,6 +92,6 @@ def test_what_was_trained_under_the_old_rule_is_not_gone_on_with(base: Path, tmp
     for words in (("adapter.method=full",), ("train.weight_decay=0.1",)):
         assert "not_decayed" not in key(*words)
     assert "accumulation_4_28" not in key()["train"]  # keys that came later are in no key of a run without them
-    assert "strip_end" not in prompt_settings(make_config(tmp_path, base))
-    assert prompt_settings(make_config(tmp_path, base, "prompt.strip_end=true"))["strip_end"]
+    assert "strip_end" not in prompt_settings(make_config(tmp_path, base).prompt)
+    assert prompt_settings(make_config(tmp_path, base, "prompt.strip_end=true").prompt)["strip_end"]
     assert key("train.accumulation_4_28=4")["train"]["accumulation_4_28"] == 4
