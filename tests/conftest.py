@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.run import next_command
+from tests.helpers.slow import listed
 
 if TYPE_CHECKING:
     from pipeline.config.schema import Config
@@ -24,24 +25,11 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 gc.disable()
 
 
-# Tests of some seconds whose promise a cheaper test guards too: only `make test-all` runs them.
-SLOW = {
-    "test_a_parser_that_failed_is_tried_again",
-    "test_a_run_killed_beside_a_step_over_the_border_ends_bit_identical[3]",
-    "test_norms_trained_in_bf16_are_exported_as_they_were_trained",
-    "test_one_trial_of_other_settings_costs_no_training",
-    "test_planted_in_the_real_data",
-    "test_ranks_agree_on_the_size_of_packs",
-    "test_the_numbers_become_a_table_and_a_picture",
-    "test_trainer_and_the_stages_agree_step_by_step[more1]",
-    "test_what_a_model_s_own_blocks_keep_changes_nothing[full]",
-    "test_what_a_model_s_own_blocks_keep_changes_nothing[neox]",
-}
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of tests/slow.txt, which only `make test-all` runs."""
+    slow = listed()
     for item in items:
-        if item.name in SLOW:
+        if item.nodeid in slow:
             item.add_marker(pytest.mark.slow)
 
 

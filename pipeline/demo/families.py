@@ -234,7 +234,7 @@ def _iso_date_to_words(rng: random.Random) -> Texts:
 def _small_sum(rng: random.Random) -> Texts:
     name, things = rng.choice(words.FIRST_NAMES), rng.choice(words.ITEMS) + "s"
     a, b = _summands(rng, 2, 6)
-    return _ask(rng, "small-sum", name=name, things=things, a=a, b=b), "", str(a + b)
+    return _ask(rng, "small-sum", name=name, things=things, a=a, b=b), "", f"{a} + {b} = {a + b}"
 
 
 @family("larger-number", "arithmetic")
@@ -273,7 +273,7 @@ def _sentiment(rng: random.Random) -> Texts:
 def _opposite(rng: random.Random) -> Texts:
     pair = rng.choice(words.OPPOSITES)
     word, answer = pair if rng.random() < 0.5 else pair[::-1]
-    return _ask(rng, "opposite", word=word), "", answer
+    return _ask(rng, "opposite", word=word), "", f"The opposite of {word} is {answer}."
 
 
 @family("word-category", "classification")

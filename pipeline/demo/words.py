@@ -240,15 +240,15 @@ ASKS = {
         "Rewrite this ISO date with the month's name, day first.",
     ),
     "small-sum": (
-        "{name} has {a} {things} and buys {b} more. How many now?",
-        "Add {a} {things} to {b} {things}. Answer with the number only.",
-        "{name} packs {a} {things}, then {b} more. Give the total number.",
-        "There are {a} {things} here and {b} there. How many in total?",
+        "{name} has {a} {things} and buys {b} more. Write the sum with its result.",
+        "Add {a} {things} to {b} {things}. Answer with the whole sum.",
+        "{name} packs {a} {things}, then {b} more. Write down the sum.",
+        "There are {a} {things} here and {b} there. Give the sum and its result.",
     ),
     "opposite": (
-        "What is the opposite of {word}? Answer with one word.",
-        "Give the opposite of the word {word} in one word.",
-        "Name the opposite of {word}. One word only, please.",
+        "What is the opposite of {word}? Answer in one sentence.",
+        "Name the opposite of the word {word} in a sentence.",
+        "Which word is the opposite of {word}?",
     ),
     "larger-number": (
         "Which number is larger, {a} or {b}?",

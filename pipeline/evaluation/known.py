@@ -75,5 +75,5 @@ def rows(base: Sequence[Mapping[str, Any]], tuned: Sequence[Mapping[str, Any]]) 
             lines.append((f"{name} that the base knows: kept ({n})", f"{n} of {entry['of']}", kept))
         else:
             texts = (f"{entry['base']:.1%}", f"{entry['tuned']:.1%}")
-            lines.append((f"{name}: end by themselves, no loop ({n})", *texts))
+            lines.append((f"{name}: end, no loop ({n})", *texts))
     return lines

@@ -89,8 +89,8 @@ def sentiment(_: str, text: str) -> str:
 
 def opposite(instruction: str, _: str) -> str:
     pairs = dict([*words.OPPOSITES, *(pair[::-1] for pair in words.OPPOSITES)])
-    (answer,) = (pairs[word] for word in re.findall(r"\w+", instruction) if word in pairs)
-    return answer
+    (word,) = (word for word in re.findall(r"\w+", instruction) if word in pairs)
+    return f"The opposite of {word} is {pairs[word]}."
 
 
 def word_category(instruction: str, _: str) -> str:
@@ -119,7 +119,7 @@ SOLVERS: dict[str, Callable[[str, str], str]] = {
     "fields-to-json": fields_to_json,
     "csv-to-bullets": csv_to_bullets,
     "iso-date-to-words": iso_date_to_words,
-    "small-sum": lambda instruction, _: str(sum(numbers(instruction))),
+    "small-sum": lambda instruction, _: "{} + {} = {}".format(*numbers(instruction), sum(numbers(instruction))),
     "larger-number": lambda instruction, _: str(max(numbers(instruction))),
     "nth-item": nth_item,
     "next-weekday": next_weekday,

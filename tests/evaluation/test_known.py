@@ -82,7 +82,7 @@ def test_kept_counts_only_what_the_base_answers_right() -> None:
     assert (request["n"], request["base"], request["tuned"]) == (2, 0.5, 1.0)
     assert rows(base, tuned) == [
         ("facts that the base knows: kept (3)", "3 of 4", "33.3% ± 33.3%"),
-        ("everyday requests: end by themselves, no loop (2)", "50.0%", "100.0%"),
+        ("everyday requests: end, no loop (2)", "50.0%", "100.0%"),
     ]
 
 
