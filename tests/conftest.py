@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks the tests of tests/slow.txt, which only `make test-all` runs."""
     slow = listed()
     for item in items:
-        if item.nodeid in slow:
+        if item.nodeid in slow or item.nodeid.partition("::")[0] in slow:
             item.add_marker(pytest.mark.slow)
 
 

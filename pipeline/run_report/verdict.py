@@ -8,6 +8,8 @@ Each part is decided by the difference and its standard error; what was not meas
                  rows. Better or worse beyond two standard errors.
     forgetting   change of the loss on general text, window by window. Forgotten where it is beyond two standard errors
                  and above `SLIGHT`; nothing forgotten where even change + 2 errors is below `CLEAR`; else unclear.
+                 Where the base answers `FEWEST` questions of `eval.known` right: forgotten too where the tuned model
+                 answers less than `KEPT` of them right.
     stopping     share of the tuned model's answers that end by themselves: `STOPS` and more, or `MOSTLY` and more
 """
 
@@ -19,11 +21,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.evaluation.general import forgetting
+from pipeline.evaluation.known import shares
 from pipeline.evaluation.scores import mean
 from pipeline.pages.phrases import Phrase, joined, phrase
 
 SLIGHT = 0.02  # nats a token: a change that nobody notices
 CLEAR = 0.1  # nats a token: the most that may be hidden in the error of "nothing forgotten"
+FEWEST, KEPT = 10, 0.9  # questions that the base answers right; share of them to keep
 STOPS, MOSTLY = 0.95, 0.85  # the second is where the probe gives its warning
 UNKNOWN, GOOD, BAD = "unknown", "good", "bad"
 
@@ -82,7 +86,7 @@ def _by_answers(before: Sequence[float], after: Sequence[float]) -> Part:
 
 
 def forgotten(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> Part:
-    """Loss on general text."""
+    """Loss on general text, and questions that the base answers right (`eval.known`)."""
     if not base.get("general") or not tuned.get("general"):
         return Part(UNKNOWN, phrase("verdict-forgetting-unmeasured"))
     change, error = forgetting(base["general"], tuned["general"])
@@ -90,9 +94,20 @@ def forgotten(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> Part:
     values = {"change": f"{change:+z.2f}" if not error else f"{change:+z.2f} ± {error:.2f}"}
     if change > max(2 * error, SLIGHT):
         return Part(BAD, phrase("verdict-forgot", **values))
+    kept, known = _kept(base, tuned)
+    if known >= FEWEST and kept < KEPT * known:
+        return Part(BAD, phrase("verdict-forgot-facts", kept=kept, known=known))
     if change + 2 * error < CLEAR:
-        return Part(GOOD, phrase("verdict-not-forgotten"))
+        key = "verdict-keeps-facts" if FEWEST <= known != kept else "verdict-not-forgotten"
+        return Part(GOOD, phrase(key, kept=kept, known=known))
     return Part(UNKNOWN, phrase("verdict-forgetting-unclear", **values))
+
+
+def _kept(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> tuple[int, int]:
+    """Questions that the base answers right: how many of them the tuned model answers right, and their number."""
+    shared = shares(base.get("known") or (), tuned.get("known") or ())
+    entries = [entry for entry in shared if entry["asked"] == "right" and entry["n"]]
+    return sum(round(entry["tuned"] * entry["n"]) for entry in entries), sum(entry["n"] for entry in entries)
 
 
 def stopping(tuned: Mapping[str, Any]) -> Part:

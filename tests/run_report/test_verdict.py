@@ -77,6 +77,26 @@ def test_forgetting_is_unclear_where_its_error_is_large() -> None:
     assert forgotten(base, {}).state == UNKNOWN
 
 
+@pytest.mark.parametrize(
+    ("kept", "known", "state", "key"),
+    [
+        (20, 20, GOOD, "nothing forgotten"),
+        (18, 20, GOOD, "keeps 18 of the 20"),
+        (17, 20, BAD, "keeps only 17"),
+        (0, 9, GOOD, "nothing"),
+    ],
+)
+def test_forgotten_facts(kept: int, known: int, state: str, key: str) -> None:
+    """The base answers `known` questions right and one wrong; under ten of them nothing is said."""
+    text = general([3.0, 3.0])
+    rows = [{"kind": "fact", "asked": "right"}] * (known + 1)
+    base = [{**row, "passed": i < known} for i, row in enumerate(rows)]
+    tuned = [{**row, "passed": i < kept} for i, row in enumerate(rows)]
+    part = forgotten({"general": text, "known": base}, {"general": text, "known": tuned})
+    assert part.state == state
+    assert key in part.text
+
+
 def test_stopping_goes_by_the_probe_first() -> None:
     assert stopping({"probes": {"stops": {"count": 0, "of": 5}}, "val": split(1, 4)}).state == BAD
     assert stopping({"probes": {"stops": {"count": 0, "of": 0}}, "val": split(1, 4)}).state == GOOD
