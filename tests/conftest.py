@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pipeline.run.folder import Run
     from pipeline.store.folder import Store
 
+for _name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # the tests of make would be calls inside the call of `make test`
+    os.environ.pop(_name, None)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported, so it must be set this early
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
