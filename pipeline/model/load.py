@@ -263,7 +263,7 @@ def _quantised(model: Model, folder: Path, dtype: torch.dtype) -> Any:
         quantised = _from_folder(folder, dtype, quantization_config=settings, device_map={"": device()})
         _check_finite(quantised, folder, "the base")
     except ImportError as error:
-        fix = "pip install bitsandbytes, or set model.quantize=none"
+        fix = ".venv/bin/pip install bitsandbytes, or set model.quantize=none"
         raise UserError(f"bitsandbytes cannot be used: {error}", "model.quantize", fix) from None
     for module in quantised.modules():
         # On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks a 4-bit layer permanently at its first use in evaluation

@@ -50,7 +50,6 @@ def chat_with_adapter(config: Config, base: Base, store: Store) -> None:
     with working(f"chat: loading the adapter {name} and its base"):
         model, encoder = open_stored(RunBase.of(config, base), store, name)
     session = ChatSession(model, encoder, hf_tokenizer.build(encoder, None), config.chat)
-    say(HELP)
     with answering(model):  # without the generation settings in the base's folder
         _read_questions(session)
 
@@ -87,7 +86,6 @@ def chat(config: Config, run: Run) -> None:
         room, count = config.chat.max_new_tokens, config.adapter.shots
         shots = shots_from(run.folder("dataset"), encoder, config.train.seed, limit, room, count)
     session = ChatSession(model, encoder, hf_tokenizer.load(folder), config.chat, shots)
-    say(HELP)
     _read_questions(session)
 
 
@@ -152,6 +150,7 @@ class ChatSession:
 def _read_questions(session: ChatSession) -> None:
     prompt = ""
     if sys.stdin.isatty():
+        say(HELP)
         prompt = "\n> "
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  (gives `input` a line editor and a history)

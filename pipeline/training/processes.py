@@ -30,7 +30,7 @@ def start_accelerator(dtype: str, tracker: str, folder: Path) -> Accelerator:
         from accelerate.tracking import get_available_trackers
 
         if tracker not in [str(t) for t in get_available_trackers()]:
-            fix = f"pip install {tracker}, or set train.tracker=none"
+            fix = f".venv/bin/pip install {tracker}, or set train.tracker=none"
             raise UserError(f"the tracker {tracker!r} is not installed", "train.tracker", fix)
     # cuBLAS needs it for a fixed order of sums, and reads it at the first product. The default of an H200.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -33,15 +33,21 @@ Talk = Callable[..., str]
 
 @pytest.fixture
 def talk(exported: tuple[Config, Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Talk:
-    """Types lines, then Ctrl-D; returns what was printed after the greeting."""
+    """Types lines, then Ctrl-D; returns what was printed since the first question was read."""
+    read = chatting._read_questions
+
+    def read_questions(session: chatting.ChatSession) -> None:
+        capsys.readouterr()
+        read(session)
+
+    monkeypatch.setattr(chatting, "_read_questions", read_questions)
 
     def typed(*lines: str, most: int = 5, temperature: float = 0.0) -> str:
         config, run = exported
         settings = config.chat.model_copy(update={"max_new_tokens": most, "temperature": temperature})
         monkeypatch.setattr("sys.stdin", io.StringIO("".join(line + "\n" for line in lines)))
-        capsys.readouterr()
         chatting.chat(config.model_copy(update={"chat": settings}), run)
-        return capsys.readouterr().out.split(chatting.HELP, 1)[1]
+        return capsys.readouterr().out
 
     return typed
 
@@ -84,7 +90,7 @@ def test_help_and_quit(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chatting.ChatSession, "answer", never)
     said = talk("/help", "/quit", "Are you there?")
     assert "/input TEXT" in said
-    assert talk() == "\n\n"  # Ctrl-D at once
+    assert talk() == "\n"  # Ctrl-D at once
 
 
 def test_special_tokens_in_a_question_are_text(
