@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import resource
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from pipeline.model import adapter as adapters
 from pipeline.model.base import Base
 from pipeline.model.load import check_card, dtype_name
 from pipeline.model.run_base import RunBase
+from pipeline.prompt.encode import Encoder
 from pipeline.prompt.general_text import WINDOW
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import Interrupted, UserError
@@ -79,9 +81,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     # model, optimiser
     if is_main and method.spec.export == "merged":
         check_export_tokenizer(dataset, base, encoder)
-    with working("train: loading the base", disable=not is_main):
-        model = run_base.load()
-        model = adapters.attach(model, config.adapter, settings.seed, tuple(encoder.tokenizer.added.values()))
+    model = _load_model(config, run_base, quiet=not is_main)
     weights = adapters.trained(model)
     _, parameters = adapters.parameter_counts(model)  # before weights in fp8 leave their layers
     optimizer = build_optimizer(model, weights, method.groups(weights, config.adapter), settings)
@@ -90,11 +90,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     root, log = run.folder("checkpoints"), run.root / "metrics.jsonl"
     key, sizes = checkpoint.key_of(stage_key, base.commit)
     state = open_checkpoints(root, key, sizes, weights, settings.keep, (log, run.root / ewc.FILE), accelerator)
-    general: list[ewc.Row] = []
-    if settings.ewc and settings.ewc_data:
-        general = ewc.text_rows(settings.ewc_data, config.eval.general, encoder, context or WINDOW)
-    elif settings.ewc:
-        general = ewc.rehearsal_rows(config.data.sources, dataset, tokens)
+    general = _ewc_rows(config, dataset, tokens, encoder, context or WINDOW)
     penalties = ewc.load_penalties(settings, model, weights, general, run.root, stage_key, accelerator)
     if state["step"]:
         checkpoint.restore(root, state["step"], weights, optimizer)
@@ -155,10 +151,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
                 for n, micro_batch in enumerate(micro_batches):
                     # Dropout is a function of seed and place, so it is the same after resume.
                     torch.manual_seed(((settings.seed << 40) + (step << 16) + n * world + rank) % (1 << 63))
-                    value = path.loss(micro_batch)
-                    if value.requires_grad:  # not if nothing is labelled
-                        (value / max(1, labelled)).backward()
-                    loss += value.detach()
+                    loss += _backward(path.loss(micro_batch), labelled)
                     if stop.code and world == 1:  # with more ranks the others wait for this one's gradients
                         break
             except torch.cuda.OutOfMemoryError:
@@ -168,8 +161,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             if any_rank(accelerator, stop.code != 0):
                 optimizer.zero_grad(set_to_none=True)
                 save()
-                accelerator.end_training()
-                raise _stopped(step, total, stop.code)
+                raise _stopped(accelerator, step, total, stop.code)
 
             sum_gradients(accelerator, weights.values())
             penalty = add_gradients(penalties)
@@ -194,8 +186,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             }  # fmt: skip
             if spikes.is_spike(line["loss"]) and is_main:
                 line["spike"] = tokens.names_of(rows)
-                jump = f"the loss jumped to {line['loss']:.3f} from about {spikes.mean:.3f}"
-                say(f"train: step {step}: {jump}; metrics.jsonl names the rows of this step")
+                _print_spike(step, line["loss"], spikes.mean)
             progress.note = f"loss {line['loss']:.3f}, {count / seconds:,.0f} tok/s"
             progress.update()
             if is_main:
@@ -206,8 +197,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             if step % save_every == 0 or step == total:
                 save()
         if any_rank(accelerator, stop.code != 0):  # a signal during the last evaluation
-            accelerator.end_training()
-            raise _stopped(step, total, stop.code)
+            raise _stopped(accelerator, step, total, stop.code)
     if is_main:
         counts = {
             "steps": total, "train_seconds": round(time.time() - started_at, 1), "learnt": labelled_so_far,
@@ -219,6 +209,33 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             finish(config, run, run_base, model, stage_key, counts)
     accelerator.wait_for_everyone()
     accelerator.end_training()
+
+
+def _load_model(config: Config, run_base: RunBase, quiet: bool) -> Any:
+    """The base with its adapter. quiet: shows no progress."""
+    added = tuple(run_base.encoder.tokenizer.added.values())
+    with working("train: loading the base", disable=quiet):
+        return adapters.attach(run_base.load(), config.adapter, config.train.seed, added)
+
+
+def _backward(value: torch.Tensor, labelled: int) -> torch.Tensor:
+    """Adds a micro-batch's gradients; returns its sum of losses. labelled: tokens with loss in the whole step."""
+    if value.requires_grad:  # not if nothing is labelled
+        (value / max(1, labelled)).backward()
+    return value.detach()
+
+
+def _ewc_rows(config: Config, dataset: Path, tokens: Tokens, encoder: Encoder, longest: int) -> list[ewc.Row]:
+    """General data for EWC: the text that `train.ewc_data` names, else the rehearsal rows; empty without EWC."""
+    if not config.train.ewc:
+        return []
+    if config.train.ewc_data:
+        return ewc.text_rows(config.train.ewc_data, config.eval.general, encoder, longest)
+    return ewc.rehearsal_rows(config.data.sources, dataset, tokens)
+
+
+def _print_spike(step: int, loss: float, mean: float) -> None:
+    say(f"train: step {step}: the loss jumped to {loss:.3f} from about {mean:.3f}; metrics.jsonl names its rows")
 
 
 def _peak_gib(device: torch.device, state: dict[str, Any]) -> float:
@@ -236,7 +253,9 @@ def _stopping(step: int, is_evaluating: bool) -> str:
     return f"stopping: {before}writing the checkpoint of step {step}; Ctrl-C again stops at once"
 
 
-def _stopped(step: int, total: int, code: int) -> Interrupted:
+def _stopped(accelerator: Any, step: int, total: int, code: int) -> Interrupted:
+    """Ends the trackers; returns what says how to go on."""
+    accelerator.end_training()
     where = f"stopped at step {step} of {total}; its checkpoint is written. To go on from there:"
     return Interrupted(f"{where}\n  {next_command()}", code or 130)
 
