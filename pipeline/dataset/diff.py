@@ -87,7 +87,7 @@ def _print_counts(a: Path, b: Path) -> None:
     for name in dict.fromkeys([*counts[0], *counts[1]]):
         one, two = counts[0][name], counts[1][name]
         change = f"{two - one:>+12,}" if one != two else ""
-        if columns(name) > NAME:  # a path: whole, on a line of its own
+        if columns(name) > NAME:  # a long path stands unbroken on a separate line
             say(Styled(safe(name)))
         label = padded("" if columns(name) > NAME else name, NAME)
         say(f"{label}{one:>12,}{two:>12,}{change}")

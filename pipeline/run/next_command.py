@@ -40,7 +40,7 @@ def started(verb: str, config: str, overrides: Sequence[str], **variables: str) 
 
 
 def verb_started() -> str:
-    """The verb of the command that this process runs; empty where there is none, as in a program of one's own."""
+    """The verb of the command that this process runs; empty in another program that imports this package."""
     return _call.verb
 
 

@@ -232,7 +232,7 @@ def warn(text: str) -> None:
     """
     labelled = ("  where: ", "  fix:   ")
     lines = (wrapped(line, 7 if line.startswith(labelled) else HANGING) for line in safe(text).split("\n"))
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # there may be nobody to read it
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # the terminal may be gone
         _print("\n".join(lines), sys.stderr)
 
 

@@ -27,7 +27,7 @@ GROUPS = 3  # pips beside torch's; each more costs a second of processor time
 def main(words: list[str]) -> int:
     """Installs `words[0]`, `dev` (the core and its tests) or an extra; further words are arguments for pip.
 
-    Returns the exit code: 2 for what the user can mend, 130 after Ctrl-C.
+    Returns the exit code: 2 for what the user can fix, 130 after Ctrl-C.
     """
     extra, *pip_args = words
     # As an absolute path without following links: the environment's Python is itself a link.
@@ -53,7 +53,7 @@ def install_core(venv: Path, wanted: str, pip_args: list[str]) -> None:
     """The environment with the pinned core; one that is whole is kept and brought up to date.
 
     The pins need no resolver, which leaves nothing to wait for: they are installed by several pips at a time, each with
-    packages of its own. The last pip resolves as usual. It installs the project and what only some builds of torch
+    separate packages. The last pip resolves as usual. It installs the project and what only some builds of torch
     need (CUDA's libraries), and finds out whether the pins satisfy everybody.
 
     Raises:
@@ -82,7 +82,7 @@ def install_core(venv: Path, wanted: str, pip_args: list[str]) -> None:
     # torch by itself: its index serves nothing else.
     jobs = [[f"torch=={version}", *pip_args, *index], *([*rest[i::GROUPS], *pip_args] for i in range(GROUPS))]
     run_pips(venv, [["--no-deps", *job] for job in jobs], len(pins))
-    # setuptools is among the pins, so the project's build needs no environment of its own.
+    # setuptools is among the pins, so the project's build needs no separate environment.
     run_pips(venv, [["--no-build-isolation", *project("dev", pip_args)]], len(pins))
 
 
@@ -108,7 +108,7 @@ def make_environment(venv: Path, whole: bool) -> None:
     if made.returncode:
         said = (made.stdout + made.stderr).strip()
         raise UserError(
-            f"python -m venv failed:\n{said}", str(venv), "mend that, or another Python: make export PYTHON=..."
+            f"python -m venv failed:\n{said}", str(venv), "fix that, or use another Python: make export PYTHON=..."
         )
 
 

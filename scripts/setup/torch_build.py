@@ -117,7 +117,7 @@ def _has_driver_library() -> bool:
 def reachable(index: str, patience: float = PATIENCE) -> bool:
     """True if the index answers for torch within `patience` seconds.
 
-    The request runs in a daemon thread, since looking up a name has no timeout of its own.
+    The request runs in a daemon thread, since the name lookup has no timeout.
     """
     answers: list[bool] = []
 

@@ -53,7 +53,7 @@ def read_all(benchmarks: Sequence[Benchmark]) -> list[BenchmarkQuestion]:
     """
     names = [name_of(benchmark) for benchmark in benchmarks]
     if twice := [name for name in names if names.count(name) > 1]:
-        fix = "give one of them a name of its own: {path: ..., name: ...}"
+        fix = "give one of them a different name: {path: ..., name: ...}"
         raise UserError(f"two benchmarks are called {twice[0]!r}", "data.benchmarks", fix)
     return [question for benchmark in benchmarks for question in read(benchmark)]
 

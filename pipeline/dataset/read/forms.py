@@ -131,7 +131,7 @@ def require_columns(names: Sequence[str], source: Source, where: str) -> None:
     """
     for i, name in enumerate(names):
         if name in names[:i]:
-            raise UserError(f"two columns are called {name[:40]!r}", where, "give each column a name of its own")
+            raise UserError(f"two columns are called {name[:40]!r}", where, "give each column a different name")
     form = _form_of_names(tuple(names), tuple(source.columns.items()))
     if form.complete or lacks_optional_field_only(form, source):
         return

@@ -160,7 +160,7 @@ def _download(id: str, where: str, patterns: list[str], revision: str = "") -> P
             if _is_whole(cached, patterns):
                 return cached
     try:
-        # On a terminal the hub draws bars of its own.
+        # On a terminal the hub draws its own progress bars.
         with working(f"base: downloading {id} from the hub", disable=sys.stderr is not None and sys.stderr.isatty()):
             return Path(snapshot_download(id, **options))
     except Exception as error:  # many kinds, from the network up to the hub's own
