@@ -55,13 +55,14 @@ SETUP = $(PYTHON) -c '' > /dev/null 2>&1 || { echo 'suri: $(PYTHON) is missing o
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 
-.PHONY: help demo-base data train export report verify eval preview plan chat keep adapters ask compare judge methods forgetting curves data-diff bench profile test test-all check clean clean-runs
+.PHONY: help demo-base data train export report verify eval preview plan chat generate keep adapters ask compare judge methods forgetting curves data-diff bench profile test test-all check clean clean-runs
 help:
 	@echo 'Start'
 	@echo '  make export        data, tokens, training, merge, measurements: the demo'
 	@echo '                     in some minutes, or CONFIG=configs/mine.yaml'
 	@echo '  make chat          talk to the result; ADAPTER=NAME: to a stored adapter'
 	@echo '  make data          read, clean, compare and split the data; a report on it'
+	@echo '  make generate      a teacher model makes rows, from CONFIG=...'
 	@echo '  make train         train the adapter; goes on from the newest checkpoint'
 	@echo
 	@echo 'Look'
@@ -106,8 +107,8 @@ help:
 	  { test $$? = 2 || echo 'suri: no such target; `make` lists all' >&2; exit 2; }
 
 data: $(VENV)/.report
-judge: $(VENV)/.judge
-data train export report verify preview plan ask compare judge: $(READY) demo-base
+judge generate: $(VENV)/.judge
+data generate train export report verify preview plan ask compare judge: $(READY) demo-base
 	@$(RUN)
 
 methods forgetting: $(READY) demo-base

@@ -11,9 +11,11 @@ from typing import Any
 from pipeline.config.method_rules import Problem
 from pipeline.config.schema import Model, Source
 from pipeline.dataset.read.source import kind_of as kind_of_source
+from pipeline.dataset.read.source import located
 from pipeline.model.base.location import kind_of as kind_of_base
 from pipeline.prompt import template
 from pipeline.run.errors import UserError
+from pipeline.run.folder import Run
 
 
 def file_problems(values: dict[str, Any]) -> list[Problem]:
@@ -31,7 +33,7 @@ def file_problems(values: dict[str, Any]) -> list[Problem]:
     sources = _section(values, "data").get("sources")
     for i, source in enumerate(sources if isinstance(sources, list) else ()):
         path = source.get("path") if isinstance(source, dict) else None
-        if isinstance(path, str) and path:
+        if isinstance(path, str) and path and not _is_made_first(values, path):
             try:
                 kind_of_source(Source.model_construct(path=path))
             except UserError as error:
@@ -43,6 +45,12 @@ def file_problems(values: dict[str, Any]) -> list[Problem]:
         except UserError as error:
             problems.append((("model", "base"), _line(error)))
     return problems
+
+
+def _is_made_first(values: dict[str, Any], path: str) -> bool:
+    """Whether a source is what this config generates before it reads its data."""
+    is_own = isinstance(name := values.get("name"), str) and located(path) == Run.of(name).folder("generated")
+    return is_own and _section(values, "synthesis").get("method", "none") != "none"
 
 
 def _section(values: dict[str, Any], name: str) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 r"""The stages of a run: which there are, what each depends on, and making those whose results are missing or stale.
 
-    data -> tokens -> train -> export -+-> eval
-                 \-> report            +-> compare -> judge
+    [generate ->] data -> tokens -> train -> export -+-> eval
+                               \-> report            +-> compare -> judge
+
+Data is generated first where a source of the config is its own run's `generated` folder.
 
 This module may use every room, and no room uses it. A room that needs torch is imported when its stage is made, so that
 "up to date" takes no torch.
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.comparison import endpoint
+from pipeline.api import endpoint
 from pipeline.comparison import judge as verdicts
 from pipeline.comparison import stage as comparison
 from pipeline.config.load import dump
@@ -35,6 +37,7 @@ from pipeline.run.files import write_text
 from pipeline.run.folder import Run
 from pipeline.run.next_command import next_command, verb_started
 from pipeline.run.progress import say, working
+from pipeline.synthesis import stage as synthesis
 
 # Keys of `train` that change how a run is watched, not what comes out.
 WATCHING = ("tracker", "save_every", "keep")
@@ -44,6 +47,7 @@ MEASURED = ("rows", "max_new_tokens", "general", "general_windows", "prompts", "
 # What comes after a stage, for the last lines of its command: a purpose, and the verb of the command.
 ON_ONE_PAGE = ("All results on one page", "report")
 NEXT = {
+    "generate": (("Clean and look at the rows as data", "data"),),
     "report": (("Rows as the model sees them", "preview"), ("Train, merge, check and measure", "export")),
     "train": (("Merge, check and measure it", "export"),),
     "export": (("Talk to it", "chat"), ON_ONE_PAGE),
@@ -68,6 +72,7 @@ class Stage:
     build: makes the result.
     sources: files outside the run folder that the manifest records besides those in the key.
     check: what can be wrong and be told before any stage is made.
+    is_wanted: whether a config has this stage at all.
     """
 
     name: str
@@ -78,6 +83,7 @@ class Stage:
     build: Callable[[Config, Run, Key, BaseOf], None]
     sources: Callable[[Config, BaseOf], list[Path]] = lambda config, base: []
     check: Callable[[Config, Run], object] = lambda config, run: None
+    is_wanted: Callable[[Config], bool] = lambda config: True
 
 
 def _tokens_key(config: Config, run: Run) -> Key:
@@ -149,7 +155,9 @@ def _check_judge(config: Config, run: Run) -> None:
 
 
 STAGES = (
-    Stage("data", "dataset", (), (), dataset.key, lambda c, r, key, _: dataset.build(c, r, key)),
+    Stage("generate", "generated", (), (), synthesis.key, lambda c, r, key, _: synthesis.build(c, r, key),
+          check=lambda c, r: synthesis.check(c, r), is_wanted=lambda c: synthesis.is_source(c)),
+    Stage("data", "dataset", ("generate",), ("generated",), dataset.key, lambda c, r, key, _: dataset.build(c, r, key)),
     Stage("tokens", "tokens", ("data",), ("dataset",), _tokens_key, _build_tokens, input_files.of_tokens),
     Stage("train", "adapter", ("tokens",), ("dataset", "tokens"), _train_key, _build_adapter, input_files.of_train),
     Stage("export", "export", ("train",), ("dataset", "tokens", "adapter"), _export_key, _build_export,
@@ -184,10 +192,10 @@ def bring_up_to_date(config: Config, run: Run, last: str) -> None:
     if _rank() > 0:
         _help_to_train(config, run)
         return
-    wanted = up_to(last)
+    wanted = [stage for stage in up_to(last) if stage.is_wanted(config) or stage.name == last]
     for stage in wanted:
         stage.check(config, run)
-    _make(config, run, wanted)
+    _make(config, run, tuple(wanted))
 
 
 def make_data(config: Config, run: Run) -> None:
@@ -197,14 +205,18 @@ def make_data(config: Config, run: Run) -> None:
         UserError: from a stage.
     """
     if config.model.base or config.model.tokenizer:
-        _make(config, run, up_to("report"))
+        bring_up_to_date(config, run, "report")
     else:
         say("tokens: skipped: neither model.base nor model.tokenizer is set; the report counts letters instead")
-        _make(config, run, (BY_NAME["data"], BY_NAME["report"]))
+        wanted = [stage for stage in up_to("data") if stage.is_wanted(config)]
+        _make(config, run, (*wanted, BY_NAME["report"]))
 
 
 def stale(config: Config, run: Run, wanted: tuple[Stage, ...] = CHAIN) -> list[str]:
     """Names of the stages that would be made."""
+    wanted = tuple(stage for stage in wanted if stage.is_wanted(config) or stage is wanted[-1])
+    if wanted[0].name == "generate" and not run.is_current(wanted[0].folder, wanted[0].key(config, run)):
+        return [stage.name for stage in wanted]  # keys of the others hash the rows that it will make
     return [stage.name for stage in wanted if not run.is_current(stage.folder, stage.key(config, run))]
 
 

@@ -19,8 +19,8 @@ from tests.helpers.tiny import HEAVY, make_config, run_to
 
 ROOT = Path(__file__).parents[1]
 # In the order in which data passes them; a room uses only itself and the rooms before it.
-ROOMS = ["run", "config", "demo", "dataset", "prompt", "kernels", "pages", "model", "evaluation", "training", "store",
-         "release", "serving", "data_report", "comparison", "run_report"]  # fmt: skip
+ROOMS = ["run", "config", "demo", "api", "dataset", "prompt", "kernels", "pages", "model", "evaluation", "training",
+         "store", "release", "serving", "data_report", "comparison", "synthesis", "run_report"]  # fmt: skip
 # With the room `cli` they may use every room, and no room uses them.
 FRONT = {"pipeline.stages", "pipeline.command", "pipeline.config_files", "pipeline.__main__"}
 
@@ -86,9 +86,9 @@ def test_up_to_date_needs_no_torch(done: tuple[Path, Run], base: Path) -> None:
 @pytest.mark.parametrize(
     ("last", "before"),
     [
-        ("report", ["data", "tokens"]),
-        ("eval", ["data", "tokens", "train", "export"]),
-        ("judge", ["data", "tokens", "train", "export", "compare"]),
+        ("report", ["generate", "data", "tokens"]),
+        ("eval", ["generate", "data", "tokens", "train", "export"]),
+        ("judge", ["generate", "data", "tokens", "train", "export", "compare"]),
     ],
 )
 def test_a_stage_comes_after_all_that_it_needs(last: str, before: list[str]) -> None:

@@ -70,6 +70,8 @@ COMMANDS = (
             keys=("export", *MEASURED), makes_first=TO_TRAIN),
     Command("data", "start", "read, clean, split and tokenise the data; writes a report", _data, model=False,
             keys=("data", "prompt", "model.tokenizer", "model.add_tokens")),
+    Command("generate", "start", "a teacher model makes rows of data", to_stage("generate"), model=False,
+            keys=("synthesis",), extra=lambda config: "judge"),
     Command("train", "start", "train the adapter; resumes from the newest checkpoint", to_stage("train"),
             keys=("model", "adapter", "train"), makes_first=TO_TOKENS),
     Command("chat", "start", "talk to the exported model, or to a stored adapter", _chat,

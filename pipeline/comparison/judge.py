@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
+from pipeline.api.endpoint import Endpoint
 from pipeline.comparison.answer_pairs import AnswerPair, load_pairs
-from pipeline.comparison.endpoint import Endpoint
 from pipeline.comparison.judgement import judgement, markdown, outcome, printed
 from pipeline.comparison.questions import in_turn
 from pipeline.comparison.verdict import PROMPT_HASH, messages, name_of

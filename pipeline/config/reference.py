@@ -17,7 +17,16 @@ from pydantic.fields import FieldInfo
 
 from pipeline.config.methods import METHODS, check_name
 from pipeline.config.schema import Config
-from pipeline.config.values import MOST, adapter_name, count_or_share, plain_url, variable_name
+from pipeline.config.values import (
+    MOST,
+    adapter_name,
+    count_or_share,
+    currency_code,
+    language_code,
+    plain_url,
+    tokens_or_money,
+    variable_name,
+)
 
 # What a check of our own accepts, in place of the type that it is written on.
 CHECKED: dict[Callable[..., object], str] = {
@@ -25,6 +34,9 @@ CHECKED: dict[Callable[..., object], str] = {
     adapter_name: "a name in the adapter store",
     count_or_share: "a share below 1, or a whole number of rows",
     plain_url: "an http or https address",
+    language_code: "a language as two or three letters",
+    currency_code: "a currency as three letters",
+    tokens_or_money: "tokens or money, such as 200000 tokens or 5 USD",
     variable_name: "the name of an environment variable",
 }
 NAMES = "letters, digits, `.`, `_`, `-`"
@@ -103,7 +115,7 @@ def _tables(section: type[BaseModel], place: str) -> Iterator[Table]:
         if nested is None or nested is not field.annotation:
             own.append(_entry(key, field))
         if nested is not None:
-            inner.append((nested, key if nested is field.annotation else f"{key}.N"))
+            inner.append((nested, f"{key}.N" if get_origin(field.annotation) is tuple else key))
     about = " ".join((section.__dict__.get("__doc__") or "").split())
     if place:
         yield Table(place, about, tuple(own))
@@ -154,6 +166,8 @@ def _type(annotation: Any, metadata: list[Any]) -> str:
     if annotation is str:
         pattern = any(getattr(m, "pattern", None) for m in metadata)
         return f"text of {NAMES}" if pattern else "text" + (", not empty" if "MinLen" in bounds else "")
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"table with {', '.join(annotation.model_fields)}"
     raise TypeError(f"no words for the type {annotation!r}")
 
 

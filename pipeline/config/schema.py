@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pipeline.config.data import Benchmark, Data, Duplicates, Source
 from pipeline.config.evaluation import Compare, Eval, Judge
 from pipeline.config.methods import check_name
+from pipeline.config.synthesis import Synthesis
 from pipeline.config.values import (  # fmt: skip
     Action,
     Count,
@@ -31,7 +32,7 @@ from pipeline.config.values import (  # fmt: skip
 
 __all__ = [
     "Action", "Adapter", "Benchmark", "Chat", "Compare", "Config", "Data", "Duplicates", "Eval", "Export", "Judge",
-    "Model", "Prompt", "Section", "Source", "Train",
+    "Model", "Prompt", "Section", "Source", "Synthesis", "Train",
 ]  # fmt: skip
 
 
@@ -226,6 +227,7 @@ class Config(Section):
     chat: Chat = Chat()
     compare: Compare = Compare()
     judge: Judge = Judge()
+    synthesis: Synthesis = Synthesis()
 
     def value(self, key: str) -> Any:
         """The value at a dotted key such as `train.lr`, as plain data."""

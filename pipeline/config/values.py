@@ -60,7 +60,33 @@ def plain_url(value: str) -> str:
     if wrong:
         raise ValueError("expected an address such as http://localhost:8000/v1")
     if parts.username or parts.password or parts.query:
-        raise ValueError("must not hold a key: put it into the environment variable that judge.key names")
+        raise ValueError("must not hold a key: put it into an environment variable, whose name goes into `key`")
+    return value
+
+
+def language_code(value: str) -> str:
+    """Two or three small letters, as ISO 639 has them, or nothing."""
+    if value and not re.fullmatch(r"[a-z]{2,3}", value):
+        raise ValueError("expected a language as two or three small letters, such as ko")
+    return value
+
+
+def currency_code(value: str) -> str:
+    """Three capital letters, as ISO 4217 has them."""
+    if not re.fullmatch(r"[A-Z]{3}", value):
+        raise ValueError("expected a currency as three capital letters, such as USD")
+    return value
+
+
+def tokens_or_money(value: str) -> str:
+    """Such as `200000 tokens` or `5 USD`, or nothing; not zero."""
+    if not value:
+        return value
+    match = re.fullmatch(r"([0-9][0-9_]*(?:\.[0-9]+)?) (tokens|[A-Z]{3})", value)
+    if not match or (match[2] == "tokens" and "." in match[1]):
+        raise ValueError("expected tokens or money with a currency, such as 200000 tokens or 5 USD")
+    if not float(match[1].replace("_", "")):
+        raise ValueError("a budget of zero allows no request; leave it empty for no limit")
     return value
 
 

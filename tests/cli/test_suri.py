@@ -71,7 +71,7 @@ def test_key_type_default_and_first_sentence() -> None:
 
 def test_the_table_makes_first_what_the_stages_need() -> None:
     for stage in ("train", "export", "eval", "compare", "judge"):
-        assert BY_NAME[stage].makes_first == tuple(s.name for s in stages.up_to(stage))[:-1]
+        assert BY_NAME[stage].makes_first == tuple(s.name for s in stages.up_to(stage) if s.name != "generate")[:-1]
 
 
 def test_words_of_a_command_with_a_config_are_variables_of_make() -> None:
@@ -86,7 +86,7 @@ def test_every_script_is_a_command_of_the_table() -> None:
             started[path.stem] = name[1]
     assert {name.replace("_", "-") for name in started} == set(started.values())
     assert set(started.values()) <= set(BY_NAME)
-    assert len(started) == 14
+    assert len(started) == 15
 
 
 def test_a_script_has_the_help_of_its_command() -> None:

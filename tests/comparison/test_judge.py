@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.api.endpoint import check
 from pipeline.comparison import judge as judging
 from pipeline.comparison.answer_pairs import AnswerPair, ModelAnswer
-from pipeline.comparison.endpoint import check
 from pipeline.comparison.questions import CompareQuestion
 from pipeline.comparison.verdict import both, messages, parse, winner
 from pipeline.comparison.winrate import table, wilson, win_rate
@@ -132,7 +132,7 @@ def test_kept_results_outlive_a_torn_line_and_no_other_key(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("url", ["http://user:secret@host/v1", "https://host/v1?key=secret", "host:8000", "ftp://x"])
 def test_no_key_hides_in_the_address(url: str) -> None:
-    with pytest.raises(ValueError, match=r"judge\.key|expected an address"):
+    with pytest.raises(ValueError, match=r"must not hold a key|expected an address"):
         Judge(base_url=url)
 
 
@@ -148,10 +148,10 @@ def test_a_key_in_the_config_is_refused_and_not_repeated(tmp_path: Path) -> None
 def test_a_judge_that_is_not_set_up_is_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="no judge"):
         check(Judge())
-    monkeypatch.setattr("pipeline.comparison.endpoint.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.api.endpoint.find_spec", lambda name: None)
     with pytest.raises(UserError, match="openai"):
         check(Judge(model="j"))
-    monkeypatch.setattr("pipeline.comparison.endpoint.find_spec", lambda name: name)
+    monkeypatch.setattr("pipeline.api.endpoint.find_spec", lambda name: name)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(UserError, match="OPENAI_API_KEY"):
         check(Judge(model="j"))

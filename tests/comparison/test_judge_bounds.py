@@ -13,8 +13,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from pipeline.comparison.body import MOST, Unbounded, bounded
-from pipeline.comparison.endpoint import Endpoint
+from pipeline.api.body import MOST, Unbounded, bounded
+from pipeline.api.endpoint import Endpoint
 from pipeline.config.schema import Judge
 from pipeline.run.errors import UserError
 from tests.helpers.judge_server import completion

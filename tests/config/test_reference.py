@@ -25,18 +25,34 @@ def test_the_page_is_current() -> None:
 
 def test_every_key_of_the_schema_is_there_once() -> None:
     def keys(values: dict[str, object], prefix: str = "") -> set[str]:
-        dicts = {"model.geometry", "data.rules", "data.groups", "data.sources.N.columns"}  # values, not sections
+        dicts = {
+            "model.geometry",
+            "data.rules",
+            "data.groups",
+            "data.sources.N.columns",
+            "synthesis.rules",
+            "synthesis.sources.N.columns",
+            "synthesis.teacher.extra",
+            "synthesis.judge.extra",
+        }  # values, not sections
         found = set()
         for name, value in values.items():
             inner = isinstance(value, dict) and f"{prefix}{name}" not in dicts
             found |= keys(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}"}  # type: ignore[arg-type]
         return found
 
-    config = Config.model_validate({"name": "x", "data": {"sources": [{"path": "a"}], "benchmarks": [{"path": "b"}]}})
+    config = Config.model_validate(
+        {
+            "name": "x",
+            "data": {"sources": [{"path": "a"}], "benchmarks": [{"path": "b"}]},
+            "synthesis": {"sources": [{"path": "a"}], "benchmarks": [{"path": "b"}]},
+        }
+    )
     values = config.model_dump(mode="json")
     wanted = keys(values)
-    for name in ("sources", "benchmarks"):
-        wanted |= keys(values["data"][name][0], f"data.{name}.N.")
+    for section in ("data", "synthesis"):
+        for name in ("sources", "benchmarks"):
+            wanted |= keys(values[section][name][0], f"{section}.{name}.N.")
     listed = [entry.key for table in tables() for entry in table.entries]
     assert sorted(listed) == sorted(wanted)
 

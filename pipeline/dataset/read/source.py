@@ -24,10 +24,12 @@ from pipeline.dataset.read.tree import join_trees
 from pipeline.demo.families import generate
 from pipeline.run.encoding import SAMPLE, likely_encoding
 from pipeline.run.errors import UserError
+from pipeline.run.folder import Run
 from pipeline.run.nearest import nearest_file
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 DATA_FILE = re.compile(r"\.(jsonl?|csv|tsv|txt|parquet|arrow|ya?ml|gz|zip|xz|bz2|zst)$", re.IGNORECASE)
+GENERATED, GENERATED_ROWS = "generated", "rows.jsonl"  # folder of the generate stage, and the file that is a source
 BOM = b"\xef\xbb\xbf"
 
 
@@ -42,15 +44,25 @@ def labels(sources: Sequence[Source]) -> list[str]:
     return unique
 
 
+def located(path: str) -> Path:
+    """Where a source is. `runs/NAME/generated` is in the folder of that run, wherever RUNS says that runs are."""
+    parts = Path(path).parts
+    if len(parts) == 3 and parts[0] == "runs" and parts[2] == GENERATED:
+        return Run.of(parts[1]).folder(GENERATED)
+    return Path(path)
+
+
 def kind_of(source: Source) -> str:
-    """`families`, `file`, `files` (a glob), `folder` or `hub`.
+    """`families`, `generated` (the folder that `generate` writes), `file`, `files` (a glob), `folder` or `hub`.
 
     Raises:
         UserError: a path that does not exist and cannot be a hub id, or a glob that matches no file.
     """
     if source.path == "families":
         return "families"
-    path = Path(source.path)
+    path = located(source.path)
+    if (path / GENERATED_ROWS).is_file() and path.name == GENERATED:
+        return "generated"
     if os.path.isfile(path):
         return "file"
     if os.path.isdir(path):
@@ -72,6 +84,8 @@ def files_of(source: Source) -> list[Path]:
         UserError: as `kind_of`.
     """
     kind = kind_of(source)
+    if kind == "generated":
+        return [located(source.path) / GENERATED_ROWS]
     if kind == "file":
         return [Path(source.path)]
     if kind == "files":

@@ -6,9 +6,9 @@ import os
 import threading
 from concurrent.futures import Future
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Protocol
 
-from pipeline.comparison.body import Body, Unbounded
+from pipeline.api.body import Body, Unbounded
 from pipeline.config.schema import Judge
 from pipeline.run.errors import UserError
 from pipeline.run.next_command import next_command
@@ -32,19 +32,31 @@ def check(judge: Judge) -> None:
     key_of(judge)
 
 
-def key_of(judge: Judge) -> str:
+class Keyed(Protocol):
+    """Settings of a model behind an address."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def base_url(self) -> str: ...
+
+
+def key_of(asked: Keyed, where: str = "judge") -> str:
     """The key from the environment. OpenAI's own goes to no other address unless the config says so.
+
+    Args:
+        where: the section of the config, for messages.
 
     Raises:
         UserError: the variable is not set.
     """
-    name = judge.key or ("" if judge.base_url else "OPENAI_API_KEY")
+    name = asked.key or ("" if asked.base_url else "OPENAI_API_KEY")
     if not name:
         return NO_KEY
     key = os.environ.get(name, "").strip()
     if not key:
-        fix = f"export {name}=..., or name another variable with judge.key"
-        raise UserError(f"the environment variable {name} holds no key", "judge.key", fix)
+        fix = f"export {name}=..., or name another variable with {where}.key"
+        raise UserError(f"the environment variable {name} holds no key", f"{where}.key", fix)
     return key
 
 

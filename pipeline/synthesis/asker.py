@@ -1,0 +1,91 @@
+"""The way of one request: journal, budget, teacher, journal.
+
+ask --> in the journal? --> equal request in flight? --> reserve budget --> teacher --> journal --> reply
+          yes: its reply        yes: wait for that
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from pipeline.synthesis.journal import Journal
+from pipeline.synthesis.request import Reply, Request, Role
+from pipeline.synthesis.spend import Budget
+
+
+class Teacher(Protocol):
+    """A model that answers requests, many at a time."""
+
+    async def reply(self, request: Request) -> Reply:
+        """The model's reply, without its cost.
+
+        Raises:
+            GaveUp: this request failed after all tries; others may not.
+            UserError: no request can succeed, such as with a wrong key.
+        """
+
+    async def close(self) -> None:
+        """Ends connections; called once, at the end."""
+
+
+class GaveUp(Exception):
+    """A request failed after all tries. The next command tries it again."""
+
+
+class NotJournaled(Exception):
+    """The reply is not in the journal, and nothing may be asked now."""
+
+
+class Asker:
+    """Answers requests from the journal, or from a teacher.
+
+    Args:
+        teachers: by role; empty: nothing is asked, as for a replay.
+
+    Attributes:
+        asked: replies that teachers gave in this command. closed: no further request is sent.
+    """
+
+    def __init__(self, journal: Journal, budget: Budget, teachers: Mapping[Role, Teacher]) -> None:
+        self.journal, self.budget, self.teachers = journal, budget, teachers
+        self.asked = 0
+        self.closed = False
+        self._in_flight: dict[str, asyncio.Task[Reply]] = {}
+
+    async def ask(self, request: Request) -> Reply:
+        """The reply to a request; it is in the journal when this returns.
+
+        Raises:
+            BudgetReached, NotJournaled, GaveUp: no reply now. UserError: as of the teacher, and of a full disk.
+        """
+        if reply := self.journal.reply(request.key):
+            return reply
+        if request.key not in self._in_flight:
+            if self.closed or not self.teachers:
+                raise NotJournaled
+            task = asyncio.create_task(self._asked(request))
+            self._in_flight[request.key] = task
+            task.add_done_callback(lambda _: self._in_flight.pop(request.key, None))
+        return await asyncio.shield(self._in_flight[request.key])
+
+    async def drain(self) -> None:
+        """Waits for the requests in flight, which are paid for; no further one is sent."""
+        self.closed = True
+        if self._in_flight:
+            await asyncio.gather(*self._in_flight.values(), return_exceptions=True)
+
+    async def _asked(self, request: Request) -> Reply:
+        await self.budget.reserve(request)
+        try:
+            if self.closed:
+                raise NotJournaled
+            reply = await self.teachers[request.role].reply(request)
+            reply = replace(reply, cost=self.budget.cost(request, reply))
+            await self.journal.add(request.key, reply, request.purpose)
+            self.asked += 1
+            return reply
+        finally:
+            self.budget.settle(request)

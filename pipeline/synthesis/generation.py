@@ -1,0 +1,216 @@
+"""Runs a method's work: many requests at once, results in order, until there are enough rows.
+
+    item 0, 1, 2 ...   draft phase, many at once        finish phase, many at once
+                       Work -> drafts ----in order----> filters -> Work -> rows ----in order----> rows, rejected
+                                                        (novelty against everything that passed)
+
+Drafts are filtered in the order of their items and rows are counted in that order, so the result depends on the replies
+and not on the order in which they come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pipeline.run.errors import UserError
+from pipeline.synthesis.asker import Asker, GaveUp, NotJournaled
+from pipeline.synthesis.request import Draft, Reply, Work
+from pipeline.synthesis.spend import BudgetReached
+
+MISSING = 500  # items in a row that are not in the journal, after which there are none behind them
+PATIENCE = 20  # items in a row without a kept row, and
+DRAFTS = 60  # drafts, after which an endless method stops: more money would not help
+WINDOW = 4  # items that may be ahead of the oldest unfinished one, for each request that may be in flight
+
+
+class Method(Protocol):
+    """How rows are made. Items are numbered from 0; the work of an item depends on its number alone.
+
+    Attributes:
+        items: how many there are; None: without end.
+        rows_per_item: rows that an item gives at best.
+    """
+
+    items: int | None
+    rows_per_item: int
+
+    def draft(self, number: int) -> Work:
+        """The first phase of an item: drafts to be filtered."""
+
+    def finish(self, draft: Draft) -> Work:
+        """The second phase, of a draft that passed the filters: rows."""
+
+
+class Filters(Protocol):
+    """Decides on drafts, in order; remembers those that pass."""
+
+    def draft(self, draft: Draft) -> Draft:
+        """The draft, rejected where a filter says so."""
+
+    def row(self, row: Draft) -> Draft:
+        """A finished row, cleaned, or rejected where a filter says so."""
+
+
+@dataclass
+class Result:
+    """What was made.
+
+    Attributes:
+        rows, rejected: in order. drafts: their number together. kept_after: number of rows after each draft.
+        ended: why it ended: rows, items, budget, or journal (nothing more is in it).
+        unfinished: items without a result, since a request failed, was not sent or is not in the journal.
+    """
+
+    rows: list[Draft] = field(default_factory=list)
+    rejected: list[Draft] = field(default_factory=list)
+    kept_after: list[int] = field(default_factory=list)
+    drafts: int = 0
+    ended: str = "items"
+    unfinished: int = 0
+
+    def counts(self) -> Counter[str]:
+        """Rejected drafts and rows by rule."""
+        return Counter(draft.rejected[0] for draft in self.rejected if draft.rejected)
+
+
+class Generation:
+    """One run of a method.
+
+    Args:
+        rows: how many are wanted. parallel: most requests in flight.
+        progress: called with the result so far, after each item.
+    """
+
+    def __init__(
+        self, method: Method, filters: Filters, asker: Asker, rows: int, parallel: int,
+        progress: Callable[[Result], None] = lambda result: None,
+    ) -> None:  # fmt: skip
+        self.method, self.filters, self.asker = method, filters, asker
+        self.wanted, self.parallel, self.progress = rows, parallel, progress
+        self.result = Result()
+        self._started, self._filtered, self._barren = 0, 0, (0, 0)
+        self._drafting: deque[asyncio.Task[list[Draft] | None]] = deque()
+        self._finishing: deque[tuple[Draft, asyncio.Task[list[Draft] | None] | None]] = deque()
+        self._out_of_replies, self._missing = "", 0
+
+    async def run(self) -> Result:
+        """Makes the rows.
+
+        Raises:
+            UserError: from a teacher; or an endless method gives no rows any more, with the reasons.
+        """
+        try:
+            while len(self.result.rows) < self.wanted:
+                while self._may_start():
+                    self._drafting.append(asyncio.create_task(self._drive(self.method.draft(self._started))))
+                    self._started += 1
+                if not self._drafting and not self._finishing:
+                    break
+                await self._next()
+            self.result.ended = "rows" if len(self.result.rows) >= self.wanted else self._out_of_replies or "items"
+            return self.result
+        finally:
+            self.asker.closed = True
+            tasks = [*self._drafting, *(task for _, task in self._finishing if task)]
+            await self.asker.drain()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _may_start(self) -> bool:
+        """Whether another item is needed, and may be in flight."""
+        if self._missing >= MISSING or (self.method.items is not None and self._started >= self.method.items):
+            return False
+        ahead = len(self._drafting)
+        if ahead + len(self._finishing) >= WINDOW * self.parallel:
+            return False
+        done = self._started - ahead
+        seen = len(self.result.rows) / done if done >= 4 else self.method.rows_per_item
+        coming = ahead * max(seen, 0.05) + len(self._finishing)
+        return ahead == 0 or len(self.result.rows) + coming < self.wanted
+
+    async def _next(self) -> None:
+        """Waits for the oldest unfinished work, and takes what is done in order."""
+        oldest = [queue[0] for queue in (self._drafting,) if queue]
+        oldest += [task for _, task in list(self._finishing)[:1] if task]
+        if oldest:
+            await asyncio.wait(oldest, return_when=asyncio.FIRST_COMPLETED)
+        while self._drafting and self._drafting[0].done():
+            self._filter(self._drafting.popleft().result())
+        while self._finishing and len(self.result.rows) < self.wanted:
+            draft, task = self._finishing[0]
+            if task is not None and not task.done():
+                break
+            self._finishing.popleft()
+            self._take([draft] if task is None else task.result())
+
+    def _filter(self, drafts: list[Draft] | None) -> None:
+        """Filters the drafts of the next item; starts the second phase of those that pass."""
+        if drafts is None:
+            self.result.unfinished += 1
+            return
+        items, count = self._barren
+        self._barren = (items + 1, count + len(drafts))
+        for draft in drafts:
+            decided = draft if draft.rejected else self.filters.draft(draft)
+            task = None if decided.rejected else asyncio.create_task(self._drive(self.method.finish(decided)))
+            self._finishing.append((decided, task))
+        self._check_yield()
+
+    def _take(self, rows: list[Draft] | None) -> None:
+        if rows is None:
+            self.result.unfinished += 1
+            return
+        for row in rows:
+            if len(self.result.rows) >= self.wanted:
+                break
+            self.result.drafts += 1
+            decided = row if row.rejected else self.filters.row(row)
+            if decided.rejected:
+                self.result.rejected.append(decided)
+            else:
+                self.result.rows.append(decided)
+                self._barren = (0, 0)
+        self.result.kept_after.append(len(self.result.rows))
+        self.progress(self.result)
+
+    def _check_yield(self) -> None:
+        items, drafts = self._barren
+        pending = any(task is not None for _, task in self._finishing)
+        if self.method.items is not None or pending or items < PATIENCE or drafts < min(DRAFTS, items):
+            return
+        counts = self.result.counts() + Counter(d.rejected[0] for d, _ in self._finishing if d.rejected)
+        total = sum(counts.values())
+        reasons = ", ".join(f"{rule} {count / total:.0%}" for rule, count in counts.most_common(5))
+        raise UserError(
+            f"the last {items} requests gave no row; of {total:,} drafts {total:,} were rejected: {reasons}"
+            if not self.result.rows else
+            f"the last {items} requests gave no row; {len(self.result.rows):,} are kept so far, rejected: {reasons}",
+            "synthesis", "look at replies with synthesis.preview=5; take another teacher, more seeds, or lower "
+            "synthesis.novelty; to build the rows so far: synthesis.replay=true",
+        )  # fmt: skip
+
+    async def _drive(self, work: Work) -> list[Draft] | None:
+        """Runs work to its end; None where a reply is not to be had now."""
+        reply: Reply | None = None
+        try:
+            while True:
+                request = next(work) if reply is None else work.send(reply)
+                reply = await self.asker.ask(request)
+        except StopIteration as end:
+            self._missing = 0
+            drafts: list[Draft] = end.value
+            return drafts
+        except BudgetReached:  # what the journal holds of later items is used all the same, as a replay would
+            self._out_of_replies = "budget"
+            self.asker.closed = True
+        except NotJournaled:
+            self._out_of_replies = self._out_of_replies or "journal"
+            self._missing += 1
+        except GaveUp:
+            pass
+        return None
