@@ -15,21 +15,20 @@ from typing import Any
 
 from pipeline.api.endpoint import key_of
 from pipeline.config.schema import Config
-from pipeline.config.synthesis import Asked, Synthesis
-from pipeline.dataset.example import Example
+from pipeline.config.synthesis import Synthesis
 from pipeline.dataset.read.source import located
 from pipeline.run.errors import UserError
-from pipeline.run.files import json_lines, write_json, write_json_lines
+from pipeline.run.files import write_json, write_json_lines
 from pipeline.run.folder import Run, input_hashes
 from pipeline.run.progress import bar, say
-from pipeline.synthesis.api_teacher import ApiTeacher
-from pipeline.synthesis.asker import Asker, Teacher
+from pipeline.synthesis.asker import Asker
 from pipeline.synthesis.filters import DraftFilters
-from pipeline.synthesis.generation import Generation, Method, Result
+from pipeline.synthesis.generation import Generation, Result
 from pipeline.synthesis.journal import Journal
-from pipeline.synthesis.request import Draft, Role
-from pipeline.synthesis.self_instruct import SelfInstruct
+from pipeline.synthesis.methods import method
+from pipeline.synthesis.request import Draft
 from pipeline.synthesis.spend import Budget
+from pipeline.synthesis.teachers import teachers_of
 
 # Keys that change how a teacher is asked, not what it is asked.
 HOW = ("base_url", "key", "parallel", "retries", "timeout", "kind", "price", "context")
@@ -94,10 +93,7 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
 
 async def _generate(settings: Synthesis, journal: Journal) -> Result:
     budget = Budget(settings, journal)
-    teachers: dict[Role, Teacher] = {}
-    if not settings.replay:
-        teachers["teacher"] = ApiTeacher(settings.teacher, journal)
-        teachers["judge"] = teachers["teacher"]
+    teachers = {} if settings.replay else teachers_of(settings, journal)
     try:
         with bar(total=settings.rows, what="generate") as progress:
 
@@ -113,18 +109,6 @@ async def _generate(settings: Synthesis, journal: Journal) -> Result:
             await teacher.close()
 
 
-def method(settings: Synthesis) -> Method:
-    """The method that the config names."""
-    rows = [row for path in settings.seeds for row in json_lines(Path(path))]
-    seeds = [Example.of(row["instruction"], row["input"], row["output"], source="seeds") for row in rows]
-    return SelfInstruct(settings, seeds)
-
-
 def _row(draft: Draft) -> dict[str, Any]:
     row = {name: getattr(draft, name) for name in ("instruction", "input", "output", "task")}
     return {**row, "generated": {**draft.origin, "requests": draft.requests}}
-
-
-def asked_of(settings: Synthesis, role: Role) -> Asked:
-    """Where a role's model is: a judge without a model is the teacher."""
-    return settings.judge if role == "judge" and settings.judge.model else settings.teacher
