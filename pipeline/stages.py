@@ -150,7 +150,7 @@ def _build_eval(config: Config, run: Run, key: Key, base: BaseOf) -> None:
 
 def _check_judge(config: Config, run: Run) -> None:
     """A judge that is set up is asked whether it answers only when there is something to judge."""
-    if not config.judge.model or stale(config, run, up_to("judge")):
+    if not config.judge.model or stale(config, run, "judge"):
         endpoint.check(config.judge)
 
 
@@ -180,7 +180,9 @@ def up_to(last: str) -> tuple[Stage, ...]:
     return *before, BY_NAME[last]
 
 
-CHAIN = up_to("export")
+def wanted(config: Config, last: str) -> tuple[Stage, ...]:
+    """A stage and those of its needs that this config has."""
+    return tuple(stage for stage in up_to(last) if stage.name == last or stage.is_wanted(config))
 
 
 def bring_up_to_date(config: Config, run: Run, last: str) -> None:
@@ -192,10 +194,10 @@ def bring_up_to_date(config: Config, run: Run, last: str) -> None:
     if _rank() > 0:
         _help_to_train(config, run)
         return
-    wanted = [stage for stage in up_to(last) if stage.is_wanted(config) or stage.name == last]
-    for stage in wanted:
+    needed = wanted(config, last)
+    for stage in needed:
         stage.check(config, run)
-    _make(config, run, tuple(wanted))
+    _make(config, run, needed)
 
 
 def make_data(config: Config, run: Run) -> None:
@@ -208,31 +210,34 @@ def make_data(config: Config, run: Run) -> None:
         bring_up_to_date(config, run, "report")
     else:
         say("tokens: skipped: neither model.base nor model.tokenizer is set; the report counts letters instead")
-        wanted = [stage for stage in up_to("data") if stage.is_wanted(config)]
-        _make(config, run, (*wanted, BY_NAME["report"]))
+        _make(config, run, (*wanted(config, "data"), BY_NAME["report"]))
 
 
-def stale(config: Config, run: Run, wanted: tuple[Stage, ...] = CHAIN) -> list[str]:
-    """Names of the stages that would be made."""
-    wanted = tuple(stage for stage in wanted if stage.is_wanted(config) or stage is wanted[-1])
-    if wanted[0].name == "generate" and not run.is_current(wanted[0].folder, wanted[0].key(config, run)):
-        return [stage.name for stage in wanted]  # keys of the others hash the rows that it will make
-    return [stage.name for stage in wanted if not run.is_current(stage.folder, stage.key(config, run))]
+def stale(config: Config, run: Run, last: str = "export") -> list[str]:
+    """Names of the stages up to `last` that would be made."""
+    return _stale(config, run, wanted(config, last))
 
 
-def _make(config: Config, run: Run, wanted: tuple[Stage, ...]) -> None:
+def _stale(config: Config, run: Run, needed: tuple[Stage, ...]) -> list[str]:
+    first = needed[0]
+    if first.name == "generate" and not run.is_current(first.folder, first.key(config, run)):
+        return [stage.name for stage in needed]  # keys of the others hash the rows that it will make
+    return [stage.name for stage in needed if not run.is_current(stage.folder, stage.key(config, run))]
+
+
+def _make(config: Config, run: Run, needed: tuple[Stage, ...]) -> None:
     """Makes those of the stages that are stale; holds the run folder's lock as soon as there is one."""
-    if not stale(config, run, wanted):
-        for stage in wanted:
+    if not _stale(config, run, needed):
+        for stage in needed:
             say(f"{stage.name}: up to date ({run.folder(stage.folder)})")
         run.sweep()
-        if wanted[-1].name == "export" == verb_started():
+        if needed[-1].name == "export" == verb_started():
             say("\n".join(summary.of_run(run)))
-        _hint(wanted[-1].name)
+        _hint(needed[-1].name)
         return
     base = functools.cache(lambda: bases.resolve(config.model))
     with run.lock():
-        for stage in wanted:
+        for stage in needed:
             key = stage.key(config, run)
             if run.is_current(stage.folder, key):
                 say(f"{stage.name}: up to date ({run.folder(stage.folder)})")
@@ -240,7 +245,7 @@ def _make(config: Config, run: Run, wanted: tuple[Stage, ...]) -> None:
             run.check(*stage.reads)
             stage.build(config, run.made_from(stage.sources(config, base)), key, base)
             write_text(run.root / "config.yaml", dump(config))  # of what is there, so not before it is there
-    _hint(wanted[-1].name)
+    _hint(needed[-1].name)
 
 
 def _hint(last: str) -> None:
@@ -258,12 +263,12 @@ def _help_to_train(config: Config, run: Run) -> None:
     before: list[int] = []
     while True:
         # Keys hash the sources, so they are asked for only when a manifest was written.
-        now = [run.written(stage.folder) for stage in up_to("tokens")]
-        if all(now) and now != before and not stale(config, run, up_to("tokens")):
+        now = [run.written(stage.folder) for stage in wanted(config, "tokens")]
+        if all(now) and now != before and not stale(config, run, "tokens"):
             break
         before = now
         time.sleep(0.5)
-    if stale(config, run, up_to("train")):
+    if stale(config, run, "train"):
         _build_adapter(config, run, _train_key(config, run), lambda: bases.resolve(config.model))
 
 

@@ -15,12 +15,12 @@ INDENT = 11  # columns in front of the values of a plan
 def show_plan(config: Config, run: Run) -> None:
     """Prints the arithmetic of a config; counts tokens where the tokens stage is up to date."""
     with working("plan: loading torch and transformers"):
-        from pipeline.stages import stale, up_to
+        from pipeline.stages import stale
         from pipeline.training import duration
         from pipeline.training.plan import lines, plan
 
     manifest = run.manifest("tokens")
-    counted = manifest["counts"]["train"] if manifest and not stale(config, run, up_to("tokens")) else None
+    counted = manifest["counts"]["train"] if manifest and not stale(config, run, "tokens") else None
     with working("plan: counting"):
         planned = plan(config, counted)
         times = duration.lines(planned, duration.duration(config, planned, run.root.parent))
@@ -55,7 +55,7 @@ def make_report(config: Config, run: Run) -> None:
     build(config, run)
 
 
-def verify_run(_: Config, run: Run) -> None:
+def verify_run(config: Config, run: Run) -> None:
     """Hashes all that the run folder holds, and what it was made from.
 
     Raises:
@@ -64,7 +64,8 @@ def verify_run(_: Config, run: Run) -> None:
     from pipeline.run.integrity import verify
     from pipeline.stages import STAGES
 
-    verify(run, [(stage.name, stage.folder) for stage in STAGES])
+    made = [stage for stage in STAGES if stage.is_wanted(config) or run.manifest(stage.folder)]
+    verify(run, [(stage.name, stage.folder) for stage in made])
 
 
 def show_data_diff(first: str, second: str) -> None:

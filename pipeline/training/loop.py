@@ -9,6 +9,7 @@ does not depend on how the step is split.
 
 from __future__ import annotations
 
+import functools
 import math
 import resource
 import time
@@ -36,13 +37,14 @@ from pipeline.training import checkpoint, ewc, metrics
 from pipeline.training.archive import open_checkpoints
 from pipeline.training.fast_path import PathInputs, agree, choose_path, reduce_memory
 from pipeline.training.micro_batches import MicroBatches
-from pipeline.training.optimizer import build_optimizer
+from pipeline.training.optimizer import build_optimizer, take_step
 from pipeline.training.penalty import add_gradients
 from pipeline.training.periodic_eval import PeriodicEval, losses_of
 from pipeline.training.preflight import check_export_tokenizer, open_tokens
 from pipeline.training.processes import any_rank, start_accelerator, stop_on_signal, sum_gradients
 from pipeline.training.schedule import (
     epochs_after,
+    every,
     learning_rate,
     rank_rows,
     step_rows,
@@ -69,14 +71,12 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         return
     accelerator = start_accelerator(dtype_name(config.model), settings.tracker, run.root)
     world, rank, is_main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
-    device = accelerator.device
 
     # data
     context = run_base.context_length()
     tokens, val = open_tokens(run.folder("tokens"), context)
     total = total_steps(len(tokens), settings)
-    eval_every = settings.eval_every or max(1, math.ceil(total / 4))
-    save_every = settings.save_every or max(1, math.ceil(total / 12))
+    eval_every, save_every = every(settings.eval_every, total, 4), every(settings.save_every, total, 12)
 
     # model, optimiser
     if is_main and method.spec.export == "merged":
@@ -104,14 +104,14 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         accelerator.init_trackers("tracker", config=_flat(config))
     evaluation = PeriodicEval(model, encoder, val, settings.eval_rows, dataset, config.eval, context or WINDOW)
     step, labelled_so_far, started_at = state["step"], state["learnt"], time.time() - state["seconds"]
-    is_evaluating = False
+    is_evaluating, peak_gib = False, functools.partial(_peak_gib, accelerator.device, state)
 
     def save() -> None:
         agree(path, accelerator)
         if is_main and step not in checkpoint.steps(root):
             now = {
                 "key": key, "sizes": sizes, "micro_tokens": path.micro_tokens, "recompute": path.recompute,
-                "learnt": labelled_so_far, "seconds": time.time() - started_at, "peak_gib": _peak_gib(device, state),
+                "learnt": labelled_so_far, "seconds": time.time() - started_at, "peak_gib": peak_gib(),
             }  # fmt: skip
             checkpoint.save(root, step, weights, optimizer, now, settings.keep)
         accelerator.wait_for_everyone()
@@ -131,9 +131,8 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         evaluate()
     model.train()
     spikes = metrics.Spikes(m["loss"] for m in metrics.read(log) if "loss" in m)
-    progress = bar(total=total, initial=step, what="training", unit="step", disable=not is_main)
     with (
-        progress,
+        bar(total=total, initial=step, what="training", unit="step", disable=not is_main) as progress,
         answering(lambda: _stopping(step, is_evaluating)),
         stop_on_signal() as stop,
         disk_errors(run.root),
@@ -143,7 +142,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             started = time.time()
             rows = step_rows(step, len(tokens), settings)
             labelled = int(tokens.labelled[rows].sum())
-            loss = torch.zeros((), device=device)
+            loss = torch.zeros((), device=accelerator.device)
             try:
                 micro_batches = path.split(rank_rows(rows, tokens.lengths, rank, world))
                 if step + 1 < total:
@@ -167,10 +166,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             penalty = add_gradients(penalties)
             norm = torch.nn.utils.clip_grad_norm_(weights.values(), settings.clip or math.inf)
             rate = learning_rate(step, total, settings)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group["ratio"]
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            take_step(optimizer, rate)
             path.after_step()
             loss = accelerator.reduce(loss, "sum") / max(1, labelled)
             # The first wait for the card in this step; nothing has been saved since it began.
@@ -202,8 +198,8 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         counts = {
             "steps": total, "train_seconds": round(time.time() - started_at, 1), "learnt": labelled_so_far,
             "trained_parameters": sum(p.numel() for p in weights.values()), "parameters": parameters,
-            "micro_tokens": path.micro_tokens, "path": path.name, "peak_gib": _peak_gib(device, state),
-            "processes": world, "dtype": dtype_name(config.model), "device": str(device),
+            "micro_tokens": path.micro_tokens, "path": path.name, "peak_gib": peak_gib(),
+            "processes": world, "dtype": dtype_name(config.model), "device": str(accelerator.device),
         }  # fmt: skip
         with accelerator.autocast():
             finish(config, run, run_base, model, stage_key, counts)

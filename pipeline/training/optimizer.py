@@ -52,3 +52,11 @@ def parameter_groups(
             if params:
                 split.append({**group, "params": params, "weight_decay": decay})
     return split
+
+
+def take_step(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """One step at this learning rate, each group at its own ratio of it; afterwards there are no gradients."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["ratio"]
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)

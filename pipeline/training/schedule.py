@@ -44,6 +44,11 @@ def _micro_batches_per_epoch(rows: int, train: Train) -> int:
     return math.ceil(rows / (train.batch_size // train.accumulation_4_28))
 
 
+def every(setting: int, total: int, times: int) -> int:
+    """Steps between two events: the setting, or where that is 0, so many that they occur `times` times in a run."""
+    return setting or max(1, math.ceil(total / times))
+
+
 def step_rows(step: int, rows: int, train: Train) -> list[int]:
     """Row numbers of the optimiser step `step` (from 0), of `rows` in all."""
     if train.accumulation_4_28:

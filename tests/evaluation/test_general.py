@@ -112,6 +112,6 @@ def test_another_text_asks_for_another_export_only(tuned: tuple[Config, Run], tm
     other = config.model_copy(update={"eval": config.eval.model_copy(update={"general": str(text)})})
     assert stages.stale(config, run) == []
     assert stages.stale(other, run) == ["export"]
-    one = stages.STAGES[3].key(other, run)
+    one = stages.BY_NAME["export"].key(other, run)
     text.write_text("Some text.\nAnd much more.\n")
-    assert stages.STAGES[3].key(other, run) != one
+    assert stages.BY_NAME["export"].key(other, run) != one
