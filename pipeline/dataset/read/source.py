@@ -61,7 +61,7 @@ def kind_of(source: Source) -> str:
     if source.path == "families":
         return "families"
     path = located(source.path)
-    if (path / GENERATED_ROWS).is_file() and path.name == GENERATED:
+    if path.name == GENERATED and os.path.isfile(path / GENERATED_ROWS):
         return "generated"
     if os.path.isfile(path):
         return "file"
