@@ -1,49 +1,159 @@
-"""A teacher behind an OpenAI-compatible address."""
+"""A teacher behind an OpenAI-compatible address.
+
+    reserve budget -> slot -> journal `sent` -> try ---> reply
+          ^                                      |
+          +------------ pause <------------------+ busy, failed, no connection, too late; at most `retries` times
+
+A wrong key, an unknown model and an empty account end the command at once; a text that the server refuses is a reply
+with a `failure`.
+"""
 
 from __future__ import annotations
 
-import datetime
+import asyncio
+import json
+import random
 import time
+from dataclasses import replace
+from typing import Any
 
-from pipeline.api.endpoint import OPENAI, key_of
+from pipeline.api.body import MOST, AsyncBody, Unbounded
+from pipeline.api.failure import AGAIN, FREE, Failure, Who, failure_of, user_error
+from pipeline.api.key import OPENAI, clean, key_of
 from pipeline.config.synthesis import Asked
 from pipeline.synthesis.asker import GaveUp
-from pipeline.synthesis.journal import Journal
-from pipeline.synthesis.request import Reply, Request
-from pipeline.synthesis.spend import most_cost
+from pipeline.synthesis.breaker import Breaker
+from pipeline.synthesis.chat import ChatForm, NotTheApi, now, reply_of
+from pipeline.synthesis.limiter import Limiter
+from pipeline.synthesis.request import Reply, Request, Role
+from pipeline.synthesis.spend import Budget
+
+FIRST_PAUSE = 0.5  # seconds before the second try; doubled each time
+LONGEST_PAUSE = 60.0  # and at most, also where the server asks for more
+BYTES_A_TOKEN = 32  # of a reply's JSON, at most; with escapes and what surrounds the text
+TYPICAL_BYTES = 4  # of a prompt's token
 
 
 class ApiTeacher:
-    """Sends requests through the openai client."""
+    """Sends requests through the openai client, which makes one try at a time.
 
-    def __init__(self, asked: Asked, journal: Journal) -> None:
+    Args:
+        budget: of the run, which also knows its journal. role: for messages.
+
+    Raises:
+        UserError: the variable with the key is not set.
+    """
+
+    def __init__(self, asked: Asked, budget: Budget, role: Role = "teacher") -> None:
         import openai
 
-        self.asked, self.journal, self.openai = asked, journal, openai
+        from pipeline.api.transport import client_of  # needs openai's packages
+
+        self.asked, self.budget, self.openai = asked, budget, openai
+        self.who = Who(
+            f"the {role}", f"synthesis.{role}", asked.model, asked.base_url or OPENAI, asked.timeout, asked.retries
+        )  # fmt: skip
+        self.key = key_of(asked, self.who.section)
+        self.limiter, self.breaker, self.form = Limiter(asked.parallel), Breaker(self.who), ChatForm(asked)
+        body = AsyncBody(asked.timeout, max(MOST, BYTES_A_TOKEN * asked.max_tokens))
         self.client = openai.AsyncOpenAI(
-            api_key=key_of(asked, "synthesis.teacher"),
-            base_url=asked.base_url or OPENAI,
-            max_retries=asked.retries,
-            timeout=asked.timeout,
-        )
+            api_key=self.key, base_url=self.who.url, max_retries=0, timeout=asked.timeout,
+            http_client=client_of({"response": [body]}, asked.timeout),
+            default_headers={"Accept-Encoding": "identity"},
+        )  # fmt: skip
 
     async def reply(self, request: Request) -> Reply:
-        """Raises: GaveUp."""
-        begin = time.monotonic()
-        await self.journal.sending(request, most_cost(self.asked.price, request))
-        try:
-            answer = await self.client.chat.completions.create(
-                model=request.model, messages=[{"role": role, "content": text} for role, text in request.messages],
-                max_tokens=request.max_tokens, temperature=request.temperature,
-            )  # fmt: skip
-        except self.openai.OpenAIError as error:
-            raise GaveUp(str(error)) from None
-        choice, usage = answer.choices[0], answer.usage
-        return Reply(
-            choice.message.content or "", choice.finish_reason, "", answer.model, usage.prompt_tokens,
-            usage.completion_tokens, time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            seconds=time.monotonic() - begin,
-        )  # fmt: skip
+        """The model's reply.
+
+        Raises:
+            GaveUp, BudgetReached, NotJournaled: none now. UserError: no request can succeed.
+        """
+        self._check_length(request)
+        begin, tries = time.monotonic(), 0
+        while True:
+            replies = self.breaker.replies
+            async with self.limiter.slot() as slot:
+                await self.budget.sent(request)
+                outcome = await self._try(request)
+                if isinstance(outcome, Reply):
+                    self.limiter.succeeded()
+                    self.breaker.succeeded()
+                    return replace(outcome, seconds=round(time.monotonic() - begin, 3))
+                if self._is_final(outcome):
+                    return Reply("", "error", f"{outcome.code}: {outcome.detail}", time=now())
+                self.budget.failed(request, free=outcome.kind in FREE)
+                # While others succeed, a busy server only means to wait in line.
+                tries += outcome.kind != "busy" or self.breaker.replies == replies
+                pause = self._pause(outcome, tries)
+                if outcome.kind == "busy":
+                    self.limiter.busy(slot, pause)
+            self._check_again(outcome, tries)
+            if outcome.kind != "busy":
+                await asyncio.sleep(pause)
+            await self.budget.reserve(request)
 
     async def close(self) -> None:
         await self.client.close()
+
+    async def _try(self, request: Request) -> Reply | Failure:
+        """Sends a request once; again at once where only its form was refused, which is free."""
+        plain = False
+        while True:
+            body = self.form.body(request, plain)
+            outcome = await self._post(body, request)
+            if isinstance(outcome, Reply):
+                self.form.took(body)
+                if plain:  # it was the schema, though the server did not say so
+                    self.form.use_schema = False
+                return outcome
+            if outcome.is_own_fault:
+                return outcome
+            if not self.form.adapts(outcome, body):
+                if plain or not self.form.may_be_schema(outcome, body):
+                    return outcome
+                plain = True
+
+    async def _post(self, body: dict[str, Any], request: Request) -> Reply | Failure:
+        try:
+            async with asyncio.timeout(self.asked.timeout):  # the client's own limit is for each wait for bytes
+                data: Any = await self.client.post("/chat/completions", cast_to=bytes, body=body)
+            return reply_of(json.loads(data), request, self.key)
+        except NotTheApi as error:
+            return Failure("no-api", clean(str(error), self.key))
+        except (self.openai.OpenAIError, Unbounded, TimeoutError, ValueError, RecursionError) as error:
+            return failure_of(error, self.key)
+
+    def _is_final(self, failure: Failure) -> bool:
+        """Whether the request is refused for good. Before the first reply it may be the config or the server, and what
+        is journaled is never asked again."""
+        return failure.is_own_fault or (failure.kind == "request" and self.breaker.replies > 0)
+
+    def _check_again(self, failure: Failure, tries: int) -> None:
+        """Whether another try may help.
+
+        Raises:
+            GaveUp: not for this request. UserError: for none.
+        """
+        is_field = failure.kind == "request" and failure.field not in ("", "messages", "max_tokens")
+        if failure.kind in ("key", "model", "quota") or is_field:
+            raise user_error(failure, self.who)
+        self.breaker.failed(failure, tries)
+        if failure.kind not in AGAIN or tries > self.asked.retries:
+            self.breaker.gave_up(failure)
+            raise GaveUp(user_error(failure, self.who).what)
+
+    def _pause(self, failure: Failure, tries: int) -> float:
+        """Seconds until the next try."""
+        if failure.wait is not None:
+            return min(failure.wait, LONGEST_PAUSE)
+        longest = min(FIRST_PAUSE * 2 ** min(tries - 1, 30), LONGEST_PAUSE)
+        return longest * (0.5 + random.random() / 2)  # so that those that failed together do not return together
+
+    def _check_length(self, request: Request) -> None:
+        """Raises GaveUp where prompt and reply cannot fit; the server would cut the prompt without a word."""
+        tokens = sum(len(text.encode("utf-8", "replace")) for _, text in request.messages) // TYPICAL_BYTES
+        if self.asked.context and tokens + request.max_tokens > self.asked.context:
+            raise GaveUp(
+                f"a prompt of about {tokens:,} tokens and a reply of up to {request.max_tokens:,} do not fit into "
+                f"{self.who.section}.context={self.asked.context}"
+            )

@@ -7,13 +7,15 @@ ask --> in the journal? --> equal request in flight? --> reserve budget --> teac
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
 
+from pipeline.run.errors import UserError
 from pipeline.synthesis.journal import Journal
 from pipeline.synthesis.request import Reply, Request, Role
-from pipeline.synthesis.spend import Budget
+from pipeline.synthesis.spend import Budget, NotJournaled
 
 
 class Teacher(Protocol):
@@ -35,10 +37,6 @@ class GaveUp(Exception):
     """A request failed after all tries. The next command tries it again."""
 
 
-class NotJournaled(Exception):
-    """The reply is not in the journal, and nothing may be asked now."""
-
-
 class Asker:
     """Answers requests from the journal, or from a teacher.
 
@@ -46,14 +44,23 @@ class Asker:
         teachers: by role; empty: nothing is asked, as for a replay.
 
     Attributes:
-        asked: replies that teachers gave in this command. closed: no further request is sent.
+        asked: replies that teachers gave in this command. gave_up: requests without a reply, by what went wrong.
     """
 
     def __init__(self, journal: Journal, budget: Budget, teachers: Mapping[Role, Teacher]) -> None:
         self.journal, self.budget, self.teachers = journal, budget, teachers
-        self.asked = 0
-        self.closed = False
+        self.asked, self.gave_up = 0, Counter[str]()
         self._in_flight: dict[str, asyncio.Task[Reply]] = {}
+
+    @property
+    def closed(self) -> bool:
+        """Whether no further request is sent."""
+        return self.budget.closed
+
+    @closed.setter
+    def closed(self, closed: bool) -> None:
+        self.budget.closed = closed
+        self.budget.wake()
 
     async def ask(self, request: Request) -> Reply:
         """The reply to a request; it is in the journal when this returns.
@@ -68,24 +75,37 @@ class Asker:
                 raise NotJournaled
             task = asyncio.create_task(self._asked(request))
             self._in_flight[request.key] = task
-            task.add_done_callback(lambda _: self._in_flight.pop(request.key, None))
+            task.add_done_callback(lambda task: self._done(request.key, task))
         return await asyncio.shield(self._in_flight[request.key])
 
     async def drain(self) -> None:
-        """Waits for the requests in flight, which are paid for; no further one is sent."""
+        """Waits for the requests that were sent, which may be paid for; no further one is sent."""
         self.closed = True
-        if self._in_flight:
-            await asyncio.gather(*self._in_flight.values(), return_exceptions=True)
+        tasks = dict(self._in_flight)
+        for key, task in tasks.items():
+            if key not in self.budget.on_wire:
+                task.cancel()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        await self.journal.flush()
 
     async def _asked(self, request: Request) -> Reply:
-        await self.budget.reserve(request)
         try:
-            if self.closed:
-                raise NotJournaled
+            await self.budget.reserve(request)
             reply = await self.teachers[request.role].reply(request)
             reply = replace(reply, cost=self.budget.cost(request, reply))
             await self.journal.add(request.key, reply, request.purpose)
             self.asked += 1
             return reply
+        except GaveUp as error:
+            self.gave_up[str(error)] += 1
+            raise
+        except UserError:
+            self.closed = True
+            raise
         finally:
             self.budget.settle(request)
+
+    def _done(self, key: str, task: asyncio.Task[Reply]) -> None:
+        self._in_flight.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # seen, also where nothing waits for it any more

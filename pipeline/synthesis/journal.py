@@ -1,10 +1,12 @@
 """The journal: every reply, on the disk before it is used, so that nothing is lost and nothing is paid for twice.
 
-JSONL, only ever appended to. `sent` stands before a request goes out, so that a reply that a crash swallowed is still
-counted as possibly paid for:
+JSONL, only ever appended to. `sent` is on the disk before a request goes out, once for each try, so that a try whose
+reply never came is still counted as possibly paid for:
 
-    {"sent": KEY, "tokens": most, "cost": most, "purpose": ..., "time": ...}
-    {"reply": KEY, "text": ..., "finish": ..., "model": ..., "prompt_tokens": ..., ...}
+    {"sent": KEY, "tokens": most, "cost": most, "purpose": ...}
+    {"reply": KEY, "text": ..., "finish": ..., "model": ..., "prompt_tokens": ..., ...}    ends one `sent`
+    {"refused": KEY}                                                                       ends one, which is free
+    {"batch": NAME, "keys": [...]}, {"batch": NAME, "id": ...}, {"batch": NAME, "end": ...}
 
 In memory stands a place in the file for each reply, not its text.
 """
@@ -12,12 +14,14 @@ In memory stands a place in the file for each reply, not its text.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import math
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, fields
+from collections.abc import Awaitable, Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipeline.run.errors import UserError
 from pipeline.run.files import disk_errors, json_text, make_folder
@@ -33,7 +37,9 @@ class Journal:
     Attributes:
         tokens, cost: of all replies; cost is 0.0 where no price was known.
         unpriced: replies without a cost.
-        open: requests that were sent and have no reply: the most tokens and cost of each, by key.
+        open: tries that were sent and have no reply: the most tokens and cost of each, by key.
+        open_tokens, open_cost: their sums.
+        batches: files of requests that were handed over and are not read back, by name.
 
     Raises:
         UserError: the file is no journal, or cannot be read.
@@ -42,11 +48,15 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.tokens, self.cost, self.unpriced = 0, 0.0, 0
-        self.open: dict[str, tuple[int, float]] = {}
+        self.open: dict[str, list[tuple[int, float]]] = {}
+        self.open_tokens, self.open_cost = 0, 0.0
+        self.batches: dict[str, Batch] = {}
         self._places: dict[str, int] = {}
-        self._size = 0
-        self._waiting: list[tuple[str, asyncio.Future[None] | None, str]] = []
+        self._size = self._end = 0  # bytes of whole lines, and of the file
+        self._reader: BinaryIO | None = None
+        self._waiting: list[tuple[bytes, asyncio.Future[None], str]] = []
         self._writer: asyncio.Task[None] | None = None
+        self._error: Exception | None = None
         self._read()
 
     def __len__(self) -> int:
@@ -61,9 +71,10 @@ class Journal:
         place = self._places.get(key)
         if place is None:
             return None
-        with open(self.path, "rb") as file:
-            file.seek(place)
-            values = json.loads(file.readline())
+        if self._reader is None:
+            self._reader = open(self.path, "rb")  # noqa: SIM115 (open as long as the journal)
+        self._reader.seek(place)
+        values = json.loads(self._reader.readline())
         return Reply(**{name: value for name, value in values.items() if name in FIELDS})
 
     def replies(self) -> Iterator[tuple[str, Reply]]:
@@ -73,78 +84,145 @@ class Journal:
             assert reply is not None
             yield key, reply
 
-    async def sending(self, request: Request, cost: float) -> None:
-        """Notes that a request goes out now; `cost`: the most that it can cost."""
-        self.open[request.key] = (request.most_tokens(), cost)
-        entry = {"sent": request.key, "tokens": request.most_tokens(), "cost": cost, "purpose": request.purpose}
-        await self._append(entry, "", sync=False)
+    def is_pending(self, key: str) -> bool:
+        """Whether the request is in a batch that was handed over."""
+        return any(key in batch.keys for batch in self.batches.values())
+
+    def sending(self, request: Request, cost: float) -> Awaitable[None]:
+        """Notes that a request goes out now; `cost`: the most that it can cost. It is on the disk when the result was
+        awaited."""
+        tokens = request.most_tokens()
+        self._note_sent(request.key, tokens, cost)
+        return self._append({"sent": request.key, "tokens": tokens, "cost": cost, "purpose": request.purpose})
 
     async def add(self, key: str, reply: Reply, purpose: str) -> None:
-        """Keeps a reply; it is on the disk when this returns."""
-        await self._append({"reply": key, "purpose": purpose, **asdict(reply)}, key, sync=True)
+        """Keeps a reply; it is on the disk when this returns. A second reply to the same request is not kept."""
+        if key in self._places:
+            return
+        await self._append({"reply": key, "purpose": purpose, **vars(reply)}, key)
         self._count(key, reply.prompt_tokens + reply.completion_tokens, reply.cost)
 
-    async def refused(self, key: str) -> None:
-        """Notes that a request was answered with an error, so that it costs nothing."""
-        if self.open.pop(key, None):
-            await self._append({"refused": key}, "", sync=False)
+    def refused(self, key: str) -> None:
+        """Notes that a try was answered with an error, so that it costs nothing."""
+        if key in self.open:
+            self._end_one(key)
+            self._append({"refused": key})
+
+    def hand_over(self, name: str, keys: list[str]) -> Awaitable[None]:
+        """Notes that a batch of these requests will be handed over."""
+        self.batches[name] = Batch(frozenset(keys))
+        return self._append({"batch": name, "keys": keys})
+
+    def handed_over(self, name: str, id: str) -> Awaitable[None]:
+        """Notes the server's id of a batch."""
+        self.batches[name].id = id
+        return self._append({"batch": name, "id": id})
+
+    def batch_ended(self, name: str, state: str) -> Awaitable[None]:
+        """Notes that all replies of a batch were read."""
+        del self.batches[name]
+        return self._append({"batch": name, "end": state})
+
+    async def flush(self) -> None:
+        """Waits until all is on the disk that was appended."""
+        while self._writer is not None and not self._writer.done():
+            await asyncio.wait([self._writer])
+
+    def close(self) -> None:
+        """Closes the file; it is opened again where needed."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _note_sent(self, key: str, tokens: int, cost: float) -> None:
+        self.open.setdefault(key, []).append((tokens, cost))
+        self.open_tokens += tokens
+        self.open_cost += cost
+
+    def _end_one(self, key: str) -> None:
+        if tries := self.open.get(key):
+            tokens, cost = tries.pop()
+            self.open_tokens -= tokens
+            self.open_cost -= cost
+            if not tries:
+                del self.open[key]
+            if not self.open:
+                self.open_cost = 0.0  # sums of floats leave a rest
 
     def _count(self, key: str, tokens: int, cost: float | None) -> None:
-        self.open.pop(key, None)
+        self._end_one(key)
         self.tokens += tokens
         self.cost += cost or 0.0
         self.unpriced += cost is None
 
-    async def _append(self, entry: dict[str, Any], key: str, sync: bool) -> None:
+    def _append(self, entry: dict[str, Any], key: str = "") -> asyncio.Future[None]:
         """Appends a line. Lines of one moment are written together, and wait for the disk once (group commit)."""
-        done = asyncio.get_running_loop().create_future() if sync else None
-        self._waiting.append((json_text(entry), done, key))
-        if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._write_waiting())
-        if done is not None:
-            await done
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._error is not None:
+            done.set_exception(self._error)
+        else:
+            self._waiting.append((f"{json_text(entry)}\n".encode(), done, key))
+            if self._writer is None or self._writer.done():
+                self._writer = asyncio.create_task(self._write_waiting())
+        done.add_done_callback(lambda done: done.cancelled() or done.exception())  # not everything is awaited
+        return done
 
     async def _write_waiting(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, []
-            lines = [f"{text}\n".encode("utf-8", "surrogatepass") for text, _, _ in batch]
-            sync = any(done is not None for _, done, _ in batch)
             try:
-                await asyncio.to_thread(self._to_disk, b"".join(lines), sync)
+                await asyncio.to_thread(self._to_disk, b"".join(line for line, _, _ in batch))
             except Exception as error:
-                for _, done, _ in batch:
-                    if done is not None and not done.done():
-                        done.set_exception(error)
-                raise
-            for line, (_, done, key) in zip(lines, batch, strict=True):
-                if key:
-                    self._places[key] = self._size
-                self._size += len(line)
-                if done is not None and not done.done():
-                    done.set_result(None)
+                self._error = error
+                batch, self._waiting = batch + self._waiting, []
+            place = self._size
+            for line, done, key in batch:
+                if self._error is None:
+                    if key:
+                        self._places[key] = place
+                    place += len(line)
+                if not done.done():
+                    done.set_exception(self._error) if self._error else done.set_result(None)
+            self._size = place
 
-    def _to_disk(self, data: bytes, sync: bool) -> None:
+    def _to_disk(self, data: bytes) -> None:
+        """Appends whole lines: after an error the file is as it was."""
         make_folder(self.path.parent)
+        is_new = not self.path.exists()
         with disk_errors(self.path.parent), open(self.path, "ab", buffering=0) as file:
-            file.write(data)
-            if sync:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_size != self._end:
+                what = "another command writes into this journal, or has since this one read it"
+                raise UserError(what, str(self.path), "wait until it has ended, then run the same command again")
+            if self._end != self._size:  # a crash cut the last line; the next one must not be joined to it
+                os.ftruncate(file.fileno(), self._size)
+                self._end = self._size
+            try:
+                view = memoryview(data)
+                while view:  # a disk that is nearly full takes a part
+                    view = view[file.write(view) :]
                 os.fsync(file.fileno())
+            except BaseException:
+                os.ftruncate(file.fileno(), self._size)
+                raise
+            self._end = self._size + len(data)
+        if is_new:
+            with disk_errors(self.path.parent):
+                _fsync_folder(self.path.parent)
 
     def _read(self) -> None:
         if not self.path.is_file():
             return
-        damaged = 0
+        damaged = good = 0
         with disk_errors(self.path.parent), open(self.path, "rb") as file:
             for line in file:
+                self._end += len(line)
                 if not line.endswith(b"\n"):
-                    damaged += 1
-                    break
-                damaged += not self._take(line)
+                    break  # cut by a crash; overwritten by the next line
+                is_good = self._take(line)
+                good, damaged = good + is_good, damaged + (not is_good)
                 self._size += len(line)
-        if self._size != self.path.stat().st_size:  # a crash cut the last line; the next one must not be joined to it
-            with disk_errors(self.path.parent):
-                os.truncate(self.path, self._size)
-        if damaged and not self._places:
+        if damaged and not good:
             raise UserError(
                 "this file is no journal of replies", str(self.path), "move it away, or choose another name"
             )
@@ -152,15 +230,56 @@ class Journal:
             say(f"generate: {damaged} damaged lines of the journal are left out: {self.path}")
 
     def _take(self, line: bytes) -> bool:
+        """Whether a line is one of a journal; counts it."""
         try:
             entry = json.loads(line)
             if "reply" in entry:
-                self._places[entry["reply"]] = self._size
-                self._count(entry["reply"], entry["prompt_tokens"] + entry["completion_tokens"], entry["cost"])
+                self._take_reply(entry)
             elif "sent" in entry:
-                self.open[entry["sent"]] = (int(entry["tokens"]), float(entry["cost"]))
+                self._note_sent(entry["sent"], _amount(int(entry["tokens"])), _amount(float(entry["cost"])))
+            elif "batch" in entry:
+                self._take_batch(entry)
             else:
-                self.open.pop(entry["refused"], None)
-        except (ValueError, TypeError, KeyError, AttributeError):
+                self._end_one(entry["refused"])
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return False
         return True
+
+    def _take_reply(self, entry: dict[str, Any]) -> None:
+        key, cost = entry["reply"], entry["cost"]
+        if not isinstance(key, str) or not isinstance(entry["text"], str):
+            raise TypeError
+        tokens = _amount(int(entry["prompt_tokens"])) + _amount(int(entry["completion_tokens"]))
+        if key not in self._places:  # a second one is not counted, and its `sent` stays open
+            self._count(key, tokens, None if cost is None else _amount(float(cost)))
+            self._places[key] = self._size
+
+    def _take_batch(self, entry: dict[str, Any]) -> None:
+        name = entry["batch"]
+        if "keys" in entry:
+            self.batches[name] = Batch(frozenset(entry["keys"]))
+        elif "id" in entry:
+            self.batches[name].id = str(entry["id"])
+        else:
+            self.batches.pop(name, None)
+
+
+class Batch:
+    """A file of requests that was handed over. id: the server's; empty until it is known."""
+
+    def __init__(self, keys: frozenset[str]) -> None:
+        self.keys, self.id = keys, ""
+
+
+def _amount(value: Any) -> Any:
+    if not 0 <= value < math.inf:
+        raise ValueError
+    return value
+
+
+def _fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -9,6 +9,7 @@ asked for it, and work that is started again with the same replies ends with the
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -54,7 +55,8 @@ class Request:
     def most_tokens(self) -> int:
         """Most tokens that this request can cost: each token has at least one byte, and a message a few around it."""
         prompt = sum(len(content.encode("utf-8", "surrogatepass")) + 16 for _, content in self.messages)
-        return prompt + self.max_tokens
+        schema = len(json.dumps(self.schema)) if self.schema is not None else 0  # servers put it into the prompt
+        return prompt + schema + self.max_tokens
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from pipeline.api.endpoint import key_of
+from pipeline.api.key import key_of
 from pipeline.config.schema import Config
 from pipeline.config.synthesis import Synthesis
 from pipeline.dataset.read.source import located
@@ -93,7 +93,7 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
 
 async def _generate(settings: Synthesis, journal: Journal) -> Result:
     budget = Budget(settings, journal)
-    teachers = {} if settings.replay else teachers_of(settings, journal)
+    teachers = {} if settings.replay else teachers_of(settings, budget)
     try:
         with bar(total=settings.rows, what="generate") as progress:
 
