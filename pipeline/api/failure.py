@@ -18,7 +18,7 @@ AGAIN: tuple[Kind, ...] = ("busy", "server", "connection", "timeout", "no-api") 
 FREE: tuple[Kind, ...] = ("key", "model", "quota", "busy", "server", "request")  # a status instead of a reply
 PAYMENT = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")  # OpenAI's codes with 429
 OWN_FAULT = re.compile(  # of one request's text: other requests may succeed
-    r"context.{0,10}(length|window|size)|(maximum|max).{0,20}(context|tokens|length)|too (long|many tokens)|reduce the"
+    r"context.{0,10}(length|window|size)|maximum (context|number of|input|prompt)|too (long|many tokens)|reduce the"
     r"|exceeds? .{0,40}(context|tokens|length)|content.?(filter|policy|management)|safety|flagged|moderation",
     re.IGNORECASE,
 )

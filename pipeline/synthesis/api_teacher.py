@@ -69,10 +69,11 @@ class ApiTeacher:
             GaveUp, BudgetReached, NotJournaled: none now. UserError: no request can succeed.
         """
         self._check_length(request)
-        begin, tries = time.monotonic(), 0
+        begin, tries, is_again = 0.0, 0, False
         while True:
             replies = self.breaker.replies
-            async with self.limiter.slot() as slot:
+            async with self.limiter.slot(is_again) as slot:
+                begin, is_again = begin or time.monotonic(), True
                 await self.budget.sent(request)
                 outcome = await self._try(request)
                 if isinstance(outcome, Reply):
@@ -106,10 +107,8 @@ class ApiTeacher:
                 if plain:  # it was the schema, though the server did not say so
                     self.form.use_schema = False
                 return outcome
-            if outcome.is_own_fault:
-                return outcome
             if not self.form.adapts(outcome, body):
-                if plain or not self.form.may_be_schema(outcome, body):
+                if plain or outcome.is_own_fault or not self.form.may_be_schema(outcome, body):
                     return outcome
                 plain = True
 

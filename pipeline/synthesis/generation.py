@@ -14,7 +14,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from pipeline.run.errors import UserError
 from pipeline.synthesis.asker import Asker, GaveUp, NotJournaled
@@ -77,6 +77,15 @@ class Result:
         return Counter(draft.rejected[0] for draft in self.rejected if draft.rejected)
 
 
+@dataclass(frozen=True)
+class _Finishing:
+    """A draft in the second phase, or one that was rejected before it. items: 1 at the end of an item, with no rows."""
+
+    rows: list[Draft]
+    task: asyncio.Task[list[Draft] | None] | None
+    items: int = 0
+
+
 class Generation:
     """One run of a method.
 
@@ -94,8 +103,10 @@ class Generation:
         self.result = Result()
         self._started, self._filtered, self._barren = 0, 0, (0, 0)
         self._drafting: deque[asyncio.Task[list[Draft] | None]] = deque()
-        self._finishing: deque[tuple[Draft, asyncio.Task[list[Draft] | None] | None]] = deque()
+        self._finishing: deque[_Finishing] = deque()
         self._out_of_replies, self._missing = "", 0
+        self._failure: asyncio.Future[None] | None = None
+        self._pending = 0  # drafts in the second phase
 
     async def run(self) -> Result:
         """Makes the rows.
@@ -103,6 +114,7 @@ class Generation:
         Raises:
             UserError: from a teacher; or an endless method gives no rows any more, with the reasons.
         """
+        self._failure = asyncio.get_running_loop().create_future()
         try:
             while len(self.result.rows) < self.wanted:
                 while self._may_start():
@@ -115,56 +127,66 @@ class Generation:
             return self.result
         finally:
             self.asker.closed = True
-            tasks = [*self._drafting, *(task for _, task in self._finishing if task)]
-            await self.asker.drain()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            if not self._failure.cancel():
+                self._failure.exception()  # seen, also where the rows were complete
+            tasks = [*self._drafting, *(entry.task for entry in self._finishing if entry.task)]
+            try:
+                await self.asker.drain()
+            finally:  # also when it is cancelled a second time
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     def _may_start(self) -> bool:
         """Whether another item is needed, and may be in flight."""
         if self._missing >= MISSING or (self.method.items is not None and self._started >= self.method.items):
             return False
         ahead = len(self._drafting)
-        if ahead + len(self._finishing) >= WINDOW * self.parallel:
+        if ahead + self._pending >= WINDOW * self.parallel:
             return False
         done = self._started - ahead
         seen = len(self.result.rows) / done if done >= 4 else self.method.rows_per_item
-        coming = ahead * max(seen, 0.05) + len(self._finishing)
+        coming = ahead * max(seen, 0.05) + self._pending
         return ahead == 0 or len(self.result.rows) + coming < self.wanted
 
     async def _next(self) -> None:
         """Waits for the oldest unfinished work, and takes what is done in order."""
-        oldest = [queue[0] for queue in (self._drafting,) if queue]
-        oldest += [task for _, task in list(self._finishing)[:1] if task]
+        assert self._failure is not None
+        oldest: list[asyncio.Future[Any]] = [self._drafting[0]] if self._drafting else []
+        if self._finishing and (task := self._finishing[0].task):
+            oldest.append(task)
         if oldest:
-            await asyncio.wait(oldest, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([*oldest, self._failure], return_when=asyncio.FIRST_COMPLETED)
+        if self._failure.done():
+            self._failure.result()
         while self._drafting and self._drafting[0].done():
             self._filter(self._drafting.popleft().result())
         while self._finishing and len(self.result.rows) < self.wanted:
-            draft, task = self._finishing[0]
-            if task is not None and not task.done():
+            entry = self._finishing[0]
+            if entry.task is not None and not entry.task.done():
                 break
             self._finishing.popleft()
-            self._take([draft] if task is None else task.result())
+            self._pending -= entry.task is not None
+            self._take(entry.rows if entry.task is None else entry.task.result(), entry.items)
 
     def _filter(self, drafts: list[Draft] | None) -> None:
         """Filters the drafts of the next item; starts the second phase of those that pass."""
         if drafts is None:
             self.result.unfinished += 1
             return
-        items, count = self._barren
-        self._barren = (items + 1, count + len(drafts))
         for draft in drafts:
             decided = draft if draft.rejected else self.filters.draft(draft)
             task = None if decided.rejected else asyncio.create_task(self._drive(self.method.finish(decided)))
-            self._finishing.append((decided, task))
-        self._check_yield()
+            self._pending += task is not None
+            self._finishing.append(_Finishing([decided], task))
+        self._finishing.append(_Finishing([], None, 1))
 
-    def _take(self, rows: list[Draft] | None) -> None:
+    def _take(self, rows: list[Draft] | None, items: int) -> None:
+        """Counts rows of the next draft, in order; items: 1 where an item ends."""
         if rows is None:
             self.result.unfinished += 1
             return
+        self._barren = (self._barren[0] + items, self._barren[1] + len(rows))
         for row in rows:
             if len(self.result.rows) >= self.wanted:
                 break
@@ -175,15 +197,20 @@ class Generation:
             else:
                 self.result.rows.append(decided)
                 self._barren = (0, 0)
-        self.result.kept_after.append(len(self.result.rows))
+            self.result.kept_after.append(len(self.result.rows))
         self.progress(self.result)
+        self._check_yield()
 
     def _check_yield(self) -> None:
+        """Decides in order, so that a replay ends as the first run did.
+
+        Raises:
+            UserError: an endless method gives no rows any more.
+        """
         items, drafts = self._barren
-        pending = any(task is not None for _, task in self._finishing)
-        if self.method.items is not None or pending or items < PATIENCE or drafts < min(DRAFTS, items):
+        if self.method.items is not None or items < PATIENCE or drafts < min(DRAFTS, items):
             return
-        counts = self.result.counts() + Counter(d.rejected[0] for d, _ in self._finishing if d.rejected)
+        counts = self.result.counts()
         total = sum(counts.values())
         reasons = ", ".join(f"{rule} {count / total:.0%}" for rule, count in counts.most_common(5))
         raise UserError(
@@ -213,4 +240,8 @@ class Generation:
             self._missing += 1
         except GaveUp:
             pass
+        except Exception as error:  # ends the run now, also where older items are still waited for
+            if self._failure is not None and not self._failure.done():
+                self._failure.set_exception(error)
+            raise
         return None

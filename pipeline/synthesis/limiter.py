@@ -41,11 +41,12 @@ class Limiter:
         self._timer: asyncio.TimerHandle | None = None
 
     @contextlib.asynccontextmanager
-    async def slot(self) -> AsyncIterator[Slot]:
-        """Waits for a place among the requests in flight, in the order of calls."""
+    async def slot(self, again: bool = False) -> AsyncIterator[Slot]:
+        """Waits for a place among the requests in flight, in the order of calls; again: before all that were never
+        tried, so that a server that is down is noticed after the tries of a few requests."""
         if self._waiting or not self._is_free():
             mine = asyncio.get_running_loop().create_future()
-            self._waiting.append(mine)
+            self._waiting.appendleft(mine) if again else self._waiting.append(mine)
             self._wake()
             try:
                 await mine
