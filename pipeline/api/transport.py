@@ -22,7 +22,7 @@ BLOCK = 1 << 16  # bytes that are read at once
 Origin = tuple[bytes, str, int]
 
 
-def client_of(hooks: dict[str, Any], timeout: float) -> httpx2.AsyncClient | None:
+def http_client(hooks: dict[str, Any], timeout: float) -> httpx2.AsyncClient | None:
     """An HTTP client with this transport; None where a proxy is set in the environment, which it does not speak to."""
     import openai
 

@@ -23,7 +23,7 @@ from pipeline.api.key import OPENAI, clean, key_of
 from pipeline.config.synthesis import Asked
 from pipeline.synthesis.asker import GaveUp
 from pipeline.synthesis.breaker import Breaker
-from pipeline.synthesis.chat import ChatForm, NotTheApi, now, reply_of
+from pipeline.synthesis.chat import ChatForm, NotTheApi, most_of, now, reply_of
 from pipeline.synthesis.limiter import Limiter
 from pipeline.synthesis.request import Reply, Request, Role
 from pipeline.synthesis.spend import Budget
@@ -32,6 +32,25 @@ FIRST_PAUSE = 0.5  # seconds before the second try; doubled each time
 LONGEST_PAUSE = 60.0  # and at most, also where the server asks for more
 BYTES_A_TOKEN = 32  # of a reply's JSON, at most; with escapes and what surrounds the text
 TYPICAL_BYTES = 4  # of a prompt's token
+
+
+def who_of(asked: Asked, role: Role) -> Who:
+    """The model in messages."""
+    url = asked.base_url or OPENAI
+    return Who(f"the {role}", f"synthesis.{role}", asked.model, url, asked.timeout, asked.retries)
+
+
+def client_of(who: Who, key: str, seconds: float, most: int) -> Any:
+    """An openai client that makes one try. seconds, most: time and bytes of a reply."""
+    import openai
+
+    from pipeline.api.transport import http_client  # needs openai's packages
+
+    return openai.AsyncOpenAI(
+        api_key=key, base_url=who.url, max_retries=0, timeout=seconds,
+        http_client=http_client({"response": [AsyncBody(seconds, most)]}, seconds),
+        default_headers={"Accept-Encoding": "identity"},
+    )  # fmt: skip
 
 
 class ApiTeacher:
@@ -47,20 +66,11 @@ class ApiTeacher:
     def __init__(self, asked: Asked, budget: Budget, role: Role = "teacher") -> None:
         import openai
 
-        from pipeline.api.transport import client_of  # needs openai's packages
-
         self.asked, self.budget, self.openai = asked, budget, openai
-        self.who = Who(
-            f"the {role}", f"synthesis.{role}", asked.model, asked.base_url or OPENAI, asked.timeout, asked.retries
-        )  # fmt: skip
+        self.who = who_of(asked, role)
         self.key = key_of(asked, self.who.section)
         self.limiter, self.breaker, self.form = Limiter(asked.parallel), Breaker(self.who), ChatForm(asked)
-        body = AsyncBody(asked.timeout, max(MOST, BYTES_A_TOKEN * asked.max_tokens))
-        self.client = openai.AsyncOpenAI(
-            api_key=self.key, base_url=self.who.url, max_retries=0, timeout=asked.timeout,
-            http_client=client_of({"response": [body]}, asked.timeout),
-            default_headers={"Accept-Encoding": "identity"},
-        )  # fmt: skip
+        self.client = client_of(self.who, self.key, asked.timeout, max(MOST, BYTES_A_TOKEN * asked.max_tokens))
 
     async def reply(self, request: Request) -> Reply:
         """The model's reply.
@@ -116,7 +126,7 @@ class ApiTeacher:
         try:
             async with asyncio.timeout(self.asked.timeout):  # the client's own limit is for each wait for bytes
                 data: Any = await self.client.post("/chat/completions", cast_to=bytes, body=body)
-            return reply_of(json.loads(data), request, self.key)
+            return reply_of(json.loads(data), most_of(request), self.key)
         except NotTheApi as error:
             return Failure("no-api", clean(str(error), self.key))
         except (self.openai.OpenAIError, Unbounded, TimeoutError, ValueError, RecursionError) as error:

@@ -22,6 +22,11 @@ LONGEST_NAME = 200  # characters of the model's name, as the server gives it
 FORMAT_WORDS = ("response_format", "json_schema", "json schema", "structured output", "guided", "grammar", "schema")
 
 
+def most_of(request: Request) -> tuple[int, int]:
+    """The most tokens of prompt and reply."""
+    return request.most_tokens() - request.max_tokens, request.max_tokens
+
+
 def now() -> str:
     """The time of a reply."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -84,8 +89,12 @@ class ChatForm:
         return is_refusal and self.asked.json_mode == "auto" and "response_format" in body and not self.schema_works
 
 
-def reply_of(data: Any, request: Request, key: str) -> Reply:
-    """The reply in a server's JSON; a number of tokens that is missing or none is replaced by the most it can be.
+def reply_of(data: Any, most: tuple[int, int], key: str) -> Reply:
+    """The reply in a server's JSON.
+
+    Args:
+        most: tokens of prompt and reply that are counted where the server's numbers are missing or none.
+        key: the secret one, which is taken out of the text.
 
     Raises:
         NotTheApi: it is no chat completion.
@@ -100,12 +109,11 @@ def reply_of(data: Any, request: Request, key: str) -> Reply:
         raise NotTheApi(_shown(data))
     text = without_key(text or "", key)
     failure = f"the model refuses: {without_key(refusal, key)[:300]}" if isinstance(refusal, str) and refusal else ""
-    most_prompt = request.most_tokens() - request.max_tokens
     return Reply(
         text, finish if isinstance(finish, str) else "stop", failure,
         without_key(model, key)[:LONGEST_NAME] if isinstance(model, str) else "",
-        _tokens(usage, "prompt_tokens", 1, most_prompt),
-        _tokens(usage, "completion_tokens", 1 if text else 0, request.max_tokens),
+        _tokens(usage, "prompt_tokens", 1, most[0]),
+        _tokens(usage, "completion_tokens", 1 if text else 0, most[1]),
         time=now(),
     )  # fmt: skip
 

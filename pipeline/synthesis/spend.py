@@ -11,6 +11,7 @@ than a request could cost, later reservations grow by the same factor.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.config.synthesis import Asked, Price, Synthesis
@@ -64,6 +65,7 @@ class Budget:
 
     Attributes:
         closed: nothing may be sent any more. on_wire: keys of requests that were sent and are awaited.
+        handed_over: keys of those that are in a batch, which goes on when this command ends.
     """
 
     def __init__(self, settings: Synthesis, journal: Journal) -> None:
@@ -72,6 +74,7 @@ class Budget:
             "teacher": settings.teacher.price, "judge": _judge_of(settings).price,
         }  # fmt: skip
         self.on_wire: set[str] = set()
+        self.handed_over: set[str] = set()
         self._reserved: dict[str, float] = {}
         self._total = 0.0  # of what is reserved
         self._factor = 1.0
@@ -110,7 +113,7 @@ class Budget:
         """
         most = self._most(request)
         while not self.closed and self.limit and self._sent + self._total + most > self.limit.amount:
-            if not self._reserved and not self.on_wire:
+            if not self._reserved and not self.on_wire and not self.handed_over:
                 raise BudgetReached
             self._settled.clear()
             await self._settled.wait()
@@ -139,9 +142,15 @@ class Budget:
             self.journal.refused(request.key)
         self._settled.set()
 
+    def hand_over(self, keys: Iterable[str]) -> None:
+        """After requests that were sent are in a batch: the end of the command does not wait for them."""
+        self.handed_over.update(keys)
+        self.on_wire.difference_update(keys)
+
     def settle(self, request: Request) -> None:
         """After the reply is in the journal, or the request has failed."""
         self.on_wire.discard(request.key)
+        self.handed_over.discard(request.key)
         self._release(request)
         self._settled.set()
 

@@ -28,7 +28,7 @@ from pipeline.synthesis.journal import Journal
 from pipeline.synthesis.methods import method
 from pipeline.synthesis.request import Draft
 from pipeline.synthesis.spend import Budget
-from pipeline.synthesis.teachers import teachers_of
+from pipeline.synthesis.teachers import parallel_of, teachers_of
 
 # Keys that change how a teacher is asked, not what it is asked.
 HOW = ("base_url", "key", "parallel", "retries", "timeout", "kind", "price", "context")
@@ -102,7 +102,7 @@ async def _generate(settings: Synthesis, journal: Journal) -> Result:
 
             asker = Asker(journal, budget, teachers)
             return await Generation(
-                method(settings), DraftFilters(settings), asker, settings.rows, settings.teacher.parallel, show
+                method(settings), DraftFilters(settings), asker, settings.rows, parallel_of(settings.teacher), show
             ).run()
     finally:
         for teacher in teachers.values():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pipeline.config.synthesis import Asked, Synthesis
 from pipeline.synthesis.api_teacher import ApiTeacher
 from pipeline.synthesis.asker import Teacher
+from pipeline.synthesis.batch_teacher import MOST_REQUESTS, BatchTeacher
+from pipeline.synthesis.generation import WINDOW
 from pipeline.synthesis.request import Role
 from pipeline.synthesis.spend import Budget
 
@@ -16,6 +18,14 @@ def asked_of(settings: Synthesis, role: Role) -> Asked:
 
 def teachers_of(settings: Synthesis, budget: Budget) -> dict[Role, Teacher]:
     """The models that the config names, by role."""
-    teacher = ApiTeacher(settings.teacher, budget)
-    judge = ApiTeacher(settings.judge, budget, "judge") if settings.judge.model else teacher
-    return {"teacher": teacher, "judge": judge}
+    teacher = _teacher(settings.teacher, budget, "teacher")
+    return {"teacher": teacher, "judge": _teacher(settings.judge, budget, "judge") if settings.judge.model else teacher}
+
+
+def parallel_of(asked: Asked) -> int:
+    """Requests that are prepared at a time: a batch takes as many as there are."""
+    return max(asked.parallel, MOST_REQUESTS // WINDOW) if asked.kind == "batch" else asked.parallel
+
+
+def _teacher(asked: Asked, budget: Budget, role: Role) -> Teacher:
+    return BatchTeacher(asked, budget, role) if asked.kind == "batch" else ApiTeacher(asked, budget, role)

@@ -89,10 +89,10 @@ def _client(url: str, at_once: int, count: int) -> str:
 def _transport(url: str, at_once: int, count: int) -> str:
     import openai
 
-    from pipeline.api.transport import client_of
+    from pipeline.api.transport import http_client
 
     async def main() -> str:
-        client = openai.AsyncOpenAI(api_key="none", base_url=url, max_retries=0, http_client=client_of({}, 60))
+        client = openai.AsyncOpenAI(api_key="none", base_url=url, max_retries=0, http_client=http_client({}, 60))
 
         async def ask(number: int) -> None:
             messages = [{"role": "user", "content": f"{PROMPT}{number}"}]

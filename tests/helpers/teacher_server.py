@@ -1,8 +1,4 @@
-"""A server on this machine that speaks the chat API and its batch files, with faults, for tests of teachers.
-
-`python -m tests.helpers.teacher_server PORT COUNTS` serves in a process of its own and writes what it was paid for into
-the file COUNTS, a line per reply, before the reply goes out.
-"""
+"""A server on this machine that speaks the chat API and its batch files, with faults, for tests of teachers."""
 
 from __future__ import annotations
 
@@ -12,11 +8,9 @@ import json
 import re
 import socket
 import struct
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 PROMPT_TOKENS, COMPLETION_TOKENS = 40, 20
@@ -76,7 +70,6 @@ class Server:
     says: Says
     calls: list[tuple[dict[str, Any], dict[str, str]]] = field(default_factory=list)
     paid: list[dict[str, Any]] = field(default_factory=list)
-    counts: Path | None = None
     at_once: int = 0
     most_at_once: int = 0
     files: dict[str, bytes] = field(default_factory=dict)
@@ -92,9 +85,6 @@ class Server:
     def pay(self, body: dict[str, Any]) -> None:
         """Counts a reply."""
         self.paid.append(body)
-        if self.counts:
-            with open(self.counts, "a", encoding="utf-8") as file:
-                file.write(json.dumps(body["messages"]) + "\n")
 
 
 def prompt(body: Mapping[str, Any]) -> str:
@@ -266,14 +256,3 @@ def _end(server: Server, batch: dict[str, Any]) -> None:
         if lines:
             batch[name] = f"file-{len(server.files) + 1}"
             server.files[batch[name]] = "\n".join(reversed(lines)).encode() + b"\n"
-
-
-async def _main(port: int, counts: Path) -> None:
-    server = Server("", lambda n, body: Answer(completion(f"answer to {prompt(body)}"), delay=0.01), counts=counts)
-    listener = await listen(server, port)
-    print(server.url, flush=True)
-    await listener.serve_forever()
-
-
-if __name__ == "__main__":
-    asyncio.run(_main(int(sys.argv[1]), Path(sys.argv[2])))
