@@ -1,4 +1,4 @@
-"""Problems between a budget, prices and how a teacher is asked."""
+"""Problems of prices, and of fields that are sent to a teacher."""
 
 from __future__ import annotations
 
@@ -21,18 +21,10 @@ def spending_problems(settings: Synthesis) -> list[Problem]:
         roles["judge"] = settings.judge
     for role, asked in roles.items():
         key = ("synthesis", role)
-        price = asked.price
-        prices = {"input": price.input, "output": price.output}
+        prices = {"input": asked.price.input, "output": asked.price.output}
         missing = [name for name, value in prices.items() if value is None]
-        if len(missing) == 1:
+        if len(missing) == 1 and unit in ("", "tokens"):  # with a budget in money both are needed anyway
             problems.append(((*key, "price", missing[0]), "missing; a price has input and output, 0 where it is free"))
-        elif unit not in ("", "tokens") and asked.kind != "local":
-            if missing:
-                what = f"missing; a budget in {unit} needs what a million tokens cost, or set the budget in tokens"
-                problems.append(((*key, "price"), what))
-            elif price.currency != unit:
-                what = f"is {price.currency}, and synthesis.budget is in {unit}; use one currency"
-                problems.append(((*key, "price", "currency"), what))
         for name in asked.extra:
             if name in OWN_FIELDS:
                 problems.append(((*key, "extra"), f"must not hold {name}, which is set by other keys; remove it"))

@@ -88,6 +88,12 @@ class Journal:
         """Whether the request is in a batch that was handed over."""
         return any(key in batch.keys for batch in self.batches.values())
 
+    def lost(self) -> tuple[int, int] | None:
+        """Tries without a reply that are in no batch, and the most tokens of them; None where there are none."""
+        pending = frozenset[str]().union(*(batch.keys for batch in self.batches.values()))
+        lost = [most for key, tries in self.open.items() if key not in pending for most in tries]
+        return (len(lost), sum(tokens for tokens, _ in lost)) if lost else None
+
     def sending(self, request: Request, cost: float) -> Awaitable[None]:
         """Notes that a request goes out now; `cost`: the most that it can cost. It is on the disk when the result was
         awaited."""

@@ -105,8 +105,9 @@ async def _generate(settings: Synthesis, journal: Journal) -> Result:
                 method(settings), DraftFilters(settings), asker, settings.rows, parallel_of(settings.teacher), show
             ).run()
     finally:
-        for teacher in teachers.values():
+        for teacher in set(teachers.values()):
             await teacher.close()
+        journal.close()
 
 
 def _row(draft: Draft) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.config.synthesis import Asked, Synthesis
+from pipeline.run.progress import say
 from pipeline.synthesis.api_teacher import ApiTeacher
 from pipeline.synthesis.asker import Teacher
 from pipeline.synthesis.batch_teacher import MOST_REQUESTS, BatchTeacher
@@ -17,7 +18,10 @@ def asked_of(settings: Synthesis, role: Role) -> Asked:
 
 
 def teachers_of(settings: Synthesis, budget: Budget) -> dict[Role, Teacher]:
-    """The models that the config names, by role."""
+    """The models that the config names, by role; says which requests of earlier commands may be paid for."""
+    if lost := budget.journal.lost():
+        tries, tokens = lost
+        say(f"generate: {tries:,} earlier requests have no reply and may be paid for: up to {tokens:,} tokens count")
     teacher = _teacher(settings.teacher, budget, "teacher")
     return {"teacher": teacher, "judge": _teacher(settings.judge, budget, "judge") if settings.judge.model else teacher}
 

@@ -225,6 +225,18 @@ def test_no_text_stays_in_memory(tmp_path: Path) -> None:
     assert kept < 1000 * 400
 
 
+def test_lost_tries_are_those_that_are_in_no_batch(tmp_path: Path) -> None:
+    requests = [request(text) for text in ("a", "bb", "c")]
+    journal = filled(tmp_path / "journal.jsonl", requests, answered=1)
+    assert journal.lost() == (2, requests[1].most_tokens() + requests[2].most_tokens())
+
+    async def main() -> None:
+        await journal.hand_over("one", [requests[1].key])
+
+    asyncio.run(main())
+    assert Journal(journal.path).lost() == (1, requests[2].most_tokens())
+
+
 def test_batches_are_known_until_they_end(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
 
