@@ -61,14 +61,14 @@ class Asked(Section):
     max_tokens: Length = 2048
     """Longest reply in tokens. Raise it when replies are cut off; the budget reserves this much for each request."""
     context: Count = 0
-    """Tokens that prompt and reply may have together; 0 = not known, the server says so itself. Set it when the server
-    cuts long prompts without an error."""
+    """Tokens that prompt and reply may have together; requests with more (at 4 bytes a token) are not sent. 0 = not
+    known, the server says so itself. Set it when the server cuts long prompts without an error."""
     parallel: Parallel = 8
-    """Most requests that are sent at once; fewer while the server says that it is busy. Raise it as far as your account
-    allows."""
+    """Most requests that are sent at once; fewer while the server says that it is busy. A batch takes all that are
+    there. Raise it as far as your account allows."""
     retries: Retries = 6
-    """Further tries of one request, with growing pauses, when the server is busy, fails or cannot be reached. Raise it
-    for a server with long outages."""
+    """Further tries of one request, with growing pauses up to a minute, when the server is busy, fails or cannot be
+    reached. Raise it for a server with long outages."""
     timeout: Seconds = 120
     """Seconds that one reply may take. Raise it for a slow model."""
     json_mode: Literal["auto", "schema", "object", "text"] = "auto"
@@ -76,7 +76,8 @@ class Asked(Section):
     auto = schema, and text from the first time that the server refuses it. Set text for models that do not know
     JSON."""
     price: Price = Price()
-    """What the model costs, for `plan` and for a budget in money. Set it for a paid model."""
+    """What the model costs, for `plan` and for a budget in money; for batch the price of batches. Set it for a paid
+    model."""
     extra: dict[str, Any] = {}
     """Further fields of each request, such as {reasoning_effort: low}. Set it for what your server wants besides."""
 

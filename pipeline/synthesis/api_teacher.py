@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import resource
 import time
 from dataclasses import replace
 from typing import Any
@@ -21,8 +22,9 @@ from pipeline.api.body import MOST, AsyncBody, Unbounded
 from pipeline.api.failure import AGAIN, FREE, Failure, Who, failure_of, user_error
 from pipeline.api.key import OPENAI, clean, key_of
 from pipeline.config.synthesis import Asked
+from pipeline.run.errors import UserError
 from pipeline.synthesis.asker import GaveUp
-from pipeline.synthesis.breaker import Breaker
+from pipeline.synthesis.breaker import TRIES, Breaker
 from pipeline.synthesis.chat import ChatForm, NotTheApi, most_of, now, reply_of
 from pipeline.synthesis.limiter import Limiter
 from pipeline.synthesis.request import Reply, Request, Role
@@ -31,6 +33,7 @@ from pipeline.synthesis.spend import Budget
 FIRST_PAUSE = 0.5  # seconds before the second try; doubled each time
 LONGEST_PAUSE = 60.0  # and at most, also where the server asks for more
 BYTES_A_TOKEN = 32  # of a reply's JSON, at most; with escapes and what surrounds the text
+OTHER_FILES = 128  # that are open besides connections
 TYPICAL_BYTES = 4  # of a prompt's token
 
 
@@ -69,7 +72,9 @@ class ApiTeacher:
         self.asked, self.budget, self.openai = asked, budget, openai
         self.who = who_of(asked, role)
         self.key = key_of(asked, self.who.section)
-        self.limiter, self.breaker, self.form = Limiter(asked.parallel), Breaker(self.who), ChatForm(asked)
+        at_once = min(asked.parallel, max(1, open_files(asked.parallel + OTHER_FILES) - OTHER_FILES))
+        self.limiter, self.breaker, self.form = Limiter(at_once), Breaker(self.who), ChatForm(asked)
+        self._too_long = 0
         self.client = client_of(self.who, self.key, asked.timeout, max(MOST, BYTES_A_TOKEN * asked.max_tokens))
 
     async def reply(self, request: Request) -> Reply:
@@ -159,10 +164,32 @@ class ApiTeacher:
         return longest * (0.5 + random.random() / 2)  # so that those that failed together do not return together
 
     def _check_length(self, request: Request) -> None:
-        """Raises GaveUp where prompt and reply cannot fit; the server would cut the prompt without a word."""
+        """Whether prompt and reply can fit; the server would cut the prompt without a word.
+
+        Raises:
+            GaveUp: they cannot. UserError: it is so with one request after the other.
+        """
         tokens = sum(len(text.encode("utf-8", "replace")) for _, text in request.messages) // TYPICAL_BYTES
-        if self.asked.context and tokens + request.max_tokens > self.asked.context:
-            raise GaveUp(
-                f"a prompt of about {tokens:,} tokens and a reply of up to {request.max_tokens:,} do not fit into "
-                f"{self.who.section}.context={self.asked.context}"
-            )
+        if not self.asked.context or tokens + request.max_tokens <= self.asked.context:
+            self._too_long = 0
+            return
+        self._too_long += 1
+        where = f"{self.who.section}.context"
+        what = (
+            f"a prompt of about {tokens:,} tokens and a reply of up to {request.max_tokens:,} do not fit into "
+            f"{self.asked.context:,}"
+        )
+        if self._too_long >= TRIES:
+            fix = f"lower {self.who.section}.max_tokens, make prompts shorter, or correct {where}"
+            raise UserError(f"{what}, and so with {TRIES} requests in a row", where, fix)
+        raise GaveUp(f"{what} tokens ({where})")
+
+
+def open_files(wanted: int) -> int:
+    """Files that this process may have open, after as many as `wanted` were asked for; each connection is one, and the
+    usual limit is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft

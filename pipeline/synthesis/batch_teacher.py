@@ -207,8 +207,8 @@ class BatchTeacher:
                 for line in content.content.splitlines():
                     answered += await self._take(line)
         keys = self._refuse(name, batch.status)
-        if answered < len(known.keys):
-            self._tell_missing(batch, keys)
+        if answered < len(keys):
+            self._tell_missing(batch, keys, answered)
 
     async def _ended(self, id: str, total: int) -> Any:
         pause = FIRST_PAUSE
@@ -264,11 +264,11 @@ class BatchTeacher:
                 self.journal.refused(key)
         return keys
 
-    def _tell_missing(self, batch: Any, keys: frozenset[str]) -> None:
-        """Ends the requests that a batch did not answer.
+    def _tell_missing(self, batch: Any, keys: frozenset[str], answered: int) -> None:
+        """Ends the requests that a batch did not answer; the next command asks them again.
 
         Raises:
-            UserError: it failed or was cancelled. GaveUp: it took too long, or these requests failed.
+            UserError: it answered none, failed, or was cancelled.
         """
         reasons = [str(each.message) for each in (batch.errors.data or [])] if batch.errors else []
         detail = clean("; ".join(reasons[:3]), self.key)
@@ -277,10 +277,13 @@ class BatchTeacher:
             raise UserError(what, batch.id, "correct what it says, then run the same command again")
         if batch.status == "cancelled":
             raise UserError(f"the batch of {self.who.name} was cancelled", batch.id, "run the same command again")
-        missing = [key for key in keys if key not in self.journal]
         state = "expired" if batch.status == "expired" else "ended"
-        for key in missing:
-            self._end(key, GaveUp(f"a batch {state} without a reply to this request"))
+        if not answered:
+            raise UserError(f"the batch of {self.who.name} {state} without any reply", batch.id,
+                            "look at its errors at the provider, then run the same command again")  # fmt: skip
+        for key in keys:
+            if key not in self.journal:
+                self._end(key, GaveUp(f"a batch {state} without a reply to this request"))
 
     async def _patiently(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         """Asks the server, again after a pause where that may help.

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.run.errors import UserError
+from pipeline.synthesis.api_teacher import open_files
 from pipeline.synthesis.asker import GaveUp
 from pipeline.synthesis.journal import Journal
 from pipeline.synthesis.request import Reply
@@ -296,8 +297,29 @@ def test_half_characters_in_a_prompt_are_sent_as_question_marks(tmp_path: Path) 
 def test_a_prompt_that_cannot_fit_is_not_sent(tmp_path: Path) -> None:
     outcome, server = one(tmp_path, lambda n, body: "x", context=40)
     assert isinstance(outcome, GaveUp)
-    assert "synthesis.teacher.context=40" in str(outcome)
+    assert "(synthesis.teacher.context)" in str(outcome)
     assert not server.calls
+
+
+def test_prompts_that_never_fit_end_the_command(tmp_path: Path) -> None:
+    section = settings("http://127.0.0.1:9/v1", context=40)
+    outcomes = asked(tmp_path / "j.jsonl", section, [request(f"q{i}") for i in range(30)])
+    errors = [outcome for outcome in outcomes if isinstance(outcome, UserError)]
+    assert "do not fit into 40" in errors[0].what
+    assert "synthesis.teacher.max_tokens" in errors[0].fix
+
+
+def test_as_many_connections_as_the_system_allows() -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        assert open_files(100) == 256
+        assert open_files(1152) == 1152
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 1152
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_the_clock_may_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,18 +131,30 @@ def test_requests_that_fail_within_a_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "kind", "said"),
-    [("failed", UserError, "failed"), ("cancelled", UserError, "was cancelled"), ("expired", GaveUp, "expired")],
+    ("state", "said"),
+    [("failed", "failed"), ("cancelled", "was cancelled"), ("expired", "expired without any"), ("completed", "ended")],
 )
-def test_a_batch_that_ends_otherwise(tmp_path: Path, state: str, kind: type[Exception], said: str) -> None:
+def test_a_batch_without_a_reply(tmp_path: Path, state: str, said: str) -> None:
     with serving(lambda n, body: Answer(error("no time"), 500)) as server:
         server.batch_state = state
         outcome = asked(tmp_path / "j.jsonl", section(server), REQUESTS[:1])[0]
-        assert isinstance(outcome, kind)
+        assert isinstance(outcome, UserError)
         assert said in str(outcome)
         server.batch_state, server.says = "completed", echo
         assert isinstance(asked(tmp_path / "j.jsonl", section(server), REQUESTS[:1])[0], Reply)
     assert Journal(tmp_path / "j.jsonl").tokens == server.paid_tokens
+
+
+def test_a_batch_that_expired_keeps_what_it_has(tmp_path: Path) -> None:
+    with serving(lambda n, body: "x" if prompt(body) in ("q1", "q2") else Answer(error("no time"), 500)) as server:
+        server.batch_state = "expired"
+        outcomes = asked(tmp_path / "j.jsonl", section(server), REQUESTS)
+    assert [isinstance(outcome, Reply) for outcome in outcomes] == [i in (1, 2) for i in range(20)]
+    assert {str(outcome) for outcome in outcomes if isinstance(outcome, GaveUp)} == {
+        "a batch expired without a reply to this request"
+    }
+    journal = Journal(tmp_path / "j.jsonl")
+    assert (journal.tokens, journal.open) == (server.paid_tokens, {})
 
 
 def test_the_budget_holds_over_batches(tmp_path: Path) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +152,25 @@ def test_a_wrong_key_ends_all_at_once_and_quietly(tmp_path: Path, capfd: pytest.
     journal = Journal(tmp_path / "j.jsonl")
     assert [reply.text for _, reply in journal.replies()] == ["Say it"]  # what was sent is paid for, and kept
     assert capfd.readouterr().err == ""
+
+
+def test_ctrl_c_keeps_what_was_sent(tmp_path: Path) -> None:
+    """In a process of its own: what was sent is awaited and journaled, and nothing more is sent."""
+    path = tmp_path / "j.jsonl"
+    with serving(lambda n, body: Answer(completion("Say it"), delay=0.3)) as server:
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            try:
+                generate(path, settings(server.url, parallel=8))
+            except KeyboardInterrupt:
+                os._exit(7)
+            finally:
+                os._exit(1)
+        while server.at_once < 8:
+            time.sleep(0.005)
+        os.kill(child, signal.SIGINT)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert len(server.calls) == 8
+    journal = Journal(path)
+    assert (len(journal), journal.open) == (8, {})
