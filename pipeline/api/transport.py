@@ -77,25 +77,39 @@ class Transport(httpx2.AsyncBaseTransport):
         scheme, host, port = origin
         if scheme == b"https" and self._ssl is None:
             self._ssl = httpx2.create_ssl_context()
+        loop, reader = asyncio.get_running_loop(), _Reader(limit=BLOCK)
+        protocol = asyncio.StreamReaderProtocol(reader)
         try:
-            reader, writer = await asyncio.open_connection(
-                host, port, ssl=self._ssl if scheme == b"https" else None, happy_eyeballs_delay=0.25, limit=BLOCK
+            transport, _ = await loop.create_connection(
+                lambda: protocol, host, port, ssl=self._ssl if scheme == b"https" else None, happy_eyeballs_delay=0.25
             )
         except OSError as error:
             raise httpx2.ConnectError(str(error)) from error
-        connection = _Connection(reader, writer, self._all)
+        connection = _Connection(reader, asyncio.StreamWriter(transport, protocol, reader, loop), self._all)
         self._all.add(connection)
         return connection
 
 
+class _Reader(asyncio.StreamReader):
+    """Counts the bytes that came, to see those that belong to no request: a second reply would be taken for the next
+    request's."""
+
+    came = 0
+
+    def feed_data(self, data: Any) -> None:
+        self.came += len(data)
+        super().feed_data(data)
+
+
 class _Connection:
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, among: set[_Connection]) -> None:
+    def __init__(self, reader: _Reader, writer: asyncio.StreamWriter, among: set[_Connection]) -> None:
         self.reader, self.writer, self.among = reader, writer, among
         self.http = h11.Connection(h11.CLIENT, max_incomplete_event_size=LINES)
-        self.idle_since = 0.0
+        self.idle_since, self.taken = 0.0, 0
 
     def is_usable(self) -> bool:
-        return not self.writer.is_closing() and not self.reader.at_eof()
+        is_open = not self.writer.is_closing() and not self.reader.at_eof()
+        return is_open and self.reader.came == self.taken and not self.http.trailing_data[0]
 
     async def send(self, request: httpx2.Request, body: bytes) -> None:
         send = self.http.send
@@ -122,7 +136,9 @@ class _Connection:
     async def event(self) -> Any:
         try:
             while (event := self.http.next_event()) is h11.NEED_DATA:
-                self.http.receive_data(await self.reader.read(BLOCK))
+                data = await self.reader.read(BLOCK)
+                self.taken += len(data)
+                self.http.receive_data(data)
         except h11.RemoteProtocolError as error:
             raise httpx2.RemoteProtocolError(str(error)) from error
         except OSError as error:

@@ -2,10 +2,10 @@
 
 A stub in a process of its own answers each request after 50 ms, so that 64 at once can be at most 1,280 a second.
 
-Cases: layers (2,000 requests through the openai client alone, with this project's transport, and through the whole way
-of a request: asker, budget, journal with fsync), parallel (the whole way with 1 to 1,024 requests at once), journal
-(100,000 replies written and read back). Without a case: all of them, about two minutes on two cores. Times of the
-processor are of this process; the stub needs the other core.
+Cases: layers (2,000 requests through the openai client alone, with this project's transport, through the whole way of
+a request: asker, budget, journal with fsync; and through the loop of `generate`), parallel (the whole way with 1 to
+1,024 requests at once), journal (100,000 replies written and read back). Without a case: all of them, about two minutes
+on two cores. Times of the processor are of this process; the stub needs the other core.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from pipeline.command import guarded
 from pipeline.config.synthesis import Synthesis
 from pipeline.run.errors import UserError
 from pipeline.synthesis.asker import Asker
+from pipeline.synthesis.generation import Generation
 from pipeline.synthesis.journal import Journal
-from pipeline.synthesis.request import Reply, Request
+from pipeline.synthesis.request import Draft, Reply, Request, Work
 from pipeline.synthesis.spend import Budget
 from pipeline.synthesis.teachers import teachers_of
 
@@ -43,7 +44,10 @@ Line = tuple[str, str]
 def layers() -> Iterator[Line]:
     """What each layer costs."""
     with _stub() as url:
-        for name, measure in (("openai client", _client), ("with our transport", _transport), ("whole way", _whole)):
+        for name, measure in (
+            ("openai client", _client), ("with our transport", _transport), ("whole way", _whole),
+            ("loop of generate", _generation),
+        ):  # fmt: skip
             yield f"{name}: {REQUESTS:,} requests, {AT_ONCE} at once", measure(url, AT_ONCE, REQUESTS)
 
 
@@ -107,10 +111,57 @@ def _transport(url: str, at_once: int, count: int) -> str:
     return asyncio.run(main())
 
 
-def _whole(url: str, at_once: int, count: int) -> str:
+def _settings(url: str, at_once: int) -> Synthesis:
     teacher = {"model": "m", "base_url": url, "parallel": at_once, "max_tokens": 500, "terms": "none",
                "price": {"input": 1, "output": 2}}  # fmt: skip
-    settings = Synthesis.model_validate({"method": "self-instruct", "budget": "1000 USD", "teacher": teacher})
+    return Synthesis.model_validate({"method": "self-instruct", "budget": "1000 USD", "teacher": teacher})
+
+
+class _OneRequest:
+    """A method with a request a row."""
+
+    rows_per_item = 1
+
+    def __init__(self, items: int) -> None:
+        self.items: int | None = items
+
+    def draft(self, number: int) -> Work:
+        reply = yield _request(number)
+        return [Draft(str(number), "", reply.text)]
+
+    def finish(self, draft: Draft) -> Work:
+        return [draft]
+        yield
+
+
+class _NoFilters:
+    def draft(self, draft: Draft) -> Draft:
+        return draft
+
+    row = draft
+
+
+def _generation(url: str, at_once: int, count: int) -> str:
+    settings = _settings(url, at_once)
+
+    async def main(folder: str) -> str:
+        journal = Journal(Path(folder) / "journal.jsonl")
+        budget = Budget(settings, journal)
+        teachers = teachers_of(settings, budget)
+        asker = Asker(journal, budget, teachers)
+        begin, processor = time.perf_counter(), time.process_time()
+        result = await Generation(_OneRequest(count), _NoFilters(), asker, count, at_once).run()
+        seconds, processor = time.perf_counter() - begin, time.process_time() - processor
+        assert len(result.rows) == count
+        await teachers["teacher"].close()
+        return _told(count, seconds, processor)
+
+    with tempfile.TemporaryDirectory() as folder:
+        return asyncio.run(main(folder))
+
+
+def _whole(url: str, at_once: int, count: int) -> str:
+    settings = _settings(url, at_once)
 
     async def main(folder: str) -> str:
         journal = Journal(Path(folder) / "journal.jsonl")
@@ -141,6 +192,10 @@ async def _rate(ask: Callable[[int], Awaitable[None]], at_once: int, count: int)
     begin, processor = time.perf_counter(), time.process_time()
     await asyncio.gather(*(worker() for _ in range(at_once)))
     seconds, processor = time.perf_counter() - begin, time.process_time() - processor
+    return _told(count, seconds, processor)
+
+
+def _told(count: int, seconds: float, processor: float) -> str:
     return f"{count / seconds:,.0f} a second, {processor / count * 1000:.2f} ms of the processor each"
 
 

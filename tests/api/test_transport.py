@@ -138,6 +138,25 @@ def test_a_connection_that_the_server_closed_meanwhile_is_not_used() -> None:
     run(main)
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.05])
+def test_a_second_reply_is_not_taken_for_the_next_requests(pause: float) -> None:
+    def says(number: int, write: Write) -> bool:
+        write(whole(b"%d" % number))
+        if pause:
+            asyncio.get_running_loop().call_later(pause / 2, write, whole(b"%d again" % number))
+        else:
+            write(whole(b"%d again" % number))
+        return True
+
+    async def main(client: Any) -> None:
+        async with serving(says) as (url, _):
+            for number in range(1, 5):
+                assert (await client.post(url, json={})).content == b"%d" % number
+                await asyncio.sleep(pause)
+
+    run(main)
+
+
 def test_an_old_connection_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "IDLE", 0.0)
 

@@ -35,7 +35,8 @@ class Answer:
 
     Attributes:
         cut: bytes of the body after which the connection ends. reset: ends it at once, without a reply.
-        drips: after the body one byte at a time comes, for ever. silent: nothing comes.
+        twice: the same reply comes two times. drips: after the body one byte at a time comes, for ever.
+        silent: nothing comes.
     """
 
     body: Any = None
@@ -44,6 +45,7 @@ class Answer:
     delay: float = 0.0
     cut: int | None = None
     reset: bool = False
+    twice: bool = False
     drips: bool = False
     silent: bool = False
 
@@ -184,7 +186,8 @@ async def _send(writer: asyncio.StreamWriter, answer: Answer) -> bool:
     length = len(body) + (1000 if answer.drips else 0)
     head = {"content-type": "application/json", "content-length": str(length), **answer.headers}
     lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
-    writer.write(f"HTTP/1.1 {answer.status} X\r\n{lines}\r\n".encode())
+    first = f"HTTP/1.1 {answer.status} X\r\n{lines}\r\n".encode()
+    writer.write(first + body + first if answer.twice else first)
     if answer.cut is not None:
         writer.write(body[: answer.cut])
         await writer.drain()

@@ -93,7 +93,7 @@ def test_all_faults_at_once(
             return chance.choice(FAULTS)
         text = prompt(body)
         said = f"Say what {text}" if text.startswith("instruction") else f"{text} {SECRET}"
-        return Answer(completion(said), delay=chance.random() * 0.01)  # out of order
+        return Answer(completion(said), delay=chance.random() * 0.01, twice=chance.random() < 0.1)  # out of order
 
     path = tmp_path / "run" / "journal.jsonl"
     with serving(says) as server:
