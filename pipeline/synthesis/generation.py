@@ -24,6 +24,7 @@ from pipeline.synthesis.spend import BudgetReached
 MISSING = 500  # items in a row that are not in the journal, after which there are none behind them
 PATIENCE = 20  # items in a row without a kept row, and
 DRAFTS = 60  # drafts, after which an endless method stops: more money would not help
+LEAST_YIELD = 0.05  # rows of an item that are reckoned with, at least
 WINDOW = 4  # items that may be ahead of the oldest unfinished one, for each request that may be in flight
 
 
@@ -107,6 +108,7 @@ class Generation:
         self._out_of_replies, self._missing = "", 0
         self._failure: asyncio.Future[None] | None = None
         self._pending = 0  # drafts in the second phase
+        self._item_kept = False  # whether the item whose rows are counted gave one
 
     async def run(self) -> Result:
         """Makes the rows.
@@ -144,10 +146,12 @@ class Generation:
         ahead = len(self._drafting)
         if ahead + self._pending >= WINDOW * self.parallel:
             return False
-        done = self._started - ahead
-        seen = len(self.result.rows) / done if done >= 4 else self.method.rows_per_item
-        coming = ahead * max(seen, 0.05) + self._pending
-        return ahead == 0 or len(self.result.rows) + coming < self.wanted
+        # Drafts in the second phase count as rows, and before the first results an item counts as a full one: each
+        # item more than needed would be paid for.
+        filtered = self._started - ahead
+        an_item = (len(self.result.rows) + self._pending + self.method.rows_per_item) / (filtered + 1)
+        coming = ahead * max(an_item, LEAST_YIELD) + self._pending
+        return round(len(self.result.rows) + coming, 6) < self.wanted
 
     async def _next(self) -> None:
         """Waits for the oldest unfinished work, and takes what is done in order."""
@@ -186,7 +190,8 @@ class Generation:
         if rows is None:
             self.result.unfinished += 1
             return
-        self._barren = (self._barren[0] + items, self._barren[1] + len(rows))
+        self._barren = (self._barren[0] + (items and not self._item_kept), self._barren[1] + len(rows))
+        self._item_kept = self._item_kept and not items
         for row in rows:
             if len(self.result.rows) >= self.wanted:
                 break
@@ -196,7 +201,7 @@ class Generation:
                 self.result.rejected.append(decided)
             else:
                 self.result.rows.append(decided)
-                self._barren = (0, 0)
+                self._barren, self._item_kept = (0, 0), True
             self.result.kept_after.append(len(self.result.rows))
         self.progress(self.result)
         self._check_yield()
