@@ -25,7 +25,7 @@ from pipeline.config.synthesis import Asked
 from pipeline.run.errors import UserError
 from pipeline.synthesis.asker import GaveUp
 from pipeline.synthesis.breaker import TRIES, Breaker
-from pipeline.synthesis.chat import ChatForm, NotTheApi, most_of, now, reply_of
+from pipeline.synthesis.chat import ChatForm, NotTheApi, failed, most_of, reply_of
 from pipeline.synthesis.limiter import Limiter
 from pipeline.synthesis.request import Reply, Request, Role
 from pipeline.synthesis.spend import Budget
@@ -96,7 +96,7 @@ class ApiTeacher:
                     self.breaker.succeeded()
                     return replace(outcome, seconds=round(time.monotonic() - begin, 3))
                 if self._is_final(outcome):
-                    return Reply("", "error", f"{outcome.code}: {outcome.detail}", time=now())
+                    return failed(outcome)
                 self.budget.failed(request, free=outcome.kind in FREE)
                 # While others succeed, a busy server only means to wait in line.
                 tries += outcome.kind != "busy" or self.breaker.replies == replies

@@ -14,20 +14,20 @@ import asyncio
 import json
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from pipeline.api.body import Unbounded
-from pipeline.api.failure import AGAIN, Failure, failure_of, user_error
+from pipeline.api.failure import AGAIN, failure_of, user_error
 from pipeline.api.key import clean, key_of
 from pipeline.config.synthesis import Asked
 from pipeline.run.errors import UserError
 from pipeline.run.progress import bar, say
 from pipeline.synthesis.api_teacher import client_of, who_of
 from pipeline.synthesis.asker import GaveUp
-from pipeline.synthesis.chat import ChatForm, NotTheApi, most_of, now, reply_of
+from pipeline.synthesis.chat import ChatForm, NotTheApi, most_of, refusal_of, reply_of
 from pipeline.synthesis.request import Reply, Request, Role
 from pipeline.synthesis.spend import Budget, cost_of
 
@@ -235,7 +235,11 @@ class BatchTeacher:
         request = self._requests.get(key)
         try:
             most = most_of(request) if request else (self.journal.open[key][-1][0], 0)
-            reply = reply_of(body, most, self.key) if code == 200 else self._refusal(code, body or entry.get("error"))
+            reply = (
+                reply_of(body, most, self.key)
+                if code == 200
+                else refusal_of(code, body or entry.get("error"), self.key)
+            )
         except NotTheApi:
             return False
         if reply is None:
@@ -247,13 +251,6 @@ class BatchTeacher:
         await self.journal.add(key, replace(reply, cost=cost), request.purpose if request else "batch")
         self._end(key, reply)
         return True
-
-    def _refusal(self, code: int, body: Any) -> Reply | None:
-        """The reply that an error is; None where the request may be sent again."""
-        detail = body.get("error", body) if isinstance(body, Mapping) else body
-        text = str(detail.get("message", detail) if isinstance(detail, Mapping) else detail)
-        failure = Failure("request" if 400 <= code < 500 else "server", clean(text, self.key), code)
-        return Reply("", "error", f"{code}: {failure.detail}", time=now()) if failure.is_own_fault else None
 
     def _refuse(self, name: str, state: str) -> frozenset[str]:
         """Ends a batch in the journal; requests without a reply cost nothing. Returns its keys."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.api.failure import Failure
-from pipeline.api.key import without_key
+from pipeline.api.key import clean, without_key
 from pipeline.config.synthesis import Asked
 from pipeline.synthesis.request import Reply, Request
 
@@ -116,6 +116,19 @@ def reply_of(data: Any, most: tuple[int, int], key: str) -> Reply:
         _tokens(usage, "completion_tokens", 1 if text else 0, most[1]),
         time=now(),
     )  # fmt: skip
+
+
+def refusal_of(code: int, body: Any, key: str) -> Reply | None:
+    """The reply that an error with this status is: its text is refused for good; None where it may be sent again."""
+    detail = body.get("error", body) if isinstance(body, Mapping) else body
+    text = str(detail.get("message", detail) if isinstance(detail, Mapping) else detail)
+    failure = Failure("request" if 400 <= code < 500 else "server", clean(text, key), code)
+    return failed(failure) if failure.is_own_fault else None
+
+
+def failed(failure: Failure) -> Reply:
+    """The reply to a request that is refused for good."""
+    return Reply("", "error", f"{failure.code}: {failure.detail}", time=now())
 
 
 def _tokens(usage: Any, name: str, least: int, most: int) -> int:
