@@ -90,7 +90,7 @@ class BatchTeacher:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.client.close()
-        for batch in self.journal.batches.values():
+        for batch in self.journal.batches_of(self.role).values():
             say(f"generate: batch {batch.id or '(being created)'} goes on; the same command waits for it and reads it")
 
     def _enqueue(self, request: Request) -> None:
@@ -128,7 +128,7 @@ class BatchTeacher:
         """Waits for the batches of earlier commands, once."""
         if not self._are_followed:
             self._are_followed = True
-            for name, batch in self.journal.batches.items():
+            for name, batch in self.journal.batches_of(self.role).items():
                 self._begin(partial(self._follow, name), partial(list, batch.keys))
 
     async def _collect(self) -> None:
@@ -153,11 +153,11 @@ class BatchTeacher:
         return json.dumps(entry).encode() + b"\n"
 
     async def _hand_over(self, requests: list[Request], data: bytes) -> None:
-        name, keys = uuid.uuid4().hex, [request.key for request in requests]
+        name, keys = f"{self.role}-{uuid.uuid4().hex}", [request.key for request in requests]
         await asyncio.gather(*(self.budget.sent(request) for request in requests))
-        del self._waiting[: len(requests)]
         await self.journal.hand_over(name, keys)
         self.budget.hand_over(keys)
+        del self._waiting[: len(requests)]
 
         async def work() -> None:
             try:

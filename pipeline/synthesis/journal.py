@@ -14,6 +14,7 @@ In memory stands a place in the file for each reply, not its text.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import math
@@ -129,6 +130,15 @@ class Journal:
         del self.batches[name]
         return self._append({"batch": name, "end": state})
 
+    def batches_of(self, role: str) -> dict[str, Batch]:
+        """The batches of one role; their names begin with it."""
+        return {name: batch for name, batch in self.batches.items() if name.startswith(f"{role}-")}
+
+    def forget_batches(self, role: str) -> None:
+        """For a model that is not asked by batches any more: their requests count as lost, and are asked again."""
+        for name in self.batches_of(role):
+            del self.batches[name]
+
     async def flush(self) -> None:
         """Waits until all is on the disk that was appended."""
         while self._writer is not None and not self._writer.done():
@@ -196,7 +206,8 @@ class Journal:
         make_folder(self.path.parent)
         is_new = not self.path.exists()
         with disk_errors(self.path.parent), open(self.path, "ab", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(file, fcntl.LOCK_EX)
             if os.fstat(file.fileno()).st_size != self._end:
                 what = "another command writes into this journal, or has since this one read it"
                 raise UserError(what, str(self.path), "wait until it has ended, then run the same command again")

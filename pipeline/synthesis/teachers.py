@@ -19,11 +19,12 @@ def asked_of(settings: Synthesis, role: Role) -> Asked:
 
 def teachers_of(settings: Synthesis, budget: Budget) -> dict[Role, Teacher]:
     """The models that the config names, by role; says which requests of earlier commands may be paid for."""
+    teacher = _teacher(settings.teacher, budget, "teacher")
+    judge = _teacher(settings.judge, budget, "judge") if settings.judge.model else teacher
     if lost := budget.journal.lost():
         tries, tokens = lost
         say(f"generate: {tries:,} earlier requests have no reply and may be paid for: up to {tokens:,} tokens count")
-    teacher = _teacher(settings.teacher, budget, "teacher")
-    return {"teacher": teacher, "judge": _teacher(settings.judge, budget, "judge") if settings.judge.model else teacher}
+    return {"teacher": teacher, "judge": judge}
 
 
 def parallel_of(asked: Asked) -> int:
@@ -32,4 +33,7 @@ def parallel_of(asked: Asked) -> int:
 
 
 def _teacher(asked: Asked, budget: Budget, role: Role) -> Teacher:
-    return BatchTeacher(asked, budget, role) if asked.kind == "batch" else ApiTeacher(asked, budget, role)
+    if asked.kind == "batch":
+        return BatchTeacher(asked, budget, role)
+    budget.journal.forget_batches(role)
+    return ApiTeacher(asked, budget, role)

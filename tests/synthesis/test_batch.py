@@ -115,6 +115,18 @@ def test_replies_that_are_not_asked_for_any_more_are_kept(tmp_path: Path) -> Non
         assert (len(journal), journal.tokens) == (20, server.paid_tokens)
 
 
+def test_a_teacher_that_is_no_batch_any_more_asks_again_and_counts_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "j.jsonl"
+    with serving(echo) as server:
+        leave_after(path, server, lambda journal: any(batch.id for batch in journal.batches.values()))
+        assert all(isinstance(outcome, Reply) for outcome in asked(path, settings(server.url), REQUESTS))
+        assert "20 earlier requests have no reply and may be paid for" in capsys.readouterr().out
+        journal = Journal(path)
+        assert journal.tokens + journal.open_tokens >= 2 * 20 * 60
+
+
 def test_requests_that_fail_within_a_batch(tmp_path: Path) -> None:
     def says(number: int, body: dict[str, Any]) -> Any:
         faults = {"q3": Answer(error("maximum context length is 8"), 400), "q4": Answer(error("oh"), 500)}

@@ -241,13 +241,19 @@ def test_batches_are_known_until_they_end(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
 
     async def main() -> None:
-        await journal.hand_over("one", ["k1", "k2"])
-        await journal.hand_over("two", ["k3"])
-        await journal.handed_over("one", "batch-7")
-        await journal.batch_ended("two", "completed")
+        await journal.hand_over("teacher-1", ["k1", "k2"])
+        await journal.hand_over("judge-1", ["k3"])
+        await journal.handed_over("teacher-1", "batch-7")
+        await journal.batch_ended("judge-1", "completed")
 
     asyncio.run(main())
     again = Journal(journal.path)
-    assert {name: (batch.id, batch.keys) for name, batch in again.batches.items()} == {"one": ("batch-7", {"k1", "k2"})}
+    assert {name: (batch.id, batch.keys) for name, batch in again.batches.items()} == {
+        "teacher-1": ("batch-7", {"k1", "k2"})
+    }
     assert again.is_pending("k1")
     assert not again.is_pending("k3")
+    again.forget_batches("judge")
+    assert again.is_pending("k1")
+    again.forget_batches("teacher")
+    assert not again.is_pending("k1")
