@@ -5,6 +5,7 @@ counted as possibly paid for:
 
     {"sent": KEY, "tokens": most, "cost": most, "purpose": ..., "time": ...}
     {"reply": KEY, "text": ..., "finish": ..., "model": ..., "prompt_tokens": ..., ...}
+    {"note": NAME, "value": ...}    what a method keeps; the newest of a name counts
 
 In memory stands a place in the file for each reply, not its text.
 """
@@ -33,6 +34,7 @@ class Journal:
     Attributes:
         tokens, cost: of all replies; cost is 0.0 where no price was known.
         unpriced: replies without a cost.
+        notes: what methods noted, by name.
         open: requests that were sent and have no reply: the most tokens and cost of each, by key.
 
     Raises:
@@ -43,6 +45,7 @@ class Journal:
         self.path = path
         self.tokens, self.cost, self.unpriced = 0, 0.0, 0
         self.open: dict[str, tuple[int, float]] = {}
+        self.notes: dict[str, Any] = {}
         self._places: dict[str, int] = {}
         self._size = 0
         self._waiting: list[tuple[str, asyncio.Future[None] | None, str]] = []
@@ -88,6 +91,13 @@ class Journal:
         """Notes that a request was answered with an error, so that it costs nothing."""
         if self.open.pop(key, None):
             await self._append({"refused": key}, "", sync=False)
+
+    def note(self, name: str, value: Any) -> None:
+        """Keeps a value; it is on the disk when this returns. Only before requests are sent."""
+        line = f"{json_text({'note': name, 'value': value})}\n".encode()
+        self._to_disk(line, sync=True)
+        self._size += len(line)
+        self.notes[name] = value
 
     def _count(self, key: str, tokens: int, cost: float | None) -> None:
         self.open.pop(key, None)
@@ -159,6 +169,8 @@ class Journal:
                 self._count(entry["reply"], entry["prompt_tokens"] + entry["completion_tokens"], entry["cost"])
             elif "sent" in entry:
                 self.open[entry["sent"]] = (int(entry["tokens"]), float(entry["cost"]))
+            elif "note" in entry:
+                self.notes[entry["note"]] = entry["value"]
             else:
                 self.open.pop(entry["refused"], None)
         except (ValueError, TypeError, KeyError, AttributeError):

@@ -22,11 +22,13 @@ from typing import NamedTuple
 
 import numpy as np
 from rapidfuzz.distance import LCSseq
+from rapidfuzz.process import cdist
 
 from pipeline.dataset.select.ragged import Array
 from pipeline.dataset.select.rouge_tokens import CODES, SURROGATES, f_measure, needed
 
 GROWTH = 1.5  # factor by which the array of lengths grows
+LONG = 256  # tokens of two rows together; longer pairs are compared one by one, with a cutoff, which is faster
 
 
 class Similar(NamedTuple):
@@ -82,15 +84,26 @@ class NoveltyPool:
         some = np.flatnonzero(common)
         need = needed(np.full(len(some), m), lengths[some], threshold)
         possible = (common[some] + (least - 1) >= need) & (need <= np.minimum(m, lengths[some]))
-        text, best = self._text(words), None
-        for row, enough in zip(some[possible].tolist(), need[possible].tolist(), strict=True):
-            if row in without:
-                continue
-            length = LCSseq.similarity(text, self._texts[row], score_cutoff=enough)
-            f = _f(length, m, int(lengths[row])) if length else 0.0
-            if f > threshold and (best is None or f > best.f):
-                best = Similar(row, f)
-        return best
+        possible[np.isin(some, list(without))] = False
+        some, need = some[possible], need[possible]
+        common = self._common(self._text(words), m, some, need)
+        f = np.zeros(len(some))
+        f[common > 0] = f_measure(common[common > 0], np.full(len(some), m)[common > 0], lengths[some[common > 0]])
+        if not len(f) or f.max() <= threshold:
+            return None
+        best = int(np.argmax(f))
+        return Similar(int(some[best]), float(f[best]))
+
+    def _common(self, text: Sequence[int | str], m: int, rows: Array, need: Array) -> Array:
+        """Lengths of the longest common subsequences with these rows; 0 where it is shorter than needed. int64."""
+        common = np.zeros(len(rows), np.int64)
+        is_long = m + self._lengths[rows] >= LONG
+        if len(short := np.flatnonzero(~is_long)):
+            texts = [self._texts[row] for row in rows[short].tolist()]
+            common[short] = cdist([text], texts, scorer=LCSseq.similarity, dtype=np.int32)[0]
+        for k in np.flatnonzero(is_long).tolist():
+            common[k] = LCSseq.similarity(text, self._texts[int(rows[k])], score_cutoff=int(need[k]))
+        return common
 
     def _text(self, words: Sequence[str]) -> Sequence[int | str]:
         """A character for each token; unknown tokens, which match nothing, have one that no row has."""
@@ -122,8 +135,3 @@ def _elements(words: Sequence[str]) -> list[tuple[str, int]]:
         elements.append((word, seen[word]))
         seen[word] += 1
     return elements
-
-
-def _f(common: int, m: int, n: int) -> float:
-    values: list[Array] = [np.array([value], np.int64) for value in (common, m, n)]
-    return float(f_measure(*values)[0])
