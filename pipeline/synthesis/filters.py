@@ -63,7 +63,7 @@ class DraftFilters:
 
     def draft(self, draft: Draft) -> Draft:
         """A draft of the first phase. What it has no output for is checked when it is a row."""
-        draft = self._sound(draft, has_output=bool(draft.output))
+        draft = self._sound(draft, has_output=bool(draft.output) or self.settings.method == "self-instruct")
         is_compared = self.settings.method != "translate"  # there the rows are the user's own choice
         return self._new(draft, self._drafts, is_compared)
 

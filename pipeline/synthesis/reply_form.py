@@ -89,7 +89,7 @@ def record(text: str, fields: Sequence[Field], finish: str = "stop") -> dict[str
     if finish == "length":
         return "the reply was cut off"
     if unfenced := _json_text(text):
-        value, problem = _loaded(unfenced)
+        value, problem, _ = _loaded(unfenced)
         return problem or _record(value, fields)
     found = _labelled(text, fields, finish)
     if len(found.whole) > 1:
@@ -116,25 +116,26 @@ def _json_text(text: str) -> str:
     return ""
 
 
-def _loaded(text: str) -> tuple[Any, str]:
-    """The value of a JSON text, and the problem where there is none."""
+def _loaded(text: str) -> tuple[Any, str, bool]:
+    """The value of a JSON text, the problem where there is none, and whether that is a missing end."""
     try:
-        return json.loads(text), ""
+        return json.loads(text), "", False
     except json.JSONDecodeError as error:
-        return None, f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        problem = f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        return None, problem, error.pos >= len(text) or not text.endswith(("}", "]"))
     except (ValueError, RecursionError):
-        return None, "not JSON that can be read: nested too deeply, or a number too long"
+        return None, "not JSON that can be read: nested too deeply, or a number too long", False
 
 
 def _list(text: str, name: str, finish: str) -> tuple[list[Any], str, bool]:
     """Values of the list, the problem where there is none, and whether the end is missing."""
-    value, problem = _loaded(text)
+    value, problem, is_cut = _loaded(text)
     if not problem:
         values = value.get(name) if isinstance(value, dict) else value
         if isinstance(values, list):
             return values, "", False
         return [], f"no list {name!r} in the JSON", False
-    is_cut = finish == "length" or not text.endswith(("}", "]"))
+    is_cut = is_cut or finish == "length"
     values = list(_whole_values(text, name)) if is_cut else []
     return values, "the reply was cut off before its first record ended" if is_cut else problem, is_cut
 
@@ -209,7 +210,7 @@ def _labelled(text: str, fields: Sequence[Field], finish: str) -> Records:
         elif starts and not is_first and one.name not in seen and not match[1]:
             starts[-1].append((one, match.start(), match.end()))
     found = Records(is_cut=finish == "length" and bool(starts))
-    ends = [begin[0][1] for begin in starts[1:]] + [len(text)]
+    ends = [*(begin[0][1] for begin in starts[1:]), len(text)][: len(starts)]
     for parts, end in list(zip(starts, ends, strict=True))[: len(starts) - found.is_cut]:
         bounds = [begin for _, begin, _ in parts[1:]] + [end]
         value = {one.name: text[at:stop] for (one, _, at), stop in zip(parts, bounds, strict=True)}
