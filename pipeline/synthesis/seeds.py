@@ -53,7 +53,8 @@ def read_seeds(settings: Synthesis) -> list[Example]:
                     else:
                         wrong.append(seed)
     if wrong:
-        more = f"; {len(wrong) - 1:,} more seeds have errors" if len(wrong) > 1 else ""
+        rest = len(wrong) - 1
+        more = f"; {rest:,} more {'has' if rest == 1 else 'have'} errors" if rest else ""
         raise UserError(f"a seed task cannot be used: {wrong[0].reason}{more}", wrong[0].place, FIX)
     if len(seeds) < settings.seeds_per_prompt:
         what = f"{len(seeds)} different seed tasks, and each prompt is to show {settings.seeds_per_prompt}"

@@ -71,7 +71,5 @@ async def _generated(settings: Synthesis, folder: Path, says: Says) -> tuple[Res
     note(settings, journal)
     asker = Asker(journal, Budget(settings, journal), {"teacher": teacher, "judge": teacher})
     filters = DraftFilters(settings)
-    result = await Generation(
-        method(settings, journal), filters, asker, settings.rows, settings.teacher.parallel
-    ).run()
+    result = await Generation(method(settings, journal), filters, asker, settings.rows, settings.teacher.parallel).run()
     return result, teacher.asked

@@ -68,12 +68,12 @@ def test_an_exact_seven_tenths_counts_as_above() -> None:
 
 def test_rows_can_be_left_out() -> None:
     pool = NoveltyPool()
-    first, second = pool.add("a b c d e".split()), pool.add("a b c d x".split())
-    assert pool.nearest("a b c d e".split(), 0.7) == (first, 1.0)
-    like = pool.nearest("a b c d e".split(), 0.7, without=[first])
+    first, second = pool.add(list("abcde")), pool.add(list("abcdx"))
+    assert pool.nearest(list("abcde"), 0.7) == (first, 1.0)
+    like = pool.nearest(list("abcde"), 0.7, without=[first])
     assert like is not None
     assert (like.number, round(like.f, 2)) == (second, 0.8)
-    assert pool.nearest("a b c d e".split(), 0.7, without=[first, second]) is None
+    assert pool.nearest(list("abcde"), 0.7, without=[first, second]) is None
 
 
 def test_more_tokens_than_code_points(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +87,6 @@ def test_more_tokens_than_code_points(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rouge_l_of_two() -> None:
-    assert rouge_l("a b c".split(), "a b d".split()) == pytest.approx(2 / 3)
-    assert rouge_l("a b".split(), "c d".split()) == 0.0
+    assert rouge_l(list("abc"), list("abd")) == pytest.approx(2 / 3)
+    assert rouge_l(list("ab"), list("cd")) == 0.0
     assert rouge_l([], ["a"]) == 0.0
