@@ -58,6 +58,10 @@ class Records:
     problem: str = ""
     is_cut: bool = False
 
+    @property
+    def has_records(self) -> bool:
+        return bool(self.whole or self.faulty or self.is_cut)
+
 
 def records(text: str, name: str, fields: Sequence[Field], finish: str = "stop") -> Records:
     """The records of a reply: of the list `name` of a JSON object (or a bare list), or of labelled text.
@@ -66,10 +70,11 @@ def records(text: str, name: str, fields: Sequence[Field], finish: str = "stop")
         fields: of a record; in text each record begins with the first of them.
         finish: why the reply ended; `length`: its last record is incomplete.
     """
-    text = without_thoughts(text)
+    text = _unwrapped(without_thoughts(text))
+    labelled = _labelled(text, fields, finish)
     unfenced = _json_text(text)
-    if not unfenced:
-        return _labelled(text, fields, finish)
+    if not unfenced or (labelled.has_records and not text.startswith(("{", "["))):
+        return labelled
     values, problem, is_cut = _list(unfenced, name, finish)
     found = Records(is_cut=is_cut)
     for value in values:
@@ -85,13 +90,14 @@ def records(text: str, name: str, fields: Sequence[Field], finish: str = "stop")
 
 def record(text: str, fields: Sequence[Field], finish: str = "stop") -> dict[str, Any] | str:
     """The only record of a reply, a JSON object or labelled text; or what is wrong with it."""
-    text = without_thoughts(text)
+    text = _unwrapped(without_thoughts(text))
     if finish == "length":
         return "the reply was cut off"
-    if unfenced := _json_text(text):
+    found = _labelled(text, fields, finish)
+    unfenced = _json_text(text)
+    if unfenced and (not found.has_records or text.startswith(("{", "["))):
         value, problem, _ = _loaded(unfenced)
         return problem or _record(value, fields)
-    found = _labelled(text, fields, finish)
     if len(found.whole) > 1:
         return f"{len(found.whole)} records instead of one"
     return found.whole[0] if found.whole else found.problem
@@ -101,6 +107,17 @@ def without_thoughts(text: str) -> str:
     """A reply without the thoughts that some models write in front of it."""
     match = THOUGHTS.match(text)
     return (text[match.end() :] if match else text).strip()
+
+
+def _unwrapped(text: str) -> str:
+    """A reply without the code fence around all of it."""
+    lines = text.split("\n")
+    fences = [number for number, line in enumerate(lines) if line.startswith("```")]
+    is_wrapped = len(fences) % 2 == 0 and fences[:1] == [0] and fences[-1:] == [len(lines) - 1]
+    # Of several fences the outer two are a pair if the second one opens a block, so that its line names a language.
+    if is_wrapped and (len(fences) == 2 or lines[fences[1]].rstrip() != "```"):
+        return "\n".join(lines[1:-1]).strip()
+    return text
 
 
 def _json_text(text: str) -> str:

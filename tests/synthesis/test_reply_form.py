@@ -116,6 +116,15 @@ def test_numbered_text() -> None:
     assert second == {"instruction": "Is this spam?", "input": "You won!", "output": "spam", "classification": True}
 
 
+def test_code_fences_in_and_around_numbered_text() -> None:
+    text = 'Here:\n1. Instruction: Make an object.\nInput: <noinput>\nOutput:\n```json\n{"a": 1}\n```'
+    [row] = records(text, "tasks", FIELDS).whole
+    assert row["output"] == '```json\n{"a": 1}\n```'
+    [again] = records(f"```\n{text}\n```", "tasks", FIELDS).whole
+    assert again == row
+    assert record(text, FIELDS) == row
+
+
 def test_korean_labels() -> None:
     text = "1. 지시: 한 문장으로 요약하세요.\n분류: 아니요\n입력: 긴 글\n출력: 짧은 글"
     assert records(text, "tasks", FIELDS).whole == [

@@ -53,6 +53,7 @@ def test_rows_about_other_languages_may_use_their_script() -> None:
     assert foreign_in(Draft("다음 문장을 영어로 번역하세요.", "你好", "Hello"), "ko") == ("", "")
     assert foreign_in(Draft("다음 한자의 음을 쓰세요: 天地", "", "천지"), "ko") == ("", "")
     assert foreign_in(Draft("Write the Greek alphabet.", "", "άλφα βήτα"), "en") == ("", "")
+    assert foreign_in(Draft("Übersetze den Satz ins Japanische.", "Hallo", "こんにちは"), "de") == ("", "")
     assert foreign_in(Draft("일본어 인사말을 알려 주세요.", "", "Привет입니다"), "ko") == ("output", "Привет")
     assert foreign_in(Draft("중국의 수도를 알려 주세요.", "", "중국의 수도는 北京입니다."), "ko") == ("output", "北京")
 
