@@ -41,7 +41,8 @@ GREEK_LETTER = re.compile(r"(?<![\u0370-\u03ff])[\u0370-\u03ff]{1,2}(?![\u0370-\
 
 # What an instruction says when its row may use another script.
 _ANY = r"\btranslat\w*|\btransliterat\w*|\b(?:multi|bi)lingual|\bforeign (?:language|word|phrase|script)|" \
-       r"übersetz|tradu[ciz]|traduis|перев[её]|翻[译譯訳]|\blanguages\b|\bunicode\b|번역|외국어|외국말|다국어|여러 언어|유니코드"  # fmt: skip
+       r"übersetz|tradu[ciz]|traduis|перев[её]|翻[译譯訳]|" \
+       r"\blanguages\b|\bunicode\b|번역|외국어|외국말|다국어|여러 언어|유니코드"  # fmt: skip
 ABOUT: dict[re.Pattern[str], tuple[str, ...]] = {
     re.compile(pattern, re.IGNORECASE): scripts
     for pattern, scripts in (

@@ -106,6 +106,8 @@ class SelfInstruct:
         if reply.failure:
             return Records(), draft.reject("refused-request", reply.failure)
         found = tasks_of(reply)
+        if found.problem and reply.finish == "content_filter":
+            return found, draft.reject("refusal", "the provider's content filter ended the reply", reply.text)
         if found.problem and refusal(Texts("", "", without_thoughts(reply.text))):
             return found, draft.reject("refusal", "the teacher refuses to write tasks", reply.text)
         return found, draft

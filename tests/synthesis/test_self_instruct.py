@@ -105,6 +105,8 @@ def test_failures_and_refusals_are_not_asked_again(tmp_path: Path) -> None:
     assert draft.rejected
     assert draft.rejected[0] == "refusal"
     assert draft.raw
+    [draft], _ = drafts_of([Reply("", finish="content_filter")], tmp_path)
+    assert draft.rejected == ("refusal", "the provider's content filter ended the reply")
 
 
 def test_a_cut_reply_gives_its_whole_tasks(tmp_path: Path) -> None:
