@@ -64,8 +64,9 @@ def test_text_mode_asks_for_numbered_text_that_the_parser_reads(tmp_path: Path) 
         [draft], [request] = drafts_of([reply], tmp_path, **more)
         assert (draft.instruction, draft.input, draft.output) == ("Count the birds.", "", "Seven.")
         assert request.schema is None
-        assert "JSON" not in request.messages[0][1]
-        shown = records(request.messages[0][1], "tasks", FIELDS).whole
+        assert not any("JSON" in text for _, text in request.messages)
+        assert [role for role, _ in request.messages] == ["user", "assistant", "user"]
+        shown = records(request.messages[1][1], "tasks", FIELDS).whole
         assert len(shown) == 3, "the shown seeds are in the form that is asked for"
         assert all(row["output"] for row in shown)
 
