@@ -21,6 +21,8 @@ def method(settings: Synthesis, journal: Journal) -> Method:
 
 def note(settings: Synthesis, journal: Journal) -> None:
     """Notes in the journal what requests depend on besides the config; before the first request is sent."""
+    if settings.method != "self-instruct":
+        return
     items = first_items(settings, read_seeds(settings), journal, MISSING)
     if journal.notes.get(series(settings)) != items:
         journal.note(series(settings), items)

@@ -130,7 +130,8 @@ class SelfInstruct:
 
 def first_items(settings: Synthesis, seeds: Sequence[Example], journal: Journal, after: int) -> dict[str, int]:
     """The first item that may show each seed: 0, or for seeds that were added later, the first item not asked for."""
-    known: dict[str, int] = journal.notes.get(series(settings), {})
+    noted = journal.notes.get(series(settings))
+    known = {name: item for name, item in noted.items() if isinstance(item, int)} if isinstance(noted, dict) else {}
     old = [seed for seed in seeds if seed.id in known]
     if not known or len(old) == len(seeds):
         return known or {seed.id: 0 for seed in seeds}
