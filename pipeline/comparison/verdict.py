@@ -6,9 +6,9 @@ a tie (Zheng et al. 2023, Judging LLM-as-a-Judge with MT-Bench, arXiv 2306.05685
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
+from pipeline.api.judge_form import decision, decision_line, filled, mark_of
 from pipeline.comparison.answer_pairs import AnswerPair
 from pipeline.run.files import sha256_json
 
@@ -34,7 +34,7 @@ INPUT = "The input that it is about:\n<input-{mark}>\n{input}\n</input-{mark}>\n
 ANSWERS = "Answer A:\n<a-{mark}>\n{first}\n</a-{mark}>\n\nAnswer B:\n<b-{mark}>\n{second}\n</b-{mark}>"
 PROMPT_HASH = sha256_json([SYSTEM, TASK, INPUT, ANSWERS])[:16]
 
-LINE = re.compile(r"[*_\s]*verdict[*_\s]*:[*_\s]*(a|b|tie)[*_\s.]*", re.IGNORECASE)
+LINE = decision_line("verdict", "a|b|tie")
 MEANS: dict[str, Verdict] = {"a": "first", "b": "second", "tie": "tie"}
 
 
@@ -47,23 +47,19 @@ def name_of(pair: AnswerPair, first: str) -> str:
 def messages(pair: AnswerPair, first: str) -> list[dict[str, str]]:
     """The conversation that asks for a verdict. first: `base` or `tuned`, whose answer is A."""
     q = pair.question
-    mark = sha256_json([q.instruction, q.input, pair.base.text, pair.tuned.text])[:8]  # no text can close its own tag
+    mark = mark_of([q.instruction, q.input, pair.base.text, pair.tuned.text])
     one, two = (pair.base, pair.tuned) if first == "base" else (pair.tuned, pair.base)
-    text = TASK.replace("{mark}", mark).replace("{task}", q.instruction)
+    text = filled(TASK, mark, task=q.instruction)
     if q.input.strip():
-        text += INPUT.replace("{mark}", mark).replace("{input}", q.input)
-    head, _, tail = ANSWERS.replace("{mark}", mark).partition("{first}")
-    text += head + one.text + tail.partition("{second}")[0] + two.text + tail.partition("{second}")[2]
+        text += filled(INPUT, mark, input=q.input)
+    text += filled(ANSWERS, mark, first=one.text, second=two.text)
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
 
 
 def parse(reply: str) -> Verdict:
     """The verdict on the last line; `unparsable` where there is none, or where an earlier line has another."""
-    lines = [line for line in reply.split("\n") if line.strip()]
-    verdicts = [match[1].lower() for line in lines if (match := LINE.fullmatch(line))]
-    if not verdicts or not LINE.fullmatch(lines[-1]) or len(set(verdicts)) > 1:
-        return "unparsable"
-    return MEANS[verdicts[0]]
+    found = decision(reply, LINE)
+    return MEANS[found] if found else "unparsable"
 
 
 def winner(verdict: Verdict, first: str) -> Winner:

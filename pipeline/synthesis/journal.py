@@ -7,6 +7,7 @@ reply never came is still counted as possibly paid for:
     {"reply": KEY, "text": ..., "finish": ..., "model": ..., "prompt_tokens": ..., ...}    ends one `sent`
     {"refused": KEY}                                                                       ends one, which is free
     {"batch": NAME, "keys": [...]}, {"batch": NAME, "id": ...}, {"batch": NAME, "end": ...}
+    {"note": NAME, "value": ...}    what a method keeps; the newest of a name counts
 
 In memory stands a place in the file for each reply, not its text.
 """
@@ -41,6 +42,7 @@ class Journal:
         open: tries that were sent and have no reply: the most tokens and cost of each, by key.
         open_tokens, open_cost: their sums.
         batches: files of requests that were handed over and are not read back, by name.
+        notes: what methods noted, by name.
 
     Raises:
         UserError: the file is no journal, or cannot be read.
@@ -52,6 +54,7 @@ class Journal:
         self.open: dict[str, list[tuple[int, float]]] = {}
         self.open_tokens, self.open_cost = 0, 0.0
         self.batches: dict[str, Batch] = {}
+        self.notes: dict[str, Any] = {}
         self._places: dict[str, int] = {}
         self._size = self._end = 0  # bytes of whole lines, and of the file
         self._reader: BinaryIO | None = None
@@ -165,6 +168,13 @@ class Journal:
             if not self.open:
                 self.open_cost = 0.0  # sums of floats leave a rest
 
+    def note(self, name: str, value: Any) -> None:
+        """Keeps a value; it is on the disk when this returns. Only before requests are sent."""
+        line = f"{json_text({'note': name, 'value': value})}\n".encode()
+        self._to_disk(line)
+        self._size += len(line)
+        self.notes[name] = value
+
     def _count(self, key: str, tokens: int, cost: float | None) -> None:
         self._end_one(key)
         self.tokens += tokens
@@ -256,6 +266,8 @@ class Journal:
                 self._note_sent(entry["sent"], _amount(int(entry["tokens"])), _amount(float(entry["cost"])))
             elif "batch" in entry:
                 self._take_batch(entry)
+            elif "note" in entry:
+                self.notes[entry["note"]] = entry["value"]
             else:
                 self._end_one(entry["refused"])
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pipeline.config.synthesis import Synthesis
-from pipeline.dataset.example import Example
-from pipeline.run.files import json_lines
-from pipeline.synthesis.generation import Method
-from pipeline.synthesis.self_instruct import SelfInstruct
+from pipeline.synthesis.generation import MISSING, Method
+from pipeline.synthesis.journal import Journal
+from pipeline.synthesis.seeds import read_seeds
+from pipeline.synthesis.self_instruct import SelfInstruct, first_items, series
 
 
-def method(settings: Synthesis) -> Method:
-    """The method that the config names."""
-    rows = [row for path in settings.seeds for row in json_lines(Path(path))]
-    seeds = [Example.of(row["instruction"], row["input"], row["output"], source="seeds") for row in rows]
-    return SelfInstruct(settings, seeds)
+def method(settings: Synthesis, journal: Journal) -> Method:
+    """The method that the config names.
+
+    Args:
+        journal: of earlier commands, with what a method noted in it.
+    """
+    seeds = read_seeds(settings)
+    return SelfInstruct(settings, seeds, first_items(settings, seeds, journal, MISSING))
+
+
+def note(settings: Synthesis, journal: Journal) -> None:
+    """Notes in the journal what requests depend on besides the config; before the first request is sent."""
+    if settings.method != "self-instruct":
+        return
+    items = first_items(settings, read_seeds(settings), journal, MISSING)
+    if journal.notes.get(series(settings)) != items:
+        journal.note(series(settings), items)

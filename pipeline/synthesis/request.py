@@ -116,3 +116,6 @@ class Draft:
 
 
 Work = Generator[Request, Reply, list[Draft]]
+"""The work of an item or a draft: yields requests, is sent their replies, ends with drafts."""
+Step = Generator[Request, Reply, Draft]
+"""A part of a work, for `yield from`: it ends with one draft."""

@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.api.key import key_of
 from pipeline.config.schema import Config
 from pipeline.config.synthesis import Synthesis
+from pipeline.dataset.read.benchmark import files_of as benchmark_files
 from pipeline.dataset.read.source import located
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_json, write_json_lines
@@ -25,8 +26,9 @@ from pipeline.synthesis.asker import Asker
 from pipeline.synthesis.filters import DraftFilters
 from pipeline.synthesis.generation import Generation, Result
 from pipeline.synthesis.journal import Journal
-from pipeline.synthesis.methods import method
+from pipeline.synthesis.methods import method, note
 from pipeline.synthesis.request import Draft
+from pipeline.synthesis.seeds import seed_files
 from pipeline.synthesis.spend import Budget
 from pipeline.synthesis.teachers import parallel_of, teachers_of
 
@@ -45,8 +47,9 @@ def key(config: Config, run: Run) -> dict[str, Any]:
 
 
 def input_files(settings: Synthesis) -> list[Path]:
-    """The files that requests are made from."""
-    return [Path(path) for path in settings.seeds]
+    """The files that requests are made from, and that rows are compared with."""
+    benchmarks = [path for benchmark in settings.benchmarks for path in benchmark_files(benchmark.path)]
+    return [*seed_files(settings), *benchmarks]
 
 
 def journal_of(run: Run) -> Path:
@@ -94,6 +97,8 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
 async def _generate(settings: Synthesis, journal: Journal) -> Result:
     budget = Budget(settings, journal)
     teachers = {} if settings.replay else teachers_of(settings, budget)
+    if teachers:
+        note(settings, journal)
     try:
         with bar(total=settings.rows, what="generate") as progress:
 
@@ -102,7 +107,12 @@ async def _generate(settings: Synthesis, journal: Journal) -> Result:
 
             asker = Asker(journal, budget, teachers)
             return await Generation(
-                method(settings), DraftFilters(settings), asker, settings.rows, parallel_of(settings.teacher), show
+                method(settings, journal),
+                DraftFilters(settings),
+                asker,
+                settings.rows,
+                parallel_of(settings.teacher),
+                show,
             ).run()
     finally:
         for teacher in set(teachers.values()):
