@@ -32,7 +32,7 @@ DATA ?=
 TOKENIZER ?=
 CASES ?=
 # Tests of `make test`: those that need no extra and are quick. `make test-all` adds the others.
-CORE := not (slow or report or ray or browser or eval or judge or notebook)
+CORE := not (slow or report or ray or browser or eval or judge or documents or notebook)
 # Of the adapter store.
 ADAPTER ?=
 SHOW ?=
@@ -55,7 +55,7 @@ SETUP = $(PYTHON) -c '' > /dev/null 2>&1 || { echo 'suri: $(PYTHON) is missing o
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 
-.PHONY: help demo-base data train export report verify eval preview plan chat generate keep adapters ask compare judge methods forgetting curves data-diff bench profile test test-all check clean clean-runs
+.PHONY: help demo-base documents-extra data train export report verify eval preview plan chat generate keep adapters ask compare judge methods forgetting curves data-diff bench profile test test-all check clean clean-runs
 help:
 	@echo 'Start'
 	@echo '  make export        data, tokens, training, merge, measurements: the demo'
@@ -108,6 +108,7 @@ help:
 
 data: $(VENV)/.report
 judge generate: $(VENV)/.judge
+generate: documents-extra
 data generate train export report verify preview plan ask compare judge: $(READY) demo-base
 	@$(RUN)
 
@@ -144,7 +145,7 @@ bench profile: $(READY)
 test: $(READY)
 	@$(PY) -m pytest -m "$(CORE)" $(ARGS)
 
-test-all: $(VENV)/.report $(VENV)/.ray $(VENV)/.browser $(VENV)/.eval $(VENV)/.judge $(VENV)/.notebook $(DEMO)
+test-all: $(VENV)/.report $(VENV)/.ray $(VENV)/.browser $(VENV)/.eval $(VENV)/.judge $(VENV)/.documents $(VENV)/.notebook $(DEMO)
 	@$(PY) -m pytest $(ARGS)
 
 check: $(READY)
@@ -158,7 +159,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 # Extras that only some commands need.
-$(VENV)/.report $(VENV)/.ray $(VENV)/.browser $(VENV)/.eval $(VENV)/.judge $(VENV)/.notebook: $(VENV)/.%: $(READY)
+$(VENV)/.report $(VENV)/.ray $(VENV)/.browser $(VENV)/.eval $(VENV)/.judge $(VENV)/.documents $(VENV)/.notebook: $(VENV)/.%: $(READY)
 	@$(SETUP) $* $(PIP_ARGS)
 	@test $* != report || $(PY) -m scripts.fetch_grammar || echo 'without it the report has no English verb chart'
 	@touch $@
@@ -169,6 +170,11 @@ $(DEMO): $(READY)
 # The demo's base is fetched only for configs that name it.
 demo-base: $(READY)
 	@if test ! -e $(DEMO) && grep -qsF $(DEMO) -- "$$CONFIG" < /dev/null; then $(PY) -m scripts.fetch_demo $(DEMO); fi
+
+# PDF files are read with a package that is installed only for configs that name documents.
+documents-extra: $(READY)
+	@if test ! -e $(VENV)/.documents && { test -n "$(findstring synthesis.documents,$(ARGS))" || \
+	  grep -qsE '^[^#]*\bdocuments:' -- "$$CONFIG" < /dev/null; }; then $(MAKE) --no-print-directory $(VENV)/.documents; fi
 
 # Only what Suri fetched, converted or compiled; .cache may hold files of others too.
 clean:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pipeline.config.synthesis import Synthesis
 from pipeline.synthesis.generation import MISSING, Method
 from pipeline.synthesis.journal import Journal
+from pipeline.synthesis.questions import Questions
 from pipeline.synthesis.seeds import read_seeds
 from pipeline.synthesis.self_instruct import SelfInstruct, first_items, series
+from pipeline.synthesis.translate import Translate
 
 
 def method(settings: Synthesis, journal: Journal) -> Method:
@@ -15,6 +17,10 @@ def method(settings: Synthesis, journal: Journal) -> Method:
     Args:
         journal: of earlier commands, with what a method noted in it.
     """
+    if settings.method == "translate":
+        return Translate(settings)
+    if settings.method == "questions":
+        return Questions(settings)
     seeds = read_seeds(settings)
     return SelfInstruct(settings, seeds, first_items(settings, seeds, journal, MISSING))
 

@@ -17,12 +17,14 @@ from pipeline.api.key import key_of
 from pipeline.config.schema import Config
 from pipeline.config.synthesis import Synthesis
 from pipeline.dataset.read.benchmark import files_of as benchmark_files
+from pipeline.dataset.read.source import files_of as source_files
 from pipeline.dataset.read.source import located
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_json, write_json_lines
 from pipeline.run.folder import Run, input_hashes
 from pipeline.run.progress import bar, say
 from pipeline.synthesis.asker import Asker
+from pipeline.synthesis.documents.read import files_of as document_files
 from pipeline.synthesis.filters import DraftFilters
 from pipeline.synthesis.generation import Generation, Result
 from pipeline.synthesis.journal import Journal
@@ -49,7 +51,8 @@ def key(config: Config, run: Run) -> dict[str, Any]:
 def input_files(settings: Synthesis) -> list[Path]:
     """The files that requests are made from, and that rows are compared with."""
     benchmarks = [path for benchmark in settings.benchmarks for path in benchmark_files(benchmark.path)]
-    return [*seed_files(settings), *benchmarks]
+    sources = [path for source in settings.sources for path in source_files(source)]
+    return [*seed_files(settings), *sources, *document_files(settings.documents), *benchmarks]
 
 
 def journal_of(run: Run) -> Path:
