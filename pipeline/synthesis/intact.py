@@ -42,6 +42,7 @@ CODE_LINE = re.compile(
     r"(?:import|from)\s+[\w.]+(?:\s+import\s+[\w.*, ]+)?\s*$|#include\s*<.*|.*[=(){}\[\]].*[;{}]\s*$)", re.A,
 )  # fmt: skip
 IN_CODE = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'|(?:#|//).*$")  # strings and comments, which may be translated
+PROSE = re.compile(r"\b(?:the|an|of|to|your|please)\b", re.IGNORECASE)  # in a line that is no code
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.A)
 SEPARATED = re.compile(r"[\s,;|/]+")
 RUN = 4  # numbers with nothing but separators between them that are data, to be kept in order
@@ -88,7 +89,7 @@ def kept_out(text: str) -> str:
     text = FENCE.sub(" ", plain(text))
     for pattern in VERBATIM.values():
         text = pattern.sub(" ", text)
-    return "\n".join(line for line in text.split("\n") if not CODE_LINE.match(line))
+    return "\n".join(line for line in text.split("\n") if not _is_code(line))
 
 
 def _found(kind: str, pattern: re.Pattern[str], text: str) -> dict[str, None]:
@@ -126,10 +127,14 @@ def _identifiers(source: str, translation: str) -> list[str]:
     """Names in lines of unmarked code that the translation does not have."""
     names: dict[str, None] = {}
     for line in source.split("\n"):
-        if CODE_LINE.match(line):
+        if _is_code(line):
             names |= dict.fromkeys(IDENTIFIER.findall(IN_CODE.sub(" ", line)))
     have = set(IDENTIFIER.findall(translation)) if names else set()
     return [f"name in code missing: {_short(name)}" for name in names if name not in have]
+
+
+def _is_code(line: str) -> bool:
+    return bool(CODE_LINE.match(line)) and not PROSE.search(IN_CODE.sub(" ", line))
 
 
 def _numbers(source: str, translation: str, whole: str, language: str) -> list[str]:

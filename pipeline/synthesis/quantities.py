@@ -35,7 +35,8 @@ CJK_SCALE = re.compile("[百千万萬億亿兆]")
 KO_DIGITS = {c: i for i, c in enumerate("영일이삼사오육칠팔구")} | {"공": 0, "륙": 6}
 KO_SMALL = {"십": 10, "백": 100, "천": 1000}
 KO_LARGE = {"만": 10**4, "억": 10**8, "조": 10**12}
-KO_CHAIN = re.compile(r"\d[\d,]*(?:\.\d+)?[십백천]?[만억조]?(?: ?(?:\d[\d,]*[십백천]?[만억조]?|[십백천]?[만억조]))*")
+KO_PIECE = r"\d[\d,]*(?:\.\d+)?(?:[십백천][만억조]?|[만억조])"
+KO_CHAIN = re.compile(rf"{KO_PIECE}(?: ?{KO_PIECE})*(?: ?\d(?:[\d,]*\d)?)?")
 KO_TOKEN = re.compile(r"\d[\d,]*(?:\.\d+)?|[십백천만억조영일이삼사오육륙칠팔구공]")
 COUNTER = (
     "(?:명|개|년|월|일|시|분|초|원|번|위|회|장|쪽|점|배|층|주|단계|등|차|호|도|퍼센트|인|세기|세대|살|권|마리|대|잔|"
@@ -62,7 +63,7 @@ KO_OTHER = {"절반": (1, 2), "반": (1, 2), "하루": (1,), "이틀": (2,), "�
 KO_OTHERS = re.compile(rf"(?<![가-힣])(?:{'|'.join(KO_OTHER)})(?![가-힣]{{2}})")
 
 EN_ONES = (
-    "zero", "one first once single a an", "two second twice both double pair couple", "three third triple",
+    "zero", "one first once single", "two second twice both double pair couple", "three third triple",
     "four fourth", "five fifth", "six sixth", "seven seventh", "eight eighth", "nine ninth", "ten tenth decade",
     "eleven eleventh", "twelve twelfth dozen", "thirteen thirteenth", "fourteen fourteenth", "fifteen fifteenth",
     "sixteen sixteenth", "seventeen seventeenth", "eighteen eighteenth", "nineteen nineteenth",
@@ -76,9 +77,15 @@ MONTHS = (
     "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
     "december",
 )  # fmt: skip
-EN_OTHER = {"half": (1, 2), "halves": (1, 2), "quarter": (1, 4), "quarters": (4,), "century": (100,)} | {
-    name: (number,) for number, month in enumerate(MONTHS, 1) for name in (month, month[:3])
-}
+EN_OTHER = {
+    "a": (1,),
+    "an": (1,),
+    "half": (1, 2),
+    "halves": (1, 2),
+    "quarter": (1, 4),
+    "quarters": (4,),
+    "century": (100,),
+} | {name: (number,) for number, month in enumerate(MONTHS, 1) for name in (month, month[:3])}
 LETTERS = re.compile(r"[a-z]+")
 
 

@@ -18,17 +18,17 @@ def is_untranslated(source: str, translation: str, from_language: str, language:
         is_prose: the text is known to be prose, as an instruction is.
     """
     rest = kept_out(translation)
-    words = rest.lower().split()
+    words = rest.split()
     if len(LETTER.findall(rest)) < FEWEST or from_language == language:
         return False
     if _scripts(language):  # the target has letters of its own
         if language_of(rest) in (language, *_scripts(language)):
             return False
-        return is_prose or _function_words(words, from_language) >= PROSE
+        return is_prose or _is_prose(words, from_language) or (_same(source, translation) and _is_plain(words))
     if _scripts(from_language):
         return language_of(rest) in (from_language, *_scripts(from_language))
     if _same(source, translation):
-        return len(words) >= PROSE and (is_prose or _function_words(words, from_language) >= PROSE)
+        return len(words) >= PROSE and (is_prose or _is_prose(words, from_language) or _is_plain(words))
     own, foreign = _function_words(words, language), _function_words(words, from_language)
     return language in WORDS and foreign > PROSE and foreign > 2 * own
 
@@ -40,7 +40,17 @@ def _scripts(language: str) -> tuple[str, ...]:
 def _function_words(words: list[str], language: str) -> int:
     """Function words of a language, of English where the language has no list."""
     known = set(WORDS.get(language, WORDS[LATIN]).split())
-    return sum(word.strip(".,;:!?\"'()") in known for word in words)
+    return sum(word.strip(".,;:!?\"'()").lower() in known for word in words)
+
+
+def _is_prose(words: list[str], language: str) -> bool:
+    return _function_words(words, language) >= PROSE
+
+
+def _is_plain(words: list[str]) -> bool:
+    """Whether most are words with small letters, so not a list of names."""
+    small = [word for word in words if word[0].islower()]
+    return len(small) > PROSE and len(small) * 2 > len(words)
 
 
 def _same(source: str, translation: str) -> bool:
