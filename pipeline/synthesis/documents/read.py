@@ -157,7 +157,7 @@ def _is_document(path: Path) -> bool:
 
 def _left_out(documents: Sequence[str]) -> Counter[str]:
     """Files in the folders and patterns that are no documents, by the ends of their names."""
-    files = {path for name in documents if not Path(name).is_file() for path in _below(name)}
+    files = dict.fromkeys(path for name in documents if not Path(name).is_file() for path in _below(name))
     return Counter(path.suffix.lower() or "no ending" for path in files if not _is_document(path))
 
 
