@@ -108,7 +108,11 @@ help:
 
 data: $(VENV)/.report
 judge generate: $(VENV)/.judge
-data generate train export report verify preview plan ask compare judge: $(READY) demo-base
+data train export report verify preview plan ask compare judge: $(READY) demo-base
+	@$(RUN)
+
+# It reads the demo's base only where that is its teacher, and fetches it itself.
+generate: $(READY)
 	@$(RUN)
 
 methods forgetting: $(READY) demo-base

@@ -42,6 +42,25 @@ def show_preview(config: Config, run: Run) -> None:
     preview(encoder, list(read_examples(run.folder("dataset"), "train")))
 
 
+def show_replies(config: Config, run: Run) -> None:
+    """Prints a few prompts of `generate` with their replies, as `synthesis.preview` says; writes no rows.
+
+    Raises:
+        UserError: no method is named, or the teacher cannot be asked.
+    """
+    from pipeline.synthesis.journal import Journal
+    from pipeline.synthesis.methods import method
+    from pipeline.synthesis.preview import preview
+    from pipeline.synthesis.readiness import check_method, check_teachers
+    from pipeline.synthesis.stage import journal_of
+
+    check_method(config.synthesis)
+    if not config.synthesis.replay:
+        check_teachers(config.synthesis)
+    with run.lock():
+        preview(config.synthesis, method(config.synthesis), Journal(journal_of(run)))
+
+
 def make_report(config: Config, run: Run) -> None:
     """Writes one page of all that a run folder holds (docs/report.md); makes no stage.
 

@@ -6,8 +6,19 @@ import os
 
 from pipeline.config.method_rules import Problem, method_problems
 from pipeline.config.schema import Config, Data
+from pipeline.config.synthesis import Asked, Synthesis
 
 LOCAL = "is for hub ids; what lies here is what it is: remove this"
+# What each method of `synthesis` makes its rows from: the keys, of which one must be given.
+MADE_FROM = {
+    "self-instruct": ("seeds",), "translate": ("sources",), "questions": ("documents", "sources"),
+}  # fmt: skip
+MADE_FROM_FIX = {
+    "self-instruct": "name files of seed tasks, such as data/seed_tasks.en.jsonl",
+    "translate": "name the data set, such as [{path: my_instructions.json}]",
+    "questions": "name files or folders with text, or your own questions and answers as synthesis.sources",
+}
+TERMS = "write what the teacher's terms say about training on its replies, or their address, for the datasheet"
 
 
 def contradictions(config: Config, model: bool = True) -> list[Problem]:
@@ -26,6 +37,7 @@ def contradictions(config: Config, model: bool = True) -> list[Problem]:
         )
     problems += _of_data(config.data)
     problems += _of_forgetting(config)
+    problems += _of_synthesis(config.synthesis)
     if config.eval.num_fewshot and config.eval.task_files:
         what = "files hold no training rows to take examples from; set it to 0, or read the hub (eval.task_files empty)"
         problems.append((("eval", "num_fewshot"), what))
@@ -38,6 +50,41 @@ def contradictions(config: Config, model: bool = True) -> list[Problem]:
         what = f"does not divide train.batch_size, {config.train.batch_size}, into equal micro-batches"
         problems.append((("train", "accumulation_4_28"), what))
     return problems
+
+
+def _of_synthesis(settings: Synthesis) -> list[Problem]:
+    """Of a section that names a method; another one does nothing."""
+    problems: list[Problem] = []
+    if settings.method == "none":
+        return problems
+    section, teacher = "synthesis", settings.teacher
+    if not teacher.model:
+        problems.append(((section, "teacher", "model"), "missing; name the model as its server knows it"))
+    if not teacher.terms.strip():
+        problems.append(((section, "teacher", "terms"), f"missing; {TERMS}"))
+    keys = MADE_FROM[settings.method]
+    if not any(getattr(settings, key) for key in keys):
+        problems.append(((section, keys[0]), f"missing; {MADE_FROM_FIX[settings.method]}"))
+    if settings.method == "translate" and settings.language == settings.from_language:
+        problems.append(((section, "from_language"), "is the language of the rows; remove it, or name another one"))
+    problems += _of_price(settings, "teacher", teacher)
+    if settings.judge.bar and settings.judge.model:
+        problems += _of_price(settings, "judge", settings.judge)
+    return problems
+
+
+def _of_price(settings: Synthesis, role: str, asked: Asked) -> list[Problem]:
+    """A budget in money needs the price of every model that is asked, in its currency."""
+    price, unit = asked.price, settings.budget.partition(" ")[2]
+    if unit in ("", "tokens"):
+        return []
+    key = ("synthesis", role, "price")
+    if price.input is None or price.output is None:
+        fix = "give input and output for a million tokens, or set a budget in tokens"
+        return [(key, f"missing, and synthesis.budget is in {unit}; {fix}")]
+    if price.currency != unit:
+        return [((*key, "currency"), f"is {price.currency}, but synthesis.budget is in {unit}; name one currency")]
+    return []
 
 
 def _of_forgetting(config: Config) -> list[Problem]:
