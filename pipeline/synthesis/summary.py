@@ -61,6 +61,7 @@ def lines(settings: Synthesis, result: Result, now: Spent, before: Spent, folder
     command = "all in this command" if here == now and now.replies else f"in this command {here.text(currency)}"
     said.append(f"spent: {now.text(currency)}; {command}")
     said += _ended(settings, result)
+    said.append(f"Yield, novelty, samples, spending: {folder / 'report.html'}")
 
     return said
 
