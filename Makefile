@@ -108,11 +108,11 @@ help:
 
 data: $(VENV)/.report
 judge generate: $(VENV)/.judge
-data train export report verify preview plan ask compare judge: $(READY) demo-base
+data train export report verify preview ask compare judge: $(READY) demo-base
 	@$(RUN)
 
-# It reads the demo's base only where that is its teacher, and fetches it itself.
-generate: $(READY)
+# They read the demo's base only for some configs, and fetch it themselves.
+generate plan: $(READY)
 	@$(RUN)
 
 methods forgetting: $(READY) demo-base

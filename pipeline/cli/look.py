@@ -5,15 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config.schema import Config
+from pipeline.demo.base_model import fetch_if_named
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
+from pipeline.run.next_command import next_command
 from pipeline.run.progress import say, working
 
 INDENT = 11  # columns in front of the values of a plan
 
 
 def show_plan(config: Config, run: Run) -> None:
-    """Prints the arithmetic of a config; counts tokens where the tokens stage is up to date."""
+    """Prints the arithmetic of a config; counts tokens where the tokens stage is up to date.
+
+    Of a config that generates its rows: first what that takes. As long as they are not there, nothing is known of the
+    training.
+    """
+    if config.synthesis.method != "none" and not _show_forecast(config, run):
+        return
+    fetch_if_named(config.model.base)
     with working("plan: loading torch and transformers"):
         from pipeline.stages import stale
         from pipeline.training import duration
@@ -26,6 +35,30 @@ def show_plan(config: Config, run: Run) -> None:
         times = duration.lines(planned, duration.duration(config, planned, run.root.parent))
     for line in lines(config, planned, times):
         say(line, hanging=0 if line.startswith(" ") else INDENT)
+
+
+def _show_forecast(config: Config, run: Run) -> bool:
+    """Prints what `generate` will take; returns whether a plan of the training can follow."""
+    from pipeline.synthesis import stage
+    from pipeline.synthesis.forecast import forecast
+    from pipeline.synthesis.journal import Journal
+    from pipeline.synthesis.methods import method
+    from pipeline.synthesis.plan_lines import lines
+    from pipeline.synthesis.summary import Spent
+
+    journal = Journal(stage.journal_of(run))
+    with working("plan: prompts and journal"):
+        planned = forecast(config.synthesis, method(config.synthesis), journal)
+    for line in lines(config.name, config.synthesis, planned, Spent.of(journal)):
+        say(line, hanging=0 if line.startswith(" ") else INDENT)
+    if stage.is_source(config) and not run.is_current("generated", stage.key(config, run)):
+        say(f"training   not known before the rows are there. To make them:\n  {next_command('generate')}")
+        return False
+    if not config.data.sources or not (config.model.base or config.model.geometry):
+        missing = "model.base" if config.data.sources else "data.sources"
+        say(f"training   not planned: {missing} is not set", hanging=INDENT)
+        return False
+    return True
 
 
 def show_preview(config: Config, run: Run) -> None:

@@ -58,6 +58,13 @@ def _generate(given: Given) -> None:
     bring_up_to_date(config, run, "generate")
 
 
+def _plan(given: Given) -> None:
+    config, run = given.load()
+    if config.synthesis.method == "none":  # without generated rows there is only training to plan, which needs a base
+        config, run = replace(given, command=replace(given.command, model=True)).load()
+    look.show_plan(config, run)
+
+
 def _chat(given: Given) -> None:
     if name := given.options.get("adapter"):
         from pipeline.config.reference import as_yaml
@@ -87,7 +94,7 @@ COMMANDS = (
     Command("chat", "start", "talk to the exported model, or to a stored adapter", _chat,
             options=(Option("adapter", "NAME", "an adapter of the store, on its base"),),
             keys=("chat",), makes_first=TO_EXPORT),
-    Command("plan", "look", "rows, tokens, steps, trained parameters and memory", on_run(look.show_plan),
+    Command("plan", "look", "rows, tokens, steps, trained parameters and memory", _plan, model=False, fetch=False,
             keys=PLANNED),
     Command("preview", "look", "five encoded rows; what carries loss is green", on_run(look.show_preview),
             keys=("prompt",), makes_first=TO_TOKENS),

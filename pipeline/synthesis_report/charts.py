@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.pages.charts import Bar, Series, add_lines, bars
+from pipeline.pages.charts import Bar, Series, add_lines, bars, thinned
 from pipeline.pages.drawing import Drawing
 from pipeline.pages.phrases import phrase
 
 VERBS = 15  # that are compared
+SMOOTH = 50  # points of the line of similarity
 MOST = 25  # rules that have a bar of their own
 
 
@@ -49,14 +50,15 @@ def late_share(points: list[tuple[float, float]]) -> float:
 
 
 def similarity(report: Mapping[str, Any], width: float) -> Drawing:
-    """Highest ROUGE-L of each kept row with an earlier one or a seed, in the order in which rows were kept."""
+    """Highest ROUGE-L of each kept row with an earlier one or a seed, in the order in which rows were kept; means of
+    neighbours, since single rows differ much."""
     novelty = report["novelty"]
     points = [(float(x), float(y)) for x, y in novelty["similarity"]]
     values = sorted(y for _, y in points)
     title = phrase("gen-similar-title", median=f"{values[len(values) // 2]:.2f}", highest=f"{values[-1]:.2f}")
     drawing = Drawing("similar", width, 0, title, phrase("gen-similar-alt"), x_axis=phrase("gen-axis-row"))
     drawing.y_axis = phrase("gen-axis-f")
-    lines = [Series(phrase("gen-line-similar"), points, "accent", 1.5)]
+    lines = [Series(phrase("gen-line-similar"), thinned(points, SMOOTH), "accent")]
     if novelty["limit"]:
         ends = [(points[0][0], float(novelty["limit"])), (points[-1][0], float(novelty["limit"]))]
         lines.append(Series(phrase("gen-line-limit"), ends, "warn", 1.5))
@@ -78,6 +80,6 @@ def verbs(counted: Mapping[str, Any], width: float) -> Drawing:
         drawn.append(Bar(verb["verb"], [(share, "accent", tip)], f"{share:.1%}", bold=True))
         if seeds:
             tip = phrase("gen-tip-share", name=verb["verb"], who=known, share=f"{before:.1%}")
-            drawn.append(Bar("", [(before, "left", tip)], f"{before:.1%}"))
+            drawn.append(Bar(known, [(before, "left", tip)], f"{before:.1%}", inset=14))
     meanings = [("accent", made), ("left", known)] if seeds else []
     return bars(drawing, drawn, meanings)
