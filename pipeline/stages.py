@@ -212,7 +212,10 @@ def make_data(config: Config, run: Run) -> None:
         bring_up_to_date(config, run, "report")
     else:
         say("tokens: skipped: neither model.base nor model.tokenizer is set; the report counts letters instead")
-        _make(config, run, (*wanted(config, "data"), BY_NAME["report"]))
+        made = (*wanted(config, "data"), BY_NAME["report"])
+        for stage in made:
+            stage.check(config, run)
+        _make(config, run, made)
 
 
 def stale(config: Config, run: Run, last: str = "export") -> list[str]:
