@@ -24,7 +24,7 @@ from pipeline.synthesis.filters import DraftFilters
 from pipeline.synthesis.generation import Generation, Method
 from pipeline.synthesis.journal import Journal
 from pipeline.synthesis.receipts import Receipt
-from pipeline.synthesis.request import Draft, Reply, Request
+from pipeline.synthesis.request import Reply, Request
 from pipeline.synthesis.spend import Budget, cost_of, most_cost
 from pipeline.synthesis.teachers import asked_of
 
@@ -94,7 +94,7 @@ def forecast(settings: Synthesis, maker: Method, journal: Journal) -> Forecast:
     end = ""
     if maker.items is not None and items > maker.items - result.items:
         items, end = max(0, maker.items - result.items), "items"
-    first = 1 + rows_an_item * _requests_a_row(settings, maker)
+    first = 1 + rows_an_item * _requests_a_row(settings)
     an_item = len(watcher.answered) / result.items if measured else first
     requests = math.ceil(items * an_item)
     told = [received[key] for key in watcher.answered if key in received]
@@ -161,18 +161,12 @@ def _rows_an_item(settings: Synthesis, maker: Method) -> int:
     return maker.rows_per_item * (1 + settings.evolve.rounds)
 
 
-def _requests_a_row(settings: Synthesis, maker: Method) -> float:
-    """Requests of the second phase for a row: by a trial of the method, and one for a rating. An evolved row takes
-    another one, for its instruction and its output together."""
-    work = maker.finish(Draft("Describe the harbour.", "", "It is a small harbour with three boats."))
-    try:
-        asks = next(work, None) is not None
-    except Exception:  # the method needs what only a draft of its own has
-        asks = True
-    finally:
-        work.close()
+def _requests_a_row(settings: Synthesis) -> float:
+    """Requests of the second phase for a row: an answer, a rating, and for each evolved row its instruction and its
+    output."""
+    answers = settings.method == "questions" or (settings.method == "translate" and settings.rewrite)
     rounds = settings.evolve.rounds
-    return max(float(asks), float(bool(settings.judge.bar)) + rounds / (1 + rounds))
+    return (float(answers) + 2 * rounds) / (1 + rounds) + bool(settings.judge.bar)
 
 
 def _reserved(settings: Synthesis, requests: Iterable[Request], count: int) -> float:
