@@ -25,14 +25,15 @@ VERBS = ("Describe", "List", "Explain", "Compare", "Draw", "Name", "Translate", 
 NOUNS = ("harbour", "recipe", "engine", "garden", "museum", "storm", "market", "violin", "glacier", "theatre")
 
 
-def tasks(number: int, count: int = 5) -> list[dict[str, str]]:
+def tasks(number: int, count: int = 5) -> list[dict[str, Any]]:
     """New tasks, other ones for each number below 20."""
     made = []
     for k in range(count):
         n = number * count + k
         verb, noun = VERBS[n % 10], NOUNS[n // 10 % 10]
         text = f"{verb} the {noun} number {n} for a visitor who has never been there before."
-        made.append({"instruction": text, "input": "", "output": f"It is the {noun} that visitors know as number {n}."})
+        output = f"It is the {noun} that visitors know as number {n}."
+        made.append({"instruction": text, "input": "", "output": output, "classification": False})
     return made
 
 
@@ -75,7 +76,7 @@ def write_config(folder: Path, *overrides: str, **synthesis: Any) -> Config:
     seeds = folder / "seeds.jsonl"
     seeds.write_text("".join(json.dumps(seed) + "\n" for seed in SEEDS))
     values = {
-        "method": "self-instruct", "seeds": [str(seeds)], "rows": 20, "seeds_per_prompt": 2,
+        "method": "self-instruct", "seeds": [str(seeds)], "rows": 20, "seeds_per_prompt": 2, "novelty": 0,
         "teacher": {"model": "asked-model", "base_url": "http://localhost:1/v1", "terms": "Ours; anything goes.",
                     "parallel": 2},
         **synthesis,
