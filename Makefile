@@ -109,7 +109,11 @@ help:
 data: $(VENV)/.report
 judge generate: $(VENV)/.judge
 generate: documents-extra
-data generate train export report verify preview plan ask compare judge: $(READY) demo-base
+data train export report verify preview ask compare judge: $(READY) demo-base
+	@$(RUN)
+
+# They read the demo's base only for some configs, and fetch it themselves.
+generate plan: $(READY)
 	@$(RUN)
 
 methods forgetting: $(READY) demo-base

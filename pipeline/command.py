@@ -34,12 +34,14 @@ from pipeline.run.terminal import safe
 from pipeline.run.width import WIDTH
 
 
-def load_run(path: str, overrides: Sequence[str], model: bool = True, files: bool = True) -> tuple[Config, Run]:
+def load_run(
+    path: str, overrides: Sequence[str], model: bool = True, files: bool = True, fetch: bool = True
+) -> tuple[Config, Run]:
     """The config and the run folder of a command; fetches the demo's base where the config names it.
 
     Args:
         model: whether the command needs a base model. files: whether it reads the files that the config names, so that
-            what is wrong with them is told with the config's own problems.
+            what is wrong with them is told with the config's own problems. fetch: whether it reads the base.
 
     Raises:
         UserError: the config cannot be read, anything in it is wrong, or the base cannot be fetched.
@@ -51,7 +53,8 @@ def load_run(path: str, overrides: Sequence[str], model: bool = True, files: boo
     if not sys.stderr.isatty():  # in a log file they would be carriage returns
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     config = load(path, overrides, model, _file_problems if files else lambda values: [])
-    fetch_if_named(config.model.base)
+    if fetch:
+        fetch_if_named(config.model.base)
     return config, Run.of(config.name)
 
 

@@ -6,6 +6,8 @@ these files, so the front door collects them.
 
 from __future__ import annotations
 
+import glob
+from pathlib import Path
 from typing import Any
 
 from pipeline.config.method_rules import Problem
@@ -16,6 +18,9 @@ from pipeline.model.base.location import kind_of as kind_of_base
 from pipeline.prompt import template
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
+from pipeline.run.nearest import nearest_file
+
+NAME_ONE = "paths are relative to the folder in which the command runs"
 
 
 def file_problems(values: dict[str, Any]) -> list[Problem]:
@@ -38,6 +43,7 @@ def file_problems(values: dict[str, Any]) -> list[Problem]:
                 kind_of_source(Source.model_construct(path=path))
             except UserError as error:
                 problems.append((("data", "sources", i, "path"), _line(error)))
+    problems += _of_synthesis(_section(values, "synthesis"))
     base = _section(values, "model").get("base")
     if isinstance(base, str):
         try:
@@ -45,6 +51,34 @@ def file_problems(values: dict[str, Any]) -> list[Problem]:
         except UserError as error:
             problems.append((("model", "base"), _line(error)))
     return problems
+
+
+def _of_synthesis(section: dict[str, Any]) -> list[Problem]:
+    """Of the files that rows are generated from, where a method is named."""
+    problems: list[Problem] = []
+    if section.get("method", "none") == "none":
+        return problems
+    for name in ("seeds", "documents"):
+        paths = section.get(name)
+        for i, path in enumerate(paths if isinstance(paths, list) else ()):
+            if isinstance(path, str) and path and not _is_there(path, only_file=name == "seeds"):
+                what = "no such file" if name == "seeds" else "no such file or folder"
+                problems.append((("synthesis", name, i), f"{what}: {path}; {nearest_file(Path(path), NAME_ONE)}"))
+    sources = section.get("sources")
+    for i, source in enumerate(sources if isinstance(sources, list) else ()):
+        path = source.get("path") if isinstance(source, dict) else None
+        if isinstance(path, str) and path:
+            try:
+                kind_of_source(Source.model_construct(path=path))
+            except UserError as error:
+                problems.append((("synthesis", "sources", i, "path"), _line(error)))
+    return problems
+
+
+def _is_there(path: str, only_file: bool) -> bool:
+    if only_file:
+        return Path(path).is_file()
+    return Path(path).exists() or (glob.has_magic(path) and bool(glob.glob(path, recursive=True)))
 
 
 def _is_made_first(values: dict[str, Any], path: str) -> bool:

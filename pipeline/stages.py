@@ -38,6 +38,7 @@ from pipeline.run.folder import Run
 from pipeline.run.next_command import next_command, verb_started
 from pipeline.run.progress import say, working
 from pipeline.synthesis import stage as synthesis
+from pipeline.synthesis_report import page as synthesis_page
 
 # Keys of `train` that change how a run is watched, not what comes out.
 WATCHING = ("tracker", "save_every", "keep")
@@ -155,8 +156,9 @@ def _check_judge(config: Config, run: Run) -> None:
 
 
 STAGES = (
-    Stage("generate", "generated", (), (), synthesis.key, lambda c, r, key, _: synthesis.build(c, r, key),
-          check=lambda c, r: synthesis.check(c, r), is_wanted=lambda c: synthesis.is_source(c)),
+    Stage("generate", "generated", (), (), synthesis.key,
+          lambda c, r, key, _: synthesis.build(c, r, key, synthesis_page.write),
+          check=synthesis.check, is_wanted=synthesis.is_source),
     Stage("data", "dataset", ("generate",), ("generated",), dataset.key, lambda c, r, key, _: dataset.build(c, r, key)),
     Stage("tokens", "tokens", ("data",), ("dataset",), _tokens_key, _build_tokens, input_files.of_tokens),
     Stage("train", "adapter", ("tokens",), ("dataset", "tokens"), _train_key, _build_adapter, input_files.of_train),
@@ -210,7 +212,10 @@ def make_data(config: Config, run: Run) -> None:
         bring_up_to_date(config, run, "report")
     else:
         say("tokens: skipped: neither model.base nor model.tokenizer is set; the report counts letters instead")
-        _make(config, run, (*wanted(config, "data"), BY_NAME["report"]))
+        made = (*wanted(config, "data"), BY_NAME["report"])
+        for stage in made:
+            stage.check(config, run)
+        _make(config, run, made)
 
 
 def stale(config: Config, run: Run, last: str = "export") -> list[str]:

@@ -38,7 +38,8 @@ class Command:
     words: names of the words that come first. more: name of the further words, where there may be any.
     variables: those of make that hold the words of a command with a config.
     config: whether it takes a config file and settings. model: whether that config must name a base model. files:
-        whether it reads the files that the config names.
+        whether it reads the files that the config names. fetch: whether it reads the base, which is fetched where it
+        is the demo's.
     keys: sections and keys of the config that it reads itself.
     makes_first: stages that it makes where they are missing.
     extra: the extra of the package that it needs with a config; empty = none.
@@ -55,6 +56,7 @@ class Command:
     config: bool = True
     model: bool = True
     files: bool = True
+    fetch: bool = True
     keys: tuple[str, ...] = ()
     makes_first: tuple[str, ...] = ()
     extra: Callable[[Config], str] = lambda config: ""
@@ -93,7 +95,7 @@ class Given:
         variables = dict(zip(command.variables, self.words, strict=True))
         variables |= {"REPLACE": "yes"} if "replace" in self.options else {}
         started(command.name.split()[0], self.config or DEMO, self.overrides, **variables)
-        config, run = load_run(self.config or DEMO, self.overrides, command.model, command.files)
+        config, run = load_run(self.config or DEMO, self.overrides, command.model, command.files, command.fetch)
         if extra := command.extra(config):
             require(extra, _place(command))
         return config, run

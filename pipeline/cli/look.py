@@ -5,15 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config.schema import Config
+from pipeline.demo.base_model import fetch_if_named
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
+from pipeline.run.next_command import next_command
 from pipeline.run.progress import say, working
 
 INDENT = 11  # columns in front of the values of a plan
 
 
 def show_plan(config: Config, run: Run) -> None:
-    """Prints the arithmetic of a config; counts tokens where the tokens stage is up to date."""
+    """Prints the arithmetic of a config; counts tokens where the tokens stage is up to date.
+
+    Of a config that generates its rows: first what that takes. As long as they are not there, nothing is known of the
+    training.
+    """
+    if config.synthesis.method != "none" and not _show_forecast(config, run):
+        return
+    fetch_if_named(config.model.base)
     with working("plan: loading torch and transformers"):
         from pipeline.stages import stale
         from pipeline.training import duration
@@ -28,6 +37,30 @@ def show_plan(config: Config, run: Run) -> None:
         say(line, hanging=0 if line.startswith(" ") else INDENT)
 
 
+def _show_forecast(config: Config, run: Run) -> bool:
+    """Prints what `generate` will take; returns whether a plan of the training can follow."""
+    from pipeline.synthesis import stage
+    from pipeline.synthesis.forecast import forecast
+    from pipeline.synthesis.journal import Journal
+    from pipeline.synthesis.methods import method
+    from pipeline.synthesis.plan_lines import lines
+    from pipeline.synthesis.summary import Spent
+
+    journal = Journal(stage.journal_of(run))
+    with working("plan: prompts and journal"):
+        planned = forecast(config.synthesis, method(config.synthesis, journal), journal)
+    for line in lines(config.name, config.synthesis, planned, Spent.of(journal)):
+        say(line, hanging=0 if line.startswith(" ") else INDENT)
+    if stage.is_source(config) and not run.is_current("generated", stage.key(config, run)):
+        say(f"training   not known before the rows are there. To make them:\n  {next_command('generate')}")
+        return False
+    if not config.data.sources or not (config.model.base or config.model.geometry):
+        missing = "model.base" if config.data.sources else "data.sources"
+        say(f"training   not planned: {missing} is not set", hanging=INDENT)
+        return False
+    return True
+
+
 def show_preview(config: Config, run: Run) -> None:
     """Prints five encoded rows and how many rows change prompt tokens when the answer is joined."""
     from pipeline.dataset.examples import read_examples
@@ -40,6 +73,26 @@ def show_preview(config: Config, run: Run) -> None:
     run.check("dataset")
     encoder = encoder_of(config.prompt, resolve(config.model).tokenizer, config.model.add_tokens)
     preview(encoder, list(read_examples(run.folder("dataset"), "train")))
+
+
+def show_replies(config: Config, run: Run) -> None:
+    """Prints a few prompts of `generate` with their replies, as `synthesis.preview` says; writes no rows.
+
+    Raises:
+        UserError: no method is named, or the teacher cannot be asked.
+    """
+    from pipeline.synthesis.journal import Journal
+    from pipeline.synthesis.methods import method
+    from pipeline.synthesis.preview import preview
+    from pipeline.synthesis.readiness import check_method, check_teachers
+    from pipeline.synthesis.stage import journal_of
+
+    check_method(config.synthesis)
+    if not config.synthesis.replay:
+        check_teachers(config.synthesis)
+    with run.lock():
+        journal = Journal(journal_of(run))
+        preview(config.synthesis, method(config.synthesis, journal), journal)
 
 
 def make_report(config: Config, run: Run) -> None:

@@ -48,6 +48,23 @@ def _data(given: Given) -> None:
     make_data(config, run)
 
 
+def _generate(given: Given) -> None:
+    config, run = given.load()
+    if config.synthesis.preview:
+        look.show_replies(config, run)
+        return
+    from pipeline.stages import bring_up_to_date
+
+    bring_up_to_date(config, run, "generate")
+
+
+def _plan(given: Given) -> None:
+    config, run = given.load()
+    if config.synthesis.method == "none":  # without generated rows there is only training to plan, which needs a base
+        config, run = replace(given, command=replace(given.command, model=True)).load()
+    look.show_plan(config, run)
+
+
 def _chat(given: Given) -> None:
     if name := given.options.get("adapter"):
         from pipeline.config.reference import as_yaml
@@ -70,14 +87,14 @@ COMMANDS = (
             keys=("export", *MEASURED), makes_first=TO_TRAIN),
     Command("data", "start", "read, clean, split and tokenise the data; writes a report", _data, model=False,
             keys=("data", "prompt", "model.tokenizer", "model.add_tokens")),
-    Command("generate", "start", "a teacher model makes rows of data", to_stage("generate"), model=False,
-            keys=("synthesis",), extra=lambda config: "judge"),
+    Command("generate", "start", "a teacher model makes rows of data", _generate, model=False, fetch=False,
+            keys=("synthesis",)),
     Command("train", "start", "train the adapter; resumes from the newest checkpoint", to_stage("train"),
             keys=("model", "adapter", "train"), makes_first=TO_TOKENS),
     Command("chat", "start", "talk to the exported model, or to a stored adapter", _chat,
             options=(Option("adapter", "NAME", "an adapter of the store, on its base"),),
             keys=("chat",), makes_first=TO_EXPORT),
-    Command("plan", "look", "rows, tokens, steps, trained parameters and memory", on_run(look.show_plan),
+    Command("plan", "look", "rows, tokens, steps, trained parameters and memory", _plan, model=False, fetch=False,
             keys=PLANNED),
     Command("preview", "look", "five encoded rows; what carries loss is green", on_run(look.show_preview),
             keys=("prompt",), makes_first=TO_TOKENS),

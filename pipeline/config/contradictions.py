@@ -6,7 +6,7 @@ import os
 
 from pipeline.config.method_rules import Problem, method_problems
 from pipeline.config.schema import Config, Data
-from pipeline.config.spending_rules import spending_problems
+from pipeline.config.synthesis_rules import synthesis_problems
 
 LOCAL = "is for hub ids; what lies here is what it is: remove this"
 
@@ -27,7 +27,7 @@ def contradictions(config: Config, model: bool = True) -> list[Problem]:
         )
     problems += _of_data(config.data)
     problems += _of_forgetting(config)
-    problems += spending_problems(config.synthesis)
+    problems += synthesis_problems(config.synthesis)
     if config.eval.num_fewshot and config.eval.task_files:
         what = "files hold no training rows to take examples from; set it to 0, or read the hub (eval.task_files empty)"
         problems.append((("eval", "num_fewshot"), what))

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.config.schema import Data
+from pipeline.dataset.generated import lines as lines_of_generated
 from pipeline.dataset.summary import label_of
 from pipeline.run.markdown import code, plain
 
@@ -30,13 +31,20 @@ LANGUAGES = {
 }  # fmt: skip
 
 
-def datasheet(report: Mapping[str, Any], name: str, data: Data) -> str:
-    """Markdown for `dataset/README.md`. name: of the run. data: its settings. Deterministic: no time, no machine."""
+def datasheet(
+    report: Mapping[str, Any], name: str, data: Data, generated: Mapping[str, Mapping[str, Any]] | None = None
+) -> str:
+    """Markdown for `dataset/README.md`. Deterministic: no time, no machine.
+
+    Args:
+        name: of the run. data: its settings. generated: reports of the sources that a teacher made, by path.
+    """
     blocks = [
         f"# Datasheet: {name}",
         _what(report),
         "## Sources and their licences",
-        _sources(report),
+        _sources(report, generated or {}),
+        *_generated(generated or {}),
         "Suri does not read licences: look up those that are not named above before you pass the data on.",
         "## How it was made",
         *_making(report, data),
@@ -67,11 +75,12 @@ def _what(report: Mapping[str, Any]) -> str:
     )
 
 
-def _sources(report: Mapping[str, Any]) -> str:
+def _sources(report: Mapping[str, Any], generated: Mapping[str, Any]) -> str:
     rows = []
     for source in report.get("sources", ()):
         forms = ", ".join(source.get("forms") or ()) or "-"
-        licence = _licence(str(source.get("path", "")))
+        path = str(source.get("path", ""))
+        licence = "see below: written by a model" if path in generated else _licence(path)
         left_out = source.get("left_out", 0)
         counts = (source.get("read", 0), source.get("kept", 0), source.get("rejected", 0) - left_out, left_out)
         rows.append((code(label_of(source)), plain(forms), *(f"{n:,}" for n in counts), licence))
@@ -82,6 +91,12 @@ def _sources(report: Mapping[str, Any]) -> str:
         for note, count in (source.get("notes") or {}).items()
     ]
     return "\n\n".join(filter(None, (_table(head, rows, numbers=(2, 3, 4, 5)), "\n".join(notes))))
+
+
+def _generated(generated: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
+    """Of each source that a teacher made: who, of what, when, under which terms."""
+    for path, report in generated.items():
+        yield f"### Generated: {code(path)}\n\n" + "\n".join(lines_of_generated(report))
 
 
 def _licence(path: str) -> str:

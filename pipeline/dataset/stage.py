@@ -21,6 +21,7 @@ from typing import Any
 
 from pipeline.config.portable_paths import shortener
 from pipeline.config.schema import Config, Data
+from pipeline.dataset import generated
 from pipeline.dataset.chunk import ChunkPipeline
 from pipeline.dataset.clean.rule import Cleaner
 from pipeline.dataset.datasheet import datasheet
@@ -91,7 +92,8 @@ def build(config: Config, run: Run, stage_key: dict[str, Any] | None = None) -> 
         output.counts["rehearsal"] = [name for name, source in zip(labels(data.sources), data.sources, strict=True)
                                       if source.rehearsal]  # fmt: skip
         write_json(output.folder / "report.json", report)
-        write_text(output.folder / "README.md", shortener(run.root, config)(datasheet(report, config.name, data)))
+        sheet = datasheet(report, config.name, data, generated.reports(data.sources))
+        write_text(output.folder / "README.md", shortener(run.root, config)(sheet))
     _print_report(report, data, run.folder("dataset"))
 
 

@@ -62,15 +62,24 @@ def next_command(verb: str = "", **variables: str) -> str:
     """
     if not verb:
         verb, variables = _call.verb or "export", {**dict(_call.variables), **variables}
+    return _line(verb, variables, _call.overrides)
+
+
+def command_without(verb: str, *keys: str) -> str:
+    """The same without the settings of these keys, such as `synthesis.preview`."""
+    return _line(verb, {}, [word for word in _call.overrides if word.partition("=")[0] not in keys])
+
+
+def _line(verb: str, variables: Mapping[str, str], overrides: Sequence[str]) -> str:
     runs = os.environ.get("RUNS", "")
     if is_suri():
-        words = ["suri", verb, *_suri_words(verb, variables), _call.config, *_call.overrides]
+        words = ["suri", verb, *_suri_words(verb, variables), _call.config, *overrides]
         return (f"RUNS={shlex.quote(runs)} " if runs else "") + " ".join(map(shlex.quote, words))
     parts = ["make", verb, *(f"{name}={_quoted(value)}" for name, value in variables.items())]
     if _call.config != DEMO:
         parts.append(f"CONFIG={_quoted(_call.config)}")
-    if _call.overrides:
-        parts.append(f"ARGS={_quoted(' '.join(map(shlex.quote, _call.overrides)), always=True)}")
+    if overrides:
+        parts.append(f"ARGS={_quoted(' '.join(map(shlex.quote, overrides)), always=True)}")
     if runs:
         parts.append(f"RUNS={_quoted(runs)}")
     return " ".join(parts)

@@ -87,6 +87,8 @@ class Bar:
             parts.append(self.note)
         text = ", ".join(parts)
         head = self.what + (f" {min(1.0, self.n / self.total):4.0%}" if self.total else "")
+        if self.note and columns(f"{head}: {text}") > width:  # the note says more than the time that has passed
+            text = ", ".join([self._count(), *parts[1:]])
         room = min(WIDEST_BAR, width - columns(head) - columns(text) - 4)
         if not live or not self.total or room < NARROWEST_BAR:
             return clipped(f"{head}: {text}", width)

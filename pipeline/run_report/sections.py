@@ -95,9 +95,19 @@ def data(contents: Contents) -> str:
     html = drawn.overview() + drawn.lengths() + drawn.contents()
     more = drawn.sources() + drawn.rules() + (drawn.verbs() if numbers.get("verbs") else "")
     return (
-        f"{html}<details><summary>{html_of(phrase('more-data'))}</summary>{more}</details>"
+        f"{_generated(contents)}{html}<details><summary>{html_of(phrase('more-data'))}</summary>{more}</details>"
         f"<p class=soft>{html_of(phrase('where-rows-are'))}</p>"
     )
+
+
+def _generated(contents: Contents) -> str:
+    """A sentence on rows that a teacher made for this run, with a link to their page; empty where there are none."""
+    manifest = contents.run.manifest("generated")
+    if manifest is None:
+        return ""
+    counts = manifest["counts"]
+    said = phrase("generated-rows", rows=f"{counts.get('rows', 0):,}", drafts=f"{counts.get('drafts', 0):,}")
+    return f'<p>{html_of(said)} <a href="generated/report.html">generated/report.html</a></p>'
 
 
 def planned(contents: Contents) -> str:

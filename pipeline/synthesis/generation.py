@@ -63,7 +63,9 @@ class Result:
     Attributes:
         rows, rejected: in order. drafts: their number together. kept_after: number of rows after each draft.
         ended: why it ended: rows, items, budget, or journal (nothing more is in it).
-        unfinished: items without a result, since a request failed, was not sent or is not in the journal.
+        items: whose first phase was finished.
+        unfinished: items and drafts without a result, since a request failed, was not sent or is not in the journal;
+            lost: those of them whose request failed after all tries.
     """
 
     rows: list[Draft] = field(default_factory=list)
@@ -71,7 +73,9 @@ class Result:
     kept_after: list[int] = field(default_factory=list)
     drafts: int = 0
     ended: str = "items"
+    items: int = 0
     unfinished: int = 0
+    lost: int = 0
 
     def counts(self) -> Counter[str]:
         """Rejected drafts and rows by rule."""
@@ -178,6 +182,7 @@ class Generation:
         if drafts is None:
             self.result.unfinished += 1
             return
+        self.result.items += 1
         for draft in drafts:
             decided = draft if draft.rejected else self.filters.draft(draft)
             task = None if decided.rejected else asyncio.create_task(self._drive(self.method.finish(decided)))
@@ -244,7 +249,7 @@ class Generation:
             self._out_of_replies = self._out_of_replies or "journal"
             self._missing += 1
         except GaveUp:
-            pass
+            self.result.lost += 1
         except Exception as error:  # ends the run now, also where older items are still waited for
             if self._failure is not None and not self._failure.done():
                 self._failure.set_exception(error)

@@ -2,7 +2,8 @@
 
 rows.jsonl       rows in Alpaca form, each with its provenance under `generated`; an ordinary source
 rejected.jsonl   drafts that were not kept, with rule, reason and the raw reply where it could not be used
-report.json      counts, spending, and what the page shows
+report.json      yield, novelty, lengths, spending, provenance; report.html shows it
+README.md        the datasheet
 
 journal/journal.jsonl, in the run folder, holds every reply; the stage is a pure function of it and of the config.
 """
@@ -10,32 +11,42 @@ journal/journal.jsonl, in the run folder, holds every reply; the stage is a pure
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.api.key import key_of
+from pipeline.config.portable_paths import shortened, shortener
 from pipeline.config.schema import Config
 from pipeline.config.synthesis import Synthesis
 from pipeline.dataset.read.benchmark import files_of as benchmark_files
 from pipeline.dataset.read.source import files_of as source_files
 from pipeline.dataset.read.source import located
-from pipeline.run.errors import UserError
-from pipeline.run.files import write_json, write_json_lines
+from pipeline.run.files import write_json, write_json_lines, write_text
 from pipeline.run.folder import Run, input_hashes
+from pipeline.run.next_command import verb_started
 from pipeline.run.progress import bar, say
+from pipeline.synthesis import receipts
 from pipeline.synthesis.asker import Asker
 from pipeline.synthesis.documents.read import files_of as document_files
 from pipeline.synthesis.filters import DraftFilters
-from pipeline.synthesis.generation import Generation, Result
+from pipeline.synthesis.generation import Generation, Method, Result
 from pipeline.synthesis.journal import Journal
 from pipeline.synthesis.methods import method, note
-from pipeline.synthesis.request import Draft
+from pipeline.synthesis.other_journal import warning
+from pipeline.synthesis.progress import Progress
+from pipeline.synthesis.readiness import check_method, check_teachers
+from pipeline.synthesis.readme import readme
+from pipeline.synthesis.report import report
+from pipeline.synthesis.row import RowWriter
 from pipeline.synthesis.seeds import seed_files
 from pipeline.synthesis.spend import Budget
+from pipeline.synthesis.summary import Spent, lines
 from pipeline.synthesis.teachers import parallel_of, teachers_of
 
 # Keys that change how a teacher is asked, not what it is asked.
 HOW = ("base_url", "key", "parallel", "retries", "timeout", "kind", "price", "context")
+
+Page = Callable[[str, Path], None]  # writes report.html, from the name of the run and the folder with the other files
 
 
 def key(config: Config, run: Run) -> dict[str, Any]:
@@ -45,7 +56,18 @@ def key(config: Config, run: Run) -> dict[str, Any]:
         del settings[name]
     for role in ("teacher", "judge"):
         settings[role] = {name: value for name, value in settings[role].items() if name not in HOW}
-    return {"version": 1, "synthesis": settings, "inputs": input_hashes(input_files(config.synthesis))}
+    again = {"again": True} if _is_made_again(config.synthesis, run) else {}
+    return {"version": 1, "synthesis": settings, "inputs": input_hashes(input_files(config.synthesis)), **again}
+
+
+def _is_made_again(settings: Synthesis, run: Run) -> bool:
+    """Whether `generate` makes the rows anew although key and files are the same: for a replay that was asked for, and
+    where requests failed or a replay ended for want of replies. Other commands take the rows that are there."""
+    if verb_started() != "generate":
+        return False
+    counts = (run.manifest("generated") or {}).get("counts", {})
+    missing = counts.get("ended") == "journal" or (counts.get("lost") and counts.get("ended") != "rows")
+    return settings.replay or bool(missing)
 
 
 def input_files(settings: Synthesis) -> list[Path]:
@@ -70,59 +92,60 @@ def check(config: Config, run: Run) -> None:
     """What can be wrong before the first request.
 
     Raises:
-        UserError: no method or no teacher is named, its package or its key is missing.
+        UserError: no method is named; or a package or a key of a model that is to be asked is missing.
     """
     settings = config.synthesis
-    if settings.method == "none":
-        fix = "self-instruct, translate or questions (docs/synthesis.md)"
-        raise UserError("no method is named", "synthesis.method", fix)
-    if not run.is_current("generated", key(config, run)) and not settings.replay:
-        key_of(settings.teacher, "synthesis.teacher")
+    check_method(settings)
+    if not settings.replay and not run.is_current("generated", key(config, run)):
+        check_teachers(settings)
 
 
-def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
+def build(
+    config: Config, run: Run, stage_key: dict[str, Any], page: Page = lambda name, folder: None
+) -> None:  # fmt: skip
     """Asks for what the journal does not hold, and writes the rows.
+
+    Args:
+        page: writes the page about them.
 
     Raises:
         UserError: the teacher fails, or gives nothing that can be kept; replies so far stay in the journal.
     """
-    settings = config.synthesis
-    result = asyncio.run(_generate(settings, Journal(journal_of(run))))
+    settings, journal = config.synthesis, Journal(journal_of(run))
+    maker = method(settings, journal)
+    before = Spent.of(journal)
+    if not settings.replay and (text := warning(settings, maker, journal, run)):
+        say(text)
+    result = asyncio.run(_generate(settings, maker, journal))
+    stage_key = {name: value for name, value in stage_key.items() if name != "again"}
+    received, short = receipts.read(journal_of(run)), shortener(run.root, config)
     with run.writing("generated", stage_key) as output:
-        write_json_lines(output.folder / "rows.jsonl", (_row(row) for row in result.rows))
-        write_json_lines(output.folder / "rejected.jsonl", (_row(row) for row in result.rejected))
-        report = {"rows": len(result.rows), "drafts": result.drafts, "rejected": dict(result.counts())}
-        write_json(output.folder / "report.json", report)
-        output.counts.update(report)
-    say(f"generate: {len(result.rows):,} rows of {result.drafts:,} drafts: {run.folder('generated') / 'rows.jsonl'}")
+        rows = RowWriter(settings, received, result.rows)
+        write_json_lines(output.folder / "rows.jsonl", map(rows.row, result.rows))
+        write_json_lines(output.folder / "rejected.jsonl", map(rows.rejected, result.rejected))
+        seeds = [seed.instruction for seed in getattr(maker, "seeds", ())]
+        told = shortened(report(settings, result, received, seeds, stage_key["inputs"]), short)
+        write_json(output.folder / "report.json", told)
+        write_text(output.folder / "README.md", readme(config.name, told))
+        page(config.name, output.folder)
+        names = ("rows", "wanted", "drafts", "rejected", "ended", "unfinished", "lost")
+        output.counts.update({name: told[name] for name in names})
+    for line in lines(settings, result, Spent.of(journal), before, run.folder("generated")):
+        say(line)
 
 
-async def _generate(settings: Synthesis, journal: Journal) -> Result:
+async def _generate(settings: Synthesis, maker: Method, journal: Journal) -> Result:
     budget = Budget(settings, journal)
     teachers = {} if settings.replay else teachers_of(settings, budget)
     if teachers:
         note(settings, journal)
     try:
-        with bar(total=settings.rows, what="generate") as progress:
-
-            def show(result: Result) -> None:
-                progress.update(len(result.rows) - progress.n)
-
-            asker = Asker(journal, budget, teachers)
-            return await Generation(
-                method(settings, journal),
-                DraftFilters(settings),
-                asker,
-                settings.rows,
-                parallel_of(settings.teacher),
-                show,
-            ).run()
+        asker = Asker(journal, budget, teachers)
+        with bar(total=settings.rows, what="generate") as drawn:
+            show = Progress(drawn, asker, settings)
+            parallel = parallel_of(settings.teacher)
+            return await Generation(maker, DraftFilters(settings), asker, settings.rows, parallel, show).run()
     finally:
         for teacher in set(teachers.values()):
             await teacher.close()
         journal.close()
-
-
-def _row(draft: Draft) -> dict[str, Any]:
-    row = {name: getattr(draft, name) for name in ("instruction", "input", "output", "task")}
-    return {**row, "generated": {**draft.origin, "requests": draft.requests}}

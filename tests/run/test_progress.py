@@ -162,3 +162,14 @@ def test_what_is_to_be_copied_stays_whole() -> None:
     assert wrapped(path) == path
     assert f"`make data CONFIG={path}`" in wrapped(f"the data is not there yet: `make data CONFIG={path}` reads it")
     assert wrapped("| a | b |" * 20) == "| a | b |" * 20
+
+
+def test_a_long_note_takes_the_place_of_the_time_that_has_passed() -> None:
+    shown = bar(total=1_000, what="generate", disable=True)
+    shown.n, shown.note = 450, "0.31 USD, 79 % kept, 146/min"
+    shown.started -= 185
+    line = shown.line(live=False)
+    assert line.startswith("generate  45%: 450 of 1,000 rows, 3 min 46 s left, 0.31 USD, 79 % kept")
+    assert "3 min 5 s" not in line
+    shown.note = "0.31 USD"
+    assert "3 min 5 s, 3 min 46 s left, 0.31 USD" in shown.line(live=False)

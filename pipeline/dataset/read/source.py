@@ -26,6 +26,7 @@ from pipeline.run.encoding import SAMPLE, likely_encoding
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.run.nearest import nearest_file
+from pipeline.run.next_command import is_suri, program
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 DATA_FILE = re.compile(r"\.(jsonl?|csv|tsv|txt|parquet|arrow|ya?ml|gz|zip|xz|bz2|zst)$", re.IGNORECASE)
@@ -46,10 +47,20 @@ def labels(sources: Sequence[Source]) -> list[str]:
 
 def located(path: str) -> Path:
     """Where a source is. `runs/NAME/generated` is in the folder of that run, wherever RUNS says that runs are."""
+    return Run.of(Path(path).parts[1]).folder(GENERATED) if _is_of_generate(path) else Path(path)
+
+
+def _is_of_generate(path: str) -> bool:
+    """Whether a path is of the form runs/NAME/generated."""
     parts = Path(path).parts
-    if len(parts) == 3 and parts[0] == "runs" and parts[2] == GENERATED:
-        return Run.of(parts[1]).folder(GENERATED)
-    return Path(path)
+    return len(parts) == 3 and parts[0] == "runs" and parts[2] == GENERATED
+
+
+def _config_argument(run: Path) -> str:
+    """The config of a run as a command takes it: the run's own copy where there is one, else the file of its name."""
+    own = run / "config.yaml"
+    path = own if own.is_file() else Path("configs") / f"{run.name}.yaml"
+    return str(path) if is_suri() else f"CONFIG={path}"
 
 
 def kind_of(source: Source) -> str:
@@ -72,6 +83,9 @@ def kind_of(source: Source) -> str:
     has_parent = os.path.isdir(path.parent)
     if HUB_ID.match(source.path) and not DATA_FILE.search(source.path) and not has_parent:
         return "hub"
+    if _is_of_generate(source.path):
+        fix = f"`{program()} generate {_config_argument(path.parent)}` makes them"
+        raise UserError(f"no rows were generated yet: {source.path}", "data.sources", fix)
     fix = nearest_file(path, "give a file, a glob, a folder, or a hub id such as tatsu-lab/alpaca", most=3)
     what = "no file matches" if glob.has_magic(source.path) else "no such data file"
     raise UserError(f"{what}: {source.path}", "data.sources", fix)

@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.spending_rules import spending_problems
 from pipeline.config.synthesis import Synthesis
+from pipeline.config.synthesis_rules import synthesis_problems
 
 PRICE = {"input": 1, "output": 2}
 
 
 def problems(budget: str, teacher: Any, **more: Any) -> list[str]:
-    settings = {"method": "self-instruct", "budget": budget, "teacher": {"model": "m", **teacher}, **more}
-    return [".".join(map(str, key)) for key, _ in spending_problems(Synthesis.model_validate(settings))]
+    teacher = {"model": "m", "terms": "allowed", **teacher}
+    settings = {"method": "self-instruct", "seeds": ["a.jsonl"], "budget": budget, "teacher": teacher, **more}
+    return [".".join(map(str, key)) for key, _ in synthesis_problems(Synthesis.model_validate(settings))]
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,8 @@ def problems(budget: str, teacher: Any, **more: Any) -> list[str]:
         ("", {"price": PRICE}, []),
         ("", {"price": {"input": 0, "output": 0}}, []),
         ("", {"price": {"input": 1}}, ["synthesis.teacher.price.output"]),
+        ("5 USD", {"price": {"input": 1}}, ["synthesis.teacher.price"]),
+        ("5 KRW", {"price": PRICE}, ["synthesis.teacher.price.currency"]),
         ("1000 tokens", {"price": {"output": 1}}, ["synthesis.teacher.price.input"]),
         ("", {"extra": {"n": 4, "top_p": 1}}, ["synthesis.teacher.extra"]),
     ],
@@ -34,7 +37,7 @@ def test_prices_and_budgets(budget: str, teacher: Any, keys: list[str]) -> None:
 
 
 def test_a_judge_with_a_model_is_checked_too() -> None:
-    judge = {"extra": {"stream": True}}
+    judge = {"bar": 4, "extra": {"stream": True}}
     assert problems("", {}, judge={"model": "j", **judge}) == ["synthesis.judge.extra"]
     assert problems("", {}, judge=judge) == []
 
