@@ -8,7 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from pipeline.model.load import context_length
 from pipeline.model.memory import free_bytes
@@ -30,7 +36,7 @@ class NotFinite(UserError):
         return NotFinite, (self.rows, self.where)
 
 
-class _FiniteCheck(LogitsProcessor):
+class FiniteCheck(LogitsProcessor):
     """Records which rows of a batch have NaN or +inf among their scores; changes nothing."""
 
     def __init__(self) -> None:
@@ -86,7 +92,7 @@ def greedy(
             if settings.max_new_tokens:
                 names = None if adapters is None else [adapters[i] for i in rows]
                 try:
-                    new = _generate(model, [prompts[i] for i in rows], settings, names)
+                    new = generate_batch(model, [prompts[i] for i in rows], settings, names)
                 except NotFinite as error:
                     raise NotFinite([rows[n] for n in error.rows], what) from None
             if new is None:  # out of memory
@@ -101,10 +107,14 @@ def greedy(
     return answers
 
 
-def _generate(
-    model: Any, prompts: Sequence[Sequence[int]], settings: GenerationConfig, adapters: list[str] | None
-) -> list[list[int]] | None:
+def generate_batch(
+    model: Any, prompts: Sequence[Sequence[int]], settings: GenerationConfig, adapters: list[str] | None = None,
+    processors: Sequence[LogitsProcessor] = (), criteria: Sequence[StoppingCriteria] = (),
+) -> list[list[int]] | None:  # fmt: skip
     """New ids of one batch, padded at the end; None where several prompts do not fit into the card's memory.
+
+    Args:
+        processors, criteria: of transformers: what else happens to the logits, and ends rows.
 
     Raises:
         NotFinite: its rows are numbers in this batch.
@@ -113,8 +123,10 @@ def _generate(
     width = max(map(len, prompts))
     ids, mask = _padded(prompts, width)
     generator, inputs = _inputs(model, ids.to(device), mask.to(device))
-    check = _FiniteCheck()
-    options: dict[str, Any] = {"logits_processor": LogitsProcessorList([check])}
+    check = FiniteCheck()
+    options: dict[str, Any] = {"logits_processor": LogitsProcessorList([check, *processors])}
+    if criteria:
+        options["stopping_criteria"] = StoppingCriteriaList(criteria)
     if adapters is not None:
         options["adapter_names"] = adapters
     new = None

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 
-from pipeline.api.endpoint import key_of
+from pipeline.api.key import key_of
 from pipeline.config.synthesis import Asked, Synthesis
 from pipeline.demo.base_model import fetch_if_named
 from pipeline.run.errors import UserError
+from pipeline.synthesis import local_teacher
 
 PACKAGE = "openai"
 INSTALL = "`make .venv/.judge`, or: pip install openai"
@@ -53,10 +54,11 @@ def check_teachers(settings: Synthesis) -> None:
 
 def _check_one(model: Asked, where: str) -> None:
     """Raises:
-    UserError: its key is missing.
+    UserError: its key is missing, or a local model cannot be loaded.
     """
     if model.kind == "local":
         fetch_if_named(model.model)
+        local_teacher.check(model, where)
     else:
         key_of(model, where)
 

@@ -8,6 +8,7 @@ from pipeline.synthesis.api_teacher import ApiTeacher
 from pipeline.synthesis.asker import Teacher
 from pipeline.synthesis.batch_teacher import MOST_REQUESTS, BatchTeacher
 from pipeline.synthesis.generation import WINDOW
+from pipeline.synthesis.local_teacher import LocalTeacher
 from pipeline.synthesis.request import Role
 from pipeline.synthesis.spend import Budget
 
@@ -20,7 +21,7 @@ def asked_of(settings: Synthesis, role: Role) -> Asked:
 def teachers_of(settings: Synthesis, budget: Budget) -> dict[Role, Teacher]:
     """The models that the config names, by role; says which requests of earlier commands may be paid for."""
     teacher = _teacher(settings.teacher, budget, "teacher")
-    judge = _teacher(settings.judge, budget, "judge") if settings.judge.model else teacher
+    judge = _teacher(settings.judge, budget, "judge") if settings.judge.bar and settings.judge.model else teacher
     if lost := budget.journal.lost():
         tries, tokens = lost
         say(f"generate: {tries:,} earlier requests have no reply and may be paid for: up to {tokens:,} tokens count")
@@ -35,5 +36,7 @@ def parallel_of(asked: Asked) -> int:
 def _teacher(asked: Asked, budget: Budget, role: Role) -> Teacher:
     if asked.kind == "batch":
         return BatchTeacher(asked, budget, role)
+    if asked.kind == "local":
+        return LocalTeacher(asked, f"synthesis.{role}")
     budget.journal.forget_batches(role)
     return ApiTeacher(asked, budget, role)
