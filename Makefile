@@ -32,7 +32,7 @@ DATA ?=
 TOKENIZER ?=
 CASES ?=
 # Tests of `make test`: those that need no extra and are quick. `make test-all` adds the others.
-CORE := not (slow or report or ray or browser or eval or judge or documents or notebook)
+CORE := not (slow or report or ray or browser or eval or judge or documents or notebook or serving)
 # Of the adapter store.
 ADAPTER ?=
 SHOW ?=
@@ -149,7 +149,7 @@ bench profile: $(READY)
 test: $(READY)
 	@$(PY) -m pytest -m "$(CORE)" $(ARGS)
 
-test-all: $(VENV)/.report $(VENV)/.ray $(VENV)/.browser $(VENV)/.eval $(VENV)/.judge $(VENV)/.documents $(VENV)/.notebook $(DEMO)
+test-all: $(VENV)/.report $(VENV)/.ray $(VENV)/.browser $(VENV)/.eval $(VENV)/.judge $(VENV)/.documents $(VENV)/.notebook $(VENV)/.serving $(DEMO)
 	@$(PY) -m pytest $(ARGS)
 
 check: $(READY)
@@ -163,7 +163,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 # Extras that only some commands need.
-$(VENV)/.report $(VENV)/.ray $(VENV)/.browser $(VENV)/.eval $(VENV)/.judge $(VENV)/.documents $(VENV)/.notebook: $(VENV)/.%: $(READY)
+$(VENV)/.report $(VENV)/.ray $(VENV)/.browser $(VENV)/.eval $(VENV)/.judge $(VENV)/.documents $(VENV)/.notebook $(VENV)/.serving: $(VENV)/.%: $(READY)
 	@$(SETUP) $* $(PIP_ARGS)
 	@test $* != report || $(PY) -m scripts.fetch_grammar || echo 'without it the report has no English verb chart'
 	@touch $@

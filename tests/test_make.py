@@ -15,7 +15,7 @@ import pytest
 from pipeline.cli.table import COMMANDS, GROUPS
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("report", "ray", "browser", "eval", "judge", "documents", "notebook")
+EXTRAS = ("report", "ray", "browser", "eval", "judge", "documents", "notebook", "serving")
 DEMO = ".cache/demo/SmolLM2-135M-Instruct.Q4_1.gguf"
 # In place of the venv's Python: writes down what it was called with.
 STUB = f"""#!{sys.executable}
