@@ -74,7 +74,7 @@ def test_what_is_wrong_is_named(value: object, problem: str) -> None:
 def test_one_faulty_task_costs_only_itself() -> None:
     found = records(json.dumps({"tasks": [ROW, {"instruction": "Only this."}]}), "tasks", FIELDS)
     assert [row["instruction"] for row in found.whole] == ["Say hello."]
-    assert found.faulty == [("a record has no field 'input'", '{"instruction": "Only this."}')]
+    assert found.faulty == [("a record has no field 'output'", '{"instruction": "Only this."}')]
     assert not found.problem
 
 
