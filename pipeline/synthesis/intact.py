@@ -19,7 +19,7 @@ FENCE = re.compile(r"```[\w+#.-]*[ \t]*\n?(.*?)```", re.DOTALL)
 VERBATIM = {  # in this order: what one finds, the next ones do not see
     "code": re.compile(r"`[^`\n]+`"),
     "address": re.compile(r"\b(?:(?:https?|ftp)://|www\.[a-z0-9-]+\.)[^\s<>\"'`)\]}가-힣]+", re.I | re.A),
-    "e-mail address": re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b", re.A),
+    "e-mail address": re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+\b", re.A),
     "placeholder": re.compile(
         r"\$?\{\{?\s*[A-Za-z_][\w.-]*\s*\}?\}|%\([A-Za-z_]\w*\)[sdif]|(?<![\w%])%[sd](?![A-Za-z])|"
         r"\[[A-Z][A-Z0-9_]+(?: [A-Z0-9_]+)*\]", re.A,
@@ -27,7 +27,7 @@ VERBATIM = {  # in this order: what one finds, the next ones do not see
     "tag": re.compile(r"</?[A-Za-z][\w:-]*(?:\s+[\w:-]+\s*=[^<>]*)?\s*/?>", re.A),
     "command": re.compile(r"\\[A-Za-z]{2,}", re.A),
     "file name": re.compile(
-        r"\b[\w-]+\.(?:py|js|ts|java|cpp|html|css|json|ya?ml|xml|csv|tsv|txt|md|pdf|docx?|xlsx?|png|jpe?g|gif|zip|sql|"
+        r"\b[\w-]{1,100}\.(?:py|js|ts|java|cpp|html|css|json|ya?ml|xml|csv|tsv|txt|md|pdf|docx?|xlsx?|png|jpe?g|gif|zip|sql|"
         r"sh|exe|mp[34])\b", re.I | re.A,
     ),
 }  # fmt: skip
@@ -41,6 +41,7 @@ CODE_LINE = re.compile(
     r"(?:def|function)\s+\w+\s*\(.*|[\w.]+\(.*\)\s*;?\s*$|[a-z_][\w.\[\]'\"]*\s*[-+*/]?=\s*(?:[\d\[\"'({]|\w+[(.]).*|"
     r"(?:import|from)\s+[\w.]+(?:\s+import\s+[\w.*, ]+)?\s*$|#include\s*<.*|.*[=(){}\[\]].*[;{}]\s*$)", re.A,
 )  # fmt: skip
+LONGEST_LINE = 500  # characters of a line of code; longer lines are data
 IN_CODE = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'|(?:#|//).*$")  # strings and comments, which may be translated
 PROSE = re.compile(r"\b(?:the|an|of|to|your|please)\b", re.IGNORECASE)  # in a line that is no code
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.A)
@@ -134,7 +135,7 @@ def _identifiers(source: str, translation: str) -> list[str]:
 
 
 def _is_code(line: str) -> bool:
-    return bool(CODE_LINE.match(line)) and not PROSE.search(IN_CODE.sub(" ", line))
+    return len(line) <= LONGEST_LINE and bool(CODE_LINE.match(line)) and not PROSE.search(IN_CODE.sub(" ", line))
 
 
 def _numbers(source: str, translation: str, whole: str, language: str) -> list[str]:

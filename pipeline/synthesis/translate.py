@@ -44,6 +44,7 @@ from pipeline.synthesis.translate_prompts import (  # fmt: skip
 )
 from pipeline.synthesis.untranslated import is_untranslated
 
+LONGEST_SHOWN = 1000  # characters of an instruction that is too long, in its rejected draft
 LABELS = {
     "untranslatable": ("Untranslatable", "번역불가"), "instruction": ("Instruction", "지시"),
     "input": ("Input", "입력"), "output": ("Output", "출력"),
@@ -90,6 +91,10 @@ class Translate:
         draft = Draft(task=example.task, origin=origin, notes={"item": number})
         if not self.settings.rewrite and not example.output.strip():
             return [replace(draft, instruction=example.instruction).reject("output-empty", "output is empty")]
+        for name in self.fields:
+            if (length := len(getattr(example, name))) > self.settings.longest:
+                reason = f"{name} has {length:,} characters, more than {self.settings.longest:,}"
+                return [replace(draft, instruction=example.instruction[:LONGEST_SHOWN]).reject("too-long", reason)]
         answer = yield from asked(self._request(example), functools.partial(self._read, example))
         got = dict.fromkeys(TEXTS, "") | (answer.value or {})
         return [answer.of(replace(draft, instruction=got["instruction"], input=got["input"], output=got["output"]))]

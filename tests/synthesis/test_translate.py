@@ -219,6 +219,12 @@ def test_rows_of_a_source_that_cannot_be_used_are_rejected_without_a_request(tmp
         Translate(settings(tmp_path, [{"a": "b"}]))
 
 
+def test_rows_that_are_too_long_are_not_paid_for(tmp_path: Path) -> None:
+    rows = [{"instruction": "Summarise the text.", "input": "word " * 300, "output": "x"}]
+    (draft,), asked = driven(Translate(settings(tmp_path, rows, longest=1000)).draft(0), [])
+    assert (draft.rejected, asked) == (("too-long", "input has 1,500 characters, more than 1,000"), [])
+
+
 def test_a_limit_takes_rows_by_their_hashes(tmp_path: Path) -> None:
     rows = [{"instruction": f"Name {number} animals.", "output": "x"} for number in range(40)]
     path = tmp_path / "many.json"

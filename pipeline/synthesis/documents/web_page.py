@@ -19,6 +19,8 @@ XML = re.compile(rb"""<\?xml[^>]+encoding\s*=\s*["']([\w.:-]+)""")
 WIDER = {"euc-kr": "cp949", "ks_c_5601-1987": "cp949", "iso-8859-1": "cp1252", "ascii": "cp1252", "us-ascii": "cp1252",
          "shift_jis": "cp932", "gb2312": "gb18030", "gbk": "gb18030"}  # fmt: skip
 
+DEEPEST = 2000  # open tags; each tag looks through them
+
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 LEFT_OUT = {"script", "style", "noscript", "template", "svg", "math", "iframe", "object", "nav", "footer", "aside",
             "form", "button", "select", "textarea", "dialog", "menu", "canvas", "audio", "video", "head"}  # fmt: skip
@@ -56,10 +58,17 @@ def decoded(data: bytes) -> str:
 
 
 def blocks(text: str) -> list[Block]:
-    """The blocks of a page, each with the line in which it begins."""
+    """The blocks of a page, each with the line in which it begins.
+
+    Raises:
+        Unreadable: it cannot be parsed, or is nested too deeply.
+    """
     page = Page()
-    page.feed(text)
-    page.close()
+    try:
+        page.feed(text)
+        page.close()
+    except AssertionError as error:  # the library's answer to some declarations, such as <![x
+        raise Unreadable(f"no HTML that can be parsed ({error})") from None
     page.end_block()
     for within in ("main", "article"):
         if page.parts.get(within) == 1 and (inside := [block for block, parts in page.blocks if within in parts]):
@@ -94,6 +103,8 @@ class Page(HTMLParser):
         self._at_tag(tag)
         given = dict(attrs)
         self._open.append(tag)
+        if len(self._open) > DEEPEST:
+            raise Unreadable(f"its tags are nested more than {DEEPEST:,} deep")
         if self._hidden or tag in LEFT_OUT or "hidden" in given or given.get("aria-hidden") == "true":
             self._hidden += 1
         elif tag in ("main", "article"):
