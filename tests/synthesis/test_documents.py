@@ -49,11 +49,8 @@ def test_html_without_a_main_part() -> None:
 def test_html_that_is_none() -> None:
     with pytest.raises(Unreadable, match="nested more than"):
         web_page.blocks("<div>" * 5000)
-    for page in ("<![x", "<!DOCTYPE [", "<a <b <c", "</p></p>", "<td><tr><li><dd>", "<p hidden><p>a", "&#xFFFFFFFF;"):
-        try:
-            web_page.blocks(page)
-        except Unreadable as error:
-            assert "HTML" in str(error)
+    for page in ("<!DOCTYPE [", "<a <b <c", "</p></p>", "<td><tr><li><dd>", "<p hidden><p>a", "&#xFFFFFFFF;", "<"):
+        web_page.blocks(page)
 
 
 @pytest.mark.parametrize(
