@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from pipeline.dataset.language import PATTERNS
 from pipeline.synthesis.quantities import plain, quantities, values
+from pipeline.synthesis.script_check import ALLOWED
 
 MOST = 8  # differences that are named
 LONGEST = 80  # characters of one
@@ -48,12 +49,6 @@ IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.A)
 SEPARATED = re.compile(r"[\s,;|/]+")
 RUN = 4  # numbers with nothing but separators between them that are data, to be kept in order
 
-SCRIPT_OF = {
-    "ko": ("ko",), "ja": ("kana", "han"), "zh": ("han",), "ru": ("cyrl",), "uk": ("cyrl",), "bg": ("cyrl",),
-    "sr": ("cyrl",), "kk": ("cyrl",), "ar": ("arab",), "fa": ("arab",), "ur": ("arab",), "hi": ("deva",),
-    "mr": ("deva",), "ne": ("deva",), "bn": ("beng",), "am": ("ethi",), "ti": ("ethi",), "bo": ("tibt",),
-    "mn": ("cyrl", "mong"),
-}  # fmt: skip
 LETTER_SCRIPTS = {
     name: re.compile(f"{pattern.pattern}+(?:[ ·]{pattern.pattern}+)*") for name, pattern in PATTERNS.items()
 }
@@ -93,6 +88,11 @@ def kept_out(text: str) -> str:
     return "\n".join(line for line in text.split("\n") if not _is_code(line))
 
 
+def scripts_of(language: str) -> tuple[str, ...]:
+    """Scripts of a language, or of what `language_of` takes for one, besides Latin; none where they are not known."""
+    return ALLOWED.get(language, (language,) if language in PATTERNS else ())
+
+
 def _found(kind: str, pattern: re.Pattern[str], text: str) -> dict[str, None]:
     """What a pattern finds, in order, each once, in the form in which it is compared."""
     items = (match.group() for match in pattern.finditer(text))
@@ -116,7 +116,7 @@ def _lines(text: str) -> str:
 
 def _foreign(text: str, from_language: str, language: str) -> Iterator[str]:
     """Words in a script that neither language is written in: quotations in a third language."""
-    own = {*SCRIPT_OF.get(from_language, (from_language,)), *SCRIPT_OF.get(language, (language,))}
+    own = {*scripts_of(from_language), *scripts_of(language)}
     if text.isascii():
         return
     for name, pattern in LETTER_SCRIPTS.items():

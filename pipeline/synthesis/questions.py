@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.config.synthesis import Synthesis
-from pipeline.dataset.clean.finding import Texts
-from pipeline.dataset.clean.wrong_language import wrong_language
 from pipeline.dataset.read.row import Rejected
 from pipeline.run.errors import UserError
 from pipeline.run.files import sha256_json
@@ -45,6 +43,7 @@ from pipeline.synthesis.script_check import foreign_script
 from pipeline.synthesis.source_rows import source_rows
 from pipeline.synthesis.standalone import mention
 from pipeline.synthesis.support import unsupported
+from pipeline.synthesis.untranslated import in_wrong_language
 
 QUESTION = (Field("question", ("Question", "질문")),)
 ANSWERED = (
@@ -180,8 +179,8 @@ class Questions:
         language = self.settings.language
         if words := mention(text):
             return "needs-passage", f"speaks of a text that its reader does not have: {words}"
-        if finding := wrong_language(Texts(text, "", ""), language):
-            return "wrong-language", finding.reason
+        if reason := in_wrong_language(text, "", language):
+            return "wrong-language", reason
         if self.settings.keep_scripts and (found := foreign_script(text, language, text)):
             return "wrong-script", f"holds a script that {name_of(language)} does not use: {found}"
         return "", ""
@@ -206,8 +205,8 @@ class Questions:
             return Fault("not-supported", "; ".join(missing))
         reason = f"speaks of a text that its reader does not have: {words}" if (words := mention(text)) else ""
         rule = "needs-passage"
-        if not reason and (finding := wrong_language(Texts(question, "", text), language)):
-            rule, reason = "wrong-language", finding.reason
+        if not reason and (reason := in_wrong_language(question, text, language)):
+            rule = "wrong-language"
         return (
             Fault(rule, reason, filled(ANSWER_FAULT[self.within], fault=reason, language=self.language))
             if reason

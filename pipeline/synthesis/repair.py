@@ -62,13 +62,15 @@ def asked(request: Request, read: Read[T]) -> Generator[Request, Reply, Answer[T
 
 
 def unread(reply: Reply, problem: str, told: str = "") -> Fault:
-    """The fault of a reply that cannot be read. To a refusal, or to a reply that the limit cut off, nothing is told.
+    """The fault of a reply that cannot be read. Nothing is told after a refusal, or where a limit or filter ended it.
 
     Args:
         problem: as the parser has it. told: what the model is told.
     """
     if reply.finish == "length":
         return Fault("cut-off", "the reply was cut off at teacher.max_tokens")
+    if reply.finish == "content_filter":
+        return Fault("refusal", "the provider's content filter ended the reply")
     if refusal(Texts("", "", without_thoughts(reply.text))):
         return Fault("refusal", "the teacher refuses")
     return Fault("unparsable", problem, told)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.config.data import Source
+from pipeline.dataset.clean.finding import Texts
+from pipeline.dataset.clean.placeholders import no_input_spelling
 from pipeline.dataset.example import Example
 from pipeline.dataset.read.alpaca_form import to_alpaca
 from pipeline.dataset.read.row import Rejected, check
@@ -49,7 +51,13 @@ def _rows(source: Source, label: str, seed: int) -> Iterator[SourceRow | Rejecte
     for raw in read(source, seed):
         for row in to_alpaca(raw, source):
             checked = check(row, source, label)
-            yield checked if isinstance(checked, Rejected) else SourceRow(checked, row.place)
+            yield checked if isinstance(checked, Rejected) else SourceRow(_without_placeholder(checked), row.place)
+
+
+def _without_placeholder(example: Example) -> Example:
+    """The row with an empty input where that only says that there is none, such as <noinput>."""
+    finding = no_input_spelling(Texts(example.instruction, example.input, example.output))
+    return replace(example, input=finding.texts.input) if finding and finding.texts else example
 
 
 def _rank(row: SourceRow, seed: int) -> str:

@@ -15,8 +15,6 @@ from typing import ClassVar
 
 from pipeline.config.data import Source
 from pipeline.config.synthesis import Synthesis
-from pipeline.dataset.clean.finding import Texts
-from pipeline.dataset.clean.wrong_language import wrong_language
 from pipeline.dataset.example import Example
 from pipeline.dataset.read.forms import TEXTS
 from pipeline.dataset.read.row import Rejected
@@ -42,7 +40,7 @@ from pipeline.synthesis.translate_prompts import (  # fmt: skip
     NO_REASON,
     TRANSLATE,
 )
-from pipeline.synthesis.untranslated import is_untranslated
+from pipeline.synthesis.untranslated import in_wrong_language, is_untranslated
 
 LONGEST_SHOWN = 1000  # characters of an instruction that is too long, in its rejected draft
 LABELS = {
@@ -178,11 +176,10 @@ class Translate:
     def _read_output(self, draft: Draft, reply: Reply) -> tuple[str | None, Fault | None]:
         """The output of a task, and what is wrong with it."""
         text = without_thoughts(reply.text)
-        if reply.finish == "length":
+        if reply.finish in ("length", "content_filter"):
             return text, unread(reply, "")
         if not text:
             return text, Fault("output-empty", "output is empty")
-        if finding := wrong_language(Texts(draft.instruction, draft.input, text), self.settings.language):
-            told = filled(ANSWER_FAULT[self.within], language=self.language)
-            return text, Fault("wrong-language", finding.reason, told)
+        if reason := in_wrong_language(draft.instruction, text, self.settings.language):
+            return text, Fault("wrong-language", reason, filled(ANSWER_FAULT[self.within], language=self.language))
         return text, None

@@ -1,13 +1,16 @@
-"""Whether a translation is still in the language of its source."""
+"""Whether a text is in the language that it should be in."""
 
 from __future__ import annotations
 
+from pipeline.dataset.clean.finding import Texts
+from pipeline.dataset.clean.wrong_language import wrong_language
 from pipeline.dataset.language import LETTER, WORDS, language_of
-from pipeline.synthesis.intact import SCRIPT_OF, kept_out
-from pipeline.synthesis.script_check import ALLOWED
+from pipeline.synthesis.filters import detected_as
+from pipeline.synthesis.intact import kept_out, scripts_of
 
 FEWEST = 12  # letters below which a text may be a name or a word that both languages have
 PROSE = 3  # function words from which a text is prose, not a list of names
+HAN = {"ja", "zh"}  # a short text in either may look like the other
 LATIN = "en"  # what `language_of` says of texts in Latin script that it does not know
 
 
@@ -21,20 +24,24 @@ def is_untranslated(source: str, translation: str, from_language: str, language:
     words = rest.split()
     if len(LETTER.findall(rest)) < FEWEST or from_language == language:
         return False
-    if _scripts(language):  # the target has letters of its own
-        if language_of(rest) in (language, *_scripts(language)):
+    if scripts_of(language):  # the target has letters of its own
+        found = language_of(rest)
+        if found in (language, *scripts_of(language)) or {found, language} <= HAN:
             return False
         return is_prose or _is_prose(words, from_language) or (_same(source, translation) and _is_plain(words))
-    if _scripts(from_language):
-        return language_of(rest) in (from_language, *_scripts(from_language))
+    if scripts_of(from_language):
+        return language_of(rest) in (from_language, *scripts_of(from_language))
     if _same(source, translation):
         return len(words) >= PROSE and (is_prose or _is_prose(words, from_language) or _is_plain(words))
     own, foreign = _function_words(words, language), _function_words(words, from_language)
     return language in WORDS and foreign > PROSE and foreign > 2 * own
 
 
-def _scripts(language: str) -> tuple[str, ...]:
-    return SCRIPT_OF.get(language, ALLOWED.get(language, ()))
+def in_wrong_language(question: str, answer: str, language: str) -> str:
+    """Why a question or an answer is not in a language; empty where it is, or where that cannot be told."""
+    expected = detected_as(language)
+    finding = wrong_language(Texts(question, "", answer), expected) if expected else None
+    return finding.reason if finding else ""
 
 
 def _function_words(words: list[str], language: str) -> int:

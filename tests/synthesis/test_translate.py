@@ -146,6 +146,8 @@ def test_replies_that_cannot_be_read(tmp_path: Path) -> None:
     assert (draft.rejected[0], len(asked)) == ("cut-off", 1)
     draft, _ = draft_of(method, Reply("", failure="the prompt is too long"))
     assert draft.rejected == ("refused-request", "the prompt is too long")
+    draft, _ = draft_of(method, Reply("", finish="content_filter"))
+    assert draft.rejected == ("refusal", "the provider's content filter ended the reply")
     draft, asked = draft_of(method, "I'm sorry, but I cannot assist with that request.")
     assert (draft.rejected, len(asked)) == (("refusal", "the teacher refuses"), 1)
 
@@ -223,6 +225,15 @@ def test_rows_that_are_too_long_are_not_paid_for(tmp_path: Path) -> None:
     rows = [{"instruction": "Summarise the text.", "input": "word " * 300, "output": "x"}]
     (draft,), asked = driven(Translate(settings(tmp_path, rows, longest=1000)).draft(0), [])
     assert (draft.rejected, asked) == (("too-long", "input has 1,500 characters, more than 1,000"), [])
+
+
+def test_an_input_that_says_there_is_none_is_empty(tmp_path: Path) -> None:
+    rows = [{"instruction": "Name three colours.", "input": "<noinput>", "output": "x"}]
+    draft, (request,) = draft_of(
+        Translate(settings(tmp_path, rows)), reply({"instruction": "색 세 가지를 대세요.", "input": "<noinput>"})
+    )
+    assert (draft.input, draft.rejected) == ("", None)
+    assert "<noinput>" not in request.messages[0][1]
 
 
 def test_a_limit_takes_rows_by_their_hashes(tmp_path: Path) -> None:

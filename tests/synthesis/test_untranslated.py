@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.synthesis.untranslated import is_untranslated
+from pipeline.synthesis.untranslated import in_wrong_language, is_untranslated
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,17 @@ def test_untranslated(
     source: str, translation: str, languages: tuple[str, str], is_prose: bool, untranslated: bool
 ) -> None:
     assert is_untranslated(source, translation, *languages, is_prose) is untranslated
+
+
+@pytest.mark.parametrize(
+    ("answer", "language", "is_wrong"),
+    [
+        ("Корова стоит на лугу и спокойно жуёт траву.", "ru", False),
+        ("The cow stands in the meadow and it is chewing the grass.", "ru", True),
+        ("The cow stands in the meadow and it is chewing the grass.", "ko", True),
+        ("소가 풀밭에 서서 조용히 풀을 뜯고 있습니다.", "ko", False),
+        ("Mae y fuwch yn sefyll yn y ddôl ac yn cnoi ei chil.", "cy", False),  # not known
+    ],
+)
+def test_in_wrong_language(answer: str, language: str, is_wrong: bool) -> None:
+    assert bool(in_wrong_language("?", answer, language)) is is_wrong
