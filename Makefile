@@ -108,7 +108,7 @@ help:
 
 data: $(VENV)/.report
 judge generate: $(VENV)/.judge
-generate: documents-extra
+generate data train export plan: documents-extra
 data train export report verify preview ask compare judge: $(READY) demo-base
 	@$(RUN)
 

@@ -182,6 +182,28 @@ def test_the_demo_is_fetched_for_configs_that_name_it(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "args", "installs"),
+    [
+        ("synthesis:\n  documents: [docs]\n", "", True),
+        ("synthesis: {method: questions, documents: [docs]}\n", "", True),
+        ("  # documents: [docs]\n", "", False),
+        ("name: x\n", "", False),
+        ("name: x\n", "synthesis.documents=[docs]", True),
+        ("name: x\n", "'data.val=2' train.lr=1", False),
+    ],
+)
+def test_the_package_for_pdf_is_installed_for_configs_with_documents(
+    checkout: Path, text: str, args: str, installs: bool
+) -> None:
+    (checkout / ".venv" / ".documents").unlink()
+    (checkout / "a b.yaml").write_text(text)
+    calls = make(checkout, "generate", "CONFIG=a b.yaml", f"ARGS={args}", "PYTHON=.venv/bin/python")
+    assert (["-B", "-m", "scripts.setup_venv", "documents"] in [words for words, _ in calls]) is installs
+    assert (checkout / ".venv" / ".documents").exists() is installs
+    assert calls[-1][0][:2] == ["-m", "scripts.generate"]
+
+
+@pytest.mark.parametrize(
     ("word", "hint"),
     [("trian", "did you mean `make train`?"), ("Export", "did you mean `make export`?"), (ODD, "`make` lists all")],
 )
