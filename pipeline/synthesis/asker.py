@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Protocol
 
 from pipeline.synthesis.journal import Journal
@@ -43,14 +44,18 @@ class Asker:
     """Answers requests from the journal, or from a teacher.
 
     Args:
-        teachers: by role; empty: nothing is asked, as for a replay.
+        teachers: by role; empty: nothing is asked, as for a replay. places: where they are, noted with each reply.
 
     Attributes:
         asked: replies that teachers gave in this command. closed: no further request is sent.
     """
 
-    def __init__(self, journal: Journal, budget: Budget, teachers: Mapping[Role, Teacher]) -> None:
+    def __init__(
+        self, journal: Journal, budget: Budget, teachers: Mapping[Role, Teacher],
+        places: Mapping[Role, str] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         self.journal, self.budget, self.teachers = journal, budget, teachers
+        self.places = places
         self.asked = 0
         self.closed = False
         self._in_flight: dict[str, asyncio.Task[Reply]] = {}
@@ -83,7 +88,8 @@ class Asker:
             if self.closed:
                 raise NotJournaled
             reply = await self.teachers[request.role].reply(request)
-            reply = replace(reply, cost=self.budget.cost(request, reply))
+            place = self.places.get(request.role, "")
+            reply = replace(reply, cost=self.budget.cost(request, reply), place=place)
             await self.journal.add(request.key, reply, request.purpose)
             self.asked += 1
             return reply

@@ -16,6 +16,7 @@ from pipeline.synthesis.asker import Asker, GaveUp, NotJournaled
 from pipeline.synthesis.filters import DraftFilters
 from pipeline.synthesis.generation import Method
 from pipeline.synthesis.journal import Journal
+from pipeline.synthesis.readiness import places_of
 from pipeline.synthesis.request import Draft, Reply, Request, Work
 from pipeline.synthesis.spend import Budget, BudgetReached
 from pipeline.synthesis.summary import Spent
@@ -57,7 +58,7 @@ def preview(settings: Synthesis, maker: Method, journal: Journal) -> None:
 
 async def _ask(settings: Synthesis, maker: Method, journal: Journal) -> list[Item]:
     teachers = {} if settings.replay else teachers_of(settings, journal)
-    asker = Asker(journal, Budget(settings, journal), teachers)
+    asker = Asker(journal, Budget(settings, journal), teachers, places_of(settings))
     count = settings.preview if maker.items is None else min(settings.preview, maker.items)
     items = [Item(number) for number in range(count)]
     places = asyncio.Semaphore(settings.teacher.parallel)

@@ -20,6 +20,7 @@ from pipeline.config.schema import Config
 from pipeline.config.synthesis import Synthesis
 from pipeline.dataset.read.benchmark import files_of as benchmark_files
 from pipeline.dataset.read.source import files_of, located
+from pipeline.run.errors import UserError
 from pipeline.run.files import write_json, write_json_lines, write_text
 from pipeline.run.folder import Run, input_hashes
 from pipeline.run.next_command import verb_started
@@ -32,7 +33,7 @@ from pipeline.synthesis.journal import Journal
 from pipeline.synthesis.methods import method
 from pipeline.synthesis.other_journal import warning
 from pipeline.synthesis.progress import Progress
-from pipeline.synthesis.readiness import check_method, check_teachers
+from pipeline.synthesis.readiness import check_method, check_teachers, places_of
 from pipeline.synthesis.readme import readme
 from pipeline.synthesis.report import report
 from pipeline.synthesis.row import RowWriter
@@ -134,11 +135,27 @@ async def _generate(settings: Synthesis, maker: Method, journal: Journal) -> Res
     budget = Budget(settings, journal)
     teachers = {} if settings.replay else teachers_of(settings, journal)
     try:
-        asker = Asker(journal, budget, teachers)
+        asker = Asker(journal, budget, teachers, places_of(settings))
         with bar(total=settings.rows, what="generate") as drawn:
             show = Progress(drawn, asker, settings)
             parallel = settings.teacher.parallel
-            return await Generation(maker, DraftFilters(settings), asker, settings.rows, parallel, show).run()
+            generation = Generation(maker, DraftFilters(settings), asker, settings.rows, parallel, show)
+            return await _run(generation, settings.replay)
     finally:
         for teacher in set(teachers.values()):
             await teacher.close()
+
+
+async def _run(generation: Generation, replay: bool) -> Result:
+    """The result; of a replay also where the last replies gave no row any more, since nothing is paid for them.
+
+    Raises:
+        UserError: as of `Generation.run`.
+    """
+    try:
+        return await generation.run()
+    except UserError:
+        if not replay or not generation.result.rows:
+            raise
+        generation.result.ended = "yield"
+        return generation.result
