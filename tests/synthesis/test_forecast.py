@@ -82,4 +82,4 @@ def test_a_plan_of_what_is_there_asks_for_nothing(
 
 def test_tokens_are_estimated_by_characters() -> None:
     assert estimated_tokens("abcd" * 10) == 10
-    assert estimated_tokens("한국어" * 10) == 20
+    assert estimated_tokens("한국어" * 10) == 30
