@@ -46,7 +46,7 @@ class Forecast:
         cost, most_cost: in the price's currency, None where it is not known.
         reserved: the most that requests in flight reserve at once, in the unit of the budget.
         seconds: None where no reply has told how long one takes. is_measured: from the journal.
-        end: why fewer rows than wanted will come: `items`, or empty.
+        possible: rows there will be, where there are too few items for those that are wanted; None: enough.
     """
 
     replies: int
@@ -61,7 +61,7 @@ class Forecast:
     reserved: float
     seconds: float | None
     is_measured: bool
-    end: str = ""
+    possible: int | None = None
 
 
 class Watcher(Asker):
@@ -93,9 +93,10 @@ def forecast(settings: Synthesis, maker: Method, journal: Journal) -> Forecast:
     missing_rows = max(0, settings.rows - len(result.rows))
     rows_an_item = len(result.rows) / result.items if measured else float(_rows_an_item(settings, maker))
     items = math.ceil(missing_rows / rows_an_item) if missing_rows else 0
-    end = ""
+    possible = None
     if maker.items is not None and items > maker.items - result.items:
-        items, end = max(0, maker.items - result.items), "items"
+        items = max(0, maker.items - result.items)
+        possible = len(result.rows) + math.floor(items * rows_an_item)
     first = 1 + rows_an_item * _requests_a_row(settings)
     an_item = len(watcher.answered) / result.items if measured else first
     requests = math.ceil(items * an_item)
@@ -104,7 +105,7 @@ def forecast(settings: Synthesis, maker: Method, journal: Journal) -> Forecast:
     return _reckoned(settings, size, Forecast(
         len(journal), len(result.rows), items, requests, 0, None, 0, None, None,
         _reserved(settings, [*watcher.missing.values(), *watcher.answered.values()], requests),
-        _seconds(told, requests, settings.teacher), measured, end,
+        _seconds(told, requests, settings.teacher), measured, possible,
     ))  # fmt: skip
 
 
