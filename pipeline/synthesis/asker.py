@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Protocol
 
 from pipeline.run.errors import UserError
@@ -41,14 +42,18 @@ class Asker:
     """Answers requests from the journal, or from a teacher.
 
     Args:
-        teachers: by role; empty: nothing is asked, as for a replay.
+        teachers: by role; empty: nothing is asked, as for a replay. places: where they are, noted with each reply.
 
     Attributes:
         asked: replies that teachers gave in this command. gave_up: requests without a reply, by what went wrong.
     """
 
-    def __init__(self, journal: Journal, budget: Budget, teachers: Mapping[Role, Teacher]) -> None:
+    def __init__(
+        self, journal: Journal, budget: Budget, teachers: Mapping[Role, Teacher],
+        places: Mapping[Role, str] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         self.journal, self.budget, self.teachers = journal, budget, teachers
+        self.places = places
         self.asked, self.gave_up = 0, Counter[str]()
         self._in_flight: dict[str, asyncio.Task[Reply]] = {}
 
@@ -92,7 +97,8 @@ class Asker:
         try:
             await self.budget.reserve(request)
             reply = await self.teachers[request.role].reply(request)
-            reply = replace(reply, cost=self.budget.cost(request, reply))
+            place = self.places.get(request.role, "")
+            reply = replace(reply, cost=self.budget.cost(request, reply), place=place)
             await self.journal.add(request.key, reply, request.purpose)
             self.asked += 1
             return reply

@@ -62,7 +62,8 @@ class Result:
 
     Attributes:
         rows, rejected: in order. drafts: their number together. kept_after: number of rows after each draft.
-        ended: why it ended: rows, items, budget, or journal (nothing more is in it).
+        ended: why it ended: rows, items, budget, journal (nothing more is in it), or yield (a replay in which the last
+            replies gave no row).
         items: whose first phase was finished.
         unfinished: items and drafts without a result, since a request failed, was not sent or is not in the journal;
             lost: those of them whose request failed after all tries.

@@ -31,8 +31,8 @@ def _rows(settings: Synthesis, planned: Forecast) -> str:
     missing = max(0, settings.rows - planned.rows)
     how = "at the yield so far" if planned.is_measured else "if every draft is kept"
     text = f"rows       {settings.rows:,} wanted, {missing:,} to make"
-    if planned.end == "items":
-        return f"{text}; there is not enough to make them all of"
+    if planned.possible is not None:
+        return f"rows       {settings.rows:,} wanted; there is enough for about {planned.possible:,}, {how}"
     return f"{text}, {how}" if missing else text
 
 
@@ -71,6 +71,8 @@ def _cost(settings: Synthesis, planned: Forecast) -> list[str]:
 
 def _budget(settings: Synthesis, planned: Forecast, spent: Spent) -> list[str]:
     limit = Limit.of(settings.budget)
+    if limit is None and settings.teacher.kind == "local":
+        return []
     if limit is None:
         return ["budget     none: set synthesis.budget, such as 200000 tokens or 5 USD"]
     in_money = limit.unit != "tokens"

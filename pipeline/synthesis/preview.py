@@ -17,6 +17,7 @@ from pipeline.synthesis.filters import DraftFilters
 from pipeline.synthesis.generation import Method
 from pipeline.synthesis.journal import Journal
 from pipeline.synthesis.methods import note
+from pipeline.synthesis.readiness import places_of
 from pipeline.synthesis.request import Draft, Reply, Request, Work
 from pipeline.synthesis.spend import Budget, BudgetReached
 from pipeline.synthesis.summary import Spent
@@ -61,7 +62,7 @@ async def _ask(settings: Synthesis, maker: Method, journal: Journal) -> list[Ite
     teachers = {} if settings.replay else teachers_of(settings, budget)
     if teachers:
         note(settings, journal)
-    asker = Asker(journal, budget, teachers)
+    asker = Asker(journal, budget, teachers, places_of(settings))
     count = settings.preview if maker.items is None else min(settings.preview, maker.items)
     items = [Item(number) for number in range(count)]
     places = asyncio.Semaphore(settings.teacher.parallel)

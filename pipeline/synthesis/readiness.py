@@ -14,6 +14,8 @@ from pipeline.config.synthesis import Asked, Synthesis
 from pipeline.demo.base_model import fetch_if_named
 from pipeline.run.errors import UserError
 from pipeline.synthesis import local_teacher
+from pipeline.synthesis.request import Role
+from pipeline.synthesis.teachers import asked_of
 
 PACKAGE = "openai"
 INSTALL = "`make .venv/.judge`, or: pip install openai"
@@ -68,6 +70,11 @@ def place_of(asked: Asked) -> str:
     if asked.kind == "local":
         return "this machine"
     return asked.base_url.partition("://")[2].partition("/")[0] or "api.openai.com"
+
+
+def places_of(settings: Synthesis) -> dict[Role, str]:
+    """Where each role's model is asked."""
+    return {"teacher": place_of(settings.teacher), "judge": place_of(asked_of(settings, "judge"))}
 
 
 def named(asked: Asked) -> str:

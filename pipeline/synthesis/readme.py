@@ -41,4 +41,5 @@ def _ended(report: Mapping[str, Any]) -> str:
     return {
         "rows": "As many as were wanted.", "budget": f"{wanted}; the budget was used up before.",
         "journal": f"{wanted}; the journal holds no further reply.",
+        "yield": f"{wanted}; the last replies gave no row any more.",
     }.get(report["ended"], f"{wanted}; all items were used.")  # fmt: skip

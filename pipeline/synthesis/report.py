@@ -6,7 +6,7 @@ Deterministic: it depends on the journal and the config, not on the command that
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.config.synthesis import Asked, Synthesis
@@ -61,13 +61,26 @@ def provenance(
     if settings.judge.bar:
         same = not settings.judge.model
         teachers.append(_model("judge", settings.teacher if same else settings.judge, {}, ""))
-    prompts = sorted({str(v) for d in drafts for k, v in d.origin.items() if k == "prompt" or k.endswith("_prompt")})
+    prompts = sorted({prompt for draft in drafts for prompt in _prompts(draft.origin)})
     times = sorted(r.time for r in receipts.values() if r.time)
     return {
         "method": settings.method, "language": settings.language, "models": teachers, "prompts": prompts,
         "files": {path: str(entry.get("sha256", ""))[:16] for path, entry in inputs.items()},
         "first": times[0] if times else "", "last": times[-1] if times else "",
     }  # fmt: skip
+
+
+def _prompts(value: Any) -> Iterator[str]:
+    """Hashes of prompts in an origin: of the method, and of a rating or an evolution inside it."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if name == "prompt":
+                yield str(inner)
+            else:
+                yield from _prompts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _prompts(inner)
 
 
 def _model(role: str, asked: Asked, receipts: Receipts, terms: str) -> dict[str, Any]:

@@ -71,6 +71,7 @@ class Reply:
         prompt_tokens, completion_tokens: as the server counts them, or where it does not, at most so many.
         cost: in the currency of the price; None where no price is known.
         time: when it came, ISO 8601 in UTC. seconds: that it took, pauses and further tries included.
+        place: where the model was asked: a host, or `this machine`; empty in journals of earlier versions.
     """
 
     text: str
@@ -82,6 +83,7 @@ class Reply:
     cost: float | None = None
     time: str = ""
     seconds: float = 0.0
+    place: str = ""
 
 
 @dataclass(frozen=True)

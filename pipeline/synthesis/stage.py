@@ -21,6 +21,7 @@ from pipeline.config.synthesis import Synthesis
 from pipeline.dataset.read.benchmark import files_of as benchmark_files
 from pipeline.dataset.read.source import files_of as source_files
 from pipeline.dataset.read.source import located
+from pipeline.run.errors import UserError
 from pipeline.run.files import write_json, write_json_lines, write_text
 from pipeline.run.folder import Run, input_hashes
 from pipeline.run.next_command import verb_started
@@ -34,7 +35,7 @@ from pipeline.synthesis.journal import Journal
 from pipeline.synthesis.methods import method, note
 from pipeline.synthesis.other_journal import warning
 from pipeline.synthesis.progress import Progress
-from pipeline.synthesis.readiness import check_method, check_teachers
+from pipeline.synthesis.readiness import check_method, check_teachers, places_of
 from pipeline.synthesis.readme import readme
 from pipeline.synthesis.report import report
 from pipeline.synthesis.row import RowWriter
@@ -140,12 +141,28 @@ async def _generate(settings: Synthesis, maker: Method, journal: Journal) -> Res
     if teachers:
         note(settings, journal)
     try:
-        asker = Asker(journal, budget, teachers)
+        asker = Asker(journal, budget, teachers, places_of(settings))
         with bar(total=settings.rows, what="generate") as drawn:
             show = Progress(drawn, asker, settings)
             parallel = parallel_of(settings.teacher)
-            return await Generation(maker, DraftFilters(settings), asker, settings.rows, parallel, show).run()
+            generation = Generation(maker, DraftFilters(settings), asker, settings.rows, parallel, show)
+            return await _run(generation, settings.replay)
     finally:
         for teacher in set(teachers.values()):
             await teacher.close()
         journal.close()
+
+
+async def _run(generation: Generation, replay: bool) -> Result:
+    """The result; of a replay also where the last replies gave no row any more, since nothing is paid for them.
+
+    Raises:
+        UserError: as of `Generation.run`.
+    """
+    try:
+        return await generation.run()
+    except UserError:
+        if not replay or not generation.result.rows:
+            raise
+        generation.result.ended = "yield"
+        return generation.result

@@ -88,6 +88,11 @@ def _ended(settings: Synthesis, result: Result) -> list[str]:
     elif result.ended == "journal":
         go_on = command_without("generate", "synthesis.replay")
         said.append(f"generate: the journal holds no more replies. To ask for more:\n  {go_on}")
+    elif result.ended == "yield":
+        said.append(
+            "generate: the replies behind these gave no row any more: take another teacher or more seeds, or lower "
+            "synthesis.novelty."
+        )
     elif result.ended == "items":
         said.append("generate: every item was used; more rows need more sources, documents or passages.")
     if result.lost:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.data_report.verbs import VERBS as COUNTED
 from pipeline.pages.charts import Bar, Series, add_lines, bars, thinned
 from pipeline.pages.drawing import Drawing
 from pipeline.pages.phrases import phrase
@@ -69,6 +70,8 @@ def verbs(counted: Mapping[str, Any], width: float) -> Drawing:
     """The most common root verbs of the generated rows: their share there, and among the seeds."""
     rows, seeds = counted["rows"], counted.get("seeds") or {}
     of_seeds = {v["verb"]: v["rows"] / max(seeds["with_object"], 1) for v in seeds.get("verbs", ())}
+    # Only the most common verbs are counted by name: of another one no more is known than that it is rarer.
+    least = min(of_seeds.values()) if len(of_seeds) == COUNTED else 0.0
     total = max(rows["with_object"], 1)
     top = rows["verbs"][0]
     title = phrase("gen-verbs-title", verb=top["verb"], share=f"{top['rows'] / total:.0%}")
@@ -79,7 +82,8 @@ def verbs(counted: Mapping[str, Any], width: float) -> Drawing:
         tip = phrase("gen-tip-share", name=verb["verb"], who=made, share=f"{share:.1%}")
         drawn.append(Bar(verb["verb"], [(share, "accent", tip)], f"{share:.1%}", bold=True))
         if seeds:
-            tip = phrase("gen-tip-share", name=verb["verb"], who=known, share=f"{before:.1%}")
-            drawn.append(Bar(known, [(before, "left", tip)], f"{before:.1%}", inset=14))
+            value = f"{before:.1%}" if verb["verb"] in of_seeds or not least else f"< {least:.1%}"
+            tip = phrase("gen-tip-share", name=verb["verb"], who=known, share=value)
+            drawn.append(Bar(known, [(before, "left", tip)], value, inset=14))
     meanings = [("accent", made), ("left", known)] if seeds else []
     return bars(drawing, drawn, meanings)

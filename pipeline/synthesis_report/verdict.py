@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.pages.phrases import Phrase, joined, phrase
 
 FEW = 0.3  # share of the drafts below which most of what is paid for is thrown away
-ENDED = ("budget", "journal", "items")
+ENDED = ("budget", "journal", "items", "yield")
 
 
 def verdict(report: Mapping[str, Any]) -> tuple[str, Phrase]:

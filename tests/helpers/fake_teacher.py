@@ -7,10 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pipeline import stages
 from pipeline.config.load import load
 from pipeline.config.schema import Config
+from pipeline.config.synthesis import Synthesis
 from pipeline.run.folder import Run
+from pipeline.synthesis import preview, stage
 from pipeline.synthesis.asker import GaveUp
 from pipeline.synthesis.journal import Journal
 from pipeline.synthesis.request import Reply, Request
@@ -64,6 +68,21 @@ class FakeTeacher:
 
     async def close(self) -> None:
         pass
+
+
+def put_teacher(
+    patch: pytest.MonkeyPatch, says: Callable[[int], Any] = reply_of, model: str = "served-model"
+) -> list[FakeTeacher]:
+    """Puts a fake teacher in the place of the real ones; each command adds the one that it asks to the list."""
+    used: list[FakeTeacher] = []
+
+    def teachers_of(settings: Synthesis, journal: Journal) -> dict[str, FakeTeacher]:
+        used.append(FakeTeacher(journal, says, model))
+        return {"teacher": used[-1], "judge": used[-1]}
+
+    for module in (stage, preview):
+        patch.setattr(module, "teachers_of", teachers_of)
+    return used
 
 
 def lost(number: int) -> Any:

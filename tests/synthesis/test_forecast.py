@@ -13,7 +13,9 @@ from pipeline.run.width import WIDTH, columns
 from pipeline.synthesis.forecast import estimated_tokens, forecast
 from pipeline.synthesis.journal import Journal
 from pipeline.synthesis.methods import method
+from pipeline.synthesis.plan_lines import lines
 from pipeline.synthesis.stage import journal_of
+from pipeline.synthesis.summary import Spent
 from tests.helpers.fake_teacher import FakeTeacher, generate, write_config
 
 Teach = Callable[..., list[FakeTeacher]]
@@ -82,4 +84,14 @@ def test_a_plan_of_what_is_there_asks_for_nothing(
 
 def test_tokens_are_estimated_by_characters() -> None:
     assert estimated_tokens("abcd" * 10) == 10
-    assert estimated_tokens("한국어" * 10) == 20
+    assert estimated_tokens("한국어" * 10) == 30
+
+
+def test_a_method_with_few_items_says_how_many_rows_there_will_be(tmp_path: Path, run: Run) -> None:
+    config = write_config(tmp_path, "synthesis.rows=100")
+    maker = method(config.synthesis)
+    maker.items = 3
+    planned = forecast(config.synthesis, maker, Journal(journal_of(run)))
+    assert (planned.items, planned.possible) == (3, 15)
+    text = " ".join(lines("made", config.synthesis, planned, Spent.of(Journal(journal_of(run)))))
+    assert "100 wanted; there is enough for about 15, if every draft is kept" in text

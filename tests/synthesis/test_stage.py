@@ -12,6 +12,7 @@ import pytest
 
 from pipeline import stages
 from pipeline.config.synthesis import Synthesis
+from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.run.next_command import started
 from pipeline.synthesis import methods, stage
@@ -151,3 +152,27 @@ def test_the_data_stage_reads_the_rows_and_names_the_teacher(
     own = (run.folder("generated") / "README.md").read_text()
     assert "Ours; anything goes." in own
     assert "served-model" in own
+
+
+def test_a_replay_writes_the_rows_of_a_teacher_that_only_repeats_itself(
+    tmp_path: Path, run: Run, teach: Teach, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teach(lambda number: reply_of(min(number, 1)))
+    with pytest.raises(UserError, match="gave no row") as caught:
+        generate(write_config(tmp_path), run)
+    assert "synthesis.replay=true" in caught.value.fix
+    assert not run.folder("generated").exists()
+    generate(write_config(tmp_path, "synthesis.replay=true"), run)
+    assert len(lines_of(run.folder("generated") / "rows.jsonl")) == 10
+    assert (run.manifest("generated") or {})["counts"]["ended"] == "yield"
+    assert "gave no row any more" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_row_names_the_address_that_was_asked_then(tmp_path: Path, run: Run, teach: Teach) -> None:
+    teach()
+    generate(write_config(tmp_path), run)
+    teach()
+    generate(write_config(tmp_path, "synthesis.rows=60", "synthesis.teacher.base_url=http://other:2/v1"), run)
+    places = [row["generated"]["teacher"]["place"] for row in lines_of(run.folder("generated") / "rows.jsonl")]
+    assert places[:20] == ["localhost:1"] * 20
+    assert places[-20:] == ["other:2"] * 20
