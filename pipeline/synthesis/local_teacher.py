@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -91,6 +92,8 @@ class LocalTeacher:
     ) -> None:  # fmt: skip
         check(asked, section)
         self.asked, self.section, self.started = asked, section, started
+        path = asked.model.rstrip("/")
+        self._name = os.path.basename(path) if os.path.isabs(path) else path  # no folder of this machine in the rows
         self._queue: list[_Waiting] = []
         self._worker: asyncio.Task[None] | None = None
         self._loaded: _Loaded | None = None
@@ -184,10 +187,10 @@ class LocalTeacher:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         if answer is None:
             why = f"the prompt has {prompt_tokens:,} tokens, the teacher's context {loaded.context:,}"
-            return Reply("", failure=why, model=self.asked.model, time=now)
+            return Reply("", failure=why, model=self._name, time=now)
         return Reply(
             loaded.prompt.tokenizer.decode(answer.ids), "stop" if answer.end == "stop" else "length",
-            model=self.asked.model, prompt_tokens=prompt_tokens, completion_tokens=answer.tokens, time=now,
+            model=self._name, prompt_tokens=prompt_tokens, completion_tokens=answer.tokens, time=now,
             seconds=round(seconds, 3),
         )  # fmt: skip
 

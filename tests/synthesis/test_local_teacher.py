@@ -68,7 +68,7 @@ def test_what_a_reply_says(base: Path) -> None:
     (reply,) = replies(LocalTeacher(asked(base)), [request("Hello", 5)])
     assert reply.finish in ("stop", "length")
     assert reply.completion_tokens == 5 or reply.finish == "stop"
-    assert (reply.failure, reply.cost, reply.model) == ("", None, str(base))
+    assert (reply.failure, reply.cost, reply.model) == ("", None, base.name)
     assert reply.time.endswith("+00:00")
     assert reply.prompt_tokens == len(local_teacher._load(asked(base), "").prompt.ids([("user", "Hello")]))
 
