@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipeline.config.synthesis import Synthesis
+from pipeline.synthesis.filters import SIMILAR
 from pipeline.synthesis.readiness import named, place_of
 from pipeline.synthesis.receipts import Receipt, Receipts
 from pipeline.synthesis.request import Draft
@@ -40,10 +41,12 @@ class RowWriter:
         return {**_texts(draft), "generated": self.provenance(draft)}
 
     def rejected(self, draft: Draft) -> dict[str, Any]:
-        """A rejected draft with its rule and reason, and the reply's text where it could not be used."""
+        """A rejected draft: rule, reason, the reply where it could not be used, and the kept row that it is like."""
         rule, reason = draft.rejected or ("", "")
-        raw = {"raw": draft.raw} if draft.raw else {}
-        return {"rule": rule, "reason": reason, **_texts(draft), **raw, "generated": self.provenance(draft)}
+        more: dict[str, Any] = {"raw": draft.raw} if draft.raw else {}
+        if SIMILAR in draft.notes:
+            more[SIMILAR] = draft.notes[SIMILAR]
+        return {"rule": rule, "reason": reason, **_texts(draft), **more, "generated": self.provenance(draft)}
 
     def provenance(self, draft: Draft) -> dict[str, Any]:
         """Where a row comes from. Of a rejected draft: without tokens and cost, which kept rows bear."""
