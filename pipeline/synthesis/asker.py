@@ -53,8 +53,7 @@ class Asker:
         places: Mapping[Role, str] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         self.journal, self.budget, self.teachers = journal, budget, teachers
-        self.places = places
-        self.asked, self.gave_up = 0, Counter[str]()
+        self.places, self.asked, self.gave_up = places, 0, Counter[str]()
         self._in_flight: dict[str, asyncio.Task[Reply]] = {}
 
     @property

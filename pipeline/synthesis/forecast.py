@@ -26,7 +26,7 @@ from pipeline.synthesis.journal import Journal
 from pipeline.synthesis.receipts import Receipt
 from pipeline.synthesis.request import Reply, Request
 from pipeline.synthesis.spend import Budget, cost_of, most_cost
-from pipeline.synthesis.teachers import asked_of
+from pipeline.synthesis.teachers import asked_of, parallel_of
 
 # Characters of a token: of English; of Korean and other scripts. On data/seed_tasks.*.jsonl the tokenizers of SmolLM2
 # and LLaMA, which know no Korean, need 1.09 and 1.17 times as many tokens for English, 2.6 and 2.0 times for Korean.
@@ -85,7 +85,7 @@ def forecast(settings: Synthesis, maker: Method, journal: Journal) -> Forecast:
         UserError: seeds or sources cannot be read.
     """
     watcher = Watcher(journal, Budget(settings, journal))
-    run = Generation(maker, DraftFilters(settings), watcher, settings.rows, settings.teacher.parallel)
+    run = Generation(maker, DraftFilters(settings), watcher, settings.rows, parallel_of(settings.teacher))
     with contextlib.suppress(UserError):  # the replies so far give too few rows; the result has what there is
         asyncio.run(run.run())
     result, received = run.result, receipts.read(journal.path)
@@ -177,7 +177,7 @@ def _reserved(settings: Synthesis, requests: Iterable[Request], count: int) -> f
     money = settings.budget.partition(" ")[2] not in ("", "tokens")
     prices = {role: asked_of(settings, role).price for role in ("teacher", "judge")}
     each = (most_cost(prices[r.role], r) if money else float(r.most_tokens()) for r in requests)
-    return max(each, default=0.0) * min(settings.teacher.parallel, max(count, 0))
+    return max(each, default=0.0) * min(parallel_of(settings.teacher), max(count, 0))
 
 
 def _seconds(told: Sequence[Receipt], requests: int, asked: Asked) -> float | None:

@@ -7,7 +7,7 @@ reply never came is still counted as possibly paid for:
     {"reply": KEY, "text": ..., "finish": ..., "model": ..., "prompt_tokens": ..., ...}    ends one `sent`
     {"refused": KEY}                                                                       ends one, which is free
     {"batch": NAME, "keys": [...]}, {"batch": NAME, "id": ...}, {"batch": NAME, "end": ...}
-    {"note": NAME, "value": ...}    what a method keeps; the newest of a name counts
+    {"note": NAME, "value": ...}                                what a method keeps; the newest of a name counts
 
 In memory stands a place in the file for each reply, not its text.
 """

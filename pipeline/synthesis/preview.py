@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pipeline.config.synthesis import Synthesis
 from pipeline.run.next_command import command_without
 from pipeline.run.progress import say, working
-from pipeline.synthesis.asker import Asker, GaveUp, NotJournaled
+from pipeline.synthesis.asker import Asker, GaveUp
 from pipeline.synthesis.filters import DraftFilters
 from pipeline.synthesis.generation import Method
 from pipeline.synthesis.journal import Journal
 from pipeline.synthesis.methods import note
 from pipeline.synthesis.readiness import places_of
 from pipeline.synthesis.request import Draft, Reply, Request, Work
-from pipeline.synthesis.spend import Budget, BudgetReached
+from pipeline.synthesis.spend import Budget, BudgetReached, NotJournaled
 from pipeline.synthesis.summary import Spent
 from pipeline.synthesis.teachers import teachers_of
 
@@ -79,6 +79,7 @@ async def _ask(settings: Synthesis, maker: Method, journal: Journal) -> list[Ite
         await asker.drain()
         for teacher in set(teachers.values()):
             await teacher.close()
+        journal.close()
 
 
 async def _all(work: Iterable[object]) -> None:

@@ -36,7 +36,7 @@ def parallel_of(asked: Asked) -> int:
 def _teacher(asked: Asked, budget: Budget, role: Role) -> Teacher:
     if asked.kind == "batch":
         return BatchTeacher(asked, budget, role)
-    if asked.kind == "local":
-        return LocalTeacher(asked, f"synthesis.{role}")
     budget.journal.forget_batches(role)
+    if asked.kind == "local":  # a request counts as sent when its batch begins; before that it may be cancelled
+        return LocalTeacher(asked, f"synthesis.{role}", lambda request: budget.on_wire.add(request.key))
     return ApiTeacher(asked, budget, role)

@@ -16,9 +16,8 @@ from pipeline.config.synthesis import Synthesis
 from pipeline.run.folder import Run
 from pipeline.synthesis import preview, stage
 from pipeline.synthesis.asker import GaveUp
-from pipeline.synthesis.journal import Journal
 from pipeline.synthesis.request import Reply, Request
-from pipeline.synthesis.spend import most_cost
+from pipeline.synthesis.spend import Budget
 
 ROOT = Path(__file__).parents[2]
 SEEDS = [
@@ -52,16 +51,16 @@ class FakeTeacher:
         asked: the requests that came, in order.
     """
 
-    def __init__(self, journal: Journal, says: Callable[[int], Any] = reply_of, model: str = "served-model") -> None:
-        self.journal, self.says, self.model = journal, says, model
+    def __init__(self, budget: Budget, says: Callable[[int], Any] = reply_of, model: str = "served-model") -> None:
+        self.budget, self.says, self.model = budget, says, model
         self.asked: list[Request] = []
 
     async def reply(self, request: Request) -> Reply:
         self.asked.append(request)
-        await self.journal.sending(request, most_cost(None, request))
+        await self.budget.sent(request)
         said = self.says(request.draw)
         if isinstance(said, Exception):
-            await self.journal.refused(request.key)
+            self.budget.failed(request, free=True)
             raise said
         time = f"2026-12-01T00:00:{request.draw % 60:02d}+00:00"
         return Reply(said, "stop", "", self.model, 2000, 1000, time=time, seconds=2.0)
@@ -76,8 +75,8 @@ def put_teacher(
     """Puts a fake teacher in the place of the real ones; each command adds the one that it asks to the list."""
     used: list[FakeTeacher] = []
 
-    def teachers_of(settings: Synthesis, journal: Journal) -> dict[str, FakeTeacher]:
-        used.append(FakeTeacher(journal, says, model))
+    def teachers_of(settings: Synthesis, budget: Budget) -> dict[str, FakeTeacher]:
+        used.append(FakeTeacher(budget, says, model))
         return {"teacher": used[-1], "judge": used[-1]}
 
     for module in (stage, preview):

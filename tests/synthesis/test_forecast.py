@@ -44,7 +44,8 @@ def test_before_the_first_reply_requests_and_tokens_are_estimated(
 
 def test_with_prices_the_cost_is_told(tmp_path: Path, run: Run) -> None:
     config = write_config(tmp_path, PRICE)
-    planned = forecast(config.synthesis, method(config.synthesis), Journal(journal_of(run)))
+    journal = Journal(journal_of(run))
+    planned = forecast(config.synthesis, method(config.synthesis, journal), journal)
     assert planned.completion is not None
     assert planned.cost == pytest.approx((planned.prompt + 2 * planned.completion) / 1e6)
     assert planned.most_cost == pytest.approx((planned.prompt + 2 * 4 * 2048) / 1e6)
@@ -89,7 +90,7 @@ def test_tokens_are_estimated_by_characters() -> None:
 
 def test_a_method_with_few_items_says_how_many_rows_there_will_be(tmp_path: Path, run: Run) -> None:
     config = write_config(tmp_path, "synthesis.rows=100")
-    maker = method(config.synthesis)
+    maker = method(config.synthesis, Journal(journal_of(run)))
     maker.items = 3
     planned = forecast(config.synthesis, maker, Journal(journal_of(run)))
     assert (planned.items, planned.possible) == (3, 15)

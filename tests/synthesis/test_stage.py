@@ -17,6 +17,7 @@ from pipeline.run.folder import Run
 from pipeline.run.next_command import started
 from pipeline.synthesis import methods, stage
 from pipeline.synthesis.generation import Method
+from pipeline.synthesis.journal import Journal
 from tests.helpers.fake_teacher import FakeTeacher, generate, lost, reply_of, write_config
 
 Teach = Callable[..., list[FakeTeacher]]
@@ -87,9 +88,9 @@ def test_again_is_up_to_date_and_a_budget_that_is_raised_goes_on(
 def test_lost_requests_are_tried_again_by_generate_alone(
     tmp_path: Path, run: Run, teach: Teach, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def three(settings: Synthesis) -> Method:
+    def three(settings: Synthesis, journal: Journal) -> Method:
         """A method that ends after three items, so that the loss is not made up by a further one."""
-        maker = methods.method(settings)
+        maker = methods.method(settings, journal)
         maker.items = 3
         return maker
 
