@@ -182,7 +182,8 @@ def test_trees_of_openassistant_are_their_best_path(tmp_path: Path) -> None:
         return dict(zip(names, (id, parent, role, text, rank, "1"), strict=True))
 
     rows = [
-        node("1", None, "prompter", "q1"), node("2", "1", "assistant", "worse", 1), node("3", "1", "assistant", "a1", 0),
+        node("1", None, "prompter", "q1"), node("2", "1", "assistant", "worse", 1),
+        node("3", "1", "assistant", "a1", 0),
         node("4", "3", "prompter", "q2"), node("5", "4", "assistant", "a2", 0), node("6", "5", "prompter", "q3"),
     ]  # fmt: skip
     path = tmp_path / "oasst.jsonl"
@@ -208,8 +209,8 @@ def test_content_beside_a_conversation_is_not_lost() -> None:
 
 def test_plain_rows_are_the_same_for_every_template() -> None:
     for row in (
-        {"instruction": "q", "input": "i", "output": "a"}, {"question": "q", "answer": "a"}, {"text": "prose"}, {"x": 1},
-        {"instruction": "q"}, {"instruction": 5, "output": "a"}, "text", {"inputs": "q", "targets": "a"},
+        {"instruction": "q", "input": "i", "output": "a"}, {"question": "q", "answer": "a"}, {"text": "prose"},
+        {"x": 1}, {"instruction": "q"}, {"instruction": 5, "output": "a"}, "text", {"inputs": "q", "targets": "a"},
     ):  # fmt: skip
         raw, source = RawRow(row, "f:1"), Source(path="f")
         cut, kept = ([check(r, source) for r in to_alpaca(raw, source, whole=w)] for w in (False, True))
