@@ -64,8 +64,9 @@ class ConversationCleaner:
             kind = FollowUp if question or answer > question + 1 else Texts
             texts = kind(example.turns[question].content, "", example.turns[answer].content)
             work.take(self._pairs(texts, expected), (question + 1, answer + 1))
+        paired = {i for pair in asked for i in pair}
         for i, turn in enumerate(example.turns):
-            if not any(i in pair for pair in asked):
+            if i not in paired:
                 cleaner = self._quoted if turn.role == "tool" else self._alone
                 work.take(cleaner(Texts("", "", turn.content)), (i + 1,))
         return work.result()

@@ -72,11 +72,16 @@ def _value(turns: Sequence[Turn], system: str, task: str, tools: Sequence[Any]) 
 
 @dataclass
 class _Reader:
-    """Reads messages one after another. number: of the last one that was read, from 1."""
+    """Reads messages one after another.
+
+    system: its text so far. number: of the last message that was read, from 1. has_user: whether one was the user's.
+    open: calls without a result.
+    """
 
     system: str
     turns: list[Turn] = field(default_factory=list)
     number: int = 0
+    has_user: bool = False
     open: OpenCalls = field(default_factory=OpenCalls)
     _numbers: list[int] = field(default_factory=list)  # of the last message of each turn
 
@@ -124,10 +129,7 @@ class _Reader:
         learn = (weight is None or bool(weight)) and not (speaker == "assistant" and (is_prompt or not self.has_user))
         self._check_calls(speaker, more, where)
         self._add(Turn(speaker, content, learn, more))
-
-    @property
-    def has_user(self) -> bool:
-        return any(turn.role == "user" for turn in self.turns)
+        self.has_user = self.has_user or speaker == "user"
 
     def _add_system(self, content: str, where: str) -> None:
         if self.turns:
