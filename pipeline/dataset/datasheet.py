@@ -14,6 +14,11 @@ from pipeline.config.schema import Data
 from pipeline.dataset.summary import label_of
 from pipeline.run.markdown import code, plain
 
+WHOLE = (
+    " Conversations are whole: `turns` has all messages in OpenAI's form (`weight: 0` = carries no loss), `system` the "
+    "system message, `tools` the functions that the turns may call. `instruction` and `output` are then the first "
+    "question and the last answer, and `id` is a hash of all turns."
+)
 # Licences of known sources by name; the user has to look up all others.
 LICENCES = {
     "families": "Apache-2.0, made by code in this project",
@@ -28,13 +33,6 @@ LANGUAGES = {
     "en": "English", "ko": "Korean", "ja": "Japanese", "zh": "Chinese", "fr": "French", "de": "German",
     "es": "Spanish", "it": "Italian", "pt": "Portuguese", "zxx": "no words",
 }  # fmt: skip
-
-
-WHOLE = (
-    " Conversations are whole: `turns` has all messages in OpenAI's form (`weight: 0` = carries no loss), `system` the "
-    "system message, `tools` the functions that the turns may call. `instruction` and `output` are then the first "
-    "question and the last answer, and `id` is a hash of all turns."
-)
 
 
 def datasheet(report: Mapping[str, Any], name: str, data: Data) -> str:
