@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from pipeline.config.chat_forms import is_chat
 from pipeline.config.data import Benchmark, Data, Duplicates, Source
 from pipeline.config.evaluation import Compare, Eval, Judge
 from pipeline.config.methods import check_name
@@ -84,6 +85,11 @@ class Prompt(Section):
     strip_end: bool = False
     """Removes white space before the end token, as slow tokenizers of 2023 did when a script added that token as text.
     Set it to reproduce such a recipe."""
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the template renders whole conversations; the data stage then keeps them whole."""
+        return is_chat(self.template)
 
 
 class Adapter(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.data_report.samples import FIELDS, Sample
+from pipeline.data_report.samples import Sample, shown_texts
 from pipeline.data_report.verbs import LANGUAGES
 from pipeline.dataset.select.decide import LEFT_OUT
 from pipeline.pages.phrases import html_of, joined, labelled, phrase, rule_text
@@ -108,7 +108,8 @@ def sample(row: Sample, unit: str) -> str:
     meta = [phrase(f"word-{row.split}"), row.source, row.language, row.task, row.place, size]
     names = {"split": row.split, "source": row.source, "language": row.language, "rule": "\n".join(row.rules)}
     language = row.language if row.language in LANGUAGES else ""
-    return article(names, row_box(meta, "; ".join(row.notes), fields(_texts(row.texts), language=language)))
+    texts = {name: as_text(text) for name, text in row.texts.items() if text is not None}
+    return article(names, row_box(meta, "; ".join(row.notes), fields(texts, language=language)))
 
 
 def _block(name: str, html: str) -> str:
@@ -120,6 +121,6 @@ def _texts(row: Any) -> dict[str, str]:
     if row is None or row == "":
         return {}
     if isinstance(row, Mapping):
-        chosen = {name: row[name] for name in FIELDS if name in row} or dict(list(row.items())[:12])
+        chosen = shown_texts(row) or dict(list(row.items())[:12])
         return {str(name)[:80]: as_text(value) for name, value in chosen.items() if value is not None}
     return {"row": as_text(row)}

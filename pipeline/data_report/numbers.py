@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.data_report.lengths import SplitLengths, lengths
 from pipeline.data_report.rows import HashSample, read
-from pipeline.data_report.samples import Pool, Sample, clusters
+from pipeline.data_report.samples import Pool, Sample, characters, clusters
 from pipeline.data_report.verbs import LANGUAGES, SAMPLE
 from pipeline.dataset.select.decide import LEFT_OUT
 from pipeline.dataset.summary import label_of
@@ -55,9 +55,9 @@ class _SplitReader:
         names = tokens.names.to_pylist() if tokens is not None else []
         encoded_rows, last = 0, ""
         for row in read(self.folder / f"{name}.jsonl"):
-            size: tuple[int, int] | None
-            size = len(row["instruction"]) + len(row["input"]) + len(row["output"]), len(row["output"])
-            split.add(row["id"], self.sources.setdefault(row["source"], len(self.sources)), *size)
+            whole, answer = characters(row)
+            size: tuple[int, int] | None = (whole, answer)
+            split.add(row["id"], self.sources.setdefault(row["source"], len(self.sources)), whole, answer)
             if tokens is not None:
                 encoded = encoded_rows < len(names) and names[encoded_rows] == row["id"]
                 size = (int(tokens.lengths[encoded_rows]), int(tokens.labelled[encoded_rows])) if encoded else None
@@ -100,6 +100,7 @@ def gather(run: Run, name: str, seed: int, cutoff: int) -> ReportData:
         "flow": flow(report),
         **{name: report.get(name) or [] for name in ("sources", "rules", "mix")},
         **{name: report.get(name) or {} for name in ("languages", "tasks", "groups", "contamination")},
+        **{name: report[name] for name in ("conversations",) if name in report},
         "duplicates": {**{k: v for k, v in duplicates.items() if k != "largest"}, **_group_sizes(run)},
         "lengths": measured | (_beyond(run) if encoded else {}),
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data_report.rows import HashSample, content_hash, read
+from pipeline.dataset.read.tool_calls import text_of
 from pipeline.dataset.select.decide import LEFT_OUT
 
 ROWS = 200  # drawn from the rows that stay
@@ -93,7 +94,7 @@ def rejected(path: Path) -> list[Sample]:
         split = "left-out" if rule in LEFT_OUT else "rejected"
         for row in sample.drawn():
             texts = row.get("row")
-            shown = {k: texts[k] for k in FIELDS if k in texts} if isinstance(texts, dict) else {}
+            shown = shown_texts(texts) if isinstance(texts, dict) else {}
             samples.append(
                 Sample(
                     split, str(row.get("source", "")), str(_of(texts, "language")), str(_of(texts, "task")),
@@ -117,8 +118,33 @@ def clusters(folder: Path, largest: list[dict[str, Any]]) -> list[dict[str, Any]
 
 
 def _sample(split: str, row: Mapping[str, Any], size: tuple[int, int] | None) -> Sample:
-    texts = {name: row[name] for name in FIELDS if row[name] or name != "input"}
+    texts = {name: text for name, text in shown_texts(row).items() if text or name != "input"}
     return Sample(split, str(row["source"]), str(row["language"]), str(row.get("task", "")), "", texts, size=size)
+
+
+def shown_texts(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The texts of a row by field, of a conversation by the numbers of its turns; empty if it has neither."""
+    system = {"system": row["system"]} if row.get("system") else {}
+    turns = row.get("turns")
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) and "role" in turn for turn in turns):
+        fields = {name: row[name] for name in FIELDS if name in row}
+        return system | fields if fields else {}
+    shown = dict(system)
+    for number, turn in enumerate(turns, 1):
+        calls = [text_of(turn["tool_calls"])] if turn.get("tool_calls") else []
+        mark = ", no loss" if turn.get("weight") == 0 else ""
+        shown[f"{number}. {turn['role']}{mark}"] = "\n".join(filter(None, (str(turn.get("content") or ""), *calls)))
+    return shown
+
+
+def characters(row: Mapping[str, Any]) -> tuple[int, int]:
+    """Characters of a row of a split, and of what it teaches: its output, or the answers that carry loss."""
+    if "turns" not in row:
+        answer = len(row["output"])
+        return len(row["instruction"]) + len(row["input"]) + answer + len(row.get("system", "")), answer
+    turns = [(turn["role"] == "assistant" and turn.get("weight") != 0, len(turn["content"])) for turn in row["turns"]]
+    whole = sum(size for _, size in turns) + len(row.get("system", ""))
+    return whole, sum(size for learn, size in turns if learn)
 
 
 def _of(row: Any, name: str) -> Any:

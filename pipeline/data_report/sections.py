@@ -13,7 +13,7 @@ from pipeline.dataset.datasheet import LANGUAGES as NAMES
 from pipeline.dataset.select.decide import LEFT_OUT
 from pipeline.dataset.summary import label_of
 from pipeline.pages.drawing import Drawing
-from pipeline.pages.figure import Figure, Rows, number
+from pipeline.pages.figure import Figure, Rows, number, table
 from pipeline.pages.phrases import Phrase, html_of, joined, labelled, phrase
 from pipeline.pages.rows import pager
 
@@ -188,7 +188,19 @@ class Sections:
         if n["groups"]:
             html += self._counts(n["groups"], "task-groups", phrase("note-task-groups"))
         with_input = phrase("with-input", n=f"{n['with_input']:,}", share=share(n["with_input"], n["kept"]))
-        return f"<p>{html_of(with_input)}</p>{html}"
+        return f"<p>{html_of(with_input)}</p>{self._conversations()}{html}"
+
+    def _conversations(self) -> str:
+        """How many turns rows have, if conversations stay whole."""
+        c = self.numbers.get("conversations")
+        if not c:
+            return ""
+        values = {name: f"{c[name]:,}" for name in ("rows", "several", "turns", "answers", "learnt")}
+        values |= {name: f"{c[name]:,}" for name in ("with_system", "with_tools")}
+        text = phrase("conversations", **values, share=share(c["learnt"], c["turns"]))
+        head = (phrase("head-turns"), number(word("rows")), number(phrase("head-share")))
+        rows = [(name, f"{n:,}", share(n, c["rows"])) for name, n in c["by_turns"].items()]
+        return f"<p>{html_of(text)}</p>{table(head, rows)}"
 
     def _counts(self, counts: Mapping[str, int], name: str, note: str) -> str:
         if not any(counts.values()):

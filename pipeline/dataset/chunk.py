@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config.schema import Data, Source
-from pipeline.dataset.clean.rule import Cleaner, Texts
+from pipeline.dataset.clean.conversation import ConversationCleaner
+from pipeline.dataset.clean.rule import Change, Cleaner, Texts
 from pipeline.dataset.example import Example
 from pipeline.dataset.read.alpaca_form import notes_of, to_alpaca
 from pipeline.dataset.read.compressed import READ
@@ -24,6 +25,7 @@ from pipeline.dataset.read.conversation import CONVERSATION, characters, growth
 from pipeline.dataset.read.forms import EXTRA, form_name
 from pipeline.dataset.read.row import RawRow, Rejected, check
 from pipeline.dataset.read.source import labels, read
+from pipeline.dataset.read.tool_calls import text_of
 from pipeline.dataset.select.contamination import Hit, QuestionIndex
 from pipeline.dataset.select.duplicates import Signatures, shingles, signatures
 from pipeline.dataset.select.text_units import Hashes, fingerprint, hashes, normalise, units
@@ -62,6 +64,8 @@ class Features:
     inputs: NDArray[np.bool_]
     signatures: Signatures | None
     hits: list[list[Hit]] | None
+    turns: NDArray[np.int32] | None = None
+    """[rows, 5]: the counts of `_counts`. None if conversations are cut into rows."""
 
 
 @dataclass
@@ -85,14 +89,14 @@ class ChunkResult:
     read: int = 0
 
 
-def chunks(number: int, source: Source, seed: int) -> Iterator[Chunk]:
-    """A source in chunks of bounded size."""
+def chunks(number: int, source: Source, seed: int, whole: bool = False) -> Iterator[Chunk]:
+    """A source in chunks of bounded size. whole: conversations stay whole."""
     raws: list[RawRow] = []
     size = 0
     READ.reset()
     for raw in read(source, seed):
         raws.append(raw)
-        size += _characters(raw.value)
+        size += characters(raw.value) if whole else _characters(raw.value)
         if len(raws) == ROWS or size > CHARACTERS:
             yield Chunk(number, raws, READ.count if READ.is_known else 0)
             raws, size = [], 0
@@ -108,11 +112,12 @@ def _characters(row: Any) -> int:
 
 
 class ChunkPipeline:
-    """The work on a chunk. Picklable; created once in each process."""
+    """The work on a chunk. Picklable; created once in each process. whole: conversations stay whole."""
 
-    def __init__(self, data: Data, benchmarks: QuestionIndex | None) -> None:
-        self.data, self.benchmarks = data, benchmarks
+    def __init__(self, data: Data, benchmarks: QuestionIndex | None, whole: bool = False) -> None:
+        self.data, self.benchmarks, self.whole = data, benchmarks, whole
         self.clean = Cleaner(data.clean, data.rules)
+        self.clean_conversation = ConversationCleaner(data.clean, data.rules)
         self.labels = labels(data.sources)
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
@@ -122,9 +127,9 @@ class ChunkPipeline:
         accepted: list[bool] = []
         result = ChunkResult(chunk.source, lines, np.zeros(0, np.bool_), _NONE, read=chunk.read)
         for raw in chunk.raws:
-            result.forms[form_name(raw.value, source)] += 1
+            result.forms[form_name(raw.value, source, self.whole)] += 1
             result.notes.update(notes_of(raw.value, source))
-            for row in to_alpaca(raw, source):
+            for row in to_alpaca(raw, source, self.whole):
                 example = self._example(row, source, self.labels[chunk.source], result.changes)
                 accepted.append(isinstance(example, Example))
                 line = f"{row.place.replace(chr(10), ' ')}{SEPARATOR}{_json(example.as_dict())}"
@@ -145,6 +150,8 @@ class ChunkPipeline:
         example = check(raw, source, label)
         if isinstance(example, Rejected):
             return example
+        if example.turns or example.system:
+            return self._conversation(example, raw, source, label, changes)
         cleaned = self.clean(Texts(example.instruction, example.input, example.output), source.language)
         if cleaned.rejected:
             rule, reason = cleaned.rejected
@@ -153,19 +160,29 @@ class ChunkPipeline:
             example = Example.of(
                 *cleaned.texts, source=example.source, task=example.task, exact=example.exact, thread=example.thread
             )
-        for change in cleaned.changes:
-            entry = {"rule": change.rule, "action": change.action, "reason": change.reason, "place": raw.place}
-            changes.append({**entry, "source": label, "id": example.id, "before": change.before, "after": change.after})
+        changes += [_entry(change, raw, label, example) for change in cleaned.changes]
+        return example
+
+    def _conversation(
+        self, example: Example, raw: RawRow, source: Source, label: str, changes: list[dict[str, Any]]
+    ) -> Example | Rejected:
+        """Cleans every turn of a conversation, as `_example` cleans a row."""
+        example, turn_changes, rejected = self.clean_conversation(example, source.language)
+        if rejected:
+            rule, reason = rejected
+            return Rejected(rule, reason, raw.place, label, raw.value)
+        for one in turn_changes:
+            changes.append({**_entry(one.change, raw, label, example), "turns": list(one.turns)})
         return example
 
     def _features(self, examples: Sequence[Example]) -> Features:
         data = self.data.duplicates
         compared = data.near or self.benchmarks is not None
-        words = [units(f"{e.instruction}\n{e.input}\n{e.output}") for e in examples if compared]
+        words = [units(_text(e)) for e in examples if compared]
         hashed = [hashes(w) for w in words]
         shingled = [shingles(w, h, data.shingle) for w, h in zip(words, hashed, strict=True) if data.near]
         own = [_own_units(e) for e in examples if data.near]
-        texts = ["\x1f".join(map(normalise, (e.instruction, e.input, e.output))) for e in examples]
+        texts = ["\x1f".join(map(normalise, _texts(e))) for e in examples]
         return Features(
             ids=np.array([int(e.id, 16) for e in examples], np.uint64),
             texts=np.array([fingerprint(t) for t in texts] if data.exact else [0] * len(examples), np.uint64),
@@ -176,6 +193,7 @@ class ChunkPipeline:
             inputs=np.array([bool(e.input) for e in examples], np.bool_),
             signatures=signatures(shingled, own, data.near) if data.near else None,
             hits=self.benchmarks.find(hashed) if self.benchmarks is not None else None,
+            turns=np.array([_counts(e) for e in examples], np.int32).reshape(-1, 5) if self.whole else None,
         )
 
 
@@ -183,14 +201,48 @@ _EMPTY = np.zeros(0, np.uint64)
 _NONE = Features(_EMPTY, _EMPTY, [], [], _EMPTY, np.zeros(0, np.bool_), np.zeros(0, np.bool_), None, None)
 
 
+def _entry(change: Change, raw: RawRow, label: str, example: Example) -> dict[str, Any]:
+    entry = {"rule": change.rule, "action": change.action, "reason": change.reason, "place": raw.place}
+    return {**entry, "source": label, "id": example.id, "before": change.before, "after": change.after}
+
+
+def _text(e: Example) -> str:
+    """All texts of a row, in which near-duplicates and benchmark questions are looked for."""
+    if e.turns or e.system:
+        return "\n".join(_texts(e))
+    return f"{e.instruction}\n{e.input}\n{e.output}"
+
+
+def _texts(e: Example) -> Sequence[str]:
+    """The texts that are equal in exact duplicates."""
+    if not e.turns:
+        return (e.instruction, e.input, e.output, e.system) if e.system else (e.instruction, e.input, e.output)
+    texts = [e.system] if e.system else []
+    for turn in e.turns:
+        calls = turn.more.get("tool_calls")
+        texts += [turn.content, text_of(calls)] if calls else [turn.content]
+    return texts
+
+
+def _counts(e: Example) -> tuple[int, int, int, bool, bool]:
+    """Turns, answers, answers that are learnt; whether there is a system message, and whether there are tools."""
+    answers = [turn.learn for turn in e.turns if turn.role == "assistant"] if e.turns else [True]
+    return len(e.turns) or 2, len(answers), sum(answers), bool(e.system), bool(e.tools)
+
+
 def _own_units(example: Example) -> Hashes:
     """Units of a row without the block of its prompt that makes up most of it (passage, system message, instruction).
 
     Empty if no block does: then the rows are compared as a whole only.
     """
-    blocks = [*example.instruction.split("\n\n"), example.input]
+    if example.turns or example.system:
+        prompts = [turn.content for turn in example.turns if turn.role != "assistant"] or [example.instruction]
+        blocks = [example.system, *(block for text in prompts for block in text.split("\n\n")), example.input]
+        answers = [turn.content for turn in example.turns if turn.role == "assistant"] or [example.output]
+    else:
+        blocks, answers = [*example.instruction.split("\n\n"), example.input], [example.output]
     longest = max(range(len(blocks)), key=lambda i: len(blocks[i]))
-    rest = "\n".join([*(b for i, b in enumerate(blocks) if i != longest), example.output])
+    rest = "\n".join([*(b for i, b in enumerate(blocks) if i != longest), *answers])
     return hashes(units(rest)) if len(blocks[longest]) > len(rest) else _EMPTY
 
 

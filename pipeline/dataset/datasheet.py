@@ -15,6 +15,11 @@ from pipeline.dataset.generated import lines as lines_of_generated
 from pipeline.dataset.summary import label_of
 from pipeline.run.markdown import code, plain
 
+WHOLE = (
+    " Conversations are whole: `turns` has all messages in OpenAI's form (`weight: 0` = carries no loss), `system` the "
+    "system message, `tools` the functions that the turns may call. `instruction` and `output` are then the first "
+    "question and the last answer, and `id` is a hash of all turns."
+)
 # Licences of known sources by name; the user has to look up all others.
 LICENCES = {
     "families": "Apache-2.0, made by code in this project",
@@ -71,7 +76,7 @@ def _what(report: Mapping[str, Any]) -> str:
         f"{left_out}. {_n(report, 'with_input')} rows carry an input.\n\n"
         "**Form.** One JSON object a line: `instruction`, `input` (may be empty), `output`, and `id` (hash of the "
         "three), `source`, `language`, `task`, `exact` (the output is the only right answer), `thread` (the "
-        "conversation that a row was cut from)."
+        "conversation that a row was cut from)." + (WHOLE if report.get("conversations") else "")
     )
 
 
@@ -201,6 +206,8 @@ def _mixture(report: Mapping[str, Any]) -> str:
 def _contents(report: Mapping[str, Any]) -> Iterable[str]:
     languages = report.get("languages") or {}
     yield "**Languages.** " + (_counts({LANGUAGES.get(k, k): v for k, v in languages.items()}) or "No row was kept.")
+    if conversations := report.get("conversations"):
+        yield _conversations(conversations)
     tasks = {k or "(none named)": v for k, v in (report.get("tasks") or {}).items()}
     if set(tasks) - {"(none named)"}:
         more = f", and {len(tasks) - 20:,} more" if len(tasks) > 20 else ""
@@ -208,6 +215,18 @@ def _contents(report: Mapping[str, Any]) -> Iterable[str]:
     if report.get("groups"):
         yield f"**Groups of tasks.** {_counts(report['groups'])}."
     yield "**Lengths.** In the run's `report/`, in tokens where a base model is named, otherwise in characters."
+
+
+def _conversations(counts: Mapping[str, Any]) -> str:
+    rows = [(name, f"{n:,}") for name, n in counts["by_turns"].items()]
+    names = ("several", "rows", "turns", "answers", "learnt", "with_system", "with_tools")
+    several, all_rows, turns, answers, learnt, system, tools = (f"{counts[name]:,}" for name in names)
+    return (
+        f"**Conversations.** {several} of {all_rows} rows have more than one question. Of {turns} turns {answers} are "
+        f"answers, and {learnt} of these may carry loss ({counts['learnt'] / counts['turns']:.1%} of the turns; "
+        f"`prompt.loss` can narrow it). {system} rows have a system message, {tools} have tools.\n\n"
+        + _table(("turns in a row", "rows"), rows, numbers=(1,))
+    )
 
 
 def _limits(report: Mapping[str, Any], data: Data) -> Iterable[str]:

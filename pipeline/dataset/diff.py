@@ -1,7 +1,7 @@
 """What changed between two builds of a data set: counts, and every row that is in another file.
 
 Rows are matched by the hash of the text that was read: changes by rules are undone first, so that a row which a rule
-fixed in only one of the builds is matched.
+fixed in only one of the builds is matched. A whole conversation is one row, matched by all its turns.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from pipeline.dataset.example import Example
 from pipeline.dataset.summary import label_of
+from pipeline.dataset.turn import Turn
 from pipeline.run.errors import UserError
 from pipeline.run.files import json_lines, json_text, write_json_lines
 from pipeline.run.folder import SPLITS
@@ -174,18 +175,31 @@ def _original(row: Any, fixes: Texts) -> str:
     """Id of the text as it was read: the fixes are undone in reverse order."""
     if not fixes:
         return _id(row)
-    texts = {name: row[name] for name in TEXTS}
-    for before in reversed(fixes):
-        texts |= before
-    return _id(texts)
+    before: dict[str, str] = {}
+    for texts in reversed(fixes):
+        before |= texts
+    turns = [{**turn, "content": before.get(f"turn {n}", turn["content"])} for n, turn in enumerate(_turns(row), 1)]
+    texts = {name: before.get(name, row[name]) for name in (*TEXTS, "system") if name in row}
+    return _id({**texts, "turns": turns, "tools": row.get("tools", [])} if turns else texts)
 
 
 def _id(row: Any) -> str:
     """The id of a row as an `Example`; if it cannot be one, a hash of its JSON."""
     if isinstance(row, dict) and isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
-        input = row.get("input")
-        return Example.of(row["instruction"], input if isinstance(input, str) else "", row["output"], source="").id
+        input, system = (row[k] if isinstance(row.get(k), str) else "" for k in ("input", "system"))
+        if turns := _turns(row):
+            tools = row.get("tools") or ()
+            return Example.whole([Turn.of(turn) for turn in turns], system=system, tools=tools, source="").id
+        return Example.of(row["instruction"], input, row["output"], source="", system=system).id
     return "x" + Example.of(json_text(row, default=str), "", "", source="").id
+
+
+def _turns(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The turns of a row that is a whole conversation, as this project writes them; empty for other rows."""
+    turns = row.get("turns")
+    if not isinstance(turns, list) or not all(isinstance(t, dict) and {"role", "content"} <= set(t) for t in turns):
+        return []
+    return turns if {"user", "assistant"} <= {turn["role"] for turn in turns} else []
 
 
 def _texts(run: Path, wanted: set[str]) -> dict[str, Any]:
@@ -194,5 +208,8 @@ def _texts(run: Path, wanted: set[str]) -> dict[str, Any]:
 
 
 def _short(row: Any) -> str:
-    text = " | ".join(str(row[t]) for t in TEXTS if row.get(t)) if isinstance(row, dict) else str(row)
+    texts = [str(row[name]) for name in TEXTS if row.get(name)] if isinstance(row, dict) else [str(row)]
+    if isinstance(row, dict) and (turns := _turns(row)):
+        texts = [str(turn["content"]) for turn in turns]
+    text = " | ".join(texts)
     return " ".join(text.split()) or str(row)

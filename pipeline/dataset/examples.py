@@ -17,7 +17,7 @@ def read_examples(dataset: Path, split: str, limit: int | None = None) -> Iterat
         dataset: the run's folder `dataset/`. split: `train`, `val` or `holdout`.
     """
     for row in itertools.islice(json_lines(dataset / f"{split}.jsonl"), limit):
-        yield Example(**row)
+        yield Example.from_dict(row)
 
 
 def example_rows(dataset: Path, limit: int | None = None) -> list[Example]:

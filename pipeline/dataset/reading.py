@@ -26,6 +26,9 @@ FIXES = {  # by the rule that rejected most rows of a source without any accepte
     "text-only": "cut each text into a question and its answer first",
     "duplicate-key": "give each field of an object once",
     "no-answer": "each question needs an answer of the assistant after it",
+    "call-without-result": "each call of a tool needs its result before the next turn",
+    "result-without-call": "each result of a tool needs the message that calls it: tool_calls",
+    "weight-zero": "at least one answer of a conversation needs a weight other than 0",
     "ragged": "put quotes around cells that hold the separator or a line break",
 }
 
@@ -42,7 +45,7 @@ def read_source(
     before, accepted = len(ledger), 0
     size = sum(path.stat().st_size for path in files_of(source))
     with bar(what=f"data: reading {Path(source.path).name}", total=source.rows) as progress:
-        for result in engine.map(pipeline, chunks(number, source, data.seed)):
+        for result in engine.map(pipeline, chunks(number, source, data.seed, pipeline.whole)):
             ledger.add(result)
             summary.add(result)
             yield from result.changes

@@ -44,17 +44,23 @@ NOT_IN_KEY = ("engine",)  # settings of `data` that do not change the result
 
 
 def key(config: Config, run: Run) -> dict[str, Any]:
-    """The cache key: all that the result depends on, the `data` section and the bytes of the files it names."""
+    """The cache key: all that the result depends on, the `data` section and the bytes of the files it names.
+
+    A chat template keeps conversations whole, and that alone is in the key of it: all chat templates share the data.
+    """
     if not config.data.sources:
         raise UserError("data.sources is empty", "data.sources", "name at least one file, folder or hub id")
     files = [path for source in config.data.sources for path in files_of(source)]
     files += [path for benchmark in config.data.benchmarks for path in benchmark_files(benchmark.path)]
     data = {name: value for name, value in config.value("data").items() if name not in NOT_IN_KEY}
-    return {"version": 3, "data": data, "inputs": input_hashes(files)}
+    whole = {"conversations": "whole"} if config.prompt.is_chat else {}
+    return {"version": 3, "data": data, "inputs": input_hashes(files), **whole}
 
 
 def build(config: Config, run: Run, stage_key: dict[str, Any] | None = None) -> None:
     """Reads, cleans, compares and splits all rows; each is kept or rejected with a reason.
+
+    Conversations stay whole if the config's template is a chat template; else each answer is a row.
 
     Raises:
         UserError: a source cannot be read, or no row is left.
@@ -70,7 +76,7 @@ def build(config: Config, run: Run, stage_key: dict[str, Any] | None = None) -> 
         Ledger(output.folder / ".rows") as ledger,
         Writer(output.folder, data, ledger, summary) as writer,
     ):
-        pipeline = ChunkPipeline(data, index)
+        pipeline = ChunkPipeline(data, index, config.prompt.is_chat)
         for number in range(len(data.sources)):
             for change in read_source(number, data, pipeline, workers, ledger, summary):
                 writer.write_change(change)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from pipeline.dataset.select.decide import LEFT_OUT
 from pipeline.dataset.select.split import group_members
 from pipeline.run.folder import SPLITS
 
+TURNS = (2, 3, 5, 7, 9, 13, 21, 51)  # the smallest number of turns in each group of the report
 LONGEST = 2000  # characters of a text in the report; the files have the whole
 MEANINGS = {
     "duplicate": "Equal to an earlier row, letter case, Unicode form and white space aside.",
@@ -28,6 +30,8 @@ MEANINGS = {
     "duplicate-key": "An object names one field twice with different values.",
     "invalid-utf-8": "A text is not UTF-8.",
     "undesired": "A label says that the answer is a bad one (preference data).",
+    "call-without-result": "A call of a tool is not followed by its result; the turns before it are kept.",
+    "result-without-call": "The result of a tool that nobody called; the turns before it are kept.",
     "field-not-used": "Holds content that its form does not use.",
 }
 
@@ -47,6 +51,8 @@ class Summary:
         self.languages: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self.tasks: Counter[str] = Counter()
         self.with_input = 0
+        self.turns: Counter[int] = Counter()  # rows by their number of turns, if conversations stay whole
+        self.conversations: Counter[str] = Counter()
 
     def add(self, result: ChunkResult) -> None:
         """Counts a chunk that was read."""
@@ -58,7 +64,13 @@ class Summary:
         for rule, rows in result.examples.items():
             for row in rows:
                 self._example(rule, {"action": "rejected", **row})
+        seen: set[tuple[str, ...]] = set()
         for change in result.changes:
+            if "turns" in change:  # a conversation counts once, however many of its turns a rule changed
+                mark = (change["rule"], change["action"], change["place"])
+                if mark in seen:
+                    continue
+                seen.add(mark)
             self.counts[change["rule"], change["action"], result.source] += 1
             self._example(change["rule"], change)
 
@@ -73,6 +85,14 @@ class Summary:
         self.languages[source][language] += 1
         self.tasks[task] += 1
         self.with_input += with_input
+
+    def keep_turns(self, turns: int, answers: int, learnt: int, with_system: int, with_tools: int) -> None:
+        """Counts the turns of a kept row, if conversations stay whole."""
+        self.turns[turns] += 1
+        self.conversations.update(
+            rows=1, several=turns > 2, turns=turns, answers=answers, learnt=learnt, with_system=with_system,
+            with_tools=with_tools,
+        )  # fmt: skip
 
     def _example(self, rule: str, example: Mapping[str, Any]) -> None:
         if len(self.examples[rule]) < EXAMPLES:
@@ -132,7 +152,16 @@ class Summary:
             "rejected": self.count("rejected"), "left_out": sum(self.count(rule=rule) for rule in LEFT_OUT),
             "with_input": self.with_input, "sources": self.sources(), "rules": self.rules(), **more, "mix": mix,
             "languages": _sorted(languages), "tasks": _sorted(self.tasks), "groups": groups,
+            **({"conversations": {**self.conversations, "by_turns": self._by_turns()}} if self.turns else {}),
         }  # fmt: skip
+
+    def _by_turns(self) -> dict[str, int]:
+        """Rows by number of turns, in the groups of `TURNS`."""
+        groups: Counter[str] = Counter()
+        for low, high in itertools.pairwise((*TURNS, 0)):
+            name = f"{low}" if high == low + 1 else f"{low}-{high - 1}" if high else f"{low} or more"
+            groups[name] += sum(n for turns, n in self.turns.items() if low <= turns and (turns < high or not high))
+        return {name: n for name, n in groups.items() if n}
 
 
 def label_of(line: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from pipeline.run.files import json_text, need_space
 from pipeline.run.folder import SPLITS
 from pipeline.run.progress import bar
 
+TEXTS = ("instruction", "input", "output", "system", "turns", "tools")  # what excerpts of a row show
 CLUSTERS = 10  # largest clusters in the report
 HITS = 50  # of one benchmark in the report
 
@@ -82,6 +83,8 @@ class Writer:
             self._write_line(split, stored.text)
         self.repeats += times - 1
         self.summary.keep(split, source, features.languages[row], features.tasks[row], bool(features.inputs[row]))
+        if features.turns is not None:
+            self.summary.keep_turns(*features.turns[row].tolist())
 
     def write_duplicates(self) -> dict[str, Any]:
         """Writes duplicates.jsonl: each kept row with those dropped for it. Returns counts and the largest clusters."""
@@ -113,7 +116,7 @@ class Writer:
         stored = self.ledger.stored(row)
         values = stored.row
         return {"id": values["id"], "place": stored.place, "source": values["source"],
-                **{name: values[name] for name in ("instruction", "input", "output")}}  # fmt: skip
+                **{name: values[name] for name in TEXTS if name in values}}  # fmt: skip
 
     def _duplicate(self, row: int) -> dict[str, Any]:
         drop = self.ledger.drops[row]

@@ -24,9 +24,11 @@ ROWS = [A, B, C]
 Build = Callable[..., dict[str, Any]]
 
 
-def config_of(*paths: object, **data: Any) -> Config:
+def config_of(*paths: object, template: str = "alpaca", **data: Any) -> Config:
     sources = [_source(path) for path in paths]
-    return Config.model_validate({"name": "t", "model": {"base": "x"}, "data": {"sources": sources, **data}})
+    prompt = {"template": template}
+    config = {"name": "t", "model": {"base": "x"}, "prompt": prompt, "data": {"sources": sources, **data}}
+    return Config.model_validate(config)
 
 
 def _source(path: object) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def literal_escapes(texts: Texts) -> Finding | None:
         return None
     if ABOUT_CODE.search(texts.asked) or any(CODE.search(text) for text in texts):
         return None
-    resolved = Texts(*(_resolved(text) for text in texts))
+    resolved = type(texts)(*(_resolved(text) for text in texts))
     for field, before, after in zip(FIELDS, texts, resolved, strict=True):
         if before != after:
             at = min(i for i in (before.find("\\"), before.find("&")) if i >= 0)

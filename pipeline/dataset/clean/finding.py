@@ -34,6 +34,16 @@ class Texts(NamedTuple):
         return self.instruction[:END] + "\n" + self.instruction[-END:]
 
 
+class FollowUp(Texts):
+    """A question and its answer from the middle of a conversation, whose earlier turns are not in `input`."""
+
+    __slots__ = ()
+
+    @property
+    def has_history(self) -> bool:
+        return True
+
+
 class Finding(NamedTuple):
     """What is wrong with a row. texts: the fixed row, or None if it must be rejected. field, at: where it was found."""
 

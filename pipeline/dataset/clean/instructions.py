@@ -79,7 +79,7 @@ def missing_input(texts: Texts) -> Finding | None:
     Source: AlpacaDataCleaned, class 9, "unclear".
     """
     asked = texts.instruction
-    if texts.input or len(asked) > LONGEST:
+    if texts.input or texts.has_history or len(asked) > LONGEST:
         return None
     if asked.isascii():
         lower = asked.lower()

@@ -72,7 +72,7 @@ def personal_data(texts: Texts) -> Finding | None:
     if not seen:
         return None
     field, at = seen[0]
-    return Finding(f"holds personal data: {', '.join(dict.fromkeys(kinds))}", Texts(*redacted), field, at)
+    return Finding(f"holds personal data: {', '.join(dict.fromkeys(kinds))}", type(texts)(*redacted), field, at)
 
 
 def _redacted(

@@ -4,19 +4,25 @@ row of the source
   -> forms.form_of            which form, which field is which
   -> here                     seeds, flat forms (alpaca, question/answer, ...), rows with a history
      or conversation.py       messages, sharegpt; also what tree.py and preference.py turn into messages
+     or whole.py              the same for chat templates: one row with all turns; a system message stays apart
   -> unused_fields            a row whose content would be lost is rejected (`field-not-used`)
   -> row.check                types are checked: `Example` or `Rejected`
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pipeline.config.schema import Source
 from pipeline.dataset.read import preference
+from pipeline.dataset.read.chat_text import form_of_text, messages_of_text
 from pipeline.dataset.read.conversation import SPEAKERS, conversation_rows
 from pipeline.dataset.read.forms import LISTS, TEXTS, Form, form_of, lacks_optional_field_only
-from pipeline.dataset.read.row import RawRow
+from pipeline.dataset.read.row import RawRow, Whole
+from pipeline.dataset.read.tool_calls import BadTools, tools_of
 from pipeline.dataset.read.tree import best_path
 from pipeline.dataset.read.unused_fields import (
     advice_for_columns,
@@ -25,13 +31,21 @@ from pipeline.dataset.read.unused_fields import (
     unused_content,
     would_be_lost,
 )
+from pipeline.dataset.read.whole import whole_conversation
+
+Rows = Callable[..., list[RawRow]]  # `conversation_rows` or `whole_conversation`
 
 
-def to_alpaca(raw: RawRow, source: Source) -> list[RawRow]:
-    """One row as rows in Alpaca form; at least one. A row of unknown form stays as it is, for `row.check`."""
+def to_alpaca(raw: RawRow, source: Source, whole: bool = False) -> list[RawRow]:
+    """One row as rows in Alpaca form; at least one. A row of unknown form stays as it is, for `row.check`.
+
+    whole: conversations stay whole, and system messages apart from instructions, for a chat template.
+    """
     row = raw.value
     if raw.error or not isinstance(row, dict):
         return [raw]
+    if whole and form_of_text(row):
+        return whole_conversation(raw, messages_of_text(row))
     form = form_of(row, source.columns)
     if lacks_optional_field_only(form, source):
         raw = RawRow({**row, form.expected: ""}, raw.place)
@@ -41,7 +55,7 @@ def to_alpaca(raw: RawRow, source: Source) -> list[RawRow]:
         output = row.get(form.fields.get("output", ""))
         if name := preference.undesired(row, form.fields.values(), output):
             return [raw.rejected("undesired", f"{name[:40]!r} is false: the answer is marked as a bad one")]
-    results = [raw] if form.is_alpaca else _converted(raw, row, form, source)
+    results = [raw] if form.is_alpaca else _converted(raw, row, form, source, whole)
     if form.unused and (names := lost_fields(row, form.unused, results)):
         if form.name in LISTS:
             return [raw.rejected("field-not-used", advice_for_list(names, LISTS[form.name]))]
@@ -57,7 +71,7 @@ def notes_of(row: Any, source: Source) -> list[str]:
     return list(preference.notes(row, form_of(row, source.columns).fields.values()))
 
 
-def _converted(raw: RawRow, row: dict[str, Any], form: Form, source: Source) -> list[RawRow]:
+def _converted(raw: RawRow, row: dict[str, Any], form: Form, source: Source, whole: bool) -> list[RawRow]:
     if form.name == "text":
         return [raw.rejected("text-only", "plain text (field 'text') without question and answer")]
     if form.name == "unknown":
@@ -74,22 +88,38 @@ def _converted(raw: RawRow, row: dict[str, Any], form: Form, source: Source) -> 
     task = _task(row.get(fields["task"]), "task" in source.columns) if "task" in fields else ""
     if form.name == "seeds":  # every seed has a name of its own, so the name would be a task of one row
         task = task or ("classification" if row.get("is_classification") is True else "")
-        instruction = _with_system(system, row[fields["instruction"]])
-        return _instances(raw, row[fields["instances"]], instruction, task, "output" in source.needs)
+        instruction = row[fields["instruction"]]
+        more, instruction = (system, instruction) if whole else ("", _with_system(system, instruction))
+        instances = _instances(raw, row[fields["instances"]], instruction, task, "output" in source.needs)
+        return [_apart(one, more) for one in instances]
+    cut: Rows = conversation_rows
+    if whole:
+        try:
+            cut = partial(whole_conversation, tools=tools_of(row))
+        except BadTools as error:
+            return [raw.rejected("tools", str(error))]
     prompt, chosen = row.get(fields.get("prompt", "")), row.get(fields.get("chosen", ""))
     if form.name == "chosen" and preference.to_messages(prompt, chosen) is None:
         return [raw.rejected("instruction-missing", f"no question beside {fields['chosen']!r} (form: preference)")]
     if form.name in LISTS:
-        return conversation_rows(raw, *_messages(row, form), system, task)
+        return cut(raw, *_messages(row, form), system, task)
     flat: dict[str, Any] = {ours: row[fields[ours]] for ours in TEXTS if ours in fields}
     if "history" in fields and (history := row[fields["history"]]):
-        return _with_history(raw, flat, history, system, task)
+        return _with_history(raw, flat, history, partial(cut, system=system, task=task))
     if messages := preference.to_messages(flat["instruction"], flat["output"]):
         if flat.get("input"):
             return [raw.rejected("field-not-used", would_be_lost([fields["input"]]) + "; put it into a message")]
-        return conversation_rows(raw, *messages, system, task)
-    flat["instruction"] = _with_system(system, flat["instruction"])
-    return [RawRow({**flat, "task": task, "thread": row[fields["thread"]] if "thread" in fields else ""}, raw.place)]
+        return cut(raw, *messages, system, task)
+    more, flat["instruction"] = (
+        (system, flat["instruction"]) if whole else ("", _with_system(system, flat["instruction"]))
+    )
+    thread = row[fields["thread"]] if "thread" in fields else ""
+    return [_apart(RawRow({**flat, "task": task, "thread": thread}, raw.place), more)]
+
+
+def _apart(raw: RawRow, system: str) -> RawRow:
+    """The row with its system message as a field of its own, if it has one."""
+    return raw if raw.error or not system else replace(raw, value=Whole({**raw.value, "system": system}))
 
 
 def _instances(raw: RawRow, instances: Any, instruction: Any, task: str, needs_output: bool) -> list[RawRow]:
@@ -141,7 +171,7 @@ def _task(value: Any, is_set: bool) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _with_history(raw: RawRow, flat: dict[str, Any], history: Any, system: str, task: str) -> list[RawRow]:
+def _with_history(raw: RawRow, flat: dict[str, Any], history: Any, cut: Rows) -> list[RawRow]:
     """A row with earlier turns as LLaMA-Factory writes them: [[question, answer], ...]."""
     pairs = history if isinstance(history, list) else [history]
     if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
@@ -151,4 +181,4 @@ def _with_history(raw: RawRow, flat: dict[str, Any], history: Any, system: str, 
         return [RawRow(flat, raw.place)]
     pairs = [*pairs, ("\n\n".join(questions), flat["output"])]
     messages = [{"role": r, "content": t} for pair in pairs for r, t in zip(("user", "assistant"), pair, strict=True)]
-    return conversation_rows(raw, messages, 0, system, task)
+    return cut(raw, messages)

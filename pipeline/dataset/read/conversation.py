@@ -1,4 +1,6 @@
-"""A conversation becomes one row for each answer; the earlier turns are its input.
+"""A conversation becomes one row for each answer; the earlier turns are its input. For templates of single rows.
+
+Chat templates render whole conversations: for them `whole.py` makes one row of each.
 
     messages                     row 1                          row 2
     system:    S      ]          instruction: S + Q1            instruction: S + Q2
@@ -58,7 +60,7 @@ class Turn:
     prompt: bool = False
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
     """Rule and reason why a message, and with it all that follow, cannot be used."""
 
 
@@ -73,18 +75,18 @@ def conversation_rows(raw: RawRow, messages: Any, prompt: int = 0, system: str =
     turns: list[Turn] = []
     problem: tuple[str, str] | None = None
     try:
-        for number, message in enumerate(_listed(messages), 1):
+        for number, message in enumerate(listed(messages), 1):
             turn = _turn(message, number, prompt=number <= prompt)
             if turn.speaker == "system":
                 if turns:
-                    raise _Unusable("late-system-message", f"message {number} is a system message in the middle")
+                    raise Unusable("late-system-message", f"message {number} is a system message in the middle")
                 system = f"{system}\n\n{turn.text}" if system else turn.text
             elif turns and turns[-1].speaker == turn.speaker:
                 joined = f"{turns[-1].text}\n\n{turn.text}"
                 turns[-1] = Turn(turn.speaker, joined, turns[-1].learn and turn.learn, turns[-1].prompt and turn.prompt)
             else:
                 turns.append(turn)
-    except _Unusable as error:
+    except Unusable as error:
         problem = error.args[0], error.args[1]
         if turns and turns[-1].speaker == "assistant" and problem[0] == "tool-call":
             turns.pop()  # the answer depends on the tool's result
@@ -137,12 +139,12 @@ def growth(messages: Any, repeated: int = 0) -> int:
     Each row repeats the earlier turns, the first message (often the system's), and `repeated` other characters.
     """
     try:
-        listed = _listed(messages)
-    except _Unusable:
+        every = listed(messages)
+    except Unusable:
         return 0
-    if len(listed) < 3:
+    if len(every) < 3:
         return 0
-    return (len(listed) // 2) * (min(characters(listed), HISTORY) + characters(listed[0]) + repeated)
+    return (len(every) // 2) * (min(characters(every), HISTORY) + characters(every[0]) + repeated)
 
 
 def characters(value: Any) -> int:
@@ -154,19 +156,23 @@ def characters(value: Any) -> int:
     return 0
 
 
-def _listed(messages: Any) -> list[Any]:
-    """The messages as a list of objects."""
+def listed(messages: Any) -> list[Any]:
+    """The messages as a list of objects.
+
+    Raises:
+        Unusable: they are no list.
+    """
     if isinstance(messages, str):
         try:
             messages = json.loads(messages)
         except (ValueError, RecursionError):
-            raise _Unusable("not-a-conversation", "the conversation is text, not a list of messages") from None
+            raise Unusable("not-a-conversation", "the conversation is text, not a list of messages") from None
     if isinstance(messages, dict) and messages and all(isinstance(v, list) for v in messages.values()):
         if len({len(v) for v in messages.values()}) != 1:
-            raise _Unusable("not-a-conversation", "the lists of the conversation are not equally long")
+            raise Unusable("not-a-conversation", "the lists of the conversation are not equally long")
         messages = [dict(zip(messages, values, strict=True)) for values in zip(*messages.values(), strict=True)]
     if not isinstance(messages, list):
-        raise _Unusable("not-a-conversation", "the conversation is not a list of messages")
+        raise Unusable("not-a-conversation", "the conversation is not a list of messages")
     if messages and all(isinstance(m, str) for m in messages):
         return [{"role": ("user", "assistant")[i % 2], "content": m} for i, m in enumerate(messages)]
     if messages and all(isinstance(m, dict) and "input" in m and "output" in m for m in messages):
@@ -177,17 +183,17 @@ def _listed(messages: Any) -> list[Any]:
 
 def _turn(message: Any, number: int, prompt: bool) -> Turn:
     if not isinstance(message, dict):
-        raise _Unusable("not-a-conversation", f"message {number} is not an object")
+        raise Unusable("not-a-conversation", f"message {number} is not an object")
     role = message.get("role") or message.get("from")
     speaker = SPEAKERS.get(role.strip().lower(), "") if isinstance(role, str) else ""
     if speaker == "tool" or message.get("tool_calls") or message.get("function_call"):
-        raise _Unusable("tool-call", f"message {number} calls a tool or is a tool's answer")
+        raise Unusable("tool-call", f"message {number} calls a tool or is a tool's answer")
     if not speaker:
         known = "user, human, assistant, gpt, system"
-        raise _Unusable("unknown-speaker", f"message {number} is said by {str(role)[:40]!r} (known: {known}, ...)")
+        raise Unusable("unknown-speaker", f"message {number} is said by {str(role)[:40]!r} (known: {known}, ...)")
     text = _text(next((message[k] for k in ("content", "value", "text") if message.get(k) is not None), None), number)
     if not text.strip():
-        raise _Unusable("empty-turn", f"message {number} ({speaker}) is empty")
+        raise Unusable("empty-turn", f"message {number} ({speaker}) is empty")
     weight = message.get("weight")
     return Turn(speaker, text, learn=weight is None or bool(weight), prompt=prompt)
 
@@ -202,9 +208,9 @@ def _text(content: Any, number: int) -> str:
         text = part.get("text") if isinstance(part, dict) else part
         kind = str(part.get("type", "text")) if isinstance(part, dict) else "text"
         if "text" not in kind:
-            raise _Unusable("not-text", f"message {number} holds {kind[:40]!r}, and only text can be learnt")
+            raise Unusable("not-text", f"message {number} holds {kind[:40]!r}, and only text can be learnt")
         if not isinstance(text, str):
-            raise _Unusable("not-text", f"the text of message {number} is {kind_of_value(text)}")
+            raise Unusable("not-text", f"the text of message {number} is {kind_of_value(text)}")
         texts.append(text)
     return "\n".join(texts)
 

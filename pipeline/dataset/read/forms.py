@@ -6,8 +6,9 @@
     tree                     message_tree_id, prompt; or message_id, parent_id, role, text   tree.py
     alpaca, koalpaca, dolly, prompt/completion, question/answer, problem/solution,
     inputs/targets           see `FLAT`                                                      alpaca_form.py
-    messages, sharegpt       messages, conversations or conversation                         conversation.py
+    messages, sharegpt       messages, conversations or conversation; turns as Suri writes   conversation.py, whole.py
     preference               chosen (see `CHOSEN`) without a question field                  preference.py
+    guanaco, ultrachat       see chat_text.py; only for chat templates                       whole.py
     text                     text: rejected, since it has no question
     unknown                  anything else: rejected
 
@@ -24,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.config.schema import Source
+from pipeline.dataset.read.chat_text import form_of_text
 from pipeline.dataset.read.columns import columns_line, guess_columns
 from pipeline.dataset.read.conversation import CONVERSATION
 from pipeline.dataset.read.preference import CHOSEN
@@ -33,6 +35,7 @@ from pipeline.run.errors import UserError
 
 TEXTS = ("instruction", "input", "output")
 OUTPUTS = ("response", "output", "answer", *CHOSEN)
+OWN = frozenset(("instruction", "output", "turns", "language", "source", "id"))  # a conversation that Suri wrote
 PRETOKENIZED = "_pretokenized"  # suffix of a field with the text, next to a field with its ids
 FLAT: dict[str, dict[str, tuple[str, ...]]] = {  # form: our field: its names there; the first that exists is used
     "alpaca": {
@@ -86,10 +89,12 @@ class Form:
         return self.name not in ("text", "unknown") and not self.missing
 
 
-def form_name(row: Any, source: Source | None = None) -> str:
-    """The form of a row by the name that reports use (first column of the table above)."""
+def form_name(row: Any, source: Source | None = None, whole: bool = False) -> str:
+    """The form of a row by the name that reports use (first column of the table above). whole: for chat templates."""
     if not isinstance(row, dict):
         return "unknown"
+    if whole and (name := form_of_text(row)):
+        return name
     form = form_of(row, source.columns if source else {})
     if form.name != "conversation":
         return "preference" if form.name == "chosen" else form.name
@@ -175,6 +180,8 @@ def _recognised(lower: dict[str, str], extra: dict[str, str], has_settings: bool
         return Form("seeds", {**extra, **{name: lower[name] for name in ("instruction", "instances")}})
     if set(lower) >= TREE or is_message(lower):
         return Form("tree", {**extra, "prompt": lower.get("prompt", lower.get("text", ""))})
+    if set(lower) >= OWN:
+        return Form("conversation", {**extra, "conversation": lower["turns"]})
     conversations = [name for name in CONVERSATION if name in lower]
     preferred = next((lower[name] for name in CHOSEN if name in lower), "")
     chosen = {"chosen": preferred} if preferred else {}

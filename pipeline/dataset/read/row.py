@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.config.schema import Source
 from pipeline.dataset.example import Example
+from pipeline.dataset.turn import Turn
 
 THREAD = re.compile(r"[0-9a-f]{16}")
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -36,6 +37,13 @@ class RawRow:
         return RawRow(self.value, place or self.place, reason, rule)
 
 
+class Whole(dict[str, Any]):
+    """The value of a row that keeps what a chat template renders: instruction, input, output, task, and `system`.
+
+    Of a whole conversation `turns` too: OpenAI messages, checked in `whole.py`; and the `tools` that these may call.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Rejected:
     """A rejected row: the rule, the reason, its place, the label of its source, and its value."""
@@ -51,7 +59,7 @@ class Rejected:
 
 
 def check(raw: RawRow, source: Source, label: str = "") -> Example | Rejected:
-    """Checks the types of a row in Alpaca form; instruction, input and output stay byte for byte.
+    """Checks the types of a row in Alpaca form, or of a whole conversation; all texts stay byte for byte.
 
     An empty output passes: a cleaning rule decides on it.
 
@@ -82,15 +90,23 @@ def check(raw: RawRow, source: Source, label: str = "") -> Example | Rejected:
         texts[name] = value
     task, thread = row.get("task"), row.get("thread")
     texts["task"] = task.strip() if isinstance(task, str) else ""
-    for name, value in texts.items():
+    turns = list(map(Turn.of, row.get("turns", ()))) if isinstance(row, Whole) else []
+    if isinstance(row, Whole):
+        texts["system"] = row.get("system", "")
+    spoken = {f"turn {number}": turn.content for number, turn in enumerate(turns, 1)}
+    for name, value in (texts | spoken).items():
         if SURROGATE.search(value):
             return no("invalid-utf-8", f"{name} is not UTF-8 (invalid bytes, or half of a \\ud800 pair)")
     if not texts["instruction"].strip():
         return no("instruction-empty", "instruction is empty")
     texts["task"] = texts["task"] or source.task
+    exact = source.exact or source.path == "families"
+    if turns:
+        more = {"system": texts["system"], "tools": row.get("tools", ()), "task": texts["task"], "exact": exact}
+        return Example.whole(turns, source=label, **more)
     if isinstance(thread, str) and THREAD.fullmatch(thread):  # made in conversation.py
         texts["thread"] = thread
-    return Example.of(**texts, source=label, exact=source.exact or source.path == "families")
+    return Example.of(**texts, source=label, exact=exact)
 
 
 def kind_of_value(value: Any) -> str:

@@ -18,7 +18,7 @@ from decimal import Decimal
 from typing import Any
 
 from pipeline.dataset.read.columns import columns_line
-from pipeline.dataset.read.row import RawRow
+from pipeline.dataset.read.row import RawRow, Whole
 
 MEDIA = ("image", "images", "audio", "video", "videos")
 CONTENT = frozenset((
@@ -57,12 +57,15 @@ def lost_fields(row: Mapping[str, Any], names: Sequence[str], results: Sequence[
     if not good or not all(isinstance(text, str) for text in texts):
         return []
     first = good[0].get("input")  # later inputs of a conversation repeat its turns
-    shown = "\n".join(["", *texts, first if isinstance(first, str) else "", ""])
+    whole = [value for value in good if isinstance(value, Whole)]
+    kept = [text for value in whole for name in ("system", "turns", "tools") for text in _texts_of(value.get(name))]
+    shown = "\n".join(["", *texts, first if isinstance(first, str) else "", *kept, ""])
     blocks = [block.strip() for block in (*texts[0].split("\n\n"), texts[1])]
     return [
         name
         for name in names
-        if not all(_contains(shown, text) for text in _texts_of(row[name]))
+        if not (name.strip().lower() == "tools" and any("tools" in value for value in whole))
+        and not all(_contains(shown, text) for text in _texts_of(row[name]))
         and not (name.strip().lower() == "text" and all(block in str(row[name]) for block in blocks))
     ]
 
