@@ -89,7 +89,7 @@ LABELS: dict[Wording, tuple[str, str, str, str]] = {
     "en": ("Instruction", "Classification", "Input", "Output"), "ko": ("지시", "분류", "입력", "출력"),
 }  # fmt: skip
 FIELDS = (
-    Field("instruction", ("Instruction", "지시")), Field("input", ("Input", "입력"), may_lack=True),
+    Field("instruction", ("Instruction", "Instructions", "지시")), Field("input", ("Input", "입력"), may_lack=True),
     Field("output", ("Output", "출력")), Field("classification", ("Classification", "분류"), kind=bool, may_lack=True),
 )  # fmt: skip
 SCHEMA = object_schema(tasks=list_schema(object_schema(instruction=TEXT, input=TEXT, output=TEXT, classification=FLAG)))
