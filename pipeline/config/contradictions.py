@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from pipeline.config.method_rules import Problem, method_problems
-from pipeline.config.schema import Config, Data
+from pipeline.config.schema import DATE, Config, Data, Prompt
 
 LOCAL = "is for hub ids; what lies here is what it is: remove this"
 
@@ -24,6 +24,7 @@ def contradictions(config: Config, model: bool = True) -> list[Problem]:
         problems.append(
             (("train", "fast"), "model.quantize=fp8 needs the fast path; set train.fast=true or quantize=nf4")
         )
+    problems += _of_prompt(config.prompt)
     problems += _of_data(config.data)
     problems += _of_forgetting(config)
     if config.eval.num_fewshot and config.eval.task_files:
@@ -37,6 +38,20 @@ def contradictions(config: Config, model: bool = True) -> list[Problem]:
     if config.train.accumulation_4_28 and config.train.batch_size % config.train.accumulation_4_28:
         what = f"does not divide train.batch_size, {config.train.batch_size}, into equal micro-batches"
         problems.append((("train", "accumulation_4_28"), what))
+    return problems
+
+
+def _of_prompt(prompt: Prompt) -> list[Problem]:
+    if not prompt.is_chat:
+        needs = "is for chat templates; set prompt.template to one (base, chatml, ...), or remove this"
+        return [(("prompt", key), needs) for key, default in (("loss", "answers"), ("date", DATE))
+                if getattr(prompt, key) != default]  # fmt: skip
+    problems: list[Problem] = []
+    if not prompt.mask_prompt:
+        problems.append((("prompt", "mask_prompt"), "is for rows; with a chat template set prompt.loss=all"))
+    for key, default in (("join", "apart"), ("bos", "auto"), ("strip_end", False)):
+        if getattr(prompt, key) != default:
+            problems.append((("prompt", key), f"a chat template decides this; remove it, or take {default}"))
     return problems
 
 

@@ -1,0 +1,318 @@
+"""Encodes conversations as ids and labels with a chat template; the interface is that of `encode.Encoder`.
+
+The ids of a conversation are those of `apply_chat_template(tokenize=True)`, with one difference: a special token that
+a text spells stays text. `chat_labels.py` says what carries loss. A token that holds the end of a header and the
+beginning of an answer ("\\n" and "\\nHello" as one "\\n\\n") carries none, and its row is counted as a seam.
+
+A conversation longer than the cutoff loses whole turns from its end, so that it ends with an answer and its end token;
+if its first answer does not fit, it is cut. One that the template refuses becomes a row without ids and with a
+`problem`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from pipeline.config.schema import Prompt
+from pipeline.dataset.example import Example
+from pipeline.prompt import chat_labels, chat_spans
+from pipeline.prompt.chat_form import ChatForm
+from pipeline.prompt.chat_renderer import ChatRenderer, Dialogue, Refusal
+from pipeline.prompt.chat_template import ChatTemplate
+from pipeline.prompt.encode import FOLLOWING, IGNORE, MIN_PREAMBLE, Row
+from pipeline.prompt.rendered_text import EncodedText, RenderedTokenizer, Span
+from pipeline.prompt.tokenizer import Tokenizer
+from pipeline.prompt.tokens import PART
+from pipeline.run.errors import UserError
+
+SYSTEMS = 8  # system texts that get a preamble, the most frequent ones
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What is encoded. learn: of each message, false for answers that carry no loss."""
+
+    messages: list[Message]
+    learn: list[bool]
+    tools: tuple[Any, ...] = ()
+
+    def first(self, count: int) -> Conversation:
+        """Its first messages."""
+        return replace(self, messages=self.messages[:count], learn=self.learn[:count])
+
+    @property
+    def answers(self) -> list[int]:
+        """Indices of the assistant's messages."""
+        return [i for i, message in enumerate(self.messages) if message["role"] == "assistant"]
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    """A conversation as text. real: its special tokens that are tokens. spelt: those that a text spells."""
+
+    text: str
+    places: chat_spans.Places
+    spelt: list[Span]
+
+
+class ChatEncoder:
+    """Encodes with one chat template, one tokenizer and the settings of `prompt`.
+
+    Raises:
+        UserError: as `ChatForm.of` and `ChatRenderer.render`.
+    """
+
+    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer, prompt: Prompt, where: str = "") -> None:
+        self.template, self.tokenizer, self.prompt_config = template, tokenizer, prompt
+        self.text = RenderedTokenizer(tokenizer)
+        ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "unk_token": tokenizer.unk_id,
+               "pad_token": tokenizer.pad_id}  # fmt: skip
+        self.names = {name: tokenizer.token(id) for name, id in ids.items() if id is not None}
+        self.renderer = ChatRenderer(template.text, self.names, where or template.id)
+        self.form = ChatForm.of(self.renderer, self.text, self.names.get("bos_token", ""))
+        self.end_id = self.text.specials[self.form.end]
+        self.bos_id = tokenizer.bos_id if self.form.bos else None
+        self.notes: list[str] = []
+        if self.form.folds_system:
+            self.notes.append("the chat template has no system message: its text goes in front of the first user turn")
+        if self.form.hides:
+            self.notes.append(
+                "the chat template renders earlier answers in another form than the last one, so each answer is "
+                "learnt in a row of its own, as the last one (prompt.loss=last: one row a conversation)"
+            )
+
+    # What is encoded
+
+    def conversation(self, example: Example) -> Conversation:
+        """The conversation of an example, with the system text where the template has a place for it."""
+        messages = example.messages()
+        learn = [True] * len(messages)
+        if example.turns:
+            learn = [True] * (len(messages) - len(example.turns)) + [turn.learn for turn in example.turns]
+        return self._folded(Conversation(messages, learn, tuple(example.tools)))
+
+    def _folded(self, given: Conversation) -> Conversation:
+        messages = given.messages
+        if not (self.form.folds_system and messages and messages[0]["role"] == "system"):
+            return given
+        rest = list(messages[1:])
+        first = next((i for i, message in enumerate(rest) if message["role"] == "user"), None)
+        if first is None:
+            return given
+        rest[first] = {**rest[first], "content": f"{messages[0]['content']}\n\n{rest[first]['content']}"}
+        return replace(given, messages=rest, learn=given.learn[1:])
+
+    # Prompts
+
+    def prompt(self, instruction: str, input: str = "") -> list[int]:
+        """Ids of a single question, for generation."""
+        question = f"{instruction}\n\n{input}" if input else instruction
+        return self.prompt_of([{"role": "user", "content": question}])
+
+    def prompt_for(self, example: Example) -> list[int]:
+        """Ids up to the last answer of an example, for generation."""
+        whole = self.conversation(example)
+        last = whole.answers[-1] if whole.answers else len(whole.messages)
+        return self._prompt(whole.first(last))
+
+    def prompt_of(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation that ends with the user, and the header of the answer.
+
+        Raises:
+            UserError: the template refuses it.
+        """
+        return self._prompt(self._folded(Conversation(list(messages), [True] * len(messages))))
+
+    def _prompt(self, conversation: Conversation) -> list[int]:
+        rendered = self._render([conversation], open=True)[0]
+        if isinstance(rendered, Refusal):
+            raise UserError(
+                f"the chat template refuses this conversation: {rendered.why}", self.renderer.where, "ask otherwise"
+            )
+        return self.text.encode([rendered.text], [rendered.spelt])[0].ids
+
+    # Rows
+
+    def rows(self, examples: Sequence[Example]) -> list[Row]:
+        """Encodes examples in their order; those that are too long lose turns from their end."""
+        return self.rows_of([self.conversation(example) for example in examples])
+
+    def named_rows(self, examples: Sequence[Example]) -> list[tuple[Example, str, Row]]:
+        """Each example with the rows that training has of it, and their names.
+
+        There is one row, named by the example's id. Where the template hides (`ChatForm.hides`) and all answers are
+        learnt, there is one for each answer that fits into the cutoff: ID#1, ID#2, ..., ID.
+        """
+        if not (self.form.hides and self.template.loss == "answers"):
+            return [(e, e.id, row) for e, row in zip(examples, self.rows(examples), strict=True)]
+        beginnings = []
+        for number, example in enumerate(examples):
+            whole = self.conversation(example)
+            ends = [i + 1 for i in whole.answers[:-1] if whole.learn[i]]
+            beginnings += [(number, whole.first(end)) for end in (*ends, len(whole.messages))]
+        encoded = self._encode([conversation for _, conversation in beginnings])
+        named: list[tuple[Example, str, Row]] = []
+        for number, group in itertools.groupby(zip(beginnings, encoded, strict=True), lambda pair: pair[0][0]):
+            rows = [row for _, row in group]
+            rejected = rows[-1].problem or (rows[-1].cut and self.prompt_config.too_long == "reject")
+            fitting = [] if rejected else [row for row in rows if not row.cut and not row.problem] or rows[:1]
+            fitting = fitting or rows[-1:]
+            example = examples[number]
+            named += [(example, f"{example.id}{PART}{n}", row) for n, row in enumerate(fitting[:-1], 1)]
+            named.append((example, example.id, replace(fitting[-1], lost_turns=rows[-1].cut and not fitting[-1].cut)))
+        return named
+
+    def rows_of(self, conversations: Sequence[Conversation]) -> list[Row]:
+        """As `rows`."""
+        rows = self._encode(conversations)
+        if self.prompt_config.too_long == "reject":
+            return rows
+        # Bisection over the answers that a conversation may end with.
+        ends = {i: [n + 1 for n in conversations[i].answers] for i, row in enumerate(rows) if row.cut}
+        ends = {i: of for i, of in ends.items() if of and (len(of) > 1 or of[-1] < len(conversations[i].messages))}
+        bounds = {i: (0, len(of)) for i, of in ends.items()}  # the first that does not fit
+        while open_ := {i: pair for i, pair in bounds.items() if pair[0] < pair[1]}:
+            middles = {i: (low + high) // 2 for i, (low, high) in open_.items()}
+            tried = self._encode([conversations[i].first(ends[i][n]) for i, n in middles.items()])
+            for (i, n), row in zip(middles.items(), tried, strict=True):
+                bounds[i] = (bounds[i][0], n) if row.cut or row.problem else (n + 1, bounds[i][1])
+        short = {i: conversations[i].first(ends[i][max(0, low - 1)]) for i, (low, _) in bounds.items()}
+        for i, row in zip(short, self._encode(list(short.values())), strict=True):
+            rows[i] = replace(row, lost_turns=True)
+        return rows
+
+    def _encode(self, conversations: Sequence[Conversation]) -> list[Row]:
+        rendered = self._render(conversations)
+        texts = [r for r in rendered if isinstance(r, _Rendered)]
+        encoded = iter(self.text.encode([r.text for r in texts], [r.spelt for r in texts]))
+        rows = []
+        for conversation, result in zip(conversations, rendered, strict=True):
+            if isinstance(result, Refusal):
+                rows.append(Row([], [], 0, cut=False, seam=False, problem=result.why))
+            else:
+                rows.append(self._row(conversation, result, next(encoded)))
+        return rows
+
+    def _row(self, conversation: Conversation, rendered: _Rendered, encoded: EncodedText) -> Row:
+        messages, text = conversation.messages, rendered.text
+        real = self.text.real(text, rendered.spelt)
+        try:
+            answers = chat_labels.answers_in(text, messages, rendered.places, self.form, real)
+            sound = {max(answers)} if self.form.hides and answers else set(answers)
+            spans = chat_labels.learnt(
+                text, messages, conversation.learn, answers, rendered.places, self.template.loss, sound
+            )
+        except chat_labels.Unplaced as error:
+            return Row([], [], 0, cut=False, seam=False, problem=str(error))
+        ids, cutoff = encoded.ids, self.prompt_config.cutoff
+        labels, seam = _labels(encoded, spans)
+        prompt = next((i for i, label in enumerate(labels[:cutoff]) if label != IGNORE), len(ids[:cutoff]))
+        return Row(ids[:cutoff], labels[:cutoff], prompt, cut=len(ids) > cutoff, seam=seam)
+
+    def _render(self, conversations: Sequence[Conversation], open: bool = False) -> list[_Rendered | Refusal]:
+        """Conversations as text with the places of their messages. open: with the header of the next answer."""
+
+        def dialogue(c: Conversation, messages: Sequence[Any]) -> Dialogue:
+            return Dialogue(messages, open, c.tools)
+
+        marked = [chat_spans.marked(c.messages, self.text.pattern) for c in conversations]
+        pairs = [(dialogue(c, c.messages), dialogue(c, m or c.messages))
+                 for c, m in zip(conversations, marked, strict=True)]  # fmt: skip
+        texts = self.renderer.render([dialogue for pair in pairs for dialogue in pair])
+        results: list[_Rendered | Refusal] = []
+        for c, m, plain, with_marks in zip(conversations, marked, texts[::2], texts[1::2], strict=True):
+            if isinstance(plain, Refusal):
+                results.append(Refusal(self._where_refused(c, open, plain.why)))
+                continue
+            places = None
+            if m is not None and isinstance(with_marks, str):
+                places = chat_spans.read(plain, with_marks, len(m))
+            if places is None:
+                places = self._other_places(c, open, plain)
+            results.append(_Rendered(plain, places, self._spelt(plain, places)))
+        return results
+
+    def _other_places(self, conversation: Conversation, open: bool, plain: str) -> chat_spans.Places:
+        """The places where marks around every text change what is rendered."""
+        messages = conversation.messages
+        marked = chat_spans.marked(messages, self.text.pattern, answers_only=True)
+        known = None
+        if marked is not None:
+            text = self.renderer.render([Dialogue(marked, open, conversation.tools)])[0]
+            known = chat_spans.read(plain, text, len(messages)) if isinstance(text, str) else None
+        return chat_spans.searched(plain, messages, known)
+
+    def _spelt(self, text: str, places: chat_spans.Places) -> list[Span]:
+        """Special tokens in the text that a message spells."""
+        found = [match.span() for match in self.text.pattern.finditer(text)]
+        both = zip(places.opens, places.closes, strict=True)
+        inside = [(a, b) for a, b in both if a is not None and b is not None] + places.guarded
+        inside.sort()
+        starts = [a for a, _ in inside]
+        spelt = []
+        for start, end in found:
+            n = bisect.bisect_right(starts, start) - 1
+            if n >= 0 and end <= inside[n][1]:
+                spelt.append((start, end))
+        return spelt
+
+    def _where_refused(self, conversation: Conversation, open: bool, why: str) -> str:
+        """The template's words with the number of the turn that it stumbles over."""
+        messages = conversation.messages
+        starts = [Dialogue(messages[:n], open, conversation.tools) for n in range(1, min(len(messages), 100))]
+        refused = [isinstance(text, Refusal) for text in self.renderer.render(starts)]
+        # A beginning may be refused for being one, so the turn is the first after which all are.
+        accepted = max((n for n, bad in enumerate(refused, 1) if not bad), default=0)
+        return f"turn {accepted + 1} ({messages[accepted]['role']}): {why}"
+
+    # What training and reports ask for
+
+    def preambles(self, examples: Iterable[Example] = ()) -> list[list[int]]:
+        """Ids that rows begin with, whatever their first question: the template's text before it.
+
+        Args:
+            examples: whose system texts, where several have the same, are part of a preamble.
+        """
+        systems = Counter(e.system for e in examples if e.system)
+        frequent = [text for text, count in systems.most_common(SYSTEMS) if count > 1]
+        preambles: list[list[int]] = []
+        for system in ("", *frequent):
+            before = [{"role": "system", "content": system}] if system else []
+            prompts = [
+                self.prompt_of([*before, {"role": "user", "content": f"{following}x"}]) for following in FOLLOWING
+            ]
+            columns = itertools.takewhile(lambda ids: len(set(ids)) == 1, zip(*prompts, strict=False))
+            common = [ids[0] for ids in columns]
+            if len(common) >= MIN_PREAMBLE and common not in preambles:
+                preambles.append(common)
+        return preambles
+
+    def seams(self, examples: Sequence[Example]) -> int:
+        """How many rows have a token that holds the end of a header and the beginning of an answer."""
+        return sum(row.seam for row in self.rows(examples))
+
+    @cached_property
+    def writes_eos(self) -> bool:
+        """Whether the template asks for the tokenizer's end token, which an export must then leave as it is."""
+        return "eos_token" in self.template.text
+
+
+def _labels(encoded: EncodedText, spans: Sequence[Span]) -> tuple[list[int], bool]:
+    """Labels of a text's ids, and whether a token is partly inside a span and begins before it."""
+    labels = [IGNORE] * len(encoded.ids)
+    starts = [start for start, _ in spans]
+    seam = False
+    for n, (start, end) in enumerate(encoded.spans):
+        i = bisect.bisect_right(starts, start) - 1
+        if i >= 0 and start < spans[i][1]:
+            labels[n] = encoded.ids[n]
+        elif i + 1 < len(spans) and end > starts[i + 1]:
+            seam = True
+    return labels, seam
