@@ -84,14 +84,15 @@ def read(rendered: str, with_marks: str, count: int) -> Places | None:
             guards.append(at)
         else:
             places[mark] = at if mark not in places else None  # a text that is there twice has no one place
-    opens, closes = ([places.get(chr(FIRST + 2 * i + side)) for i in range(count)] for side in (0, 1))
+    opens = [places.get(chr(FIRST + 2 * i)) for i in range(count)]
+    closes = [places.get(chr(FIRST + 2 * i + 1)) for i in range(count)]
     return Places(opens, closes, list(zip(guards[::2], guards[1::2], strict=False)))
 
 
 def searched(rendered: str, messages: Sequence[Message], known: Places | None = None) -> Places:
     """The places by searching the texts that are not `known` in their order."""
-    opens = list(known.opens) if known else [None] * len(messages)
-    closes = list(known.closes) if known else [None] * len(messages)
+    unknown: list[int | None] = [None for _ in messages]
+    opens, closes = list(known.opens if known else unknown), list(known.closes if known else unknown)
     at = 0
     for i, message in enumerate(messages):
         text = message.get("content")
