@@ -1,8 +1,9 @@
 """Encodes conversations as ids and labels with a chat template; the interface is that of `encode.Encoder`.
 
 The ids of a conversation are those of `apply_chat_template(tokenize=True)`, with one difference: a special token that
-a text spells stays text. `chat_labels.py` says what carries loss. A token that holds the end of a header and the
-beginning of an answer ("\\n" and "\\nHello" as one "\\n\\n") carries none, and its row is counted as a seam.
+a text spells stays text. `chat_labels.py` says what carries loss. Where the beginning of an answer changes the ids of
+the header before it ("\\n" and "\\nHello" as one "\\n\\n"), the row is counted as a seam; a token with letters of both
+carries no loss.
 
 A conversation longer than the cutoff loses whole turns from its end, so that it ends with an answer and its end token;
 if its first answer does not fit, it is cut. One that the template refuses becomes a row without ids and with a
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -80,6 +82,7 @@ class ChatEncoder:
         self.end_id = self.text.specials[self.form.end]
         self.bos_id = tokenizer.bos_id if self.form.bos else None
         self.notes: list[str] = []
+        self._headers: dict[str, list[int]] = {}  # ids of headers alone
         if self.form.folds_system:
             self.notes.append("the chat template has no system message: its text goes in front of the first user turn")
         if self.form.hides:
@@ -212,9 +215,24 @@ class ChatEncoder:
         except chat_labels.Unplaced as error:
             return Row([], [], 0, cut=False, seam=False, problem=str(error))
         ids, cutoff = encoded.ids, self.prompt_config.cutoff
-        labels, seam = _labels(encoded, spans)
+        labels = _labels(encoded, spans)
+        seam = any(self._is_seam(text, start, real, encoded) for start, _ in answers.values())
         prompt = next((i for i, label in enumerate(labels[:cutoff]) if label != IGNORE), len(ids[:cutoff]))
         return Row(ids[:cutoff], labels[:cutoff], prompt, cut=len(ids) > cutoff, seam=seam)
+
+    def _is_seam(self, text: str, start: int, real: Sequence[re.Match[str]], encoded: EncodedText) -> bool:
+        """Whether the header before an answer has other ids than in a prompt, where nothing follows it.
+
+        Args:
+            start: of the answer. real: special tokens of the text.
+        """
+        before = bisect.bisect_right(real, start, key=lambda match: match.end()) - 1
+        begin = real[before].start() if before >= 0 else 0
+        header = text[begin:start]
+        if header not in self._headers:
+            self._headers[header] = self.text.encode([header], [()])[0].ids
+        first, last = (bisect.bisect_left(encoded.spans, place, key=lambda span: span[0]) for place in (begin, start))
+        return encoded.ids[first:last] != self._headers[header]
 
     def _render(self, conversations: Sequence[Conversation], open: bool = False) -> list[_Rendered | Refusal]:
         """Conversations as text with the places of their messages. open: with the header of the next answer."""
@@ -223,7 +241,7 @@ class ChatEncoder:
             return Dialogue(messages, open, c.tools)
 
         marked = [chat_spans.marked(c.messages, self.text.pattern) for c in conversations]
-        pairs = [(dialogue(c, c.messages), dialogue(c, m or c.messages))
+        pairs = [(dialogue(c, c.messages), dialogue(c, m.messages if m else c.messages))
                  for c, m in zip(conversations, marked, strict=True)]  # fmt: skip
         texts = self.renderer.render([dialogue for pair in pairs for dialogue in pair])
         results: list[_Rendered | Refusal] = []
@@ -233,7 +251,7 @@ class ChatEncoder:
                 continue
             places = None
             if m is not None and isinstance(with_marks, str):
-                places = chat_spans.read(plain, with_marks, len(m))
+                places = chat_spans.read(plain, with_marks, m)
             if places is None:
                 places = self._other_places(c, open, plain)
             results.append(_Rendered(plain, places, self._spelt(plain, places)))
@@ -245,9 +263,9 @@ class ChatEncoder:
         marked = chat_spans.marked(messages, self.text.pattern, answers_only=True)
         known = None
         if marked is not None:
-            text = self.renderer.render([Dialogue(marked, open, conversation.tools)])[0]
-            known = chat_spans.read(plain, text, len(messages)) if isinstance(text, str) else None
-        return chat_spans.searched(plain, messages, known)
+            text = self.renderer.render([Dialogue(marked.messages, open, conversation.tools)])[0]
+            known = chat_spans.read(plain, text, marked) if isinstance(text, str) else None
+        return chat_spans.searched(plain, messages, self.text.pattern, known)
 
     def _spelt(self, text: str, places: chat_spans.Places) -> list[Span]:
         """Special tokens in the text that a message spells."""
@@ -295,7 +313,7 @@ class ChatEncoder:
         return preambles
 
     def seams(self, examples: Sequence[Example]) -> int:
-        """How many rows have a token that holds the end of a header and the beginning of an answer."""
+        """How many rows have a header with other ids than in a prompt."""
         return sum(row.seam for row in self.rows(examples))
 
     @cached_property
@@ -304,15 +322,12 @@ class ChatEncoder:
         return "eos_token" in self.template.text
 
 
-def _labels(encoded: EncodedText, spans: Sequence[Span]) -> tuple[list[int], bool]:
-    """Labels of a text's ids, and whether a token is partly inside a span and begins before it."""
+def _labels(encoded: EncodedText, spans: Sequence[Span]) -> list[int]:
+    """Labels of a text's ids: of the tokens that begin inside a span."""
     labels = [IGNORE] * len(encoded.ids)
     starts = [start for start, _ in spans]
-    seam = False
-    for n, (start, end) in enumerate(encoded.spans):
+    for n, (start, _) in enumerate(encoded.spans):
         i = bisect.bisect_right(starts, start) - 1
         if i >= 0 and start < spans[i][1]:
             labels[n] = encoded.ids[n]
-        elif i + 1 < len(spans) and end > starts[i + 1]:
-            seam = True
-    return labels, seam
+    return labels

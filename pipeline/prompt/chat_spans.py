@@ -22,10 +22,22 @@ from typing import Any
 
 Span = tuple[int, int]
 Message = Mapping[str, Any]
-FIRST = 0xF0000  # mark before the text of message 0; the one after it is the next character, and so on
-MARKS = re.compile("[\U000f0000-\U000fffff]")
-GUARD = chr(0xFFFFD)  # around special tokens that are spelt in other fields than `content`
-MOST = (0xFFFF0 - FIRST) // 2  # messages
+PLANES = (0xF0000, 0x100000)  # private use; the marks are of one that no text has a character of
+GUARD = 0xFFFD  # of a plane: around special tokens that are spelt in other fields than `content`
+MOST = 0x7FF0  # messages
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """Messages with marks: in `plane`, 2i before and 2i + 1 after the text of message i."""
+
+    messages: list[Message]
+    plane: int
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """Matches a mark."""
+        return re.compile(f"[{chr(self.plane)}-{chr(self.plane + GUARD)}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,30 +52,34 @@ class Places:
     guarded: list[Span]
 
 
-def marked(messages: Sequence[Message], pattern: re.Pattern[str], answers_only: bool = False) -> list[Message] | None:
-    """The messages with marks; None if a text holds such characters itself or there are too many messages.
+def marked(messages: Sequence[Message], pattern: re.Pattern[str], answers_only: bool = False) -> Marked | None:
+    """The messages with marks; None if texts hold characters of all private planes, or there are too many messages.
 
     Args:
         pattern: of special tokens. answers_only: leaves out the texts of the other roles.
     """
-    if len(messages) > MOST or any(_holds_marks(message) for message in messages):
+    used = {
+        ord(letter) & 0x1F0000 for message in messages for letter in set(_letters(message)) if ord(letter) > 0xEFFFF
+    }
+    plane = next((plane for plane in PLANES if plane not in used), None)
+    if plane is None or len(messages) > MOST:
         return None
-    return [
-        _marked(message, i, pattern, answers_only and message["role"] != "assistant")
-        for i, message in enumerate(messages)
-    ]
+    return Marked(
+        [_marked(message, plane + 2 * i, chr(plane + GUARD), pattern, answers_only and message["role"] != "assistant")
+         for i, message in enumerate(messages)], plane,
+    )  # fmt: skip
 
 
-def _marked(message: Message, i: int, pattern: re.Pattern[str], leave: bool) -> Message:
+def _marked(message: Message, mark: int, around: str, pattern: re.Pattern[str], leave: bool) -> Message:
     def guard(text: str) -> str:
-        return pattern.sub(f"{GUARD}\\g<0>{GUARD}", text)
+        return pattern.sub(f"{around}\\g<0>{around}", text)
 
     result = {key: value if key in ("role", "content") else _map(value, guard) for key, value in message.items()}
     text = message.get("content")
     if leave or not isinstance(text, str) or not text.strip():  # templates ask whether a text is empty
         return result
     start, end = ends_of(text)
-    result["content"] = f"{text[:start]}{chr(FIRST + 2 * i)}{text[start:end]}{chr(FIRST + 2 * i + 1)}{text[end:]}"
+    result["content"] = f"{text[:start]}{chr(mark)}{text[start:end]}{chr(mark + 1)}{text[end:]}"
     return result
 
 
@@ -72,25 +88,29 @@ def ends_of(text: str) -> Span:
     return len(text) - len(text.lstrip()), len(text.rstrip())
 
 
-def read(rendered: str, with_marks: str, count: int) -> Places | None:
+def read(rendered: str, with_marks: str, marked: Marked) -> Places | None:
     """The places by the marks; None if the two results differ in more than marks."""
-    if MARKS.sub("", with_marks) != rendered:
+    marks, count = marked.pattern, len(marked.messages)
+    if marks.sub("", with_marks) != rendered:
         return None
-    places: dict[str, int | None] = {}
+    places: dict[int, int | None] = {}
     guards: list[int] = []
-    for n, match in enumerate(MARKS.finditer(with_marks)):
-        at, mark = match.start() - n, match[0]
+    for n, match in enumerate(marks.finditer(with_marks)):
+        at, mark = match.start() - n, ord(match[0]) - marked.plane
         if mark == GUARD:
             guards.append(at)
         else:
             places[mark] = at if mark not in places else None  # a text that is there twice has no one place
-    opens = [places.get(chr(FIRST + 2 * i)) for i in range(count)]
-    closes = [places.get(chr(FIRST + 2 * i + 1)) for i in range(count)]
+    opens = [places.get(2 * i) for i in range(count)]
+    closes = [places.get(2 * i + 1) for i in range(count)]
     return Places(opens, closes, list(zip(guards[::2], guards[1::2], strict=False)))
 
 
-def searched(rendered: str, messages: Sequence[Message], known: Places | None = None) -> Places:
-    """The places by searching the texts that are not `known` in their order."""
+def searched(
+    rendered: str, messages: Sequence[Message], pattern: re.Pattern[str], known: Places | None = None
+) -> Places:
+    """The places by searching the texts that are not `known` in their order, not inside special tokens (`pattern`)."""
+    special = [match.span() for match in pattern.finditer(rendered)]
     unknown: list[int | None] = [None for _ in messages]
     opens, closes = list(known.opens if known else unknown), list(known.closes if known else unknown)
     at = 0
@@ -100,18 +120,21 @@ def searched(rendered: str, messages: Sequence[Message], known: Places | None = 
         if opens[i] is None and closes[i] is None and text:
             later = next((o for o in opens[i + 1 :] if o is not None), len(rendered))
             start = rendered.find(text, at, later)
+            while any(a < start < b for a, b in special):
+                start = rendered.find(text, start + 1, later)
             if start >= 0:
                 opens[i], closes[i] = start, start + len(text)
         at = max(at, closes[i] or 0, opens[i] or 0)
     return Places(opens, closes, known.guarded if known else [])
 
 
-def _holds_marks(value: Any) -> bool:
+def _letters(value: Any) -> str:
+    """All texts in a message."""
     if isinstance(value, str):
-        return bool(MARKS.search(value))
+        return value
     if isinstance(value, Mapping):
-        return any(map(_holds_marks, value.values()))
-    return isinstance(value, list | tuple) and any(map(_holds_marks, value))
+        return "".join(map(_letters, value.values()))
+    return "".join(map(_letters, value)) if isinstance(value, list | tuple) else ""
 
 
 def _map(value: Any, change: Callable[[str], str]) -> Any:

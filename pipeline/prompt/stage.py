@@ -177,7 +177,7 @@ def _print_counts(counts: dict[str, Any], prompt: Prompt) -> None:
         meanings |= {
             "forgot": f"conversations lost their last turns to fit into {cutoff} tokens",
             "no_loss": "rows have no trained token: no answer in them is learnt, or none fits into the cutoff",
-            "seam": "rows have a token that header and answer share; it carries no loss",
+            "seam": "rows have an answer whose beginning changes the tokens of the header before it",
         }
     for split in SPLITS:
         for name, meaning in meanings.items():

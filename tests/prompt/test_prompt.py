@@ -256,4 +256,3 @@ def test_the_chat_template_refuses_roles_that_the_model_never_saw() -> None:
         render(source, [{"role": "tool", "content": "x"}])
     with pytest.raises(jinja2.TemplateError, match="a system message after the first turn"):
         render(source, [user, system])
-
