@@ -71,6 +71,8 @@ class ChatEncoder:
         UserError: as `ChatForm.of` and `ChatRenderer.render`.
     """
 
+    is_chat = True
+
     def __init__(self, template: ChatTemplate, tokenizer: Tokenizer, prompt: Prompt, where: str = "") -> None:
         self.template, self.tokenizer, self.prompt_config = template, tokenizer, prompt
         self.text = RenderedTokenizer(tokenizer)
@@ -207,6 +209,7 @@ class ChatEncoder:
         messages, text = conversation.messages, rendered.text
         real = self.text.real(text, rendered.spelt)
         try:
+            chat_labels.check_tools(text, messages, conversation.tools, rendered.places)
             answers = chat_labels.answers_in(text, messages, rendered.places, self.form, real)
             sound = {max(answers)} if self.form.hides and answers else set(answers)
             spans = chat_labels.learnt(

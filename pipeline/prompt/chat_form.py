@@ -22,7 +22,8 @@ class ChatForm:
     """Facts about a template with a tokenizer.
 
     headers: texts that open an answer, longest first: as for generation, and where thinking is switched on.
-    end: the special token that ends an answer. bos: whether a conversation begins with the tokenizer's BOS token.
+    end: the special token that ends an answer. bos: whether a conversation begins with the tokenizer's BOS token
+    (SmolLM2 has <|im_start|> as BOS token; there each message begins with it, and none is the start).
     folds_system: the template has no system message, so its text goes in front of the first user turn, with a blank
     line in between. hides: an earlier answer is rendered in another form than the last one, so only the last one is
     in the form in which a model writes it.
@@ -66,7 +67,7 @@ class ChatForm:
         headers = sorted({h for h in headers if h}, key=len, reverse=True)
         folds = isinstance(system, Refusal) or SYSTEM not in system
         hides = _differs(opened, two) or (not folds and _differs(open_system, two_system))
-        return cls(tuple(headers), end[0], bool(bos) and pair.startswith(bos), folds, hides)
+        return cls(tuple(headers), end[0], bool(bos) and pair.startswith(bos) and pair.count(bos) == 1, folds, hides)
 
 
 def _differs(opened: str | Refusal, longer: str | Refusal) -> bool:

@@ -12,7 +12,8 @@ stopped before.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pipeline.prompt.chat_form import ChatForm
 from pipeline.prompt.chat_spans import Message, Places, Span, ends_of
@@ -20,6 +21,29 @@ from pipeline.prompt.chat_spans import Message, Places, Span, ends_of
 
 class Unplaced(Exception):
     """An answer whose place is not known, as text."""
+
+
+def check_tools(text: str, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], places: Places) -> None:
+    """Checks that the template wrote what has to do with tools.
+
+    Raises:
+        Unplaced: it leaves out a tool, a call of one, or the text that one returned.
+    """
+    for tool in tools:
+        if _name(tool) not in text:
+            raise Unplaced(f"the template does not write the tool {_name(tool)!r}")
+    for i, message in enumerate(messages):
+        for call in message.get("tool_calls") or ():
+            if not _name(call) or _name(call) not in text:
+                raise Unplaced(f"turn {i + 1}: the template does not write the call of the tool {_name(call)!r}")
+        if message["role"] == "tool" and (message.get("content") or "").strip() and places.opens[i] is None:
+            raise Unplaced(f"turn {i + 1}: the template does not write what a tool returned")
+
+
+def _name(value: Any) -> str:
+    """Name of the function in a tool or a call."""
+    function = value.get("function", value) if isinstance(value, Mapping) else None
+    return str(function.get("name", "")) if isinstance(function, Mapping) else ""
 
 
 def answers_in(

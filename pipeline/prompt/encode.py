@@ -68,6 +68,8 @@ class Encoder:
         UserError: the tokenizer has no end token, or `prompt.bos` is not in its vocabulary.
     """
 
+    is_chat = False  # whether conversations are encoded as such
+
     def __init__(self, template: Template, tokenizer: Tokenizer, prompt: Prompt) -> None:
         self.template, self.tokenizer, self.prompt_config = template, tokenizer, prompt
         self.notes: list[str] = []

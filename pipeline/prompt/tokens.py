@@ -17,6 +17,11 @@ SCHEMA = pa.schema([("input_ids", IDS), ("labels", IDS), ("id", pa.string())])
 PART = "#"  # in the name of a row that holds only the beginning of a conversation: ID#1
 
 
+def example_id(name: str) -> str:
+    """Id of the example that a row is of."""
+    return name.partition(PART)[0]
+
+
 class Tokens:
     """Rows of one split.
 
