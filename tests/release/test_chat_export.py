@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +17,13 @@ from pipeline.model.run_base import RunBase
 from pipeline.prompt.chat_encode import ChatEncoder
 from pipeline.prompt.pack import Packer
 from pipeline.prompt.tokens import PART, Tokens
+from pipeline.release.keep import keep
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.serving import chat as chatting
+from pipeline.serving.mixed import MixedModel
+from pipeline.store.folder import Store
+from pipeline.store.load import open_stored
 from tests.helpers.chat_runs import KINDS, SYSTEM, chat_config, make_chat_base
 from tests.helpers.tiny import run_to
 
@@ -112,3 +117,48 @@ def test_another_template_is_refused(exported: tuple[str, Config, Run]) -> None:
     prompt = config.prompt.model_copy(update={"loss": "last"})
     with pytest.raises(UserError, match="was trained with the template"):
         chatting.chat(config.model_copy(update={"prompt": prompt}), run)
+
+
+def test_a_stored_adapter_keeps_its_chat_template(exported: tuple[str, Config, Run], tmp_path: Path) -> None:
+    _, config, run = exported
+    base, store = resolve(config.model), Store(tmp_path / "store")
+    keep(config, run, base, store, "talks", replace=False)
+    model, encoder = open_stored(RunBase.of(config, base), store, "talks")
+    assert isinstance(encoder, ChatEncoder)
+    assert encoder.template == encoder_of(config).template
+    mixed = MixedModel(RunBase.of(config, base), store, ["talks", "base"])
+    assert mixed.encoders["talks"].prompt("Q") == encoder_of(config).prompt("Q")
+    session = chatting.ChatSession(model, encoder, None, config.chat)
+    assert session.remembers
+
+
+@pytest.mark.eval
+def test_benchmarks_go_through_the_template_as_the_harness_does_it(
+    exported: tuple[str, Config, Run], tmp_path: Path
+) -> None:
+    """Equal to `lm_eval run --apply_chat_template`, which puts examples into turns."""
+    pytest.importorskip("lm_eval", reason="the extra `eval` is not installed (make eval)")
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+    from transformers import AutoModelForCausalLM
+
+    from pipeline.evaluation.harness import Harness
+    from pipeline.evaluation.tasks import files_of, write_local
+
+    _, config, run = exported
+    questions = [{"query": f"What is {n}?", "choices": ["no", f"{n}", "blue"], "gold": 1} for n in range(5)]
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "arc_easy.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))
+    settings = config.eval.model_copy(update={"tasks": ("arc_easy",), "task_files": str(tmp_path / "files")})
+    write_local(files_of(settings), tmp_path / "tasks")
+    folder = run.folder("export")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    harness = Harness(model, AutoTokenizer.from_pretrained(folder), tmp_path / "tasks", 0, as_turns=True)
+    ours = harness.ask("arc_easy", 0, 0, True, "tuned")["results"]["arc_easy"]
+    theirs = simple_evaluate(
+        "hf", model_args={"pretrained": str(folder), "dtype": "float32"}, batch_size=8, device="cpu",
+        tasks=["arc_easy_local"], bootstrap_iters=10, apply_chat_template=True, fewshot_as_multiturn=True,
+        task_manager=TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False),
+    )["results"]["arc_easy_local"]  # fmt: skip
+    for metric in ("acc", "acc_norm"):
+        assert ours[metric] == theirs[f"{metric},none"]
