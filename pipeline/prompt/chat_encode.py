@@ -17,16 +17,16 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 from pipeline.config.schema import Prompt
 from pipeline.dataset.example import Example
-from pipeline.prompt import chat_labels, chat_spans
+from pipeline.prompt import chat_labels
 from pipeline.prompt.chat_form import ChatForm
-from pipeline.prompt.chat_renderer import ChatRenderer, Dialogue, Refusal
+from pipeline.prompt.chat_renderer import ChatRenderer, Refusal
 from pipeline.prompt.chat_template import ChatTemplate
+from pipeline.prompt.conversation import Conversation, Conversations, Message, Rendered
 from pipeline.prompt.encode import FOLLOWING, IGNORE, MIN_PREAMBLE, Row
 from pipeline.prompt.rendered_text import EncodedText, RenderedTokenizer, Span
 from pipeline.prompt.tokenizer import Tokenizer
@@ -34,34 +34,6 @@ from pipeline.prompt.tokens import PART
 from pipeline.run.errors import UserError
 
 SYSTEMS = 8  # system texts that get a preamble, the most frequent ones
-Message = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """What is encoded. learn: of each message, false for answers that carry no loss."""
-
-    messages: list[Message]
-    learn: list[bool]
-    tools: tuple[Any, ...] = ()
-
-    def first(self, count: int) -> Conversation:
-        """Its first messages."""
-        return replace(self, messages=self.messages[:count], learn=self.learn[:count])
-
-    @property
-    def answers(self) -> list[int]:
-        """Indices of the assistant's messages."""
-        return [i for i, message in enumerate(self.messages) if message["role"] == "assistant"]
-
-
-@dataclass(frozen=True)
-class _Rendered:
-    """A conversation as text. real: its special tokens that are tokens. spelt: those that a text spells."""
-
-    text: str
-    places: chat_spans.Places
-    spelt: list[Span]
 
 
 class ChatEncoder:
@@ -80,6 +52,7 @@ class ChatEncoder:
                "pad_token": tokenizer.pad_id}  # fmt: skip
         self.names = {name: tokenizer.token(id) for name, id in ids.items() if id is not None}
         self.renderer = ChatRenderer(template.text, self.names, where or template.id)
+        self.conversations = Conversations(self.renderer, self.text.pattern)
         self.form = ChatForm.of(self.renderer, self.text, self.names.get("bos_token", ""))
         self.end_id = self.text.specials[self.form.end]
         self.bos_id = tokenizer.bos_id if self.form.bos else None
@@ -136,7 +109,7 @@ class ChatEncoder:
         return self._prompt(self._folded(Conversation(list(messages), [True] * len(messages))))
 
     def _prompt(self, conversation: Conversation) -> list[int]:
-        rendered = self._render([conversation], open=True)[0]
+        rendered = self.conversations.render([conversation], open=True)[0]
         if isinstance(rendered, Refusal):
             raise UserError(
                 f"the chat template refuses this conversation: {rendered.why}", self.renderer.where, "ask otherwise"
@@ -194,8 +167,8 @@ class ChatEncoder:
         return rows
 
     def _encode(self, conversations: Sequence[Conversation]) -> list[Row]:
-        rendered = self._render(conversations)
-        texts = [r for r in rendered if isinstance(r, _Rendered)]
+        rendered = self.conversations.render(conversations)
+        texts = [r for r in rendered if isinstance(r, Rendered)]
         encoded = iter(self.text.encode([r.text for r in texts], [r.spelt for r in texts]))
         rows = []
         for conversation, result in zip(conversations, rendered, strict=True):
@@ -205,7 +178,7 @@ class ChatEncoder:
                 rows.append(self._row(conversation, result, next(encoded)))
         return rows
 
-    def _row(self, conversation: Conversation, rendered: _Rendered, encoded: EncodedText) -> Row:
+    def _row(self, conversation: Conversation, rendered: Rendered, encoded: EncodedText) -> Row:
         messages, text = conversation.messages, rendered.text
         real = self.text.real(text, rendered.spelt)
         try:
@@ -236,62 +209,6 @@ class ChatEncoder:
             self._headers[header] = self.text.encode([header], [()])[0].ids
         first, last = (bisect.bisect_left(encoded.spans, place, key=lambda span: span[0]) for place in (begin, start))
         return encoded.ids[first:last] != self._headers[header]
-
-    def _render(self, conversations: Sequence[Conversation], open: bool = False) -> list[_Rendered | Refusal]:
-        """Conversations as text with the places of their messages. open: with the header of the next answer."""
-
-        def dialogue(c: Conversation, messages: Sequence[Any]) -> Dialogue:
-            return Dialogue(messages, open, c.tools)
-
-        marked = [chat_spans.marked(c.messages, self.text.pattern) for c in conversations]
-        pairs = [(dialogue(c, c.messages), dialogue(c, m.messages if m else c.messages))
-                 for c, m in zip(conversations, marked, strict=True)]  # fmt: skip
-        texts = self.renderer.render([dialogue for pair in pairs for dialogue in pair])
-        results: list[_Rendered | Refusal] = []
-        for c, m, plain, with_marks in zip(conversations, marked, texts[::2], texts[1::2], strict=True):
-            if isinstance(plain, Refusal):
-                results.append(Refusal(self._where_refused(c, open, plain.why)))
-                continue
-            places = None
-            if m is not None and isinstance(with_marks, str):
-                places = chat_spans.read(plain, with_marks, m)
-            if places is None:
-                places = self._other_places(c, open, plain)
-            results.append(_Rendered(plain, places, self._spelt(plain, places)))
-        return results
-
-    def _other_places(self, conversation: Conversation, open: bool, plain: str) -> chat_spans.Places:
-        """The places where marks around every text change what is rendered."""
-        messages = conversation.messages
-        marked = chat_spans.marked(messages, self.text.pattern, answers_only=True)
-        known = None
-        if marked is not None:
-            text = self.renderer.render([Dialogue(marked.messages, open, conversation.tools)])[0]
-            known = chat_spans.read(plain, text, marked) if isinstance(text, str) else None
-        return chat_spans.searched(plain, messages, self.text.pattern, known)
-
-    def _spelt(self, text: str, places: chat_spans.Places) -> list[Span]:
-        """Special tokens in the text that a message spells."""
-        found = [match.span() for match in self.text.pattern.finditer(text)]
-        both = zip(places.opens, places.closes, strict=True)
-        inside = [(a, b) for a, b in both if a is not None and b is not None] + places.guarded
-        inside.sort()
-        starts = [a for a, _ in inside]
-        spelt = []
-        for start, end in found:
-            n = bisect.bisect_right(starts, start) - 1
-            if n >= 0 and end <= inside[n][1]:
-                spelt.append((start, end))
-        return spelt
-
-    def _where_refused(self, conversation: Conversation, open: bool, why: str) -> str:
-        """The template's words with the number of the turn that it stumbles over."""
-        messages = conversation.messages
-        starts = [Dialogue(messages[:n], open, conversation.tools) for n in range(1, min(len(messages), 100))]
-        refused = [isinstance(text, Refusal) for text in self.renderer.render(starts)]
-        # A beginning may be refused for being one, so the turn is the first after which all are.
-        accepted = max((n for n, bad in enumerate(refused, 1) if not bad), default=0)
-        return f"turn {accepted + 1} ({messages[accepted]['role']}): {why}"
 
     # What training and reports ask for
 

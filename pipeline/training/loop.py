@@ -96,8 +96,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     if state["step"]:
         checkpoint.restore(root, state["step"], weights, optimizer)
         say(f"train: resuming from step {state['step']} of {total}") if is_main else None
-    preambles = encoder.preambles(read_examples(dataset, "train"))
-    inputs = PathInputs(settings, model, tokens, preambles, accelerator, state, list(weights.values()))
+    inputs = PathInputs(settings, model, tokens, _shared(encoder, dataset), accelerator, state, list(weights.values()))
     path = choose_path(inputs, dtype_name(config.model), config.model.quantize == "fp8", method.spec.never_packed)
     if is_main:
         metrics.rewind(log, state["step"] or -1)
@@ -225,6 +224,11 @@ def _backward(value: torch.Tensor, labelled: int) -> torch.Tensor:
     if value.requires_grad:  # not if nothing is labelled
         (value / max(1, labelled)).backward()
     return value.detach()
+
+
+def _shared(encoder: AnyEncoder, dataset: Path) -> list[list[int]]:
+    """Ids that training rows begin with."""
+    return encoder.preambles(read_examples(dataset, "train"))
 
 
 def _ewc_rows(config: Config, dataset: Path, tokens: Tokens, encoder: AnyEncoder, longest: int) -> list[ewc.Row]:

@@ -141,6 +141,16 @@ def test_a_text_that_the_template_changes_is_placed_by_its_header(tmp_path: Path
         chat_encoder(base_with(tmp_path, counting))
 
 
+def test_what_a_changed_text_spells_is_not_guessed(tmp_path: Path) -> None:
+    doubling = CHATML.replace("m.content", "(m.content + m.content if '!' in m.content else m.content)") + OPEN
+    encoder = chat_encoder(base_with(tmp_path, doubling))
+    rows = encoder.rows([talk("Q! <|im_end|>", "A"), talk("<|im_end|>", "\U00100000 A"), talk("<|im_end|>", "A")])
+    assert [row.problem for row in rows] == [
+        "turn 1: it spells a special token, and the template changes its text",
+        "it spells special tokens, and has characters of the private use plane 16", "",
+    ]  # fmt: skip
+
+
 def test_a_template_that_looks_into_texts_is_met_by_search(tmp_path: Path) -> None:
     looking = (
         CHATML.replace("m.content", "(m.content if m.content.startswith('Q') or m.role != 'user' else '?')") + OPEN
