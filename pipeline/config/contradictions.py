@@ -44,11 +44,14 @@ def contradictions(config: Config, model: bool = True) -> list[Problem]:
 def _of_prompt(prompt: Prompt) -> list[Problem]:
     if not prompt.is_chat:
         needs = "is for chat templates; set prompt.template to one (base, chatml, ...), or remove this"
-        return [(("prompt", key), needs) for key, default in (("loss", "answers"), ("date", DATE))
-                if getattr(prompt, key) != default]  # fmt: skip
+        found = [key for key, default in (("loss", "answers"), ("date", DATE)) if getattr(prompt, key) != default]
+        found += ["too_long"] if prompt.too_long == "split" else []
+        return [(("prompt", key), needs) for key in found]
     problems: list[Problem] = []
     if not prompt.mask_prompt:
         problems.append((("prompt", "mask_prompt"), "is for rows; with a chat template set prompt.loss=all"))
+    if prompt.too_long == "split" and prompt.loss == "all":
+        problems.append((("prompt", "too_long"), "split repeats history, which loss=all would learn twice; take cut"))
     for key, default in (("join", "apart"), ("bos", "auto"), ("strip_end", False)):
         if getattr(prompt, key) != default:
             problems.append((("prompt", key), f"a chat template decides this; remove it, or take {default}"))

@@ -85,9 +85,10 @@ class Prompt(Section):
     join: Literal["joint", "apart"] = "apart"
     """apart: prompt and answer are tokenised separately; joint: as one text. Set joint to reproduce recipes of
     2023."""
-    too_long: Literal["cut", "reject"] = "cut"
-    """What happens to rows longer than `cutoff`: cut (the end token is lost, as in recipes of 2023) or reject. Set
-    reject when an incomplete answer is worse than none."""
+    too_long: Literal["cut", "reject", "split"] = "cut"
+    """What happens to rows longer than `cutoff`: cut (the end token is lost, as in recipes of 2023; a conversation in a
+    chat template loses whole turns from its end), reject, or split (chat templates: several rows that repeat some
+    history). Set reject when an incomplete answer is worse than none, split for long conversations."""
     bos: Annotated[str, Field(min_length=1)] = "auto"
     """Token at the start of a row: auto = what the tokenizer adds, none, or any token such as "</s>". Set it when the
     base was trained with another start than its tokenizer adds."""

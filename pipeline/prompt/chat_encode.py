@@ -25,6 +25,7 @@ from pipeline.dataset.example import Example
 from pipeline.prompt import chat_labels
 from pipeline.prompt.chat_form import ChatForm
 from pipeline.prompt.chat_renderer import ChatRenderer, Refusal
+from pipeline.prompt.chat_split import split_rows
 from pipeline.prompt.chat_template import ChatTemplate
 from pipeline.prompt.conversation import Conversation, Conversations, Message, Rendered
 from pipeline.prompt.encode import FOLLOWING, IGNORE, MIN_PREAMBLE, Row
@@ -125,27 +126,43 @@ class ChatEncoder:
     def named_rows(self, examples: Sequence[Example]) -> list[tuple[Example, str, Row]]:
         """Each example with the rows that training has of it, and their names.
 
-        There is one row, named by the example's id. Where the template hides (`ChatForm.hides`) and all answers are
-        learnt, there is one for each answer that fits into the cutoff: ID#1, ID#2, ..., ID.
+        There is one row, named by the example's id. There are several, ID#1, ID#2, ..., ID, for a conversation that is
+        split (`prompt.too_long`), and one for each answer that fits where the template hides (`ChatForm.hides`).
         """
-        if not (self.form.hides and self.template.loss == "answers"):
-            return [(e, e.id, row) for e, row in zip(examples, self.rows(examples), strict=True)]
-        beginnings = []
-        for number, example in enumerate(examples):
-            whole = self.conversation(example)
-            ends = [i + 1 for i in whole.answers[:-1] if whole.learn[i]]
-            beginnings += [(number, whole.first(end)) for end in (*ends, len(whole.messages))]
-        encoded = self._encode([conversation for _, conversation in beginnings])
+        conversations = [self.conversation(example) for example in examples]
+        hides = self.form.hides and self.template.loss == "answers"
+        splits = self.prompt_config.too_long == "split"
+        rows = self._encode(conversations) if hides or splits else self.rows_of(conversations)
         named: list[tuple[Example, str, Row]] = []
-        for number, group in itertools.groupby(zip(beginnings, encoded, strict=True), lambda pair: pair[0][0]):
-            rows = [row for _, row in group]
-            rejected = rows[-1].problem or (rows[-1].cut and self.prompt_config.too_long == "reject")
-            fitting = [] if rejected else [row for row in rows if not row.cut and not row.problem] or rows[:1]
-            fitting = fitting or rows[-1:]
-            example = examples[number]
-            named += [(example, f"{example.id}{PART}{n}", row) for n, row in enumerate(fitting[:-1], 1)]
-            named.append((example, example.id, replace(fitting[-1], lost_turns=rows[-1].cut and not fitting[-1].cut)))
+        for example, conversation, row in zip(examples, conversations, rows, strict=True):
+            parts = [row]
+            if splits and row.cut:
+                parts = self._split(conversation, hides) or parts
+            elif hides and not row.problem:
+                parts = self._beginnings(conversation, row)
+            named += [(example, f"{example.id}{PART}{n}", part) for n, part in enumerate(parts[:-1], 1)]
+            named.append((example, example.id, parts[-1]))
         return named
+
+    def _beginnings(self, conversation: Conversation, row: Row) -> list[Row]:
+        """A row for each learnt answer that fits into the cutoff, the whole conversation (`row`) last."""
+        if row.cut and self.prompt_config.too_long == "reject":
+            return [row]
+        ends = [i + 1 for i in conversation.answers if conversation.learn[i]]
+        rows = self._encode([conversation.first(end) for end in ends if end < len(conversation.messages)])
+        fitting = [r for r in [*rows, row] if not r.cut and not r.problem]
+        if not fitting:
+            return [rows[0] if rows else row]
+        return [*fitting[:-1], replace(fitting[-1], lost_turns=row.cut)]
+
+    def _split(self, conversation: Conversation, hides: bool) -> list[Row]:
+        """The rows of a conversation that is too long; empty if none of its answers fits."""
+        if self.template.loss == "last":
+            last = conversation.answers[-1:]
+            conversation = replace(conversation, learn=[i in last for i in range(len(conversation.messages))])
+        alone = hides or self.template.loss == "last"
+        rows = split_rows(conversation, lambda c: self._encode([c])[0], self.prompt_config.cutoff, alone)
+        return [row for row in rows if row.labelled]
 
     def rows_of(self, conversations: Sequence[Conversation]) -> list[Row]:
         """As `rows`."""

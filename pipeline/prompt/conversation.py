@@ -28,6 +28,12 @@ class Conversation:
         """Its first messages."""
         return replace(self, messages=self.messages[:count], learn=self.learn[:count])
 
+    def part(self, first: int, start: int, end: int, learnt: int) -> Conversation:
+        """Its first messages up to `first`, and those from `start` to `end`; answers before `learnt` carry no loss."""
+        learn = [carries and i >= learnt for i, carries in enumerate(self.learn)]
+        messages = self.messages[:first] + self.messages[start:end]
+        return replace(self, messages=messages, learn=learn[:first] + learn[start:end])
+
     @property
     def answers(self) -> list[int]:
         """Indices of the assistant's messages."""

@@ -20,7 +20,7 @@ from pipeline.prompt.encode import Encoder, Row
 from pipeline.prompt.preview import as_text
 from pipeline.prompt.tokenizer import Tokenizer
 from pipeline.prompt.tokenizer_checks import check_rows, check_tokenizer
-from pipeline.prompt.tokens import TokenWriter
+from pipeline.prompt.tokens import PART, TokenWriter
 from pipeline.run.errors import UserError
 from pipeline.run.files import json_text, sha256_file, write_text
 from pipeline.run.folder import SPLITS, Run
@@ -136,6 +136,8 @@ def _encode_split(
             rejected.write(json_text({**reason, **example.as_dict()}) + "\n")
         writer.write((row for row, _ in kept), (name for _, name in kept))
         _count(counts, [row for row, _ in kept], len(named) - len(kept) - refused)
+        if settings.too_long == "split" and (parts := {e.id for e, name, _ in named if PART in name}):
+            counts["split"] = counts.get("split", 0) + len(parts)
         if refused:
             counts["refused"] = counts.get("refused", 0) + refused
         if (unknown := encoder.tokenizer.unk_id) not in (None, encoder.bos_id, encoder.end_id):
@@ -175,6 +177,7 @@ def _print_counts(counts: dict[str, Any], prompt: Prompt) -> None:
     }
     if prompt.is_chat:
         meanings |= {
+            "split": "conversations became several rows",
             "forgot": f"conversations lost their last turns to fit into {cutoff} tokens",
             "no_loss": "rows have no trained token: no answer in them is learnt, or none fits into the cutoff",
             "seam": "rows have an answer whose beginning changes the tokens of the header before it",

@@ -14,6 +14,7 @@ from pipeline.prompt.chat_encode import ChatEncoder
 from pipeline.prompt.encode import IGNORE, Row
 from pipeline.prompt.tokenizer_checks import check_rows, check_tokenizer
 from pipeline.run.errors import UserError
+from tests.helpers.chat_runs import THINKS
 from tests.helpers.chats import chat_base, chat_encoder, nasty, talk
 
 CHATML = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
@@ -94,6 +95,28 @@ def test_a_conversation_that_is_too_long_loses_its_last_turns(qwen: Path) -> Non
             assert row.cut
         rejecting = chat_encoder(qwen, cutoff=cutoff, too_long="reject").rows([THREE])[0]
         assert rejecting.cut == (cutoff < len(whole.ids))
+
+
+@pytest.mark.parametrize("template", [CHATML + OPEN, THINKS])
+def test_a_long_conversation_is_split_with_history(tmp_path: Path, template: str) -> None:
+    """Each answer is learnt once, in a row that fits, after the turns before it."""
+    folder = base_with(tmp_path, template)
+    texts = [f"{'QA'[i % 2]}{i // 2} {'word ' * (3 + i % 5)}" for i in range(24)]
+    example = talk(*texts, system="S", learn=(True, False) + (True,) * 10)
+    for cutoff in (80, 90, 150, 4000):
+        encoder = chat_encoder(folder, cutoff=cutoff, too_long="split")
+        named = encoder.named_rows([example, talk("Q", "A")])
+        assert named[-1][1] == named[-1][0].id
+        rows = [row for _, _, row in named[:-1]]
+        assert all(len(row.ids) <= cutoff and not row.cut for row in rows)
+        answers = [answer for row in rows for answer in learnt(encoder, row)]
+        assert answers == [f"{texts[i]}<|im_end|>" for i in range(1, 24, 2) if i != 3]
+        assert all("S<|im_end|>" in encoder.tokenizer.decode(row.ids, True)[:40] for row in rows)
+        assert [name for _, name, _ in named[:-1]] == [*(f"{example.id}#{n}" for n in range(1, len(rows))), example.id]
+        last = chat_encoder(folder, cutoff=cutoff, too_long="split", loss="last").named_rows([example])
+        assert [learnt(encoder, row) for _, _, row in last] == [[f"{texts[-1]}<|im_end|>"]]
+    tiny = chat_encoder(folder, cutoff=8, too_long="split").named_rows([example])
+    assert [(name, row.cut) for _, name, row in tiny] == [(example.id, True)]
 
 
 def test_a_question_at_the_end_is_the_first_to_go(qwen: Path) -> None:
