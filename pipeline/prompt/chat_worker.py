@@ -50,6 +50,8 @@ def render(render_template: Any, template: str, names: dict[str, str], item: dic
         kind, what = "unfit", "its macros call each other without end"
     except TemplateError as error:  # also of `raise_exception`
         what = error.message or type(error).__name__
+    except ImportError as error:
+        kind, what = "unfit", str(error)
     except Exception as error:  # whatever a template's operators raise
         what = f"{type(error).__name__}: {error}"
         if "no loader for this environment" in what:
@@ -57,20 +59,43 @@ def render(render_template: Any, template: str, names: dict[str, str], item: dic
     return {"error": what, "kind": kind}
 
 
+def limit_memory() -> None:
+    """Limits the address space, where the system tells how large it is (Linux)."""
+    try:
+        with open("/proc/self/statm") as statm:
+            size = int(statm.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
+
+
+def _failing(error: ImportError) -> Any:
+    """A renderer that says why there is none."""
+    said = str(error)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ImportError(said)
+
+    return fail
+
+
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # what libraries print is no answer
-    from transformers.utils.chat_template_utils import render_jinja_template
+    render_template: Any
+    try:
+        from transformers.utils.chat_template_utils import render_jinja_template
 
-    with open("/proc/self/statm") as statm:
-        size = int(statm.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
+        render_template = render_jinja_template
+    except ImportError as error:
+        render_template = _failing(error)
+    limit_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes stdin
     for line in sys.stdin:
         request = json.loads(line)
         for item in request["items"]:
             signal.setitimer(signal.ITIMER_PROF, SECONDS)
-            answer = render(render_jinja_template, request["template"], request["names"], item)
+            answer = render(render_template, request["template"], request["names"], item)
             signal.setitimer(signal.ITIMER_PROF, 0)
             answers.write(json.dumps(answer) + "\n")
             answers.flush()
