@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 
 from pipeline.prompt.chat_renderer import ChatRenderer, Dialogue, Refusal
@@ -14,6 +16,7 @@ from pipeline.prompt.rendered_text import RenderedTokenizer
 from pipeline.run.errors import UserError
 
 QUESTION, ANSWER, SYSTEM = "What is it?", "It is here.", "Speak briefly."
+MARK = re.compile(r"<\|?\w+\|?>")  # how special tokens are mostly spelt
 U, A, S = ({"role": r, "content": c} for r, c in (("user", QUESTION), ("assistant", ANSWER), ("system", SYSTEM)))
 
 
@@ -60,7 +63,7 @@ class ChatForm:
             raise UserError(what, renderer.where, "take another template (prompt.template)")
         end = tokenizer.pattern.search(after)
         if end is None:
-            raise _endless(renderer, after)
+            raise _endless(renderer, pair, after)
         headers = [_header(opened, closed, tokenizer)]
         if isinstance(thinking, str):
             headers.append(_header(thinking, closed, tokenizer))
@@ -88,11 +91,12 @@ def _header(opened: str, closed: str | Refusal, tokenizer: RenderedTokenizer) ->
     return opened[same:] or after_question.lstrip()
 
 
-def _endless(renderer: ChatRenderer, after: str) -> UserError:
-    word = after.split()[0][:40] if after.split() else ""
+def _endless(renderer: ChatRenderer, pair: str, after: str) -> UserError:
+    """The error for a template whose answers have no end. pair: a question with its answer. after: what follows it."""
     what = "the chat template ends an answer with no special token of this tokenizer, so the model could never stop"
     fix = "take another template (prompt.template)"
-    if word:
-        what += f": after the answer comes {word!r}"
-        fix = f"make its marks tokens, such as model.add_tokens=['{word}'], or take another template (prompt.template)"
+    if after.strip():
+        what += f": after the answer comes {after.split()[0][:40]!r}"
+        marks = list(dict.fromkeys(MARK.findall(pair))) or [after.split()[0][:40]]
+        fix = f"make its marks tokens, model.add_tokens: {json.dumps(marks)}, or take another template"
     return UserError(what, renderer.where, fix)

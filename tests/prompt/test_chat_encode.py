@@ -213,6 +213,15 @@ def test_unfit_templates_are_one_message(tmp_path: Path, template: Any, what: st
     assert chat_encoder(base_with(tmp_path / "next", CHATML + OPEN)).rows([talk("a", "b")])[0].ids
 
 
+def test_a_form_whose_marks_are_no_tokens_says_how_to_make_them(tmp_path: Path) -> None:
+    folder = chat_base(tmp_path, "llama3")
+    with pytest.raises(UserError, match=r"after the answer comes '<\|im_end\|>'") as caught:
+        chat_encoder(folder, "chatml")
+    assert 'model.add_tokens: ["<|im_start|>", "<|im_end|>"]' in caught.value.fix
+    encoder = chat_encoder(folder, "chatml", ("<|im_start|>", "<|im_end|>"))
+    assert learnt(encoder, encoder.rows([talk("Q <|im_end|>", "A <|im_end|>")])[0]) == ["A <|im_end|><|im_end|>"]
+
+
 def test_a_base_with_several_templates_has_a_default(tmp_path: Path) -> None:
     several = [{"name": "rag", "template": "x"}, {"name": "default", "template": CHATML + OPEN}]
     assert chat_encoder(base_with(tmp_path, several)).template.text == CHATML + OPEN
