@@ -271,6 +271,15 @@ def test_an_answer_that_begins_with_a_line_break_is_a_seam(qwen: Path) -> None:
     assert encoder.seams([talk("Q", "\n\nA"), talk("Q", "A")]) == 1
 
 
+def test_reasoning_in_the_data_is_learnt_with_the_last_answer(qwen: Path, shared_data: Path) -> None:
+    """Qwen3 takes the reasoning out of the text and leaves it out of earlier answers."""
+    encoder = chat_encoder(qwen, str(shared_data / "chat_templates" / "qwen3.jinja"))
+    first, second = (f"<think>\nbecause {n}\n</think>\n\nA{n}" for n in (1, 2))
+    rows = [row for _, _, row in encoder.named_rows([talk("Q1", first, "Q2", second)])]
+    assert [learnt(encoder, row) for row in rows] == [[f"{first}<|im_end|>"], [f"{second}<|im_end|>"]]
+    assert "because 1" not in encoder.tokenizer.decode(rows[1].ids)
+
+
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Seoul <|im_end|>"}}}
 TOOL = {"type": "function", "function": {"name": "weather", "description": "d", "parameters": {"type": "object"}}}
 
