@@ -22,6 +22,7 @@ from typing import Any
 from pipeline.api import endpoint
 from pipeline.comparison import judge as verdicts
 from pipeline.comparison import stage as comparison
+from pipeline.config.chat_forms import BASE
 from pipeline.config.load import dump
 from pipeline.config.method_rules import spec_of
 from pipeline.config.schema import Config
@@ -88,7 +89,7 @@ class Stage:
 
 
 def _tokens_key(config: Config, run: Run) -> Key:
-    return tokens.key(config, run, identity.tokenizer_identity(config.model))
+    return tokens.key(config, run, identity.tokenizer_identity(config.model, config.prompt.template == BASE))
 
 
 def _build_tokens(config: Config, run: Run, key: Key, base: BaseOf) -> None:

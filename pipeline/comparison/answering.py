@@ -16,7 +16,7 @@ from pipeline.model.exported import export_dtype, export_kind
 from pipeline.model.generate import NotFinite
 from pipeline.model.load import device
 from pipeline.model.run_base import RunBase
-from pipeline.prompt.encode import Encoder
+from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 
@@ -53,7 +53,7 @@ def answer_questions(
 
 
 def fitting(
-    encoder: Encoder, questions: Sequence[CompareQuestion], sees: int | None, room: int
+    encoder: AnyEncoder, questions: Sequence[CompareQuestion], sees: int | None, room: int
 ) -> tuple[list[CompareQuestion], list[TooLong]]:
     """The questions whose prompt leaves `room` tokens for an answer, and those that are too long.
 

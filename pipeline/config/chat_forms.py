@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 BASE = "base"  # the template that the base ships
-BUILT_IN = ("chatml", "llama-2", "llama-3", "gemma", "mistral", "phi-3", "zephyr")
+BUILT_IN = ("chatml", "gemma", "llama-2", "llama-3", "mistral", "phi-3", "zephyr")
 SUFFIX = ".jinja"  # of a file with a template of the user's own
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from pipeline.config.method_rules import Problem, method_problems
-from pipeline.config.schema import Config, Data
+from pipeline.config.schema import DATE, Config, Data, Prompt
 from pipeline.config.synthesis_rules import synthesis_problems
 
 LOCAL = "is for hub ids; what lies here is what it is: remove this"
@@ -25,6 +25,7 @@ def contradictions(config: Config, model: bool = True) -> list[Problem]:
         problems.append(
             (("train", "fast"), "model.quantize=fp8 needs the fast path; set train.fast=true or quantize=nf4")
         )
+    problems += _of_prompt(config.prompt)
     problems += _of_data(config.data)
     problems += _of_forgetting(config)
     problems += synthesis_problems(config.synthesis)
@@ -39,6 +40,23 @@ def contradictions(config: Config, model: bool = True) -> list[Problem]:
     if config.train.accumulation_4_28 and config.train.batch_size % config.train.accumulation_4_28:
         what = f"does not divide train.batch_size, {config.train.batch_size}, into equal micro-batches"
         problems.append((("train", "accumulation_4_28"), what))
+    return problems
+
+
+def _of_prompt(prompt: Prompt) -> list[Problem]:
+    if not prompt.is_chat:
+        needs = "is for chat templates; set prompt.template to one (base, chatml, ...), or remove this"
+        found = [key for key, default in (("loss", "answers"), ("date", DATE)) if getattr(prompt, key) != default]
+        found += ["too_long"] if prompt.too_long == "split" else []
+        return [(("prompt", key), needs) for key in found]
+    problems: list[Problem] = []
+    if not prompt.mask_prompt:
+        problems.append((("prompt", "mask_prompt"), "is for rows; with a chat template set prompt.loss=all"))
+    if prompt.too_long == "split" and prompt.loss == "all":
+        problems.append((("prompt", "too_long"), "split repeats history, which loss=all would learn twice; take cut"))
+    for key, default in (("join", "apart"), ("bos", "auto"), ("strip_end", False)):
+        if getattr(prompt, key) != default:
+            problems.append((("prompt", key), f"a chat template decides this; remove it, or take {default}"))
     return problems
 
 

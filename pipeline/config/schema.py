@@ -28,6 +28,7 @@ from pipeline.config.values import (  # fmt: skip
     Shots,
     Width,
     adapter_name,
+    iso_date,
     number,
 )
 
@@ -35,6 +36,8 @@ __all__ = [
     "Action", "Adapter", "Benchmark", "Chat", "Compare", "Config", "Data", "Duplicates", "Eval", "Export", "Judge",
     "Model", "Prompt", "Section", "Source", "Synthesis", "Train",
 ]  # fmt: skip
+
+DATE = "2024-07-26"  # the one that Llama 3.1's template has as its default
 
 
 class Model(Section):
@@ -66,8 +69,14 @@ class Prompt(Section):
     """How a row becomes tokens."""
 
     template: Annotated[str, Field(min_length=1)] = "alpaca"
-    """Name of a built-in template, or path of a YAML file with your own. Choose the one that the base was tuned with,
-    if it is an instruction-tuned model."""
+    """Name of a built-in template, `base` for the chat template that the base ships, or path of your own: a YAML file
+    for rows, a .jinja file for conversations. Choose `base` for a base that was tuned for chat."""
+    loss: Literal["answers", "last", "all"] = "answers"
+    """Chat templates: what carries loss, every answer of a conversation, the last one, or all text except tool results.
+    Set last when the earlier answers are not worth learning."""
+    date: Annotated[str, AfterValidator(iso_date)] = DATE
+    """Chat templates that write today's date (Llama 3.2, SmolLM3): the date that they write instead, in training, chat
+    and export. Set it when answers depend on the date."""
     cutoff: Annotated[int, BeforeValidator(number), Field(ge=4, le=1 << 20)] = 512
     """Most tokens in a row: prompt, answer and end token together. Raise it when the data report shows that many rows
     are cut; memory and time grow with it."""
@@ -76,9 +85,10 @@ class Prompt(Section):
     join: Literal["joint", "apart"] = "apart"
     """apart: prompt and answer are tokenised separately; joint: as one text. Set joint to reproduce recipes of
     2023."""
-    too_long: Literal["cut", "reject"] = "cut"
-    """What happens to rows longer than `cutoff`: cut (the end token is lost, as in recipes of 2023) or reject. Set
-    reject when an incomplete answer is worse than none."""
+    too_long: Literal["cut", "reject", "split"] = "cut"
+    """What happens to rows longer than `cutoff`: cut (the end token is lost, as in recipes of 2023; a conversation in a
+    chat template loses whole turns from its end), reject, or split (chat templates: several rows that repeat some
+    history). Set reject when an incomplete answer is worse than none, split for long conversations."""
     bos: Annotated[str, Field(min_length=1)] = "auto"
     """Token at the start of a row: auto = what the tokenizer adds, none, or any token such as "</s>". Set it when the
     base was trained with another start than its tokenizer adds."""

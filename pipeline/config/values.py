@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -61,6 +62,15 @@ def plain_url(value: str) -> str:
         raise ValueError("expected an address such as http://localhost:8000/v1")
     if parts.username or parts.password or parts.query:
         raise ValueError("must not hold a key: put it into an environment variable, whose name goes into `key`")
+    return value
+
+
+def iso_date(value: str) -> str:
+    """A day as ISO 8601 has it."""
+    try:
+        datetime.date.fromisoformat(value)
+    except ValueError:
+        raise ValueError("expected a date such as 2024-07-26") from None
     return value
 
 

@@ -41,7 +41,8 @@ class SplitLengths:
     def measure(self, tokens: Tokens) -> None:
         """Replaces characters by tokens, and drops rows that the tokens stage left out."""
         encoded: list[int] = []
-        names = tokens.names.to_pylist()
+        kept = tokens.without_parts()
+        names = tokens.names_of(kept)
         row = 0
         for name in names:
             while self.ids[row] != name:
@@ -50,7 +51,7 @@ class SplitLengths:
             row += 1
         self.ids = names
         self.sources = [self.sources[i] for i in encoded]
-        self.whole, self.answer = tokens.lengths.tolist(), tokens.labelled.tolist()
+        self.whole, self.answer = tokens.lengths[kept].tolist(), tokens.labelled[kept].tolist()
 
 
 def lengths(splits: Sequence[SplitLengths], sources: Sequence[str], cutoff: int | None) -> dict[str, Any]:

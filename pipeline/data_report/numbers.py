@@ -52,7 +52,8 @@ class _SplitReader:
     def read_split(self, name: str, tokens: Tokens | None) -> SplitLengths:
         """Lengths of one split in `tokens`, without rows that the tokens stage left out; else in characters."""
         split = SplitLengths(name)
-        names = tokens.names.to_pylist() if tokens is not None else []
+        kept = tokens.without_parts() if tokens is not None else []
+        names = tokens.names_of(kept) if tokens is not None else []
         encoded_rows, last = 0, ""
         for row in read(self.folder / f"{name}.jsonl"):
             whole, answer = characters(row)
@@ -60,7 +61,8 @@ class _SplitReader:
             split.add(row["id"], self.sources.setdefault(row["source"], len(self.sources)), whole, answer)
             if tokens is not None:
                 encoded = encoded_rows < len(names) and names[encoded_rows] == row["id"]
-                size = (int(tokens.lengths[encoded_rows]), int(tokens.labelled[encoded_rows])) if encoded else None
+                at = kept[encoded_rows] if encoded else 0
+                size = (int(tokens.lengths[at]), int(tokens.labelled[at])) if encoded else None
                 encoded_rows += encoded
             self.pool.add(name, row, size)
             if row["id"] != last:  # with `repeat` the same row comes several times

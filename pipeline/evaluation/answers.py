@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.dataset.example import Example
 from pipeline.evaluation.scores import mean
 from pipeline.model.generate import greedy
-from pipeline.prompt.encode import Encoder
+from pipeline.prompt.any_encoder import AnyEncoder
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,20 @@ class Answer:
         return {**fields, "exact": self.exact, "contained": self.contained}
 
 
-def answer(model: Any, encoder: Encoder, examples: Sequence[Example], max_new_tokens: int, what: str) -> list[Answer]:
+def answer(
+    model: Any, encoder: AnyEncoder, examples: Sequence[Example], max_new_tokens: int, what: str
+) -> list[Answer]:
     """Greedy answers to examples, in their order. what: for the progress bar.
 
     Raises:
         NotFinite: see `greedy`; its rows are indices of examples.
     """
-    prompts = [encoder.prompt(e.instruction, e.input) for e in examples]
+    prompts = [encoder.prompt_for(e) for e in examples]
     new_ids = greedy(model, prompts, end_id=encoder.end_id, max_new_tokens=max_new_tokens, what=what)
     return [read(encoder, example, ids) for example, ids in zip(examples, new_ids, strict=True)]
 
 
-def read(encoder: Encoder, example: Example, ids: Sequence[int]) -> Answer:
+def read(encoder: AnyEncoder, example: Example, ids: Sequence[int]) -> Answer:
     """The answer from its new ids."""
     stopped = bool(ids) and ids[-1] == encoder.end_id
     text = encoder.tokenizer.decode(list(ids[:-1] if stopped else ids)).removeprefix(encoder.template.answer_prefix)

@@ -18,13 +18,13 @@ from pipeline.config.schema import Eval
 from pipeline.evaluation.measure import row_sums
 from pipeline.evaluation.scores import ratio
 from pipeline.evaluation.shots import EncodedRows
-from pipeline.prompt.encode import Encoder
+from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.prompt.general_text import WINDOW, Window, cut_windows, path_of, read_passages
 
 LOOK = 4  # windows of a periodic evaluation
 
 
-def general_windows(settings: Eval, encoder: Encoder, longest: int, most: int = 0) -> list[Window]:
+def general_windows(settings: Eval, encoder: AnyEncoder, longest: int, most: int = 0) -> list[Window]:
     """The windows of `eval.general`.
 
     Args:

@@ -68,14 +68,16 @@ class Harness:
     """Runs tasks on a loaded model. Tasks come from `folder` (see `tasks.write_local`), or, with None, from the hub.
 
     Args:
-        batch: questions at once; 0 = as many as fit a GPU's memory, 8 on a CPU.
+        batch: questions at once; 0 = as many as fit a GPU's memory, 8 on a CPU. as_turns: with a template, examples
+            before a question are turns of a conversation, as with the harness's own `--apply_chat_template`; Alpaca's
+            templates answer one question, and have them in it.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, folder: Path | None, batch: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any, folder: Path | None, batch: int, as_turns: bool = False) -> None:
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         os.environ.setdefault("DISABLE_MULTIPROC", "1")  # it would start a process a core for a second of drawing
         datasets.disable_progress_bars()
-        self.local = folder is not None
+        self.local, self.as_turns = folder is not None, as_turns
         self.manager = TaskManager(include_path=folder and str(folder), include_defaults=folder is None)
         size: int | str = batch or ("auto" if next(model.parameters()).is_cuda else CPU_BATCH)
         self.model = ObservedLM(pretrained=model, tokenizer=tokenizer, batch_size=size, max_batch_size=MOST)
@@ -111,7 +113,7 @@ class Harness:
         # Not `simple_evaluate`: it asks pip and git for their versions, two seconds a task.
         results = evaluate(
             lm=self.model, task_dict=loaded, limit=limit or None, bootstrap_iters=BOOTSTRAP, log_samples=True,
-            apply_chat_template=template, fewshot_as_multiturn=False,
+            apply_chat_template=template, fewshot_as_multiturn=template and self.as_turns,
         )  # fmt: skip
         return {**_results(results, name), "cut": self.model.cut}
 

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.dataset.example import Example
 from pipeline.dataset.examples import read_examples
 from pipeline.evaluation.shots import Shots
-from pipeline.prompt.tokens import Tokens
+from pipeline.prompt.tokens import Tokens, example_id
 from pipeline.run.folder import HELD_OUT
 
 
@@ -37,7 +37,7 @@ class HeldOutRows:
         rows = range(self.count)
         if shots is None:
             return self.tokens, rows
-        return shots.tokens([self.by_id[name] for name in self.tokens.names_of(rows)]), rows
+        return shots.tokens([self.by_id[example_id(name)] for name in self.tokens.names_of(rows)]), rows
 
 
 def held_out_rows(dataset: Path, tokens: Path, rows: int) -> dict[str, HeldOutRows]:
@@ -52,7 +52,7 @@ def held_out_rows(dataset: Path, tokens: Path, rows: int) -> dict[str, HeldOutRo
         limit = rows if split == "val" else (rows + 1) // 2
         count = min(len(encoded), limit)
         if count:
-            wanted = set(encoded.names_of(range(count)))
+            wanted = set(map(example_id, encoded.names_of(range(count))))
             by_id = {e.id: e for e in read_examples(dataset, split) if e.id in wanted}
             exact = itertools.islice((e for e in read_examples(dataset, split) if e.exact), limit)
             first = list(read_examples(dataset, split, limit))

@@ -33,8 +33,9 @@ from pipeline.model.load import dtype_name
 from pipeline.model.loss import row_losses
 from pipeline.model.memory import each_group
 from pipeline.model.run_base import RunBase
+from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.prompt.batch import pad
-from pipeline.prompt.encode import IGNORE, Encoder
+from pipeline.prompt.encode import IGNORE
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.files import sha256_json
 from pipeline.run.folder import Run
@@ -51,7 +52,7 @@ class MeasuredModel:
     """
 
     def __init__(
-        self, path: Path, key: Mapping[str, Any], encoder: Encoder, load: Callable[[], Any], label: str
+        self, path: Path, key: Mapping[str, Any], encoder: AnyEncoder, load: Callable[[], Any], label: str
     ) -> None:
         form = {"version": 1, "tokenizer": encoder.tokenizer.hash, "end_id": encoder.end_id}
         self.cache = ResultCache(path, {**form, **key, **_libraries()})
@@ -84,7 +85,7 @@ class MeasuredModel:
             NotFinite: the model gave NaN or infinity; its `rows` are indices of examples.
         """
         encoder = self.encoder
-        prompts = [shots.prompt(e) if shots else encoder.prompt(e.instruction, e.input) for e in examples]
+        prompts = [shots.prompt(e) if shots else encoder.prompt_for(e) for e in examples]
         names = [f"answer {_hash(prompt)}" for prompt in prompts]
         cached = self.cache.results
         missing = list({name: i for i, name in enumerate(names) if not self._covers(name, max_new_tokens)}.values())

@@ -21,8 +21,9 @@ from pipeline.model.adapter import adapter_disabled
 from pipeline.model.generate import answering, greedy
 from pipeline.model.loss import label_logits
 from pipeline.model.memory import OutOfMemory, each_group
+from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.prompt.batch import pad
-from pipeline.prompt.encode import IGNORE, Encoder
+from pipeline.prompt.encode import IGNORE
 from pipeline.run.progress import say
 
 ROWS = 16
@@ -33,7 +34,7 @@ TIE = {torch.float32: 1e-4, torch.bfloat16: 2.0**-6, torch.float16: 2.0**-9}  # 
 
 
 def probe_model(
-    model: Any, encoder: Encoder, dataset: Path, settings: Eval, longest: int | None, facts: Facts
+    model: Any, encoder: AnyEncoder, dataset: Path, settings: Eval, longest: int | None, facts: Facts
 ) -> dict[str, Any]:
     """Answers of the model to held-out rows (training rows where there are none) and to `eval.prompts`.
 
@@ -54,7 +55,7 @@ def probe_model(
     questions = rows + [Example.of(text, "", "", source="eval.prompts") for text in settings.prompts]
     if not questions:
         return {"missing": "no question: no row fits, and eval.prompts is empty", "warnings": []}
-    prompts = [encoder.prompt(e.instruction, e.input) for e in questions]
+    prompts = [encoder.prompt_for(e) for e in questions]
     try:
         ids = greedy(model, prompts, end_id=encoder.end_id, max_new_tokens=limit, what="probes")
         is_as_base = as_base(model, prompts[:COMPARED], ids[:COMPARED])
@@ -76,12 +77,12 @@ def probe_model(
     }
 
 
-def _shown(answer: Answer, encoder: Encoder) -> dict[str, Any]:
+def _shown(answer: Answer, encoder: AnyEncoder) -> dict[str, Any]:
     shown = [name for name, is_shown in signs(answer, encoder.template).items() if is_shown]
     return {**answer.as_dict(), "signs": shown}
 
 
-def choose(examples: Iterable[Example], encoder: Encoder, limit: int, room: int) -> list[Example]:
+def choose(examples: Iterable[Example], encoder: AnyEncoder, limit: int, room: int) -> list[Example]:
     """`ROWS` rows by content hash, the same on every machine; languages in turn, references that fit first.
 
     Args:
@@ -92,7 +93,7 @@ def choose(examples: Iterable[Example], encoder: Encoder, limit: int, room: int)
         by_language.setdefault(example.language, []).append(example)
     turns = (e for e in chain.from_iterable(zip_longest(*by_language.values())) if e is not None)
     pool = [e for e, _ in zip(turns, range(POOL), strict=False)]
-    pool = [e for e in pool if len(encoder.prompt(e.instruction, e.input)) <= room]
+    pool = [e for e in pool if len(encoder.prompt_for(e)) <= room]
     fits = dict(zip([e.id for e in pool], fitting(encoder, [e.output for e in pool], limit), strict=True))
     return sorted(pool, key=lambda e: not fits[e.id])[:ROWS]
 

@@ -22,7 +22,8 @@ from typing import Any
 
 from pipeline.dataset.language import NONE, language_of, letters_in
 from pipeline.evaluation.answers import Answer
-from pipeline.prompt.encode import Encoder
+from pipeline.prompt.any_encoder import AnyEncoder
+from pipeline.prompt.chat_template import ChatTemplate
 from pipeline.prompt.template import SLOT, Template
 
 NAMES = {
@@ -48,7 +49,7 @@ TRANSLATION = re.compile(
 Counts = dict[str, dict[str, int]]
 
 
-def probe(answers: Sequence[Answer], template: Template, fits: Sequence[bool]) -> Counts:
+def probe(answers: Sequence[Answer], template: Template | ChatTemplate, fits: Sequence[bool]) -> Counts:
     """Answers with each fault, and answers for which it could be decided: {"repeats": {"count": 1, "of": 19}, ...}.
 
     Args:
@@ -63,7 +64,7 @@ def probe(answers: Sequence[Answer], template: Template, fits: Sequence[bool]) -
     return counts
 
 
-def signs(answer: Answer, template: Template) -> dict[str, bool]:
+def signs(answer: Answer, template: Template | ChatTemplate) -> dict[str, bool]:
     """Faults of one answer; those that cannot be decided are left out."""
     empty = not answer.text.strip()
     loops = repeats(answer.text, answer.stopped) and not repeats(answer.expected, True)
@@ -100,7 +101,7 @@ def other_language(answer: Answer) -> bool | None:
     return language_of(answer.text) not in wanted if wanted else None
 
 
-def echo(answer: Answer, template: Template) -> str:
+def echo(answer: Answer, template: Template | ChatTemplate) -> str:
     """What the answer repeats of its prompt: `question`, `input`, `template` or nothing."""
     answer_text, expected = _plain(answer.text), _plain(answer.expected)
     for name, text in (("question", _plain(answer.instruction)), ("input", _plain(answer.input))):
@@ -113,14 +114,15 @@ def echo(answer: Answer, template: Template) -> str:
     return ""
 
 
-def marks_of(template: Template) -> list[str]:
-    """Lines of the template around the slots, such as `### Response:`; not short ones, which texts contain too."""
-    pieces = [p for form in (template.prompt_input, template.prompt_no_input) for p in SLOT.split(form)]
+def marks_of(template: Template | ChatTemplate) -> list[str]:
+    """Lines of the template around the slots, such as `### Response:`; not short ones, which texts contain too. A
+    chat template has none: its marks are special tokens."""
+    pieces = [p for form in template.forms for p in SLOT.split(form)]
     lines = [line.strip() for piece in pieces if not SLOT.fullmatch(piece) for line in piece.splitlines()]
     return [line for line in dict.fromkeys(lines) if letters_in(line, SPOKEN) >= SPOKEN or line.startswith("### ")]
 
 
-def fitting(encoder: Encoder, references: Sequence[str], limit: int) -> list[bool]:
+def fitting(encoder: AnyEncoder, references: Sequence[str], limit: int) -> list[bool]:
     """Whether each reference is known and takes, with its end token, at most two thirds of the limit in tokens."""
     lengths = map(len, encoder.tokenizer.encode([encoder.template.answer(text) for text in references]))
     return [bool(text.strip()) and 3 * (n + 1) <= 2 * limit for text, n in zip(references, lengths, strict=True)]

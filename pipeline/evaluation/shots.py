@@ -15,7 +15,8 @@ import numpy as np
 
 from pipeline.dataset.example import Example
 from pipeline.dataset.examples import read_examples
-from pipeline.prompt.encode import IGNORE, Encoder, Row
+from pipeline.prompt.any_encoder import AnyEncoder
+from pipeline.prompt.encode import IGNORE, Row
 
 
 class Shots:
@@ -28,7 +29,9 @@ class Shots:
             sees. room: of them, kept for the answer.
     """
 
-    def __init__(self, encoder: Encoder, pool: Sequence[Example], count: int, seed: int, most: int, room: int) -> None:
+    def __init__(
+        self, encoder: AnyEncoder, pool: Sequence[Example], count: int, seed: int, most: int, room: int
+    ) -> None:
         self.encoder, self.pool, self.count, self.seed, self.most = encoder, pool, count, seed, most - room
         self.by_task: dict[str, list[int]] = {}
         for i, example in enumerate(pool):
@@ -57,7 +60,7 @@ class Shots:
 
     def prompt(self, example: Example) -> list[int]:
         """Ids of the prompt: examples and question."""
-        own = self.encoder.prompt(example.instruction, example.input)
+        own = self.encoder.prompt_for(example)
         return self._joined(self.before(example, len(own)), own)
 
     def tokens(self, examples: Sequence[Example]) -> EncodedRows:
@@ -89,7 +92,7 @@ class EncodedRows:
         return np.array(ids, np.int32), np.array(labels, np.int32)
 
 
-def shots_from(dataset: Path, encoder: Encoder, seed: int, context: int | None, room: int, count: int) -> Shots:
+def shots_from(dataset: Path, encoder: AnyEncoder, seed: int, context: int | None, room: int, count: int) -> Shots:
     """Shots from the training rows in `dataset`.
 
     Args:

@@ -87,7 +87,8 @@ class Evaluation:
             from pipeline.evaluation.harness import Harness
 
             tokenizer = hf_tokenizer.load(self.run.folder("export"))
-            self.harness = model, Harness(model, tokenizer, self.folder, settings.batch_size)
+            as_turns = self.base.encoder.is_chat
+            self.harness = model, Harness(model, tokenizer, self.folder, settings.batch_size, as_turns)
         return self.harness[1].ask(task, settings.limit, settings.num_fewshot, settings.prompting == "template", who)
 
     def _shots(self, who: str) -> Shots | None:

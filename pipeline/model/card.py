@@ -14,7 +14,8 @@ from pipeline.config.method_rules import description, spec_of
 from pipeline.config.schema import Adapter, Model
 from pipeline.model.base import Base, kind_of
 from pipeline.model.methods.method import SETTINGS
-from pipeline.prompt.encode import Encoder
+from pipeline.prompt.any_encoder import AnyEncoder
+from pipeline.prompt.chat_encode import ChatEncoder
 
 CARD = "README.md"
 # In the code below PATH is the folder of the card, BASE the base.
@@ -56,15 +57,21 @@ def base_name(model: Model) -> str:
     return model.base if kind_of(model) == "hub" else Path(model.base).name
 
 
-def prompt_section(encoder: Encoder) -> str:
+def prompt_section(encoder: AnyEncoder) -> str:
     """The template that prompts must use."""
-    return (
+    text = (
         f"Prompts must use the template `{encoder.template.id}` (hash `{encoder.template.hash}`), which is the chat "
-        "template of this tokenizer. Each question is answered on its own, without the ones before it."
+        "template of this tokenizer"
+    )
+    if isinstance(encoder, ChatEncoder):
+        return f"{text}. It was trained on whole conversations."
+    return (
+        f"{text}: it puts a system message in front of the instruction and earlier turns into the input, as training "
+        "did. A user message may have the key `input` besides `content`."
     )
 
 
-def adapter_card(name: str, adapter: Adapter, model: Model, base: Base, encoder: Encoder) -> str:
+def adapter_card(name: str, adapter: Adapter, model: Model, base: Base, encoder: AnyEncoder) -> str:
     """The card in the folder of a run's adapter. name: of the run."""
     front: dict[str, Any] = {"library_name": "peft" if spec_of(adapter).is_peft else "transformers"}
     if kind_of(model) == "hub":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,12 +12,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pipeline.dataset.example import Example
 from pipeline.prompt import tokenizer_files
+from pipeline.prompt.any_encoder import AnyEncoder
+from pipeline.prompt.chat_encode import ChatEncoder
 from pipeline.prompt.encode import Encoder
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.files import read_json, write_json
 
 
-def build(encoder: Encoder, max_length: int | None) -> Any:
+def build(encoder: AnyEncoder, max_length: int | None) -> Any:
     """A transformers tokenizer with the training template as chat template, and training's end token."""
     own = encoder.tokenizer
     # Not AutoTokenizer: some classes build a new tokenizer, while training uses tokenizer.json unchanged.
@@ -24,10 +27,12 @@ def build(encoder: Encoder, max_length: int | None) -> Any:
     if own.added:
         tokenizer.add_special_tokens({"additional_special_tokens": list(own.added)})
     end = own.token(encoder.end_id)
-    tokenizer.eos_token = end
+    is_chat = isinstance(encoder, ChatEncoder)
+    if not (isinstance(encoder, ChatEncoder) and encoder.writes_eos):
+        tokenizer.eos_token = end
     if encoder.bos_id is not None:
         tokenizer.bos_token = own.token(encoder.bos_id)
-    if own.kind == "tokenizers" and own.adds_bos != (encoder.bos_id == own.bos_id):
+    if own.kind == "tokenizers" and not is_chat and own.adds_bos != (encoder.bos_id == own.bos_id):
         tokenizer.add_bos_token = encoder.bos_id is not None  # prompt.bos takes precedence
     if "[PAD]" in own.added:
         tokenizer.pad_token = "[PAD]"
@@ -36,7 +41,10 @@ def build(encoder: Encoder, max_length: int | None) -> Any:
     tokenizer.padding_side = "left"  # for generation in batches
     if max_length:
         tokenizer.model_max_length = max_length
-    _set_chat_template(tokenizer, encoder, end)
+    if isinstance(encoder, ChatEncoder):
+        tokenizer.chat_template = encoder.template.text
+    else:
+        _set_chat_template(tokenizer, encoder, end)
     return tokenizer
 
 
@@ -75,7 +83,7 @@ def _set_chat_template(tokenizer: Any, encoder: Encoder, end: str) -> None:
             return
 
 
-def save(tokenizer: Any, encoder: Encoder, folder: Path) -> None:
+def save(tokenizer: Any, encoder: AnyEncoder, folder: Path) -> None:
     """Writes the tokenizer, with tokenizer.model where there is one, since some programs read that file."""
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
@@ -86,9 +94,56 @@ def save(tokenizer: Any, encoder: Encoder, folder: Path) -> None:
         shutil.copyfile(encoder.tokenizer.folder / "tokenizer.model", folder / "tokenizer.model")
 
 
-def disagreement(tokenizer: Any, encoder: Encoder, examples: Iterable[Example]) -> tuple[str, int]:
+def disagreement(tokenizer: Any, encoder: AnyEncoder, examples: Iterable[Example]) -> tuple[str, int]:
     """The first difference between a loaded tokenizer and training's, on prompts as text and by the chat template, or
     an empty text; and the number of prompts that were compared."""
+    if isinstance(encoder, ChatEncoder):
+        why, compared = _other_chat(tokenizer, encoder, examples)
+    else:
+        why, compared = _other_prompt(tokenizer, encoder, examples)
+    if why:
+        return why, compared
+    keeps_eos = isinstance(encoder, ChatEncoder) and encoder.writes_eos
+    if tokenizer.eos_token_id != encoder.end_id and not keeps_eos:
+        return f"its end token is {tokenizer.eos_token_id}, training's is {encoder.end_id}", compared
+    for token, id in encoder.tokenizer.added.items():
+        if tokenizer.convert_tokens_to_ids(token) != id:
+            return (
+                f"the new token {token} has id {tokenizer.convert_tokens_to_ids(token)}, in training it had {id}",
+                compared,
+            )
+    return "", compared
+
+
+def _other_chat(tokenizer: Any, encoder: ChatEncoder, examples: Iterable[Example]) -> tuple[str, int]:
+    """As `disagreement`, for conversations: whole ones, and up to their last answer."""
+    compared = 0
+    for example in examples:
+        conversation = encoder.conversation(example)
+        if encoder.text.pattern.search(json.dumps([conversation.messages, conversation.tools], ensure_ascii=False)):
+            continue  # transformers encodes this spelling as the special token, training as text
+        row = encoder.rows_of([conversation])[0]
+        if row.problem:
+            continue
+        last = conversation.answers[-1]
+        prompt = conversation.first(last)
+        pairs = [(prompt, True, encoder.prompt_for(example))]
+        if not row.cut and not row.lost_turns:
+            pairs.append((conversation, False, row.ids))
+        for part, is_open, wanted in pairs:
+            given = tokenizer.apply_chat_template(
+                part.messages, tools=list(part.tools) or None, tokenize=True, add_generation_prompt=is_open,
+                return_dict=False,
+            )  # fmt: skip
+            if list(given) != wanted:
+                about = f"the conversation {example.instruction[:60]!r}"
+                return f"the chat template gives other ids than training for {about}", compared
+        compared += 1
+    return "", compared
+
+
+def _other_prompt(tokenizer: Any, encoder: Encoder, examples: Iterable[Example]) -> tuple[str, int]:
+    """As `disagreement`, for rows: their prompts, as text and by the chat template."""
     specials = list(encoder.tokenizer.special_ids.values())
     compared = 0
     for example in examples:
@@ -103,18 +158,10 @@ def disagreement(tokenizer: Any, encoder: Encoder, examples: Iterable[Example]) 
         if list(tokenizer(encoder.template.prompt(instruction, more)).input_ids) != wanted:
             return f"the tokenizer gives other ids than training for {prompt}", compared
         compared += 1
-    if tokenizer.eos_token_id != encoder.end_id:
-        return f"its end token is {tokenizer.eos_token_id}, training's is {encoder.end_id}", compared
-    for token, id in encoder.tokenizer.added.items():
-        if tokenizer.convert_tokens_to_ids(token) != id:
-            return (
-                f"the new token {token} has id {tokenizer.convert_tokens_to_ids(token)}, in training it had {id}",
-                compared,
-            )
     return "", compared
 
 
-def _llama(encoder: Encoder) -> Any:
+def _llama(encoder: AnyEncoder) -> Any:
     """LLaMA's sentencepiece model as a fast tokenizer, with merges ranked by their scores.
 
     transformers' own conversion ranks them by id, which splits runs of spaces differently in 3 % of the Alpaca rows.

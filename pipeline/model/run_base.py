@@ -10,7 +10,7 @@ from pipeline.config.schema import Adapter, Config, Model
 from pipeline.model.base import Base, kind_of
 from pipeline.model.base.fingerprint import fingerprint
 from pipeline.model.load import add_tokens, base_shape, context_length, load_base
-from pipeline.prompt.encode import Encoder
+from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.prompt.stage import encoder_of
 
 
@@ -27,7 +27,7 @@ class RunBase:
     adapter: Adapter
     seed: int
     files: Base
-    encoder: Encoder
+    encoder: AnyEncoder
 
     @classmethod
     def of(cls, config: Config, files: Base) -> RunBase:

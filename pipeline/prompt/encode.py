@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.config.schema import Prompt
@@ -43,7 +43,7 @@ class Row:
 
     ids, labels: equally long. prompt: how many ids at the front are the prompt, BOS included. cut: it was longer than
     the cutoff and has no end token. seam: joining the answer changed the prompt's tokens. lost_turns: its oldest turns
-    were left out so that it fits into the cutoff.
+    were left out so that it fits into the cutoff; of a chat template, its last ones. problem: why it has no ids.
     """
 
     ids: list[int]
@@ -52,6 +52,7 @@ class Row:
     cut: bool
     seam: bool
     lost_turns: bool = False
+    problem: str = ""
 
     @property
     def labelled(self) -> int:
@@ -66,6 +67,8 @@ class Encoder:
     Raises:
         UserError: the tokenizer has no end token, or `prompt.bos` is not in its vocabulary.
     """
+
+    is_chat = False  # whether conversations are encoded as such
 
     def __init__(self, template: Template, tokenizer: Tokenizer, prompt: Prompt) -> None:
         self.template, self.tokenizer, self.prompt_config = template, tokenizer, prompt
@@ -102,6 +105,14 @@ class Encoder:
     def prompt(self, instruction: str, input: str = "") -> list[int]:
         """Ids of a prompt, for generation."""
         return self._bos_ids() + self.tokenizer.encode([self.template.prompt(instruction, input)])[0]
+
+    def prompt_for(self, example: Example) -> list[int]:
+        """Ids of an example's prompt, for generation."""
+        return self.prompt(example.instruction, example.input)
+
+    def named_rows(self, examples: Sequence[Example]) -> list[tuple[Example, str, Row]]:
+        """Each example with the row that training has of it, and the row's name."""
+        return [(e, e.id, row) for e, row in zip(examples, self.rows(examples), strict=True)]
 
     def rows(self, examples: Sequence[Example]) -> list[Row]:
         """Encodes examples in their order; conversations that are too long lose their oldest turns."""
@@ -149,9 +160,12 @@ class Encoder:
     def _bos_ids(self) -> list[int]:
         return [] if self.bos_id is None else [self.bos_id]
 
-    def preambles(self) -> list[list[int]]:
+    def preambles(self, examples: Iterable[Example] = ()) -> list[list[int]]:
         """Ids that rows begin with, whatever their content: the template's text before its first slot, with and without
         input. For each form of the template, the common prefix of the prompts with all of `FOLLOWING`.
+
+        Args:
+            examples: not used; the texts of chat templates are partly in the rows.
         """
         preambles = []
         for input in ("", "x"):

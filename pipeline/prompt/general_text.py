@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.prompt.encode import Encoder
+from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.run.encoding import read_text
 from pipeline.run.errors import UserError
 from pipeline.run.files import sha256_file
@@ -98,7 +98,7 @@ class Window:
         return len(self.ids) - 1
 
 
-def cut_windows(passages: Sequence[Passage], encoder: Encoder, most: int, size: int = WINDOW) -> list[Window]:
+def cut_windows(passages: Sequence[Passage], encoder: AnyEncoder, most: int, size: int = WINDOW) -> list[Window]:
     """Cuts passages into windows of at most `size` tokens that do not overlap; each token is scored at most once.
 
     If there are more than `most` windows, the first window of every passage is taken, then every second one, and so on;

@@ -8,17 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from pipeline.config.chat_forms import BASE
 from pipeline.config.schema import Config, Prompt
 from pipeline.dataset.example import Example
 from pipeline.dataset.examples import read_examples
+from pipeline.prompt import chat_template
 from pipeline.prompt import template as templates
+from pipeline.prompt.any_encoder import AnyEncoder
+from pipeline.prompt.chat_encode import ChatEncoder
 from pipeline.prompt.encode import Encoder, Row
 from pipeline.prompt.preview import as_text
 from pipeline.prompt.tokenizer import Tokenizer
 from pipeline.prompt.tokenizer_checks import check_rows, check_tokenizer
-from pipeline.prompt.tokens import TokenWriter
+from pipeline.prompt.tokens import PART, TokenWriter
 from pipeline.run.errors import UserError
-from pipeline.run.files import json_text, write_text
+from pipeline.run.files import json_text, sha256_file, write_text
 from pipeline.run.folder import SPLITS, Run
 from pipeline.run.progress import bar, say
 
@@ -38,7 +42,7 @@ def key(config: Config, run: Run, tokenizer: Any) -> dict[str, Any]:
     """The stage's cache key. tokenizer: identity of its files. A template counts by what it renders."""
     return {
         "version": 2,
-        "prompt": {**prompt_settings(config.prompt), "template": templates.load(config.prompt.template).hash},
+        "prompt": {**prompt_settings(config.prompt), "template": _template_key(config.prompt)},
         "add_tokens": config.value("model.add_tokens"),
         "tokenizer": tokenizer,
         "dataset": run.result("dataset"),
@@ -50,12 +54,31 @@ def prompt_settings(prompt: Prompt) -> dict[str, Any]:
     settings = prompt.model_dump(mode="json")
     if not settings["strip_end"]:
         del settings["strip_end"]
+    if not prompt.is_chat:
+        del settings["loss"], settings["date"]
     return settings
 
 
-def encoder_of(prompt: Prompt, folder: Path, add_tokens: tuple[str, ...]) -> Encoder:
-    """The encoder of a run. folder: of the tokenizer. add_tokens: `model.add_tokens`."""
-    return Encoder(templates.load(prompt.template), Tokenizer(folder, add_tokens), prompt)
+def _template_key(prompt: Prompt) -> str:
+    """The template in cache keys: by what it renders. That of a base is one of the tokenizer's files."""
+    if not prompt.is_chat:
+        return templates.load(prompt.template).hash
+    if prompt.template == BASE:
+        return BASE
+    return sha256_file(chat_template.path_of(prompt.template, Path()))
+
+
+def encoder_of(prompt: Prompt, folder: Path, add_tokens: tuple[str, ...]) -> AnyEncoder:
+    """The encoder of a run. folder: of the tokenizer. add_tokens: `model.add_tokens`.
+
+    Raises:
+        UserError: template or tokenizer cannot be read or do not fit each other.
+    """
+    if not prompt.is_chat:
+        return Encoder(templates.load(prompt.template), Tokenizer(folder, add_tokens), prompt)
+    template = chat_template.load(prompt, folder)
+    where = str(chat_template.path_of(prompt.template, folder))
+    return ChatEncoder(template, Tokenizer(folder, add_tokens, json_first=True), prompt, where)
 
 
 def build(config: Config, run: Run, vocabulary: Vocabulary, stage_key: dict[str, Any]) -> None:
@@ -83,11 +106,11 @@ def build(config: Config, run: Run, vocabulary: Vocabulary, stage_key: dict[str,
         output.counts["template"] = {"id": encoder.template.id, "hash": encoder.template.hash}
         output.counts["tokenizer"] = encoder.tokenizer.hash
         output.counts["end_id"], output.counts["bos_id"] = encoder.end_id, encoder.bos_id
-    _print_counts(output.counts, config.prompt.cutoff)
+    _print_counts(output.counts, config.prompt)
 
 
 def _encode_split(
-    encoder: Encoder, examples: Iterator[Example], folder: Path, split: str, rejected: TextIO, progress: Any
+    encoder: AnyEncoder, examples: Iterator[Example], folder: Path, split: str, rejected: TextIO, progress: Any
 ) -> dict[str, int]:
     """Writes `SPLIT.arrow`; returns the split's counts, as the manifest has them."""
     counts = dict.fromkeys(
@@ -97,18 +120,26 @@ def _encode_split(
     writer = TokenWriter(folder / f"{split}.arrow")
     start = 0
     while chunk := list(itertools.islice(examples, CHUNK)):
-        rows = encoder.rows(chunk)
-        check_rows(encoder, rows, start)
+        named = encoder.named_rows(chunk)
+        check_rows(encoder, [row for _, _, row in named], start)
         start += len(chunk)
-        kept = []
-        for row, example in zip(rows, chunk, strict=True):
-            if row.cut and settings.too_long == "reject":
+        kept, refused = [], 0
+        for example, name, row in named:
+            if row.problem:
+                reason = {"rule": "chat-template", "reason": row.problem, "part": split}
+                refused += 1
+            elif row.cut and settings.too_long == "reject":
                 reason = {"rule": "too-long", "reason": f"longer than {settings.cutoff} tokens", "part": split}
-                rejected.write(json_text({**reason, **example.as_dict()}) + "\n")
             else:
-                kept.append((row, example.id))
+                kept.append((row, name))
+                continue
+            rejected.write(json_text({**reason, **example.as_dict()}) + "\n")
         writer.write((row for row, _ in kept), (name for _, name in kept))
-        _count(counts, [row for row, _ in kept], len(chunk) - len(kept))
+        _count(counts, [row for row, _ in kept], len(named) - len(kept) - refused)
+        if settings.too_long == "split" and (parts := {e.id for e, name, _ in named if PART in name}):
+            counts["split"] = counts.get("split", 0) + len(parts)
+        if refused:
+            counts["refused"] = counts.get("refused", 0) + refused
         if (unknown := encoder.tokenizer.unk_id) not in (None, encoder.bos_id, encoder.end_id):
             counts["unknown"] += sum(unknown in row.ids for row, _ in kept)
         progress.update(len(chunk))
@@ -129,8 +160,8 @@ def _count(counts: dict[str, int], rows: Sequence[Row], rejected: int) -> None:
     counts["seam"] += sum(row.seam for row in rows)
 
 
-def _print_counts(counts: dict[str, Any], cutoff: int) -> None:
-    train = counts["train"]
+def _print_counts(counts: dict[str, Any], prompt: Prompt) -> None:
+    train, cutoff = counts["train"], prompt.cutoff
     say(
         f"tokens: {train['rows']:,} rows to train on, {train['tokens']:,} tokens, {train['learnt']:,} of them are "
         f"trained (the answers); the longest row has {train['longest']}"
@@ -142,8 +173,16 @@ def _print_counts(counts: dict[str, Any], cutoff: int) -> None:
         "no_loss": "rows have no trained token: their prompt fills the cutoff",
         "unknown": "rows have characters that the tokenizer has no token for",
         "seam": "rows have other prompt tokens once the answer follows (prompt.join=apart avoids it)",
+        "refused": "conversations are rejected: the chat template refuses them (tokens/rejected.jsonl)",
     }
+    if prompt.is_chat:
+        meanings |= {
+            "split": "conversations became several rows",
+            "forgot": f"conversations lost their last turns to fit into {cutoff} tokens",
+            "no_loss": "rows have no trained token: no answer in them is learnt, or none fits into the cutoff",
+            "seam": "rows have an answer whose beginning changes the tokens of the header before it",
+        }
     for split in SPLITS:
         for name, meaning in meanings.items():
-            if counts[split][name]:
+            if counts[split].get(name):
                 say(f"        {split}: {counts[split][name]:,} {meaning}")

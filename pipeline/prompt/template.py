@@ -14,6 +14,9 @@ from typing import Any
 
 import yaml
 
+from pipeline.config.chat_forms import BASE, SUFFIX, is_chat
+from pipeline.config.chat_forms import BUILT_IN as CHAT_FORMS
+from pipeline.dataset.read.conversation import HISTORY, LABELS
 from pipeline.run.encoding import read_text
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.files import sha256_json
@@ -50,28 +53,68 @@ class Template:
         """The text that carries loss, without the end token."""
         return self.answer_prefix + output
 
-    def jinja(self, bos: str, end: str) -> str:
-        """The same template as a Hugging Face chat template: each user turn is one instruction.
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """Its texts with slots."""
+        return self.prompt_input, self.prompt_no_input
 
-        A message may carry `input` beside `content`. Strings become Jinja literals, so template text is never code.
+    def jinja(self, bos: str, end: str) -> str:
+        """The same template as a Hugging Face chat template: it renders the row that training would have made of a
+        conversation (`pipeline.dataset.read.conversation`).
+
+        The last user turn is the instruction, with the system text and a blank line in front; earlier turns are the
+        input, at most `HISTORY` characters of them. A message may carry `input` beside `content`. Strings become Jinja
+        literals, so template text is never code.
         """
 
         def form(text: str) -> str:
-            names = {"{instruction}": "m['content']", "{input}": "m['input']"}
+            names = {"{instruction}": "row.instruction", "{input}": "row.input"}
             return " + ".join(names.get(p) or _literal(p) for p in SLOT.split(text) if p)
 
         prefix = f"{_literal(self.answer_prefix)} + " if self.answer_prefix else ""
-        answer = f"{prefix}m['content'] + {_literal(end)}"
-        return (
-            "{%- for m in messages -%}"
-            + (("{%- if loop.first -%}{{- " + _literal(bos) + " -}}{%- endif -%}") if bos else "")
-            + "{%- if m['role'] == 'user' -%}"
-            + "{%- if m['input'] -%}{{- " + form(self.prompt_input) + " -}}"
+        return _CONVERSATION + (
+            (("{{- " + _literal(bos) + " -}}") if bos else "")
+            + "{%- if row.last -%}"
+            + "{%- if row.input -%}{{- " + form(self.prompt_input) + " -}}"
             + "{%- else -%}{{- " + form(self.prompt_no_input) + " -}}{%- endif -%}"
-            + "{%- elif m['role'] == 'assistant' -%}{{- " + answer + " -}}"
-            + "{%- else -%}{{- raise_exception('this template knows the roles user and assistant only') -}}"
-            + "{%- endif -%}{%- endfor -%}"
+            + "{%- endif -%}"
+            + "{%- if row.last == 'assistant' -%}{{- " + prefix + "row.answer + " + _literal(end) + " -}}{%- endif -%}"
         )  # fmt: skip
+
+
+# Reads `messages` into `row`: system, question, answer (texts so far), lines (earlier turns), last (role of the turn).
+_CONVERSATION = (
+    "{%- set row = namespace(system='', question='', answer='', given='', lines=[], last='', start=0) -%}"
+    "{%- for m in messages -%}"
+    "{%- if m['role'] == 'system' -%}"
+    "{%- if row.last -%}{{- raise_exception('a system message after the first turn was never trained') -}}{%- endif -%}"
+    "{%- set row.system = (row.system + '\\n\\n' if row.system else '') + m['content'] -%}"
+    "{%- elif m['role'] == 'user' -%}"
+    "{%- if row.last == 'assistant' -%}"
+    "{%- set asked = ['USER' + row.question] if row.question else [] -%}"
+    "{%- set row.lines = row.lines + asked + ['ASSISTANT' + row.answer] -%}"
+    "{%- endif -%}"
+    "{%- set row.question = (row.question + '\\n\\n' if row.last == 'user' else '') + m['content'] -%}"
+    "{%- set row.given = m['input'] or '' -%}"
+    "{%- set row.last = 'user' -%}"
+    "{%- elif m['role'] == 'assistant' -%}"
+    "{%- set row.answer = (row.answer + '\\n\\n' if row.last == 'assistant' else '') + m['content'] -%}"
+    "{%- set row.last = 'assistant' -%}"
+    "{%- else -%}{{- raise_exception('this template knows the roles system, user and assistant only') -}}"
+    "{%- endif -%}{%- endfor -%}"
+    "{%- for line in row.lines -%}"
+    "{%- if row.lines[row.start:] | join('\\n') | length > MOST and row.start < row.lines | length - 2 -%}"
+    "{%- set row.start = row.start + (2 if row.lines[row.start].startswith('USER') else 1) -%}"
+    "{%- endif -%}{%- endfor -%}"
+    "{%- set row.instruction = (row.system + '\\n\\n' if row.system else '') + row.question -%}"
+    "{%- set earlier = row.lines[row.start:] | join('\\n') -%}"
+    "{%- set row.input = earlier + ('\\n\\n' if earlier and row.given else '') + row.given -%}"
+)
+_CONVERSATION = (
+    _CONVERSATION.replace("ASSISTANT", f"{LABELS['assistant']}: ")
+    .replace("USER", f"{LABELS['user']}: ")
+    .replace("MOST", str(HISTORY))
+)
 
 
 def _literal(text: str) -> str:
@@ -94,7 +137,8 @@ def path_of(name: str) -> Path:
         return BUILT_IN / f"{name}.yaml"
     if os.path.isfile(name):  # not Path.is_file, which fails on a whole template pasted as a name
         return Path(name)
-    fix = nearest(name, names(), f"built in: {', '.join(names())}; or give the path of a YAML file")
+    known = [*names(), BASE, *CHAT_FORMS]
+    fix = nearest(name, known, f"built in: {', '.join(known)}; or give the path of a YAML or .jinja file")
     raise UserError(f"unknown template {name[:80]!r}", "prompt.template", fix)
 
 
@@ -116,6 +160,9 @@ def load(name: str) -> Template:
 
 def problems(name: str) -> list[str]:
     """Everything that `load` would stop at, one line each with the file and what to do."""
+    if is_chat(name):  # what such a template does is known when its base is
+        missing = name.endswith(SUFFIX) and not os.path.isfile(name)
+        return [f"no such chat template: {name[:80]!r}; name an existing .jinja file"] if missing else []
     try:
         path = path_of(name)
         return [f"{path}: {what}; {fix}" for what, fix in problems_of(_read(path))]

@@ -35,14 +35,16 @@ class Tokenizer:
     pad_id: int | None
     unk_id: int | None
 
-    def __init__(self, folder: Path, add_tokens: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, add_tokens: Sequence[str] = (), json_first: bool = False) -> None:
+        """json_first: of a folder with both files tokenizer.json is read, as transformers does."""
         tokenizer_files.check(folder)
         self.folder = folder
         self.added: dict[str, int] = {}
         self.names = _special_names(folder)
-        if (folder / "tokenizer.model").is_file():
+        has_json = (folder / "tokenizer.json").is_file()
+        if (folder / "tokenizer.model").is_file() and not (has_json and json_first):
             self._load_sentencepiece(folder / "tokenizer.model")
-        elif (folder / "tokenizer.json").is_file():
+        elif has_json:
             self._load_tokenizers(folder / "tokenizer.json")
         else:
             raise UserError(
@@ -153,6 +155,61 @@ class Tokenizer:
             ids[len(lead) :] if ids[: len(lead)] == lead else self.encode([text])[0]
             for ids, text in zip(encoded, texts, strict=True)
         ]
+
+    def encode_special(self, texts: Sequence[str]) -> list[Any]:
+        """`tokenizers.Encoding`s of texts in which special tokens are tokens; only for the kind `tokenizers`."""
+        fast = self._with_added
+        fast.encode_special_tokens = False
+        try:
+            return fast.encode_batch(list(texts), add_special_tokens=False)
+        finally:
+            fast.encode_special_tokens = True
+
+    def encode_piece(self, text: str, after: bool) -> list[tuple[int, tuple[int, int]]]:
+        """Ids of a text, each with its characters; only for the kind `sentencepiece`.
+
+        Args:
+            after: the text follows other ids, see `encode_after`.
+        """
+        lead = "\n" if after and self._opens_with_space else ""
+        pieces = self._with_places(lead + text)
+        if not lead:
+            return pieces
+        first = self.encode([lead])[0]
+        if [id for id, _ in pieces[: len(first)]] != first:
+            return self.encode_piece(text, after=False)
+        return [(id, (a - 1, b - 1)) for id, (a, b) in pieces[len(first) :]]
+
+    def _with_places(self, text: str) -> list[tuple[int, tuple[int, int]]]:
+        try:
+            encoded = self._spm.encode(text, out_type="offset_mapping")
+        except ValueError:  # before 0.2.3
+            old: Any = self._spm
+            return [(p.id, (p.begin, p.end)) for p in old.encode(text, out_type="immutable_proto").pieces]
+        return list(zip(encoded["ids"], encoded["offsets"], strict=True))
+
+    def as_json(self) -> str:
+        """The content of tokenizer.json, new tokens included; only for the kind `tokenizers`."""
+        return str(self._with_added.to_str())
+
+    @cached_property
+    def _with_added(self) -> Any:
+        """The tokenizer with `added` as special tokens.
+
+        Raises:
+            UserError: it gives them other ids.
+        """
+        if not self.added:
+            return self._fast
+        import tokenizers
+
+        fast = tokenizers.Tokenizer.from_str(self._fast.to_str())
+        fast.add_special_tokens(list(self.added))
+        if any(fast.token_to_id(token) != id for token, id in self.added.items()):
+            raise UserError(
+                "this tokenizer gives new tokens ids that are in use", str(self.folder), "set model.add_tokens=[]"
+            )
+        return fast
 
     @cached_property
     def _opens_with_space(self) -> bool:

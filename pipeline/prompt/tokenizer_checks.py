@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.prompt.encode import Encoder, Row
+from pipeline.prompt.any_encoder import AnyEncoder
+from pipeline.prompt.chat_encode import ChatEncoder
+from pipeline.prompt.encode import IGNORE, Encoder, Row
 from pipeline.run.errors import UserError
 
 
-def check_tokenizer(encoder: Encoder, vocabulary: int | None, config_eos: Sequence[int]) -> list[str]:
+def check_tokenizer(encoder: AnyEncoder, vocabulary: int | None, config_eos: Sequence[int]) -> list[str]:
     """Checks the tokenizer itself.
 
     Args:
@@ -50,7 +52,8 @@ def check_tokenizer(encoder: Encoder, vocabulary: int | None, config_eos: Sequen
     start = "have no start token"
     if encoder.bos_id is not None:
         start = f"start with {tokenizer.token(encoder.bos_id)} ({encoder.bos_id})"
-    notes.insert(0, f"rows {start} and end with {end}")
+    what = "end with" if isinstance(encoder, Encoder) else "each answer ends with"
+    notes.insert(0, f"rows {start} and {what} {end}")
     if tokenizer.pad_id is None:
         notes.append("padding never enters the loss: it is masked by length (the tokenizer has no padding token)")
     elif tokenizer.pad_id == encoder.end_id:
@@ -64,7 +67,7 @@ def check_tokenizer(encoder: Encoder, vocabulary: int | None, config_eos: Sequen
     return notes
 
 
-def check_rows(encoder: Encoder, rows: Sequence[Row], first: int = 0) -> None:
+def check_rows(encoder: AnyEncoder, rows: Sequence[Row], first: int = 0) -> None:
     """Checks encoded rows: one BOS, one end token, and no special id in between except that of unknown letters.
 
     Args:
@@ -73,6 +76,9 @@ def check_rows(encoder: Encoder, rows: Sequence[Row], first: int = 0) -> None:
     Raises:
         UserError: naming the first row that breaks a rule.
     """
+    if isinstance(encoder, ChatEncoder):
+        _check_chat_rows(encoder, rows, first)
+        return
     begin, end, unknown = encoder.bos_id, encoder.end_id, encoder.tokenizer.unk_id
     special = {i: t for i, t in encoder.tokenizer.special_ids.items() if i != unknown or i in (begin, end)}
     opening = 0 if begin is None else 1
@@ -91,4 +97,23 @@ def check_rows(encoder: Encoder, rows: Sequence[Row], first: int = 0) -> None:
                 f"plain text of row {number} gave the special id {bad} ({special[bad]})",
                 str(encoder.tokenizer.folder),
                 "mark the token as special in tokenizer.json, or remove it from the data",
+            )
+
+
+def _check_chat_rows(encoder: ChatEncoder, rows: Sequence[Row], first: int) -> None:
+    """Checks encoded conversations: a learnt answer is followed by the end token, and ids and labels agree.
+
+    Raises:
+        UserError: naming the first row that breaks a rule.
+    """
+    for number, row in enumerate(rows, first + 1):
+        learnt = [n for n, label in enumerate(row.labels) if label != IGNORE]
+        wrong = any(row.labels[n] != row.ids[n] for n in learnt)
+        if learnt and not row.cut and encoder.template.loss != "all":
+            wrong |= row.ids[learnt[-1]] != encoder.end_id
+        if wrong:
+            raise UserError(
+                f"the last learnt answer of row {number} does not end with {encoder.form.end}",
+                encoder.renderer.where,
+                "take another template (prompt.template)",
             )

@@ -14,6 +14,13 @@ from pipeline.prompt.encode import IGNORE, Row
 IDS = pa.large_list(pa.int32())
 SCHEMA = pa.schema([("input_ids", IDS), ("labels", IDS), ("id", pa.string())])
 
+PART = "#"  # in the name of a row that holds only the beginning of a conversation: ID#1
+
+
+def example_id(name: str) -> str:
+    """Id of the example that a row is of."""
+    return name.partition(PART)[0]
+
 
 class Tokens:
     """Rows of one split.
@@ -36,6 +43,10 @@ class Tokens:
             is_labelled[self.offsets[:-1]] = False  # nothing predicts the first token of a row
         sums = np.concatenate([[0], np.cumsum(is_labelled)])
         self.labelled = sums[self.offsets[1:]] - sums[self.offsets[:-1]]
+
+    def without_parts(self) -> list[int]:
+        """Indices of the rows that are whole examples: one for each example that was encoded."""
+        return [i for i, name in enumerate(self.names.to_pylist()) if PART not in name]
 
     def __len__(self) -> int:
         return len(self.lengths)

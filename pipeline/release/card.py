@@ -13,7 +13,7 @@ from pipeline.evaluation.results import rows_of_table
 from pipeline.model import card as cards
 from pipeline.model.base import kind_of
 from pipeline.model.methods.method import SETTINGS
-from pipeline.prompt.encode import Encoder
+from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.release.summary import unfinished_text
 from pipeline.run.files import read_json
 from pipeline.run.folder import SPLITS, Run
@@ -25,7 +25,7 @@ answer = model.generate(**inputs, max_new_tokens=200)[0, inputs["input_ids"].sha
 print(tokenizer.decode(answer, skip_special_tokens=True))"""
 
 
-def card(config: Config, run: Run, encoder: Encoder, results: dict[str, Any], checks: dict[str, str]) -> str:
+def card(config: Config, run: Run, encoder: AnyEncoder, results: dict[str, Any], checks: dict[str, str]) -> str:
     """Markdown with the hub's front matter, without paths of this machine."""
     data, adapter = run.manifest("dataset") or {}, run.manifest("adapter") or {}
     rows, commit = row_counts(run), (read_json(run.folder("adapter") / "suri.json") or {}).get("commit")
@@ -40,7 +40,7 @@ def card(config: Config, run: Run, encoder: Encoder, results: dict[str, Any], ch
         f"{rows['train']:,} instructions, {adapter.get('counts', {}).get('steps', 0):,} steps.",
         "## Use",
         _use(config.adapter, config.model),
-        f"{cards.prompt_section(encoder)} A user message may have the key `input` besides `content`.",
+        cards.prompt_section(encoder),
         "## Results",
         "\n".join(["| | {} | {} |".format(*column_names(config.adapter, "this model")), "|---|---|---|", *table]),
         "Greedy decoding, both models prompted with the training template. *Contained* counts answers that contain "

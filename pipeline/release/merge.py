@@ -14,7 +14,7 @@ from pipeline.model.exported import free_memory
 from pipeline.model.load import DTYPES, cast, context_length, dtype_name, load_folder
 from pipeline.model.methods.full import FULL
 from pipeline.model.methods.own_form import OwnForm
-from pipeline.prompt.encode import Encoder
+from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.release import verify
 from pipeline.release.export import Export
 from pipeline.run.errors import UserError
@@ -85,7 +85,7 @@ def save_merged(export: Export, merged_log_probs: torch.Tensor, folder: Path) ->
     return export.measure_export(reloaded, folder)
 
 
-def _save(model: Any, encoder: Encoder, folder: Path) -> None:
+def _save(model: Any, encoder: AnyEncoder, folder: Path) -> None:
     """Writes weights, config, generation config and tokenizer."""
     longest = context_length(model.config)
     tokenizer = hf_tokenizer.build(encoder, longest)

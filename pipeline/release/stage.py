@@ -19,7 +19,7 @@ from pipeline.model.exported import export_dtype
 from pipeline.model.load import BYTES
 from pipeline.model.methods.full import FULL
 from pipeline.model.run_base import RunBase
-from pipeline.prompt.encode import Encoder
+from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.release import verify
 from pipeline.release.card import card, column_names
 from pipeline.release.export import Export
@@ -80,7 +80,7 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
 
 
 def _write_records(
-    config: Config, run: Run, encoder: Encoder, results: dict[str, Any], checks: verify.Checks, output: StageOutput
+    config: Config, run: Run, encoder: AnyEncoder, results: dict[str, Any], checks: verify.Checks, output: StageOutput
 ) -> None:
     """Writes results, record and card into the export's folder."""
     write_json(output.folder / "results.json", results)
@@ -104,7 +104,7 @@ def _write_records(
         output.counts["unfinished"] = checks.unfinished
 
 
-def _check_recipe(adapter: Path, encoder: Encoder, checks: verify.Checks) -> None:
+def _check_recipe(adapter: Path, encoder: AnyEncoder, checks: verify.Checks) -> None:
     """Checks that the adapter in a folder was trained with this template and tokenizer."""
     record = read_json(adapter / "suri.json") or {}
     trained, now = record.get("template", {}).get("hash"), encoder.template.hash

@@ -18,7 +18,7 @@ from pipeline.evaluation.measure import MeasuredModel
 from pipeline.model.adapter import WEIGHTS
 from pipeline.model.hf_tokenizer import disagreement
 from pipeline.model.methods import Method
-from pipeline.prompt.encode import Encoder
+from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json
 from pipeline.run.progress import say
@@ -82,11 +82,13 @@ def adapter_has_learnt(folder: Path, method: Method, checks: Checks) -> None:
 
 
 @torch.inference_mode()
-def log_probabilities(model: Any, encoder: Encoder, examples: Sequence[Example]) -> torch.Tensor:
+def log_probabilities(model: Any, encoder: AnyEncoder, examples: Sequence[Example]) -> torch.Tensor:
     """Log-probabilities of the next token on a few encoded rows; float32 on the CPU, shape (positions, vocabulary)."""
     device = next(model.parameters()).device
     parts = []
     for row in encoder.rows(examples[:PROBE_ROWS]):
+        if row.problem:
+            continue
         ids = torch.tensor([row.ids[:PROBE_TOKENS]], device=device)
         logits = model(input_ids=ids, use_cache=False).logits[0, -ids.shape[1] :]  # without virtual tokens
         parts.append(F.log_softmax(logits.float(), dim=-1).cpu())
@@ -207,7 +209,7 @@ def reload_equals_merged(
     checks.passed(name, passed)
 
 
-def tokenizer_agrees(tokenizer: Any, encoder: Encoder, examples: Sequence[Example], checks: Checks) -> None:
+def tokenizer_agrees(tokenizer: Any, encoder: AnyEncoder, examples: Sequence[Example], checks: Checks) -> None:
     """Checks that the reloaded tokenizer gives training's ids for prompts, as text and by its chat template.
 
     Raises:
@@ -220,7 +222,7 @@ def tokenizer_agrees(tokenizer: Any, encoder: Encoder, examples: Sequence[Exampl
     checks.passed(name, f"tokenizer and chat template give the ids of training ({tried} prompts)")
 
 
-def end_token(folder: Path, encoder: Encoder, checks: Checks) -> None:
+def end_token(folder: Path, encoder: AnyEncoder, checks: Checks) -> None:
     """Checks that generation from a merged export stops at the end token of the training.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,9 +19,9 @@ from pipeline.model.exported import export_dtype, exported_model
 from pipeline.model.generate import answering, prefix_length
 from pipeline.model.load import context_length
 from pipeline.model.run_base import RunBase
-from pipeline.prompt import template as templates
-from pipeline.prompt.encode import Encoder
-from pipeline.prompt.tokenizer import Tokenizer
+from pipeline.prompt.any_encoder import AnyEncoder
+from pipeline.prompt.chat_encode import ChatEncoder
+from pipeline.prompt.stage import encoder_of
 from pipeline.run import encoding
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json
@@ -38,6 +38,12 @@ HELP = """Each question is answered on its own: the model does not see earlier o
   /help         this help
   /quit         ends the chat, as Ctrl-D does; Ctrl-C stops an answer"""
 COMMANDS = ("/input", "/help", "/quit")
+TALK = """The model sees the whole conversation.
+  /system TEXT  begins a new conversation with this system message; without TEXT, with none
+  /reset        begins a new conversation with the same system message
+  /help         this help
+  /quit         ends the chat, as Ctrl-D does; Ctrl-C stops an answer"""
+TALK_COMMANDS = ("/system", "/reset", "/help", "/quit")
 
 
 def chat_with_adapter(config: Config, base: Base, store: Store) -> None:
@@ -66,8 +72,10 @@ def chat(config: Config, run: Run) -> None:
     if not isinstance(record, dict):
         fix = f"`{next_command('export')}`"
         raise UserError("no suri.json in the folder: it was not exported here", str(folder), fix)
-    template = templates.load(config.prompt.template)
-    trained = record.get("template", {}).get("hash")
+    # tokenizer.model does not contain the new tokens, a saved tokenizer.json does.
+    added = () if not (folder / "tokenizer.model").is_file() else config.model.add_tokens
+    encoder = encoder_of(config.prompt, folder, added)
+    template, trained = encoder.template, record.get("template", {}).get("hash")
     if trained != template.hash:
         what = f"the checkpoint was trained with the template {trained}, the config names {template.hash}"
         raise UserError(what, str(folder), "put the template back, or train again")
@@ -76,9 +84,6 @@ def chat(config: Config, run: Run) -> None:
     with working(f"chat: loading {folder}"):
         dtype = export_dtype(config.export, config.model)
         model = exported_model(folder, dtype, lambda: RunBase.of(config, resolve(config.model)))
-    # tokenizer.model does not contain the new tokens, a saved tokenizer.json does.
-    added = () if not (folder / "tokenizer.model").is_file() else config.model.add_tokens
-    encoder = Encoder(template, Tokenizer(folder, added), config.prompt)
     encoder.end_id = record.get("end_id", encoder.end_id)
     shots = None
     if record.get("holds") == "nothing":
@@ -104,13 +109,29 @@ class ChatSession:
         encoder: encodes prompts as in training.
         tokenizer: of transformers, decodes the streamed answer.
         shots: training rows in front of each question.
+        system: system message of the conversation. turns: its messages so far, user and assistant in turn; only with a
+            chat template.
     """
 
     model: Any
-    encoder: Encoder
+    encoder: AnyEncoder
     tokenizer: Any
     settings: Chat
     shots: Shots | None = None
+    system: str = ""
+    turns: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the model sees earlier turns: with a chat template."""
+        return isinstance(self.encoder, ChatEncoder)
+
+    def _prompt(self, question: str, given: str) -> list[int]:
+        if isinstance(self.encoder, ChatEncoder) and not self.shots:
+            system = [{"role": "system", "content": self.system}] if self.system else []
+            return self.encoder.prompt_of([*system, *self.turns, {"role": "user", "content": question}])
+        example = Example.of(question, given, "", source="chat", system=self.system)
+        return self.shots.prompt(example) if self.shots else self.encoder.prompt_for(example)
 
     @torch.inference_mode()
     def answer(self, question: str, given: str) -> str:
@@ -122,13 +143,16 @@ class ChatSession:
             given: the row's `input`.
         """
         settings, end = self.settings, self.encoder.end_id
-        example = Example.of(question, given, "", source="chat")
-        prompt = self.shots.prompt(example) if self.shots else self.encoder.prompt(question, given)
+        try:
+            prompt = self._prompt(question, given)
+        except UserError as error:
+            return error.what
         longest = context_length(self.model.config) or sys.maxsize
         longest -= prefix_length(self.model)
         room = min(settings.max_new_tokens, longest - len(prompt))
         if room < 1:
-            return f"{len(prompt):,} tokens are too long for this model: it sees {longest:,}, its answer included"
+            more = "; /reset begins a new conversation" if self.turns else ""
+            return f"{len(prompt):,} tokens are too long for this model: it sees {longest:,}, its answer included{more}"
         ids = torch.tensor([prompt], device=self.model.device)
         sampling = {"do_sample": True, "temperature": settings.temperature} if settings.temperature else {}
         streamer = _Streamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -140,7 +164,11 @@ class ChatSession:
         except KeyboardInterrupt:
             print()
             return "stopped"
-        if int(output[0, -1]) == end:
+        stopped = int(output[0, -1]) == end
+        if self.remembers:
+            answer = self.encoder.tokenizer.decode(output[0, len(prompt) : -1 if stopped else None].tolist())
+            self.turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        if stopped:
             return ""
         is_setting = room == settings.max_new_tokens
         more = "raise chat.max_new_tokens for more" if is_setting else "the model's context ends here"
@@ -150,7 +178,7 @@ class ChatSession:
 def _read_questions(session: ChatSession) -> None:
     prompt = ""
     if sys.stdin.isatty():
-        say(HELP)
+        say(TALK if session.remembers else HELP)
         prompt = "\n> "
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  (gives `input` a line editor and a history)
@@ -174,12 +202,17 @@ def _ask_and_answer(session: ChatSession, prompt: str) -> None:
         if command == "/quit":
             return
         if command == "/help":
-            say(HELP)
-        elif command == "/input":
+            say(TALK if session.remembers else HELP)
+        elif session.remembers and command in ("/system", "/reset"):
+            session.turns.clear()
+            session.system = rest.strip() if command == "/system" else session.system
+            say("[a new conversation]")
+        elif command == "/input" and not session.remembers:
             given = rest.strip()
             say(f"[{len(given)} characters for the next question]" if given else "[no input]")
         elif command.startswith("/") and command[1:].isalpha() and not rest:
-            say(f"[{command} is not a command; there are {', '.join(COMMANDS)}]")
+            known = TALK_COMMANDS if session.remembers else COMMANDS
+            say(f"[{command} is not a command; there are {', '.join(known)}]")
         elif question:
             reason = session.answer(question, given)
             given = ""

@@ -21,7 +21,7 @@ from pipeline.config.adapter_name import BASE
 from pipeline.model.generate import greedy
 from pipeline.model.load import context_length
 from pipeline.model.run_base import RunBase
-from pipeline.prompt.encode import Encoder
+from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.next_command import next_command
 from pipeline.serving.questions import AdapterQuestion
@@ -97,7 +97,7 @@ class MixedModel:
         return [replies[i] for i in range(len(questions))]
 
     @staticmethod
-    def _reply(encoder: Encoder, ids: list[int]) -> Reply:
+    def _reply(encoder: AnyEncoder, ids: list[int]) -> Reply:
         stopped = bool(ids) and ids[-1] == encoder.end_id
         text = encoder.tokenizer.decode(ids[:-1] if stopped else ids)
         return Reply(text.removeprefix(encoder.template.answer_prefix), stopped)

@@ -11,6 +11,9 @@ from pipeline.model import adapter as adapters
 from pipeline.model.adapter import WEIGHTS
 from pipeline.model.methods.through_peft import add_adapter
 from pipeline.model.run_base import RunBase
+from pipeline.prompt.any_encoder import AnyEncoder
+from pipeline.prompt.chat_encode import ChatEncoder
+from pipeline.prompt.chat_template import ChatTemplate
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.template import Template
 from pipeline.run.errors import UserError
@@ -19,6 +22,7 @@ from pipeline.store.folder import RECORD, Store, put_in_again
 from pipeline.store.untrusted import CONFIG, inspect
 
 TEMPLATE_FIELDS = ("id", "prompt_input", "prompt_no_input", "answer_prefix", "end")
+CHAT_FIELDS = ("id", "text", "loss")
 PROMPT_RULES = ("bos", "join")  # keys of `prompt` that decide token ids
 
 
@@ -47,7 +51,7 @@ def verified_record(store: Store, name: str, base: str, tokenizer: str) -> dict[
     return record
 
 
-def open_stored(base: RunBase, store: Store, name: str) -> tuple[Any, Encoder]:
+def open_stored(base: RunBase, store: Store, name: str) -> tuple[Any, AnyEncoder]:
     """A base with a stored adapter, frozen, and the encoder that the adapter was trained with.
 
     Raises:
@@ -64,7 +68,7 @@ def open_stored(base: RunBase, store: Store, name: str) -> tuple[Any, Encoder]:
     return adapters.load(base.load(), store.folder(name)), encoder
 
 
-def encoder_of_record(own: Encoder, record: dict[str, Any], name: str) -> Encoder:
+def encoder_of_record(own: AnyEncoder, record: dict[str, Any], name: str) -> AnyEncoder:
     """The encoder with the template, `bos` and `join` that the adapter was trained with.
 
     The cutoff and the choice of labelled tokens stay those of `own`, so that losses of two adapters on the same rows
@@ -73,10 +77,15 @@ def encoder_of_record(own: Encoder, record: dict[str, Any], name: str) -> Encode
     Raises:
         UserError: the record lacks them.
     """
+    encoder: AnyEncoder | None
     try:
-        template = Template(**{key: str(record["template"][key]) for key in TEMPLATE_FIELDS})
-        rules = {key: record["prompt"][key] for key in PROMPT_RULES}
-        encoder = Encoder(template, own.tokenizer, Prompt(**{**own.prompt_config.model_dump(), **rules}))
+        if "text" in record["template"]:
+            fields = {key: str(record["template"][key]) for key in CHAT_FIELDS}
+            encoder = ChatEncoder(ChatTemplate(**fields), own.tokenizer, own.prompt_config, f"the adapter {name}")
+        else:
+            template = Template(**{key: str(record["template"][key]) for key in TEMPLATE_FIELDS})
+            rules = {key: record["prompt"][key] for key in PROMPT_RULES}
+            encoder = Encoder(template, own.tokenizer, Prompt(**{**own.prompt_config.model_dump(), **rules}))
     except (KeyError, TypeError, ValueError):
         encoder = None
     if encoder is None or (encoder.template.hash, encoder.end_id) != (record["template"]["hash"], record["end_id"]):

@@ -34,7 +34,7 @@ def take_over(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -
     root, manifest = run.folder("checkpoints"), run.manifest("adapter")
     if not checkpoint.steps(root) and manifest is None:
         return False
-    if "not_decayed" in stage_key:  # those versions decayed biases and norms too
+    if config.prompt.is_chat or "not_decayed" in stage_key:  # no chat templates then, and biases decayed too
         return False
     earlier = key(config, run, stage_key)
     owner, now = (checkpoint.key_of(k, base.commit)[0] for k in (earlier, stage_key))

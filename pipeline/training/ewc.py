@@ -41,7 +41,8 @@ from pipeline.config.schema import Source, Train
 from pipeline.dataset.examples import read_examples
 from pipeline.dataset.read.source import labels as source_names
 from pipeline.model.loss import losses
-from pipeline.prompt.encode import IGNORE, Encoder
+from pipeline.prompt.any_encoder import AnyEncoder
+from pipeline.prompt.encode import IGNORE
 from pipeline.prompt.general_text import WINDOW, cut_windows, path_of, read_passages
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import UserError
@@ -81,7 +82,7 @@ def load_penalties(
     return penalties
 
 
-def text_rows(path: str, measured_path: str, encoder: Encoder, longest: int) -> list[Row]:
+def text_rows(path: str, measured_path: str, encoder: AnyEncoder, longest: int) -> list[Row]:
     """General data from a text: its first `ROWS` windows as ids and labels.
 
     Args:

@@ -19,12 +19,13 @@ from typing import Any
 import torch
 
 from pipeline.config.schema import Config
+from pipeline.dataset.examples import read_examples
 from pipeline.kernels.deterministic import deterministic
 from pipeline.model import adapter as adapters
 from pipeline.model.base import Base
 from pipeline.model.load import check_card, dtype_name
 from pipeline.model.run_base import RunBase
-from pipeline.prompt.encode import Encoder
+from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.prompt.general_text import WINDOW
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import Interrupted, UserError
@@ -95,7 +96,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     if state["step"]:
         checkpoint.restore(root, state["step"], weights, optimizer)
         say(f"train: resuming from step {state['step']} of {total}") if is_main else None
-    inputs = PathInputs(settings, model, tokens, encoder.preambles(), accelerator, state, list(weights.values()))
+    inputs = PathInputs(settings, model, tokens, _shared(encoder, dataset), accelerator, state, list(weights.values()))
     path = choose_path(inputs, dtype_name(config.model), config.model.quantize == "fp8", method.spec.never_packed)
     if is_main:
         metrics.rewind(log, state["step"] or -1)
@@ -221,7 +222,12 @@ def _backward(value: torch.Tensor, labelled: int) -> torch.Tensor:
     return value.detach()
 
 
-def _ewc_rows(config: Config, dataset: Path, tokens: Tokens, encoder: Encoder, longest: int) -> list[ewc.Row]:
+def _shared(encoder: AnyEncoder, dataset: Path) -> list[list[int]]:
+    """Ids that training rows begin with."""
+    return encoder.preambles(read_examples(dataset, "train"))
+
+
+def _ewc_rows(config: Config, dataset: Path, tokens: Tokens, encoder: AnyEncoder, longest: int) -> list[ewc.Row]:
     """General data for EWC: the text that `train.ewc_data` names, else the rehearsal rows; empty without EWC."""
     if not config.train.ewc:
         return []

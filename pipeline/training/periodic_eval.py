@@ -10,7 +10,7 @@ from pipeline.dataset.examples import read_examples
 from pipeline.evaluation.answers import answer
 from pipeline.evaluation.general import LOOK, general_loss, general_windows
 from pipeline.evaluation.measure import held_out_loss
-from pipeline.prompt.encode import Encoder
+from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.progress import say
 from pipeline.run.width import WIDTH, clipped
@@ -30,7 +30,7 @@ class PeriodicEval:
     """
 
     def __init__(
-        self, model: Any, encoder: Encoder, val: Tokens, rows: int, dataset: Path, settings: Eval, longest: int
+        self, model: Any, encoder: AnyEncoder, val: Tokens, rows: int, dataset: Path, settings: Eval, longest: int
     ) -> None:
         self.model, self.encoder, self.val, self.rows = model, encoder, val, range(min(rows, len(val)))
         self.examples = list(read_examples(dataset, "val", SAMPLES))

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.dataset.examples import read_examples
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
-from pipeline.prompt.encode import Encoder
+from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json
@@ -31,7 +31,7 @@ def open_tokens(folder: Path, length: int | None) -> tuple[Tokens, Tokens]:
     return train, val
 
 
-def check_export_tokenizer(dataset: Path, base: Base, encoder: Encoder) -> None:
+def check_export_tokenizer(dataset: Path, base: Base, encoder: AnyEncoder) -> None:
     """Builds the tokenizer as the export will, and loads it as users will.
 
     Raises:

@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.config.schema import Prompt
 from pipeline.dataset.example import Example
+from pipeline.dataset.read.conversation import conversation_rows
+from pipeline.dataset.read.row import RawRow
 from pipeline.model import hf_tokenizer
 from pipeline.prompt import template as templates
 from pipeline.prompt.encode import Encoder
@@ -22,6 +24,7 @@ from pipeline.prompt.tokenizer import Tokenizer
 from pipeline.release import verify
 from pipeline.run.files import sha256_file
 from tests.helpers.tiny import make_base, make_config, run_to
+from tests.helpers.tokenizers import byte_level
 
 
 @pytest.mark.parametrize("kind", ["PreTrainedTokenizerFast", "LlamaTokenizer", "GPT2Tokenizer"])
@@ -72,6 +75,29 @@ def test_llama_sentencepiece(shared_data: Path, tmp_path: Path) -> None:
     for text in odd[:50]:
         given = tokenizer.apply_chat_template([{"role": "user", "content": text}], return_dict=False)
         assert given == encoder.prompt(text)
+
+
+@pytest.mark.parametrize("name", ["alpaca", "koalpaca-v1.1", "qlora-alpaca"])
+@pytest.mark.parametrize("kind", ["tokenizers", "llama"])
+def test_system_messages_and_earlier_turns_are_rendered_as_they_were_trained(
+    tmp_path: Path, request: pytest.FixtureRequest, name: str, kind: str
+) -> None:
+    """A chat client sends messages; training had rows that `conversation_rows` made of them."""
+    if kind == "llama":
+        folder = request.getfixturevalue("shared_data") / "llama_tokenizer"
+    else:
+        folder = byte_level(tmp_path / "base")
+    encoder = Encoder(templates.load(name), Tokenizer(folder), Prompt())
+    hf_tokenizer.save(hf_tokenizer.build(encoder, 512), encoder, tmp_path / "export")
+    saved = hf_tokenizer.load(tmp_path / "export")
+    texts = ("Q1", "A1", "안녕?", " A2\n", "Q3", "A3")
+    turns = [(("user", "assistant")[i % 2], text) for i, text in enumerate(texts)]
+    for system in ([], [("system", "Be brief.")]):
+        for count in (2, 4, 6):
+            messages = [{"role": role, "content": text} for role, text in [*system, *turns[:count]]]
+            row = conversation_rows(RawRow({}, "here"), messages)[-1].value
+            given = saved.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=False)
+            assert list(given) == encoder.prompt(row["instruction"], row["input"])
 
 
 def test_polyglot_class(tmp_path: Path) -> None:

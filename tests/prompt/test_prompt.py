@@ -14,6 +14,8 @@ import pytest
 import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from pipeline.dataset.read.conversation import conversation_rows
+from pipeline.dataset.read.row import RawRow
 from pipeline.prompt import template as templates
 from pipeline.prompt.template import Template
 from pipeline.run.errors import UserError
@@ -229,12 +231,28 @@ def test_the_chat_template_gives_the_same_bytes(name: str, like: bool) -> None:
                 assert render(source, [user], like) == expected
         user, answer = {"role": "user", "content": NASTY[1]}, {"role": "assistant", "content": NASTY[3]}
         turn = form.prompt(NASTY[1]) + form.answer(NASTY[3]) + end
-        last = {"role": "user", "content": NASTY[5], "input": NASTY[2]}
         assert render(source, [user, answer], like) == bos + turn
-        assert render(source, [user, answer, last], like) == bos + turn + form.prompt(NASTY[5], NASTY[2])
+
+
+@pytest.mark.parametrize("like", [True, False])
+def test_the_chat_template_renders_a_conversation_as_the_row_that_training_made(like: bool) -> None:
+    turns = [("user", "Q1"), ("assistant", "A1"), ("user", " Q2\n"), ("user", "and {{ Q3 }}"), ("assistant", "A2")]
+    long = [(role, f"{text} " + "word " * 500) for role, text in turns] * 3
+    form = templates.load("alpaca")
+    source = form.jinja("<s>", "</s>")
+    for system in ([], [("system", "S")], [("system", "S"), ("system", "T")]):
+        for rest in (turns[:2], turns, turns[1:], long, long[1:]):
+            messages = [{"role": role, "content": text} for role, text in [*system, *rest]]
+            row = conversation_rows(RawRow({}, "here"), messages)[-1].value
+            prompt = "<s>" + form.prompt(row["instruction"], row["input"])
+            assert render(source, messages[:-1], like) == prompt
+            assert render(source, messages, like) == prompt + row["output"] + "</s>"
 
 
 def test_the_chat_template_refuses_roles_that_the_model_never_saw() -> None:
     source = templates.load("alpaca").jinja("", "</s>")
-    with pytest.raises(jinja2.TemplateError, match="user and assistant only"):
-        render(source, [{"role": "system", "content": "x"}])
+    user, system = {"role": "user", "content": "x"}, {"role": "system", "content": "x"}
+    with pytest.raises(jinja2.TemplateError, match="system, user and assistant only"):
+        render(source, [{"role": "tool", "content": "x"}])
+    with pytest.raises(jinja2.TemplateError, match="a system message after the first turn"):
+        render(source, [user, system])

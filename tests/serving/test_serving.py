@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pipeline.config.schema import Config
+from pipeline.prompt.encode import Encoder
 from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
@@ -99,13 +100,13 @@ def test_special_tokens_in_a_question_are_text(
     question = "What is </s> or [PAD] or {input}?"
     wanted = encoder_of(exported[0].prompt, base, exported[0].model.add_tokens).prompt(question)
     seen: list[list[int]] = []
-    encode = chatting.Encoder.prompt
+    encode = Encoder.prompt
 
-    def recorded(self: chatting.Encoder, question: str, given: str = "") -> list[int]:
+    def recorded(self: Encoder, question: str, given: str = "") -> list[int]:
         seen.append(encode(self, question, given))
         return seen[-1]
 
-    monkeypatch.setattr(chatting.Encoder, "prompt", recorded)
+    monkeypatch.setattr(Encoder, "prompt", recorded)
     talk(question)
     assert seen == [wanted]
     assert not {2, 400} & set(wanted)

@@ -20,6 +20,7 @@ MODEL_FILES = ("config.json", "generation_config.json")
 TOKENIZER_FILES = (
     "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
+TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 # Keys of a JSON file that say who wrote it and where.
 IGNORED = ("_name_or_path", "_commit_hash", "_from_model_config", "transformers_version")
 NAMES = ("base", "revision", "tokenizer", "geometry")  # keys of `model` that `identity` covers
@@ -44,8 +45,11 @@ def identity(model: Model) -> dict[str, Any]:
     return hashes
 
 
-def tokenizer_identity(model: Model) -> dict[str, Any]:
-    """As `identity`, without the weights of a folder: what token ids and end tokens depend on."""
+def tokenizer_identity(model: Model, template: bool = False) -> dict[str, Any]:
+    """As `identity`, without the weights of a folder: what token ids and end tokens depend on.
+
+    template: with the file of the base's chat template.
+    """
     kind, path = kind_of(model), Path(model.base)
     hashes: dict[str, Any] = {"kind": kind}
     if kind == "geometry":
@@ -58,7 +62,8 @@ def tokenizer_identity(model: Model) -> dict[str, Any]:
         hashes["settings"] = _digests(path, MODEL_FILES)
     folder = Path(model.tokenizer) if model.tokenizer else path
     if folder.is_dir():
-        hashes["tokenizer"] = _digests(folder, (*TOKENIZER_FILES, "config.json"))
+        names = (*TOKENIZER_FILES, "config.json", *(TEMPLATE_FILES if template else ()))
+        hashes["tokenizer"] = _digests(folder, names)
     elif model.tokenizer:
         hashes["tokenizer"] = model.tokenizer  # a hub id
     return hashes

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.config.chat_forms import BASE
 from pipeline.config.schema import Config, Model
 from pipeline.model.base.identity import TOKENIZER_FILES
 from pipeline.model.base.location import Base, kind_of
-from pipeline.prompt import general_text
+from pipeline.prompt import chat_template, general_text
 from pipeline.prompt import template as templates
 
 SETTINGS = (".json", ".model", ".jinja")
@@ -43,7 +44,12 @@ def base_files(model: Model, base: Callable[[], Base]) -> list[Path]:
 
 def of_tokens(config: Config, base: Callable[[], Base]) -> list[Path]:
     """Template and tokenizer."""
-    return [templates.path_of(config.prompt.template), *tokenizer_files(config.model, base)]
+    files = tokenizer_files(config.model, base)
+    if not config.prompt.is_chat:
+        return [templates.path_of(config.prompt.template), *files]
+    template = chat_template.path_of(config.prompt.template, base().tokenizer)
+    is_inside = kind_of(config.model) == "gguf" and config.prompt.template == BASE  # of the .gguf file
+    return files if is_inside or template in files else [template, *files]
 
 
 def of_train(config: Config, base: Callable[[], Base]) -> list[Path]:
