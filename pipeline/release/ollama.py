@@ -53,8 +53,8 @@ def go_template(template: Any, end: str) -> str:
         fix = "remove gguf from export.formats, or write a Modelfile by hand"
         raise UserError("Ollama's Modelfile is written for templates of rows only", "prompt.template", fix)
     with_input, without = (_form(form) for form in (template.prompt_input, template.prompt_no_input))
-    answer = f"{_literal(template.answer_prefix)}{{{{ .Response }}}}{_literal(end)}"
-    return f"{{{{ if .System }}}}{with_input}{{{{ else }}}}{without}{{{{ end }}}}{answer}"
+    # Not `answer_prefix`: the model writes it, so it is part of the response.
+    return f"{{{{ if .System }}}}{with_input}{{{{ else }}}}{without}{{{{ end }}}}{{{{ .Response }}}}{_literal(end)}"
 
 
 def _form(text: str) -> str:
