@@ -32,7 +32,7 @@ DATA ?=
 TOKENIZER ?=
 CASES ?=
 # Tests of `make test`: those that need no extra and are quick. `make test-all` adds the others.
-CORE := not (slow or report or ray or browser or eval or judge or notebook)
+CORE := not (slow or report or ray or browser or eval or judge or llama or notebook)
 # Of the adapter store.
 ADAPTER ?=
 SHOW ?=

@@ -7,6 +7,7 @@ export/                 the checkpoint (hf)
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from peft import PeftModel
 from transformers import AutoConfig
 
 from pipeline.config.schema import Export as Settings
+from pipeline.dataset.example import Example
+from pipeline.dataset.examples import read_examples
 from pipeline.model.adapter_folder import copy_companions
 from pipeline.model.card import CARD, ON_BASE, base_name, code_block, front_matter, prompt_section
 from pipeline.model.exported import free_memory
@@ -38,6 +41,7 @@ from pipeline.run.files import need_space, read_json, sha256_file, write_json, w
 from pipeline.run.progress import say, working
 
 Record = dict[str, Any]
+TOKENIZED_ROWS = 200
 
 
 def check_gguf(export: Export, shape: Any, rows: int) -> None:
@@ -124,7 +128,7 @@ def _write_gguf(export: Export, kind: str, name: str, checkpoint: Path) -> Recor
     keys = read_keys(path)
     if keys["tokenizer.chat_template"] != template:
         raise export.checks.fail("GGUF template", "the file holds another chat template", verify.REPORT)
-    gguf_checks.check_tokenizer(keys, encoder, export.examples, export.checks)
+    gguf_checks.check_tokenizer(keys, encoder, _rows(export), export.checks)
 
     probe = gguf_checks.Probe(_probe_tokens(export), _prompts(export), encoder.end_id)
     with working("export: measuring the checkpoint for GGUF"):
@@ -175,6 +179,13 @@ def _probe_tokens(export: Export) -> Tokens:
     """Held-out rows; of training where there are none."""
     held_out = Tokens(export.run.folder("tokens") / "val.arrow")
     return held_out if len(held_out) else Tokens(export.run.folder("tokens") / "train.arrow")
+
+
+def _rows(export: Export) -> list[Example]:
+    """Rows of val and train whose prompts are tokenised."""
+    dataset = export.run.folder("dataset")
+    rows = (row for split in ("val", "train") for row in read_examples(dataset, split))
+    return list(itertools.islice(rows, TOKENIZED_ROWS))
 
 
 def _prompts(export: Export) -> Sequence[Sequence[int]]:
