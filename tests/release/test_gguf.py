@@ -220,6 +220,10 @@ def test_refused_before_training(base: Path, tmp_path: Path, monkeypatch: pytest
     check_early(make_config(tmp_path, other))
     with pytest.raises(UserError, match="gpt_neox"):
         check_early(make_config(tmp_path, other, "export.formats=[hf,gguf]"))
+    (other / "config.json").write_text('{"model_type": "llama"}')
+    (other / "tokenizer.json").write_text('{"model": {"type": "WordPiece"}}')
+    with pytest.raises(UserError, match="WordPiece"):
+        check_early(make_config(tmp_path, other, "export.formats=[hf,gguf]"))
 
 
 def test_the_quantizer_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
     diff.json                        what base it needs, and hashes of all that is there and will be recovered
     diff-model-....safetensors       integers, one file for each of the model's
+    RECOVER.md                       what this is, and how to get the model back
     config.json, tokenizer.json, ... as in the export; they hold nothing of the base's weights
 
 Tensors that the base does not have, and new rows at the end of the embeddings, are stored whole.
@@ -19,12 +20,22 @@ from pipeline.model.base.folder import weight_files
 from pipeline.model.base.safetensors_header import BITS, Entry, read_header
 from pipeline.release.difference.blocks import Tensors, combine, header_text, write_header
 from pipeline.run.errors import UserError
-from pipeline.run.files import byte_bar, need_space, sealed, sha256_file, write_json
+from pipeline.run.files import byte_bar, need_space, sealed, sha256_file, write_json, write_text
 
 RECORD = "diff.json"
 PREFIX = "diff-"
 VERSION = 1
-LEFT_OUT = ("manifest.json", RECORD)  # of the run, not of the model
+NOTE = "RECOVER.md"
+NOTE_TEXT = """# This folder holds no model
+
+It holds the difference of a model from its base, `{base}`, and nothing of the base. Whoever has the base gets the model
+back with Suri, byte for byte:
+
+    make recover BASE={base} DIFF=this-folder OUT=new-folder
+
+`diff.json` holds the sha256 of the base's tensors and of all files; `README.md` is the card of the recovered model.
+"""
+LEFT_OUT = ("manifest.json", RECORD, NOTE)  # of the run, not of the model
 
 
 def write_difference(base: Path, tuned: Path, folder: Path, base_name: str) -> dict[str, Any]:
@@ -52,6 +63,7 @@ def write_difference(base: Path, tuned: Path, folder: Path, base_name: str) -> d
         "files": {path.name: sha256_file(folder / path.name, quiet) for path in files},
     })  # fmt: skip
     write_json(folder / RECORD, record)
+    write_text(folder / NOTE, NOTE_TEXT.format(base=base_name))
     return record
 
 

@@ -70,7 +70,7 @@ def check_early(config: Config) -> None:
     """Says before training what would stop the export in GGUF; a base on the hub or in GGUF is checked later.
 
     Raises:
-        UserError: as `check_architecture`; or `llama-quantize` is missing.
+        UserError: as `check_architecture` and `pre_tokenizer_name`; or `llama-quantize` is missing.
     """
     if "gguf" not in config.export.formats:
         return
@@ -81,6 +81,11 @@ def check_early(config: Config) -> None:
     shape = config.model.geometry if not config.model.base else read_json(Path(config.model.base) / "config.json")
     if isinstance(shape, dict) and shape.get("model_type"):
         check_architecture(shape, KEY)
+    folder = Path(config.model.tokenizer or config.model.base)
+    if (folder / "tokenizer.json").is_file() and not (folder / "tokenizer.model").is_file():
+        from pipeline.release.gguf.vocabulary import read_settings
+
+        pre_tokenizer_name(read_settings(folder / "tokenizer.json"), str(folder))
 
 
 def pre_tokenizer_name(settings: Mapping[str, Any], where: str) -> str:

@@ -74,7 +74,7 @@ def vocabulary_of(encoder: Encoder, rows: int, pad_id: int | None) -> Vocabulary
         pre, tokens, kinds, scores = "default", *_pieces(own.folder / "tokenizer.model")
         merges, space = [], _space_prefix(own)
     else:
-        settings = _read(own.folder / "tokenizer.json")
+        settings = read_settings(own.folder / "tokenizer.json")
         pre = pre_tokenizer_name(settings, str(own.folder))
         tokens, kinds = _words(settings, own)
         merges, scores, space = _merges(settings), [], False
@@ -126,7 +126,12 @@ def _space_prefix(tokenizer: Tokenizer) -> bool:
     return bool(ids) and tokenizer.token(ids[0]).startswith("\u2581")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
+    """The content of a tokenizer.json.
+
+    Raises:
+        UserError: it is no byte-level BPE.
+    """
     settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     model = settings.get("model") or {}
     if model.get("type") != "BPE":

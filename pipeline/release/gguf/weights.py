@@ -27,6 +27,7 @@ from pipeline.release.gguf.supported import INSTEAD
 from pipeline.run.errors import UserError
 
 SKIPPED = ".rotary_emb.inv_freq"  # tables that llama.cpp computes itself
+PART = 1 << 24  # numbers that are quantised at once
 BLOCK = 32  # numbers of a row that share a scale in q8_0
 
 
@@ -152,5 +153,8 @@ def as_stored(name: str, tensor: torch.Tensor, kind: str) -> np.ndarray:
             what = f"the tensor {name} has numbers beyond 65,504, the largest of float16"
             raise UserError(what, "export.gguf", "set export.gguf=bf16")
         return half.numpy()
-    array = tensor.float().numpy()
-    return gguf.quants.quantize(array, gguf.GGMLQuantizationType.Q8_0) if kind == "q8_0" else array
+    if kind == "f32":
+        return tensor.float().numpy()
+    # In parts: the package needs several float32 copies of what it quantises.
+    parts = tensor.split(max(1, PART // tensor.shape[-1]))
+    return np.concatenate([gguf.quants.quantize(p.float().numpy(), gguf.GGMLQuantizationType.Q8_0) for p in parts])
