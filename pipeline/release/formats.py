@@ -15,16 +15,16 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer
 
 from pipeline.config.schema import Export as Settings
-from pipeline.dataset.example import Example
 from pipeline.dataset.examples import read_examples
 from pipeline.model.adapter_folder import copy_companions
 from pipeline.model.card import CARD, ON_BASE, base_name, code_block, front_matter, prompt_section
 from pipeline.model.exported import free_memory
 from pipeline.model.load import DTYPES, dtype_name, load_folder
 from pipeline.model.methods.method import SETTINGS, WEIGHTS
+from pipeline.prompt.template import Template
 from pipeline.prompt.tokens import Tokens
 from pipeline.release import verify
 from pipeline.release.export import Export
@@ -128,7 +128,8 @@ def _write_gguf(export: Export, kind: str, name: str, checkpoint: Path) -> Recor
     keys = read_keys(path)
     if keys["tokenizer.chat_template"] != template:
         raise export.checks.fail("GGUF template", "the file holds another chat template", verify.REPORT)
-    gguf_checks.check_tokenizer(keys, encoder, _rows(export), export.checks)
+    is_chat = not isinstance(encoder.template, Template)
+    gguf_checks.check_tokenizer(keys, _prompt_pairs(export, checkpoint), is_chat, encoder.end_id, export.checks)
 
     probe = gguf_checks.Probe(_probe_tokens(export), _prompts(export), encoder.end_id)
     with working("export: measuring the checkpoint for GGUF"):
@@ -140,8 +141,12 @@ def _write_gguf(export: Export, kind: str, name: str, checkpoint: Path) -> Recor
         model = gguf_checks.load(path, dtype, checkpoint)
         given = gguf_checks.behaviour(model, probe, "GGUF")
     gguf_checks.check_model(model, kind, wanted, given, probe, export.checks)
-    write_text(folder / MODELFILE, modelfile(path.name, encoder.template, encoder.tokenizer.token(encoder.end_id)))
-    say(f"export: GGUF ({kind}) for llama.cpp, with a Modelfile for Ollama, is among its files")
+    text = modelfile(path.name, encoder.template, encoder.tokenizer.token(encoder.end_id))
+    if text:
+        write_text(folder / MODELFILE, text)
+        say(f"export: GGUF ({kind}) for llama.cpp, with a Modelfile for Ollama, is among its files")
+    else:
+        say(f"export: GGUF ({kind}) for llama.cpp is among its files; Ollama's Modelfile is for templates of rows only")
     return {
         "file": f"gguf/{path.name}", "type": kind, "sha256": sha256_file(path),
         "nll": {"checkpoint": wanted.nll, "gguf": given.nll, "tokens": given.count},
@@ -181,11 +186,23 @@ def _probe_tokens(export: Export) -> Tokens:
     return held_out if len(held_out) else Tokens(export.run.folder("tokens") / "train.arrow")
 
 
-def _rows(export: Export) -> list[Example]:
-    """Rows of val and train whose prompts are tokenised."""
-    dataset = export.run.folder("dataset")
-    rows = (row for split in ("val", "train") for row in read_examples(dataset, split))
-    return list(itertools.islice(rows, TOKENIZED_ROWS))
+def _prompt_pairs(export: Export, checkpoint: Path) -> list[tuple[str, list[int]]]:
+    """Prompts of rows of val and train as text and as ids; with a chat template: of their instructions."""
+    dataset, encoder = export.run.folder("dataset"), export.base.encoder
+    every = (row for split in ("val", "train") for row in read_examples(dataset, split))
+    rows = itertools.islice(every, TOKENIZED_ROWS)
+    if isinstance(encoder.template, Template):
+        texts = [(row.instruction, row.input) for row in rows]
+        return [(encoder.template.prompt(*text), encoder.prompt(*text)) for text in texts]
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+    specials = [token for token in encoder.tokenizer.special_ids.values() if token]
+    pairs = []
+    for row in rows:
+        if not any(token in row.instruction for token in specials):  # text in training, tokens in llama.cpp
+            messages = [{"role": "user", "content": row.instruction}]
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            pairs.append((text, encoder.prompt(row.instruction)))
+    return pairs
 
 
 def _prompts(export: Export) -> Sequence[Sequence[int]]:
@@ -201,5 +218,6 @@ def section(records: dict[str, Record]) -> str:
     parts = ["## Formats", "\n".join(["| format | file | sha256 |", "|---|---|---|", *lines])]
     if gguf := records.get("gguf"):
         file = gguf["file"]
-        parts.append(f"`ollama create NAME -f gguf/{MODELFILE}`, or in llama.cpp: `llama-cli -m {file} --jinja`.")
+        parts.append(f"In llama.cpp: `llama-cli -m {file} --jinja`. In Ollama, where there is a `gguf/{MODELFILE}`: ")
+        parts[-1] += f"`ollama create NAME -f gguf/{MODELFILE}`."
     return "\n" + "\n\n".join(parts) + "\n"

@@ -27,11 +27,16 @@ DANGEROUS = re.compile(r'[{}]+|"{2,}|^"|"$')
 
 
 def modelfile(file: str, template: Any, end: str) -> str:
-    """The text of a Modelfile. file: name of the GGUF file beside it. end: the token that ends an answer.
+    """The text of a Modelfile; empty for a chat template, which is a program that Go's templates cannot follow.
+
+    Args:
+        file: name of the GGUF file beside it. end: the token that ends an answer.
 
     Raises:
-        UserError: the template is none of rows.
+        UserError: the end token cannot be written there.
     """
+    if not isinstance(template, Template):
+        return ""
     if '"' in end or not end.isprintable():
         raise UserError(f"Ollama's Modelfile cannot hold the end token {end!r}", "prompt.template", "choose another")
     return (
@@ -43,15 +48,8 @@ def modelfile(file: str, template: Any, end: str) -> str:
     )
 
 
-def go_template(template: Any, end: str) -> str:
-    """The prompt of the training as a Go template.
-
-    Raises:
-        UserError: the template is none of rows.
-    """
-    if not isinstance(template, Template):
-        fix = "remove gguf from export.formats, or write a Modelfile by hand"
-        raise UserError("Ollama's Modelfile is written for templates of rows only", "prompt.template", fix)
+def go_template(template: Template, end: str) -> str:
+    """The prompt of the training as a Go template."""
     with_input, without = (_form(form) for form in (template.prompt_input, template.prompt_no_input))
     # Not `answer_prefix`: the model writes it, so it is part of the response.
     return f"{{{{ if .System }}}}{with_input}{{{{ else }}}}{without}{{{{ end }}}}{{{{ .Response }}}}{_literal(end)}"

@@ -1,6 +1,6 @@
 // llama.cpp, through node-llama-cpp's prebuilt build, as a client of a GGUF file. Reads one JSON object from stdin:
 //   folder   with node_modules; model: path of the GGUF file
-//   texts    are tokenised; rows: ids whose log-likelihood is computed, with the position of the first label
+//   texts    are tokenised, with `special` its special tokens too; rows: ids whose log-likelihood is computed, with the position of the first label
 //   prompts  ids that are continued greedily by at most `limit` tokens, until `end`
 // and prints one with `tokens`, `rows` (sum of log p, one a row), `answers`, and the special tokens.
 import {pathToFileURL} from "node:url";
@@ -48,7 +48,7 @@ for (const [ids, first] of asked.rows ?? []) rows.push(await logLikelihood(ids, 
 for (const ids of asked.prompts ?? []) answers.push(await answer(ids));
 const {bos, eos, shouldPrependBosToken} = model.tokens;
 console.log(JSON.stringify({
-    tokens: (asked.texts ?? []).map((text) => model.tokenize(text, false)), rows, answers,
+    tokens: (asked.texts ?? []).map((text) => model.tokenize(text, asked.special ?? false)), rows, answers,
     bos, eos, addsBos: shouldPrependBosToken, template: model.fileInfo.metadata.tokenizer.chat_template
 }));
 await llama.dispose();

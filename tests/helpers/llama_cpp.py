@@ -36,10 +36,12 @@ def ask(
     prompts: Sequence[Sequence[int]] = (),
     end: int = -1,
     limit: int = 16,
+    special: bool = False,
 ) -> dict[str, Any]:
     """What llama.cpp makes of a GGUF file; the arguments are explained in `llama_client.mjs`."""
     asked = {
         "folder": str(folder()), "model": str(model), "texts": list(texts), "end": end, "limit": limit,
+        "special": special,
         "rows": [[[int(i) for i in ids], first] for ids, first in rows],
         "prompts": [[int(i) for i in ids] for ids in prompts],
     }  # fmt: skip

@@ -20,6 +20,7 @@ from pipeline.model.generate import greedy
 from pipeline.prompt.encode import Encoder
 from pipeline.prompt.template import load
 from pipeline.prompt.tokenizer import Tokenizer
+from pipeline.release.gguf.reader import read_keys, tokenizer_of
 from pipeline.release.gguf.supported import IGNORES_MERGES, PRE_TOKENIZERS, check_architecture
 from pipeline.release.gguf.vocabulary import vocabulary_of
 from pipeline.release.gguf.weights import Weights
@@ -142,6 +143,19 @@ def test_llama_cpp_computes_the_same(tmp_path: Path, pre: str, kind: str, shape:
     assert (given["bos"], given["eos"]) == (1, 2)
     assert given["addsBos"] == (encoder.bos_id is not None)
     assert given["template"] == encoder.template.jinja("", "</s>")
+
+
+@pytest.mark.parametrize("pre", ["sentencepiece", "smollm"])
+def test_special_tokens_in_prompts(tmp_path: Path, pre: str) -> None:
+    """Where a prompt spells special tokens, as those of chat templates do, our reader is what llama.cpp is."""
+    llama_cpp.folder()
+    tokenizer = Tokenizer(tokenizer_with(tmp_path / "tokenizer", pre), ("<|user|>", "<|end|>"))
+    encoder = Encoder(load("alpaca-short"), tokenizer, Prompt())
+    path = written(tmp_path, model_with(tmp_path, "llama"), encoder)
+    texts = ["<|user|>\nhello<|end|>\n the cat</s><|user|> x", "a<|end|><|end|>  b ", "<|use|><s>hello", "</s>"]
+    encode, start = tokenizer_of(read_keys(path), special=True), encoder._bos_ids()
+    for text, ids in zip(texts, llama_cpp.ask(path, texts, special=True)["tokens"], strict=True):
+        assert encode(text) == start + ids, text
 
 
 def test_q8_0(tmp_path: Path) -> None:

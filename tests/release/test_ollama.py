@@ -35,8 +35,7 @@ def test_it_renders_the_prompt_of_the_training(template: Template) -> None:
 def test_what_a_modelfile_cannot_hold() -> None:
     with pytest.raises(UserError, match="end token"):
         modelfile("a.gguf", HARD, '"')
-    with pytest.raises(UserError, match="templates of rows"):
-        modelfile("a.gguf", object(), "</s>")
+    assert modelfile("a.gguf", object(), "</s>") == ""  # a chat template
 
 
 @pytest.mark.parametrize("text", ["TEMPLATE x", "FROM a\nEVIL b", 'FROM a\nSYSTEM """b', "FROM a\nPARAMETER"])

@@ -17,12 +17,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from pipeline.dataset.example import Example
 from pipeline.evaluation.measure import row_sums
 from pipeline.model.base.gguf import load_model
 from pipeline.model.generate import greedy
 from pipeline.model.load import device
-from pipeline.prompt.encode import Encoder
 from pipeline.prompt.tokens import Tokens
 from pipeline.release.gguf.reader import tokenizer_of
 from pipeline.release.verify import REPORT, Checks
@@ -115,26 +113,30 @@ def _gap(model: Any, prompt: Sequence[int], wanted: Sequence[int], given: Sequen
     return float(logits[given[at]] - logits[wanted[at]])
 
 
-def check_tokenizer(keys: dict[str, Any], encoder: Encoder, examples: Sequence[Example], checks: Checks) -> None:
+def check_tokenizer(
+    keys: dict[str, Any], pairs: Sequence[tuple[str, list[int]]], special: bool, end_id: int, checks: Checks
+) -> None:
     """Checks that the file's tokenizer gives training's ids for prompts, and that it ends answers where training did.
 
     llama.cpp does not normalise text, so rows that are not in NFC may differ where the tokenizer has a normaliser.
 
+    Args:
+        keys: of the file. pairs: prompts as text, and their ids. special: whether they spell special tokens.
+
     Raises:
         UserError: naming the first prompt with other ids.
     """
-    name, encode = "GGUF tokenizer", tokenizer_of(keys)
-    compared = skipped = 0
-    for example in examples:
-        text = encoder.template.prompt(example.instruction, example.input)
+    name, encode = "GGUF tokenizer", tokenizer_of(keys, special)
+    compared = 0
+    for text, ids in pairs:
         if not unicodedata.is_normalized("NFC", text):
-            skipped += 1
             continue
-        if encode(text) != encoder.prompt(example.instruction, example.input):
-            what = f"the tokenizer in the file gives other ids than training for {example.instruction[:60]!r}"
+        if encode(text) != ids:
+            what = f"llama.cpp would give other ids than training for {text[-60:]!r}"
             raise checks.fail(name, what, f"remove gguf from export.formats, and {REPORT}")
         compared += 1
-    if (end := keys["tokenizer.ggml.eos_token_id"]) != encoder.end_id:
-        raise checks.fail(name, f"its end token is {end}, training's is {encoder.end_id}", REPORT)
-    note = f"; {skipped} prompts that are not in NFC were left out" if skipped else ""
+    if (end := keys["tokenizer.ggml.eos_token_id"]) != end_id:
+        raise checks.fail(name, f"its end token is {end}, training's is {end_id}", REPORT)
+    left_out = len(pairs) - compared
+    note = f"; {left_out} prompts that are not in NFC were left out" if left_out else ""
     checks.passed(name, f"ids and end token are those of training ({compared} prompts){note}")

@@ -7,12 +7,13 @@ name is tested with llama.cpp itself (`tests/release/test_llama_cpp.py`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pipeline.release.gguf.supported import IGNORES_MERGES, PRE_TOKENIZERS
-from pipeline.release.gguf.vocabulary import BYTE, SENTENCEPIECE_BPE, USER_DEFINED
+from pipeline.release.gguf.vocabulary import BYTE, CONTROL, SENTENCEPIECE_BPE, USER_DEFINED
 
 Encode = Callable[[str], list[int]]
 
@@ -25,14 +26,24 @@ def read_keys(path: Path) -> dict[str, Any]:
     return {name: field.contents() for name, field in reader.fields.items()}
 
 
-def tokenizer_of(keys: dict[str, Any]) -> Encode:
-    """Text to ids, with BOS where the file asks for it; special tokens spelt in a text stay text."""
-    encode = _sentencepiece(keys) if keys["tokenizer.ggml.model"] == "llama" else _byte_level(keys)
-    start = [keys["tokenizer.ggml.bos_token_id"]] if keys["tokenizer.ggml.add_bos_token"] else []
-    return lambda text: start + encode(text)
+def tokenizer_of(keys: dict[str, Any], special: bool = False) -> Encode:
+    """Text to ids, with BOS where the file asks for it.
+
+    Args:
+        special: whether special tokens spelt in a text become the tokens, as in prompts of a chat template; BOS at the
+            front is then not doubled, as in llama.cpp's `common_chat_templates_apply`.
+    """
+    kinds = (USER_DEFINED, CONTROL) if special else (USER_DEFINED,)
+    encode = (_sentencepiece if keys["tokenizer.ggml.model"] == "llama" else _byte_level)(keys, kinds)
+    if not keys["tokenizer.ggml.add_bos_token"]:
+        return encode
+    bos = keys["tokenizer.ggml.bos_token_id"]
+    spelling = keys["tokenizer.ggml.tokens"][bos] if special else ""
+    return lambda text: [bos, *encode(text.removeprefix(spelling))]
 
 
-def _sentencepiece(keys: dict[str, Any]) -> Encode:
+def _sentencepiece(keys: dict[str, Any], whole: tuple[int, ...]) -> Encode:
+    """whole: kinds of tokens that are taken whole where a text spells them."""
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2 as protobuf
 
@@ -47,10 +58,20 @@ def _sentencepiece(keys: dict[str, Any]) -> Encode:
     for piece, score, kind in zip(keys["tokenizer.ggml.tokens"], keys["tokenizer.ggml.scores"], kinds, strict=True):
         proto.pieces.add(piece=piece, score=score, type=kind)
     model = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
-    return lambda text: list(model.encode(text))
+    ids = {token: id for id, token in enumerate(keys["tokenizer.ggml.tokens"]) if kinds[id] in whole}
+    if not ids:
+        return lambda text: list(model.encode(text))
+    parts = re.compile("(" + "|".join(re.escape(token) for token in sorted(ids, key=len, reverse=True)) + ")")
+
+    def encode(text: str) -> list[int]:
+        """A space goes in front of each text between special tokens, as llama.cpp does."""
+        pieces = [[ids[part]] if part in ids else model.encode(part) for part in parts.split(text) if part]
+        return [id for piece in pieces for id in piece]
+
+    return encode
 
 
-def _byte_level(keys: dict[str, Any]) -> Encode:
+def _byte_level(keys: dict[str, Any], whole: tuple[int, ...]) -> Encode:
     import json
 
     import tokenizers
@@ -60,7 +81,7 @@ def _byte_level(keys: dict[str, Any]) -> Encode:
     added = [
         {"id": id, "content": token, "special": False, "normalized": False, "single_word": False, "lstrip": False,
          "rstrip": False}
-        for id, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind == USER_DEFINED
+        for id, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind in whole
     ]  # fmt: skip
     model = {
         "type": "BPE", "vocab": {token: id for id, token in enumerate(tokens)}, "ignore_merges": name in IGNORES_MERGES,
