@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pipeline.config.method_rules import Problem, method_problems, spec_of
+from pipeline.config.method_rules import Problem, method_problems
 from pipeline.config.schema import Config, Data
 
 LOCAL = "is for hub ids; what lies here is what it is: remove this"
@@ -26,7 +26,6 @@ def contradictions(config: Config, model: bool = True) -> list[Problem]:
         )
     problems += _of_data(config.data)
     problems += _of_forgetting(config)
-    problems += _of_export(config)
     if config.eval.num_fewshot and config.eval.task_files:
         what = "files hold no training rows to take examples from; set it to 0, or read the hub (eval.task_files empty)"
         problems.append((("eval", "num_fewshot"), what))
@@ -50,20 +49,6 @@ def _of_forgetting(config: Config) -> list[Problem]:
         return [(("train", "ewc"), what)]
     if train.ewc_data and train.ewc_data == config.eval.general:
         return [(("train", "ewc_data"), "is eval.general too: one would guard what one measures; name another text")]
-    return []
-
-
-def _of_export(config: Config) -> list[Problem]:
-    key, formats, spec = ("export", "formats"), config.export.formats, spec_of(config.adapter)
-    if "hf" not in formats:
-        return [(key, "hf is missing: chat and measurements load it, the other formats are made from it; add hf")]
-    if len(set(formats)) < len(formats):
-        return [(key, "names a format twice")]
-    if spec.export != "merged" and len(formats) > 1:
-        what = f"{spec.name} cannot be merged into its base: the other formats need merged weights; set [hf]"
-        return [(key, what)]
-    if "adapter" in formats and not spec.is_peft:
-        return [(key, f"{spec.name} trains the base's own weights, there is no PEFT adapter; remove adapter")]
     return []
 
 

@@ -78,19 +78,14 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
         results["warnings"] = warnings if kind != "nothing" else []  # their causes are in the training
         if checks.unfinished:
             results["unfinished"] = checks.unfinished
-        formats = write_formats(work, config.export, config.name, log_probs, output.folder)
-        _write_records(config, run, run_base.encoder, results, checks, output, formats)
+        if formats := write_formats(work, config.export, config.name, log_probs, output.folder):
+            results["formats"] = formats
+        _write_records(config, run, run_base.encoder, results, checks, output)
     show(config, run, results)
 
 
 def _write_records(
-    config: Config,
-    run: Run,
-    encoder: Encoder,
-    results: dict[str, Any],
-    checks: verify.Checks,
-    output: StageOutput,
-    formats: dict[str, Any],
+    config: Config, run: Run, encoder: Encoder, results: dict[str, Any], checks: verify.Checks, output: StageOutput
 ) -> None:
     """Writes results, record and card into the export's folder."""
     write_json(output.folder / "results.json", results)
@@ -103,11 +98,11 @@ def _write_records(
         "tokenizer": encoder.tokenizer.hash,
         "end_id": encoder.end_id,
         "checks": checks.done,
-        **({"formats": formats} if formats else {}),
+        **({"formats": results["formats"]} if "formats" in results else {}),
         **({"unfinished": True} if checks.unfinished else {}),
     }
     write_json(output.folder / "suri.json", record)
-    text = card(config, run, encoder, results, checks.done) + section(formats)
+    text = card(config, run, encoder, results, checks.done) + section(results.get("formats", {}))
     write_text(output.folder / "README.md", shortener(run.root, config)(text))
     short = {name: values for name, values in results["tuned"].items() if name not in ("prompts", "known")}
     output.counts = {name: {k: v for k, v in values.items() if k not in LONG} for name, values in short.items()}
