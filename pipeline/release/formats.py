@@ -36,7 +36,7 @@ from pipeline.release.gguf.vocabulary import Vocabulary, vocabulary_of
 from pipeline.release.gguf.weights import Weights
 from pipeline.release.gguf.writer import size_of, write
 from pipeline.release.ollama import NAME as MODELFILE
-from pipeline.release.ollama import modelfile
+from pipeline.release.ollama import chat_go_template, go_template, modelfile
 from pipeline.run.files import need_space, read_json, sha256_file, write_json, write_text
 from pipeline.run.progress import say, working
 
@@ -55,7 +55,7 @@ def check_gguf(export: Export, shape: Any, rows: int) -> None:
     check_architecture(shape.to_dict(), where)
     encoder = export.base.encoder
     vocabulary_of(encoder, rows, None)
-    modelfile("", encoder.template, encoder.tokenizer.token(encoder.end_id))
+    modelfile("", "", encoder.tokenizer.token(encoder.end_id), "")
 
 
 def write_formats(
@@ -141,16 +141,32 @@ def _write_gguf(export: Export, kind: str, name: str, checkpoint: Path) -> Recor
         model = gguf_checks.load(path, dtype, checkpoint)
         given = gguf_checks.behaviour(model, probe, "GGUF")
     gguf_checks.check_model(model, kind, wanted, given, probe, export.checks)
-    text = modelfile(path.name, encoder.template, encoder.tokenizer.token(encoder.end_id))
-    if text:
+    if text := _modelfile(export, path.name, checkpoint, vocabulary.add_bos):
         write_text(folder / MODELFILE, text)
         say(f"export: GGUF ({kind}) for llama.cpp, with a Modelfile for Ollama, is among its files")
     else:
-        say(f"export: GGUF ({kind}) for llama.cpp is among its files; Ollama's Modelfile is for templates of rows only")
+        why = "this chat template does more than to put texts around messages, which Ollama's cannot follow"
+        say(f"export: GGUF ({kind}) for llama.cpp is among its files, without a Modelfile: {why}")
     return {
         "file": f"gguf/{path.name}", "type": kind, "sha256": sha256_file(path),
         "nll": {"checkpoint": wanted.nll, "gguf": given.nll, "tokens": given.count},
     }  # fmt: skip
+
+
+def _modelfile(export: Export, file: str, checkpoint: Path, adds_bos: bool) -> str:
+    """The text of Ollama's Modelfile; empty where its templates cannot render what training did."""
+    encoder = export.base.encoder
+    end = encoder.tokenizer.token(encoder.end_id)
+    if isinstance(encoder.template, Template):
+        note = "The system message of a request, if any, is the input of the instruction, as in training."
+        return modelfile(file, go_template(encoder.template, end), end, note)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+
+    def render(messages: list[dict[str, str]], answer: bool) -> str:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer))
+
+    template = chat_go_template(render, tokenizer.bos_token if adds_bos else "")
+    return modelfile(file, template, end, "The chat template of the training.") if template else ""
 
 
 def _write_file(

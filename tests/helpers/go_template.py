@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 COMMANDS = ("from", "license", "template", "system", "adapter", "draft", "renderer", "parser", "parameter", "message",
             "requires")  # fmt: skip
@@ -105,3 +105,13 @@ def _as_json(text: str) -> str:
 def prompt_of(template: str, values: Mapping[str, str]) -> str:
     """What Ollama sends for the last turn: all in front of {{ .Response }}."""
     return render(template.partition("{{ .Response }}")[0], values)
+
+
+def render_chat(template: str, messages: Sequence[Mapping[str, str]]) -> str:
+    """Executes a template of one `range .Messages` over branches by role."""
+    start, _, rest = template.partition("{{ range .Messages }}")
+    body, _, answer = rest.rpartition("{{ end }}{{ end }}")
+    branches = re.split(r'\{\{ (?:else )?if eq \.Role "(\w+)" \}\}', body)
+    by_role = dict(zip(branches[1::2], branches[2::2], strict=True))
+    turns = "".join(render(by_role[message["Role"]], message) for message in messages)
+    return render(start, {}) + turns + render(answer, {})

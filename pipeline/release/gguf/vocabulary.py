@@ -70,9 +70,13 @@ def vocabulary_of(encoder: Encoder, rows: int, pad_id: int | None) -> Vocabulary
         UserError: llama.cpp cannot tokenise the same way.
     """
     own = encoder.tokenizer
-    if own.kind == "sentencepiece":
+    # Some trainings read tokenizer.json though there is a tokenizer.model; the file needs the scores in the latter.
+    is_sentencepiece = (own.folder / "tokenizer.model").is_file()
+    if is_sentencepiece:
         pre, tokens, kinds, scores = "default", *_pieces(own.folder / "tokenizer.model")
         merges, space = [], _space_prefix(own)
+        if own.kind != "sentencepiece":
+            _append_added(own.folder / "tokenizer.json", tokens, kinds, scores)
     else:
         settings = read_settings(own.folder / "tokenizer.json")
         pre = pre_tokenizer_name(settings, str(own.folder))
@@ -90,9 +94,19 @@ def vocabulary_of(encoder: Encoder, rows: int, pad_id: int | None) -> Vocabulary
         if control is not None and kinds[control] == NORMAL:
             kinds[control] = CONTROL  # so that it is not printed, and ends an answer
     return Vocabulary(
-        "llama" if own.kind == "sentencepiece" else "gpt2", pre, tokens, kinds, scores, merges, space,
+        "llama" if is_sentencepiece else "gpt2", pre, tokens, kinds, scores, merges, space,
         {role: id for role, id in special.items() if id is not None}, encoder.bos_id is not None,
     )  # fmt: skip
+
+
+def _append_added(path: Path, tokens: list[str], kinds: list[int], scores: list[float]) -> None:
+    """Appends the tokens that a tokenizer.json adds behind the pieces of its sentencepiece model."""
+    added = json.loads(path.read_text(encoding="utf-8")).get("added_tokens") or ()
+    for token in sorted(added, key=lambda token: token["id"]):
+        if token["id"] >= len(tokens):
+            while len(tokens) <= token["id"]:
+                _append(tokens, kinds, scores)
+            tokens[-1], kinds[-1] = token["content"], CONTROL if token.get("special") else USER_DEFINED
 
 
 def _append(tokens: list[str], kinds: list[int], scores: list[float]) -> None:
