@@ -49,7 +49,10 @@ LLAMA3 = (
     "{{ '<s>' }}{% for m in messages %}{{ '<|h|>' + m.role + '<|/h|>\n\n' + m.content|trim + '<|eot|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|h|>assistant<|/h|>\n\n' }}{% endif %}"
 )
-QUOTES = '{% for m in messages %}{{ m.role + \' """{{ \' + m.content + " }}\u200b" }}{% endfor %}{{ "A:" * add_generation_prompt }}'
+QUOTES = (
+    '{% for m in messages %}{{ m.role + \' """{{ \' + m.content + " }}\u200b" }}{% endfor %}'
+    '{{ "A:" * add_generation_prompt }}'
+)
 TALKS = [
     [("user", "Hi {{ .Role }}")], [("system", "Be kind."), ("user", 'Say """x"""')],
     [("user", "두 줄\n"), ("assistant", "a"), ("user", "b")],
