@@ -39,6 +39,7 @@ from pipeline.release.ollama import NAME as MODELFILE
 from pipeline.release.ollama import chat_go_template, go_template, modelfile
 from pipeline.run.files import need_space, read_json, sha256_file, write_json, write_text
 from pipeline.run.progress import say, working
+from pipeline.run.width import small
 
 Record = dict[str, Any]
 TOKENIZED_ROWS = 200
@@ -93,7 +94,10 @@ def _write_adapter(export: Export, merged_log_probs: torch.Tensor, folder: Path)
     free_memory()
     limit, kind = verify.tolerance(dtype_name(base.model), base.model.quantize, export.dtype)
     error = verify.divergence(log_probs, merged_log_probs)
-    result = f"stock peft on the base gives the checkpoint's logits (KL {error:.2g} a token, limit {limit:g} in {kind})"
+    result = (
+        f"stock peft on the base gives the checkpoint's logits (KL {small(error, 2)} a token, limit {small(limit)} "
+    )
+    result += f"in {kind})"
     if not error <= limit:
         raise export.checks.fail("adapter", result, verify.REPORT)
     export.checks.passed("adapter", result)
