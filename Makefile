@@ -32,7 +32,7 @@ DATA ?=
 TOKENIZER ?=
 CASES ?=
 # Tests of `make test`: those that need no extra and are quick. `make test-all` adds the others.
-CORE := not (slow or report or ray or browser or eval or judge or documents or notebook or serving)
+CORE := not (slow or report or ray or browser or eval or judge or documents or llama or notebook or serving)
 # Of the adapter store.
 ADAPTER ?=
 SHOW ?=
@@ -44,8 +44,12 @@ RANK ?= 0
 DENSITY ?= 0.2
 REPLACE ?=
 YES ?=
+# Of `make recover`.
+BASE ?=
+DIFF ?=
+OUT ?=
 # Paths and names reach the shell as environment variables, never as text of a command, so they may hold spaces, quotes.
-export CONFIG A B DATA TOKENIZER ADAPTER SHOW REMOVE MEASURE COMBINE HOW RANK DENSITY
+export CONFIG A B DATA TOKENIZER ADAPTER SHOW REMOVE MEASURE COMBINE HOW RANK DENSITY BASE DIFF OUT
 STORE = $(PY) -m scripts.adapters
 # PYTHON is started first: it may be missing, or a pyenv shim of a version that is not active.
 SETUP = $(PYTHON) -c '' > /dev/null 2>&1 || { echo 'suri: $(PYTHON) is missing or does not start' >&2; \
@@ -55,7 +59,7 @@ SETUP = $(PYTHON) -c '' > /dev/null 2>&1 || { echo 'suri: $(PYTHON) is missing o
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 
-.PHONY: help demo-base documents-extra data train export report verify eval preview plan chat generate keep adapters ask compare judge methods forgetting curves data-diff bench profile test test-all check clean clean-runs
+.PHONY: help demo-base documents-extra data train export report verify eval preview plan chat generate keep adapters ask compare judge methods forgetting curves data-diff diff recover bench profile test test-all check clean clean-runs
 help:
 	@echo 'Start'
 	@echo '  make export        data, tokens, training, merge, measurements: the demo'
@@ -85,6 +89,8 @@ help:
 	@echo '                                   HOW=cat, svd, ties or dare'
 	@echo '  make ask < questions.txt         several adapters answer in one batch;'
 	@echo '                                   a line is "NAME: question"'
+	@echo '  make diff          the export without its base: an exact difference'
+	@echo '  make recover BASE=FOLDER DIFF=FOLDER OUT=NEW       and the model again'
 	@echo
 	@echo 'Advanced'
 	@echo '  make methods       compare the ways to adapt a model (half an hour)'
@@ -109,7 +115,7 @@ help:
 data: $(VENV)/.report
 judge generate: $(VENV)/.judge
 generate data train export plan: documents-extra
-data train export report verify preview ask compare judge: $(READY) demo-base
+data train export report verify preview ask compare judge diff: $(READY) demo-base
 	@$(RUN)
 
 # They read the demo's base only for some configs, and fetch it themselves.
@@ -138,6 +144,9 @@ adapters: $(READY) $(if $(MEASURE),demo-base)
 
 data-diff: $(READY)
 	@$(PY) -m scripts.data_diff "$$A" "$$B"
+
+recover: $(READY)
+	@$(PY) -m scripts.recover -- "$$BASE" "$$DIFF" "$$OUT"
 
 curves: $(READY) $(DEMO)
 	@$(PY) -m scripts.benchmarks.curves "$$DATA" $(ARGS)

@@ -34,6 +34,7 @@ from pipeline.model.base import identity, input_files
 from pipeline.prompt import general_text
 from pipeline.prompt import stage as tokens
 from pipeline.release import summary
+from pipeline.release.gguf.supported import check_early
 from pipeline.run.files import write_text
 from pipeline.run.folder import Run
 from pipeline.run.next_command import next_command, verb_started
@@ -123,10 +124,15 @@ def _build_adapter(config: Config, run: Run, key: Key, base: BaseOf) -> None:
 
 
 def _export_key(config: Config, run: Run) -> Key:
+    settings = config.value("export")
+    if settings["formats"] == ["hf"]:  # keys of the first versions lack it
+        del settings["formats"]
+    if "gguf" not in config.export.formats:
+        del settings["gguf"]
     return {
         "version": 1,
         "name": config.name,
-        "export": config.value("export"),
+        "export": settings,
         "eval": {name: config.value("eval")[name] for name in MEASURED},
         "general": general_text.file_hash(config.eval.general),
         "known": known_questions.file_hash(config.eval.known),
@@ -164,7 +170,7 @@ STAGES = (
     Stage("tokens", "tokens", ("data",), ("dataset",), _tokens_key, _build_tokens, input_files.of_tokens),
     Stage("train", "adapter", ("tokens",), ("dataset", "tokens"), _train_key, _build_adapter, input_files.of_train),
     Stage("export", "export", ("train",), ("dataset", "tokens", "adapter"), _export_key, _build_export,
-          input_files.of_export),
+          input_files.of_export, check=lambda c, _: check_early(c)),
     Stage("report", "report", ("tokens",), ("dataset", "tokens"), report.key,
           lambda c, r, key, _: report.build(c, r, key)),
     Stage("eval", "eval", ("export",), ("dataset", "tokens", "export"), tasks.key, _build_eval,

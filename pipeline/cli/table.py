@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from pipeline.cli import adapters, benchmarks, look, run_folders, talk
+from pipeline.cli import adapters, benchmarks, differences, look, run_folders, talk
 from pipeline.cli.command_line import Command, Given, Option
 from pipeline.config.schema import Config
 from pipeline.run.errors import UserError
@@ -124,6 +124,10 @@ COMMANDS = (
                      Option("density", "D", "share of entries that ties and dare keep; default: 0.2"), REPLACE)),
     Command("ask", "share", "several adapters answer stdin's questions in one batch", on_run(talk.ask),
             files=False, keys=("chat.max_new_tokens",)),
+    Command("diff", "share", "the export without its base: an exact difference", differences.diff,
+            keys=("export.dtype",), makes_first=TO_EXPORT),
+    Command("recover", "share", "base and difference give the model back", differences.recover,
+            words=("BASE", "DIFF", "OUT"), config=False),
     Command("bench", "advanced", "training speed on this GPU, beside Hugging Face", benchmarks.bench,
             words=("DATA", "TOKENIZER"), more="[CASE]", config=False),
     Command("profile", "advanced", "the largest kernels of bench's cases, and a trace", benchmarks.bench,

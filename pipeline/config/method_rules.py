@@ -54,6 +54,7 @@ def method_problems(config: Config) -> list[Problem]:
     if config.model.add_tokens and spec.no_tokens:
         what = f"{spec.name} cannot train new tokens: {spec.no_tokens}; use lora or full, or remove add_tokens"
         problems.append((("model", "add_tokens"), what))
+    problems += _format_problems(spec, config.export.formats)
     return problems + _OF_METHOD.get(spec.name, lambda config: [])(config)
 
 
@@ -67,6 +68,20 @@ def _unused_keys(spec: MethodSpec, adapter: Adapter) -> list[Problem]:
             what = f"{spec.name} does not use it ({reads}); remove it, or set its default, {neutral}"
             problems.append((("adapter", key), what))
     return problems
+
+
+def _format_problems(spec: MethodSpec, formats: tuple[str, ...]) -> list[Problem]:
+    key = ("export", "formats")
+    if "hf" not in formats:
+        return [(key, "hf is missing: chat and measurements load it, the other formats are made from it; add hf")]
+    if len(set(formats)) < len(formats):
+        return [(key, "names a format twice")]
+    if spec.export != "merged" and len(formats) > 1:
+        what = f"{spec.name} cannot be merged into its base: the other formats need merged weights; set [hf]"
+        return [(key, what)]
+    if "adapter" in formats and not spec.is_peft:
+        return [(key, f"{spec.name} trains the base's own weights, there is no PEFT adapter; remove adapter")]
+    return []
 
 
 def _lora(config: Config) -> list[Problem]:

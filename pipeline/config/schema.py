@@ -217,6 +217,12 @@ class Export(Section):
     min_eos: Share = 0.5
     """Smallest share of sample answers that must end by themselves; with fewer the export is marked as unfinished. Set
     0 to never mark it."""
+    formats: tuple[Literal["hf", "adapter", "gguf"], ...] = ("hf",)
+    """What is written: hf = the Hugging Face checkpoint, which must be among them; adapter = also the PEFT adapter
+    alone; gguf = also a file for llama.cpp and Ollama. Set [hf, gguf] to run the result in these."""
+    gguf: Literal["f16", "bf16", "q8_0", "q4_k_m"] = "f16"
+    """Type of the weights in the GGUF file; q4_k_m needs `llama-quantize` of llama.cpp. Set q8_0 for half the size of
+    f16, q4_k_m for a third."""
 
 
 class Chat(Section):

@@ -214,8 +214,8 @@ def tuned_model(run: Run, base: RunBase, dtype: str) -> MeasuredModel:
 
 
 def is_model_file(file: str) -> bool:
-    """Whether a file of an export belongs to its weights."""
-    return file.endswith(".safetensors") or file in ("config.json", "adapter_config.json")
+    """Whether a file of an export belongs to its weights; those of further formats, in folders, do not."""
+    return "/" not in file and (file.endswith(".safetensors") or file in ("config.json", "adapter_config.json"))
 
 
 def _libraries() -> dict[str, Any]:

@@ -23,6 +23,7 @@ from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.release import verify
 from pipeline.release.card import card, column_names
 from pipeline.release.export import Export
+from pipeline.release.formats import check_gguf, section, write_formats
 from pipeline.release.merge import merge, save_merged
 from pipeline.release.summary import headline, table, unfinished_text
 from pipeline.release.unmerged import export_adapter, export_nothing
@@ -57,6 +58,8 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
     work = Export(run, run_base, dtype, config.export.min_eos, config.eval, config.data, examples, checks)
     with working("export: loading the base"):
         work.model = run_base.load()
+    if "gguf" in config.export.formats:  # before anything that takes minutes
+        check_gguf(work, work.model.config, work.model.get_input_embeddings().weight.shape[0])
     need_space(run.root, 2 * BYTES[dtype] * work.model.num_parameters(), "the export")
     results: dict[str, Any] = {"base": work.measure_base(work.model)}
     log_probs = work.log_probabilities(work.model)  # of the base
@@ -75,6 +78,8 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
         results["warnings"] = warnings if kind != "nothing" else []  # their causes are in the training
         if checks.unfinished:
             results["unfinished"] = checks.unfinished
+        if formats := write_formats(work, config.export, config.name, log_probs, output.folder):
+            results["formats"] = formats
         _write_records(config, run, run_base.encoder, results, checks, output)
     show(config, run, results)
 
@@ -93,10 +98,11 @@ def _write_records(
         "tokenizer": encoder.tokenizer.hash,
         "end_id": encoder.end_id,
         "checks": checks.done,
+        **({"formats": results["formats"]} if "formats" in results else {}),
         **({"unfinished": True} if checks.unfinished else {}),
     }
     write_json(output.folder / "suri.json", record)
-    text = card(config, run, encoder, results, checks.done)
+    text = card(config, run, encoder, results, checks.done) + section(results.get("formats", {}))
     write_text(output.folder / "README.md", shortener(run.root, config)(text))
     short = {name: values for name, values in results["tuned"].items() if name not in ("prompts", "known")}
     output.counts = {name: {k: v for k, v in values.items() if k not in LONG} for name, values in short.items()}

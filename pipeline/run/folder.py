@@ -6,7 +6,8 @@
       checkpoints/step-000400/                all that exact resume needs
       adapter/                                PEFT format; probes.json: what the trained model's answers look like
       metrics.jsonl, loss.png, tracker/
-      export/                                 merged model; README.md is the model card
+      export/                                 merged model; README.md is the model card; adapter/, gguf/ if asked for
+      diff/                                   `make diff`: the merged model minus its base
       benchmarks/, eval/                      questions and finished measurements; eval.json, eval.md, eval.png
       compare/, judge/, partial/              answers side by side, verdicts; both as they come
       report/data_report.html                 the data on one page

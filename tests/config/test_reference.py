@@ -106,7 +106,7 @@ def test_defaults_are_read_back(tmp_path: Path) -> None:
 
 
 def test_entries_of_a_section() -> None:
-    assert [e.key for e in entries("export")] == ["export.dtype", "export.min_eos"]
+    assert [e.key for e in entries("export")] == ["export.dtype", "export.min_eos", "export.formats", "export.gguf"]
     assert "data.sources.N.path" in [e.key for e in entries("data")]
     with pytest.raises(KeyError):
         entries("trian")

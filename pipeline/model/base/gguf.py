@@ -49,21 +49,15 @@ def _convert(file: Path, folder: Path, header: dict[str, int | str]) -> None:
     say(f"base: converting {file.name} to safetensors; this is done once")
     with bar(total=4, what="base: converting", unit="step") as progress:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-        from transformers.utils import logging
+        from transformers import AutoTokenizer
 
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()
         progress.update()
-        place = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name, "local_files_only": True}
         try:
             # transformers draws its own bar over ours
             with contextlib.redirect_stderr(io.StringIO()), _parsed_once():
-                model = AutoModelForCausalLM.from_pretrained(
-                    **place, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-                )
+                model = load_model(file, torch.float32)
                 progress.update()
-                tokenizer = AutoTokenizer.from_pretrained(**place)
+                tokenizer = AutoTokenizer.from_pretrained(**_place(file))
             progress.update()
         except Exception as error:  # of many classes: unknown architectures, broken files
             said = one_line(error)
@@ -75,6 +69,25 @@ def _convert(file: Path, folder: Path, header: dict[str, int | str]) -> None:
             model.save_pretrained(new)
             tokenizer.save_pretrained(new)
         progress.update()
+
+
+def load_model(file: Path, dtype: Any, **options: Any) -> Any:
+    """The dequantised model of a .gguf file on the CPU, by transformers' own reader; errors are those of transformers.
+
+    Args:
+        dtype: of torch. options: further arguments of `from_pretrained`.
+    """
+    from transformers import AutoModelForCausalLM, GgufConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    settings = GgufConfig(dequantize=True)
+    return AutoModelForCausalLM.from_pretrained(**_place(file), dtype=dtype, quantization_config=settings, **options)
+
+
+def _place(file: Path) -> dict[str, Any]:
+    return {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name, "local_files_only": True}
 
 
 @contextlib.contextmanager
