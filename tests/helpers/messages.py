@@ -85,7 +85,8 @@ def _assigned(node: ast.AST, name: str) -> Iterator[ast.expr]:
     """What an assignment gives a name; of `a, b = x, y` the part that it gets."""
     for target in node.targets if isinstance(node, ast.Assign) else ():
         pairs = [(target, node.value)]
-        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+        both = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
+        if both and len(target.elts) == len(node.value.elts):  # `*name` among them takes several
             pairs = list(zip(target.elts, node.value.elts, strict=True))
         yield from (value for place, value in pairs if isinstance(place, ast.Name) and place.id == name)
 

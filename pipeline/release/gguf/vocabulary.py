@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.prompt.encode import Encoder
+from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.prompt.tokenizer import Tokenizer
 from pipeline.release.gguf.supported import INSTEAD, pre_tokenizer_name
 from pipeline.run.errors import UserError
@@ -60,7 +60,7 @@ class Vocabulary:
         }
 
 
-def vocabulary_of(encoder: Encoder, rows: int, pad_id: int | None) -> Vocabulary:
+def vocabulary_of(encoder: AnyEncoder, rows: int, pad_id: int | None) -> Vocabulary:
     """The vocabulary of a training.
 
     Args:
