@@ -169,7 +169,7 @@ def test_a_long_note_takes_the_place_of_the_time_that_has_passed() -> None:
     shown.n, shown.note = 450, "0.31 USD, 79 % kept, 146/min"
     shown.started -= 185
     line = shown.line(live=False)
-    assert line.startswith("generate  45%: 450 of 1,000 rows, 3 min 46 s left, 0.31 USD, 79 % kept")
+    assert line.split(": ")[1].startswith("450 of 1,000 rows, 3 min 46 s left, 0.31 USD, 79 % kept")
     assert "3 min 5 s" not in line
     shown.note = "0.31 USD"
     assert "3 min 5 s, 3 min 46 s left, 0.31 USD" in shown.line(live=False)
