@@ -157,7 +157,7 @@ def replace_folder(folder: Path) -> Iterator[Path]:
             yield temporary
             for path in [*sorted(temporary.rglob("*")), temporary]:
                 if path.is_file() or path.is_dir():
-                    _fsync(path)
+                    fsync_path(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -165,7 +165,7 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     if folder.exists():
         os.replace(folder, old)
     os.replace(temporary, folder)
-    _fsync(folder.parent)
+    fsync_path(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -286,7 +286,8 @@ def folder_size(folder: Path) -> int:
     return sum(Path(top, name).lstat().st_size for top, _, names in os.walk(folder) for name in names)
 
 
-def _fsync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -235,11 +235,8 @@ class BatchTeacher:
         request = self._requests.get(key)
         try:
             most = most_of(request) if request else (self.journal.open[key][-1][0], 0)
-            reply = (
-                reply_of(body, most, self.key)
-                if code == 200
-                else refusal_of(code, body or entry.get("error"), self.key)
-            )
+            error = body or entry.get("error")
+            reply = reply_of(body, most, self.key) if code == 200 else refusal_of(code, error, self.key)
         except NotTheApi:
             return False
         if reply is None:

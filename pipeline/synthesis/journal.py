@@ -15,18 +15,16 @@ In memory stands a place in the file for each reply, not its text.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import json
 import math
-import os
 from collections.abc import Awaitable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pipeline.run.append_file import AppendFile
 from pipeline.run.errors import UserError
-from pipeline.run.files import disk_errors, json_text, make_folder
+from pipeline.run.files import disk_errors, json_text
 from pipeline.run.progress import say
 from pipeline.synthesis.request import Reply, Request
 
@@ -56,7 +54,7 @@ class Journal:
         self.batches: dict[str, Batch] = {}
         self.notes: dict[str, Any] = {}
         self._places: dict[str, int] = {}
-        self._size = self._end = 0  # bytes of whole lines, and of the file
+        self._file = AppendFile(path)
         self._reader: BinaryIO | None = None
         self._waiting: list[tuple[bytes, asyncio.Future[None], str]] = []
         self._writer: asyncio.Task[None] | None = None
@@ -171,8 +169,8 @@ class Journal:
     def note(self, name: str, value: Any) -> None:
         """Keeps a value; it is on the disk when this returns. Only before requests are sent."""
         line = f"{json_text({'note': name, 'value': value})}\n".encode()
-        self._to_disk(line)
-        self._size += len(line)
+        self._file.append(line)
+        self._file.size += len(line)
         self.notes[name] = value
 
     def _count(self, key: str, tokens: int, cost: float | None) -> None:
@@ -197,11 +195,11 @@ class Journal:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             try:
-                await asyncio.to_thread(self._to_disk, b"".join(line for line, _, _ in batch))
+                await asyncio.to_thread(self._file.append, b"".join(line for line, _, _ in batch))
             except Exception as error:
                 self._error = error
                 batch, self._waiting = batch + self._waiting, []
-            place = self._size
+            place = self._file.size
             for line, done, key in batch:
                 if self._error is None:
                     if key:
@@ -209,33 +207,7 @@ class Journal:
                     place += len(line)
                 if not done.done():
                     done.set_exception(self._error) if self._error else done.set_result(None)
-            self._size = place
-
-    def _to_disk(self, data: bytes) -> None:
-        """Appends whole lines: after an error the file is as it was."""
-        make_folder(self.path.parent)
-        is_new = not self.path.exists()
-        with disk_errors(self.path.parent), open(self.path, "ab", buffering=0) as file:
-            with contextlib.suppress(OSError):  # some network file systems have no locks
-                fcntl.flock(file, fcntl.LOCK_EX)
-            if os.fstat(file.fileno()).st_size != self._end:
-                what = "another command writes into this journal, or has since this one read it"
-                raise UserError(what, str(self.path), "wait until it has ended, then run the same command again")
-            if self._end != self._size:  # a crash cut the last line; the next one must not be joined to it
-                os.ftruncate(file.fileno(), self._size)
-                self._end = self._size
-            try:
-                view = memoryview(data)
-                while view:  # a disk that is nearly full takes a part
-                    view = view[file.write(view) :]
-                os.fsync(file.fileno())
-            except BaseException:
-                os.ftruncate(file.fileno(), self._size)
-                raise
-            self._end = self._size + len(data)
-        if is_new:
-            with disk_errors(self.path.parent):
-                _fsync_folder(self.path.parent)
+            self._file.size = place
 
     def _read(self) -> None:
         if not self.path.is_file():
@@ -243,12 +215,12 @@ class Journal:
         damaged = good = 0
         with disk_errors(self.path.parent), open(self.path, "rb") as file:
             for line in file:
-                self._end += len(line)
+                self._file.end += len(line)
                 if not line.endswith(b"\n"):
                     break  # cut by a crash; overwritten by the next line
                 is_good = self._take(line)
                 good, damaged = good + is_good, damaged + (not is_good)
-                self._size += len(line)
+                self._file.size += len(line)
         if damaged and not good:
             raise UserError(
                 "this file is no journal of replies", str(self.path), "move it away, or choose another name"
@@ -281,7 +253,7 @@ class Journal:
         tokens = _amount(int(entry["prompt_tokens"])) + _amount(int(entry["completion_tokens"]))
         if key not in self._places:  # a second one is not counted, and its `sent` stays open
             self._count(key, tokens, None if cost is None else _amount(float(cost)))
-            self._places[key] = self._size
+            self._places[key] = self._file.size
 
     def _take_batch(self, entry: dict[str, Any]) -> None:
         name = entry["batch"]
@@ -304,11 +276,3 @@ def _amount(value: Any) -> Any:
     if not 0 <= value < math.inf:
         raise ValueError
     return value
-
-
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -99,6 +99,6 @@ def _ended(settings: Synthesis, result: Result) -> list[str]:
         plural = "request" if result.lost == 1 else "requests"
         said.append(f"generate: {result.lost:,} {plural} failed after all tries. To try again what is missing:\n  "
                     f"{again}")  # fmt: skip
-    elif result.unfinished and result.ended != "rows":
+    elif result.unfinished and result.ended not in ("rows", "journal"):
         said.append(f"generate: {result.unfinished:,} items are not finished.")
     return said

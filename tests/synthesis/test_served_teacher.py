@@ -59,7 +59,7 @@ def server(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with open(log, "wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-c", SERVE, *words], stdout=file, stderr=file,
-            env={**os.environ, "HOME": str(home), "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, "HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},  # beside other tests
         )  # fmt: skip
     try:
         _await(port, process, log)
