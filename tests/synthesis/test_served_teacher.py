@@ -92,7 +92,7 @@ model: {{base: {base}, dtype: fp32}}
 synthesis:
   method: self-instruct
   seeds: [{seeds}]
-  rows: 12
+  rows: 6
   seeds_per_prompt: 2
   tasks_per_prompt: 2
   teacher:
@@ -123,8 +123,8 @@ def test_rows_of_a_real_server(
     config = make_config(tmp_path, base, teacher, server)
     stages.bring_up_to_date(config, run, "generate")
     rows, journal = lines_of(run.folder("generated") / "rows.jsonl"), run.root / "journal" / "journal.jsonl"
-    assert len(rows) == 12
-    assert len({(row["instruction"], row["input"]) for row in rows}) == 12
+    assert len(rows) == 6
+    assert len({(row["instruction"], row["input"]) for row in rows}) == 6
     replies = [entry for entry in lines_of(journal) if "reply" in entry]
     keys = [entry["reply"] for entry in replies]
     assert len(set(keys)) == len(keys)
@@ -133,14 +133,14 @@ def test_rows_of_a_real_server(
     assert all(entry["model"].startswith(str(teacher)) for entry in replies)
 
     # More rows: the first ones stay, and only new requests are sent.
-    stages.bring_up_to_date(make_config(tmp_path, base, teacher, server, "synthesis.rows=14"), run, "generate")
+    stages.bring_up_to_date(make_config(tmp_path, base, teacher, server, "synthesis.rows=7"), run, "generate")
     more = lines_of(run.folder("generated") / "rows.jsonl")
-    assert [row["instruction"] for row in more[:12]] == [row["instruction"] for row in rows]
+    assert [row["instruction"] for row in more[:6]] == [row["instruction"] for row in rows]
     keys = [entry["reply"] for entry in lines_of(journal) if "reply" in entry]
     assert len(set(keys)) == len(keys) >= len(replies)
 
     # The rows are an ordinary source.
     stages.bring_up_to_date(config, run, "tokens")
     counts = (run.manifest("dataset") or {})["counts"]
-    assert counts["train"] + counts["val"] == 12
+    assert counts["train"] + counts["val"] == 6
     assert str(teacher) not in (run.folder("dataset") / "train.jsonl").read_text()
