@@ -200,7 +200,7 @@ def test_the_limit_falls_while_the_server_is_busy(tmp_path: Path) -> None:
 
     with serving(says) as server:
         state["server"] = server
-        section = settings(server.url, parallel=64, retries=1)
+        section = settings(server.url, parallel=64)
         outcomes = asked(tmp_path / "j.jsonl", section, [request(f"q{i}") for i in range(150)])
     assert all(isinstance(outcome, Reply) for outcome in outcomes)
     assert len(server.paid) == 150

@@ -10,6 +10,7 @@ https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp, `llama_vo
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,23 @@ def check_early(config: Config) -> None:
         check_architecture(shape, KEY)
     folder = Path(config.model.tokenizer or config.model.base)
     if (folder / "tokenizer.json").is_file() and not (folder / "tokenizer.model").is_file():
-        from pipeline.release.gguf.vocabulary import read_settings
-
         pre_tokenizer_name(read_settings(folder / "tokenizer.json"), str(folder))
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The content of a tokenizer.json.
+
+    Raises:
+        UserError: it is no byte-level BPE.
+    """
+    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    model = settings.get("model") or {}
+    if model.get("type") != "BPE":
+        raise UserError(f"GGUF is written for BPE tokenizers; this one is {model.get('type')}", str(path), INSTEAD)
+    if model.get("byte_fallback"):
+        what = "this is a sentencepiece tokenizer without its tokenizer.model, whose scores llama.cpp needs"
+        raise UserError(what, str(path), "put tokenizer.model of the original model beside it and train again")
+    return settings
 
 
 def pre_tokenizer_name(settings: Mapping[str, Any], where: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.prompt.tokenizer import Tokenizer
-from pipeline.release.gguf.supported import INSTEAD, pre_tokenizer_name
+from pipeline.release.gguf.supported import INSTEAD, pre_tokenizer_name, read_settings
 from pipeline.run.errors import UserError
 
 # Kinds of tokens (`tokenizer.ggml.token_type`).
@@ -138,22 +138,6 @@ def _pieces(path: Path) -> tuple[list[str], list[int], list[float]]:
 def _space_prefix(tokenizer: Tokenizer) -> bool:
     ids = tokenizer.encode(["a"])[0]
     return bool(ids) and tokenizer.token(ids[0]).startswith("\u2581")
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """The content of a tokenizer.json.
-
-    Raises:
-        UserError: it is no byte-level BPE.
-    """
-    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    model = settings.get("model") or {}
-    if model.get("type") != "BPE":
-        raise UserError(f"GGUF is written for BPE tokenizers; this one is {model.get('type')}", str(path), INSTEAD)
-    if model.get("byte_fallback"):
-        what = "this is a sentencepiece tokenizer without its tokenizer.model, whose scores llama.cpp needs"
-        raise UserError(what, str(path), "put tokenizer.model of the original model beside it and train again")
-    return settings
 
 
 def _words(settings: dict[str, Any], tokenizer: Tokenizer) -> tuple[list[str], list[int]]:
