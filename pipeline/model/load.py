@@ -181,6 +181,7 @@ def _from_folder(folder: Path, dtype: torch.dtype, **options: Any) -> Any:
     if missing:  # transformers only warns and fills them with random numbers
         what = f"cannot load the model: {len(missing)} tensors are not in its files, such as {missing[0]}"
         raise UserError(what, str(folder), fix)
+    vars(model.config).pop("auto_map", None)  # names code in the base's repository, which an export does not have
     return model
 
 
@@ -216,7 +217,7 @@ def geometry_config(model: Model) -> Any:
             raise UserError(f"unknown key {key!r}", where, nearest(key, known, fix))
     try:
         config = AutoConfig.for_model(kind, **shape)
-    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+    except (ValueError, TypeError, KeyError, ArithmeticError, StrictDataclassError) as error:
         raise UserError(f"not a geometry: {one_line(error)}", where, fix) from None
     heads, groups = (getattr(config, name, None) or 1 for name in ("num_attention_heads", "num_key_value_heads"))
     if heads % groups:  # transformers would only notice in the first forward pass

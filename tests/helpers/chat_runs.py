@@ -19,12 +19,18 @@ THINKS = (
     "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
     "{% endif %}"
 )
+# Phi-4-mini's config.json names code of its repository, though transformers has the model itself.
+AUTO_MAP = {"AutoConfig": "own.Phi3Config", "AutoModelForCausalLM": "own.Phi3ForCausalLM"}
 # Kind: model_type, family of the tokenizer, template, more of the geometry.
 KINDS = {
     "llama": ("llama", "llama3", "llama-3", {}),
     "qwen3": ("qwen3", "qwen", "", {"head_dim": 8}),
     "gemma3": ("gemma3_text", "gemma", "gemma", {"head_dim": 8}),
-    "phi3": ("phi3", "phi", "phi-3", {"pad_token_id": 1}),
+    "phi3": ("phi3", "phi", "phi-3", {"pad_token_id": 1, "auto_map": AUTO_MAP}),
+    "mistral": ("mistral", "llama3", "mistral", {"sliding_window": None}),
+    "smollm3": ("smollm3", "llama3", "llama-3", {"pad_token_id": 0}),
+    "exaone4": ("exaone4", "qwen", "chatml", {"sliding_window": None, "layer_types": ["full_attention"] * 2}),
+    "hyperclovax": ("hyperclovax", "qwen", "chatml", {"use_post_norm": True}),
 }
 SYSTEM = "Answer in one short sentence."
 

@@ -70,7 +70,11 @@ SPOILS: list[tuple[Callable[[Path], Any], str, str]] = [
     (lambda f: (f / "config.json").write_text("[]"), "config.json is damaged", "fetch"),
     (lambda f: (f / "adapter_config.json").write_text("{}"), "this is an adapter", "base that it was trained on"),
     (lambda f: edit(f / "config.json", architectures=["BertForMaskedLM"]), "BertForMaskedLM", "ForCausalLM"),
-    (lambda f: edit(f / "config.json", auto_map={"AutoModel": "x.Y"}), "needs code from its repository", "choose"),
+    (
+        lambda f: edit(f / "config.json", auto_map={"AutoModel": "x.Y"}, architectures=["OwnForCausalLM"]),
+        "needs code from its repository",
+        "choose",
+    ),
     (lambda f: edit(f / "config.json", quantization_config={"quant_method": "gptq"}), "quantised .gptq.", "quantize"),
     (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pickles .pytorch_model.bin.", "convert"),
     (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors", "fetch"),

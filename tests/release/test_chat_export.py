@@ -70,6 +70,13 @@ def test_rows_share_their_system_text_and_take_the_fast_path(exported: tuple[str
     assert (run.manifest("adapter") or {})["counts"]["path"].startswith("fast")
 
 
+def test_the_export_names_no_code(exported: tuple[str, Config, Run]) -> None:
+    """Though the config.json of Phi-3's base does, of which transformers has the model itself."""
+    kind, config, run = exported
+    named = [json.loads((folder / "config.json").read_text()) for folder in (Path(config.model.base), run.folder("export"))]
+    assert ["auto_map" in one for one in named] == [kind == "phi3", False]
+
+
 def test_records_name_the_template(exported: tuple[str, Config, Run]) -> None:
     _, config, run = exported
     wanted = {"id": "base", "hash": encoder_of(config).template.hash}

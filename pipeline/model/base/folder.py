@@ -76,7 +76,7 @@ def _check_kind(config: dict[str, Any], where: str) -> None:
     """Raises:
     UserError: not a causal LM whose code and weights can be used here.
     """
-    if "auto_map" in config:
+    if "auto_map" in config and not _is_own(config):
         fix = "choose a model that transformers itself knows"
         raise UserError("this model needs code from its repository, which is never run here", where, fix)
     for key in ("attn_implementation", "_attn_implementation", "experts_implementation", "transformers_weights"):
@@ -103,18 +103,28 @@ def _check_kind(config: dict[str, Any], where: str) -> None:
 
 
 def is_known(kind: str) -> bool:
-    """Whether the installed transformers knows a model type.
-
-    Importing transformers takes seconds, so its table is searched as text first.
-    """
-    spec = importlib.util.find_spec("transformers")
-    for place in spec.submodule_search_locations or () if spec else ():
-        table = Path(place) / "models" / "auto" / "auto_mappings.py"
-        if table.is_file() and f'("{kind}", ' in table.read_text(encoding="utf-8"):
-            return True
+    """Whether the installed transformers knows a model type."""
+    if _in_table("auto_mappings.py", f'("{kind}", '):
+        return True
     from transformers import CONFIG_MAPPING
 
     return kind in CONFIG_MAPPING
+
+
+def _is_own(config: dict[str, Any]) -> bool:
+    """Whether transformers has this architecture itself, so that the code in the base's repository is not needed.
+
+    Phi-4-mini's config.json names both. `trust_remote_code=False` takes the class of transformers.
+    """
+    kind, names = config.get("model_type"), config.get("architectures") or []
+    return any(_in_table("modeling_auto.py", f'("{kind}", "{name}")') for name in names)
+
+
+def _in_table(name: str, entry: str) -> bool:
+    """Whether a table of transformers holds an entry. Importing transformers takes seconds, so it is read as text."""
+    spec = importlib.util.find_spec("transformers")
+    tables = [Path(place) / "models" / "auto" / name for place in spec.submodule_search_locations or ()] if spec else []
+    return any(table.is_file() and entry in table.read_text(encoding="utf-8") for table in tables)
 
 
 def too_large(config: Any, tensors: int | None = None) -> str:
