@@ -73,7 +73,9 @@ def test_rows_share_their_system_text_and_take_the_fast_path(exported: tuple[str
 def test_the_export_names_no_code(exported: tuple[str, Config, Run]) -> None:
     """Though the config.json of Phi-3's base does, of which transformers has the model itself."""
     kind, config, run = exported
-    named = [json.loads((folder / "config.json").read_text()) for folder in (Path(config.model.base), run.folder("export"))]
+    named = [
+        json.loads((folder / "config.json").read_text()) for folder in (Path(config.model.base), run.folder("export"))
+    ]
     assert ["auto_map" in one for one in named] == [kind == "phi3", False]
 
 

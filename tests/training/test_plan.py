@@ -20,6 +20,7 @@ from pipeline.training.penalty import terms_of
 from pipeline.training.plan import Plan, lines, plan
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+BASES = CONFIGS.parent / "docs" / "bases.md"
 POLYGLOT_12_8B = """
 name: k10
 model:
@@ -104,6 +105,29 @@ def test_the_recipe_on_newer_bases(name: str) -> None:
     assert plan(config).trained == 16 * blocks * sides
 
 
+# Billions of parameters as published, some rounded and some cut; docs/bases.md says where.
+PUBLISHED = {
+    "llama-3.2-1b": "1.23", "llama-3.2-3b": "3.21", "llama-3.1-8b": "8.03", "qwen3-0.6b": "0.6", "qwen3-1.7b": "1.7",
+    "qwen3-4b": "4.02", "qwen3-8b": "8.2", "gemma-3-1b": "1", "mistral-7b-v0.3": "7.25", "phi-4-mini": "3.8",
+    "smollm3-3b": "3.08", "exaone-4.0-1.2b": "1.2", "midm-2.0-mini": "2.3", "solar-10.7b": "10.7",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("chat-*.yaml")), ids=lambda path: path.stem)
+def test_bases_with_chat_templates_have_their_published_size(path: Path) -> None:
+    config = load(path, [])
+    found = plan(config)
+    published = PUBLISHED[path.stem.removeprefix("chat-")]
+    assert abs(found.parameters / 1e9 - float(published)) < 10 ** -len(published.partition(".")[2])
+    row = next(line for line in BASES.read_text(encoding="utf-8").splitlines() if f"`{config.model.base}`" in line)
+    assert f"| {found.parameters:,} |" in row
+    assert config.prompt.is_chat
+
+
+def test_every_base_of_the_table_has_its_config() -> None:
+    assert {path.stem.removeprefix("chat-") for path in CONFIGS.glob("chat-*.yaml")} == set(PUBLISHED)
+
+
 def test_unknown_rows_are_said_to_be_unknown(tmp_path: Path) -> None:
     config = write(tmp_path, POLYGLOT_12_8B)
     found = plan(config)
@@ -138,6 +162,13 @@ def test_quantised_weights_are_smaller() -> None:
         ("model_type: llama, hiden_size: 32", "unknown key 'hiden_size'", "hidden_size"),
         ("model_type: llama, hidden_size: 30, num_attention_heads: 4", "not a geometry|no model has this shape", ""),
         ("model_type: llama, hidden_size: big", "not a geometry", "config.json"),
+        # Kanana Nano 2.1B has 24 heads of 128; transformers 5.23 does not accept that.
+        (
+            "model_type: llama, hidden_size: 1792, num_attention_heads: 24, head_dim: 128",
+            "not a multiple",
+            "config.json",
+        ),
+        ("model_type: exaone4, sliding_window: null", "not a geometry: .*zero", "config.json"),
     ],
 )
 def test_geometry_that_cannot_be(tmp_path: Path, shape: str, what: str, fix: str) -> None:
