@@ -20,7 +20,7 @@ THINKS = (
     "{% endif %}"
 )
 # Phi-4-mini's config.json names code of its repository, though transformers has the model itself.
-AUTO_MAP = {"AutoConfig": "own.Phi3Config", "AutoModelForCausalLM": "own.Phi3ForCausalLM"}
+AUTO_MAP = {"AutoConfig": "own.Phi3Config", "AutoModelForCausalLM": "own.Phi3ForCausalLM", "AutoTokenizer": "a/b"}
 # Kind: model_type, family of the tokenizer, template, more of the geometry.
 KINDS = {
     "llama": ("llama", "llama3", "llama-3", {}),

@@ -75,6 +75,16 @@ SPOILS: list[tuple[Callable[[Path], Any], str, str]] = [
         "needs code from its repository",
         "choose",
     ),
+    (  # EXAONE 3.5
+        lambda f: edit(f / "config.json", auto_map={}, model_type="exaone", architectures=["ExaoneForCausalLM"]),
+        "code from its repository, which",
+        "choose",
+    ),
+    (  # Gemma 3 4B
+        lambda f: edit(f / "config.json", model_type="gemma3", architectures=["Gemma3ForConditionalGeneration"]),
+        "not a causal language model: Gemma3ForConditionalGeneration",
+        "ForCausalLM",
+    ),
     (lambda f: edit(f / "config.json", quantization_config={"quant_method": "gptq"}), "quantised .gptq.", "quantize"),
     (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pickles .pytorch_model.bin.", "convert"),
     (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors", "fetch"),
