@@ -14,7 +14,7 @@ from pipeline.config.load import load
 from pipeline.config.schema import Config
 from pipeline.config.synthesis import Synthesis
 from pipeline.run.folder import Run
-from pipeline.synthesis import preview, stage
+from pipeline.synthesis import preview, readiness, stage
 from pipeline.synthesis.asker import GaveUp
 from pipeline.synthesis.request import Reply, Request
 from pipeline.synthesis.spend import Budget
@@ -74,6 +74,7 @@ def put_teacher(
 ) -> list[FakeTeacher]:
     """Puts a fake teacher in the place of the real ones; each command adds the one that it asks to the list."""
     used: list[FakeTeacher] = []
+    patch.setattr(readiness, "find_spec", lambda name: True)  # of openai, which no fake needs
 
     def teachers_of(settings: Synthesis, budget: Budget) -> dict[str, FakeTeacher]:
         used.append(FakeTeacher(budget, says, model))

@@ -74,11 +74,14 @@ def test_a_log_file_has_lines_and_no_carriage_return(capsys: pytest.CaptureFixtu
             time.sleep(0.005)
             rows.update()
         say("beside it")
-    with working("loading the base"):
-        time.sleep(0.05)
     shown = capsys.readouterr()
-    assert "\r" not in shown.err + shown.out
-    lines = shown.err.splitlines()
+    err, end = shown.err, time.monotonic() + 10
+    with working("loading the base"):
+        while "loading the base: " not in err and time.monotonic() < end:  # a thread writes it
+            time.sleep(0.005)
+            err += capsys.readouterr().err
+    assert "\r" not in err + shown.out
+    lines = err.splitlines()
     assert any("4 of 4 rows" in line and "100%" in line for line in lines)
     assert any(line.startswith("loading the base: ") for line in lines)
     assert shown.out == "beside it\n"
