@@ -120,7 +120,7 @@ class Synthesis(Section):
     answers from your documents; none = nothing is generated. Set it for `generate`."""
     rows: Positive = 100
     """Number of rows to keep. Raise it later to add rows: replies that were paid for are used again."""
-    budget: Annotated[str, AfterValidator(tokens_or_money)] = ""
+    budget: Annotated[str, BeforeValidator(tokens_or_money)] = ""
     """Most that may be spent, such as 200000 tokens or 5 USD, all runs of this name together; empty = no limit. Set it
     for every paid teacher; money needs teacher.price."""
     language: Language = "en"

@@ -88,10 +88,12 @@ def currency_code(value: str) -> str:
     return value
 
 
-def tokens_or_money(value: str) -> str:
+def tokens_or_money(value: object) -> object:
     """Such as `200000 tokens` or `5 USD`, or nothing; not zero."""
-    if not value:
+    if value == "":
         return value
+    if not isinstance(value, str):
+        raise ValueError("expected tokens or money with a currency, such as 200000 tokens or 5 USD; not a number alone")
     match = re.fullmatch(r"([0-9][0-9_]*(?:\.[0-9]+)?) (tokens|[A-Z]{3})", value)
     if not match or (match[2] == "tokens" and "." in match[1]):
         raise ValueError("expected tokens or money with a currency, such as 200000 tokens or 5 USD")

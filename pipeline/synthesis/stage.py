@@ -24,7 +24,7 @@ from pipeline.dataset.read.source import located
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_json, write_json_lines, write_text
 from pipeline.run.folder import Run, input_hashes
-from pipeline.run.next_command import verb_started
+from pipeline.run.next_command import command_without, next_command, verb_started
 from pipeline.run.progress import bar, say
 from pipeline.synthesis import receipts
 from pipeline.synthesis.asker import Asker
@@ -118,6 +118,8 @@ def build(
     if not settings.replay and (text := warning(settings, maker, journal, run)):
         say(text)
     result = asyncio.run(_generate(settings, maker, journal))
+    if not result.drafts:
+        raise _no_draft(settings, result)
     stage_key = {name: value for name, value in stage_key.items() if name != "again"}
     received, short = receipts.read(journal_of(run)), shortener(run.root, config)
     with run.writing("generated", stage_key) as output:
@@ -133,6 +135,20 @@ def build(
         output.counts.update({name: told[name] for name in names})
     for line in lines(settings, result, Spent.of(journal), before, run.folder("generated")):
         say(line)
+
+
+def _no_draft(settings: Synthesis, result: Result) -> UserError:
+    """What to say where no reply came at all; the rows of an earlier command stay."""
+    if result.ended == "budget":
+        what = f"the budget of {settings.budget} allows no further request, and no reply came before"
+        return UserError(what, "synthesis.budget", "raise it, or lower synthesis.teacher.max_tokens")
+    if result.ended == "journal":
+        return UserError(
+            "the journal holds no reply for this config",
+            "synthesis.replay",
+            f"`{command_without('generate', 'synthesis.replay')}` asks for some",
+        )
+    return UserError("no reply came, so there are no rows", "synthesis", f"`{next_command('generate')}` tries again")
 
 
 async def _generate(settings: Synthesis, maker: Method, journal: Journal) -> Result:

@@ -177,3 +177,23 @@ def test_a_row_names_the_address_that_was_asked_then(tmp_path: Path, run: Run, t
     places = [row["generated"]["teacher"]["place"] for row in lines_of(run.folder("generated") / "rows.jsonl")]
     assert places[:20] == ["localhost:1"] * 20
     assert places[-20:] == ["other:2"] * 20
+
+
+@pytest.mark.parametrize(
+    ("override", "where"),
+    [("synthesis.budget=10 tokens", "synthesis.budget"), ("synthesis.replay=true", "synthesis.replay")],
+)
+def test_without_any_reply_nothing_is_written(
+    tmp_path: Path, run: Run, teach: Teach, override: str, where: str
+) -> None:
+    teach()
+    with pytest.raises(UserError) as error:
+        generate(write_config(tmp_path, override), run)
+    assert error.value.where == where
+    assert not run.folder("generated").exists()
+
+
+def test_a_budget_is_no_number_alone(tmp_path: Path) -> None:
+    for budget in ("0", "500", "0 tokens", "5 dollars", "1.5 tokens"):
+        with pytest.raises(UserError, match=r"synthesis\.budget"):
+            write_config(tmp_path, f"synthesis.budget={budget}")
