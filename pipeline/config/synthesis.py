@@ -126,7 +126,7 @@ class Synthesis(Section):
     language: Language = "en"
     """Language of the rows, as two or three letters. Set ko for Korean."""
     from_language: Language = ""
-    """translate: language of the source; empty = whatever it is. Set it so that prompts can name it."""
+    """translate: language of the source; empty = not named in the prompt. Set it when you know it."""
     seeds: tuple[str, ...] = ()
     """self-instruct: files of seed tasks. Name your own for tasks of your domain."""
     seeds_per_prompt: Annotated[int, BeforeValidator(number), Field(ge=1, le=50)] = 3

@@ -31,7 +31,7 @@ MEANINGS = {
     "invalid-utf-8": "A text is not UTF-8.",
     "undesired": "A label says that the answer is a bad one (preference data).",
     "call-without-result": "A call of a tool is not followed by its result; the turns before it are kept.",
-    "result-without-call": "The result of a tool that nobody called; the turns before it are kept.",
+    "result-without-call": "A tool result without its call; the turns before it are kept.",
     "field-not-used": "Holds content that its form does not use.",
 }
 

@@ -140,7 +140,7 @@ class _Reader:
     def _check_calls(self, speaker: str, more: Mapping[str, Any], where: str) -> None:
         if speaker == "tool":
             if not self.open.answer(more.get("tool_call_id")):
-                raise Unusable("result-without-call", f"{where} is the result of a tool that nobody called")
+                raise Unusable("result-without-call", f"{where} is a tool result without its call")
         elif self.open.missing:
             raise Unusable("call-without-result", f"{where} follows a call of {self.open.missing} without its result")
         elif "tool_calls" in more:
