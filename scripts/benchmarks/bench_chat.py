@@ -25,6 +25,7 @@ import torch
 
 from pipeline.command import guarded
 from pipeline.config.schema import Config
+from pipeline.dataset.examples import read_examples
 from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import UserError
@@ -72,7 +73,9 @@ def _tokens(case: str, rows: list[dict[str, str]], tokenizer: str, work: Path) -
     config = Config.model_validate({"name": "b", "model": {"tokenizer": tokenizer}, "data": data, "prompt": prompt})
     run = Run(work / case)
     bring_up_to_date(config, run, "tokens")
-    return Tokens(run.folder("tokens") / "train.arrow"), encoder_of(config.prompt, Path(tokenizer), ()).preambles()
+    examples = read_examples(run.folder("dataset"), "train")  # their system texts are part of the preambles
+    preambles = encoder_of(config.prompt, Path(tokenizer), ()).preambles(examples)
+    return Tokens(run.folder("tokens") / "train.arrow"), preambles
 
 
 def main() -> None:
