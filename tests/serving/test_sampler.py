@@ -97,9 +97,12 @@ def test_penalties_change_the_choice_and_not_the_logprobs() -> None:
 def test_logprobs_only_where_asked_for() -> None:
     scores = logits(3)
     plain, none, three = choose(scores, [row(), row(top_logprobs=0), row(top_logprobs=3)])
-    assert plain and none and three
+    assert plain
+    assert none
+    assert three
     assert (plain.logprob, plain.top) == (None, ())
-    assert none.logprob == float(scores[1].log_softmax(-1).max()) and none.top == ()
+    assert none.logprob == float(scores[1].log_softmax(-1).max())
+    assert none.top == ()
     assert [value for _, value in three.top] == sorted((value for _, value in three.top), reverse=True)
 
 
@@ -133,7 +136,9 @@ def test_a_row_that_is_not_finite_is_none() -> None:
     scores = logits(3)
     scores[1, 5] = math.nan
     first, bad, last = choose(scores, [row(temperature=1.0), row(temperature=1.0), row()])
-    assert first and last and bad is None
+    assert first
+    assert last
+    assert bad is None
 
 
 def test_few_candidates_are_enough_or_all_are_sorted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,8 @@ class RowSampling:
 
     def penalize(self, logits: torch.Tensor) -> None:
         """Changes a row of logits, (vocabulary,), in place."""
-        assert self.in_prompt is not None and self.counts is not None
+        assert self.in_prompt is not None
+        assert self.counts is not None
         sampling, answered = self.request.sampling, self.counts > 0
         if sampling.repetition_penalty != 1:
             factor = torch.where(logits < 0, sampling.repetition_penalty, 1 / sampling.repetition_penalty)

@@ -81,6 +81,12 @@ class SlotCache(Cache):
             for tensor in pair:
                 tensor[target] = tensor[source]
 
+    def clear(self, row: int) -> None:
+        """Fills a row with zeros."""
+        for pair in self.tensors.values():
+            for tensor in pair:
+                tensor[row] = 0
+
     def bytes_per_token(self) -> int:
         """Of one row; known after a first pass."""
         return sum(t.shape[1] * t.shape[3] * t.element_size() for pair in self.tensors.values() for t in pair)
