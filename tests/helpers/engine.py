@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.serving.engine.batch import Batch
 from pipeline.serving.engine.batch_engine import BatchEngine, Limits, Route
-from pipeline.serving.engine.decoder import Decoder
+from pipeline.serving.engine.decoder import decoder_of
 from pipeline.serving.engine.request import (
     Engine,
     Event,
@@ -81,7 +81,7 @@ def engine_of(
     model: Any, slots: int = 4, queue: int = 64, context: int = 512, cache: int = LARGE
 ) -> Iterator[BatchEngine]:
     """An engine that serves one model as `base`."""
-    engine = BatchEngine({"base": Route(Batch(Decoder(model), None, context))}, Limits(slots, queue, cache))
+    engine = BatchEngine({"base": Route(Batch(decoder_of(model), None, context))}, Limits(slots, queue, cache))
     try:
         yield engine
     finally:

@@ -199,10 +199,8 @@ def test_a_listener_that_fails_ends_its_request_alone(model: Any, expected: list
 def test_memory_bounds_what_runs_at_once(model: Any, expected: list[list[int]]) -> None:
     """A cache of two rows: further requests wait for it, and one that never fits is refused."""
     with engine_of(model, slots=8) as probe:
-        answers(probe, [request(PROMPTS[0])])
-        per_token = probe.batches[0].decoder.cache.bytes_per_token()
+        per_token = probe.batches[0].per_token
     with engine_of(model, slots=8, cache=2 * 96 * per_token) as engine:
-        answers(engine, [request([5])])  # the sizes of a layer are known after a first pass
         sizes = []
         collected = [start(engine, request(prompt)) for prompt in PROMPTS]
         too_long = start(engine, request([5] * 300))

@@ -25,7 +25,7 @@ class Batch:
 
     Attributes:
         adapters: which adapter each row uses; None for a model without.
-        context: most tokens of prompt and answer.
+        context: most tokens of prompt and answer. per_token: bytes of a token in the cache.
         prompt_tokens, new_tokens: since the start.
     """
 
@@ -35,7 +35,8 @@ class Batch:
         self.slots: list[Slot] = []
         self.decoding = 0
         self.prompt_tokens = self.new_tokens = 0
-        self.virtual = 0 if decoder.prefix is None else len(decoder.prefix)
+        self.virtual = decoder.virtual
+        self.per_token = decoder.cache.bytes_per_token()  # known from the comparison when the model was loaded
         is_cuda = decoder.device.type == "cuda"
         self.most_prompt = GPU_PROMPT if is_cuda else CPU_PROMPT
         self.most_together = GPU_PROMPT if is_cuda else CPU_TOGETHER
@@ -44,10 +45,10 @@ class Batch:
         """Bytes of the cache when a request joins, or as it is; answers may grow to their limits."""
         slots = self.slots + ([slot] if slot else [])
         if not slots:
-            return self.decoder.cache.rows * self.decoder.cache.columns * self.decoder.cache.bytes_per_token()
+            return self.decoder.cache.rows * self.decoder.cache.columns * self.per_token
         rows = max(self.decoder.cache.rows, rounded_rows(len(slots)))
         columns = max(self.decoder.cache.columns, max(self._columns(one) for one in slots))
-        return rows * columns * self.decoder.cache.bytes_per_token()
+        return rows * columns * self.per_token
 
     def _columns(self, slot: Slot) -> int:
         return rounded(self.virtual + len(slot.request.ids) + slot.limit + 1)

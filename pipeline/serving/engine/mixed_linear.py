@@ -132,6 +132,7 @@ def without_lora(model: Any) -> Any:
     for place, layer in list(base.named_modules()):
         if isinstance(layer, LoraLayer):
             _put(base, place, layer.base_layer)
+    vars(base).pop("peft_config", None)  # peft would warn of a second adapter
     return base
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 NAME = "suri_slots"
 
@@ -36,6 +37,8 @@ def slot_attention(
 
 
 AttentionInterface.register(NAME, slot_attention)
+# For passes of the model without a `SlotCache`: additive masks, always made.
+AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
 
 
 def use_slot_attention(model: Any) -> None:
