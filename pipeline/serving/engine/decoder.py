@@ -9,6 +9,8 @@ import torch
 
 from pipeline.model.packed.support import LOGIT_SETTINGS
 from pipeline.run.errors import one_line
+from pipeline.serving.engine.fused_norm import fuse_norms
+from pipeline.serving.engine.packed_linear import Packer
 from pipeline.serving.engine.slot_attention import masks_of, use_slot_attention
 from pipeline.serving.engine.slot_cache import Pass, SlotCache
 
@@ -23,17 +25,15 @@ class Decoder:
     """A causal LM of transformers that reads and writes a `SlotCache`.
 
     Attributes:
+        dtype: of the weights. vocabulary: number of logits.
         prefix: in front of every prompt, or None. Of prompt tuning: embeddings, (virtual tokens, hidden). Of prefix
             tuning: keys and values of each layer, each (heads, virtual tokens, size).
-        vocabulary: number of logits.
     """
 
-    def __init__(self, model: Any, prefix: Prefix | None = None) -> None:
-        self.model, self.prefix = model, prefix
+    def __init__(self, model: Any, dtype: torch.dtype, prefix: Prefix | None = None) -> None:
+        self.model, self.dtype, self.prefix = model, dtype, prefix
         self.cache = SlotCache()
-        parameter = next(model.parameters())
-        self.device = parameter.device
-        self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), parameter.dtype)
+        self.device = next(model.parameters()).device
         self.vocabulary = int(getattr(model.get_input_embeddings(), "num_embeddings", 0) or model.config.vocab_size)
         use_slot_attention(model)
         scales = any(getattr(model.config, name, None) not in (None, 1.0) for name in LOGIT_SETTINGS)
@@ -120,11 +120,12 @@ def prefix_of(model: Any) -> Prefix | None:
 
 
 @torch.inference_mode()
-def decoder_of(model: Any) -> Decoder:
+def decoder_of(model: Any, packer: Packer | None = None) -> Decoder:
     """A decoder, after comparing its logits with those of the model's plain pass on a few ids.
 
     Args:
-        model: a causal LM, or a PeftModel with one adapter.
+        model: a causal LM, or a PeftModel with one adapter; its layers are replaced by faster ones. packer: of the
+            models that share weights.
 
     Raises:
         NotServable: they differ, or the model cannot read a `SlotCache`.
@@ -134,7 +135,11 @@ def decoder_of(model: Any) -> Decoder:
     try:
         plain = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -4:].float()
         prefix = prefix_of(model)
-        decoder = Decoder(model.get_base_model() if hasattr(model, "get_base_model") else model, prefix)
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        dtype = next((p.dtype for p in inner.parameters() if p.is_floating_point()), torch.float32)
+        fuse_norms(inner)
+        (packer or Packer()).pack(inner)
+        decoder = Decoder(inner, dtype, prefix)
         decoder.cache.grow(2, decoder.virtual + 16)
         for row in range(2 if decoder.virtual else 0):
             decoder.virtual_tokens(row)

@@ -14,6 +14,7 @@ from pipeline.run.errors import one_line
 from pipeline.serving.engine.batch import Batch
 from pipeline.serving.engine.decoder import Decoder, NotServable, decoder_of
 from pipeline.serving.engine.mixed_linear import Part, mix, take_parts, without_lora
+from pipeline.serving.engine.packed_linear import Packer
 from pipeline.serving.engine.shared_copy import shared_copy
 
 NO_LIMIT = 1 << 20  # tokens, for models without a limit of their positions
@@ -25,11 +26,13 @@ class LoadedBase:
 
     Attributes:
         parts: of the adapters that are mixed. separate: decoders of the others, which share the base's weights.
+        packer: of all of them.
     """
 
     model: Any
     parts: dict[str, dict[str, Part]] = field(default_factory=dict)
     separate: dict[str, Decoder] = field(default_factory=dict)
+    packer: Packer = field(default_factory=Packer)
 
     def add(self, name: str, folder: Path, is_mixable: bool) -> None:
         """Adds a checked adapter under the name of a served model.
@@ -50,7 +53,7 @@ class LoadedBase:
             alone = adapters.load(shared_copy(self.model, folder), folder)
         except (TypeError, RuntimeError, AttributeError) as error:  # weights in 4 or 8 bits that cannot be shared
             raise NotServable(f"its base cannot be shared: {one_line(error, 200)}") from None
-        self.separate[name] = decoder_of(alone)
+        self.separate[name] = decoder_of(alone, self.packer)
 
     def batches(self, own: str) -> dict[str, tuple[Batch, int | None]]:
         """Batch and number of the adapter, by the names of the served models. own: the name of the base alone.
@@ -60,7 +63,8 @@ class LoadedBase:
         """
         self.model.requires_grad_(False)
         rows = mix(self.model, list(self.parts.values())) if self.parts else None
-        decoder = decoder_of(self.model)
+        decoder = decoder_of(self.model, self.packer)
+        self.packer.forget()
         batch = Batch(decoder, rows, context_of(decoder))
         routes: dict[str, tuple[Batch, int | None]] = {own: (batch, None)}
         routes |= {name: (batch, number) for number, name in enumerate(self.parts)}
