@@ -13,6 +13,7 @@ import torch
 from pipeline.model.generate import greedy
 from pipeline.serving.engine import batch as batches
 from pipeline.serving.engine.batch_engine import BatchEngine
+from pipeline.serving.engine.decoder import decoder_of
 from pipeline.serving.engine.request import Finished, Full, GenerationRequest
 from tests.helpers.engine import answers, engine_of, request, start
 from tests.helpers.stored_adapters import plain
@@ -275,3 +276,19 @@ def test_threads_that_ask_at_once(model: Any, expected: list[list[int]]) -> None
         for thread in threads:
             thread.join()
     assert all(results[n] == expected[n % 6] for n in range(18))
+
+
+@torch.inference_mode()
+def test_rows_that_pad_a_step_change_nothing(model: Any) -> None:
+    """As in a CUDA graph: padding rows write into the last column alone, also where a prompt is being read."""
+    decoder = decoder_of(model)
+    decoder.cache.grow(4, 128)
+    for row, prompt in enumerate(PROMPTS[:3]):
+        decoder.prompt(row, [prompt], 0)
+    lengths = [len(prompt) for prompt in PROMPTS[:3]]
+    expected = decoder.step([4, 5], lengths[:2])
+    before = [tensor[2:, :, :127].clone() for pair in decoder.cache.tensors.values() for tensor in pair]
+    ids, positions = torch.tensor([[4], [5], [0], [0]]), torch.tensor([[lengths[0]], [lengths[1]], [127], [127]])
+    assert torch.allclose(decoder.step_on(ids, positions, 128)[:2], expected, atol=1e-4)
+    after = [tensor[2:, :, :127] for pair in decoder.cache.tensors.values() for tensor in pair]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))

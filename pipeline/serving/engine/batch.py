@@ -15,6 +15,7 @@ from pipeline.serving.engine.mixed_linear import RowAdapters
 from pipeline.serving.engine.sampler import RowSampling, choose
 from pipeline.serving.engine.slot import Slot
 from pipeline.serving.engine.slot_cache import rounded, rounded_rows
+from pipeline.serving.engine.step_graphs import StepGraphs
 
 CPU_PROMPT, GPU_PROMPT = 256, 8192  # tokens of prompts read between two steps, so that running answers wait shortly
 CPU_TOGETHER = 64  # prompts whose padded tokens are fewer are read at once: a CPU gains nothing from longer ones
@@ -26,12 +27,14 @@ class Batch:
     Attributes:
         adapters: which adapter each row uses; None for a model without.
         context: most tokens of prompt and answer. per_token: bytes of a token in the cache.
+        least_rows, least_columns: size of the cache from the start, so that graphs of steps stay valid.
         prompt_tokens, new_tokens: since the start.
     """
 
-    def __init__(self, decoder: Decoder, adapters: RowAdapters | None, context: int, steps: Any = None) -> None:
+    def __init__(self, decoder: Decoder, adapters: RowAdapters | None, context: int) -> None:
         self.decoder, self.adapters, self.context = decoder, adapters, context
-        self.steps = steps or decoder
+        self.graphs = StepGraphs(decoder, adapters)
+        self.least_rows, self.least_columns = 1, rounded(1)
         self.slots: list[Slot] = []
         self.decoding = 0
         self.prompt_tokens = self.new_tokens = 0
@@ -41,17 +44,27 @@ class Batch:
         self.most_prompt = GPU_PROMPT if is_cuda else CPU_PROMPT
         self.most_together = GPU_PROMPT if is_cuda else CPU_TOGETHER
 
+    def reserve(self, slots: int, tokens: int, most: int) -> None:
+        """On a card, gives the cache its usual size from the start if that is within `most` bytes."""
+        rows, columns = rounded_rows(slots), rounded(min(tokens, self.context) + 1)
+        if self.decoder.device.type == "cuda" and rows * columns * self.per_token <= most:
+            self.least_rows, self.least_columns = rows, columns
+
     def size_with(self, slot: Slot | None = None) -> int:
         """Bytes of the cache when a request joins, or as it is; answers may grow to their limits."""
         slots = self.slots + ([slot] if slot else [])
         if not slots:
             return self.decoder.cache.rows * self.decoder.cache.columns * self.per_token
-        rows = max(self.decoder.cache.rows, rounded_rows(len(slots)))
-        columns = max(self.decoder.cache.columns, max(self._columns(one) for one in slots))
+        rows = max(self.decoder.cache.rows, self.least_rows, rounded_rows(len(slots)))
+        columns = max(self.decoder.cache.columns, self.least_columns, *(self._columns(one) for one in slots))
         return rows * columns * self.per_token
 
     def _columns(self, slot: Slot) -> int:
         return rounded(self.virtual + len(slot.request.ids) + slot.limit + 1)
+
+    def _grow(self, columns: int) -> None:
+        rows = max(self.least_rows, rounded_rows(len(self.slots)))
+        self.decoder.cache.grow(rows, max(self.least_columns, rounded(columns)))
 
     def running(self) -> int:
         """Number of requests that are not over; any thread may call it."""
@@ -108,16 +121,16 @@ class Batch:
         if not concerned:
             return []
         first, head = self.decoding, concerned[0]
-        cache = self.decoder.cache
         is_alone = self.decoding == 0
         part = self.most_prompt * 2 if is_alone else self.most_prompt
         chunks = [slot.request.ids[slot.read : slot.read + part] for slot in concerned]
         start = self.virtual + head.read
-        cache.grow(rounded_rows(len(self.slots)), rounded(start + max(map(len, chunks)) + 1))
+        self._grow(start + max(map(len, chunks)) + 1)
         if self.virtual and not head.read:
             for row in range(first, first + len(concerned)):
                 self.decoder.virtual_tokens(row)
-        self._select(concerned)
+        if self.adapters is not None:
+            self.adapters.select([slot.adapter for slot in concerned])
         logits = self.decoder.prompt(first, chunks, start)
         for slot, chunk in zip(concerned, chunks, strict=True):
             slot.read += len(chunk)
@@ -146,16 +159,12 @@ class Batch:
         """One token for every running answer."""
         slots = self.slots[: self.decoding]
         lengths = [slot.length for slot in slots]
-        self.decoder.cache.grow(rounded_rows(len(self.slots)), rounded(max(lengths) + 2))
-        self._select(slots)
-        logits = self.steps.step([slot.last for slot in slots], lengths)
+        self._grow(max(lengths) + 2)
+        adapters = [slot.adapter for slot in slots]
+        logits = self.graphs.step([slot.last for slot in slots], lengths, adapters)
         for slot in slots:
             slot.length += 1
         self._give(logits, slots)
-
-    def _select(self, slots: list[Slot]) -> None:
-        if self.adapters is not None:
-            self.adapters.select([slot.adapter for slot in slots])
 
     def _give(self, logits: Any, slots: list[Slot]) -> None:
         tokens = choose(logits, [slot.sampling for slot in slots if slot.sampling])

@@ -49,7 +49,7 @@ class Decoder:
         width = max(map(len, chunks))
         ids = torch.tensor([[*chunk, *[0] * (width - len(chunk))] for chunk in chunks], device=self.device)
         positions = torch.arange(start, start + width, device=self.device).expand(len(chunks), -1)
-        self.cache.now = Pass(first, len(chunks), start + width, positions, positions[:, 0], start)
+        self.cache.now = Pass(first, len(chunks), self._columns(start + width), positions, positions[:, 0], start)
         inputs: dict[str, Any] = {"input_ids": ids}
         return self._forward(inputs, positions, torch.tensor([len(chunk) - 1 for chunk in chunks], device=self.device))
 
@@ -80,7 +80,11 @@ class Decoder:
             ids: their last tokens, not read so far. lengths: columns that each row has so far.
         """
         tokens = torch.tensor([list(ids), list(lengths)], device=self.device)
-        return self.step_on(tokens[0][:, None], tokens[1][:, None], max(lengths) + 1)
+        return self.step_on(tokens[0][:, None], tokens[1][:, None], self._columns(max(lengths) + 1))
+
+    def _columns(self, used: int) -> int:
+        """How many columns attention reads: on a card a multiple of eight, as its kernels need it."""
+        return used if self.device.type == "cpu" else min(self.cache.columns, -(-used // 8) * 8)
 
     def step_on(self, ids: torch.Tensor, positions: torch.Tensor, columns: int) -> torch.Tensor:
         """`step` on tensors, (rows, 1): what a CUDA graph records."""

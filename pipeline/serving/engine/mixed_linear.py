@@ -69,7 +69,8 @@ class MixedLinear(torch.nn.Module):
         super().__init__()
         self.base = base
         self.parts, self.rows = parts, rows
-        self._stack: _Stack | None = None
+        self._stack: _Stack | None = None  # of the adapters of the last pass
+        self._whole: _Stack | None = None  # of all; it stays where it is, for CUDA graphs
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (rows, tokens, inputs)."""
@@ -83,13 +84,19 @@ class MixedLinear(torch.nn.Module):
         active = tuple(adapter for adapter in rows.active if adapter in self.parts)
         if not active:
             return None
-        if self._stack is None or self._stack.adapters != active:
-            self._stack = self._stacked(active)
-        stack = self._stack
+        stack = self._stack_of(active)
         z = torch.nn.functional.linear(x.to(stack.a.dtype), stack.a)
         if rows.mask is not None:
             z = z * rows.mask[:, :, stack.owner]
         return torch.nn.functional.linear(z, stack.b).to(x.dtype)
+
+    def _stack_of(self, active: tuple[int, ...]) -> _Stack:
+        if len(active) == len(self.parts):
+            self._whole = self._whole or self._stacked(active)
+            return self._whole
+        if self._stack is None or self._stack.adapters != active:
+            self._stack = self._stacked(active)
+        return self._stack
 
     def _stacked(self, active: tuple[int, ...]) -> _Stack:
         parts = [self.parts[adapter] for adapter in active]

@@ -22,7 +22,7 @@ from pipeline.serving.engine.batch_engine import BatchEngine, Limits, Route
 from pipeline.serving.engine.candidates import Candidate, exported, stored, wanted_names
 from pipeline.serving.engine.decoder import NotServable, decoder_of
 from pipeline.serving.engine.loaded import LoadedBase, context_of
-from pipeline.serving.engine.memory import context_within, plan_cache
+from pipeline.serving.engine.memory import SHORT_PROMPT, context_within, plan_cache
 from pipeline.serving.engine.request import Engine
 from pipeline.serving.engine.served_model import ServedModel
 from pipeline.store.folder import Store
@@ -47,6 +47,7 @@ def open_engine(config: Config, run: Run, store: Store) -> tuple[Engine, list[Se
     cache = plan_cache(batches[0].decoder.device, per_token, contexts, serve.parallel, serve.max_tokens)
     for batch in batches:
         batch.context = context_within(cache, batch.per_token, batch.context)
+        batch.reserve(serve.parallel, SHORT_PROMPT + serve.max_tokens, cache // len(batches))
     engine = BatchEngine(
         {name: Route(batch, adapter) for name, (batch, adapter) in routes.items()},
         Limits(serve.parallel, serve.queue, cache),

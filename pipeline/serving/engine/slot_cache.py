@@ -54,6 +54,7 @@ class SlotCache(Cache):
         super().__init__(layers=[])
         self.tensors: dict[int, list[torch.Tensor]] = {}  # of each layer: keys and values, (rows, heads, columns, size)
         self.rows = self.columns = 0
+        self.version = 0  # counts how often memory was replaced
         self.now: Pass | None = None
 
     def grow(self, rows: int, columns: int) -> bool:
@@ -67,6 +68,7 @@ class SlotCache(Cache):
                 new[: old.shape[0], :, : old.shape[2]] = old
                 del old, new
         self.rows, self.columns = rows, columns
+        self.version += 1
         return True
 
     def free(self) -> None:
@@ -74,6 +76,7 @@ class SlotCache(Cache):
         for pair in self.tensors.values():
             pair[:] = [tensor[:0, :, :0].clone() for tensor in pair]
         self.rows = self.columns = 0
+        self.version += 1
 
     def move(self, source: int, target: int) -> None:
         """Copies a row over another one."""
