@@ -14,6 +14,7 @@ from pipeline.config.chat_forms import is_chat
 from pipeline.config.data import Benchmark, Data, Duplicates, Source
 from pipeline.config.evaluation import Compare, Eval, Judge
 from pipeline.config.methods import check_name
+from pipeline.config.serving import Serve
 from pipeline.config.synthesis import Synthesis
 from pipeline.config.values import (  # fmt: skip
     Action,
@@ -34,7 +35,7 @@ from pipeline.config.values import (  # fmt: skip
 
 __all__ = [
     "Action", "Adapter", "Benchmark", "Chat", "Compare", "Config", "Data", "Duplicates", "Eval", "Export", "Judge",
-    "Model", "Prompt", "Section", "Source", "Synthesis", "Train",
+    "Model", "Prompt", "Section", "Serve", "Source", "Synthesis", "Train",
 ]  # fmt: skip
 
 DATE = "2024-07-26"  # the one that Llama 3.1's template has as its default
@@ -247,6 +248,7 @@ class Config(Section):
     eval: Eval = Eval()
     export: Export = Export()
     chat: Chat = Chat()
+    serve: Serve = Serve()
     compare: Compare = Compare()
     judge: Judge = Judge()
     synthesis: Synthesis = Synthesis()
