@@ -69,14 +69,27 @@ def _file(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
+def _compact(text: str) -> str:
+    """Without indentation, empty lines and lines of comment alone. No text of the sources spans lines."""
+    lines = (line.strip() for line in text.splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith(("// ", "/* ")))
+
+
 def _style() -> str:
     roles = ROLES | SURFACES
     light, dark = ("".join(f"--{role}:{pair[i]};" for role, pair in roles.items()) for i in (0, 1))
     return (
         f":root{{color-scheme:light;{light}}}"
         f"@media screen and (prefers-color-scheme:dark){{:root:not([data-theme=light]){{color-scheme:dark;{dark}}}}}"
-        f"@media screen{{:root[data-theme=dark]{{color-scheme:dark;{dark}}}}}{_file('page.css')}"
+        f"@media screen{{:root[data-theme=dark]{{color-scheme:dark;{dark}}}}}{_rules()}"
     )
+
+
+def _rules() -> str:
+    compact = _compact(_file("page.css"))
+    for separator in ("{", "}", ";", ":", ","):
+        compact = compact.replace(f"{separator} ", separator)
+    return compact.replace(" {", "{").replace(";}", "}")
 
 
 def _body() -> str:
@@ -85,7 +98,7 @@ def _body() -> str:
     filled = re.sub(
         r'(<[^<>]* data-t="([\w-]+)"[^<>]*>)(?=</)',
         lambda match: match[1] + html.escape(english[match[2]]),
-        _file("page.html"),
+        _compact(_file("page.html")),
     )
     return re.sub(
         r' data-t-label="([\w-]+)"', lambda match: f'{match[0]} aria-label="{html.escape(english[match[1]])}"', filled
@@ -95,5 +108,5 @@ def _body() -> str:
 def _script() -> str:
     """All scripts as one function, so that the page has no global names."""
     tables = json.dumps(texts(), ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
-    code = "\n".join(_file(f"scripts/{name}.js") for name in SCRIPTS)
+    code = "\n".join(_compact(_file(f"scripts/{name}.js")) for name in SCRIPTS)
     return f'"use strict";(() => {{\nconst TEXTS = {tables};\n{code}}})();'

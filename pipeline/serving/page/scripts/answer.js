@@ -1,9 +1,14 @@
 // One answer while it comes, and after: the same for A, B and the turns of a chat.
 
-// end: "" (none), waiting, streaming, stop, length, stopped, interrupted, gone or error.
+// end: "" (none), waiting, streaming, stop, length, timeout, stopped, interrupted, gone or error.
 const BLANK = { model: "", text: "", tokens: 0, exact: true, seconds: 0, end: "", problem: "", wait: 0 };
 const isRunning = (answer) => answer.end === "waiting" || answer.end === "streaming";
-const isCut = (answer) => answer.text !== "" && ["length", "stopped", "interrupted", "gone"].includes(answer.end);
+const isCut = (answer) => answer.text !== "" && ["length", "timeout", "stopped", "interrupted", "gone"].includes(answer.end);
+let leaving = false; // the browser breaks connections before it says pagehide
+addEventListener("beforeunload", () => {
+  leaving = true;
+  setTimeout(() => (leaving = false), 3000); // the user may have stayed
+});
 const TRIES = 6; // of a server that is busy
 
 class Stream {
@@ -52,7 +57,7 @@ class Stream {
             answer.end = "streaming";
             if (!chunk.usage) Object.assign(answer, { tokens: answer.tokens + 1, exact: false }); // a piece is a token or more
           }
-          if (choice?.finish_reason) answer.end = choice.finish_reason === "length" ? "length" : "stop";
+          if (choice?.finish_reason) answer.end = choice.stop_reason === "timeout" ? "timeout" : choice.finish_reason === "length" ? "length" : "stop";
           if (chunk.usage) Object.assign(answer, { tokens: before + chunk.usage.completion_tokens, exact: true });
         }
         if (isRunning(answer)) answer.end = "stop";
@@ -77,6 +82,7 @@ class Stream {
   fail(error) {
     const { answer } = this;
     if (this.control.signal.aborted) answer.end = "stopped";
+    else if (leaving) answer.end = "interrupted";
     else if (error instanceof ApiError && error.status === 0) {
       answer.end = "gone";
       setState("gone");
@@ -92,10 +98,18 @@ class Stream {
 function facts(answer) {
   const parts = [];
   if (answer.tokens) parts.push(t(answer.exact ? "tokens" : "tokens-about", { n: answer.tokens }));
-  if (answer.seconds) parts.push(t("seconds", { n: Number(answer.seconds.toFixed(1)) }));
-  if (answer.tokens && answer.seconds > 0.2 && answer.exact) parts.push(t("speed", { n: Number((answer.tokens / answer.seconds).toFixed(1)) }));
+  if (answer.seconds) parts.push(secondsText(answer));
+  if (answer.tokens && answer.seconds > 0.2 && answer.exact) parts.push(t("speed", { n: (answer.tokens / answer.seconds).toFixed(1) }));
   if (answer.end && answer.end !== "waiting") parts.push(t("end-" + answer.end));
   return parts.join(" · ");
+}
+function secondsText(answer) {
+  return t("seconds", { n: answer.seconds.toFixed(1) });
+}
+// Tells a screen reader how an answer ended; its text can be read when the listener wants it.
+function announceAnswer(answer, letter) {
+  const values = { letter, end: () => t("end-" + answer.end), tokens: () => t("tokens", { n: answer.tokens }), seconds: () => secondsText(answer) };
+  announce("answered", values);
 }
 function waitingText(answer) {
   return answer.wait ? t("busy", { seconds: answer.wait }) : t("waiting");

@@ -81,8 +81,7 @@ async function ask() {
     return;
   }
   if (server.state !== "ready") {
-    announce(server.state === "loading" ? "loading" : "gone");
-    watch();
+    notReady();
     return;
   }
   if (isTooLong()) {
@@ -108,7 +107,7 @@ async function go(some, more) {
     const answer = await ending;
     if (answer.code === "context_length_exceeded") await tellLimits(answer, requestOf(name, question, question.settings));
     side.paint();
-    announce("answered", { letter: side.letter, end: () => t("end-" + answer.end), tokens: () => t("tokens", { n: answer.tokens }), seconds: () => t("seconds", { n: Number(answer.seconds.toFixed(1)) }) });
+    announceAnswer(answer, side.letter);
   });
   await Promise.all(ends);
   showBusy();
@@ -160,9 +159,7 @@ const chooseSide = tabs(document.querySelector(".tabs.sides"), (tab) => {
 
 function changedModels() {
   for (const side of Object.values(sides)) side.name();
-  const chosen = active().map((side) => model(side.model)).filter(Boolean);
-  $("input-field").hidden = chosen.length > 0 && chosen.every((one) => one.input === false);
-  const template = chosen[0]?.template;
+  const template = model(sides.a.model)?.template;
   $("template-name").textContent = template?.id || "";
   put($("template-lock"), "locked", { hash: shortHash(template?.hash) });
   dispatchEvent(new Event("question"));

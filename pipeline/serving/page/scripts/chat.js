@@ -65,8 +65,7 @@ async function send() {
   const text = $("chat-message").value;
   if (!text.trim() || chatStream.running) return;
   if (server.state !== "ready") {
-    announce(server.state === "loading" ? "loading" : "gone");
-    watch();
+    notReady();
     return;
   }
   talk.messages.push({ role: "user", content: text });
@@ -91,7 +90,7 @@ async function reply(more = false) {
   const answer = await ending;
   if (answer.code === "context_length_exceeded") await tellLimits(answer, bodyOf(talk.model, messages, "", settings));
   showTalk();
-  announce("answered", { letter: "", end: () => t("end-" + answer.end), tokens: () => t("tokens", { n: answer.tokens }), seconds: () => t("seconds", { n: Number(answer.seconds.toFixed(1)) }) });
+  announceAnswer(answer, "");
 }
 $("chat-form").addEventListener("submit", (event) => {
   event.preventDefault();

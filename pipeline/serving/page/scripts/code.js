@@ -14,25 +14,22 @@ const writers = {
     const others = Object.fromEntries(Object.entries(body).filter(([name]) => !KNOWN.includes(name)));
     const extra = Object.keys(others).length ? `    extra_body=${JSON.stringify(others)},\n` : "";
     const key = token ? 'os.environ["SURI_TOKEN"]' : '"none"';
-    return `${token ? "import os\n\n" : ""}from openai import OpenAI
-
-client = OpenAI(base_url="${location.origin}/v1", api_key=${key})
-chunks = client.chat.completions.create(
-${known}${extra}    stream=True,
-)
-for chunk in chunks:
-    if chunk.choices:
-        print(chunk.choices[0].delta.content or "", end="", flush=True)`;
+    return [
+      ...(token ? ["import os", ""] : []), "from openai import OpenAI", "",
+      `client = OpenAI(base_url="${location.origin}/v1", api_key=${key})`,
+      `chunks = client.chat.completions.create(\n${known}${extra}    stream=True,\n)`,
+      "for chunk in chunks:", "    if chunk.choices:",
+      '        print(chunk.choices[0].delta.content or "", end="", flush=True)',
+    ].join("\n");
   },
   javascript(body) {
     const secret = token ? `, Authorization: "Bearer " + process.env.SURI_TOKEN` : "";
-    return `const reply = await fetch("${location.origin}/v1/chat/completions", {
-  method: "POST",
-  headers: { "Content-Type": "application/json"${secret} },
-  body: JSON.stringify(${JSON.stringify(body, null, 2).replace(/\n/g, "\n  ")}),
-});
-const answer = await reply.json();
-console.log(answer.choices[0].message.content);`;
+    return [
+      `const reply = await fetch("${location.origin}/v1/chat/completions", {`, '  method: "POST",',
+      `  headers: { "Content-Type": "application/json"${secret} },`,
+      `  body: JSON.stringify(${JSON.stringify(body, null, 2).replace(/\n/g, "\n  ")}),`, "});",
+      "const answer = await reply.json();", "console.log(answer.choices[0].message.content);",
+    ].join("\n");
   },
 };
 function showCode() {

@@ -1,9 +1,10 @@
 // The question that is being written, its length in tokens, and whether it fits the model.
 
-const draft = { get instruction() { return $("instruction").value; }, get input() { return $("input-field").hidden ? "" : $("input").value; } };
+const draft = { get instruction() { return $("instruction").value; }, get input() { return $("input").value; } };
 const isEmpty = () => !draft.instruction.trim();
-let measured = null; // {text, tokens, count, context} of the draft; null while it is unknown
-const isTooLong = () => measured !== null && measured.count >= measured.context;
+const draftKey = () => [sides.a.model, draft.instruction, draft.input].join("\n");
+let measured = null; // {text, tokens, count, context, key} of a draft; null while it is unknown
+const isTooLong = () => measured !== null && measured.count >= measured.context && measured.key === draftKey();
 
 function write(instruction, input) {
   $("instruction").value = instruction;
@@ -22,14 +23,8 @@ for (const field of [$("instruction"), $("input"), $("chat-message")]) {
   });
 }
 
-// A chat template has no field for an input: it follows the instruction after an empty line, as in training.
-function messagesOf(name, { instruction, input }) {
-  const inside = input.trim() && model(name)?.input === false;
-  return [[{ role: "user", content: inside ? `${instruction}\n\n${input}` : instruction }], inside || !input.trim() ? "" : input];
-}
-function requestOf(name, question, chosen, more) {
-  const [messages, input] = messagesOf(name, question);
-  return bodyOf(name, messages, input, chosen, more);
+function requestOf(name, { instruction, input }, chosen, more) {
+  return bodyOf(name, [{ role: "user", content: instruction }], input.trim() && input, chosen, more);
 }
 
 let measuring = null;
@@ -38,8 +33,9 @@ async function measure() {
   if (isEmpty() || server.state !== "ready" || !sides.a.model) return showCount();
   measuring = new AbortController();
   const { signal } = measuring;
+  const key = draftKey();
   try {
-    measured = await call("/suri/prompt", requestOf(sides.a.model, draft, settings), signal);
+    measured = { ...(await call("/suri/prompt", requestOf(sides.a.model, draft, settings), signal)), key };
   } catch {
     if (signal.aborted) return undefined; // a later draft is being measured
     measured = null; // the answer will say what is wrong

@@ -1,4 +1,4 @@
-// The server's state (connecting, loading, ready, gone) and what it has loaded.
+// The server's state (connecting, loading, ready, locked, gone) and what it has loaded.
 
 const server = { state: "connecting", info: { models: [], limits: {} } };
 const model = (name) => server.info.models.find((one) => one.id === name);
@@ -28,10 +28,15 @@ async function watch() {
       dispatchEvent(new Event("info"));
     }
   } catch (error) {
-    if (error.status === 401) return; // the user closed the dialog; the next question opens it
+    if (error.status === 401) return setState("locked"); // the user closed the dialog; the next question opens it
     setState(error.status === 503 ? "loading" : "gone");
   }
   watching = setTimeout(watch, { ready: 15000, loading: 1000 }[server.state] || 3000);
+  return undefined;
+}
+function notReady() {
+  announce(["loading", "gone"].includes(server.state) ? server.state : "state-" + server.state);
+  watch();
 }
 addEventListener("online", watch);
 document.addEventListener("visibilitychange", () => document.hidden || watch());
@@ -65,7 +70,7 @@ function badge(kind) {
 }
 function fillModels(select, chosen, allowed = () => true) {
   select.replaceChildren(...server.info.models.filter(allowed).map((one) =>
-    el("option", { value: one.id, textContent: `${one.id} (${t("kind-" + one.kind)})` })));
+    el("option", { value: one.id, textContent: one.id })));
   if ([...select.options].some((option) => option.value === chosen)) select.value = chosen;
 }
 $("copy-command").addEventListener("click", () => copy($("export-command").textContent, $("copy-command")));
