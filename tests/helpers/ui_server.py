@@ -52,7 +52,7 @@ class Script:
             one. limit: pieces after which an answer ends as `length`; 0 = none. gate: pieces wait while it is closed.
         context: tokens of the models. token: what requests must carry. busy: requests that get 503 first.
         loading: whether /health says 503. breaks_after: pieces after which the connection is closed; 0 = never.
-        turns: whether the template has turns. models: names. requests: bodies of the requests for answers.
+        turns: whether the template has turns. models: names. rows: of the table of results. requests: bodies of the requests for answers.
     """
 
     answers: dict[str, str] = field(default_factory=lambda: dict(ANSWERS))
@@ -68,6 +68,7 @@ class Script:
     breaks_after: int = 0
     turns: bool = True
     models: tuple[str, ...] = ("base", "demo", "poems")
+    rows: list[list[str]] = field(default_factory=lambda: [list(row) for row in ROWS])
     requests: list[dict[str, Any]] = field(default_factory=list)
     left: threading.Event = field(default_factory=threading.Event)  # a client closed its stream
 
@@ -80,6 +81,7 @@ class Script:
         return {
             "run": "demo",
             "version": "0.0",
+            "export_command": "make export CONFIG=configs/demo.yaml",
             "default_model": "demo" if "demo" in self.models else "base",
             "limits": {"max_tokens": 1024, "body_bytes": 1_000_000, "queue": 64, "timeout": 300},
             "models": [
@@ -136,7 +138,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             known = {
                 "/suri/info": script.info,
-                "/suri/run": lambda: {"metrics": losses(), "table": {"columns": COLUMNS, "rows": ROWS}},
+                "/suri/run": lambda: {"metrics": losses(), "table": {"columns": COLUMNS, "rows": script.rows}},
                 "/suri/questions": lambda: [dict(zip(("language", "instruction", "input"), q, strict=True)) for q in QUESTIONS],
             }  # fmt: skip
             self.json(200, known[self.path]()) if self.path in known else self.error(404, "not found")
