@@ -145,10 +145,10 @@ def test_korean_through_composition(browser: Any) -> None:
             keys.send("Input.imeSetComposition", {"text": begun, "selectionStart": 1, "selectionEnd": 1})
         keys.send("Input.insertText", {"text": "인"})
         keys.send("Input.imeSetComposition", {"text": "사", "selectionStart": 1, "selectionEnd": 1})
-        composed = """([ctrl]) => document.getElementById("instruction").dispatchEvent(new KeyboardEvent("keydown",
-          {key: "Process", code: "Enter", keyCode: 229, isComposing: true, ctrlKey: ctrl, bubbles: true, cancelable: true}))"""
-        page.evaluate(composed, [False])
-        page.evaluate(composed, [True])
+        enter = """(ctrlKey) => document.getElementById("instruction").dispatchEvent(new KeyboardEvent("keydown", {
+          key: "Process", code: "Enter", keyCode: 229, isComposing: true, ctrlKey, bubbles: true, cancelable: true}))"""
+        page.evaluate(enter, False)
+        page.evaluate(enter, True)
         assert script.requests == []
         keys.send("Input.insertText", {"text": "사"})
         answered(page)
@@ -208,14 +208,14 @@ def test_the_lines_of_code_work(browser: Any) -> None:
 
     script = Script()
     with ui(browser, script) as (page, server, _):
-        page.locator("#instruction").fill("It's \"one\" $HOME `thing`\n둘")
+        page.locator("#instruction").fill('It\'s "one" $HOME `thing`\n둘')
         page.locator("#input").fill("b\\c")
         page.locator("#code summary").click()
         expect(page.locator("#code-text")).to_contain_text(server.address)
         lines = page.locator("#code-text").text_content()
         made = subprocess.run(["sh", "-c", f"{lines} -s"], capture_output=True, text=True, timeout=20, check=True)
         assert KOREAN in made.stdout or "\\uc548" in made.stdout
-        assert script.requests[-1]["messages"][0]["content"] == "It's \"one\" $HOME `thing`\n둘"
+        assert script.requests[-1]["messages"][0]["content"] == 'It\'s "one" $HOME `thing`\n둘'
         assert script.requests[-1]["input"] == "b\\c"
         page.locator("#tab-python").click()
         compile(page.locator("#code-text").text_content(), "page", "exec")
