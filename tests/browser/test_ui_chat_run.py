@@ -96,13 +96,18 @@ def test_losses_are_drawn_and_read_by_keyboard(browser: Any) -> None:
         expect(page.locator("#chart svg")).to_have_attribute("aria-label", f"Loss by step: training {fell}")
         page.locator("#chart").focus()
         page.keyboard.press("Home")
-        expect(page.locator("#point")).to_have_text(f"step 1: training {rows[0]['loss']:.3f}")
+        first, second = rows[0]["loss"], rows[1]["loss"]
+        expect(page.locator("#point")).to_have_text(f"step 1: training {first:.3f} · mean of 10 points {first:.3f}")
         page.keyboard.press("ArrowRight")
-        expect(page.locator("#point")).to_contain_text("step 2:")
+        mean = (first + second) / 2
+        expect(page.locator("#point")).to_have_text(f"step 2: training {second:.3f} · mean of 10 points {mean:.3f}")
+        page.keyboard.press("End")
+        mean = sum(row["loss"] for row in rows[-10:]) / 10
+        expect(page.locator("#point")).to_contain_text(f"mean of 10 points {mean:.3f} · held-out rows")
         cells = ["base", "tuned", "held-out rows: loss (64 rows)", "2.363"]
         expect(page.locator("#run-table th, #run-table td")).to_contain_text(cells)
         page.locator("#language").click()
-        expect(page.locator("#point")).to_contain_text("스텝 2: 학습")
+        expect(page.locator("#point")).to_contain_text("스텝 120: 학습")
         expect(page.locator("#run-table tbody th").first).to_have_text("검증 데이터: 손실 (64 행)")
         assert wrong == []
 
