@@ -251,6 +251,30 @@ def test_history_is_kept_opened_and_deleted(browser: Any) -> None:
         assert wrong == []
 
 
+def test_a_new_question_in_the_middle_of_an_answer(browser: Any) -> None:
+    """The old answer stops, is in the history, and writes nothing into the new question."""
+    from playwright.sync_api import expect
+
+    script = Script()
+    script.gate.clear()
+    with ui(browser, script) as (page, _, wrong):
+        ask(page, "the first")
+        expect(page.locator("#side-a .t")).to_have_text(ANSWERS["demo"][:4])
+        page.locator("#new").click()
+        expect(page.locator("#empty")).to_be_visible()
+        script.gate.set()
+        ask(page, "the second")
+        answered(page)
+        assert text_of(page) == ANSWERS["demo"]
+        page.locator("#tab-history").click()
+        expect(page.locator("#history .clip:not(.soft)")).to_have_text(["the second", "the first"])
+        page.locator("#history li").last.get_by_text("Open").click()
+        assert text_of(page) == ANSWERS["demo"][:4]
+        expect(page.locator("#side-a .facts")).to_contain_text("stopped by you")
+        expect(page.locator("#ask")).to_be_enabled()
+        assert wrong == []
+
+
 def test_it_works_without_storage(browser: Any) -> None:
     from playwright.sync_api import expect
 

@@ -72,6 +72,19 @@ def test_a_turn_can_be_stopped(browser: Any) -> None:
         expect(page.locator("#chat-send")).to_be_visible()
 
 
+def test_a_turn_that_failed_is_left_out(browser: Any) -> None:
+    from playwright.sync_api import expect
+
+    script = Script(context=12)
+    with ui(browser, script) as (page, _, _):
+        page.locator("#tab-chat").click()
+        say(page, "word " * 20)
+        expect(page.locator("#turns .assistant .wrong")).to_contain_text("Too long: the prompt has 23 tokens")
+        say(page, "short")
+        expect(page.locator("#turns li .t").last).to_have_text(ANSWERS["demo"])
+        assert script.requests[-1]["messages"] == [{"role": "user", "content": "short"}]
+
+
 def test_a_template_without_turns_has_no_chat(browser: Any) -> None:
     from playwright.sync_api import expect
 
