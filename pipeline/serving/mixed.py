@@ -121,14 +121,18 @@ def _try_mixing(model: Any, name: str) -> None:
 
 
 def _check_mixable(store: Store, name: str, method: str) -> None:
-    config: dict[str, Any] = inspect(store.folder(name))
-    why = ""
-    if config.get("peft_type") != "LORA":
-        why = f"it is of the method {method}"
-    elif config.get("use_dora"):
-        why = "it is a DoRA"
-    elif config.get("trainable_token_indices") or config.get("modules_to_save"):
-        why = "it brings tokens or layers of its own"
+    why = mixing_problem(inspect(store.folder(name)), method)
     if why:
         fix = f"talk to it alone: `{next_command('chat', ADAPTER=name)}`"
         raise UserError(f"the adapter {name} cannot be mixed with others in one batch: {why}", str(store.root), fix)
+
+
+def mixing_problem(config: dict[str, Any], method: str) -> str:
+    """Why an adapter cannot be mixed with others in one batch; empty if it can. config: `adapter_config.json`."""
+    if config.get("peft_type") != "LORA":
+        return f"it is of the method {method}"
+    if config.get("use_dora"):
+        return "it is a DoRA"
+    if config.get("trainable_token_indices") or config.get("modules_to_save"):
+        return "it brings tokens or layers of its own"
+    return ""

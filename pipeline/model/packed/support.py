@@ -39,7 +39,7 @@ def check_attention(model: Any, longest: int) -> None:
         raise NotPackable("the base has attention dropout")
     if any(name.endswith("sinks") for name, _ in model.named_parameters()):
         raise NotPackable("attention has sinks")
-    limit = _max_length_of_fixed_rotation(config)
+    limit = max_length_of_fixed_rotation(config)
     if longest > limit:
         raise NotPackable(f"rows are longer than {limit} tokens, and then its rotation depends on the longest at once")
     window = getattr(config, "sliding_window", None)
@@ -47,7 +47,7 @@ def check_attention(model: Any, longest: int) -> None:
         raise NotPackable(f"rows are longer than the attention window of {window} tokens")
 
 
-def _max_length_of_fixed_rotation(config: Any) -> float:
+def max_length_of_fixed_rotation(config: Any) -> float:
     """Tokens up to which a row leaves the rotary positions of all other rows unchanged."""
     rope = getattr(config, "rope_parameters", None) or {}
     settings = [value for value in rope.values() if isinstance(value, dict)] or [rope]  # by kind of layer, or for all
