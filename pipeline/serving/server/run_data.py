@@ -9,7 +9,6 @@ from typing import Any
 
 from pipeline.config.schema import Config
 from pipeline.pages.charts import thinned
-from pipeline.release.card import column_names
 from pipeline.run.files import read_json
 from pipeline.run.folder import Run
 from pipeline.training import metrics
@@ -22,7 +21,8 @@ MOST_POINTS = 600
 
 def run_data(config: Config, run: Run) -> dict[str, Any]:
     """Losses by step, and the table of results; empty where the run has none yet."""
-    from pipeline.evaluation.results import rows_of_table  # torch
+    from pipeline.evaluation.results import rows_of_table  # these import torch
+    from pipeline.release.card import column_names
 
     results = read_json(run.folder("export") / "results.json")
     rows: list[tuple[str, str, str]] = []
