@@ -20,12 +20,12 @@ def _serve(given: Given, page: bool) -> None:
     config, run = given.load()
     from pipeline.serving.server.access import Access
     from pipeline.serving.server.listening import bind
+    from pipeline.serving.server.serve import serve as until_stopped
+    from pipeline.serving.server.serve import serves_export
     from pipeline.stages import bring_up_to_date
 
     access = Access.of(config.serve)
     with bind(config.serve) as listener:
-        if not config.serve.models or config.name in config.serve.models:
+        if serves_export(config):
             bring_up_to_date(config, run, "export")
-        from pipeline.serving.server.serve import serve as until_stopped
-
         until_stopped(config, run, access, listener, page)

@@ -208,14 +208,14 @@ def test_the_lines_of_code_work(browser: Any) -> None:
 
     script = Script()
     with ui(browser, script) as (page, server, _):
-        page.locator("#instruction").fill("It's \"one\" $HOME `thing`\n둘")
+        page.locator("#instruction").fill('It\'s "one" $HOME `thing`\n둘')
         page.locator("#input").fill("b\\c")
         page.locator("#code summary").click()
         expect(page.locator("#code-text")).to_contain_text(server.address)
         lines = page.locator("#code-text").text_content()
         made = subprocess.run(["sh", "-c", f"{lines} -s"], capture_output=True, text=True, timeout=20, check=True)
         assert KOREAN in made.stdout or "\\uc548" in made.stdout
-        assert script.requests[-1]["messages"][0]["content"] == "It's \"one\" $HOME `thing`\n둘"
+        assert script.requests[-1]["messages"][0]["content"] == 'It\'s "one" $HOME `thing`\n둘'
         assert script.requests[-1]["input"] == "b\\c"
         page.locator("#tab-python").click()
         compile(page.locator("#code-text").text_content(), "page", "exec")

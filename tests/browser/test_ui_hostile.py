@@ -88,7 +88,9 @@ def test_the_policy_runs_nothing_but_the_page_s_own_script(browser: Any) -> None
         html = "document.body.insertAdjacentHTML('beforeend', '<b>x</b>')"
         refused = page.evaluate(f"(() => {{ try {{ {html}; return '' }} catch (error) {{ return error.name }} }})()")
         assert refused == "TypeError"  # Trusted Types
-        add = "document.body.append(Object.assign(document.createElement('img'), {src: 'http://example.invalid/x.png'}))"
+        add = (
+            "document.body.append(Object.assign(document.createElement('img'), {src: 'http://example.invalid/x.png'}))"
+        )
         with page.expect_event("requestfailed") as failed:
             page.evaluate(add)
         assert failed.value.failure == "csp"

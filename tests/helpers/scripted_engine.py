@@ -17,6 +17,7 @@ from pipeline.config.schema import Config
 from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.run.folder import Run
 from pipeline.serving.engine.request import (
+    Engine,
     EngineStatus,
     Event,
     Finished,
@@ -191,9 +192,9 @@ class Reply:
         return [line[6:] if line == "data: [DONE]" else json.loads(line[6:]) for line in lines]
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Waits until a condition holds."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition never held"
         time.sleep(0.005)
@@ -209,6 +210,19 @@ def served(
     Args:
         root: run folder. loaded: whether the models are loaded.
     """
+    engine = ScriptedEngine(script, config.serve.parallel, config.serve.queue)
+    kinds = {"tiny": "export", "base": "base", "other": "adapter"}
+    ends = frozenset({encoder.end_id})
+    models = [ServedModel(name, kind, encoder, ends, context) for name, kind in kinds.items()]  # type: ignore[arg-type]
+    with served_engine(config, Run(root), engine, models if loaded else None, token) as (host, port, state):
+        yield Served(host, port, engine, state, encoder)
+
+
+@contextmanager
+def served_engine(
+    config: Config, run: Run, engine: Engine, models: Sequence[ServedModel] | None, token: str = ""
+) -> Iterator[tuple[str, int, Any]]:
+    """A server over any engine, which is closed at the end; its host, its port and its state."""
     from pipeline.serving.server.access import Access
     from pipeline.serving.server.app import make_app
     from pipeline.serving.server.http_server import HttpServer
@@ -217,12 +231,8 @@ def served(
 
     settings = config.serve.model_copy(update={"port": 0})
     access = Access.of(settings, {"SURI_TOKEN": token} if token else {})
-    state = ServerState(config, Run(root), access)
-    engine = ScriptedEngine(script, config.serve.parallel, config.serve.queue)
-    kinds = {"tiny": "export", "base": "base", "other": "adapter"}
-    ends = frozenset({encoder.end_id})
-    models = [ServedModel(name, kind, encoder, ends, context) for name, kind in kinds.items()]  # type: ignore[arg-type]
-    if loaded:
+    state = ServerState(config, run, access)
+    if models is not None:
         state.loaded = Loaded.of(engine, models)
     listener = bind(settings)
     listen(listener, settings)
@@ -230,7 +240,7 @@ def served(
     http.start()
     host, port = listener.getsockname()[:2]
     try:
-        yield Served(host, port, engine, state, encoder)
+        yield host, port, state
     finally:
         http.end()
         engine.close()

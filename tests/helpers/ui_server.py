@@ -168,7 +168,9 @@ class Handler(BaseHTTPRequestHandler):
     def whole(self, body: dict[str, Any]) -> None:
         text = "".join(self.server.script.pieces(body))
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        self.json(200, {"object": "chat.completion", "choices": [choice], "usage": {"completion_tokens": len(text) // 4}})
+        self.json(
+            200, {"object": "chat.completion", "choices": [choice], "usage": {"completion_tokens": len(text) // 4}}
+        )
 
     def stream(self, body: dict[str, Any]) -> None:
         script = self.server.script

@@ -1,9 +1,9 @@
 """The page of `make ui`: one HTML file over the server's own API, with nothing from outside.
 
-    page.html       the body; `data-t` names the text of an element, `data-t-label` of its aria-label
-    page.css        style, after the colours of all pages (`pipeline.pages.drawing.ROLES`)
-    texts.toml      every text, in English and Korean
-    scripts/*.js    joined in the order of SCRIPTS into one script
+page.html       the body; `data-t` names the text of an element, `data-t-label` of its aria-label
+page.css        style, after the colours of all pages (`pipeline.pages.drawing.ROLES`)
+texts.toml      every text, in English and Korean
+scripts/*.js    joined in the order of SCRIPTS into one script
 """
 
 from __future__ import annotations

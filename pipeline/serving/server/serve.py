@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import signal
 import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 from pipeline.config.schema import Config
 from pipeline.run.folder import Run
 from pipeline.run.interrupt import answering
 from pipeline.run.progress import say, working
+from pipeline.serving.engine.request import Engine
+from pipeline.serving.engine.served_model import ServedModel
 from pipeline.serving.server.access import Access
 from pipeline.serving.server.app import make_app
 from pipeline.serving.server.http_server import HttpServer
@@ -27,10 +30,14 @@ from pipeline.serving.server.state import Loaded, ServerState
 from pipeline.store.folder import Store
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP = "stop"
+
+Load = Callable[[], tuple[Engine, list[ServedModel]]]
 
 
-class _Stop(BaseException):
-    """A signal that ends the server; not an Exception, so that no library takes it for an error."""
+def serves_export(config: Config) -> bool:
+    """Whether the run's export is among the models."""
+    return not config.serve.models or config.name in config.serve.models
 
 
 def serve(config: Config, run: Run, access: Access, listener: socket.socket, page: bool = False) -> None:
@@ -40,29 +47,37 @@ def serve(config: Config, run: Run, access: Access, listener: socket.socket, pag
         page: whether the page is what the user wants: its address is shown, and a browser opened where there is one.
 
     Raises:
-        UserError: the models cannot be loaded.
+        UserError: the models cannot be loaded, or a file of the export has changed.
     """
     listen(listener, config.serve)
     state = ServerState(config, run, access)
     http = HttpServer(make_app(state), listener, config.serve.parallel + config.serve.queue)
     address = address_of(listener, config.serve.host)
-    try:
-        with _signals(), answering(lambda: "serve: ending the answers that are being generated"):
+
+    def load() -> tuple[Engine, list[ServedModel]]:
+        with working("serve: loading torch and transformers"):
+            from pipeline.serving.engine.open import open_engine
+        if serves_export(config):
+            run.check("export")
+        with working("serve: loading the models"):
+            return open_engine(config, run, Store.here())
+
+    with _Events() as events, answering(lambda: "serve: ending the answers that are being generated"):
+        try:
             http.start()
             say(f"serve: {address} answers; loading the models")
             if page:
                 show_page(address)
-            with working("serve: loading torch and transformers"):
-                from pipeline.serving.engine.open import open_engine
-            with working("serve: loading the models"):
-                engine, models = open_engine(config, run, Store.here())
-            state.loaded = Loaded.of(engine, models)
-            _tell(state, address, page)
-            threading.Event().wait()
-    except _Stop:
+            events.load(load)
+            while (event := events.next()) != STOP:
+                if isinstance(event, BaseException):
+                    raise event
+                state.loaded = Loaded.of(*event)
+                _tell(state, address, page)
+        finally:
+            end(state, http)
         say("serve: stopped")
-    finally:
-        end(state, http)
+        events.leave()
 
 
 def end(state: ServerState, http: HttpServer) -> None:
@@ -75,19 +90,46 @@ def end(state: ServerState, http: HttpServer) -> None:
     state.prompts.shutdown(wait=False, cancel_futures=True)
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """The signals that end the server, wherever it is."""
+class _Events:
+    """What the main thread waits for: the models are loaded, or a signal came.
 
-    def stop(number: int, frame: Any) -> None:
-        raise _Stop
+    A signal's handler raises nothing: it may run inside a callback of the interpreter, where an exception is lost. So
+    the models are loaded by another thread, and the main thread is free.
+    """
 
-    before = {number: signal.signal(number, stop) for number in STOPPING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()  # whose `put` a handler may call
+        self._loader: threading.Thread | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Events:
+        self._before = {number: signal.signal(number, lambda *_: self._queue.put(STOP)) for number in STOPPING}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def load(self, load: Load) -> None:
+        def run() -> None:
+            try:
+                self._queue.put(load())
+            except BaseException as error:
+                self._queue.put(error)
+
+        self._loader = threading.Thread(target=run, name="loading", daemon=True)
+        self._loader.start()
+
+    def next(self) -> Any:
+        """STOP, what was loaded, or the error with which loading ended."""
+        return self._queue.get()
+
+    def leave(self) -> None:
+        """Ends the process where the models are still being loaded: the interpreter cannot end a thread in the middle
+        of a library's code, and nothing is being written."""
+        if self._loader is not None and self._loader.is_alive():
+            sys.stdout.flush()
+            os._exit(0)
 
 
 def _tell(state: ServerState, address: str, page: bool) -> None:
