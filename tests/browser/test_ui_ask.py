@@ -145,10 +145,10 @@ def test_korean_through_composition(browser: Any) -> None:
             keys.send("Input.imeSetComposition", {"text": begun, "selectionStart": 1, "selectionEnd": 1})
         keys.send("Input.insertText", {"text": "인"})
         keys.send("Input.imeSetComposition", {"text": "사", "selectionStart": 1, "selectionEnd": 1})
-        composed = """([ctrl]) => document.getElementById("instruction").dispatchEvent(new KeyboardEvent("keydown",
-          {key: "Process", code: "Enter", keyCode: 229, isComposing: true, ctrlKey: ctrl, bubbles: true, cancelable: true}))"""
-        page.evaluate(composed, [False])
-        page.evaluate(composed, [True])
+        enter = """(ctrlKey) => document.getElementById("instruction").dispatchEvent(new KeyboardEvent("keydown", {
+          key: "Process", code: "Enter", keyCode: 229, isComposing: true, ctrlKey, bubbles: true, cancelable: true}))"""
+        page.evaluate(enter, False)
+        page.evaluate(enter, True)
         assert script.requests == []
         keys.send("Input.insertText", {"text": "사"})
         answered(page)
@@ -248,6 +248,30 @@ def test_history_is_kept_opened_and_deleted(browser: Any) -> None:
         page.locator("#history-clear").click()
         expect(page.locator("#history li")).to_have_count(0)
         assert page.evaluate("localStorage.getItem('suri-history')") is None
+        assert wrong == []
+
+
+def test_a_new_question_in_the_middle_of_an_answer(browser: Any) -> None:
+    """The old answer stops, is in the history, and writes nothing into the new question."""
+    from playwright.sync_api import expect
+
+    script = Script()
+    script.gate.clear()
+    with ui(browser, script) as (page, _, wrong):
+        ask(page, "the first")
+        expect(page.locator("#side-a .t")).to_have_text(ANSWERS["demo"][:4])
+        page.locator("#new").click()
+        expect(page.locator("#empty")).to_be_visible()
+        script.gate.set()
+        ask(page, "the second")
+        answered(page)
+        assert text_of(page) == ANSWERS["demo"]
+        page.locator("#tab-history").click()
+        expect(page.locator("#history .clip:not(.soft)")).to_have_text(["the second", "the first"])
+        page.locator("#history li").last.get_by_text("Open").click()
+        assert text_of(page) == ANSWERS["demo"][:4]
+        expect(page.locator("#side-a .facts")).to_contain_text("stopped by you")
+        expect(page.locator("#ask")).to_be_enabled()
         assert wrong == []
 
 

@@ -13,27 +13,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+from pipeline.run.files import json_lines
 from pipeline.serving.page.page import content_security_policy, page
 
 HASH = "3f2a9c41d07be6552f0a"
 ANSWERS = {
-    "demo": "Thank you for watering the plants while we were away.\n\nThey look better than when we left, and the basil "
-    "has doubled in size. Come by on Saturday: the kettle is on, and there is cake from the corner bakery.",
-    "base": "Write a note of three sentences to the neighbours.\n\n### Instruction:\nWrite a note of three sentences to "
-    "the neighbours.\n\n### Response:\nWrite a note of three sentences to the",
+    "demo": "Thank you for watering the plants while we were away.\n\nThey look better than when we left, and the "
+    "basil has doubled in size. Come by on Saturday: the kettle is on, and there is cake from the corner bakery.",
+    "base": "Write a note of three sentences to the neighbours.\n\n### Instruction:\nWrite a note of three sentences "
+    "to the neighbours.\n\n### Response:\nWrite a note of three sentences to the",
     "poems": "Green leaves you kept, and kept them well;\nthe house has still a garden's smell.",
 }
 KOREAN = "안녕하세요. 오늘 이사 온 402호입니다. 작은 떡을 준비했으니 맛있게 드세요. 앞으로 잘 부탁드립니다."
 QUESTIONS = [
-    ("en", "Write a note of three sentences to the neighbours upstairs, thanking them for watering the plants while you were away.", ""),
-    ("en", "Turn these facts into an invitation to a small birthday lunch. Keep it warm and under 80 words.", "Who: Mara turns 40\nWhen: Sunday 15 June, 1 p.m."),
-    ("en", "Explain to a ten-year-old why the moon seems to follow the car.", ""),
-    ("ko", "이사 온 지 일주일 된 빌라에서 윗집과 아랫집에 떡을 돌리려고 합니다. 떡 상자에 붙일 인사 쪽지를 세 문장으로 써 주세요.", ""),
-    ("ko", "동네 독서 모임 단체방에 이번 주 모임이 한 주 미뤄졌다고 알리는 글을 써 주세요.", "원래 날짜: 6월 7일(토) 오후 3시\n바뀐 날짜: 6월 14일(토) 같은 시각"),
-    ("ko", "맞춤법을 고쳐 주세요.", "어제 친구랑 만나서 밥을 먹엇는데 너무 맛있엇다."),
-]  # fmt: skip
+    {"language": language, "instruction": row["instruction"], "input": row["input"]}
+    for language in ("en", "ko")
+    for row in list(json_lines(Path(__file__).parents[2] / "data" / f"questions_{language}.jsonl"))[:3]
+]
 COLUMNS = ["", "base", "tuned"]
 ROWS = [
     ["held-out rows: loss (64 rows)", "2.363", "0.116"],
@@ -52,7 +51,8 @@ class Script:
             one. limit: pieces after which an answer ends as `length`; 0 = none. gate: pieces wait while it is closed.
         context: tokens of the models. token: what requests must carry. busy: requests that get 503 first.
         loading: whether /health says 503. breaks_after: pieces after which the connection is closed; 0 = never.
-        turns: whether the template has turns. models: names. rows: of the table of results. requests: bodies of the requests for answers.
+        turns: whether the template has turns. models: names. rows: of the table of results. requests: bodies of those
+            for answers.
     """
 
     answers: dict[str, str] = field(default_factory=lambda: dict(ANSWERS))
@@ -139,8 +139,8 @@ class Handler(BaseHTTPRequestHandler):
             known = {
                 "/suri/info": script.info,
                 "/suri/run": lambda: {"metrics": losses(), "table": {"columns": COLUMNS, "rows": script.rows}},
-                "/suri/questions": lambda: [dict(zip(("language", "instruction", "input"), q, strict=True)) for q in QUESTIONS],
-            }  # fmt: skip
+                "/suri/questions": lambda: QUESTIONS,
+            }
             self.json(200, known[self.path]()) if self.path in known else self.error(404, "not found")
 
     def do_POST(self) -> None:
@@ -168,9 +168,7 @@ class Handler(BaseHTTPRequestHandler):
     def whole(self, body: dict[str, Any]) -> None:
         text = "".join(self.server.script.pieces(body))
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        self.json(
-            200, {"object": "chat.completion", "choices": [choice], "usage": {"completion_tokens": len(text) // 4}}
-        )
+        self.json(200, {"object": "chat.completion", "choices": [choice]})
 
     def stream(self, body: dict[str, Any]) -> None:
         script = self.server.script

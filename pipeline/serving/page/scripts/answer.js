@@ -101,7 +101,7 @@ function facts(answer) {
   if (answer.seconds) parts.push(secondsText(answer));
   if (answer.tokens && answer.seconds > 0.2 && answer.exact) parts.push(t("speed", { n: (answer.tokens / answer.seconds).toFixed(1) }));
   if (answer.end && answer.end !== "waiting") parts.push(t("end-" + answer.end));
-  return parts.join(" · ");
+  return parts.map((part) => part.replace(/ /g, "\u00a0")).join(" · "); // lines break between parts
 }
 function secondsText(answer) {
   return t("seconds", { n: answer.seconds.toFixed(1) });

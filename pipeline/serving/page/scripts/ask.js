@@ -106,10 +106,12 @@ async function go(some, more) {
     showBusy();
     const answer = await ending;
     if (answer.code === "context_length_exceeded") await tellLimits(answer, requestOf(name, question, question.settings));
+    if (asked !== question) return;
     side.paint();
     announceAnswer(answer, side.letter);
   });
   await Promise.all(ends);
+  if (asked !== question) return; // another one is on the page
   showBusy();
   remember();
 }
@@ -123,11 +125,18 @@ async function tellLimits(answer, body) {
 function stop() {
   for (const side of Object.values(sides)) side.stream.stop();
 }
-function fresh() {
+// Another question, or none, with its answers by letter.
+function take(question, answers) {
+  if (anyRunning()) remember();
   stop();
-  asked = null;
-  for (const side of Object.values(sides)) side.stream = new Stream(() => side.paintSoon());
-  for (const side of Object.values(sides)) side.paint();
+  asked = question;
+  for (const [letter, side] of Object.entries(sides)) {
+    side.stream = new Stream(() => side.paintSoon());
+    side.answer = answers[letter] || { ...BLANK };
+  }
+}
+function fresh() {
+  take(null, {});
   write("", "");
   showBusy();
   $("instruction").focus();

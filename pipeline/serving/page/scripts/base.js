@@ -12,8 +12,9 @@ function el(tag, properties = {}, ...children) {
   return node;
 }
 
-// Invisible characters and those that turn the direction of text, written out as ‹U+202E› (as pipeline/pages/text.py).
-const UNSEEN = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff\ufff9-\uffff]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
+// Invisible characters and those that turn the direction of text, written out as ‹U+202E›, as in pipeline/pages/text.py.
+// U+FFFD stays: it shows that an answer was cut off inside a letter.
+const UNSEEN = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff\ufff9-\ufffc\ufffe\uffff]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
 function visible(text) {
   return text.replace(/\r\n/g, "\n").replace(UNSEEN, (c) => `‹U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}›`);
 }

@@ -73,10 +73,15 @@ async function send() {
   grow($("chat-message"));
   await reply();
 }
+// What the model is told: a question whose answer failed is left out with it, since turns alternate.
+function withoutFailures(messages) {
+  const failed = (message) => message?.role === "assistant" && !message.content;
+  return messages.filter((message, i) => !failed(message) && !failed(messages[i + 1])).map(({ role, content }) => ({ role, content }));
+}
 async function reply(more = false) {
   if (chatStream.running) return;
   talk.model = $("chat-model").value;
-  const before = talk.messages.filter((_, i) => !more || i < talk.messages.length - 1).map(({ role, content }) => ({ role, content }));
+  const before = withoutFailures(more ? talk.messages.slice(0, -1) : talk.messages);
   const system = $("chat-system-field").hidden ? "" : $("chat-system").value.trim();
   const messages = system ? [{ role: "system", content: system }, ...before] : before;
   const begun = more ? talk.messages.at(-1).content : "";

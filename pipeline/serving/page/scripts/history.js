@@ -4,7 +4,8 @@ const MOST = 100; // questions kept
 const entries = () => kept("localStorage", "history", []);
 
 function remember() {
-  const answers = Object.fromEntries(Object.entries(sides).filter(([, side]) => side.answer.end).map(([letter, side]) => [letter, side.answer]));
+  const finished = (answer) => (isRunning(answer) ? { ...answer, end: "stopped" } : answer);
+  const answers = Object.fromEntries(Object.entries(sides).filter(([, side]) => side.answer.end).map(([letter, side]) => [letter, finished(side.answer)]));
   let list = [{ ...asked, answers }, ...entries().filter((one) => one.id !== asked.id)].slice(0, MOST);
   while (!keep("localStorage", "history", list) && list.length > 1) list = list.slice(0, list.length >> 1); // storage is full
   showHistory();
@@ -33,13 +34,8 @@ function showHistory() {
   }));
 }
 function restore({ answers, ...question }) {
-  stop();
-  asked = question;
-  for (const [letter, side] of Object.entries(sides)) {
-    side.stream = new Stream(() => side.paintSoon());
-    side.answer = answers[letter] || { ...BLANK };
-    if (model(side.answer.model)) side.select.value = side.answer.model;
-  }
+  take(question, answers);
+  for (const side of Object.values(sides)) if (model(side.answer.model)) side.select.value = side.answer.model;
   if (answers.b) $("compare").checked = true;
   showCompared();
   changedModels();

@@ -18,11 +18,21 @@ function ticks(low, high, count) {
   const first = Math.ceil(low / step - 1e-9);
   return Array.from({ length: Math.max(0, Math.floor(high / step + 1e-9) - first + 1) }, (_, i) => Number(((first + i) * step).toPrecision(12)));
 }
+// The mean over the last `n` points: the loss of one micro-batch says little.
+function means(points, n) {
+  let sum = 0;
+  return points.map(([step, value], i) => {
+    sum += value - (i >= n ? points[i - n][1] : 0);
+    return [step, sum / Math.min(i + 1, n)];
+  });
+}
 const shownLoss = (value) => value.toLocaleString(language, { maximumFractionDigits: 3 });
 
 function drawLoss() {
   const series = [["train", "loss"], ["val", "val_loss"]].map(([name, key]) =>
     [name, run.metrics.filter((row) => isNumber(row[key])).map((row) => [row.step, row[key]])]).filter(([, points]) => points.length);
+  const span = Math.max(5, Math.round((series[0]?.[1].length || 0) / 12));
+  if (series[0]?.[0] === "train" && series[0][1].length > 30) series.splice(1, 0, ["mean", means(series[0][1], span)]);
   $("run-loss").hidden = !series.length;
   if (!series.length || $("view-run").hidden) return;
   const width = Math.max(280, $("chart").clientWidth), height = Math.min(360, Math.max(220, width * 0.42));
@@ -49,7 +59,7 @@ function drawLoss() {
   }
   const cross = mark("line", { y1: box.top, y2: box.bottom, class: "cross", visibility: "hidden" });
   svg.append(cross);
-  $("legend").replaceChildren(...series.map(([name]) => el("span", { className: "key " + name }, word("span", "run-" + name))));
+  $("legend").replaceChildren(...series.map(([name]) => el("span", { className: "key " + name }, word("span", "run-" + name, {}, { n: span }))));
   $("chart").replaceChildren(svg);
   reading.steps = [...new Set(all.map(([step]) => step))].sort((a, b) => a - b);
   reading.show = (at) => {
@@ -58,7 +68,7 @@ function drawLoss() {
     cross.setAttribute("x2", x(step));
     cross.setAttribute("visibility", "visible");
     const values = () => series.map(([name, points]) => [name, points.find(([s]) => s === step)]).filter(([, point]) => point)
-      .map(([name, point]) => `${t("run-" + name)} ${shownLoss(point[1])}`).join(" · ");
+      .map(([name, point]) => `${t("run-" + name, { n: span })} ${shownLoss(point[1])}`).join(" · ");
     put($("point"), "run-point", { step, values });
     reading.at = at;
   };
