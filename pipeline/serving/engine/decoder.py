@@ -101,8 +101,9 @@ class Decoder:
             rows = torch.arange(len(logits), device=self.device)
             return logits[:, 0] if last is None else logits[rows, rows]
         hidden = self.model.get_decoder()(**options).last_hidden_state
-        hidden = hidden[:, 0] if last is None else hidden[torch.arange(len(hidden), device=self.device), last]
-        logits_: torch.Tensor = self.head(hidden)
+        if last is not None:
+            hidden = hidden[torch.arange(len(hidden), device=self.device), last][:, None]
+        logits_: torch.Tensor = self.head(hidden)[:, 0]  # (rows, 1, hidden) as every layer, for adapters on the head
         return logits_
 
 
