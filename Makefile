@@ -59,12 +59,14 @@ SETUP = $(PYTHON) -c '' > /dev/null 2>&1 || { echo 'suri: $(PYTHON) is missing o
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 
-.PHONY: help demo-base documents-extra data train export report verify eval preview plan chat generate keep adapters ask compare judge methods forgetting curves data-diff diff recover bench profile test test-all check clean clean-runs
+.PHONY: help demo-base documents-extra data train export report verify eval preview plan chat serve ui generate keep adapters ask compare judge methods forgetting curves data-diff diff recover bench profile test test-all check clean clean-runs
 help:
 	@echo 'Start'
 	@echo '  make export        data, tokens, training, merge, measurements: the demo'
 	@echo '                     in some minutes, or CONFIG=configs/mine.yaml'
 	@echo '  make chat          talk to the result; ADAPTER=NAME: to a stored adapter'
+	@echo "  make serve         a server with OpenAI's API: result, base, stored adapters"
+	@echo '  make ui            the same server, and its page in a browser'
 	@echo '  make data          read, clean, compare and split the data; a report on it'
 	@echo '  make generate      a teacher model makes rows, from CONFIG=...'
 	@echo '  make train         train the adapter; goes on from the newest checkpoint'
@@ -131,6 +133,9 @@ eval: $(VENV)/.eval demo-base
 chat: $(READY) demo-base
 	@$(RUN) $${ADAPTER:+"chat.adapter=$$ADAPTER"}
 
+serve ui: $(VENV)/.serving demo-base
+	@$(RUN)
+
 keep: $(READY) demo-base
 	@$(STORE) keep --config="$$CONFIG" $(if $(REPLACE),--replace) -- "$$ADAPTER" $(ARGS)
 
@@ -158,7 +163,7 @@ bench profile: $(READY)
 test: $(READY)
 	@$(PY) -m pytest -m "$(CORE)" $(ARGS)
 
-test-all: $(VENV)/.report $(VENV)/.ray $(VENV)/.browser $(VENV)/.eval $(VENV)/.judge $(VENV)/.documents $(VENV)/.notebook $(VENV)/.serving $(DEMO)
+test-all: $(VENV)/.report $(VENV)/.ray $(VENV)/.browser $(VENV)/.eval $(VENV)/.judge $(VENV)/.documents $(VENV)/.notebook $(VENV)/.serving $(VENV)/.clients $(DEMO)
 	@$(PY) -m pytest $(ARGS)
 
 check: $(READY)
@@ -172,7 +177,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 # Extras that only some commands need.
-$(VENV)/.report $(VENV)/.ray $(VENV)/.browser $(VENV)/.eval $(VENV)/.judge $(VENV)/.documents $(VENV)/.notebook $(VENV)/.serving: $(VENV)/.%: $(READY)
+$(VENV)/.report $(VENV)/.ray $(VENV)/.browser $(VENV)/.eval $(VENV)/.judge $(VENV)/.documents $(VENV)/.notebook $(VENV)/.serving $(VENV)/.clients: $(VENV)/.%: $(READY)
 	@$(SETUP) $* $(PIP_ARGS)
 	@test $* != report || $(PY) -m scripts.fetch_grammar || echo 'without it the report has no English verb chart'
 	@touch $@

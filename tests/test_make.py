@@ -15,7 +15,7 @@ import pytest
 from pipeline.cli.table import COMMANDS, GROUPS
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("report", "ray", "browser", "eval", "judge", "documents", "notebook", "serving")
+EXTRAS = ("report", "ray", "browser", "eval", "judge", "documents", "notebook", "serving", "clients")
 DEMO = ".cache/demo/SmolLM2-135M-Instruct.Q4_1.gguf"
 # In place of the venv's Python: writes down what it was called with.
 STUB = f"""#!{sys.executable}
@@ -50,7 +50,9 @@ def make(folder: Path, *words: str) -> list[tuple[list[str], str]]:
     return [tuple(json.loads(line)) for line in calls.read_text().splitlines()] if calls.exists() else []
 
 
-@pytest.mark.parametrize("target", ["data", "train", "export", "report", "verify", "eval", "plan", "preview", "chat"])
+@pytest.mark.parametrize(
+    "target", ["data", "train", "export", "report", "verify", "eval", "plan", "preview", "chat", "serve", "ui"]
+)
 def test_odd_paths_reach_the_command_whole(checkout: Path, target: str) -> None:
     word = ODD.replace("$", "$$")  # make's own spelling of a dollar sign
     calls = make(checkout, target, f"CONFIG={word}", f"RUNS={word}", "ARGS=train.lr=1 data.val=2")
@@ -70,6 +72,8 @@ def test_every_command_is_there(checkout: Path) -> None:
         "plan",
         "preview",
         "chat",
+        "serve",
+        "ui",
         "ask",
         "compare",
         "judge",
@@ -268,7 +272,8 @@ def test_the_core_of_the_tests_needs_no_extra(checkout: Path) -> None:
         (checkout / ".venv" / f".{mark}").unlink()
     ((words, _),) = make(checkout, "test", "ARGS=-k word")
     assert words[:3] == ["-m", "pytest", "-m"]
-    assert all(mark in words[3] for mark in ("slow", *EXTRAS))
+    markers = {*EXTRAS} - {"clients"}  # its tests have the marker `serving`
+    assert all(mark in words[3] for mark in ("slow", *markers))
     assert words[4:] == ["-k", "word"]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.run.errors import UserError
 
 # A module of each extra that a command cannot do without.
-MODULES = {"eval": "lm_eval", "judge": "openai", "ray": "ray"}
+MODULES = {"eval": "lm_eval", "judge": "openai", "ray": "ray", "serving": "uvicorn"}
 ROOT = Path(__file__).parents[2]
 
 

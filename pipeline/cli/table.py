@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from pipeline.cli import adapters, benchmarks, differences, look, run_folders, talk
+from pipeline.cli import adapters, benchmarks, differences, look, run_folders, serving, talk
 from pipeline.cli.command_line import Command, Given, Option
 from pipeline.config.schema import Config
 from pipeline.run.errors import UserError
@@ -94,6 +94,10 @@ COMMANDS = (
     Command("chat", "start", "talk to the exported model, or to a stored adapter", _chat,
             options=(Option("adapter", "NAME", "an adapter of the store, on its base"),),
             keys=("chat",), makes_first=TO_EXPORT),
+    Command("serve", "start", "OpenAI's API over base, export and stored adapters", serving.serve,
+            keys=("serve",), makes_first=TO_EXPORT, extra=lambda config: "serving"),
+    Command("ui", "start", "the same server, and its page in a browser", serving.ui,
+            keys=("serve",), makes_first=TO_EXPORT, extra=lambda config: "serving"),
     Command("plan", "look", "rows, tokens, steps, trained parameters and memory", _plan, model=False, fetch=False,
             keys=PLANNED),
     Command("preview", "look", "five encoded rows; what carries loss is green", on_run(look.show_preview),

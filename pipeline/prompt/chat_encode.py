@@ -29,7 +29,7 @@ from pipeline.prompt.chat_split import split_rows
 from pipeline.prompt.chat_template import ChatTemplate
 from pipeline.prompt.conversation import Conversation, Conversations, Message, Rendered
 from pipeline.prompt.encode import FOLLOWING, IGNORE, MIN_PREAMBLE, Row
-from pipeline.prompt.rendered_text import EncodedText, RenderedTokenizer, Span
+from pipeline.prompt.rendered_text import PRIVATE, EncodedText, RenderedTokenizer, Span
 from pipeline.prompt.tokenizer import Tokenizer
 from pipeline.prompt.tokens import PART
 from pipeline.run.errors import UserError
@@ -101,21 +101,29 @@ class ChatEncoder:
         last = whole.answers[-1] if whole.answers else len(whole.messages)
         return self._prompt(whole.first(last))
 
-    def prompt_of(self, messages: Sequence[Message]) -> list[int]:
+    def prompt_of(self, messages: Sequence[Message], answer: str = "") -> list[int]:
         """Ids of a conversation that ends with the user, and the header of the answer.
+
+        Args:
+            answer: its beginning, for a model that goes on with it.
 
         Raises:
             UserError: the template refuses it.
         """
-        return self._prompt(self._folded(Conversation(list(messages), [True] * len(messages))))
+        return self._prompt(self._folded(Conversation(list(messages), [True] * len(messages))), answer)
 
-    def _prompt(self, conversation: Conversation) -> list[int]:
+    def _prompt(self, conversation: Conversation, answer: str = "") -> list[int]:
         rendered = self.conversations.render([conversation], open=True)[0]
         if isinstance(rendered, Refusal):
             raise UserError(
                 f"the chat template refuses this conversation: {rendered.why}", self.renderer.where, "ask otherwise"
             )
-        return self.text.encode([rendered.text], [rendered.spelt])[0].ids
+        text, start = rendered.text + answer, len(rendered.text)
+        spelt = [*rendered.spelt, *((start + m.start(), start + m.end()) for m in self.text.pattern.finditer(answer))]
+        if answer and spelt and PRIVATE.search(text):
+            what = "it spells special tokens, and has characters of the private use plane 16"
+            raise UserError(what, self.renderer.where, "leave one of them out")
+        return self.text.encode([text], [spelt])[0].ids
 
     # Rows
 

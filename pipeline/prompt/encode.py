@@ -102,9 +102,13 @@ class Encoder:
             raise UserError(f"{rule!r} is not in the vocabulary", "prompt.bos", "auto, none, or a token such as <s>")
         return id
 
-    def prompt(self, instruction: str, input: str = "") -> list[int]:
-        """Ids of a prompt, for generation."""
-        return self._bos_ids() + self.tokenizer.encode([self.template.prompt(instruction, input)])[0]
+    def prompt(self, instruction: str, input: str = "", answer: str = "") -> list[int]:
+        """Ids of a prompt, for generation. answer: its beginning, for a model that goes on with it."""
+        text = self.template.prompt(instruction, input)
+        begun = self.template.answer(answer) if answer else ""
+        if begun and self.prompt_config.join == "apart":
+            return self._bos_ids() + self.tokenizer.encode([text])[0] + self.tokenizer.encode_after([begun])[0]
+        return self._bos_ids() + self.tokenizer.encode([text + begun])[0]
 
     def prompt_for(self, example: Example) -> list[int]:
         """Ids of an example's prompt, for generation."""
