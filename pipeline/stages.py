@@ -129,6 +129,8 @@ def _export_key(config: Config, run: Run) -> Key:
         del settings["formats"]
     if "gguf" not in config.export.formats:
         del settings["gguf"]
+    if settings["merge_into"] == "dequantized" or config.model.quantize not in ("nf4", "int8"):
+        del settings["merge_into"]
     return {
         "version": 1,
         "name": config.name,

@@ -1,6 +1,6 @@
 """A model larger than the memory computes: each block's weights are read before it runs and dropped after it.
 
-    disk ─> block 0 ─> disk ─> block 1 ─> ... ─> head          memory: one block, and the activations of a few rows
+disk ─> block 0 ─> disk ─> block 1 ─> ... ─> head          memory: one block, and the activations of a few rows
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def streamed(skeleton: Skeleton, model: Any, names: Mapping[int, str], read: Rea
     whole = model.get_base_model() if hasattr(model, "get_base_model") else model
     for module in model.modules():
         for own in (module._parameters, module._buffers):
-            for key, tensor in own.items():
+            for tensor in own.values():
                 if tensor is not None and tensor.device.type not in ("meta", target.type):
                     tensor.data = tensor.data.to(target)
     for name in skeleton.blocks:

@@ -49,7 +49,9 @@ class Layout:
         """
         empty = {name: torch.empty(t.shape, dtype=t.dtype, device="meta") for name, t in tensors.items()}
         split = split_torch_state_dict_into_shards(empty, max_shard_size=largest)
-        files = tuple(_file(name, {key: empty[key] for key in keys}) for name, keys in split.filename_to_tensors.items())
+        files = tuple(
+            _file(name, {key: empty[key] for key in keys}) for name, keys in split.filename_to_tensors.items()
+        )
         if not split.is_sharded:
             return cls(files, "")
         index = {
@@ -75,7 +77,11 @@ def _file(name: str, tensors: dict[str, torch.Tensor]) -> File:
     end = 0
     for key in names:
         begin, end = end, end + tensors[key].nbytes
-        header[key] = {"dtype": TYPES[tensors[key].dtype], "shape": list(tensors[key].shape), "data_offsets": [begin, end]}
+        header[key] = {
+            "dtype": TYPES[tensors[key].dtype],
+            "shape": list(tensors[key].shape),
+            "data_offsets": [begin, end],
+        }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return File(name, len(text).to_bytes(8, "little") + text, tuple(names), 8 + len(text) + end)

@@ -24,7 +24,8 @@ class Plan:
 
     Attributes:
         base: the base's tensors; where every weight was trained, the trained ones. merged: those that are written.
-        names: of the tensors in the model, by their names in the files. parameters: their number.
+        names: of the tensors in the model, by their names in the files. parameters: number of their numbers.
+        rows: of the embedding.
     """
 
     skeleton: Skeleton
@@ -33,6 +34,7 @@ class Plan:
     layout: Layout
     names: dict[str, str]
     parameters: int
+    rows: int
 
     def tensor(self, saved: str) -> torch.Tensor:
         """A tensor of the merged model by its name in the files."""
@@ -61,11 +63,14 @@ def plan_of(base: RunBase, adapter: Path, dtype: str) -> Plan | str:
     assert names is not None  # by `_why_in_memory`
     tensors = BaseTensors(skeleton, files, names.stored, base_dtype)
     own, parameters = skeleton.tensors(), skeleton.model.num_parameters()
+    rows = skeleton.model.get_input_embeddings().weight.shape[0]
     merged = MergedTensors(skeleton, tensors.read, adapter, method, DTYPES[dtype], base.fingerprint())
     if merged.trained:  # a head that was tied is one more tensor
         own, parameters = skeleton.tensors(), skeleton.model.num_parameters()
     layout = Layout.of(_header(own, names, DTYPES[dtype]), parameters)
-    return Plan(skeleton, tensors, merged, layout, {names.saved.get(name, name): name for name in own}, parameters)
+    return Plan(
+        skeleton, tensors, merged, layout, {names.saved.get(name, name): name for name in own}, parameters, rows
+    )
 
 
 def _why_in_memory(skeleton: Skeleton, files: TensorFiles, dtypes: set[torch.dtype]) -> str:
