@@ -128,7 +128,10 @@ def _write_records(
 
 
 def _check_recipe(adapter: Path, encoder: AnyEncoder, checks: verify.Checks) -> None:
-    """Checks that the adapter in a folder was trained with this template and tokenizer."""
+    """Checks that the training has finished, and was made with this template and tokenizer."""
+    if not (adapter / "suri.json").is_file():
+        fix = f"`{next_command('train')}` continues it; the export comes after it"
+        raise UserError("the training of this run has not finished, there is nothing to export", str(adapter), fix)
     record = read_json(adapter / "suri.json") or {}
     trained, now = record.get("template", {}).get("hash"), encoder.template.hash
     if trained != now:

@@ -105,7 +105,9 @@ class MergedTensors:
             if name in self.buffers or not tensor.is_floating_point():
                 return tensor
         result = tensor.to(self.dtype)
-        if result is not tensor and not torch.isfinite(result).all():
+        is_new = name in self.layers or name in self.trained or result is not tensor
+        # A sum is several times as fast. It can overflow where the numbers are finite, so that is looked at then.
+        if is_new and not torch.isfinite(result.sum(dtype=torch.float32)) and not _is_finite(result):
             what = f"the merged weights have NaN or infinity in the tensor {name}"
             raise UserError(what, "export", "set export.dtype=fp32, or train again with a lower train.lr")
         return result
@@ -137,3 +139,7 @@ class MergedTensors:
                     if (parameter := owner._parameters.get(key)) is not None:
                         result.setdefault(self.names[id(parameter)], (owner, key, []))[2].append(layer)
         return result
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
