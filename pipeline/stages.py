@@ -23,7 +23,7 @@ from pipeline.api import endpoint
 from pipeline.comparison import judge as verdicts
 from pipeline.comparison import stage as comparison
 from pipeline.config.chat_forms import BASE
-from pipeline.config.load import dump, former_base
+from pipeline.config.load import dump
 from pipeline.config.method_rules import spec_of
 from pipeline.config.schema import Config
 from pipeline.data_report import stage as report
@@ -33,9 +33,7 @@ from pipeline.model import base as bases
 from pipeline.model.base import identity, input_files
 from pipeline.prompt import general_text
 from pipeline.prompt import stage as tokens
-from pipeline.release import summary
-from pipeline.release.gguf.supported import check_early
-from pipeline.run.errors import UserError
+from pipeline.release import early, summary
 from pipeline.run.files import write_text
 from pipeline.run.folder import Run
 from pipeline.run.next_command import next_command, verb_started
@@ -145,33 +143,6 @@ def _export_key(config: Config, run: Run) -> Key:
     }
 
 
-def _check_export(config: Config, run: Run) -> None:
-    """What can be told of an export before any stage is made.
-
-    Raises:
-        UserError: the config asks for a format that cannot be written; or the base's files are others than at training,
-            under the same name. Training anew takes hours, so it is not done unasked.
-    """
-    check_early(config)
-    manifest, former = run.manifest("adapter"), former_base(run.root)
-    if manifest is None or former != config.model.base:
-        return
-    then, now = manifest["key"].get("base") or {}, identity.identity(config.model)
-    parts = [(part, then.get(part), now.get(part)) for part in ("weights", "settings")]
-    changed = [
-        (name, before[name], after.get(name, "missing"))
-        for _, before, after in parts if isinstance(before, dict) and isinstance(after, dict)
-        for name in before if before[name] != after.get(name)
-    ]  # fmt: skip
-    if isinstance(then.get("weights"), str) and then["weights"] != now.get("weights"):
-        changed.append((Path(config.model.base).name, then["weights"], str(now.get("weights"))))
-    if changed:
-        name, before, after = changed[0]
-        what = f"the base changed since training: {name} has the hash {after[:16]}, at training it had {before[:16]}"
-        fix = f"put the file back; or train on the base as it is now with `{next_command('train')}`"
-        raise UserError(what, config.model.base, fix)
-
-
 def _build_export(config: Config, run: Run, key: Key, base: BaseOf) -> None:
     with working("export: loading torch and transformers"):
         from pipeline.release.stage import export
@@ -200,7 +171,7 @@ STAGES = (
     Stage("tokens", "tokens", ("data",), ("dataset",), _tokens_key, _build_tokens, input_files.of_tokens),
     Stage("train", "adapter", ("tokens",), ("dataset", "tokens"), _train_key, _build_adapter, input_files.of_train),
     Stage("export", "export", ("train",), ("dataset", "tokens", "adapter"), _export_key, _build_export,
-          input_files.of_export, check=_check_export),
+          input_files.of_export, check=early.check),
     Stage("report", "report", ("tokens",), ("dataset", "tokens"), report.key,
           lambda c, r, key, _: report.build(c, r, key)),
     Stage("eval", "eval", ("export",), ("dataset", "tokens", "export"), tasks.key, _build_eval,

@@ -79,7 +79,7 @@ class Skeleton:
         for name, parameter in self.parameters().items():
             groups.setdefault(id(parameter), []).append(name)
         declared = set(getattr(self.model, "all_tied_weights_keys", None) or ())
-        shared = {}
+        shared: dict[str, str] = {}
         for names in groups.values():
             kept = next((name for name in names if name not in declared), names[0])
             shared |= {name: kept for name in names if name != kept}

@@ -1,4 +1,4 @@
-"""The merge tensor by tensor: the bytes of today's `save_pretrained`, for each method and type of model."""
+"""The merge tensor by tensor: the bytes of a merge in memory and `save_pretrained`, for methods and types of models."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pipeline.release.shards.layout import Layout
 from pipeline.release.shards.plan import Plan, plan_of
 from pipeline.release.shards.write import write_checkpoint
 from pipeline.run.errors import UserError
+from pipeline.run.files import read_json
 from pipeline.run.folder import Run
 from tests.helpers.methods import KINDS, adapter_of, moved, save, stock
 from tests.helpers.tiny import make_base, make_config, run_to
@@ -161,8 +162,8 @@ def test_what_is_merged_in_memory_says_why(tmp_path: Path) -> None:
 def test_infinite_weights_stop_the_merge(tmp_path: Path) -> None:
     base, adapter = prepared(tmp_path, "lora")
     path = adapter / "adapter_model.safetensors"
-    save_file({name: t * (1e20 if "lora_B" in name else 1e20) for name, t in load_file(path).items()}, path)
-    with pytest.raises(UserError, match="NaN or infinity in the tensor model.layers"):
+    save_file({name: t * 1e20 for name, t in load_file(path).items()}, path)
+    with pytest.raises(UserError, match=r"NaN or infinity in the tensor model\.layers"):
         by_shard(base, adapter, "lora", ("fp32", "fp32"), tmp_path / "shards")
 
 
@@ -173,7 +174,7 @@ def test_rows_of_new_tokens(tied: bool, tmp_path: Path) -> None:
     words = ("model.add_tokens=[<a>,<b>]", "train.max_steps=2", "eval.rows=1", "eval.prompts=[]")
     run = run_to(make_config(tmp_path, base, *words), "export", tmp_path)
     saved = {}
-    for path in run.folder("export").glob("*.safetensors"):
+    for path in run.folder("export").glob("model*.safetensors"):
         saved |= load_file(path)
     trained = {n: t for n, t in load_file(run.folder("adapter") / "adapter_model.safetensors").items() if "tokens" in n}
     old = load_file(base / "model.safetensors")["model.embed_tokens.weight"]
@@ -196,8 +197,6 @@ def test_an_export_says_that_it_was_merged_in_memory(tmp_path: Path, capsys: pyt
 
 
 def checks_of(run: Run) -> dict[str, str]:
-    from pipeline.run.files import read_json
-
     return dict(read_json(run.folder("export") / "suri.json")["checks"])
 
 
@@ -211,6 +210,5 @@ def test_the_skeleton_needs_no_weights(tmp_path: Path) -> None:
     assert set(KINDS) >= set(MERGED)
 
 
-def test_a_changed_config_of_the_run_does_not_matter(exported: tuple[Config, Run]) -> None:
-    """A whole run's checks are those of a merge tensor by tensor."""
+def test_a_whole_run_is_merged_tensor_by_tensor(exported: tuple[Config, Run]) -> None:
     assert checks_of(exported[1])["reload"].startswith("stock transformers loads the export: all 21 tensors are")
