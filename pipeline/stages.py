@@ -33,8 +33,7 @@ from pipeline.model import base as bases
 from pipeline.model.base import identity, input_files
 from pipeline.prompt import general_text
 from pipeline.prompt import stage as tokens
-from pipeline.release import summary
-from pipeline.release.gguf.supported import check_early
+from pipeline.release import early, summary
 from pipeline.run.files import write_text
 from pipeline.run.folder import Run
 from pipeline.run.next_command import next_command, verb_started
@@ -129,6 +128,8 @@ def _export_key(config: Config, run: Run) -> Key:
         del settings["formats"]
     if "gguf" not in config.export.formats:
         del settings["gguf"]
+    if settings["merge_into"] == "dequantized" or config.model.quantize not in ("nf4", "int8"):
+        del settings["merge_into"]
     return {
         "version": 1,
         "name": config.name,
@@ -170,7 +171,7 @@ STAGES = (
     Stage("tokens", "tokens", ("data",), ("dataset",), _tokens_key, _build_tokens, input_files.of_tokens),
     Stage("train", "adapter", ("tokens",), ("dataset", "tokens"), _train_key, _build_adapter, input_files.of_train),
     Stage("export", "export", ("train",), ("dataset", "tokens", "adapter"), _export_key, _build_export,
-          input_files.of_export, check=lambda c, _: check_early(c)),
+          input_files.of_export, check=early.check),
     Stage("report", "report", ("tokens",), ("dataset", "tokens"), report.key,
           lambda c, r, key, _: report.build(c, r, key)),
     Stage("eval", "eval", ("export",), ("dataset", "tokens", "export"), tasks.key, _build_eval,

@@ -105,6 +105,15 @@ def dump(config: Config) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
+def former_base(run: Path) -> str:
+    """`model.base` of the config that a run folder was made with last; empty where there is none."""
+    try:
+        values = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        return str(values["model"]["base"])
+    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError):
+        return ""
+
+
 def _read(path: Path) -> str:
     if not path.is_file():
         example = "name one: suri COMMAND configs/NAME.yaml" if is_suri() else "give CONFIG=configs/NAME.yaml"

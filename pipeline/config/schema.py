@@ -215,6 +215,10 @@ class Export(Section):
 
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Type of the merged weights; auto = the type of training. Set fp16 for programs that cannot read bf16."""
+    merge_into: Literal["dequantized", "original"] = "dequantized"
+    """Weights that the update of a base in nf4 or int8 is added to: dequantized = those that training saw, so that the
+    export answers as trained; original = those of the base's files, which differ by the error of quantisation. Set
+    original for a base whose dequantised weights are worse, or where memory is too small for them."""
     min_eos: Share = 0.5
     """Smallest share of sample answers that must end by themselves; with fewer the export is marked as unfinished. Set
     0 to never mark it."""

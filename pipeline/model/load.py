@@ -233,7 +233,12 @@ def add_tokens(model: Any, size: int) -> None:
     model.resize_token_embeddings(size, mean_resizing=False)
     with torch.no_grad():
         for table in {id(m): m for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m}.values():
-            table.weight[old:] = table.weight[:old].float().mean(dim=0).to(table.weight.dtype)
+            table.weight[old:] = new_row(table.weight[:old])
+
+
+def new_row(rows: torch.Tensor) -> torch.Tensor:
+    """Where a new token's row of an embedding starts: the mean of the old rows, summed in float32."""
+    return rows.float().mean(dim=0).to(rows.dtype)
 
 
 def _random(model: Model, dtype: torch.dtype, seed: int) -> Any:

@@ -46,13 +46,18 @@ class RunBase:
             return self.model.base
         return self.files.folder.name if self.files.folder else "random weights"
 
+    @property
+    def is_float32(self) -> bool:
+        """Whether the base is loaded in float32 for every `model.dtype`, since its own weights are trained."""
+        return spec_of(self.adapter).float32
+
     def load(self) -> Any:
         """The model with embeddings for the new tokens, in the type that the method needs.
 
         Raises:
             UserError: as `load_base`.
         """
-        model = load_base(self.model, self.files, self.seed, spec_of(self.adapter).float32)
+        model = load_base(self.model, self.files, self.seed, self.is_float32)
         add_tokens(model, self.encoder.tokenizer.size)
         return model
 

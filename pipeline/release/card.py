@@ -29,7 +29,6 @@ def card(config: Config, run: Run, encoder: AnyEncoder, results: dict[str, Any],
     """Markdown with the hub's front matter, without paths of this machine."""
     data, adapter = run.manifest("dataset") or {}, run.manifest("adapter") or {}
     rows, commit = row_counts(run), (read_json(run.folder("adapter") / "suri.json") or {}).get("commit")
-    table = [f"| {plain(a)} | {b} | {c} |" for a, b, c in rows_of_table(results["base"], results["tuned"])]
     hashes = [f"| `{n}` | {e['sha256']} |" for n, e in data.get("files", {}).items() if n.endswith(".jsonl")]
     recipe = without_paths(config.model_dump(mode="json", exclude_defaults=True))
     sections = [
@@ -42,9 +41,7 @@ def card(config: Config, run: Run, encoder: AnyEncoder, results: dict[str, Any],
         _use(config.adapter, config.model),
         cards.prompt_section(encoder),
         "## Results",
-        "\n".join(["| | {} | {} |".format(*column_names(config.adapter, "this model")), "|---|---|---|", *table]),
-        "Greedy decoding, both models prompted with the training template. *Contained* counts answers that contain "
-        "the reference.",
+        *_results(config, results),
         "## Checked at export",
         "\n".join(f"- {plain(name)}: {plain(result)}" for name, result in checks.items()),
         "## Recipe",
@@ -57,6 +54,19 @@ def card(config: Config, run: Run, encoder: AnyEncoder, results: dict[str, Any],
         "Versions: " + ", ".join(f"{name} {version}" for name, version in adapter.get("versions", {}).items()) + ".",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _results(config: Config, results: dict[str, Any]) -> list[str]:
+    """The table of results; why there is none, where they were left out."""
+    if left_out := results.get("left_out"):
+        return [f"None: where this model was exported, it {left_out}. So neither model was measured."]
+    table = [f"| {plain(a)} | {b} | {c} |" for a, b, c in rows_of_table(results["base"], results["tuned"])]
+    heading = "| | {} | {} |".format(*column_names(config.adapter, "this model"))
+    return [
+        "\n".join([heading, "|---|---|---|", *table]),
+        "Greedy decoding, both models prompted with the training template. *Contained* counts answers that contain "
+        "the reference.",
+    ]
 
 
 def row_counts(run: Run) -> dict[str, int]:

@@ -59,6 +59,16 @@ def check_gguf(export: Export, shape: Any, rows: int) -> None:
     modelfile("", "", encoder.tokenizer.token(encoder.end_id), "")
 
 
+OTHER_FILES = 64_000_000  # bytes of tokenizer, card and records
+GGUF_BYTES = {"f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_k_m": 2.0 + 0.7}  # a parameter; the last through f16
+
+
+def extra_space(settings: Settings, parameters: int) -> int:
+    """Bytes of disk that an export needs besides its checkpoint. parameters: of the model."""
+    gguf = GGUF_BYTES[settings.gguf] * parameters if "gguf" in settings.formats else 0
+    return OTHER_FILES + int(gguf)
+
+
 def write_formats(
     export: Export, settings: Settings, name: str, merged_log_probs: torch.Tensor, folder: Path
 ) -> dict[str, Record]:

@@ -1,4 +1,4 @@
-"""Exports with merged weights: base and adapter as one stock model."""
+"""Exports merged in memory, for bases that cannot be merged tensor by tensor (`release.shards`)."""
 
 from __future__ import annotations
 
@@ -87,15 +87,20 @@ def save_merged(export: Export, merged_log_probs: torch.Tensor, folder: Path) ->
 
 def _save(model: Any, encoder: AnyEncoder, folder: Path) -> None:
     """Writes weights, config, generation config and tokenizer."""
-    longest = context_length(model.config)
-    tokenizer = hf_tokenizer.build(encoder, longest)
-    ends = {"eos_token_id": encoder.end_id, "pad_token_id": tokenizer.pad_token_id}
-    for name, id in ends.items():
-        setattr(model.config, name, id)
-    model.config.use_cache = True
-    model.generation_config = GenerationConfig(bos_token_id=encoder.tokenizer.bos_id, do_sample=False, **ends)
+    tokenizer = prepare(model, encoder)
     model.save_pretrained(folder, safe_serialization=True, max_shard_size="5GB")
     is_tied = bool(getattr(model.config, "tie_word_embeddings", False))
     if not is_tied and (read_json(folder / "config.json") or {}).get("tie_word_embeddings", False):
         raise UserError("config.json says that the head is tied, and it is not", str(folder), verify.REPORT)
     hf_tokenizer.save(tokenizer, encoder, folder)
+
+
+def prepare(model: Any, encoder: AnyEncoder) -> Any:
+    """Puts the special tokens of the training into the model's settings; returns the tokenizer to be saved."""
+    tokenizer = hf_tokenizer.build(encoder, context_length(model.config))
+    ends = {"eos_token_id": encoder.end_id, "pad_token_id": tokenizer.pad_token_id}
+    for name, id in ends.items():
+        setattr(model.config, name, id)
+    model.config.use_cache = True
+    model.generation_config = GenerationConfig(bos_token_id=encoder.tokenizer.bos_id, do_sample=False, **ends)
+    return tokenizer

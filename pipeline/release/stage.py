@@ -10,26 +10,29 @@ import torch
 from pipeline.config.method_rules import spec_of
 from pipeline.config.portable_paths import shortener
 from pipeline.config.schema import Config
+from pipeline.config.schema import Export as Settings
 from pipeline.dataset.examples import example_rows
 from pipeline.evaluation.probe_causes import Facts, advice
 from pipeline.evaluation.results import compare_answers, rows_of_table
 from pipeline.model import adapter as adapters
 from pipeline.model.base import Base
 from pipeline.model.exported import export_dtype
-from pipeline.model.load import BYTES
 from pipeline.model.methods.full import FULL
 from pipeline.model.run_base import RunBase
 from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.release import verify
 from pipeline.release.card import card, column_names
 from pipeline.release.export import Export
-from pipeline.release.formats import check_gguf, section, write_formats
-from pipeline.release.merge import merge, save_merged
+from pipeline.release.formats import check_gguf, extra_space, section, write_formats
+from pipeline.release.in_memory import InMemory
+from pipeline.release.shards.merge import ShardMerge
+from pipeline.release.shards.plan import plan_of
 from pipeline.release.summary import headline, table, unfinished_text
-from pipeline.release.unmerged import export_adapter, export_nothing
+from pipeline.run.errors import UserError
 from pipeline.run.files import need_space, read_json, write_json, write_text
 from pipeline.run.folder import Run, StageOutput
-from pipeline.run.progress import say, working
+from pipeline.run.next_command import next_command
+from pipeline.run.progress import say
 from pipeline.run.width import WIDTH, clipped
 
 CHECKED_ROWS = 200  # on which tokenizers are compared, and the first of them log-probabilities
@@ -56,32 +59,46 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
         verify.adapter_has_learnt(run.folder("adapter"), method, checks)
 
     work = Export(run, run_base, dtype, config.export.min_eos, config.eval, config.data, examples, checks)
-    with working("export: loading the base"):
-        work.model = run_base.load()
-    if "gguf" in config.export.formats:  # before anything that takes minutes
-        check_gguf(work, work.model.config, work.model.get_input_embeddings().weight.shape[0])
-    need_space(run.root, 2 * BYTES[dtype] * work.model.num_parameters(), "the export")
-    results: dict[str, Any] = {"base": work.measure_base(work.model)}
-    log_probs = work.log_probabilities(work.model)  # of the base
-    if kind == "merged":
-        with working("export: merging and comparing with base + adapter"):
-            log_probs = merge(work, log_probs)
+    way = _way(work, config.export)
+    results: dict[str, Any] = {"base": way.base()}
     with run.writing("export", stage_key) as output:
-        if kind == "merged":
-            results["tuned"] = save_merged(work, log_probs, output.folder)
-        elif kind == "adapter":
-            results["tuned"] = export_adapter(work, log_probs, output.folder)
+        results["tuned"] = way.save(output.folder)
+        if way.left_out:
+            results |= {"warnings": [], "left_out": way.left_out}
         else:
-            results["tuned"] = export_nothing(work, output.folder)
-        facts = Facts.of(config.prompt, config.train, run, (run.manifest("adapter") or {}).get("counts", {}))
-        warnings = compare_answers(results["base"], results["tuned"], facts)
-        results["warnings"] = warnings if kind != "nothing" else []  # their causes are in the training
+            facts = Facts.of(config.prompt, config.train, run, (run.manifest("adapter") or {}).get("counts", {}))
+            warnings = compare_answers(results["base"], results["tuned"], facts)
+            results["warnings"] = warnings if kind != "nothing" else []  # their causes are in the training
         if checks.unfinished:
             results["unfinished"] = checks.unfinished
-        if formats := write_formats(work, config.export, config.name, log_probs, output.folder):
+        if formats := write_formats(work, config.export, config.name, way.log_probs, output.folder):
             results["formats"] = formats
         _write_records(config, run, run_base.encoder, results, checks, output)
     show(config, run, results)
+
+
+def _way(work: Export, settings: Settings) -> ShardMerge | InMemory:
+    """How this run is exported, after its disk space was checked.
+
+    Raises:
+        UserError: the adapter belongs to another base; the disk or the memory is too small.
+    """
+    base, folder = work.base, work.run.folder("adapter")
+    if spec_of(base.adapter).export != "merged":
+        return InMemory(work, settings)
+    plan = plan_of(base, folder, work.dtype)
+    if isinstance(plan, str):
+        say(f"export: merged in memory, since {plan}")
+        work.checks.done["merge"] = f"in memory, since {plan}"
+        return InMemory(work, settings)
+    if "gguf" in settings.formats:
+        check_gguf(work, plan.skeleton.model.config, plan.rows)
+    need_space(work.run.folder("export"), plan.layout.size + extra_space(settings, plan.parameters), "the export")
+    way = ShardMerge(work, plan, settings.merge_into)
+    if way.left_out and len(settings.formats) > 1:
+        what = f"further formats are checked with the model in memory, and it {way.left_out}"
+        raise UserError(what, "export.formats", "set export.formats=[hf], or free memory")
+    return way
 
 
 def _write_records(
@@ -111,7 +128,10 @@ def _write_records(
 
 
 def _check_recipe(adapter: Path, encoder: AnyEncoder, checks: verify.Checks) -> None:
-    """Checks that the adapter in a folder was trained with this template and tokenizer."""
+    """Checks that the training has finished, and was made with this template and tokenizer."""
+    if not (adapter / "suri.json").is_file():
+        fix = f"`{next_command('train')}` continues it; the export comes after it"
+        raise UserError("the training of this run has not finished, there is nothing to export", str(adapter), fix)
     record = read_json(adapter / "suri.json") or {}
     trained, now = record.get("template", {}).get("hash"), encoder.template.hash
     if trained != now:
@@ -124,8 +144,12 @@ def _check_recipe(adapter: Path, encoder: AnyEncoder, checks: verify.Checks) -> 
 def show(config: Config, run: Run, results: dict[str, Any]) -> None:
     """Prints the table of results, the answers to `eval.prompts`, warnings, and the folder of the export."""
     names = column_names(config.adapter)
-    say("\n" + table(rows_of_table(results["base"], results["tuned"]), names))
-    for before, after in zip(results["base"]["prompts"], results["tuned"]["prompts"], strict=True):
+    if left_out := results.get("left_out"):
+        say(f"\nexport: no results: the model {left_out}. Where it fits: `{next_command('eval')}` measures both models")
+    else:
+        say("\n" + table(rows_of_table(results["base"], results["tuned"]), names))
+    prompts = [results[who].get("prompts", []) for who in ("base", "tuned")]
+    for before, after in zip(*prompts, strict=True):
         say(f"\n> {clipped(before['prompt'], WIDTH - 2)}")
         say(f"  {names[0]:5}: {_flat(before)}")
         say(f"  {names[1]:5}: {_flat(after)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,12 +112,14 @@ def tolerance(*precisions: str) -> tuple[float, str]:
 
 
 def merged_equals_adapter(
-    adapter: torch.Tensor, merged: torch.Tensor, base: torch.Tensor, allowed: tuple[float, str], checks: Checks
-) -> None:
+    adapter: torch.Tensor, merged: torch.Tensor, base: torch.Tensor, allowed: tuple[float, str], checks: Checks,
+    note: str = "", is_required: bool = True,
+) -> None:  # fmt: skip
     """Checks that the merged model equals base + adapter up to rounding, and differs from the base.
 
     Args:
-        adapter, merged, base: log-probabilities. allowed: of `tolerance`.
+        adapter, merged, base: log-probabilities. allowed: of `tolerance`. note: how they were computed, if not as usual.
+        is_required: a larger difference is an error; otherwise a warning, for a merge that cannot be exact.
 
     Raises:
         UserError: the divergence is above the tolerance, or the adapter changes nothing.
@@ -125,13 +128,17 @@ def merged_equals_adapter(
     error, change = divergence(adapter, merged), divergence(adapter, base)
     result = (
         f"difference {small(error, 2)}, limit {small(allowed[0])} in {allowed[1]} (KL a token; the base differs by "
-        f"{small(change, 2)})"
+        f"{small(change, 2)}){note}"
     )
+    if not is_required and allowed[0] < error < math.inf and change > 0:
+        checks.done[name] = result + ". Above the limit: the model does not answer exactly as trained"
+        say(f"export: WARNING: {result}. Set export.merge_into=dequantized to get what was trained")
+        return
     if not error <= allowed[0]:
         raise checks.fail(name, result, "set export.dtype=fp32, and report this with your config")
     if change <= 0:
         raise checks.fail(name, result + ". The adapter changes nothing", "raise train.lr or train for more steps")
-    if error > 0.5 * change:
+    if error > 0.5 * change and is_required:
         fix = "set export.dtype=fp32, or train longer"
         raise checks.fail(name, result + ". Rounding removes what was learnt", fix)
     checks.passed(name, result, "merge")
@@ -207,6 +214,23 @@ def reload_equals_merged(
         what = f"the export, loaded again, differs from the model that was saved (KL {small(error, 2)} a token)"
         raise checks.fail(name, what, "check the disk, then export again")
     checks.passed(name, passed)
+
+
+def tensors_as_merged(changed: Sequence[str], count: int, checks: Checks, how: str) -> None:
+    """Checks that the export holds, loaded again, the bits that the merge computed.
+
+    Args:
+        changed: names of tensors that differ. count: of all tensors. how: what loaded them.
+
+    Raises:
+        UserError: some differ.
+    """
+    if changed:
+        what = (
+            f"{len(changed)} of {count} tensors of the export, loaded again, are not those that were merged, such as "
+        )
+        raise checks.fail("reload", what + changed[0], "check the disk, then export again")
+    checks.passed("reload", f"{how}: all {count} tensors are, bit by bit, those that were merged")
 
 
 def tokenizer_agrees(tokenizer: Any, encoder: AnyEncoder, examples: Sequence[Example], checks: Checks) -> None:

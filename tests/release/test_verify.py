@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.config.schema import Config
 from pipeline.model import hf_tokenizer
-from pipeline.model.methods.lora import LORA
-from pipeline.release import merge as merging
+from pipeline.release import merge as settings_of_export
 from pipeline.release import summary, verify
+from pipeline.release.shards import merge as merging
+from pipeline.release.shards.tensors import MergedTensors
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from tests.helpers.exports import again, assert_refused, spoil
@@ -67,16 +68,15 @@ def test_other_template_or_tokenizer(copy: tuple[Config, Run]) -> None:
 
 def test_tampered_merge(copy: tuple[Config, Run], monkeypatch: pytest.MonkeyPatch) -> None:
     config, run = copy
-    original = LORA.merge
+    original = MergedTensors.merged
 
-    def tampered(adapted: Any) -> Any:
-        model = original(adapted)
-        model.model.layers[0].self_attn.v_proj.weight.data *= 3
-        return model
+    def tampered(self: MergedTensors, name: str) -> torch.Tensor:
+        factor = 3 if name == "model.layers.0.self_attn.v_proj.weight" else 1
+        return original(self, name) * factor
 
-    monkeypatch.setattr(LORA, "merge", tampered)
+    monkeypatch.setattr(MergedTensors, "merged", tampered)
     assert_refused(config, run, "merged = base + adapter")
-    monkeypatch.setattr(LORA, "merge", lambda adapted: adapted.unload())
+    monkeypatch.setattr(MergedTensors, "merged", lambda self, name: self.read_base(name))
     assert_refused(config, run, "merged = base + adapter")
 
 
@@ -104,7 +104,7 @@ def test_reload_differs(copy: tuple[Config, Run], monkeypatch: pytest.MonkeyPatc
         return model
 
     monkeypatch.setattr(merging, "load_folder", damaged)
-    assert_refused(config, run, "reload")
+    assert "1 of 21 tensors" in assert_refused(config, run, "reload").what
 
 
 @pytest.mark.parametrize("what", ["chat template", "tokenizer", "end token"])
@@ -155,8 +155,10 @@ def test_answers_that_stopped_in_training_only(base: Path, copy: tuple[Config, R
 
 def test_a_model_that_stops_elsewhere(copy: tuple[Config, Run], monkeypatch: pytest.MonkeyPatch) -> None:
     config, run = copy
-    settings = merging.GenerationConfig
-    monkeypatch.setattr(merging, "GenerationConfig", lambda **given: settings(**{**given, "eos_token_id": 1}))
+    settings = settings_of_export.GenerationConfig
+    monkeypatch.setattr(
+        settings_of_export, "GenerationConfig", lambda **given: settings(**{**given, "eos_token_id": 1})
+    )
     assert "generation_config.json" in assert_refused(config, run, "end token").what
 
 

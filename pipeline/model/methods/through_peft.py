@@ -83,6 +83,8 @@ def add_adapter(model: Any, folder: Path, name: str, whose: str) -> Any:
     """
     from peft import PeftModel, get_peft_model_state_dict
 
+    is_empty = next(model.parameters()).device.type == "meta"  # of a `Skeleton`
+
     def read(into: Any, **options: Any) -> Any:
         if not isinstance(into, PeftModel):
             return PeftModel.from_pretrained(into, folder, adapter_name=name, **options)
@@ -100,7 +102,9 @@ def add_adapter(model: Any, folder: Path, name: str, whose: str) -> Any:
         unmatched = sorted(
             saved ^ set(get_peft_model_state_dict(loaded, adapter_name=name, save_embedding_layers=False))
         )
-        if not unmatched:
+        if not unmatched and is_empty:
+            _fill(loaded, folder, name)  # peft moved the adapter to the base's device
+        elif not unmatched:
             read(loaded)  # low_cpu_mem_usage rounds the adapter to the base's type
     except Exception as error:  # peft, safetensors and torch each raise their own kinds
         raise UserError(f"{whose} does not fit this base: {one_line(error)}", str(folder), NO_FIT) from None
@@ -108,6 +112,26 @@ def add_adapter(model: Any, folder: Path, name: str, whose: str) -> Any:
         what = f"{whose} does not fit this base: {len(unmatched)} tensors do not match, such as {unmatched[0]}"
         raise UserError(what, str(folder), NO_FIT)
     return loaded.eval()
+
+
+def _fill(model: Any, folder: Path, name: str) -> None:
+    """Puts an adapter's saved tensors into a model without weights.
+
+    Raises:
+        KeyError: the file lacks one.
+    """
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        saved = set(file.keys())
+        for module_name, module in model.named_modules():
+            for key in [key for key, parameter in module._parameters.items() if parameter is not None]:
+                whole = f"{module_name}.{key}"
+                if f".{name}" not in whole:
+                    continue  # of the base
+                short = whole.replace(f".{name}", "")
+                short = short if short in saved else short.removesuffix(".weight")  # norms of DoRA
+                if short not in saved:
+                    raise KeyError(short)
+                module._parameters[key] = torch.nn.Parameter(file.get_tensor(short).float(), requires_grad=False)
 
 
 def try_forward(model: Any, name: str) -> None:
