@@ -39,7 +39,7 @@ from pipeline.training.archive import open_checkpoints
 from pipeline.training.fast_path import PathInputs, agree, choose_path, reduce_memory
 from pipeline.training.lowest_loss import LowestLoss
 from pipeline.training.micro_batches import MicroBatches
-from pipeline.training.optimizer import build_optimizer, take_step
+from pipeline.training.optimizer import build_optimizer, embedding_names, take_step
 from pipeline.training.optimizer_state import Layout
 from pipeline.training.penalty import add_gradients
 from pipeline.training.periodic_eval import PeriodicEval, losses_of
@@ -92,7 +92,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     # start or resume
     root, log = run.folder("checkpoints"), run.root / "metrics.jsonl"
     key, sizes = checkpoint.key_of(stage_key, base.commit)
-    layout = Layout.of(weights, settings.optimizer)
+    layout = Layout.of(weights, settings.optimizer, embedding_names(model, weights))
     state = open_checkpoints(root, key, sizes, layout, settings.keep, (log, run.root / ewc.FILE), accelerator)
     general = _ewc_rows(config, dataset, tokens, encoder, context or WINDOW)
     penalties = ewc.load_penalties(settings, model, weights, general, run.root, stage_key, accelerator)

@@ -23,7 +23,7 @@ def build_optimizer(
     model: torch.nn.Module, weights: dict[str, torch.nn.Parameter], groups: Sequence[dict[str, Any]], train: Train
 ) -> torch.optim.Optimizer:
     """The optimizer that `train.optimizer` names. AdamW is fused on a GPU; Adafactor is transformers', with the fixed
-    learning rate that its Trainer has.
+    learning rate that its Trainer has; 8-bit optimizers leave embeddings in 32 bits, as there.
 
     Args:
         weights, groups: see `parameter_groups`.
@@ -39,8 +39,11 @@ def build_optimizer(
 
         return cast(torch.optim.Optimizer, Adafactor(split, lr=train.lr, scale_parameter=False, relative_step=False))
     _check_eight_bits(train.optimizer, device)
-    from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
+    from bitsandbytes.optim import AdamW8bit, GlobalOptimManager, PagedAdamW8bit
 
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            GlobalOptimManager.get_instance().register_module_override(module, "weight", {"optim_bits": 32})
     paged = train.optimizer == "paged_adamw8bit"
     return cast(torch.optim.Optimizer, (PagedAdamW8bit if paged else AdamW8bit)(split, lr=train.lr))
 
@@ -63,6 +66,12 @@ def _check_eight_bits(name: str, device: torch.device) -> None:
     if fails:
         what = f"bitsandbytes has no 8-bit optimizer for this device ({device.type}): {fails}"
         raise UserError(what, "train.optimizer", f"set train.optimizer=adamw instead of {name}")
+
+
+def embedding_names(model: torch.nn.Module, weights: dict[str, torch.nn.Parameter]) -> list[str]:
+    """Names of trained weights that belong to an embedding."""
+    own = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    return [name for name, weight in weights.items() if id(weight) in own]
 
 
 def decayed_names(model: torch.nn.Module, names: Iterable[str]) -> set[str]:

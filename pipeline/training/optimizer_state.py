@@ -1,7 +1,8 @@
 """What an optimizer keeps for each trained weight: names, types and shapes, to save, check and restore it.
 
     adamw                        exp_avg, exp_avg_sq, step
-    adamw8bit, paged_adamw8bit   state1, state2 in blocks of 256 bytes with absmax1, absmax2; small weights in float32
+    adamw8bit, paged_adamw8bit   state1, state2 in blocks of 256 bytes with absmax1, absmax2; small weights and embeddings
+                                 in float32, as in transformers' Trainer
     adafactor                    exp_avg_sq_row, exp_avg_sq_col of matrices, exp_avg_sq of vectors; RMS, step
 
 Numbers are saved as tensors without dimensions.
@@ -10,7 +11,7 @@ Numbers are saved as tensors without dimensions.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,13 +37,14 @@ class Layout:
     moments: Mapping[str, Mapping[str, Shape]]
 
     @classmethod
-    def of(cls, weights: Mapping[str, torch.Tensor], optimizer: str) -> Layout:
-        """optimizer: value of `train.optimizer`."""
+    def of(cls, weights: Mapping[str, torch.Tensor], optimizer: str, embeddings: Collection[str] = ()) -> Layout:
+        """optimizer: value of `train.optimizer`. embeddings: names of the weights that 8-bit optimizers leave in 32."""
         moments = {"adamw": _adamw, "adafactor": _adafactor}.get(optimizer, _eight_bits)
-        return cls(
-            {name: (DTYPES.get(weight.dtype, ""), tuple(weight.shape)) for name, weight in weights.items()},
-            {name: moments(tuple(weight.shape)) for name, weight in weights.items()},
-        )
+        shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+        of_each = {name: moments(shape) for name, shape in shapes.items()}
+        if moments is _eight_bits:
+            of_each |= {name: _thirty_two_bits(shapes[name]) for name in embeddings}
+        return cls({name: (DTYPES.get(w.dtype, ""), shapes[name]) for name, w in weights.items()}, of_each)
 
     @property
     def bytes(self) -> int:
@@ -55,10 +57,14 @@ def _adamw(shape: tuple[int, ...]) -> dict[str, Shape]:
     return {"exp_avg": ("F32", shape), "exp_avg_sq": ("F32", shape), "step": ("F32", ())}
 
 
+def _thirty_two_bits(shape: tuple[int, ...]) -> dict[str, Shape]:
+    return {"state1": ("F32", shape), "state2": ("F32", shape), "step": ("I64", ())}
+
+
 def _eight_bits(shape: tuple[int, ...]) -> dict[str, Shape]:
     count = math.prod(shape)
     if count < SMALL:
-        return {"state1": ("F32", shape), "state2": ("F32", shape), "step": ("I64", ())}
+        return _thirty_two_bits(shape)
     blocks = (-(-count // BLOCK),)
     codes, largest = ("U8", shape), ("F32", blocks)
     return {"state1": codes, "state2": codes, "absmax1": largest, "absmax2": largest, "step": ("I64", ())}
@@ -90,6 +96,8 @@ def put_states(
         for place, weight in enumerate(group["params"])
     }
     fused = any(group.get("fused") for group in optimizer.param_groups)
+    if hasattr(optimizer, "check_overrides"):  # which weights bitsandbytes leaves in 32 bits
+        optimizer.check_overrides()
     for name, weight in weights.items():
         state = states.get(name)
         if not state:
