@@ -1,7 +1,7 @@
 """What an optimizer keeps for each trained weight: names, types and shapes, to save, check and restore it.
 
     adamw                        exp_avg, exp_avg_sq, step
-    adamw8bit, paged_adamw8bit   state1, state2 in blocks of 256 bytes with absmax1, absmax2; small weights and embeddings
+    adamw8bit, paged_adamw8bit   state1, state2 in blocks of 256 bytes with absmax1, absmax2; small weights, embeddings
                                  in float32, as in transformers' Trainer
     adafactor                    exp_avg_sq_row, exp_avg_sq_col of matrices, exp_avg_sq of vectors; RMS, step
 
@@ -11,7 +11,7 @@ Numbers are saved as tensors without dimensions.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,8 +49,16 @@ class Layout:
     @property
     def bytes(self) -> int:
         """Size of all tensors."""
-        every = [*self.weights.values(), *(shape for state in self.moments.values() for shape in state.values())]
-        return sum(BYTES.get(kind, 4) * math.prod(shape) for kind, shape in every)
+        return _size(self.weights.values()) + self.moment_bytes
+
+    @property
+    def moment_bytes(self) -> int:
+        """Size of the optimizer's state."""
+        return _size(shape for state in self.moments.values() for shape in state.values())
+
+
+def _size(shapes: Iterable[Shape]) -> int:
+    return sum(BYTES.get(kind, 4) * math.prod(shape) for kind, shape in shapes)
 
 
 def _adamw(shape: tuple[int, ...]) -> dict[str, Shape]:
