@@ -43,6 +43,8 @@ from pipeline.synthesis_report import page as synthesis_page
 
 # Keys of `train` that change how a run is watched, not what comes out.
 WATCHING = ("tracker", "save_every", "keep")
+# Keys of `train` that earlier runs lack, with their defaults, which are left out of the stage's key.
+SINCE_VERSION_2 = {"accumulation_4_28": 0, "optimizer": "adamw", "early_stop": 0, "best": False}
 # Keys of `eval` that the export's own measurements depend on.
 MEASURED = ("rows", "max_new_tokens", "general", "general_windows", "prompts", "known")
 
@@ -98,8 +100,9 @@ def _build_tokens(config: Config, run: Run, key: Key, base: BaseOf) -> None:
 
 def _train_key(config: Config, run: Run) -> Key:
     settings = {name: value for name, value in config.value("train").items() if name not in WATCHING}
-    if not settings["accumulation_4_28"]:  # keys of the first runs lack it
-        del settings["accumulation_4_28"]
+    for name, default in SINCE_VERSION_2.items():
+        if settings[name] == default:
+            del settings[name]
     excludes_biases = settings["weight_decay"] and spec_of(config.adapter).not_decayed
     return {
         "version": 2,

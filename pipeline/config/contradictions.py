@@ -34,6 +34,11 @@ def contradictions(config: Config, model: bool = True) -> list[Problem]:
         problems.append((("eval", "num_fewshot"), what))
     if len(set(config.eval.tasks)) < len(config.eval.tasks):
         problems.append((("eval", "tasks"), "names a benchmark twice"))
+    problems += [
+        (("train", key), "needs held-out rows, and data.val is 0; set data.val, such as 200, or remove this")
+        for key in ("early_stop", "best")
+        if getattr(config.train, key) and not config.data.val
+    ]
     if config.train.warmup > 1 and config.train.warmup != int(config.train.warmup):
         what = f"{config.train.warmup} is neither a share below 1 nor whole steps"
         problems.append((("train", "warmup"), what))

@@ -158,14 +158,18 @@ class Train(Section):
     max_steps: Count = 0
     """Stops after this many optimiser steps; 0 = as many as `epochs` gives. Set it for a short trial."""
     lr: Rate = 2e-4
-    """Peak learning rate of AdamW. Lower it when the loss jumps, and to about a tenth for adapter.method=full."""
+    """Peak learning rate. Lower it when the loss jumps, and to about a tenth for adapter.method=full."""
+    optimizer: Literal["adamw", "adamw8bit", "paged_adamw8bit", "adafactor"] = "adamw"
+    """adamw8bit keeps AdamW's moments in 8 bits, paged_adamw8bit also moves them to main memory when the card is full
+    (both of bitsandbytes); adafactor keeps a row and a column for each matrix. Change it when memory is short for
+    adapter.method=full, or to reproduce a recipe."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Course of the learning rate after the warm-up. Set constant for a run that you may want to continue."""
     warmup: Rate = 0.03
     """Steps in which the learning rate rises from 0: below 1 a share of all steps, else a number of steps. Raise it
     when the loss jumps at the beginning."""
     weight_decay: Rate = 0.0
-    """Weight decay of AdamW; biases and norms are left out, as in Hugging Face's Trainer. Set it for long runs with
+    """Weight decay; biases and norms are left out, as in Hugging Face's Trainer. Set it for long runs with
     adapter.method=full."""
     l2_sp: Rate = 0.0
     """Penalty on the squared distance of the weights from their start (L2-SP), against forgetting; 0 = none. Raise
@@ -196,6 +200,12 @@ class Train(Section):
     eval_every: Count = 0
     """Steps between two measurements of the held-out loss and sample answers; 0 = a quarter of the run. Lower it to
     see more of a long run."""
+    early_stop: Count = 0
+    """Ends the run when the held-out loss has not reached a new lowest value in this many measurements (`eval_every`);
+    0 = never. Set it, such as 3, when you do not know how many epochs the data are worth."""
+    best: bool = False
+    """true: what is exported are the weights of the lowest held-out loss; those of the last step are kept in
+    adapter/last. Set it for long runs on few rows, whose held-out loss rises again."""
     eval_rows: Positive = 64
     """Held-out rows for the loss while training; the final table uses all of them. Raise it for a smoother curve."""
     save_every: Count = 0

@@ -61,8 +61,8 @@ def facts(contents: Contents) -> list[Fact]:
         rows += [(phrase("fact-speed"), f"{tokens / seconds:,.0f}")] if seconds else []
         spikes = ", ".join(f"{m['step']:,}" for m in [m for m in steps if "spike" in m][:20])
         rows += [(phrase("fact-spikes"), phrase("at-steps", steps=spikes) if spikes else phrase("none"))]
-    for key in ("train_seconds", "peak_gib", "device", "dtype", "path", "processes", "micro_tokens",
-                "trained_parameters", "parameters"):  # fmt: skip
+    for key in ("planned_steps", "best_step", "best_loss", "train_seconds", "peak_gib", "device", "dtype", "path",
+                "processes", "micro_tokens", "trained_parameters", "parameters"):  # fmt: skip
         if key in counts:
             value = counts[key]
             rows.append((phrase(f"fact-{key}"), f"{value:,}" if isinstance(value, (int, float)) else str(value)))

@@ -17,25 +17,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline.run.files import disk_errors, folder_size, make_folder, need_space, read_json, readable_size
 from pipeline.run.leftovers import remove_whole
+from pipeline.run.link_file import link_or_copy
 from pipeline.run.progress import say
 from pipeline.training import checkpoint
+from pipeline.training.optimizer_state import Layout
 
 MAX_ARCHIVED = 3  # other settings whose checkpoints are kept
 NAME = re.compile(r"^[0-9a-f]{16}$")
 
 
 def open_checkpoints(
-    root: Path, key: str, sizes: dict[str, Any], weights: dict[str, torch.nn.Parameter], keep: int,
+    root: Path, key: str, sizes: dict[str, Any], layout: Layout, keep: int,
     files: Sequence[Path], accelerator: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """The state of the newest intact checkpoint of these settings, or `checkpoint.START`.
 
     Args:
-        key, sizes: as `checkpoint.key_of` has them. keep: `train.keep`.
+        key, sizes: as `checkpoint.key_of` has them. layout: of its tensors. keep: `train.keep`.
         files: of the run folder that belong to the checkpoints; they are archived and restored with them.
 
     Raises:
@@ -43,15 +43,15 @@ def open_checkpoints(
     """
     if accelerator.is_main_process:
         with disk_errors(root):
-            settle(root, key, weights, files)
+            settle(root, key, layout, files)
         archived = sum(p.stat().st_size for p in root.glob("*/step-*/*.safetensors"))
         note = f" (besides {readable_size(archived)} of other settings in {root})" if archived else ""
-        need_space(root, checkpoint.space(root, weights, keep), f"checkpoints{note}")
+        need_space(root, checkpoint.space(root, layout, keep), f"checkpoints{note}")
     accelerator.wait_for_everyone()  # no rank may read before the first one has moved everything
     return checkpoint.newest(root, key, sizes, accelerator.is_main_process) or dict(checkpoint.START)
 
 
-def settle(root: Path, key: str, weights: dict[str, torch.nn.Parameter], files: Sequence[Path]) -> None:
+def settle(root: Path, key: str, layout: Layout, files: Sequence[Path]) -> None:
     """Moves checkpoints, so that `root` has only those of `key`, the newest of them intact."""
     for partial in root.glob(".*.tmp"):  # of a process that was killed while writing
         shutil.rmtree(partial, ignore_errors=True)
@@ -66,7 +66,7 @@ def settle(root: Path, key: str, weights: dict[str, torch.nn.Parameter], files: 
     _restore(root, key, files)
     _remove_oldest(root)
     while steps := checkpoint.steps(root):
-        if not (damage := checkpoint.damage(root, steps[-1], weights)):
+        if not (damage := checkpoint.damage(root, steps[-1], layout)):
             break
         _move_damaged(root, steps[-1], damage)
 
@@ -87,7 +87,7 @@ def _archive(root: Path, owner: str, steps: list[int], files: Sequence[Path]) ->
     make_folder(folder)
     for path in files:
         if path.is_file():
-            _copy(path, folder / path.name)
+            link_or_copy(path, folder / path.name)
     for step in steps:
         target = checkpoint.folder_of(folder, step)
         if target.exists():  # the same step of the same run: the same bits
@@ -106,7 +106,7 @@ def _restore(root: Path, key: str, files: Sequence[Path]) -> None:
     if not checkpoint.steps(root) and checkpoint.steps(folder):
         for path in files:
             if (folder / path.name).is_file():
-                _copy(folder / path.name, path)
+                link_or_copy(folder / path.name, path)
     for step in checkpoint.steps(folder):
         if not checkpoint.folder_of(root, step).exists():
             os.replace(checkpoint.folder_of(folder, step), checkpoint.folder_of(root, step))
@@ -120,15 +120,3 @@ def _remove_oldest(root: Path) -> None:
     for folder in archived[:-MAX_ARCHIVED]:
         say(f"train: removed the oldest checkpoints of other settings ({folder}); those of {MAX_ARCHIVED} are kept")
         remove_whole(folder)
-
-
-def _copy(path: Path, target: Path) -> None:
-    """Atomic; a hard link if the disk has them, since neither file is ever changed in place."""
-    temporary = target.with_name(f".{target.name}.aside.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(path, temporary)
-    except OSError:
-        shutil.copy2(path, temporary)
-    os.replace(temporary, target)
-    temporary.unlink(missing_ok=True)  # a rename does nothing if both are names of one file

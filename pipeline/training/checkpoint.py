@@ -1,13 +1,15 @@
-"""Checkpoints for exact resume: trained weights, AdamW's moments, and the state of the run.
+"""Checkpoints for exact resume: trained weights, the optimizer's state, and the state of the run.
 
 step-000400/weights.safetensors      trained weights by name
-            optimizer.safetensors    NAME|exp_avg, NAME|exp_avg_sq, NAME|step
-            state.json               step, counts, settings' key; sha256 of both files and of itself
+            optimizer.safetensors    NAME|exp_avg, NAME|exp_avg_sq, NAME|step (of AdamW; optimizer_state.py has others)
+            best.safetensors         with `train.best`: weights of the lowest held-out loss so far
+            state.json               step, counts, settings' key; sha256 of the files and of itself
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +17,31 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from pipeline.run.files import disk_errors, read_json, replace_folder, sealed, sha256_file, sha256_json, write_json
+from pipeline.run.files import (  # fmt: skip
+    disk_errors,
+    read_json,
+    replace_folder,
+    sealed,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
 from pipeline.run.leftovers import remove_whole
+from pipeline.run.link_file import link_or_copy
 from pipeline.run.progress import say
+from pipeline.training.optimizer_state import Layout, Shape, put_states, state_tensors
 
 NAME = re.compile(r"^step-(\d{6,})$")
 KEY = re.compile(r"^[0-9a-f]{64}$")
 WEIGHTS, OPTIMIZER, STATE = FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+BEST = "best.safetensors"
 SIZES = ("micro_tokens", "checkpointing")  # of `train`: how a step is split, which changes the order of its sums
-IRRELEVANT = ("graphs", "eval_every", "eval_rows")  # of `train`: no effect on the weights
+IRRELEVANT = ("graphs", "eval_every", "eval_rows")  # of `train`: no effect on the weights; unless looks decide
 START = {"step": 0, "micro_tokens": 0, "recompute": False, "seconds": 0.0, "learnt": 0}
 TYPES: dict[str, tuple[type, ...]] = {
     "step": (int,), "key": (str,), "sizes": (dict,), "micro_tokens": (int,), "recompute": (bool,), "learnt": (int,),
     "seconds": (int, float),
 }  # fmt: skip
-DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
 
 
 def folder_of(root: Path, step: int) -> Path:
@@ -45,31 +56,43 @@ def key_of(stage_key: dict[str, Any], commit: str | None) -> tuple[str, dict[str
         stage_key: of the training stage. commit: of the base.
     """
     settings = stage_key["train"]
-    relevant = {name: value for name, value in settings.items() if name not in (*SIZES, *IRRELEVANT)}
+    looks_decide = settings.get("early_stop") or settings.get("best")
+    left_out = (*SIZES, "graphs") if looks_decide else (*SIZES, *IRRELEVANT)
+    relevant = {name: value for name, value in settings.items() if name not in left_out}
     return sha256_json({**stage_key, "train": relevant, "commit": commit}), {name: settings[name] for name in SIZES}
 
 
 def save(
     root: Path, step: int, weights: dict[str, torch.nn.Parameter], optimizer: Any, state: dict[str, Any], keep: int
 ) -> None:
-    """Writes `root`/step-NNNNNN atomically, then removes all but the newest `keep`."""
+    """Writes `root`/step-NNNNNN atomically, then removes all but the newest `keep`.
+
+    Args:
+        state: with `best`, `{"step": N, ...}`, the weights of that step go with the checkpoint: its own, or those that
+            the newest checkpoint has.
+    """
     with replace_folder(folder_of(root, step)) as folder:
         save_file({name: p.detach().cpu().contiguous() for name, p in weights.items()}, folder / WEIGHTS)
         moments = {}
         for name, parameter in weights.items():
-            for moment, value in optimizer.state.get(parameter, {}).items():
-                moments[f"{name}|{moment}"] = value.detach().cpu().contiguous()
+            for moment, value in state_tensors(optimizer, parameter).items():
+                moments[f"{name}|{moment}"] = value
         save_file(moments, folder / OPTIMIZER)
-        files = {name: sha256_file(folder / name) for name in (WEIGHTS, OPTIMIZER)}
+        names = [WEIGHTS, OPTIMIZER]
+        if best := state.get("best"):
+            is_own = best["step"] == step
+            link_or_copy(folder / WEIGHTS if is_own else folder_of(root, steps(root)[-1]) / BEST, folder / BEST)
+            names.append(BEST)
+        files = {name: sha256_file(folder / name) for name in names}
         write_json(folder / STATE, sealed({"step": step, **state, "files": files}))
     for old in steps(root)[:-keep]:
         remove_whole(folder_of(root, old))
 
 
-def space(root: Path, weights: dict[str, torch.nn.Parameter], keep: int) -> int:
-    """Bytes that this run's checkpoints still need: `keep` of them and one while it is written, each with weights and
-    two moments in float32, without those that exist. Checkpoints of other settings are not replaced."""
-    one = 12 * sum(p.numel() for p in weights.values())
+def space(root: Path, layout: Layout, keep: int) -> int:
+    """Bytes that this run's checkpoints still need: `keep` of them and one while it is written, without those that
+    exist. Checkpoints of other settings are not replaced."""
+    one = layout.bytes
     existing = sum(path.stat().st_size for path in root.glob("step-*/*.safetensors"))
     return max(one, (keep + 1) * one - existing)
 
@@ -96,11 +119,11 @@ def newest(root: Path, key: str, sizes: dict[str, Any], verbose: bool = True) ->
     return None
 
 
-def damage(root: Path, step: int, weights: dict[str, torch.nn.Parameter] | None = None) -> str:
+def damage(root: Path, step: int, layout: Layout | None = None) -> str:
     """Why a checkpoint cannot be used; empty if it can.
 
     Args:
-        weights: trained weights; None: check the state only.
+        layout: of its tensors; None: check the state only.
 
     Checkpoints of versions without hashes are compared by names, shapes and types.
 
@@ -114,12 +137,12 @@ def damage(root: Path, step: int, weights: dict[str, torch.nn.Parameter] | None 
                 state = read_json(folder / STATE)
             if problem := _state_problem(state, step):
                 return f"{STATE} {problem}"
-            if weights is None:
+            if layout is None:
                 return ""
             for name, wanted in (state.get("files") or {}).items():
                 if sha256_file(folder / name) != wanted:
                     return f"{name} is not what was written"
-            return _tensor_problem(_tensors(folder / WEIGHTS), _tensors(folder / OPTIMIZER), weights)
+            return _tensor_problem(_tensors(folder / WEIGHTS), _tensors(folder / OPTIMIZER), layout)
         except PermissionError:
             raise
         except (OSError, SafetensorError) as error:
@@ -139,9 +162,6 @@ def _state_problem(state: Any, step: int) -> str:
     return "" if KEY.match(state["key"]) else "has no valid `key`"
 
 
-Shape = tuple[str, tuple[int, ...]]
-
-
 def _tensors(path: Path) -> dict[str, Shape]:
     """Type and shape of every tensor of a file."""
     with safe_open(path, "pt") as file:
@@ -149,17 +169,14 @@ def _tensors(path: Path) -> dict[str, Shape]:
         return {name: (tensor.get_dtype(), tuple(tensor.get_shape())) for name, tensor in slices.items()}
 
 
-def _tensor_problem(saved: dict[str, Shape], moments: dict[str, Shape], weights: dict[str, torch.nn.Parameter]) -> str:
+def _tensor_problem(saved: dict[str, Shape], moments: dict[str, Shape], layout: Layout) -> str:
     """The first difference between saved tensors and those of the run; empty if there is none."""
-    wanted: dict[str, Shape] = {name: (DTYPES.get(p.dtype, ""), tuple(p.shape)) for name, p in weights.items()}
-    if difference := _first_difference(saved, wanted):
+    if difference := _first_difference(saved, layout.weights):
         return f"{WEIGHTS} {difference}"
-    # A weight without a gradient so far has no moments; any other has all three.
+    # A weight without a gradient so far has no moments; any other has all.
     with_moments = {name.rsplit("|", 1)[0] for name in moments}
     wanted_moments = {
-        f"{name}|{moment}": ("F32", ()) if moment == "step" else wanted.get(name, ("", ()))
-        for name in with_moments
-        for moment in MOMENTS
+        f"{name}|{moment}": shape for name in with_moments for moment, shape in layout.moments.get(name, {}).items()
     }
     if saved and not moments:
         return f"{OPTIMIZER} is empty"
@@ -168,7 +185,7 @@ def _tensor_problem(saved: dict[str, Shape], moments: dict[str, Shape], weights:
     return ""
 
 
-def _first_difference(saved: dict[str, Shape], wanted: dict[str, Shape]) -> str:
+def _first_difference(saved: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> str:
     for name in sorted(saved.keys() | wanted.keys()):
         if name not in saved:
             return f"lacks {name}"
@@ -183,23 +200,29 @@ def _text(shape: Shape) -> str:
     return f"{shape[0]} {list(shape[1])}"
 
 
-def restore(root: Path, step: int, weights: dict[str, torch.nn.Parameter], optimizer: Any) -> None:
-    """Loads weights and moments, bit for bit.
+def restore(root: Path, step: int, weights: dict[str, torch.nn.Parameter], optimizer: Any, layout: Layout) -> None:
+    """Loads weights and the optimizer's state, bit for bit.
 
     Raises:
         ValueError: the checkpoint holds tensors of other names, shapes or types.
     """
     folder = folder_of(root, step)
     saved, moments = load_file(folder / WEIGHTS), load_file(folder / OPTIMIZER)
-    if problem := _tensor_problem(_tensors(folder / WEIGHTS), _tensors(folder / OPTIMIZER), weights):
+    if problem := _tensor_problem(_tensors(folder / WEIGHTS), _tensors(folder / OPTIMIZER), layout):
         raise ValueError(f"{folder}: {problem}")
-    fused = any(group.get("fused") for group in optimizer.param_groups)
+    states: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in moments.items():
+        name, _, moment = key.rpartition("|")
+        states.setdefault(name, {})[moment] = value
     with torch.no_grad():
         for name, parameter in weights.items():
             parameter.copy_(saved[name])
-            state = {m: moments[f"{name}|{m}"] for m in MOMENTS if f"{name}|{m}" in moments}
-            if state:
-                # Moments are on the weight's device; AdamW's step count only if it is fused.
-                optimizer.state[parameter] = {
-                    m: v.to(parameter.device) if fused or m != "step" else v for m, v in state.items()
-                }
+        put_states(optimizer, weights, states)
+
+
+def restore_best(root: Path, weights: dict[str, torch.nn.Parameter]) -> None:
+    """Loads the weights of the lowest held-out loss, of the newest checkpoint."""
+    saved = load_file(folder_of(root, steps(root)[-1]) / BEST)
+    with torch.no_grad():
+        for name, parameter in weights.items():
+            parameter.copy_(saved[name])

@@ -59,7 +59,7 @@ class PathInputs:
     @property
     def reserve(self) -> int:
         """Bytes that gradients and moments still need."""
-        return bytes_to_reserve(self.weights, moments=not self.state["step"])
+        return bytes_to_reserve(self.weights, "" if self.state["step"] else self.settings.optimizer)
 
     def is_deterministic(self, path: MicroBatches) -> bool:
         """`self_check.is_deterministic` on the longest row."""

@@ -37,12 +37,14 @@ from pipeline.run.progress import bar, say, working
 from pipeline.training import checkpoint, ewc, metrics
 from pipeline.training.archive import open_checkpoints
 from pipeline.training.fast_path import PathInputs, agree, choose_path, reduce_memory
+from pipeline.training.lowest_loss import LowestLoss
 from pipeline.training.micro_batches import MicroBatches
-from pipeline.training.optimizer import build_optimizer, take_step
+from pipeline.training.optimizer import build_optimizer, embedding_names, take_step
+from pipeline.training.optimizer_state import Layout
 from pipeline.training.penalty import add_gradients
 from pipeline.training.periodic_eval import PeriodicEval, losses_of
 from pipeline.training.preflight import check_export_tokenizer, open_tokens
-from pipeline.training.processes import any_rank, start_accelerator, stop_on_signal, sum_gradients
+from pipeline.training.processes import any_rank, of_main, start_accelerator, stop_on_signal, sum_gradients
 from pipeline.training.schedule import (
     epochs_after,
     every,
@@ -90,11 +92,12 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     # start or resume
     root, log = run.folder("checkpoints"), run.root / "metrics.jsonl"
     key, sizes = checkpoint.key_of(stage_key, base.commit)
-    state = open_checkpoints(root, key, sizes, weights, settings.keep, (log, run.root / ewc.FILE), accelerator)
+    layout = Layout.of(weights, settings.optimizer, embedding_names(model, weights))
+    state = open_checkpoints(root, key, sizes, layout, settings.keep, (log, run.root / ewc.FILE), accelerator)
     general = _ewc_rows(config, dataset, tokens, encoder, context or WINDOW)
     penalties = ewc.load_penalties(settings, model, weights, general, run.root, stage_key, accelerator)
     if state["step"]:
-        checkpoint.restore(root, state["step"], weights, optimizer)
+        checkpoint.restore(root, state["step"], weights, optimizer, layout)
         say(f"train: resuming from step {state['step']} of {total}") if is_main else None
     inputs = PathInputs(settings, model, tokens, _shared(encoder, dataset), accelerator, state, list(weights.values()))
     path = choose_path(inputs, dtype_name(config.model), config.model.quantize == "fp8", method.spec.never_packed)
@@ -104,6 +107,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     if settings.tracker != "none":
         accelerator.init_trackers("tracker", config=_flat(config))
     evaluation = PeriodicEval(model, encoder, val, settings.eval_rows, dataset, config.eval, context or WINDOW)
+    lowest = LowestLoss.of(settings, state, len(val))
     step, labelled_so_far, started_at = state["step"], state["learnt"], time.time() - state["seconds"]
     is_evaluating, peak_gib = False, functools.partial(_peak_gib, accelerator.device, state)
 
@@ -112,21 +116,22 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         if is_main and step not in checkpoint.steps(root):
             now = {
                 "key": key, "sizes": sizes, "micro_tokens": path.micro_tokens, "recompute": path.recompute,
-                "learnt": labelled_so_far, "seconds": time.time() - started_at, "peak_gib": peak_gib(),
+                "learnt": labelled_so_far, "seconds": time.time() - started_at, "peak_gib": peak_gib(), **lowest.state()
             }  # fmt: skip
             checkpoint.save(root, step, weights, optimizer, now, settings.keep)
         accelerator.wait_for_everyone()
 
-    def evaluate() -> None:
+    def evaluate() -> bool:  # whether these weights are to be kept
         nonlocal is_evaluating
-        is_evaluating = True
+        is_evaluating, loss = True, 0.0
         if is_main:
             with accelerator.autocast(), deterministic(False):
                 line = evaluation.measure(step)
             metrics.append(log, line)
             accelerator.log(losses_of(line), step=step)
-        accelerator.wait_for_everyone()
-        is_evaluating = False
+            loss = line.get("val_loss", 0.0)
+        loss, is_evaluating = of_main(accelerator, loss), False
+        return lowest.add(step, loss)
 
     if step == 0:
         evaluate()
@@ -139,7 +144,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         disk_errors(run.root),
         path.deterministic(),
     ):
-        while step < total:
+        while step < total and not lowest.is_over:
             started = time.time()
             rows = step_rows(step, len(tokens), settings)
             labelled = int(tokens.labelled[rows].sum())
@@ -181,29 +186,28 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
                 "step": step, "epoch": epochs_after(step, len(tokens), settings), "loss": float(loss), "lr": rate,
                 "grad_norm": float(norm), **penalty, "tokens": count, "learnt": labelled, "seconds": round(seconds, 4),
             }  # fmt: skip
-            if spikes.is_spike(line["loss"]) and is_main:
-                line["spike"] = tokens.names_of(rows)
-                _print_spike(step, line["loss"], spikes.mean)
             progress.note = f"loss {line['loss']:.3f}, {count / seconds:,.0f} tok/s"
             progress.update()
             if is_main:
+                _mark_spike(line, spikes, tokens, rows)
                 metrics.append(log, line)
                 accelerator.log({k: line[k] for k in ("loss", "lr", "grad_norm", "epoch")}, step=step)
-            if step % eval_every == 0 or step == total:
-                evaluate()
-            if step % save_every == 0 or step == total:
+            is_lowest = (step % eval_every == 0 or step == total) and evaluate()
+            if step % save_every == 0 or step == total or is_lowest or lowest.is_over:
                 save()
         if any_rank(accelerator, stop.code != 0):  # a signal during the last evaluation
             raise _stopped(accelerator, step, total, stop.code)
     if is_main:
+        lowest.tell(step, total)
         counts = {
-            "steps": total, "train_seconds": round(time.time() - started_at, 1), "learnt": labelled_so_far,
+            "steps": step, **lowest.counts(step, total), "train_seconds": round(time.time() - started_at, 1),
             "trained_parameters": sum(p.numel() for p in weights.values()), "parameters": parameters,
-            "micro_tokens": path.micro_tokens, "path": path.name, "peak_gib": peak_gib(),
+            "learnt": labelled_so_far, "micro_tokens": path.micro_tokens, "path": path.name, "peak_gib": peak_gib(),
             "processes": world, "dtype": dtype_name(config.model), "device": str(accelerator.device),
         }  # fmt: skip
+        use_best = functools.partial(checkpoint.restore_best, root, weights)
         with accelerator.autocast():
-            finish(config, run, run_base, model, stage_key, counts)
+            finish(config, run, run_base, model, stage_key, counts, use_best if lowest.is_before(step) else None)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
@@ -236,8 +240,13 @@ def _ewc_rows(config: Config, dataset: Path, tokens: Tokens, encoder: AnyEncoder
     return ewc.rehearsal_rows(config.data.sources, dataset, tokens)
 
 
-def _print_spike(step: int, loss: float, mean: float) -> None:
-    say(f"train: step {step}: the loss jumped to {loss:.3f} from about {mean:.3f}; metrics.jsonl names its rows")
+def _mark_spike(line: dict[str, Any], spikes: metrics.Spikes, tokens: Tokens, rows: list[int]) -> None:
+    """Names the rows of a step whose loss is far above those before, in its line of metrics.jsonl and on the screen."""
+    step, loss = line["step"], line["loss"]
+    if spikes.is_spike(loss):
+        line["spike"] = tokens.names_of(rows)
+        mean = f"{spikes.mean:.3f}"
+        say(f"train: step {step}: the loss jumped to {loss:.3f} from about {mean}; metrics.jsonl names its rows")
 
 
 def _peak_gib(device: torch.device, state: dict[str, Any]) -> float:

@@ -1,10 +1,10 @@
 """Memory of training on a card: predicted from shapes (`Footprint`), and measured by probes before the first step.
 
-    peak = weights + 16 bytes per trained parameter + tokens x (kept in all blocks + working set of one block) + fixed
+    peak = weights + trained + tokens x (kept in all blocks + working set of one block) + fixed
 
-Trained parameters, their gradients and AdamW's two moments are float32. Per token, in the type of the arithmetic: what
-each block keeps (`kernels.block`), and in the backward pass of one block about three rows of g and u, and four of the
-hidden size. docs/benchmarks.md compares predictions with measurements.
+Trained parameters, their gradients and AdamW's two moments are float32: 16 bytes per parameter. Per token, in the type
+of the arithmetic: what each block keeps (`kernels.block`), and in the backward pass of one block about three rows of g
+and u, and four of the hidden size. docs/benchmarks.md compares predictions with measurements.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pipeline.prompt.batch import PaddedBatch
 from pipeline.prompt.pack import Pack
 from pipeline.run.errors import UserError
 from pipeline.run.progress import say
+from pipeline.training.optimizer_state import Layout
 
 PROBE_TOKENS = 512
 PADDED_SHARE = 0.75  # of the free memory: the rest is for the optimiser's first step and for fragmentation
@@ -55,11 +56,12 @@ class Footprint:
         return self.weights + self.trained + tokens * token + self.fixed
 
 
-def predict_footprint(shape: Any, weights: float, trained: int, ranks: int, size: int, quantized: bool) -> Footprint:
+def predict_footprint(shape: Any, weights: float, trained: float, ranks: int, size: int, quantized: bool) -> Footprint:
     """Footprint of a model with LLaMA's blocks.
 
     Args:
-        shape: transformers config. weights: bytes of the frozen weights. trained: parameters.
+        shape: transformers config. weights: bytes of the frozen weights.
+        trained: bytes of the trained ones, with gradients and optimizer.
         ranks: sum of the adapters' ranks in one block. size: bytes of a number in the type of the arithmetic.
         quantized: whether the base is in 4 or 8 bits and dequantised for each product.
     """
@@ -75,13 +77,17 @@ def predict_footprint(shape: Any, weights: float, trained: int, ranks: int, size
     working = size * (3 * 2 * inner + 4 * hidden)
     fixed = SLICE * shape.vocab_size * size * 2 + (2 * inner * hidden * size if quantized else 0)
     layers = shape.num_hidden_layers
-    return Footprint(weights, 16.0 * trained, layers * kept, layers * recomputed, working, fixed)
+    return Footprint(weights, trained, layers * kept, layers * recomputed, working, fixed)
 
 
-def bytes_to_reserve(weights: Sequence[torch.Tensor], moments: bool) -> int:
-    """Bytes that training will allocate besides a pass: gradients in float32, and AdamW's two moments unless they exist
-    already (`moments` is false)."""
-    return sum(w.numel() for w in weights) * (12 if moments else 4)
+def bytes_to_reserve(weights: Sequence[torch.Tensor], optimizer: str) -> int:
+    """Bytes that training will allocate besides a pass: gradients in float32, and the optimizer's state.
+
+    Args:
+        optimizer: value of `train.optimizer`; empty: its state exists already.
+    """
+    state = Layout.of({str(n): w for n, w in enumerate(weights)}, optimizer).moment_bytes if optimizer else 0
+    return sum(w.numel() for w in weights) * 4 + state
 
 
 def choose_packed(

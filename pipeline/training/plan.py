@@ -26,6 +26,7 @@ from pipeline.model.packed.support import has_llama_blocks
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.next_command import next_command
 from pipeline.training.memory import FULL_SPEED, MAX_TOKENS, Footprint, predict_footprint
+from pipeline.training.optimizer_state import Layout
 from pipeline.training.penalty import kept_numbers
 from pipeline.training.schedule import steps_per_epoch, total_steps, warmup_steps
 
@@ -37,6 +38,7 @@ WEIGHT_BYTES = {"none": None, "int8": 1.05, "nf4": 0.516, "fp8": 2.0}  # with th
 class Plan:
     """rows: to train on, None if unknown. exact: whether `tokens` was counted; otherwise it is an upper bound.
 
+    checkpoint_gb: in 1e9 bytes.
     parameters: of the base. everything: with those that the method adds. token_mib: per token on the plain path, an
     estimate. blocks: of the base. fast: footprint of the fast path if it has LLaMA's blocks. penalty_gib: starts and
     importances that `train.l2_sp` and `train.ewc` keep.
@@ -51,6 +53,7 @@ class Plan:
     trained: int
     weights_gib: float
     training_gib: float
+    checkpoint_gb: float
     token_mib: float
     blocks: int = 0
     fast: Footprint | None = None
@@ -81,8 +84,9 @@ def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
     trained, everything = adapters.parameter_counts(adapted)
     penalty = _penalty_bytes(config.train, adapted, config.adapter.init != "default")
     is_quantized = config.model.quantize in ("nf4", "int8")
-    # Gradient and AdamW's two moments in float32; an adapter itself is in float32 too.
-    per_trained = 12 if method.spec.float32 else 16
+    # Gradient in float32 and the optimizer's state; an adapter itself is in float32 too.
+    state = Layout.of(adapters.trained(adapted), config.train.optimizer).moment_bytes
+    per_trained = 4 if method.spec.float32 else 8
     return Plan(
         rows=rows,
         tokens=tokens,
@@ -92,10 +96,13 @@ def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
         everything=everything,
         trained=trained,
         weights_gib=weights / GIB,
-        training_gib=trained * per_trained / GIB,
+        training_gib=(trained * per_trained + state) / GIB,
+        checkpoint_gb=(trained * 4 + state) / 1e9,
         token_mib=_token_bytes(shape, dtype, not method.spec.float32, config.prompt.mask_prompt) / 2**20,
         blocks=int(getattr(shape, "num_hidden_layers", 0)),
-        fast=_footprint(shape, adapted, weights + penalty, trained, dtype, is_quantized) if packed else None,
+        fast=_footprint(shape, adapted, weights + penalty, 8 * trained + state, dtype, is_quantized)
+        if packed
+        else None,
         penalty_gib=penalty / GIB,
     )
 
@@ -107,7 +114,7 @@ def _penalty_bytes(train: Train, adapted: Any, started: bool) -> int:
     return 4 * kept_numbers(adapted, adapters.trained(adapted), bool(train.ewc), started)
 
 
-def _footprint(shape: Any, adapted: Any, weights: float, trained: int, dtype: str, is_quantized: bool) -> Footprint:
+def _footprint(shape: Any, adapted: Any, weights: float, trained: float, dtype: str, is_quantized: bool) -> Footprint:
     ranks = sum(m.lora_A["default"].weight.shape[0] for m in adapted.modules() if hasattr(m, "lora_A"))
     a_block = math.ceil(ranks / shape.num_hidden_layers)
     return predict_footprint(shape, weights, trained, a_block, BYTES[dtype], is_quantized)
@@ -136,7 +143,7 @@ def lines(config: Config, planned: Plan, times: Sequence[str] = ()) -> list[str]
     elif not method.float32:
         kept = f"adapter    {planned.trained * 4 / 1e6:,.1f} MB in float32"
     else:
-        kept = f"checkpoint {planned.trained * 12 / 1e9:,.1f} GB in float32, weights and AdamW's moments"
+        kept = f"checkpoint {planned.checkpoint_gb:,.1f} GB, weights in float32 and the optimiser's state"
     with_adapter = "" if method.float32 else ", with the adapter itself"
     return [
         f"run        {config.name}: {config.adapter.method} on {config.model.base or 'random weights'}, "

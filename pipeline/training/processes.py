@@ -71,6 +71,12 @@ def sum_gradients(accelerator: Accelerator, weights: Iterable[torch.nn.Parameter
     _sum(accelerator, bucket)
 
 
+def of_main(accelerator: Accelerator, value: float) -> float:
+    """The main process's value, on every rank."""
+    own = torch.tensor(value if accelerator.is_main_process else 0.0, dtype=torch.float64, device=accelerator.device)
+    return float(accelerator.reduce(own, "sum"))
+
+
 def _sum(accelerator: Accelerator, bucket: list[torch.Tensor]) -> None:
     if not bucket:
         return

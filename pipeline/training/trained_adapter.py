@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,28 @@ from pipeline.run.progress import say
 from pipeline.training import metrics
 
 
-def finish(config: Config, run: Run, base: RunBase, model: Any, key: dict[str, Any], counts: dict[str, Any]) -> None:
+def finish(
+    config: Config, run: Run, base: RunBase, model: Any, key: dict[str, Any], counts: dict[str, Any],
+    use_best: Callable[[], None] | None = None,
+) -> None:  # fmt: skip
     """Probes the trained model, draws the loss, and writes `adapter/`.
 
     Args:
-        counts: of the manifest; first and last loss are added.
+        counts: of the manifest; first and last loss are added. use_best: puts the weights of the lowest held-out loss
+            into the model; those of the last step are then written to `adapter/last/`.
     """
     lines = metrics.read(run.root / "metrics.jsonl")
     losses = [m["loss"] for m in lines if "loss" in m]
     counts |= {"first_loss": losses[0], "last_loss": losses[-1]} if losses else {}
     longest = context_length(model.config, config.adapter)
     facts = Facts.of(config.prompt, config.train, run, counts)
-    probes = probe_model(model, base.encoder, run.folder("dataset"), config.eval, longest, facts)
     metrics.plot(run.root / "loss.png", lines, config.name)
     with run.writing("adapter", key) as output:
+        if use_best:
+            (output.folder / "last").mkdir()
+            _save(config.name, base, model, output.folder / "last")
+            use_best()
+        probes = probe_model(model, base.encoder, run.folder("dataset"), config.eval, longest, facts)
         _save(config.name, base, model, output.folder)
         write_json(output.folder / "probes.json", probes)
         output.counts = counts

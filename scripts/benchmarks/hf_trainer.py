@@ -29,6 +29,10 @@ from pipeline.run.progress import bar
 from pipeline.training.schedule import epoch_order, total_steps, warmup_steps
 
 MICRO_ROWS = 4  # alpaca-lora's micro_batch_size
+OPTIMIZERS = {
+    "adamw": "adamw_torch", "adamw8bit": "adamw_bnb_8bit", "paged_adamw8bit": "paged_adamw_8bit",
+    "adafactor": "adafactor",
+}  # fmt: skip
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
@@ -84,7 +88,8 @@ def train_stock(
         lr_scheduler_type=SCHEDULES[settings.schedule], warmup_steps=warmup_steps(total, settings.warmup),
         weight_decay=settings.weight_decay, max_grad_norm=settings.clip, seed=settings.seed,
         bf16=dtype_name(config.model) == "bf16", use_cpu=not torch.cuda.is_available(), logging_steps=1,
-        save_strategy="no", report_to=[], disable_tqdm=True, remove_unused_columns=False,
+        optim=OPTIMIZERS[settings.optimizer], save_strategy="no", report_to=[], disable_tqdm=True,
+        remove_unused_columns=False,
     )  # fmt: skip
     trainer = FixedOrderTrainer(
         model=model, args=arguments, train_dataset=Rows(tokens), data_collator=collate, callbacks=[watch]

@@ -17,6 +17,7 @@ from pipeline.run.errors import UserError
 from pipeline.run.files import sha256_file
 from pipeline.run.folder import Run
 from pipeline.training import archive, checkpoint, metrics
+from pipeline.training.optimizer_state import Layout
 
 KEY, OTHER = "a" * 64, "b" * 64
 
@@ -39,7 +40,7 @@ def put(root: Path, step: int, key: str = KEY) -> None:
 
 
 def settle(root: Path, key: str = KEY, *beside: Path) -> list[int]:
-    archive.settle(root, key, trained()[0], beside)
+    archive.settle(root, key, Layout.of(trained()[0], "adamw"), beside)
     return checkpoint.steps(root)
 
 
@@ -114,7 +115,7 @@ def test_a_whole_one_is_not_damaged(tmp_path: Path, capsys: pytest.CaptureFixtur
     put(tmp_path, 4)
     assert settle(tmp_path) == [4]
     weights, optimizer = trained(1)
-    checkpoint.restore(tmp_path, 4, weights, optimizer)
+    checkpoint.restore(tmp_path, 4, weights, optimizer, Layout.of(weights, "adamw"))
     wanted, moments = trained(4)
     for name, weight in wanted.items():
         assert torch.equal(weights[name], weight)
@@ -127,7 +128,7 @@ def test_restore_does_not_broadcast(tmp_path: Path) -> None:
     put(tmp_path, 4)
     rewrite(tmp_path / "step-000004", "weights.safetensors", lambda t: t.update(a=torch.ones(1, 4)))
     with pytest.raises(ValueError, match=r"a as F32 \[1, 4\]"):
-        checkpoint.restore(tmp_path, 4, *trained())
+        checkpoint.restore(tmp_path, 4, *trained(), Layout.of(trained()[0], "adamw"))
 
 
 def test_missing_rights_are_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +239,7 @@ def test_disk_says_what_other_settings_take(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(checkpoint, "space", lambda *_: 10**18)
     alone = type("Alone", (), {"is_main_process": True})()
     with pytest.raises(UserError, match="of other settings"):
-        archive.open_checkpoints(tmp_path, KEY, {}, trained()[0], 2, (), alone)
+        archive.open_checkpoints(tmp_path, KEY, {}, Layout.of(trained()[0], "adamw"), 2, (), alone)
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -252,7 +253,7 @@ def test_step_counts_lie_where_the_optimizer_wants_them(tmp_path: Path, fused: b
     other = {"a": torch.nn.Parameter(torch.zeros(2, device="meta"))}
     optimizer = torch.optim.AdamW(other.values())
     optimizer.param_groups[0]["fused"] = fused
-    checkpoint.restore(tmp_path, 1, other, optimizer)
+    checkpoint.restore(tmp_path, 1, other, optimizer, Layout.of(other, "adamw"))
     places = {moment: str(value.device) for moment, value in optimizer.state[other["a"]].items()}
     assert places == {"step": "meta" if fused else "cpu", "exp_avg": "meta", "exp_avg_sq": "meta"}
 
@@ -265,10 +266,10 @@ def test_damaged_checkpoint_without_state_is_not_used(finished: tuple[Config, Ru
 
 def test_disk_for_checkpoints(tmp_path: Path) -> None:
     """Three of 12 bytes a number while the third is written; those that are there are not asked for again."""
-    weights = {"a": torch.nn.Parameter(torch.zeros(1000))}
-    assert checkpoint.space(tmp_path, weights, 2) == 36_000
+    layout = Layout.of({"a": torch.nn.Parameter(torch.zeros(1000))}, "adamw")
+    assert checkpoint.space(tmp_path, layout, 2) == 36_012
     (tmp_path / "step-000001").mkdir()
     (tmp_path / "step-000001" / "weights.safetensors").write_bytes(bytes(20_000))
-    assert checkpoint.space(tmp_path, weights, 2) == 16_000
+    assert checkpoint.space(tmp_path, layout, 2) == 16_012
     (tmp_path / "step-000001" / "optimizer.safetensors").write_bytes(bytes(20_000))
-    assert checkpoint.space(tmp_path, weights, 2) == 12_000
+    assert checkpoint.space(tmp_path, layout, 2) == 12_004

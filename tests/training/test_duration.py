@@ -68,6 +68,8 @@ def test_the_speed_of_a_product_is_measured(config: Config) -> None:
 @pytest.mark.parametrize("unknown", ["rows", "tokens", "steps", "trained"])
 def test_nothing_is_said_of_what_is_unknown(config: Config, tmp_path: Path, unknown: str) -> None:
     values = {"rows": 10, "tokens": 100, "steps": 2, "trained": 5, unknown: None if unknown != "trained" else 0}
-    planned = Plan(exact=True, parameters=9, everything=9, weights_gib=0, training_gib=0, token_mib=0, **values)  # type: ignore[arg-type]
+    planned = Plan(
+        exact=True, parameters=9, everything=9, weights_gib=0, training_gib=0, checkpoint_gb=0, token_mib=0, **values
+    )  # type: ignore[arg-type]
     assert duration(config, planned, tmp_path) is None
     assert lines(planned, None) == []

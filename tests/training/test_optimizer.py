@@ -11,14 +11,21 @@ from transformers import AutoModelForCausalLM, Trainer
 
 from pipeline import stages
 from pipeline.config.methods import METHODS
-from pipeline.config.schema import Adapter
+from pipeline.config.schema import Adapter, Train
 from pipeline.model import adapter as adapters
 from pipeline.model.methods import BY_NAME
 from pipeline.prompt.stage import prompt_settings
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.folder import Run
 from pipeline.training import metrics
-from pipeline.training.optimizer import decayed_names, parameter_groups
+from pipeline.training.optimizer import (
+    build_optimizer,
+    decayed_names,
+    embedding_names,
+    parameter_groups,
+    take_step,
+)
+from pipeline.training.optimizer_state import Layout, state_tensors
 from scripts.benchmarks.hf_trainer import train_stock
 from tests.helpers.methods import KINDS, adapter_of, stock
 from tests.helpers.tiny import make_config, run_to
@@ -67,10 +74,12 @@ def test_groups_keep_their_ratio_and_every_weight_once() -> None:
     assert [g["params"] for g in parameter_groups(model, weights, whole, 0.0)] == [whole[0]["params"]]
 
 
-def test_full_with_decay_has_trainer_s_losses(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "paged_adamw8bit", "adafactor"])
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
+def test_full_with_decay_has_trainer_s_losses(base: Path, tmp_path: Path, optimizer: str) -> None:
     config = make_config(
         tmp_path, base, "adapter.method=full", "train.weight_decay=0.5", "train.max_steps=6", "eval.prompts=[]",
-        "train.lr=2e-2",
+        "train.lr=2e-2", f"train.optimizer={optimizer}",
     )  # fmt: skip
     run = run_to(config, "train", tmp_path)
     tokens, val = (Tokens(run.folder("tokens") / f"{part}.arrow") for part in ("train", "val"))
@@ -95,3 +104,22 @@ def test_what_was_trained_under_the_old_rule_is_not_gone_on_with(base: Path, tmp
     assert "strip_end" not in prompt_settings(make_config(tmp_path, base).prompt)
     assert prompt_settings(make_config(tmp_path, base, "prompt.strip_end=true").prompt)["strip_end"]
     assert key("train.accumulation_4_28=4")["train"]["accumulation_4_28"] == 4
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "adafactor"])
+def test_layout_is_what_the_optimizer_keeps(optimizer: str) -> None:
+    """Names, types and shapes predict each state: vectors, matrices below and above 8 bits, an embedding."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Embedding(90, 64), torch.nn.Linear(64, 70), torch.nn.Linear(70, 3))
+    weights = dict(model.named_parameters())
+    groups = [{"params": list(weights.values()), "ratio": 1.0}]
+    chosen = build_optimizer(model, weights, groups, Train(optimizer=optimizer))
+    model(torch.arange(5)).sum().backward()
+    take_step(chosen, 1e-3)
+    layout = Layout.of(weights, optimizer, embedding_names(model, weights))
+    for name, weight in weights.items():
+        state = state_tensors(chosen, weight)
+        kinds = {torch.float32: "F32", torch.uint8: "U8", torch.int64: "I64"}
+        assert {key: (kinds[v.dtype], tuple(v.shape)) for key, v in state.items()} == layout.moments[name], name
+    assert ("U8" in str(layout.moments["1.weight"])) == (optimizer == "adamw8bit")
+    assert layout.moments["0.weight"] != layout.moments["1.weight"]

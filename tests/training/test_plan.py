@@ -53,7 +53,7 @@ def test_alpaca_lora_7b() -> None:
     assert "1,170 of 128 rows (390 an epoch x 3 epochs, the rest of an epoch carried" in text
     assert ", 100 of them warm-up" in text
     assert found.weights_gib == pytest.approx(6_738_415_616 * 2 / 2**30, rel=1e-6)
-    assert found.training_gib == pytest.approx(4_194_304 * 16 / 2**30)
+    assert found.training_gib == pytest.approx(4_194_304 * 16 / 2**30, rel=1e-4)  # with the moments' step counts
     assert 2 < found.token_mib < 15  # 32 layers, hidden 4096, no recomputation: some 5 to 8 MiB
 
 
