@@ -101,13 +101,16 @@ class ChatEncoder:
         last = whole.answers[-1] if whole.answers else len(whole.messages)
         return self._prompt(whole.first(last))
 
-    def prompt_of(self, messages: Sequence[Message]) -> list[int]:
+    def prompt_of(self, messages: Sequence[Message], thinks: bool = False) -> list[int]:
         """Ids of a conversation that ends with the user, and the header of the answer.
+
+        Args:
+            thinks: passes `enable_thinking` to the template, which training does not.
 
         Raises:
             UserError: the template refuses it.
         """
-        return self._prompt(self._folded(Conversation(list(messages), [True] * len(messages))))
+        return self._prompt(self._folded(Conversation(list(messages), [True] * len(messages), thinks=thinks)))
 
     def _prompt(self, conversation: Conversation) -> list[int]:
         rendered = self.conversations.render([conversation], open=True)[0]

@@ -15,6 +15,7 @@ from pipeline.prompt.chat_renderer import ChatRenderer, Dialogue, Refusal
 from pipeline.prompt.rendered_text import RenderedTokenizer
 from pipeline.run.errors import UserError
 
+THINK = "<think>"  # opens the reasoning in an answer
 QUESTION, ANSWER, SYSTEM = "What is it?", "It is here.", "Speak briefly."
 MARK = re.compile(r"<\|?\w+\|?>")  # how special tokens are mostly spelt
 U, A, S = ({"role": r, "content": c} for r, c in (("user", QUESTION), ("assistant", ANSWER), ("system", SYSTEM)))
@@ -29,7 +30,8 @@ class ChatForm:
     (SmolLM2 has <|im_start|> as BOS token; there each message begins with it, and none is the start).
     folds_system: the template has no system message, so its text goes in front of the first user turn, with a blank
     line in between. hides: an earlier answer is rendered in another form than the last one, so only the last one is
-    in the form in which a model writes it.
+    in the form in which a model writes it. thinks: the template has a thinking mode (`enable_thinking`).
+    opens_thinking: the header of an answer in this mode ends with `<think>`, so that the model does not write it.
     """
 
     headers: tuple[str, ...]
@@ -37,6 +39,8 @@ class ChatForm:
     bos: bool
     folds_system: bool
     hides: bool
+    thinks: bool = False
+    opens_thinking: bool = False
 
     @classmethod
     def of(cls, renderer: ChatRenderer, tokenizer: RenderedTokenizer, bos: str) -> ChatForm:
@@ -70,7 +74,10 @@ class ChatForm:
         headers = sorted({h for h in headers if h}, key=len, reverse=True)
         folds = isinstance(system, Refusal) or SYSTEM not in system
         hides = _differs(opened, two) or (not folds and _differs(open_system, two_system))
-        return cls(tuple(headers), end[0], bool(bos) and pair.startswith(bos) and pair.count(bos) == 1, folds, hides)
+        has_bos = bool(bos) and pair.startswith(bos) and pair.count(bos) == 1
+        thinks = isinstance(thinking, str) and thinking != opened
+        opens_thinking = thinks and str(thinking).rstrip().endswith(THINK)
+        return cls(tuple(headers), end[0], has_bos, folds, hides, thinks, opens_thinking)
 
 
 def _differs(opened: str | Refusal, longer: str | Refusal) -> bool:

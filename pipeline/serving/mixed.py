@@ -11,7 +11,7 @@ to the whole layer, nor for new tokens, IA3 and virtual tokens.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,15 +120,18 @@ def _try_mixing(model: Any, name: str) -> None:
         raise UserError(what, "model.base", f"talk to one at a time: `{next_command('chat', ADAPTER=name)}`") from None
 
 
-def _check_mixable(store: Store, name: str, method: str) -> None:
-    config: dict[str, Any] = inspect(store.folder(name))
-    why = ""
+def unmixable(config: Mapping[str, Any], method: str) -> str:
+    """Why an adapter cannot be on a base together with others; empty if it can. config: peft's, of the adapter."""
     if config.get("peft_type") != "LORA":
-        why = f"it is of the method {method}"
-    elif config.get("use_dora"):
-        why = "it is a DoRA"
-    elif config.get("trainable_token_indices") or config.get("modules_to_save"):
-        why = "it brings tokens or layers of its own"
-    if why:
+        return f"it is of the method {method}"
+    if config.get("use_dora"):
+        return "it is a DoRA"
+    if config.get("trainable_token_indices") or config.get("modules_to_save"):
+        return "it brings tokens or layers of its own"
+    return ""
+
+
+def _check_mixable(store: Store, name: str, method: str) -> None:
+    if why := unmixable(inspect(store.folder(name)), method):
         fix = f"talk to it alone: `{next_command('chat', ADAPTER=name)}`"
         raise UserError(f"the adapter {name} cannot be mixed with others in one batch: {why}", str(store.root), fix)

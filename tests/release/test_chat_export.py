@@ -22,6 +22,8 @@ from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.serving import chat as chatting
 from pipeline.serving.mixed import MixedModel
+from pipeline.serving.terminal.models import ChatModel
+from pipeline.serving.terminal.session import ChatSession
 from pipeline.store.folder import Store
 from pipeline.store.load import open_stored
 from tests.helpers.chat_runs import KINDS, SYSTEM, chat_config, make_chat_base
@@ -118,7 +120,7 @@ def test_the_chat_remembers_the_conversation(
     assert [messages[-1]["content"] for messages in asked] == ["One?", "Two?", "Three?", "Four?"]
     said = capsys.readouterr().out
     assert said.count("[a new conversation]") == 2
-    assert "/input is not a command; there are /system," in said
+    assert "[/input is for templates of single questions" in said
 
 
 def test_another_template_is_refused(exported: tuple[str, Config, Run]) -> None:
@@ -137,7 +139,7 @@ def test_a_stored_adapter_keeps_its_chat_template(exported: tuple[str, Config, R
     assert encoder.template == encoder_of(config).template
     mixed = MixedModel(RunBase.of(config, base), store, ["talks", "base"])
     assert mixed.encoders["talks"].prompt("Q") == encoder_of(config).prompt("Q")
-    session = chatting.ChatSession(model, encoder, None, config.chat)
+    session = ChatSession(ChatModel("talks", model, encoder, None), config.chat)
     assert session.remembers
 
 
