@@ -57,7 +57,7 @@ def read_entries(talk: Talk) -> None:
         try:
             if not _answer_next(talk, reader):
                 return
-        except KeyboardInterrupt:  # an answer takes its own: this one came at the prompt or in a command
+        except KeyboardInterrupt:  # at the prompt
             print()
             if not reader.is_terminal:
                 return
@@ -91,4 +91,7 @@ def _answer_next(talk: Talk, reader: Reader) -> bool:
             talk.ask(entry)
     except UserError as error:
         tell_error(error)
+    except KeyboardInterrupt:  # in a command, or before the answer has begun
+        print()
+        tell("[stopped]")
     return True

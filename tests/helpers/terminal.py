@@ -38,6 +38,8 @@ class Terminal:
 
     def send(self, keys: str) -> None:
         """Types keys; `\\r` is Enter."""
+        if CTRL_C in keys:  # between showing its prompt and waiting for a key, Python's readline takes no signal
+            time.sleep(0.3)
         os.write(self._handle, keys.encode())
 
     def wait_for(self, text: str) -> str:
@@ -45,16 +47,9 @@ class Terminal:
         end = time.monotonic() + SECONDS
         while text not in (shown := CONTROL.sub("", self.raw[self._seen :]).replace("\r", "")):
             if time.monotonic() > end or not self._read(0.2, end):
-                raise AssertionError(f"{text!r} was not printed, but {shown!r}")
+                raise AssertionError(f"{text!r} was not printed, but {shown!r}; before: {self.raw[-300:]!r}")
         self._seen = len(self.raw)
         return shown
-
-    def wait_for_more(self) -> None:
-        """Waits until something is printed."""
-        size, end = len(self.raw), time.monotonic() + SECONDS
-        while len(self.raw) == size:
-            if time.monotonic() > end or not self._read(0.2, end):
-                raise AssertionError("nothing was printed")
 
     def close(self) -> str:
         """Waits for the end of the process; returns what came since the last call."""

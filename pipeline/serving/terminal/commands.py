@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from pipeline.run.errors import UserError
 from pipeline.run.nearest import closest
@@ -20,13 +22,14 @@ class Talk:
     """What commands work on.
 
     Attributes:
-        given: the `input` of the next question. is_open: false after /quit.
+        given: the `input` of the next question. is_open: false after /quit. saved: the rows last saved in each file.
     """
 
     session: ChatSession
     models: ChatModels
     given: str = ""
     is_open: bool = True
+    saved: dict[Path, list[dict[str, Any]]] = field(default_factory=dict)
 
     def ask(self, question: str) -> None:
         """Answers a question, and prints why the answer ended early."""
@@ -119,8 +122,9 @@ def _regen(talk: Talk, text: str) -> None:
     session = talk.session
     if not session.exchanges:
         raise UserError("there is no answer yet")
+    before = session.exchanges[-1].answer
     _tell_end(session.again())
-    if session.settings.temperature == 0:
+    if session.settings.temperature == 0 and session.exchanges[-1].answer == before:
         tell("[with temperature 0 an answer is always the same; /set temperature 0.7 varies it]")
 
 
@@ -144,9 +148,8 @@ def _adapter(talk: Talk, name: str) -> None:
 def _about_conversation(session: ChatSession) -> str:
     if not session.exchanges:
         return ""
-    if session.remembers:
-        return "; the conversation goes on, /regen answers the last question again, /reset begins a new one"
-    return "; /regen asks it the last question"
+    more = ", and /reset begins a new conversation" if session.remembers else ""
+    return f"; /regen asks it the last question{more}"
 
 
 def _save(talk: Talk, name: str) -> None:
@@ -155,7 +158,12 @@ def _save(talk: Talk, name: str) -> None:
     rows = saved.rows_of(talk.session)
     if not rows:
         raise UserError("there is nothing to save yet")
-    path, is_added = saved.save(rows, name)
+    path = saved.path_of(name)
+    if talk.saved.get(path) == rows and path.exists():
+        tell(f"[{path} has this conversation already]")
+        return
+    is_added = saved.save(rows, path)
+    talk.saved[path] = rows
     count = len(talk.session.exchanges)
     answers = f"{count} answer{'' if count == 1 else 's'}"
     open_ends = sum(not e.ended for e in talk.session.exchanges)

@@ -32,15 +32,26 @@ def rows_of(session: ChatSession) -> list[dict[str, Any]]:
     return [{"instruction": before + e.question, "input": e.given, "output": e.answer} for e in session.exchanges]
 
 
-def save(rows: list[dict[str, Any]], name: str) -> tuple[Path, bool]:
-    """Writes rows to a file; returns its path, and whether they were added to rows that were there.
+def path_of(name: str) -> Path:
+    """The file that a user names; `~` is the home folder.
+
+    Raises:
+        UserError: there is no such user.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{name[:200]} cannot be written: {error}", "", FIX) from None
+
+
+def save(rows: list[dict[str, Any]], path: Path) -> bool:
+    """Writes rows to a file; returns whether they were added to rows that were there.
 
     Raises:
         UserError: the folder is missing, something other than JSONL is in the place of the file, or it cannot be
             written. Nothing of the rows is in the file then.
     """
     try:
-        path = Path(name).expanduser()
         is_new = not os.path.lexists(path)
         if is_new and not path.parent.is_dir():
             raise UserError(f"there is no folder {path.parent}", str(path), "make it, or " + FIX)
@@ -49,10 +60,10 @@ def save(rows: list[dict[str, Any]], name: str) -> tuple[Path, bool]:
             file.size = file.end = _size_of_rows(path)
         separator = b"" if is_new or _ends_with_line_break(path) else b"\n"
         file.append(separator + "".join(json_text(row) + "\n" for row in rows).encode())
-    except (OSError, RuntimeError, ValueError) as error:  # of paths: no such user, zero bytes
+    except (OSError, ValueError) as error:  # the latter: zero bytes in the name
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UserError(f"{name[:200]} cannot be written: {reason}", "", FIX) from None
-    return path, not is_new
+        raise UserError(f"{str(path)[:200]} cannot be written: {reason}", "", FIX) from None
+    return not is_new
 
 
 def _size_of_rows(path: Path) -> int:

@@ -136,7 +136,7 @@ class ChatSession:
         if ended:
             return ""
         is_setting = room == settings.max_new_tokens
-        fix = "/set max_new_tokens N, or chat.max_new_tokens, allows more"
+        fix = "/set max_new_tokens N allows more"
         return f"cut off after {room} tokens; {fix if is_setting else 'the context of the model ends here'}"
 
     def _prompt(self, question: str, given: str) -> list[int]:

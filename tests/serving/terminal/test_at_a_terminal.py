@@ -18,18 +18,9 @@ from pipeline.run.width import columns
 from pipeline.serving import chat as chatting
 from pipeline.serving.terminal.screen import AnswerStream
 from pipeline.serving.terminal.session import ChatSession
-from tests.helpers.chat_runs import chat_config, make_chat_base
 from tests.helpers.terminal import CTRL_C, CTRL_D, PASTED, Terminal
-from tests.helpers.tiny import run_to
 
 Opened = Callable[..., Terminal]
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Run]:
-    folder = tmp_path_factory.mktemp("talks")
-    config = chat_config(folder, make_chat_base(folder / "base", "qwen3"), "chat.max_new_tokens=4")
-    return config, run_to(config, "export", folder)
 
 
 @pytest.fixture
@@ -69,13 +60,18 @@ def test_a_conversation_and_its_end(opened: Opened) -> None:
 
 def test_ctrl_c_stops_an_answer_and_not_the_chat(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     put = AnswerStream.put
-    monkeypatch.setattr(AnswerStream, "put", lambda self, value: time.sleep(0.05) or put(self, value))
+
+    def slow(self: AnswerStream, value: Any) -> None:
+        print("|", end="", flush=True)
+        time.sleep(0.05)
+        put(self, value)
+
+    monkeypatch.setattr(AnswerStream, "put", slow)
     with opened() as terminal:
         terminal.send("/set max_new_tokens 100000\r")
         terminal.wait_for("\n> ")
         terminal.send("Hello?\r")
-        terminal.wait_for("Hello?\n")
-        terminal.wait_for_more()
+        terminal.wait_for("||")
         terminal.send(CTRL_C)
         assert "[stopped]" in terminal.wait_for("\n> ")
         terminal.send("half a line" + CTRL_C)
