@@ -11,6 +11,8 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from pipeline.config.schema import Chat
 from pipeline.dataset.example import Example
+from pipeline.dataset.turn import Turn
+from pipeline.evaluation.shots import ChatShots
 from pipeline.model.generate import answering, prefix_length
 from pipeline.model.load import context_length
 from pipeline.prompt.chat_encode import ChatEncoder
@@ -149,10 +151,23 @@ class ChatSession:
         if isinstance(encoder, ChatEncoder) and not shots:
             asked = {"role": "user", "content": _joined(question, given)}
             return encoder.prompt_of([*self.messages(), asked], self.thinks and self.can_think)
-        if self.system and not isinstance(encoder, ChatEncoder):  # as the data stage writes conversations
+        if self.system and not self.remembers:  # as the data stage writes conversations
             question = f"{self.system}\n\n{question}"
-        example = Example.of(question, given, "", source="chat", system=self.system if self.remembers else "")
+        if isinstance(shots, ChatShots):
+            return shots.prompt(self._whole(question, given), shots.chosen(self._first(question, given)))
+        example = Example.of(question, given, "", source="chat")
         return shots.prompt(example) if shots else encoder.prompt_for(example)
+
+    def _first(self, question: str, given: str) -> Example:
+        """The first question of the conversation, for which examples are chosen."""
+        first = self.exchanges[0] if self.exchanges else Exchange(question, given, "", False)
+        return Example.of(first.question, first.given, "", source="chat", system=self.system)
+
+    def _whole(self, question: str, given: str) -> Example:
+        """The conversation with a question that has no answer yet."""
+        earlier = [Turn(m["role"], m["content"]) for m in self.messages() if m["role"] != "system"]
+        turns = [*earlier, Turn("user", _joined(question, given)), Turn("assistant", "")]
+        return Example.whole(turns, source="chat", system=self.system)
 
     @property
     def _is_opened(self) -> bool:
