@@ -35,16 +35,20 @@ KEPT = ("name", "tool_call_id", "reasoning_content")  # further fields of a mess
 
 
 def whole_conversation(
-    raw: RawRow, messages: Any, prompt: int = 0, system: str = "", task: str = "", tools: Sequence[Any] = ()
-) -> list[RawRow]:
+    raw: RawRow, messages: Any, prompt: int = 0, system: str = "", task: str = "", tools: Sequence[Any] = (),
+    needs_answer: bool = True,
+) -> list[RawRow]:  # fmt: skip
     """The row of one conversation, and a rejected row for what cannot be used of it; at least one of the two.
 
     Args:
         messages, prompt: as of `conversation.conversation_rows`.
         system: a system message beside the conversation. tools: descriptions of functions.
+        needs_answer: false for question sets: a question at the end has an empty answer instead of none.
     """
     reader = _Reader(system)
     problem = reader.read_all(messages, prompt)
+    if problem is None and not needs_answer:
+        reader.close()
     place = f"{raw.place}, message {reader.number}"
     turns = reader.answered(cut=problem is not None)
     if not any(turn.learn for turn in turns if turn.role == "assistant"):
@@ -158,6 +162,11 @@ class _Reader:
         content = "\n\n".join(filter(None, (last.content, turn.content)))
         self.turns[-1] = Turn(turn.role, content, last.learn and turn.learn, more)
         self._numbers[-1] = self.number
+
+    def close(self) -> None:
+        """Adds an empty answer where the last turn has none."""
+        if self.has_user and self.turns[-1].role != "assistant":
+            self._add(Turn("assistant", ""))
 
     def answered(self, cut: bool) -> list[Turn]:
         """The turns up to the last answer. cut: messages follow that cannot be used, so that a call is no answer."""
