@@ -31,6 +31,7 @@ from pipeline.prompt.chat_template import ChatTemplate
 from pipeline.prompt.conversation import Conversation, Conversations, Message, Rendered
 from pipeline.prompt.encode import FOLLOWING, IGNORE, MIN_PREAMBLE, Row
 from pipeline.prompt.rendered_text import EncodedText, RenderedTokenizer, Span
+from pipeline.prompt.text_calls import with_calls
 from pipeline.prompt.tokenizer import Tokenizer
 from pipeline.prompt.tokens import PART
 from pipeline.run.errors import UserError
@@ -83,7 +84,8 @@ class ChatEncoder:
         start = 1 if example.system else 0
         turns = [message for earlier in before for message in earlier.messages()[1 if earlier.system else 0 :]]
         messages[start:start], learn[start:start] = turns, [False] * len(turns)
-        return self._folded(Conversation(messages, learn, tuple(example.tools)))
+        conversation = Conversation(messages, learn, tuple(example.tools))
+        return self._folded(with_calls(conversation) if self.form.knows_tools else conversation)
 
     def _folded(self, given: Conversation) -> Conversation:
         messages = given.messages
@@ -167,7 +169,7 @@ class ChatEncoder:
         for example, conversation, row in zip(examples, conversations, rows, strict=True):
             parts = [row]
             if splits and row.cut:
-                parts = self._split(conversation, hides) or parts
+                parts = self._split(conversation, hides, row)
             elif hides and not row.problem:
                 parts = self._beginnings(conversation, row)
             named += [(example, f"{example.id}{PART}{n}", part) for n, part in enumerate(parts[:-1], 1)]
@@ -185,14 +187,15 @@ class ChatEncoder:
             return [rows[0] if rows else row]
         return [*fitting[:-1], replace(fitting[-1], lost_turns=row.cut)]
 
-    def _split(self, conversation: Conversation, hides: bool) -> list[Row]:
-        """The rows of a conversation that is too long; empty if none of its answers fits."""
+    def _split(self, conversation: Conversation, hides: bool, cut: Row) -> list[Row]:
+        """The rows of a conversation that is too long. cut: its row up to the cutoff, if none of its answers fits."""
         if self.template.loss == "last":
             last = conversation.answers[-1:]
             conversation = replace(conversation, learn=[i in last for i in range(len(conversation.messages))])
         alone = hides or self.template.loss == "last"
-        rows = split_rows(conversation, lambda c: self._encode([c])[0], self.prompt_config.cutoff, alone)
-        return [row for row in rows if row.labelled]
+        rows, left_out = split_rows(conversation, lambda c: self._encode([c])[0], self.prompt_config.cutoff, alone)
+        rows = [row for row in rows if row.labelled] or [cut]
+        return [*rows[:-1], replace(rows[-1], left_out=left_out)]
 
     def rows_of(self, conversations: Sequence[Conversation]) -> list[Row]:
         """As `rows`."""

@@ -138,6 +138,8 @@ def _encode_split(
         _count(counts, [row for row, _ in kept], len(named) - len(kept) - refused)
         if settings.too_long == "split" and (parts := {e.id for e, name, _ in named if PART in name}):
             counts["split"] = counts.get("split", 0) + len(parts)
+        if left_out := sum(row.left_out for row, _ in kept):
+            counts["left_out"] = counts.get("left_out", 0) + left_out
         if refused:
             counts["refused"] = counts.get("refused", 0) + refused
         if (unknown := encoder.tokenizer.unk_id) not in (None, encoder.bos_id, encoder.end_id):
@@ -178,6 +180,7 @@ def _print_counts(counts: dict[str, Any], prompt: Prompt) -> None:
     if prompt.is_chat:
         meanings |= {
             "split": "conversations became several rows",
+            "left_out": f"answers are not learnt: with its question each is longer than {cutoff} tokens",
             "forgot": f"conversations lost their last turns to fit into {cutoff} tokens",
             "no_loss": "rows have no trained token: no answer in them is learnt, or none fits into the cutoff",
             "seam": "rows have an answer whose beginning changes the tokens of the header before it",

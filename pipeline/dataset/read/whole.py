@@ -16,7 +16,7 @@
 - A late system message, an empty message, an unknown speaker, anything but text, a result without a call and a call
   without a result end the conversation: the turns before, up to the last answer, are the row, and the rest is a
   rejected row with the reason. So is a question at the end without an answer. A call at the very end is an answer, as
-  in OpenAI's examples of fine-tuning.
+  in OpenAI's examples of fine-tuning. A result may also follow a call that is written as text (`hermes.py`).
 - One question with one answer is a plain row, so that it is compared with plain rows.
 """
 
@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.dataset.read.conversation import SPEAKERS, Unusable, listed
+from pipeline.dataset.read.hermes import calls_in
 from pipeline.dataset.read.row import RawRow, Whole, kind_of_value
 from pipeline.dataset.read.tool_calls import CALLERS, BadTools, OpenCalls, calls_of
 from pipeline.dataset.turn import Turn
@@ -143,12 +144,17 @@ class _Reader:
 
     def _check_calls(self, speaker: str, more: Mapping[str, Any], where: str) -> None:
         if speaker == "tool":
-            if not self.open.answer(more.get("tool_call_id")):
+            if not self.open.answer(more.get("tool_call_id")) and not self._follows_text_call():
                 raise Unusable("result-without-call", f"{where} is a tool result without its call")
         elif self.open.missing:
             raise Unusable("call-without-result", f"{where} follows a call of {self.open.missing} without its result")
         elif "tool_calls" in more:
             self.open.call(more["tool_calls"])
+
+    def _follows_text_call(self) -> bool:
+        """Whether the latest turn that is no result calls tools in its text (`hermes.py`)."""
+        turn = next((turn for turn in reversed(self.turns) if turn.role != "tool"), None)
+        return turn is not None and turn.role == "assistant" and calls_in(turn.content) is not None
 
     def _add(self, turn: Turn) -> None:
         last = self.turns[-1] if self.turns else None
