@@ -26,9 +26,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.dataset.read.conversation import SPEAKERS, Unusable, listed
+from pipeline.dataset.read.conversation import SPEAKERS, Unusable, listed, text_of
 from pipeline.dataset.read.hermes import calls_in
-from pipeline.dataset.read.row import RawRow, Whole, kind_of_value
+from pipeline.dataset.read.row import RawRow, Whole
 from pipeline.dataset.read.tool_calls import CALLERS, BadTools, OpenCalls, calls_of
 from pipeline.dataset.turn import Turn
 
@@ -115,8 +115,7 @@ class _Reader:
         if not speaker:
             known = "user, human, assistant, gpt, system, tool"
             raise Unusable("unknown-speaker", f"{where} is said by {str(role)[:40]!r} (known: {known}, ...)")
-        content = _content(next((message[k] for k in ("content", "value", "text") if message.get(k) is not None), None),
-                           where)  # fmt: skip
+        content = text_of(message, where, any_spelling=True)
         if speaker == "system":
             self._add_system(content, where)
             return
@@ -202,22 +201,3 @@ class _Reader:
 
 def _is_answer(turn: Turn, is_end: bool) -> bool:
     return turn.role == "assistant" and (is_end or "tool_calls" not in turn.more)
-
-
-def _content(content: Any, where: str) -> str:
-    """A message's text. Parts of it may be typed in any spelling: text, Text, input_text, output_text."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = []
-    for part in content if isinstance(content, list) else [content]:
-        kind, text = "text", part
-        if isinstance(part, dict):
-            kind = str(part.get("type") or "text").strip().lower()
-            text = next((part[name] for name in ("text", "content", "value") if part.get(name) is not None), None)
-            text = text.get("value") if isinstance(text, dict) else text
-        if "text" not in kind:
-            raise Unusable("not-text", f"{where} holds {kind[:40]!r}, and only text can be learnt")
-        if not isinstance(text, str):
-            raise Unusable("not-text", f"the text of {where} is {kind_of_value(text)}")
-        texts.append(text)
-    return "\n".join(texts)
