@@ -141,3 +141,35 @@ def test_answers_that_fit_into_no_row_are_told(tmp_path: Path, capsys: pytest.Ca
     assert (counts["rows"], counts["split"], counts["left_out"]) == (2, 1, 1)
     said = " ".join(capsys.readouterr().out.split())
     assert "train: 1 answers are not learnt: with its question each is longer than 120 tokens" in said
+
+
+def test_refused_conversations_are_told_with_the_first_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = make_chat_base(tmp_path / "base", "llama")
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    refusing = (
+        "{% for m in messages %}{% if 'bad' in m.content %}{{ raise_exception('no bad words') }}{% endif %}{% endfor %}"
+    )
+    settings["chat_template"] = refusing + settings["chat_template"]
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    fine, bad = (
+        {
+            "messages": [
+                {"role": "user", "content": "Say it."},
+                {"role": "assistant", "content": f"Here is a {word} one."},
+            ]
+        }
+        for word in ("good", "bad")
+    )
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(fine) + "\n" + json.dumps(bad) + "\n")
+    more = (f"data.sources=[{{path: {path}}}]", "data.val=0")
+    run_to(chat_config(tmp_path, base, *more), "tokens", tmp_path)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 conversations are rejected: the chat template refuses them" in said
+    assert "turn 2 (assistant): no bad words" in said
+    path.write_text(json.dumps(bad) + "\n")
+    with pytest.raises(UserError, match="refuses every conversation; the first: turn 2") as caught:
+        run_to(chat_config(tmp_path, base, *more), "tokens", tmp_path)
+    assert caught.value.where == "prompt.template"
