@@ -21,7 +21,7 @@ def talk(config: Config, run: Run) -> None:
         with working("chat: loading torch and transformers"):
             from pipeline.serving.chat import chat_with_adapter
 
-        chat_with_adapter(config, resolve(config.model), Store.here())
+        chat_with_adapter(config, run, resolve(config.model), Store.here())
         return
     bring_up_to_date(config, run, "export")
     run.check("dataset", "export")  # of the former, examples that stand before a question

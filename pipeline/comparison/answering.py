@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pipeline.comparison.answer_pairs import AnswerPair, ModelAnswer
 from pipeline.comparison.questions import WHERE, CompareQuestion, TooLong
 from pipeline.config.schema import Config
-from pipeline.dataset.example import Example
 from pipeline.evaluation.answers import Answer
 from pipeline.evaluation.measure import MeasuredModel, base_model, tuned_model
 from pipeline.evaluation.shots import Shots, shots_from
@@ -61,11 +60,14 @@ def fitting(
         sees: tokens that the model sees; None: no limit.
 
     Raises:
-        UserError: all are too long.
+        UserError: all are too long, or a chat template refuses one (with its place).
     """
     short, long = [], []
     for question in questions:
-        length = len(encoder.prompt(question.instruction, question.input))
+        try:
+            length = len(encoder.prompt_for(question.example()))
+        except UserError as error:  # the chat template refuses the conversation
+            raise UserError(error.what, question.place, "fix or delete that row") from None
         if sees is not None and length + room > sees:
             long.append((question, length))
         else:
@@ -87,7 +89,7 @@ def _ask(
     Raises:
         UserError: its logits are not finite (with the question's name).
     """
-    examples = [Example.of(q.instruction, q.input, "", source=q.set, task=q.category) for q in questions]
+    examples = [question.example() for question in questions]
     try:
         return measured.answers(examples, limit, "answers", shots, 0 if device().type == "cuda" else CPU_BATCH)
     except NotFinite as error:

@@ -3,6 +3,9 @@
 A set is read like instruction data (`pipeline.dataset.read.source`) and may have all of its forms, with or without
 answers; an answer is the reference. The category is the row's `category` or `task`, or `motivation_app` as in
 self-instruct's `user_oriented_instructions.jsonl`.
+
+With a chat template a conversation is one question: all turns up to its last answer, which is the reference, or to the
+user's turn at its end. Otherwise it is a question for each answer, with the earlier turns as input.
 """
 
 from __future__ import annotations
@@ -11,15 +14,19 @@ import glob
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.config.schema import Source
+from pipeline.dataset.example import Example
 from pipeline.dataset.read import source as sources
 from pipeline.dataset.read.alpaca_form import to_alpaca
+from pipeline.dataset.read.conversation import LABELS
 from pipeline.dataset.read.row import Rejected, check
+from pipeline.dataset.read.tool_calls import text_of
+from pipeline.dataset.turn import Turn
 from pipeline.run.errors import UserError
 
 WHERE = "compare.questions"
@@ -38,6 +45,9 @@ class CompareQuestion:
     Attributes:
         id: the row's own, or its set's name and a number; unique. set: the file's name without its ending.
         reference: the set's own answer, empty where it has none. place: file and line.
+        conversation: messages that are rendered in place of instruction and input; only with a chat template, for
+            conversations and questions with a system message. Then the input is their text, to be read by people and
+            judges. tools: descriptions of functions that the messages may call.
     """
 
     id: str
@@ -47,10 +57,23 @@ class CompareQuestion:
     input: str
     reference: str
     place: str
+    conversation: Sequence[Mapping[str, Any]] = ()
+    tools: Sequence[Mapping[str, Any]] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """All but the place, which names a folder of this machine."""
-        return {name: value for name, value in asdict(self).items() if name != "place"}
+        """All but the place, which names a folder of this machine; `conversation` and `tools` where there are any."""
+        optional = ("conversation", "tools")
+        return {name: v for name, v in asdict(self).items() if name != "place" and (v or name not in optional)}
+
+    def example(self) -> Example:
+        """The question as a row without an answer."""
+        if not self.conversation:
+            return Example.of(self.instruction, self.input, "", source=self.set, task=self.category)
+        first = self.conversation[0]
+        system = first["content"] if first["role"] == "system" else ""
+        turns = [Turn.of(message) for message in self.conversation if message["role"] != "system"]
+        turns.append(Turn("assistant", ""))
+        return Example.whole(turns, source=self.set, system=system, tools=self.tools, task=self.category)
 
 
 TooLong = tuple[CompareQuestion, int]  # a question and the tokens of its prompt
@@ -75,11 +98,11 @@ def files(paths: Sequence[str]) -> list[Path]:
     return paths_found
 
 
-def read_all(paths: Sequence[str], limit: int | None = None) -> tuple[list[CompareQuestion], int]:
+def read_all(paths: Sequence[str], limit: int | None = None, whole: bool = False) -> tuple[list[CompareQuestion], int]:
     """The questions of all sets in their order, and how many repeated questions were left out.
 
     Args:
-        limit: questions of one set at most, taken from its categories in turn.
+        limit: questions of one set at most, taken from its categories in turn. whole: for a chat template.
 
     Raises:
         UserError: a set cannot be read or is empty, or a row is not a question (with its place).
@@ -91,14 +114,14 @@ def read_all(paths: Sequence[str], limit: int | None = None) -> tuple[list[Compa
     repeated = 0
     for path, name in zip(paths, _names(paths), strict=True):
         fresh = []
-        for question in _read(path, name):
+        for question in _read(path, name, whole):
             text = question.instruction.strip(), question.input.strip()
             if text in texts:
                 repeated += 1
                 continue
             texts.add(text)
             if question.id in ids:  # sets may number their rows alike
-                question = CompareQuestion(**{**asdict(question), "id": f"{name}/{question.id}"})
+                question = replace(question, id=f"{name}/{question.id}")
             if question.id in ids:
                 raise UserError(f"two questions have the id {question.id!r}", question.place, "give each its own")
             ids.add(question.id)
@@ -131,11 +154,11 @@ def _names(paths: Sequence[str]) -> list[str]:
     return unique
 
 
-def _read(path: str, name: str) -> Iterator[CompareQuestion]:
+def _read(path: str, name: str, whole: bool) -> Iterator[CompareQuestion]:
     source = QuestionSource(path=path)
     number = 0
     for raw in sources.read(source, 0):
-        parsed = to_alpaca(raw, source)
+        parsed = to_alpaca(raw, source, whole)
         for k, row in enumerate(parsed, 1):
             number += 1
             example = check(row, source)
@@ -147,6 +170,25 @@ def _read(path: str, name: str) -> Iterator[CompareQuestion]:
             id = (f"{id}-{k}" if len(parsed) > 1 else id) if id else f"{name}-{number}"
             app = value.get("motivation_app")
             category = example.task or (app.strip() if isinstance(app, str) else "") or OTHER
-            yield CompareQuestion(id, name, category, example.instruction, example.input, example.output, row.place)
+            yield _question(example, id, name, category, row.place)
     if not number:
         raise UserError("the set holds no questions", path, "it needs rows with an instruction")
+
+
+def _question(example: Example, id: str, name: str, category: str, place: str) -> CompareQuestion:
+    """The question of an example of the set `name`."""
+    if not example.turns and not example.system:
+        texts = example.instruction, example.input, example.output
+        return CompareQuestion(id, name, category, *texts, place)
+    *messages, answer = example.messages()
+    last = max(i for i, message in enumerate(messages) if message["role"] == "user")
+    others = [message for i, message in enumerate(messages) if i != last]
+    asked, text, tools = messages[last]["content"], "\n".join(map(_line, others)), list(example.tools)
+    return CompareQuestion(id, name, category, asked, text, answer["content"], place, messages, tools)
+
+
+def _line(message: Mapping[str, Any]) -> str:
+    """A message as a line of a transcript."""
+    texts = [message["content"], text_of(message.get("tool_calls") or ())]
+    label = LABELS.get(message["role"], str(message["role"]).capitalize())
+    return f"{label}: {' '.join(filter(None, texts))}"

@@ -35,6 +35,7 @@ def key(config: Config, run: Run) -> dict[str, Any]:
         "version": 2,  # 1: in English alone, and a vote saw which answer did not stop
         "name": config.name,
         "compare": config.value("compare"),
+        **({"conversations": "whole"} if config.prompt.is_chat else {}),  # keys of the first versions lack it
         "inputs": input_hashes(files(config.compare.questions)),
         "export": run.result("export"),
     }
@@ -46,7 +47,7 @@ def build(config: Config, run: Run, stage_key: dict[str, Any]) -> None:
     Raises:
         UserError: a set cannot be read, no question fits, a model cannot be loaded, or its logits are not finite.
     """
-    questions, repeated = read_all(config.compare.questions, config.compare.limit)
+    questions, repeated = read_all(config.compare.questions, config.compare.limit, config.prompt.is_chat)
     if repeated:
         say(f"compare: {repeated} questions occur twice and are asked once")
     with working("compare: loading torch and transformers"):

@@ -247,6 +247,16 @@ class Chat(Section):
     """Longest answer in tokens. Raise it when answers are cut off."""
     temperature: Rate = 0.0
     """Sampling temperature; 0 = always the most likely token. Raise it for varied answers."""
+    top_p: Share = 1.0
+    """Samples from the most likely tokens that together have this probability (nucleus sampling). Lower it when
+    sampled answers go astray."""
+    top_k: Count = 0
+    """Samples from this many of the most likely tokens; 0 = from all. Set it when sampled answers go astray."""
+    repetition_penalty: Annotated[float, BeforeValidator(number), Field(gt=0, le=100)] = 1.0
+    """Divides the logits of tokens that are in the prompt or the answer (CTRL); 1 = no penalty. Raise it to 1.1 or
+    1.2 when answers repeat themselves."""
+    seed: Seed | None = None
+    """Seed of sampling; empty = another answer each time. Set it to get the same answers again."""
     adapter: Annotated[str, AfterValidator(adapter_name)] = ""
     """Adapter of the store that is put on the base; empty = the run's export. Set it to talk to a stored adapter."""
 

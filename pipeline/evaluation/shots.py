@@ -2,21 +2,28 @@
 
     [BOS] question 1, answer 1, END, ..., question k, answer k, END, question
 
-Each example is encoded like a training row, END after the answer included.
+Each example is encoded like a training row, END after the answer included. With a chat template the examples are
+turns of one conversation, as the harness writes them (`--fewshot_as_multiturn`):
+
+    [system] user 1, assistant 1, ..., user k, assistant k, user: question
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from pipeline.dataset.example import Example
 from pipeline.dataset.examples import read_examples
 from pipeline.prompt.any_encoder import AnyEncoder
+from pipeline.prompt.chat_encode import ChatEncoder
 from pipeline.prompt.encode import IGNORE, Row
+
+T = TypeVar("T")
 
 
 class Shots:
@@ -79,6 +86,52 @@ class Shots:
         return ids if self.encoder.bos_id is None else ids[1:]
 
 
+class ChatShots(Shots):
+    """Examples as turns of a conversation; those that call tools are left out."""
+
+    encoder: ChatEncoder
+
+    def chosen(self, example: Example) -> list[Example]:
+        return [e for e in super().chosen(example) if not e.tools and all(turn.role != "tool" for turn in e.turns)]
+
+    def prompt(self, example: Example, chosen: Sequence[Example] | None = None) -> list[int]:
+        """As of `Shots`. chosen: the examples; None: those of the question."""
+
+        def after(shots: Sequence[Example]) -> list[int]:
+            return self.encoder.prompt_for(example, shots)
+
+        chosen = self.chosen(example) if chosen is None else chosen
+        return self._with_most(chosen, after, len)
+
+    def _row(self, example: Example, row: Row) -> tuple[list[int], list[int]]:
+        if row.cut or row.lost_turns or row.problem:
+            return row.ids, row.labels  # it has no room for examples
+        longer = self._with_most(
+            self.chosen(example), lambda shots: self.encoder.row_after(example, shots) if shots else row,
+            lambda row: len(row.ids) if not row.problem else self.most + 1,
+        )  # fmt: skip
+        return longer.ids, longer.labels
+
+    def _with_most(
+        self, shots: Sequence[Example], after: Callable[[Sequence[Example]], T], size: Callable[[T], int]
+    ) -> T:
+        """The question after as many examples as fit, those next to it first.
+
+        Args:
+            after: the question after examples. size: its tokens.
+        """
+        every = after(shots)
+        if size(every) <= self.most:
+            return every
+        kept: list[Example] = []
+        best = after(kept)
+        for shot in reversed(shots):
+            tried = after([shot, *kept])
+            if size(tried) <= self.most:
+                kept, best = [shot, *kept], tried
+        return best
+
+
 class EncodedRows:
     """Encoded rows in memory, with the interface of `Tokens` that batches need. rows: (ids, labels)."""
 
@@ -98,4 +151,5 @@ def shots_from(dataset: Path, encoder: AnyEncoder, seed: int, context: int | Non
     Args:
         context: tokens that the model sees. room: of them, kept for the answer.
     """
-    return Shots(encoder, list(read_examples(dataset, "train")), count, seed, context or 2**31, room)
+    kind = ChatShots if isinstance(encoder, ChatEncoder) else Shots
+    return kind(encoder, list(read_examples(dataset, "train")), count, seed, context or 2**31, room)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -30,6 +31,7 @@ from pipeline.prompt.chat_template import ChatTemplate
 from pipeline.prompt.conversation import Conversation, Conversations, Message, Rendered
 from pipeline.prompt.encode import FOLLOWING, IGNORE, MIN_PREAMBLE, Row
 from pipeline.prompt.rendered_text import PRIVATE, EncodedText, RenderedTokenizer, Span
+from pipeline.prompt.text_calls import with_calls
 from pipeline.prompt.tokenizer import Tokenizer
 from pipeline.prompt.tokens import PART
 from pipeline.run.errors import UserError
@@ -69,13 +71,21 @@ class ChatEncoder:
 
     # What is encoded
 
-    def conversation(self, example: Example) -> Conversation:
-        """The conversation of an example, with the system text where the template has a place for it."""
+    def conversation(self, example: Example, before: Sequence[Example] = ()) -> Conversation:
+        """The conversation of an example, with the system text where the template has a place for it.
+
+        Args:
+            before: examples whose turns, without their system messages, come first and carry no loss.
+        """
         messages = example.messages()
         learn = [True] * len(messages)
         if example.turns:
             learn = [True] * (len(messages) - len(example.turns)) + [turn.learn for turn in example.turns]
-        return self._folded(Conversation(messages, learn, tuple(example.tools)))
+        start = 1 if example.system else 0
+        turns = [message for earlier in before for message in earlier.messages()[1 if earlier.system else 0 :]]
+        messages[start:start], learn[start:start] = turns, [False] * len(turns)
+        conversation = Conversation(messages, learn, tuple(example.tools))
+        return self._folded(with_calls(conversation) if self.form.knows_tools else conversation)
 
     def _folded(self, given: Conversation) -> Conversation:
         messages = given.messages
@@ -95,22 +105,24 @@ class ChatEncoder:
         question = f"{instruction}\n\n{input}" if input else instruction
         return self.prompt_of([{"role": "user", "content": question}])
 
-    def prompt_for(self, example: Example) -> list[int]:
-        """Ids up to the last answer of an example, for generation."""
-        whole = self.conversation(example)
+    def prompt_for(self, example: Example, before: Sequence[Example] = ()) -> list[int]:
+        """Ids up to the last answer of an example, for generation. before: as of `conversation`."""
+        whole = self.conversation(example, before)
         last = whole.answers[-1] if whole.answers else len(whole.messages)
         return self._prompt(whole.first(last))
 
-    def prompt_of(self, messages: Sequence[Message], answer: str = "") -> list[int]:
+    def prompt_of(self, messages: Sequence[Message], answer: str = "", thinks: bool = False) -> list[int]:
         """Ids of a conversation that ends with the user, and the header of the answer.
 
         Args:
             answer: its beginning, for a model that goes on with it.
+            thinks: passes `enable_thinking` to the template, which training does not.
 
         Raises:
             UserError: the template refuses it.
         """
-        return self._prompt(self._folded(Conversation(list(messages), [True] * len(messages))), answer)
+        conversation = Conversation(list(messages), [True] * len(messages), thinks=thinks)
+        return self._prompt(self._folded(conversation), answer)
 
     def _prompt(self, conversation: Conversation, answer: str = "") -> list[int]:
         rendered = self.conversations.render([conversation], open=True)[0]
@@ -131,6 +143,25 @@ class ChatEncoder:
         """Encodes examples in their order; those that are too long lose turns from their end."""
         return self.rows_of([self.conversation(example) for example in examples])
 
+    def row_after(self, example: Example, before: Sequence[Example]) -> Row:
+        """The row of an example after others, however long it is; only its own answers carry loss.
+
+        Args:
+            before: as of `conversation`.
+        """
+        row = self._encode([self.conversation(example, before)], sys.maxsize)[0]
+        if self.template.loss == "all" and before:  # which labels questions too
+            shots = [turn for e in before for turn in e.messages()]
+            given = [m for m in shots if m["role"] != "system"]
+            system = [{"role": "system", "content": example.system}] if example.system else []
+            closed = Conversation([*system, *given], [False] * (len(system) + len(given)))
+            first = self._encode([self._folded(closed)], sys.maxsize)[0].ids
+            same = sum(
+                1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, row.ids, strict=False))
+            )
+            row = replace(row, labels=[IGNORE] * same + row.labels[same:])
+        return row
+
     def named_rows(self, examples: Sequence[Example]) -> list[tuple[Example, str, Row]]:
         """Each example with the rows that training has of it, and their names.
 
@@ -145,7 +176,7 @@ class ChatEncoder:
         for example, conversation, row in zip(examples, conversations, rows, strict=True):
             parts = [row]
             if splits and row.cut:
-                parts = self._split(conversation, hides) or parts
+                parts = self._split(conversation, hides, row)
             elif hides and not row.problem:
                 parts = self._beginnings(conversation, row)
             named += [(example, f"{example.id}{PART}{n}", part) for n, part in enumerate(parts[:-1], 1)]
@@ -163,14 +194,15 @@ class ChatEncoder:
             return [rows[0] if rows else row]
         return [*fitting[:-1], replace(fitting[-1], lost_turns=row.cut)]
 
-    def _split(self, conversation: Conversation, hides: bool) -> list[Row]:
-        """The rows of a conversation that is too long; empty if none of its answers fits."""
+    def _split(self, conversation: Conversation, hides: bool, cut: Row) -> list[Row]:
+        """The rows of a conversation that is too long. cut: its row up to the cutoff, if none of its answers fits."""
         if self.template.loss == "last":
             last = conversation.answers[-1:]
             conversation = replace(conversation, learn=[i in last for i in range(len(conversation.messages))])
         alone = hides or self.template.loss == "last"
-        rows = split_rows(conversation, lambda c: self._encode([c])[0], self.prompt_config.cutoff, alone)
-        return [row for row in rows if row.labelled]
+        rows, left_out = split_rows(conversation, lambda c: self._encode([c])[0], self.prompt_config.cutoff, alone)
+        rows = [row for row in rows if row.labelled] or [cut]
+        return [*rows[:-1], replace(rows[-1], left_out=left_out)]
 
     def rows_of(self, conversations: Sequence[Conversation]) -> list[Row]:
         """As `rows`."""
@@ -191,7 +223,8 @@ class ChatEncoder:
             rows[i] = replace(row, lost_turns=True)
         return rows
 
-    def _encode(self, conversations: Sequence[Conversation]) -> list[Row]:
+    def _encode(self, conversations: Sequence[Conversation], cutoff: int = 0) -> list[Row]:
+        """Rows of whole conversations, cut at `cutoff` tokens; 0 = at `prompt.cutoff`."""
         rendered = self.conversations.render(conversations)
         texts = [r for r in rendered if isinstance(r, Rendered)]
         encoded = iter(self.text.encode([r.text for r in texts], [r.spelt for r in texts]))
@@ -200,10 +233,10 @@ class ChatEncoder:
             if isinstance(result, Refusal):
                 rows.append(Row([], [], 0, cut=False, seam=False, problem=result.why))
             else:
-                rows.append(self._row(conversation, result, next(encoded)))
+                rows.append(self._row(conversation, result, next(encoded), cutoff or self.prompt_config.cutoff))
         return rows
 
-    def _row(self, conversation: Conversation, rendered: Rendered, encoded: EncodedText) -> Row:
+    def _row(self, conversation: Conversation, rendered: Rendered, encoded: EncodedText, cutoff: int) -> Row:
         messages, text = conversation.messages, rendered.text
         real = self.text.real(text, rendered.spelt)
         try:
@@ -215,7 +248,7 @@ class ChatEncoder:
             )
         except chat_labels.Unplaced as error:
             return Row([], [], 0, cut=False, seam=False, problem=str(error))
-        ids, cutoff = encoded.ids, self.prompt_config.cutoff
+        ids = encoded.ids
         labels = _labels(encoded, spans)
         seam = any(self._is_seam(text, start, real, encoded) for start, _ in answers.values())
         prompt = next((i for i, label in enumerate(labels[:cutoff]) if label != IGNORE), len(ids[:cutoff]))

@@ -15,9 +15,21 @@ from pipeline.prompt.chat_renderer import ChatRenderer, Dialogue, Refusal
 from pipeline.prompt.rendered_text import RenderedTokenizer
 from pipeline.run.errors import UserError
 
+THINK = "<think>"  # opens the reasoning in an answer
 QUESTION, ANSWER, SYSTEM = "What is it?", "It is here.", "Speak briefly."
 MARK = re.compile(r"<\|?\w+\|?>")  # how special tokens are mostly spelt
 U, A, S = ({"role": r, "content": c} for r, c in (("user", QUESTION), ("assistant", ANSWER), ("system", SYSTEM)))
+NAME, PARAMETER, VALUE, RETURNED = "look_up_weather", "city_of_interest", "Uiseong", "fourteen degrees"
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": NAME, "description": "Weather.",
+        "parameters": {"type": "object", "properties": {PARAMETER: {"type": "string", "description": "City."}}},
+    },
+}  # fmt: skip
+CALL = {"id": "call00001", "type": "function", "function": {"name": NAME, "arguments": {"city": VALUE}}}
+CALLS = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+RESULT = {"role": "tool", "content": RETURNED, "name": NAME, "tool_call_id": "call00001"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +41,9 @@ class ChatForm:
     (SmolLM2 has <|im_start|> as BOS token; there each message begins with it, and none is the start).
     folds_system: the template has no system message, so its text goes in front of the first user turn, with a blank
     line in between. hides: an earlier answer is rendered in another form than the last one, so only the last one is
-    in the form in which a model writes it.
+    in the form in which a model writes it. thinks: the template has a thinking mode (`enable_thinking`).
+    opens_thinking: the header of an answer in this mode ends with `<think>`, so that the model does not write it.
+    knows_tools: it writes descriptions of tools, calls, and what the tools return.
     """
 
     headers: tuple[str, ...]
@@ -37,6 +51,9 @@ class ChatForm:
     bos: bool
     folds_system: bool
     hides: bool
+    thinks: bool = False
+    opens_thinking: bool = False
+    knows_tools: bool = False
 
     @classmethod
     def of(cls, renderer: ChatRenderer, tokenizer: RenderedTokenizer, bos: str) -> ChatForm:
@@ -46,10 +63,10 @@ class ChatForm:
             UserError: it refuses a question with an answer, leaves one of them out, or ends no answer with a special
                 token.
         """
-        closed, opened, thinking, pair, system, two, open_system, two_system = renderer.render(
+        closed, opened, thinking, pair, system, two, open_system, two_system, called = renderer.render(
             [Dialogue([U]), Dialogue([U], open=True), Dialogue([U], open=True, more={"enable_thinking": True}),
              Dialogue([U, A]), Dialogue([S, U, A]), Dialogue([U, A, U, A]), Dialogue([S, U], open=True),
-             Dialogue([S, U, A, U, A])]
+             Dialogue([S, U, A, U, A]), Dialogue([U, CALLS, RESULT, A], tools=[TOOL])]
         )  # fmt: skip
         for text in (opened, pair):
             if isinstance(text, Refusal):
@@ -70,7 +87,11 @@ class ChatForm:
         headers = sorted({h for h in headers if h}, key=len, reverse=True)
         folds = isinstance(system, Refusal) or SYSTEM not in system
         hides = _differs(opened, two) or (not folds and _differs(open_system, two_system))
-        return cls(tuple(headers), end[0], bool(bos) and pair.startswith(bos) and pair.count(bos) == 1, folds, hides)
+        has_bos = bool(bos) and pair.startswith(bos) and pair.count(bos) == 1
+        thinks = isinstance(thinking, str) and thinking != opened
+        opens_thinking = thinks and str(thinking).rstrip().endswith(THINK)
+        knows_tools = isinstance(called, str) and all(word in called for word in (NAME, PARAMETER, VALUE, RETURNED))
+        return cls(tuple(headers), end[0], has_bos, folds, hides, thinks, opens_thinking, knows_tools)
 
 
 def _differs(opened: str | Refusal, longer: str | Refusal) -> bool:

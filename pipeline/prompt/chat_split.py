@@ -18,8 +18,8 @@ from pipeline.prompt.encode import Row
 
 def split_rows(
     conversation: Conversation, encode: Callable[[Conversation], Row], cutoff: int, alone: bool
-) -> list[Row]:
-    """The rows of a conversation; answers that do not fit even without history are left out.
+) -> tuple[list[Row], int]:
+    """The rows of a conversation, and how many answers that should be learnt fit into none, even without history.
 
     Args:
         encode: of one conversation, cut at the cutoff. alone: a row learns only its last answer.
@@ -38,7 +38,7 @@ def split_rows(
         return bool(row.cut or row.problem) or 2 * history > cutoff
 
     rows: list[Row] = []
-    learnt = n = 0
+    learnt = n = left_out = 0
     while n < len(ends):
         before = ends[n - 1] if n else 0
         possible = [start for start in starts if start < ends[n]]
@@ -54,6 +54,8 @@ def split_rows(
             if row.labelled:
                 rows.append(row)
             n = learns
+        elif conversation.learn[ends[n] - 1]:
+            left_out += 1
         learnt = ends[n]
         n += 1
-    return rows
+    return rows, left_out

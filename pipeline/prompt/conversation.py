@@ -18,11 +18,15 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Conversation:
-    """What is encoded. learn: of each message, false for answers that carry no loss."""
+    """What is encoded.
+
+    learn: of each message, false for answers that carry no loss. thinks: the model is asked for its reasoning.
+    """
 
     messages: list[Message]
     learn: list[bool]
     tools: tuple[Any, ...] = ()
+    thinks: bool = False
 
     def first(self, count: int) -> Conversation:
         """Its first messages."""
@@ -58,11 +62,8 @@ class Conversations:
     def render(self, conversations: Sequence[Conversation], open: bool = False) -> list[Rendered | Refusal]:
         """Conversations as text with the places of their messages. open: with the header of the next answer."""
 
-        def dialogue(c: Conversation, messages: Sequence[Any]) -> Dialogue:
-            return Dialogue(messages, open, c.tools)
-
         marked = [chat_spans.marked(c.messages, self.pattern) for c in conversations]
-        pairs = [(dialogue(c, c.messages), dialogue(c, m.messages if m else c.messages))
+        pairs = [(_dialogue(c, c.messages, open), _dialogue(c, m.messages if m else c.messages, open))
                  for c, m in zip(conversations, marked, strict=True)]  # fmt: skip
         texts = self.renderer.render([dialogue for pair in pairs for dialogue in pair])
         results: list[Rendered | Refusal] = []
@@ -101,7 +102,7 @@ class Conversations:
         marked = chat_spans.marked(messages, self.pattern, answers_only=True)
         known = None
         if marked is not None:
-            text = self.renderer.render([Dialogue(marked.messages, open, conversation.tools)])[0]
+            text = self.renderer.render([_dialogue(conversation, marked.messages, open)])[0]
             known = chat_spans.read(plain, text, marked) if isinstance(text, str) else None
         return chat_spans.searched(plain, messages, self.pattern, known)
 
@@ -122,8 +123,14 @@ class Conversations:
     def _where_refused(self, conversation: Conversation, open: bool, why: str) -> str:
         """The template's words with the number of the turn that it stumbles over."""
         messages = conversation.messages
-        starts = [Dialogue(messages[:n], open, conversation.tools) for n in range(1, min(len(messages), 100))]
+        starts = [_dialogue(conversation, messages[:n], open) for n in range(1, min(len(messages), 100))]
         refused = [isinstance(text, Refusal) for text in self.renderer.render(starts)]
         # A beginning may be refused for being one, so the turn is the first after which all are.
         accepted = max((n for n, bad in enumerate(refused, 1) if not bad), default=0)
         return f"turn {accepted + 1} ({messages[accepted]['role']}): {why}"
+
+
+def _dialogue(conversation: Conversation, messages: Sequence[Any], open: bool) -> Dialogue:
+    """These messages with what the conversation passes to the template."""
+    more = {"enable_thinking": True} if conversation.thinks else {}
+    return Dialogue(messages, open, conversation.tools, more)

@@ -44,6 +44,7 @@ class Row:
     ids, labels: equally long. prompt: how many ids at the front are the prompt, BOS included. cut: it was longer than
     the cutoff and has no end token. seam: joining the answer changed the prompt's tokens. lost_turns: its oldest turns
     were left out so that it fits into the cutoff; of a chat template, its last ones. problem: why it has no ids.
+    left_out: answers of its conversation that are in no row, since each is too long (`prompt.too_long=split`).
     """
 
     ids: list[int]
@@ -53,6 +54,7 @@ class Row:
     seam: bool
     lost_turns: bool = False
     problem: str = ""
+    left_out: int = 0
 
     @property
     def labelled(self) -> int:

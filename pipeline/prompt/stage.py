@@ -22,11 +22,13 @@ from pipeline.prompt.tokenizer import Tokenizer
 from pipeline.prompt.tokenizer_checks import check_rows, check_tokenizer
 from pipeline.prompt.tokens import PART, TokenWriter
 from pipeline.run.errors import UserError
-from pipeline.run.files import json_text, sha256_file, write_text
+from pipeline.run.files import json_lines, json_text, sha256_file, write_text
 from pipeline.run.folder import SPLITS, Run
 from pipeline.run.progress import bar, say
+from pipeline.run.terminal import quoted
 
 CHUNK = 2000  # rows encoded at once
+LONGEST_REASON = 200  # characters of a template's words in a message
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,10 @@ def build(config: Config, run: Run, vocabulary: Vocabulary, stage_key: dict[str,
                 examples = read_examples(run.folder("dataset"), split)
                 with bar(total=rows_of.get(split), what=f"tokens {split}") as progress:
                     output.counts[split] = _encode_split(encoder, examples, output.folder, split, rejected, progress)
+        refusal = _first_refusal(output.folder / "rejected.jsonl")
+        if refusal and not output.counts["train"]["rows"] and not output.counts["train"]["rejected"]:
+            what = f"the chat template refuses every conversation; the first: {refusal}"
+            raise UserError(what, "prompt.template", "take another template, or other data")
         if not output.counts["train"]["learnt"]:
             raise UserError("no row has a trained token: every prompt fills the cutoff", "prompt.cutoff", "raise it")
         if output.counts["val"]["rejected"] and not output.counts["val"]["rows"]:
@@ -106,7 +112,13 @@ def build(config: Config, run: Run, vocabulary: Vocabulary, stage_key: dict[str,
         output.counts["template"] = {"id": encoder.template.id, "hash": encoder.template.hash}
         output.counts["tokenizer"] = encoder.tokenizer.hash
         output.counts["end_id"], output.counts["bos_id"] = encoder.end_id, encoder.bos_id
-    _print_counts(output.counts, config.prompt)
+    _print_counts(output.counts, config.prompt, refusal)
+
+
+def _first_refusal(rejected: Path) -> str:
+    """Why the chat template refuses the first of the conversations that it refuses; empty if there is none."""
+    reasons = (row["reason"] for row in json_lines(rejected) if row["rule"] == "chat-template")
+    return quoted(next(reasons, ""), LONGEST_REASON)[1:-1]
 
 
 def _encode_split(
@@ -138,6 +150,8 @@ def _encode_split(
         _count(counts, [row for row, _ in kept], len(named) - len(kept) - refused)
         if settings.too_long == "split" and (parts := {e.id for e, name, _ in named if PART in name}):
             counts["split"] = counts.get("split", 0) + len(parts)
+        if left_out := sum(row.left_out for row, _ in kept):
+            counts["left_out"] = counts.get("left_out", 0) + left_out
         if refused:
             counts["refused"] = counts.get("refused", 0) + refused
         if (unknown := encoder.tokenizer.unk_id) not in (None, encoder.bos_id, encoder.end_id):
@@ -160,7 +174,8 @@ def _count(counts: dict[str, int], rows: Sequence[Row], rejected: int) -> None:
     counts["seam"] += sum(row.seam for row in rows)
 
 
-def _print_counts(counts: dict[str, Any], prompt: Prompt) -> None:
+def _print_counts(counts: dict[str, Any], prompt: Prompt, refusal: str) -> None:
+    """refusal: the first one, as of `_first_refusal`."""
     train, cutoff = counts["train"], prompt.cutoff
     say(
         f"tokens: {train['rows']:,} rows to train on, {train['tokens']:,} tokens, {train['learnt']:,} of them are "
@@ -173,11 +188,12 @@ def _print_counts(counts: dict[str, Any], prompt: Prompt) -> None:
         "no_loss": "rows have no trained token: their prompt fills the cutoff",
         "unknown": "rows have characters that the tokenizer has no token for",
         "seam": "rows have other prompt tokens once the answer follows (prompt.join=apart avoids it)",
-        "refused": "conversations are rejected: the chat template refuses them (tokens/rejected.jsonl)",
+        "refused": f"conversations are rejected: the chat template refuses them (tokens/rejected.jsonl); {refusal}",
     }
     if prompt.is_chat:
         meanings |= {
             "split": "conversations became several rows",
+            "left_out": f"answers are not learnt: with its question each is longer than {cutoff} tokens",
             "forgot": f"conversations lost their last turns to fit into {cutoff} tokens",
             "no_loss": "rows have no trained token: no answer in them is learnt, or none fits into the cutoff",
             "seam": "rows have an answer whose beginning changes the tokens of the header before it",

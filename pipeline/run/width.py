@@ -26,8 +26,8 @@ def columns(text: str) -> int:
     )
 
 
-def wrapped(text: str, hanging: int = HANGING) -> str:
-    """The text with lines of at most `WIDTH` columns, broken at spaces. A longer word, such as a path, stays whole
+def wrapped(text: str, hanging: int = HANGING, width: int = WIDTH) -> str:
+    """The text with lines of at most `width` columns, broken at spaces. A longer word, such as a path, stays whole
     and where it is.
 
     Rows of a Markdown table, which begin with `|`, are not broken, nor are commands.
@@ -36,17 +36,19 @@ def wrapped(text: str, hanging: int = HANGING) -> str:
         hanging: columns by which continued lines are indented, more than the line itself.
     """
     return "\n".join(
-        line if columns(line) <= WIDTH or line.startswith("|") or COMMAND.fullmatch(line) else _broken(line, hanging)
+        line
+        if columns(line) <= width or line.startswith("|") or COMMAND.fullmatch(line)
+        else _broken(line, hanging, width)
         for line in text.split("\n")
     )
 
 
-def _broken(line: str, hanging: int) -> str:
+def _broken(line: str, hanging: int, width: int) -> str:
     lines, current = [], ""
     indent = " " * (len(line) - len(line.lstrip(" ")) + hanging)
     for spaces, word in WORD.findall(line):
-        fits_below = len(indent) + columns(word) <= WIDTH
-        if current.strip() and fits_below and columns(current) + len(spaces) + columns(word) > WIDTH:
+        fits_below = len(indent) + columns(word) <= width
+        if current.strip() and fits_below and columns(current) + len(spaces) + columns(word) > width:
             lines.append(current)
             current = indent + word
         else:

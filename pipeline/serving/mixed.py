@@ -11,7 +11,7 @@ to the whole layer, nor for new tokens, IA3 and virtual tokens.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,8 +121,7 @@ def _try_mixing(model: Any, name: str) -> None:
 
 
 def _check_mixable(store: Store, name: str, method: str) -> None:
-    why = mixing_problem(inspect(store.folder(name)), method)
-    if why:
+    if why := mixing_problem(inspect(store.folder(name)), method):
         fix = f"talk to it alone: `{next_command('chat', ADAPTER=name)}`"
         raise UserError(f"the adapter {name} cannot be mixed with others in one batch: {why}", str(store.root), fix)
 

@@ -94,7 +94,7 @@ def test_a_switch_reads_no_as_no(tmp_path: Path) -> None:
         ("chat: {qqqq: 3}\n", "unknown key chat.qqqq; there is max_new_tokens, temperature"),
         ("1: 2\n", ":3: unknown key 1"),
         ("lora: {r: 8}\n", "unknown key lora; here it is adapter"),
-        ("seed: 1\n", "unknown key seed; did you mean data.seed or train.seed or synthesis.seed?"),
+        ("seed: 1\n", "unknown key seed; did you mean data.seed or train.seed or chat.seed or synthesis.seed?"),
         ("train: {lr: 2,5e-4}\n", "unknown key 0.0005; decimals take a point, not a comma"),
         ("learning_rate: 1\n", ":3: unknown key learning_rate; here it is train.lr"),
         ("train: {learning_rate: 1}\n", "unknown key train.learning_rate; here it is train.lr"),

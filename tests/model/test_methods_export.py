@@ -193,8 +193,9 @@ def talks(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch) -> int:
     reply = chatting.ChatSession.answer
 
     def watched(talker: Any, question: str, given: str) -> str:
-        generate = talker.model.generate
-        talker.model.generate = lambda **k: (seen.append(k["input_ids"].shape[1]), generate(**k))[1]
+        model = talker.talker.model
+        generate = model.generate
+        model.generate = lambda **k: (seen.append(k["input_ids"].shape[1]), generate(**k))[1]
         return reply(talker, question, given)
 
     with monkeypatch.context() as patch:

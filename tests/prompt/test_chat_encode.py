@@ -313,3 +313,15 @@ def test_a_template_that_knows_no_tools_rejects_calls(qwen: Path) -> None:
     turns = weather().turns
     row = chat_encoder(qwen).rows([Example.whole(turns, source="s")])[0]
     assert row.problem == "turn 2: the template does not write the call of the tool 'weather'"
+
+
+def test_answers_that_fit_into_no_row_are_counted(tmp_path: Path) -> None:
+    folder = base_with(tmp_path, CHATML + OPEN)
+    long = "word " * 200
+    example = talk("Q1", "A1", "Q2", long, "Q3", "A3", "Q4", long, learn=(True, True, True, False))
+    encoder = chat_encoder(folder, cutoff=60, too_long="split")
+    rows = [row for _, _, row in encoder.named_rows([example])]
+    assert [answer for row in rows for answer in learnt(encoder, row)] == ["A1<|im_end|>", "A3<|im_end|>"]
+    assert sum(row.left_out for row in rows) == 1  # the other long one carries no loss
+    assert sum(row.left_out for _, _, row in encoder.named_rows([talk("Q1", long, "Q2", long)])) == 2
+    assert sum(row.left_out for _, _, row in encoder.named_rows([talk("Q1", "A1", "Q2", "A2")])) == 0

@@ -17,7 +17,8 @@ from pipeline.prompt.preview import as_text
 from pipeline.prompt.tokens import Tokens, TokenWriter
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
-from tests.helpers.tiny import load_examples
+from tests.helpers.chat_runs import chat_config, make_chat_base
+from tests.helpers.tiny import load_examples, run_to
 from tests.helpers.tokenizers import encoder_of, example
 
 
@@ -125,3 +126,50 @@ def test_no_row_that_carries_loss(tmp_path: Path, folders: dict[str, Path], too_
         tokens_of(tmp_path, folders["tokenizers"], rows, cutoff=4, too_long=too_long)
     assert caught.value.where == "prompt.cutoff"
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["dataset"]
+
+
+def test_answers_that_fit_into_no_row_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = make_chat_base(tmp_path / "base", "llama")
+    long = " ".join(f"word{n}" for n in range(60))
+    texts = ("Q1", "A1", "Q2", long, "Q3", "A3")
+    messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+    (tmp_path / "long.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    source = f"data.sources=[{{path: {tmp_path / 'long.jsonl'}}}]"
+    config = chat_config(tmp_path, base, source, "data.val=0", "prompt.cutoff=120", "prompt.too_long=split")
+    run = run_to(config, "tokens", tmp_path)
+    counts = run.manifest("tokens")["counts"]["train"]
+    assert (counts["rows"], counts["split"], counts["left_out"]) == (2, 1, 1)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "train: 1 answers are not learnt: with its question each is longer than 120 tokens" in said
+
+
+def test_refused_conversations_are_told_with_the_first_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = make_chat_base(tmp_path / "base", "llama")
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    refusing = (
+        "{% for m in messages %}{% if 'bad' in m.content %}{{ raise_exception('no bad words') }}{% endif %}{% endfor %}"
+    )
+    settings["chat_template"] = refusing + settings["chat_template"]
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    fine, bad = (
+        {
+            "messages": [
+                {"role": "user", "content": "Say it."},
+                {"role": "assistant", "content": f"Here is a {word} one."},
+            ]
+        }
+        for word in ("good", "bad")
+    )
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(fine) + "\n" + json.dumps(bad) + "\n")
+    more = (f"data.sources=[{{path: {path}}}]", "data.val=0")
+    run_to(chat_config(tmp_path, base, *more), "tokens", tmp_path)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 conversations are rejected: the chat template refuses them" in said
+    assert "turn 2 (assistant): no bad words" in said
+    path.write_text(json.dumps(bad) + "\n")
+    with pytest.raises(UserError, match="refuses every conversation; the first: turn 2") as caught:
+        run_to(chat_config(tmp_path, base, *more), "tokens", tmp_path)
+    assert caught.value.where == "prompt.template"

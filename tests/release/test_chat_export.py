@@ -22,6 +22,8 @@ from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.serving import chat as chatting
 from pipeline.serving.mixed import MixedModel
+from pipeline.serving.terminal.models import ChatModel
+from pipeline.serving.terminal.session import ChatSession
 from pipeline.store.folder import Store
 from pipeline.store.load import open_stored
 from tests.helpers.chat_runs import KINDS, SYSTEM, chat_config, make_chat_base
@@ -94,9 +96,9 @@ def typed(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch, *lines: str
     asked: list[list[dict[str, str]]] = []
     encode = ChatEncoder.prompt_of
 
-    def recorded(self: ChatEncoder, messages: Any) -> list[int]:
+    def recorded(self: ChatEncoder, messages: Any, thinks: bool = False) -> list[int]:
         asked.append([dict(message) for message in messages])
-        return encode(self, messages)
+        return encode(self, messages, thinks)
 
     monkeypatch.setattr(ChatEncoder, "prompt_of", recorded)
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(line + "\n" for line in lines)))
@@ -118,7 +120,7 @@ def test_the_chat_remembers_the_conversation(
     assert [messages[-1]["content"] for messages in asked] == ["One?", "Two?", "Three?", "Four?"]
     said = capsys.readouterr().out
     assert said.count("[a new conversation]") == 2
-    assert "/input is not a command; there are /system," in said
+    assert "[/input is for templates of single questions" in said
 
 
 def test_another_template_is_refused(exported: tuple[str, Config, Run]) -> None:
@@ -137,7 +139,7 @@ def test_a_stored_adapter_keeps_its_chat_template(exported: tuple[str, Config, R
     assert encoder.template == encoder_of(config).template
     mixed = MixedModel(RunBase.of(config, base), store, ["talks", "base"])
     assert mixed.encoders["talks"].prompt("Q") == encoder_of(config).prompt("Q")
-    session = chatting.ChatSession(model, encoder, None, config.chat)
+    session = ChatSession(ChatModel("talks", model, encoder, None), config.chat)
     assert session.remembers
 
 

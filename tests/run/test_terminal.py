@@ -18,7 +18,7 @@ from pipeline.prompt.tokenizer import Tokenizer
 from pipeline.run.errors import UserError
 from pipeline.run.progress import bar, say
 from pipeline.run.terminal import Styled, safe
-from pipeline.serving.chat import _Streamer
+from pipeline.serving.terminal.screen import AnswerStream
 from tests.helpers.tokenizers import TEMPLATE, byte_level
 
 CLIPBOARD = "\x1b]52;c;cm0gLXJm\x07"
@@ -96,5 +96,5 @@ def test_encoded_rows(tmp_path: Path, colour: bool) -> None:
 
 
 def test_an_answer_in_chat(capsys: pytest.CaptureFixture[str]) -> None:
-    _Streamer(None).on_finalized_text(f"a{CLIPBOARD}\n", stream_end=True)
+    AnswerStream(None).on_finalized_text(f"a{CLIPBOARD}\n", stream_end=True)
     assert capsys.readouterr().out == "a\\x1b]52;c;cm0gLXJm\\x07\n\n"

@@ -35,13 +35,13 @@ Talk = Callable[..., str]
 @pytest.fixture
 def talk(exported: tuple[Config, Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Talk:
     """Types lines, then Ctrl-D; returns what was printed since the first question was read."""
-    read = chatting._read_questions
+    read = chatting.read_entries
 
-    def read_questions(session: chatting.ChatSession) -> None:
+    def read_entries(talk: chatting.Talk) -> None:
         capsys.readouterr()
-        read(session)
+        read(talk)
 
-    monkeypatch.setattr(chatting, "_read_questions", read_questions)
+    monkeypatch.setattr(chatting, "read_entries", read_entries)
 
     def typed(*lines: str, most: int = 5, temperature: float = 0.0) -> str:
         config, run = exported
@@ -81,7 +81,7 @@ def test_input_goes_to_one_question(
     assert asked == [("Which colour?", "The sky is blue."), ("And now?", ""), ("Last?", "")]
     assert "[16 characters for the next question]" in said
     assert "[no input]" in said
-    assert "/inputs is not a command" in said
+    assert "/inputs is not a command; did you mean /input?" in said
 
 
 def test_help_and_quit(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:

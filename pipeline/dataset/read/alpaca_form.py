@@ -45,7 +45,7 @@ def to_alpaca(raw: RawRow, source: Source, whole: bool = False) -> list[RawRow]:
     if raw.error or not isinstance(row, dict):
         return [raw]
     if whole and form_of_text(row):
-        return whole_conversation(raw, messages_of_text(row))
+        return whole_conversation(raw, messages_of_text(row), needs_answer="output" in source.needs)
     form = form_of(row, source.columns)
     if lacks_optional_field_only(form, source):
         raw = RawRow({**row, form.expected: ""}, raw.place)
@@ -95,7 +95,7 @@ def _converted(raw: RawRow, row: dict[str, Any], form: Form, source: Source, who
     cut: Rows = conversation_rows
     if whole:
         try:
-            cut = partial(whole_conversation, tools=tools_of(row))
+            cut = partial(whole_conversation, tools=tools_of(row), needs_answer="output" in source.needs)
         except BadTools as error:
             return [raw.rejected("tools", str(error))]
     prompt, chosen = row.get(fields.get("prompt", "")), row.get(fields.get("chosen", ""))

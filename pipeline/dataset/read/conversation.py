@@ -30,7 +30,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -191,26 +191,40 @@ def _turn(message: Any, number: int, prompt: bool) -> Turn:
     if not speaker:
         known = "user, human, assistant, gpt, system"
         raise Unusable("unknown-speaker", f"message {number} is said by {str(role)[:40]!r} (known: {known}, ...)")
-    text = _text(next((message[k] for k in ("content", "value", "text") if message.get(k) is not None), None), number)
+    text = text_of(message, f"message {number}")
     if not text.strip():
         raise Unusable("empty-turn", f"message {number} ({speaker}) is empty")
     weight = message.get("weight")
     return Turn(speaker, text, learn=weight is None or bool(weight), prompt=prompt)
 
 
-def _text(content: Any, number: int) -> str:
-    """A message's text; OpenAI writes it as a list of parts too."""
+def text_of(message: Mapping[str, Any], where: str, any_spelling: bool = False) -> str:
+    """The text of a message, or of its parts, as OpenAI has them too; empty where there is none.
+
+    Args:
+        where: the message in reasons. any_spelling: types of parts in any spelling (Text, input_text, output_text) and
+            other names of their text, which are accepted for chat templates alone.
+
+    Raises:
+        Unusable: something in it is no text.
+    """
+    content = next((message[k] for k in ("content", "value", "text") if message.get(k) is not None), None)
     if content is None or isinstance(content, str):
         return content or ""
-    parts = content if isinstance(content, list) else [content]
+    names = ("text", "content", "value") if any_spelling else ("text",)
     texts = []
-    for part in parts:
-        text = part.get("text") if isinstance(part, dict) else part
-        kind = str(part.get("type", "text")) if isinstance(part, dict) else "text"
+    for part in content if isinstance(content, list) else [content]:
+        kind, text = "text", part
+        if isinstance(part, dict):
+            kind = str(part.get("type", "text"))
+            text = next((part[name] for name in names if part.get(name) is not None), None)
+            if any_spelling:
+                kind = str(part.get("type") or "text").strip().lower()
+                text = text.get("value") if isinstance(text, dict) else text
         if "text" not in kind:
-            raise Unusable("not-text", f"message {number} holds {kind[:40]!r}, and only text can be learnt")
+            raise Unusable("not-text", f"{where} holds {kind[:40]!r}, and only text can be learnt")
         if not isinstance(text, str):
-            raise Unusable("not-text", f"the text of message {number} is {kind_of_value(text)}")
+            raise Unusable("not-text", f"the text of {where} is {kind_of_value(text)}")
         texts.append(text)
     return "\n".join(texts)
 

@@ -16,7 +16,7 @@
 - A late system message, an empty message, an unknown speaker, anything but text, a result without a call and a call
   without a result end the conversation: the turns before, up to the last answer, are the row, and the rest is a
   rejected row with the reason. So is a question at the end without an answer. A call at the very end is an answer, as
-  in OpenAI's examples of fine-tuning.
+  in OpenAI's examples of fine-tuning. A result may also follow a call that is written as text (`hermes.py`).
 - One question with one answer is a plain row, so that it is compared with plain rows.
 """
 
@@ -26,8 +26,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.dataset.read.conversation import SPEAKERS, Unusable, listed
-from pipeline.dataset.read.row import RawRow, Whole, kind_of_value
+from pipeline.dataset.read.conversation import SPEAKERS, Unusable, listed, text_of
+from pipeline.dataset.read.hermes import calls_in
+from pipeline.dataset.read.row import RawRow, Whole
 from pipeline.dataset.read.tool_calls import CALLERS, BadTools, OpenCalls, calls_of
 from pipeline.dataset.turn import Turn
 
@@ -35,16 +36,20 @@ KEPT = ("name", "tool_call_id", "reasoning_content")  # further fields of a mess
 
 
 def whole_conversation(
-    raw: RawRow, messages: Any, prompt: int = 0, system: str = "", task: str = "", tools: Sequence[Any] = ()
-) -> list[RawRow]:
+    raw: RawRow, messages: Any, prompt: int = 0, system: str = "", task: str = "", tools: Sequence[Any] = (),
+    needs_answer: bool = True,
+) -> list[RawRow]:  # fmt: skip
     """The row of one conversation, and a rejected row for what cannot be used of it; at least one of the two.
 
     Args:
         messages, prompt: as of `conversation.conversation_rows`.
         system: a system message beside the conversation. tools: descriptions of functions.
+        needs_answer: false for question sets: a question at the end has an empty answer instead of none.
     """
     reader = _Reader(system)
     problem = reader.read_all(messages, prompt)
+    if problem is None and not needs_answer:
+        reader.close()
     place = f"{raw.place}, message {reader.number}"
     turns = reader.answered(cut=problem is not None)
     if not any(turn.learn for turn in turns if turn.role == "assistant"):
@@ -110,8 +115,7 @@ class _Reader:
         if not speaker:
             known = "user, human, assistant, gpt, system, tool"
             raise Unusable("unknown-speaker", f"{where} is said by {str(role)[:40]!r} (known: {known}, ...)")
-        content = _content(next((message[k] for k in ("content", "value", "text") if message.get(k) is not None), None),
-                           where)  # fmt: skip
+        content = text_of(message, where, any_spelling=True)
         if speaker == "system":
             self._add_system(content, where)
             return
@@ -139,12 +143,17 @@ class _Reader:
 
     def _check_calls(self, speaker: str, more: Mapping[str, Any], where: str) -> None:
         if speaker == "tool":
-            if not self.open.answer(more.get("tool_call_id")):
+            if not self.open.answer(more.get("tool_call_id")) and not self._follows_text_call():
                 raise Unusable("result-without-call", f"{where} is a tool result without its call")
         elif self.open.missing:
             raise Unusable("call-without-result", f"{where} follows a call of {self.open.missing} without its result")
         elif "tool_calls" in more:
             self.open.call(more["tool_calls"])
+
+    def _follows_text_call(self) -> bool:
+        """Whether the latest turn that is no result calls tools in its text (`hermes.py`)."""
+        turn = next((turn for turn in reversed(self.turns) if turn.role != "tool"), None)
+        return turn is not None and turn.role == "assistant" and calls_in(turn.content) is not None
 
     def _add(self, turn: Turn) -> None:
         last = self.turns[-1] if self.turns else None
@@ -158,6 +167,11 @@ class _Reader:
         content = "\n\n".join(filter(None, (last.content, turn.content)))
         self.turns[-1] = Turn(turn.role, content, last.learn and turn.learn, more)
         self._numbers[-1] = self.number
+
+    def close(self) -> None:
+        """Adds an empty answer where the last turn has none."""
+        if self.has_user and self.turns[-1].role != "assistant":
+            self._add(Turn("assistant", ""))
 
     def answered(self, cut: bool) -> list[Turn]:
         """The turns up to the last answer. cut: messages follow that cannot be used, so that a call is no answer."""
@@ -187,22 +201,3 @@ class _Reader:
 
 def _is_answer(turn: Turn, is_end: bool) -> bool:
     return turn.role == "assistant" and (is_end or "tool_calls" not in turn.more)
-
-
-def _content(content: Any, where: str) -> str:
-    """A message's text. Parts of it may be typed in any spelling: text, Text, input_text, output_text."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = []
-    for part in content if isinstance(content, list) else [content]:
-        kind, text = "text", part
-        if isinstance(part, dict):
-            kind = str(part.get("type") or "text").strip().lower()
-            text = next((part[name] for name in ("text", "content", "value") if part.get(name) is not None), None)
-            text = text.get("value") if isinstance(text, dict) else text
-        if "text" not in kind:
-            raise Unusable("not-text", f"{where} holds {kind[:40]!r}, and only text can be learnt")
-        if not isinstance(text, str):
-            raise Unusable("not-text", f"the text of {where} is {kind_of_value(text)}")
-        texts.append(text)
-    return "\n".join(texts)
