@@ -74,8 +74,10 @@ def prompt_section(encoder: AnyEncoder) -> str:
 def adapter_card(name: str, adapter: Adapter, model: Model, base: Base, encoder: AnyEncoder) -> str:
     """The card in the folder of a run's adapter. name: of the run."""
     front: dict[str, Any] = {"library_name": "peft" if spec_of(adapter).is_peft else "transformers"}
+    front["pipeline_tag"] = "text-generation"
     if kind_of(model) == "hub":
-        front["base_model"] = model.base
+        relation = "finetune" if adapter.method == "full" else "adapter"
+        front |= {"base_model": model.base, "base_model_relation": relation}
     front["tags"] = ["suri", "instruction-tuning", encoder.template.id]
     sections = [
         front_matter(front),

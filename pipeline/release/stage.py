@@ -23,9 +23,12 @@ from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.release import verify
 from pipeline.release.card import card, column_names
 from pipeline.release.export import Export
+from pipeline.release.format_cards import write_format_cards
 from pipeline.release.formats import check_gguf, section, write_formats
+from pipeline.release.licence_files import write_licence_files
 from pipeline.release.merge import merge, save_merged
 from pipeline.release.summary import headline, table, unfinished_text
+from pipeline.release.terms import parties
 from pipeline.release.unmerged import export_adapter, export_nothing
 from pipeline.run.files import need_space, read_json, write_json, write_text
 from pipeline.run.folder import Run, StageOutput
@@ -80,14 +83,15 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
             results["unfinished"] = checks.unfinished
         if formats := write_formats(work, config.export, config.name, log_probs, output.folder):
             results["formats"] = formats
-        _write_records(config, run, run_base.encoder, results, checks, output)
+        _write_records(config, run, run_base, results, checks, output)
     show(config, run, results)
 
 
 def _write_records(
-    config: Config, run: Run, encoder: AnyEncoder, results: dict[str, Any], checks: verify.Checks, output: StageOutput
+    config: Config, run: Run, base: RunBase, results: dict[str, Any], checks: verify.Checks, output: StageOutput
 ) -> None:
-    """Writes results, record and card into the export's folder."""
+    """Writes results, record, cards and texts of licences into the export's folder."""
+    encoder, found = base.encoder, parties(config, base.files.folder)
     write_json(output.folder / "results.json", results)
     method, trained = adapters.method_of(config.adapter), read_json(run.folder("adapter") / "suri.json") or {}
     record = {
@@ -102,8 +106,11 @@ def _write_records(
         **({"unfinished": True} if checks.unfinished else {}),
     }
     write_json(output.folder / "suri.json", record)
-    text = card(config, run, encoder, results, checks.done) + section(results.get("formats", {}))
+    formats = results.get("formats", {})
+    text = card(config, run, encoder, results, checks.done, found) + section(formats)
     write_text(output.folder / "README.md", shortener(run.root, config)(text))
+    write_format_cards(config, encoder, formats, found, output.folder)
+    write_licence_files(base.files.folder, found, config.name, output.folder)
     short = {name: values for name, values in results["tuned"].items() if name not in ("prompts", "known")}
     output.counts = {name: {k: v for k, v in values.items() if k not in LONG} for name, values in short.items()}
     if checks.unfinished:

@@ -29,7 +29,8 @@ from pipeline.run.progress import working
 from pipeline.run.terminal import quoted
 
 TOKENIZER_PATTERNS = ["*.json", "*.jinja", "tokenizer.model"]
-HUB_PATTERNS = ["*.safetensors", *TOKENIZER_PATTERNS]
+LICENCE_PATTERNS = ["README.md", "LICENSE*", "NOTICE*", "USE_POLICY*"]  # for the card of what is made of the base
+HUB_PATTERNS = ["*.safetensors", *TOKENIZER_PATTERNS, *LICENCE_PATTERNS]
 WANTED = "a hub id such as huggyllama/llama-7b, a folder with safetensors, or a .gguf file"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
