@@ -28,7 +28,7 @@ from pipeline.release.formats import check_gguf, section, write_formats
 from pipeline.release.licence_files import write_licence_files
 from pipeline.release.merge import merge, save_merged
 from pipeline.release.summary import headline, table, unfinished_text
-from pipeline.release.terms import parties
+from pipeline.release.terms import as_data, parties
 from pipeline.release.unmerged import export_adapter, export_nothing
 from pipeline.run.files import need_space, read_json, write_json, write_text
 from pipeline.run.folder import Run, StageOutput
@@ -101,6 +101,7 @@ def _write_records(
         "template": {"id": encoder.template.id, "hash": encoder.template.hash},
         "tokenizer": encoder.tokenizer.hash,
         "end_id": encoder.end_id,
+        "terms": as_data(found),
         "checks": checks.done,
         **({"formats": results["formats"]} if "formats" in results else {}),
         **({"unfinished": True} if checks.unfinished else {}),

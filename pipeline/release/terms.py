@@ -16,7 +16,7 @@ from pipeline.dataset import generated
 from pipeline.dataset.licences import BY_KEY, FREE, Licence, from_front_matter, known_data, named
 from pipeline.model.base import kind_of
 from pipeline.model.base.licences import licence_by_name, licence_of, read_front_matter
-from pipeline.model.card import base_name
+from pipeline.model.base.location import base_name
 from pipeline.run.markdown import code, plain
 
 UNKNOWN = "not known to Suri: look at its page"
@@ -73,6 +73,25 @@ def conflicts(found: Sequence[Party], name: str) -> list[str]:
         who = _listed(_who(p) for p in open_ones)
         lines.append(f"Suri knows no licence of {who}: look it up before you pass the model on.")
     return lines
+
+
+def as_data(found: Sequence[Party]) -> list[dict[str, str]]:
+    """Plain data for the record of an export, which `from_data` reads back."""
+    return [
+        {"role": p.role, "name": p.name, "licence": p.licence.key if p.licence is not None else "", "text": p.text,
+         "note": p.note, "provider": p.provider}
+        for p in found
+    ]  # fmt: skip
+
+
+def from_data(values: Any) -> list[Party]:
+    """The parties of a record; what is no such record is left out."""
+    found = []
+    for one in values if isinstance(values, list) else []:
+        if isinstance(one, dict) and all(isinstance(value, str) for value in one.values()):
+            texts = {key: one.get(key, "") for key in ("role", "name", "text", "note", "provider")}
+            found.append(Party(licence=BY_KEY.get(one.get("licence", "")), **texts))
+    return found
 
 
 def is_under_base_terms(found: Sequence[Party]) -> bool:

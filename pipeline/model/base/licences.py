@@ -16,6 +16,7 @@ from pipeline.config.schema import Model
 from pipeline.dataset.licences import BY_KEY, Licence, from_front_matter
 from pipeline.model.base.location import kind_of
 
+README = "README.md"
 LARGEST = 1_000_000  # bytes of a card or of a licence's text
 TEXTS = re.compile(r"(LICEN[CS]E|NOTICE|USE[_-]POLICY|COPYING|TERMS)([._-].*)?", re.IGNORECASE)
 # By hub id (owner/name), or by the name alone for folders and .gguf files; the first match counts. docs/licences.md.
@@ -64,7 +65,7 @@ def licence_of(model: Model, folder: Path | None) -> BaseLicence:
     if kind == "geometry":
         return BaseLicence(None, "", "")
     if folder is not None:
-        licence, text = from_front_matter(read_front_matter(folder / "README.md"))
+        licence, text = from_front_matter(read_front_matter(folder / README))
         if text:
             return BaseLicence(licence, licence.name if licence else text, "its own card")
     name = model.base if kind == "hub" else Path(model.base).name.removesuffix(".gguf")

@@ -79,6 +79,11 @@ def kind_of(model: Model) -> str:
     raise UserError(f"no such base model: {model.base}", "model.base", fetched or nearest_file(path, f"give {WANTED}"))
 
 
+def base_name(model: Model) -> str:
+    """The base as other machines know it: a hub id, or the last part of a path."""
+    return model.base if kind_of(model) == "hub" else Path(model.base).name
+
+
 def _no_path(text: str) -> str:
     """Why a text cannot be a path; empty when it can."""
     try:
