@@ -32,7 +32,7 @@ DATA ?=
 TOKENIZER ?=
 CASES ?=
 # Tests of `make test`: those that need no extra and are quick. `make test-all` adds the others.
-CORE := not (slow or report or ray or browser or eval or judge or documents or llama or notebook or serving)
+CORE := not (slow or report or ray or browser or eval or judge or documents or llama or notebook or serving or vllm)
 # Of the adapter store.
 ADAPTER ?=
 SHOW ?=
