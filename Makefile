@@ -32,7 +32,7 @@ DATA ?=
 TOKENIZER ?=
 CASES ?=
 # Tests of `make test`: those that need no extra and are quick. `make test-all` adds the others.
-CORE := not (slow or report or ray or browser or eval or judge or documents or llama or notebook or serving)
+CORE := not (slow or report or ray or browser or eval or judge or documents or llama or notebook or serving or vllm)
 # Of the adapter store.
 ADAPTER ?=
 SHOW ?=
@@ -44,12 +44,18 @@ RANK ?= 0
 DENSITY ?= 0.2
 REPLACE ?=
 YES ?=
+# Of `make push`.
+REPO ?=
+WHAT ?=
+SKIP ?=
+PUBLIC ?=
+UNFINISHED ?=
 # Of `make recover`.
 BASE ?=
 DIFF ?=
 OUT ?=
 # Paths and names reach the shell as environment variables, never as text of a command, so they may hold spaces, quotes.
-export CONFIG A B DATA TOKENIZER ADAPTER SHOW REMOVE MEASURE COMBINE HOW RANK DENSITY BASE DIFF OUT
+export CONFIG A B DATA TOKENIZER ADAPTER SHOW REMOVE MEASURE COMBINE HOW RANK DENSITY BASE DIFF OUT REPO WHAT SKIP
 STORE = $(PY) -m scripts.adapters
 # PYTHON is started first: it may be missing, or a pyenv shim of a version that is not active.
 SETUP = $(PYTHON) -c '' > /dev/null 2>&1 || { echo 'suri: $(PYTHON) is missing or does not start' >&2; \
@@ -59,7 +65,7 @@ SETUP = $(PYTHON) -c '' > /dev/null 2>&1 || { echo 'suri: $(PYTHON) is missing o
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 
-.PHONY: help demo-base documents-extra data train export report verify eval preview plan chat serve ui generate keep adapters ask compare judge methods forgetting curves data-diff diff recover bench profile test test-all check clean clean-runs
+.PHONY: help demo-base documents-extra data train export report verify eval preview plan chat serve ui generate keep adapters ask compare judge methods forgetting curves data-diff diff recover push bench profile test test-all check clean clean-runs
 help:
 	@echo 'Start'
 	@echo '  make export        data, tokens, training, merge, measurements: the demo'
@@ -93,6 +99,8 @@ help:
 	@echo '                                   a line is "NAME: question"'
 	@echo '  make diff          the export without its base: an exact difference'
 	@echo '  make recover BASE=FOLDER DIFF=FOLDER OUT=NEW       and the model again'
+	@echo '  make push REPO=you/name          send the export to a hub, private unless'
+	@echo '                                   PUBLIC=1, after showing what goes'
 	@echo
 	@echo 'Advanced'
 	@echo '  make methods       compare the ways to adapt a model (half an hour)'
@@ -152,6 +160,11 @@ data-diff: $(READY)
 
 recover: $(READY)
 	@$(PY) -m scripts.recover -- "$$BASE" "$$DIFF" "$$OUT"
+
+push: $(READY)
+	@$(PY) -m scripts.push --config="$$CONFIG" $${WHAT:+--what="$$WHAT"} $${SKIP:+--skip="$$SKIP"} \
+	  $(if $(filter 1 yes,$(PUBLIC)),--public) $(if $(filter 1 yes,$(YES)),--yes) \
+	  $(if $(filter 1 yes,$(UNFINISHED)),--unfinished) $(if $(REPLACE),--replace) -- "$$REPO" $(ARGS)
 
 curves: $(READY) $(DEMO)
 	@$(PY) -m scripts.benchmarks.curves "$$DATA" $(ARGS)

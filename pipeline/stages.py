@@ -141,9 +141,16 @@ def _export_key(config: Config, run: Run) -> Key:
         "general": general_text.file_hash(config.eval.general),
         "known": known_questions.file_hash(config.eval.known),
         "groups": config.value("data.groups"),
+        **_stated_licences(config),
         "counts": (run.manifest("dataset") or {}).get("counts"),  # shown in the model card, and used by the probes
         "adapter": run.result("adapter"),
     }
+
+
+def _stated_licences(config: Config) -> Key:
+    """The licences that the config states, which the model card shows; nothing where it states none."""
+    stated = {source.path: source.licence for source in config.data.sources if source.licence}
+    return {"licences": stated} if stated else {}
 
 
 def _build_export(config: Config, run: Run, key: Key, base: BaseOf) -> None:

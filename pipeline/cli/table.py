@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from pipeline.cli import adapters, benchmarks, differences, look, run_folders, serving, talk
+from pipeline.cli import adapters, benchmarks, differences, look, publish, run_folders, serving, talk
 from pipeline.cli.command_line import Command, Given, Option
 from pipeline.config.schema import Config
 from pipeline.run.errors import UserError
@@ -132,6 +132,14 @@ COMMANDS = (
             keys=("export.dtype",), makes_first=TO_EXPORT),
     Command("recover", "share", "base and difference give the model back", differences.recover,
             words=("BASE", "DIFF", "OUT"), config=False),
+    Command("push", "share", "send the export to a hub, private unless told otherwise", publish.push, words=("REPO",),
+            variables=("REPO",), model=False, files=False, fetch=False,
+            options=(Option("what", "hf,gguf", "formats: hf (the default), adapter, gguf, diff"),
+                     Option("skip", "FILE", "files that are not sent, with commas between them"),
+                     Option("public", "", "everyone may see the repository"),
+                     Option("yes", "", "send without asking"),
+                     Option("unfinished", "", "send an export whose answers do not end by themselves"),
+                     Option("replace", "", "make a repository that holds something else equal to the export"))),
     Command("bench", "advanced", "training speed on this GPU, beside Hugging Face", benchmarks.bench,
             words=("DATA", "TOKENIZER"), more="[CASE]", config=False),
     Command("profile", "advanced", "the largest kernels of bench's cases, and a trace", benchmarks.bench,

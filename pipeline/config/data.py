@@ -40,6 +40,9 @@ class Source(Section):
     repeat: Repeats = 1
     """How often each training row is written to train.jsonl. Raise it when a small source should be seen more often
     than the others."""
+    licence: Annotated[str, Field(max_length=200)] = ""
+    """Licence of this source for the model card: an identifier of the hub such as cc-by-4.0, or its name; empty = what
+    Suri knows of it (docs/licences.md). Set it for sources that are not in that table."""
     rehearsal: bool = False
     """Marks general data against forgetting, which makes up the share `data.rehearsal` of the training rows. Set it
     for a source like the data that the base was tuned on."""

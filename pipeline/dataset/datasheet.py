@@ -6,12 +6,12 @@ Headings after Gebru et al. 2021 (Datasheets for Datasets), as far as a program 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from pipeline import __version__
 from pipeline.config.schema import Data
 from pipeline.dataset.generated import lines as lines_of_generated
+from pipeline.dataset.licences import BY_KEY, known_data
 from pipeline.dataset.summary import label_of
 from pipeline.run.markdown import code, plain
 
@@ -20,15 +20,6 @@ WHOLE = (
     "system message, `tools` the functions that the turns may call. `instruction` and `output` are then the first "
     "question and the last answer, and `id` is a hash of all turns."
 )
-# Licences of known sources by name; the user has to look up all others.
-LICENCES = {
-    "families": "Apache-2.0, made by code in this project",
-    "seed_tasks.en": "Apache-2.0, written for this project",
-    "seed_tasks.ko": "Apache-2.0, written for this project",
-    "tatsu-lab/alpaca": "CC BY-NC 4.0: not for commercial use; its outputs came from an OpenAI model",
-    "alpaca_data": "if it is Stanford's: CC BY-NC 4.0, not for commercial use; its outputs came from an OpenAI model",
-    "databricks/databricks-dolly-15k": "CC BY-SA 3.0: what is derived from it stays under the same licence",
-}
 # Names of the most frequent codes of pipeline/dataset/language.py; others are shown as codes.
 LANGUAGES = {
     "en": "English", "ko": "Korean", "ja": "Japanese", "zh": "Chinese", "fr": "French", "de": "German",
@@ -48,7 +39,7 @@ def datasheet(
         f"# Datasheet: {name}",
         _what(report),
         "## Sources and their licences",
-        _sources(report, generated or {}),
+        _sources(report, generated or {}, data),
         *_generated(generated or {}),
         "Suri does not read licences: look up those that are not named above before you pass the data on.",
         "## How it was made",
@@ -80,12 +71,12 @@ def _what(report: Mapping[str, Any]) -> str:
     )
 
 
-def _sources(report: Mapping[str, Any], generated: Mapping[str, Any]) -> str:
-    rows = []
+def _sources(report: Mapping[str, Any], generated: Mapping[str, Any], data: Data) -> str:
+    rows, stated = [], {source.path: source.licence for source in data.sources}
     for source in report.get("sources", ()):
         forms = ", ".join(source.get("forms") or ()) or "-"
         path = str(source.get("path", ""))
-        licence = "see below: written by a model" if path in generated else _licence(path)
+        licence = "see below: written by a model" if path in generated else _licence(path, stated.get(path, ""))
         left_out = source.get("left_out", 0)
         counts = (source.get("read", 0), source.get("kept", 0), source.get("rejected", 0) - left_out, left_out)
         rows.append((code(label_of(source)), plain(forms), *(f"{n:,}" for n in counts), licence))
@@ -104,9 +95,16 @@ def _generated(generated: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
         yield f"### Generated: {code(path)}\n\n" + "\n".join(lines_of_generated(report))
 
 
-def _licence(path: str) -> str:
-    name = PurePath(path).name.split(".json")[0]
-    return LICENCES.get(path) or LICENCES.get(name) or "**look it up and write it here**"
+def _licence(path: str, stated: str) -> str:
+    """The licence of a source. stated: by the config; empty = not."""
+    if stated:
+        return plain(stated)
+    known = known_data(path)
+    if known is None or not (known.licence or known.note):
+        return "**look it up and write it here**"
+    licence = BY_KEY.get(known.licence)
+    what = "".join([licence.name, "" if licence.commercial else ": not for commercial use"]) if licence else "not known"
+    return f"{what}; {known.note}" if known.note else what
 
 
 def _making(report: Mapping[str, Any], data: Data) -> Iterable[str]:

@@ -53,6 +53,8 @@ def key(config: Config, run: Run) -> dict[str, Any]:
     files = [path for source in config.data.sources for path in files_of(source)]
     files += [path for benchmark in config.data.benchmarks for path in benchmark_files(benchmark.path)]
     data = {name: value for name, value in config.value("data").items() if name not in NOT_IN_KEY}
+    for source in data["sources"]:
+        del source["licence"]  # shown in the model card only
     whole = {"conversations": "whole"} if config.prompt.is_chat else {}
     return {"version": 3, "data": data, "inputs": input_hashes(files), **whole}
 

@@ -5,7 +5,6 @@ A card is a README.md with the hub's front matter. It contains no times and no p
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,6 +12,7 @@ import yaml
 from pipeline.config.method_rules import description, spec_of
 from pipeline.config.schema import Adapter, Model
 from pipeline.model.base import Base, kind_of
+from pipeline.model.base.location import base_name
 from pipeline.model.methods.method import SETTINGS
 from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.prompt.chat_encode import ChatEncoder
@@ -52,11 +52,6 @@ def code_block(lines: str) -> str:
     return f"```python\n{lines}\n```"
 
 
-def base_name(model: Model) -> str:
-    """The base as other machines know it: a hub id, or the last part of a path."""
-    return model.base if kind_of(model) == "hub" else Path(model.base).name
-
-
 def prompt_section(encoder: AnyEncoder) -> str:
     """The template that prompts must use."""
     text = (
@@ -74,8 +69,10 @@ def prompt_section(encoder: AnyEncoder) -> str:
 def adapter_card(name: str, adapter: Adapter, model: Model, base: Base, encoder: AnyEncoder) -> str:
     """The card in the folder of a run's adapter. name: of the run."""
     front: dict[str, Any] = {"library_name": "peft" if spec_of(adapter).is_peft else "transformers"}
+    front["pipeline_tag"] = "text-generation"
     if kind_of(model) == "hub":
-        front["base_model"] = model.base
+        relation = "finetune" if adapter.method == "full" else "adapter"
+        front |= {"base_model": model.base, "base_model_relation": relation}
     front["tags"] = ["suri", "instruction-tuning", encoder.template.id]
     sections = [
         front_matter(front),

@@ -1,7 +1,8 @@
-"""The model card of an export: what the checkpoint is, how it was made, its results."""
+"""The model card of an export: what the checkpoint is, how it was made, its results, and whose terms it is under."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,45 +10,63 @@ import yaml
 
 from pipeline.config.method_rules import description, spec_of
 from pipeline.config.schema import Adapter, Config, Model
+from pipeline.evaluation.general import forgetting
 from pipeline.evaluation.results import rows_of_table
+from pipeline.evaluation.scores import shown
 from pipeline.model import card as cards
-from pipeline.model.base import kind_of
-from pipeline.model.methods.method import SETTINGS
 from pipeline.prompt.any_encoder import AnyEncoder
+from pipeline.release import hardware, terms, usage
+from pipeline.release.front_matter import front_matter_of
 from pipeline.release.summary import unfinished_text
+from pipeline.release.terms import Party
 from pipeline.run.files import read_json
 from pipeline.run.folder import SPLITS, Run
 from pipeline.run.markdown import code, fenced, plain
 
-GENERATE = """messages = [{"role": "user", "content": "Give three tips for staying healthy."}]
-inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-answer = model.generate(**inputs, max_new_tokens=200)[0, inputs["input_ids"].shape[1]:]
-print(tokenizer.decode(answer, skip_special_tokens=True))"""
+LIMITS = (
+    "It was tuned to follow instructions, and neither tested nor aligned for safety. It may state what is wrong, and "
+    "what its base and its data hold may come out of it."
+)
 
 
-def card(config: Config, run: Run, encoder: AnyEncoder, results: dict[str, Any], checks: dict[str, str]) -> str:
-    """Markdown with the hub's front matter, without paths of this machine."""
-    data, adapter = run.manifest("dataset") or {}, run.manifest("adapter") or {}
+def card(
+    config: Config, run: Run, encoder: AnyEncoder, results: dict[str, Any], checks: dict[str, str],
+    found: Sequence[Party] | None = None,
+) -> str:  # fmt: skip
+    """Markdown with the hub's front matter, without paths of this machine.
+
+    Args:
+        results, checks: of the export. found: whose terms apply; None = as the config alone tells.
+    """
+    adapter = run.manifest("adapter") or {}
     rows, commit = row_counts(run), (read_json(run.folder("adapter") / "suri.json") or {}).get("commit")
-    hashes = [f"| `{n}` | {e['sha256']} |" for n, e in data.get("files", {}).items() if n.endswith(".jsonl")]
+    found = terms.parties(config, None) if found is None else found
     recipe = without_paths(config.model_dump(mode="json", exclude_defaults=True))
+    front = front_matter_of(config, run, found, results)
+    front["tags"] = ["suri", "instruction-tuning", encoder.template.id]
+    trained = hardware.section(adapter.get("counts", {}))
     sections = [
-        cards.front_matter(_front(config.adapter, config.model, encoder.template.id)),
+        cards.front_matter(front),
         f"# {config.name}",
         *([f"> **Unfinished:** {unfinished_text(results['unfinished'])}."] if "unfinished" in results else []),
         f"Made by Suri from {_origin(config.model, commit)}: {description(config.adapter)}. "
         f"{rows['train']:,} instructions, {adapter.get('counts', {}).get('steps', 0):,} steps.",
+        *_conflicts(found, config.name),
         "## Use",
-        _use(config.adapter, config.model),
+        usage.section(config.adapter, config.model, results.get("formats", {})),
         cards.prompt_section(encoder),
+        LIMITS,
         "## Results",
         *_results(config, results),
         "## Checked at export",
         "\n".join(f"- {plain(name)}: {plain(result)}" for name, result in checks.items()),
+        "## Licences",
+        terms.section(found, config.name),
+        *(["## Hardware, time, energy", trained] if trained else []),
         "## Recipe",
         fenced(str(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)).strip(), "yaml"),
         "## Data",
-        "\n".join(["| file | sha256 |", "|---|---|", *hashes]),
+        _hashes(run),
         f"Rows: {rows['train']:,} train, {rows['val']:,} held out, {rows['holdout']:,} of tasks never trained on, "
         f"{rows['rejected']:,} rejected"
         + (f", {rows['too long']:,} of them as too long." if rows["too long"] else "."),
@@ -66,6 +85,7 @@ def _results(config: Config, results: dict[str, Any]) -> list[str]:
         "\n".join([heading, "|---|---|---|", *table]),
         "Greedy decoding, both models prompted with the training template. *Contained* counts answers that contain "
         "the reference.",
+        *_forgetting(results),
     ]
 
 
@@ -88,14 +108,9 @@ def without_paths(value: Any) -> Any:
     return value
 
 
-def _front(adapter: Adapter, model: Model, template: str) -> dict[str, Any]:
-    """Front matter; the base is named only when it is on the hub."""
-    method = spec_of(adapter)
-    library = "peft" if method.export == "adapter" and method.is_peft else "transformers"
-    front: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation"}
-    if kind_of(model) == "hub":
-        front["base_model"] = model.base
-    return {**front, "tags": ["suri", "instruction-tuning", template]}
+def column_names(adapter: Adapter, tuned: str = "tuned") -> tuple[str, str]:
+    """Headings of the two models in the table of results."""
+    return ("0-shot", f"{adapter.shots}-shot") if spec_of(adapter).export == "nothing" else ("base", tuned)
 
 
 def _origin(model: Model, commit: str | None) -> str:
@@ -104,23 +119,29 @@ def _origin(model: Model, commit: str | None) -> str:
     return code(without_paths(model.base)) + (f" at commit `{commit}`" if commit else "")
 
 
-def column_names(adapter: Adapter, tuned: str = "tuned") -> tuple[str, str]:
-    """Headings of the two models in the table of results."""
-    return ("0-shot", f"{adapter.shots}-shot") if spec_of(adapter).export == "nothing" else ("base", tuned)
+def _conflicts(found: Sequence[Party], name: str) -> list[str]:
+    """The conflicts of the terms, at the top; the section on licences has the rest."""
+    lines = terms.conflicts(found, name)
+    return ["\n>\n".join(f"> {line}" for line in lines)] if lines else []
 
 
-def _use(adapter: Adapter, model: Model) -> str:
-    """How to load the export."""
-    method, base = spec_of(adapter), cards.base_name(model)
-    if method.export == "merged":
-        return cards.code_block(f"{cards.WHOLE}\n{GENERATE}")
-    if method.export == "nothing":
-        return (
-            f"Nothing was trained: take {code(base)}, and put {adapter.shots} training rows of the "
-            "question's task, each with its answer and the end token, in front of the question. `make chat` does so."
-        )
-    lines = cards.code_block(cards.ON_BASE if method.is_peft else cards.OWN)
-    text = f"BASE is `{base}`, PATH this folder, which holds the tokenizer too."
-    if method.is_peft:
-        text += f" Where `{SETTINGS}` names the base on your machine: `AutoPeftModelForCausalLM.from_pretrained`."
-    return f"{lines}\n\n{text}"
+def _forgetting(results: Mapping[str, Any]) -> list[str]:
+    """How the loss on general text changed; nothing where it was not measured."""
+    base, tuned = results["base"].get("general"), results["tuned"].get("general")
+    if not base or not tuned:
+        return []
+    change, error = forgetting(base, tuned)
+    way = "rose" if change > 0 else "fell"
+    return [
+        f"**Forgetting.** The loss on {tuned['tokens']:,} tokens of general text, on which nothing was trained, {way} "
+        f"from {base['loss']:.3f} to {tuned['loss']:.3f} ({shown(change, error, '+.3f')} nats a token)."
+    ]
+
+
+def _hashes(run: Run) -> str:
+    """sha256 of the files that the data was read from, and of what was made of them."""
+    data = run.manifest("dataset") or {}
+    inputs = [(without_paths(name), entry) for name, entry in (data.get("key", {}).get("inputs") or {}).items()]
+    made = [(f"dataset/{name}", entry) for name, entry in data.get("files", {}).items() if name.endswith(".jsonl")]
+    lines = [f"| {code(name)} | {entry['sha256']} |" for name, entry in [*inputs, *made]]
+    return "\n".join(["| file | sha256 |", "|---|---|", *lines])

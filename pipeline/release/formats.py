@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoTokenizer
 from pipeline.config.schema import Export as Settings
 from pipeline.dataset.examples import read_examples
 from pipeline.model.adapter_folder import copy_companions
-from pipeline.model.card import CARD, ON_BASE, base_name, code_block, front_matter, prompt_section
+from pipeline.model.card import base_name
 from pipeline.model.exported import free_memory
 from pipeline.model.load import DTYPES, dtype_name, load_folder
 from pipeline.model.methods.method import SETTINGS, WEIGHTS
@@ -96,7 +96,6 @@ def _write_adapter(export: Export, merged_log_probs: torch.Tensor, folder: Path)
     copy_companions(source, folder)
     peft_settings = read_json(source / SETTINGS)
     write_json(folder / SETTINGS, {**peft_settings, "base_model_name_or_path": base_name(base.model) or None})
-    write_text(folder / CARD, _adapter_card(export))
     with working("export: loading the adapter with stock peft"):
         model = PeftModel.from_pretrained(base.load(), folder).eval()
         log_probs = export.log_probabilities(model)
@@ -112,17 +111,6 @@ def _write_adapter(export: Export, merged_log_probs: torch.Tensor, folder: Path)
         raise export.checks.fail("adapter", result, verify.REPORT)
     export.checks.passed("adapter", result)
     return {"file": f"adapter/{WEIGHTS}", "sha256": sha256_file(folder / WEIGHTS)}
-
-
-def _adapter_card(export: Export) -> str:
-    """How to load the adapter. It names no path, as its settings do."""
-    base = base_name(export.base.model)
-    return "\n\n".join([
-        front_matter({"library_name": "peft", "tags": ["suri", "instruction-tuning"]}),
-        f"The adapter of the checkpoint in the folder above, without its base, `{base}`.",
-        code_block(ON_BASE),
-        f"PATH is this folder, BASE is `{base}` where it is on your machine. " + prompt_section(export.base.encoder),
-    ]) + "\n"  # fmt: skip
 
 
 def _write_gguf(export: Export, kind: str, name: str, checkpoint: Path) -> Record:
@@ -155,14 +143,15 @@ def _write_gguf(export: Export, kind: str, name: str, checkpoint: Path) -> Recor
         model = gguf_checks.load(path, dtype, checkpoint)
         given = gguf_checks.behaviour(model, probe, "GGUF")
     gguf_checks.check_model(model, kind, wanted, given, probe, export.checks)
-    if text := _modelfile(export, path.name, checkpoint, vocabulary.add_bos):
+    text = _modelfile(export, path.name, checkpoint, vocabulary.add_bos)
+    if text:
         write_text(folder / MODELFILE, text)
         say(f"export: GGUF ({kind}) for llama.cpp, with a Modelfile for Ollama, is among its files")
     else:
         why = "this chat template does more than to put texts around messages, which Ollama's cannot follow"
         say(f"export: GGUF ({kind}) for llama.cpp is among its files, without a Modelfile: {why}")
     return {
-        "file": f"gguf/{path.name}", "type": kind, "sha256": sha256_file(path),
+        "file": f"gguf/{path.name}", "type": kind, "sha256": sha256_file(path), "modelfile": bool(text),
         "nll": {"checkpoint": wanted.nll, "gguf": given.nll, "tokens": given.count},
     }  # fmt: skip
 
@@ -246,8 +235,4 @@ def section(records: dict[str, Record]) -> str:
         return ""
     lines = [f"| {name} | `{r['file']}` | {r['sha256']} |" for name, r in records.items()]
     parts = ["## Formats", "\n".join(["| format | file | sha256 |", "|---|---|---|", *lines])]
-    if gguf := records.get("gguf"):
-        file = gguf["file"]
-        parts.append(f"In llama.cpp: `llama-cli -m {file} --jinja`. In Ollama, where there is a `gguf/{MODELFILE}`: ")
-        parts[-1] += f"`ollama create NAME -f gguf/{MODELFILE}`."
     return "\n" + "\n\n".join(parts) + "\n"

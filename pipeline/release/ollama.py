@@ -7,8 +7,14 @@
 Ollama gives a template two texts, .Prompt and .System. A template of rows has two, too, the instruction and its input,
 so .System is the input: without one the form without input is rendered. What follows {{ .Response }} is rendered only
 behind answers of earlier turns. A chat template is a program; if it only puts fixed texts around each message, as
-ChatML and Llama 3 do, so does the Go template, over .Messages. BOS is added by llama.cpp
-(`tokenizer.ggml.add_bos_token`).
+ChatML and Llama 3 do, so does the Go template, over .Messages. A system message may also stand inside the next user
+message, as in Gemma's; then the Go template keeps it in a variable until that message:
+
+    {{ $system := "" }}{{ range .Messages }}{{ if eq .Role "system" }}{{ $system = .Content }}
+    {{ else if eq .Role "user" }}<start_of_turn>user
+    {{ if $system }}{{ $system }}...{{ $system = "" }}{{ end }}{{ .Content }}<end_of_turn>...
+
+BOS is added by llama.cpp (`tokenizer.ggml.add_bos_token`).
 
 Grammar: https://github.com/ollama/ollama/blob/main/parser/parser.go, `ParseFile`
 Template: https://github.com/ollama/ollama/blob/main/template/template.go, `Execute`
@@ -71,27 +77,37 @@ def chat_go_template(render: Render, bos: str) -> str:
             return ""
     except Exception:  # a template may refuse a conversation, by errors of its own: a system message, most often
         return ""
-    turns = "{{ else if ".join(
-        f'eq .Role "{role}" }}}}{_literal(before)}{{{{ .Content }}}}{_literal(behind)}'
-        for role, (before, behind) in texts.around.items()
-    )
+    if bos and any(bos in text for pair in texts.around.values() for text in pair):
+        return ""  # it begins more than one turn, and llama.cpp would add another one in front of the first
     start = _literal(texts.start.removeprefix(bos))
-    return f"{start}{{{{ range .Messages }}}}{{{{ if {turns}{{{{ end }}}}{{{{ end }}}}{_literal(texts.answer)}"
+    keep, turns = "", {role: _turn(*pair) for role, pair in texts.around.items()}
+    if texts.fold is not None:
+        before, behind = texts.around["user"]
+        inside = f'{_literal(texts.fold[0])}{{{{ $system }}}}{_literal(texts.fold[1])}{{{{ $system = "" }}}}'
+        keep = '{{ $system := "" }}'
+        turns = {"system": "{{ $system = .Content }}", **turns}
+        turns["user"] = _turn(before, behind, f"{{{{ if $system }}}}{inside}{{{{ end }}}}")
+    branches = "{{ else if ".join(f'eq .Role "{role}" }}}}{turn}' for role, turn in turns.items())
+    return f"{keep}{start}{{{{ range .Messages }}}}{{{{ if {branches}{{{{ end }}}}{{{{ end }}}}{_literal(texts.answer)}"
 
 
 @dataclass(frozen=True)
 class _Texts:
-    """start: of a conversation. around: what stands before and behind a message, by role. answer: opens an answer."""
+    """start: of a conversation. around: what stands before and behind a message, by role. answer: opens an answer.
+    fold: what stands around a system message inside the next user message; None where it is a message like others."""
 
     start: str
     around: dict[str, tuple[str, str]]
     answer: str
+    fold: tuple[str, str] | None = None
 
 
 def _around(render: Render) -> _Texts | None:
     """The fixed texts of a chat template, if it has such.
 
     start [before user] Q0 [behind user] [before assistant] A0 [behind assistant] [before user] Q1 ... answer
+    start [before system] S0 [behind system] [before user] Q0 ...
+    start [before user] [fold] S0 [fold] Q0 ...
     """
     first, between, later, last = _split(render(_talk("Q0", "A0", "Q1"), True), "Q0", "A0", "Q1")
     _, tail = _split(render(_talk("Q0"), False), "Q0")
@@ -100,23 +116,37 @@ def _around(render: Render) -> _Texts | None:
     if not (last.startswith(tail) and between.startswith(tail) and later.startswith(closing)):
         return None
     before = later[len(closing) :]
-    if not (first.endswith(before) and behind_system.endswith(before)):
+    if not first.endswith(before):
         return None
     start = first[: len(first) - len(before)]
-    if not system.startswith(start):
-        return None
-    around = {
-        "system": (system[len(start) :], behind_system[: len(behind_system) - len(before)]),
-        "user": (before, tail),
-        "assistant": (between[len(tail) :], closing),
-    }
-    return _Texts(start, around, last[len(tail) :])
+    around = {"user": (before, tail), "assistant": (between[len(tail) :], closing)}
+    answer = last[len(tail) :]
+    if system.startswith(start) and behind_system.endswith(before):
+        own = (system[len(start) :], behind_system[: len(behind_system) - len(before)])
+        return _Texts(start, {"system": own, **around}, answer)
+    if system.startswith(start + before):
+        return _Texts(start, around, answer, (system[len(start + before) :], behind_system))
+    return None
 
 
 def _joined(texts: _Texts, messages: list[Message]) -> str:
     """What the Go template renders."""
-    turns = (content.join(texts.around[role]) for role, content in (m.values() for m in messages))
-    return texts.start + "".join(turns) + texts.answer
+    turns, system = "", ""
+    for message in messages:
+        role, content = message["role"], message["content"]
+        if role == "system" and texts.fold is not None:
+            system = content
+            continue
+        before, behind = texts.around[role]
+        inside = system.join(texts.fold) if role == "user" and system and texts.fold is not None else ""
+        system = "" if role == "user" else system
+        turns += before + inside + content + behind
+    return texts.start + turns + texts.answer
+
+
+def _turn(before: str, behind: str, inside: str = "") -> str:
+    """A message in the Go template. inside: Go, in front of its content."""
+    return f"{_literal(before)}{inside}{{{{ .Content }}}}{_literal(behind)}"
 
 
 def _split(text: str, *contents: str) -> list[str]:

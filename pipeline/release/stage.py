@@ -23,11 +23,14 @@ from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.release import verify
 from pipeline.release.card import card, column_names
 from pipeline.release.export import Export
+from pipeline.release.format_cards import write_format_cards
 from pipeline.release.formats import check_gguf, extra_space, section, write_formats
 from pipeline.release.in_memory import InMemory
+from pipeline.release.licence_files import write_licence_files
 from pipeline.release.shards.merge import ShardMerge
 from pipeline.release.shards.plan import plan_of
 from pipeline.release.summary import headline, table, unfinished_text
+from pipeline.release.terms import as_data, parties
 from pipeline.run.errors import UserError
 from pipeline.run.files import need_space, read_json, write_json, write_text
 from pipeline.run.folder import Run, StageOutput
@@ -73,7 +76,7 @@ def export(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
             results["unfinished"] = checks.unfinished
         if formats := write_formats(work, config.export, config.name, way.log_probs, output.folder):
             results["formats"] = formats
-        _write_records(config, run, run_base.encoder, results, checks, output)
+        _write_records(config, run, run_base, results, checks, output)
     show(config, run, results)
 
 
@@ -102,9 +105,10 @@ def _way(work: Export, settings: Settings) -> ShardMerge | InMemory:
 
 
 def _write_records(
-    config: Config, run: Run, encoder: AnyEncoder, results: dict[str, Any], checks: verify.Checks, output: StageOutput
+    config: Config, run: Run, base: RunBase, results: dict[str, Any], checks: verify.Checks, output: StageOutput
 ) -> None:
-    """Writes results, record and card into the export's folder."""
+    """Writes results, record, cards and texts of licences into the export's folder."""
+    encoder, found = base.encoder, parties(config, base.files.folder)
     write_json(output.folder / "results.json", results)
     method, trained = adapters.method_of(config.adapter), read_json(run.folder("adapter") / "suri.json") or {}
     record = {
@@ -114,13 +118,17 @@ def _write_records(
         "template": {"id": encoder.template.id, "hash": encoder.template.hash},
         "tokenizer": encoder.tokenizer.hash,
         "end_id": encoder.end_id,
+        "terms": as_data(found),
         "checks": checks.done,
         **({"formats": results["formats"]} if "formats" in results else {}),
         **({"unfinished": True} if checks.unfinished else {}),
     }
     write_json(output.folder / "suri.json", record)
-    text = card(config, run, encoder, results, checks.done) + section(results.get("formats", {}))
+    formats = results.get("formats", {})
+    text = card(config, run, encoder, results, checks.done, found) + section(formats)
     write_text(output.folder / "README.md", shortener(run.root, config)(text))
+    write_format_cards(config, encoder, formats, found, output.folder)
+    write_licence_files(base.files.folder, found, config.name, output.folder)
     short = {name: values for name, values in results["tuned"].items() if name not in ("prompts", "known")}
     output.counts = {name: {k: v for k, v in values.items() if k not in LONG} for name, values in short.items()}
     if checks.unfinished:

@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+FLAGS = ("REPLACE", "PUBLIC", "UNFINISHED", "YES")  # variables of make that are options without a value in `suri`
 DEMO = "configs/demo.yaml"  # what make takes without CONFIG
 FRONT = "SURI_FRONT"
 PLAIN = re.compile(r"[\w@%+=:,./\[\]{} -]*", re.ASCII)  # may stand between double quotes as it is
@@ -89,9 +90,9 @@ def _suri_words(verb: str, variables: Mapping[str, str]) -> list[str]:
     """Variables of make as `suri` takes them, such as `keep maths --replace` or `adapters measure maths`."""
     words = []
     for name, value in variables.items():
-        if name == "REPLACE":
-            words.append("--replace")
-        elif verb == "keep":
+        if name in FLAGS:
+            words.append(f"--{name.lower()}")
+        elif verb in ("keep", "push"):
             words.append(value)
         else:
             words += [name.lower() if verb == "adapters" else f"--{name.lower()}", value]

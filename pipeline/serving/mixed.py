@@ -11,7 +11,7 @@ to the whole layer, nor for new tokens, IA3 and virtual tokens.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 

@@ -55,6 +55,8 @@ def key(config: Config, run: Run) -> dict[str, Any]:
     settings = config.value("synthesis")
     for name in ("preview", "replay"):
         del settings[name]
+    for source in settings["sources"]:
+        del source["licence"]  # shown only
     for role in ("teacher", "judge"):
         settings[role] = {name: value for name, value in settings[role].items() if name not in HOW}
     again = {"again": True} if _is_made_again(config.synthesis, run) else {}

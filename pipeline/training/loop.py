@@ -43,6 +43,7 @@ from pipeline.training.optimizer import build_optimizer, embedding_names, take_s
 from pipeline.training.optimizer_state import Layout
 from pipeline.training.penalty import add_gradients
 from pipeline.training.periodic_eval import PeriodicEval, losses_of
+from pipeline.training.power import EnergyMeter, device_name
 from pipeline.training.preflight import check_export_tokenizer, open_tokens
 from pipeline.training.processes import any_rank, of_main, start_accelerator, stop_on_signal, sum_gradients
 from pipeline.training.schedule import (
@@ -110,13 +111,15 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     lowest = LowestLoss.of(settings, state, len(val))
     step, labelled_so_far, started_at = state["step"], state["learnt"], time.time() - state["seconds"]
     is_evaluating, peak_gib = False, functools.partial(_peak_gib, accelerator.device, state)
+    energy = EnergyMeter(accelerator.device, state.get("joules") if state["step"] else 0.0)
 
     def save() -> None:
         agree(path, accelerator)
         if is_main and step not in checkpoint.steps(root):
             now = {
                 "key": key, "sizes": sizes, "micro_tokens": path.micro_tokens, "recompute": path.recompute,
-                "learnt": labelled_so_far, "seconds": time.time() - started_at, "peak_gib": peak_gib(), **lowest.state()
+                "learnt": labelled_so_far, "seconds": time.time() - started_at, "peak_gib": peak_gib(),
+                "joules": energy.joules(), **lowest.state(),
             }  # fmt: skip
             checkpoint.save(root, step, weights, optimizer, now, settings.keep)
         accelerator.wait_for_everyone()
@@ -204,6 +207,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             "trained_parameters": sum(p.numel() for p in weights.values()), "parameters": parameters,
             "learnt": labelled_so_far, "micro_tokens": path.micro_tokens, "path": path.name, "peak_gib": peak_gib(),
             "processes": world, "dtype": dtype_name(config.model), "device": str(accelerator.device),
+            "device_name": device_name(accelerator.device), "joules": energy.joules(), "watts": energy.watts,
         }  # fmt: skip
         use_best = functools.partial(checkpoint.restore_best, root, weights)
         with accelerator.autocast():

@@ -7,14 +7,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from pipeline import stages
 from pipeline.config.schema import Config
+from pipeline.model.base import resolve
+from pipeline.model.load import load_folder
+from pipeline.model.loss import row_losses
+from pipeline.model.run_base import RunBase
+from pipeline.prompt.batch import PaddedBatch
+from pipeline.prompt.encode import IGNORE
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json
 from pipeline.run.folder import Run
-from tests.helpers.tiny import make_config
+from tests.helpers.tiny import load_examples, make_config
 
 pytestmark = pytest.mark.eval
 pytest.importorskip("lm_eval", reason="the extra `eval` is not installed (make eval)")
@@ -187,3 +195,38 @@ def test_without_the_harness_it_says_how_to_get_it(
     with pytest.raises(UserError, match="installed") as error:
         stages.bring_up_to_date(shorter, run, "eval")
     assert "make eval" in error.value.fix
+
+
+def test_lm_eval_opens_an_export_by_its_path(evaluated: tuple[Config, Run]) -> None:
+    """The harness's own `hf` model, as `lm_eval run --model hf --model_args pretrained=EXPORT` makes it."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.registry import get_model
+
+    config, run = evaluated
+    given = get_model("hf").create_from_arg_string(
+        f"pretrained={run.folder('export')},dtype=float32", {"device": "cpu", "batch_size": 2}
+    )
+    encoder = RunBase.of(config, resolve(config.model)).encoder
+    examples = load_examples(run, "val")
+    rows, model = encoder.rows(examples), load_folder(run.folder("export"), torch.float32, "the export")
+    end = encoder.tokenizer.token(encoder.end_id)
+    template = encoder.template
+    pairs = [(template.prompt(e.instruction, e.input), template.answer(e.output) + end) for e in examples]
+    totals = [total for total, _ in given.loglikelihood(
+        [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)], disable_tqdm=True)]  # fmt: skip
+    assert len(totals) == 8
+    for row, pair, total in zip(rows, pairs, totals, strict=True):
+        context, rest = given._encode_pair(*pair)
+        assert [*context, *rest] == list(row.ids)  # the training's
+        # The harness counts white space at the end of a prompt with the answer: here the line break before it.
+        assert len(context) == row.prompt - 1
+        assert -total == pytest.approx(summed_loss(model, row.ids, len(context)), abs=1e-3)
+    message = [{"role": "user", "content": examples[0].instruction}]
+    chat = given.tok_encode(given.apply_chat_template(message), add_special_tokens=False)
+    assert chat == encoder.prompt(examples[0].instruction)
+
+
+def summed_loss(model: Any, ids: list[int], first: int) -> float:
+    """-log p of the ids from place `first` on, in nats, by our own loss."""
+    labels = np.array([[IGNORE] * first + ids[first:]], dtype=np.int64)
+    return float(row_losses(model, PaddedBatch(np.array([ids], dtype=np.int64), labels))[0])

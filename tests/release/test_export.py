@@ -49,11 +49,16 @@ def test_card(exported: tuple[Config, Run]) -> None:
     _, run = exported
     text = (run.folder("export") / "README.md").read_text()
     _, front, body = text.split("---\n", 2)
-    assert yaml.safe_load(front) == {
+    values = yaml.safe_load(front)
+    index = values.pop("model-index")
+    assert values == {
+        "language": ["en"],
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
+        "metrics": ["exact_match", "perplexity"],
         "tags": ["suri", "instruction-tuning", "alpaca-short"],
     }
+    assert index[0]["name"] == "tiny"
     results = json.loads((run.folder("export") / "results.json").read_text())
     assert f"| {results['base']['val']['loss']:.3f} | {results['tuned']['val']['loss']:.3f} |" in body
     assert sha256_file(run.folder("dataset") / "train.jsonl") in body

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import jinja2
 import pytest
 
+from pipeline.prompt.chat_template import FOLDER
 from pipeline.prompt.template import Template, load, names
 from pipeline.release.ollama import chat_go_template, go_template, modelfile
 from pipeline.run.errors import UserError
-from tests.helpers.go_template import parse_modelfile, prompt_of, render, render_chat
+from tests.helpers.go_template import parse_modelfile, prompt_of, render, render_chat, render_with_go
 
 HARD = Template(
     "hard",
@@ -65,20 +66,54 @@ def rendered(template: str) -> Callable[[list[dict[str, str]], bool], str]:
         raise ValueError(text)
 
     made = jinja2.Environment(keep_trailing_newline=True).from_string(template, {"raise_exception": fail})
-    return lambda messages, answer: made.render(messages=messages, add_generation_prompt=answer)
+    return lambda messages, answer: made.render(messages=messages, add_generation_prompt=answer, bos_token="<s>")
 
 
-@pytest.mark.parametrize("template", [CHATML, LLAMA3, QUOTES])
+GEMMA = (FOLDER / "gemma.jinja").read_text()  # the system message stands in the first user message
+FOLDS = (
+    "<s>{% if messages[0].role == 'system' %}{% set s = '<<{{' + messages[0].content + '}}>>\n' %}"
+    "{% set messages = messages[1:] %}{% else %}{% set s = '' %}{% endif %}{% for m in messages %}"
+    "{{ '[' + m.role + ']' + (s if loop.first else '') + m.content + '[/]' }}{% endfor %}"
+    "{{ '[a]' * add_generation_prompt }}"
+)
+
+
+@pytest.mark.parametrize("template", [CHATML, LLAMA3, QUOTES, GEMMA, FOLDS])
 def test_chat_templates_with_fixed_texts_around_messages(template: str) -> None:
     render = rendered(template)
-    text = modelfile("a.gguf", chat_go_template(render, "<s>"), "<|eot|>", "Note.")
-    go = dict(parse_modelfile(text))["template"]
+    go = go_of(render)
     for talk in TALKS:
-        messages = [{"role": role, "content": content} for role, content in talk]
-        fields = [{"Role": role, "Content": content.strip()} for role, content in talk]
-        if template is not LLAMA3:  # which trims
-            fields = [{"Role": role, "Content": content} for role, content in talk]
-        assert render_chat(go, fields) == render(messages, True).removeprefix("<s>")
+        assert render_chat(go, fields_of(talk, template)) == wanted(render, talk)
+
+
+@pytest.mark.parametrize("template", [QUOTES, GEMMA, FOLDS], ids=["quotes", "gemma", "folds"])
+def test_gos_own_templates_render_the_same(template: str) -> None:
+    render = rendered(template)
+    given = render_with_go(go_of(render), [fields_of(talk, template) for talk in TALKS])
+    assert given == [wanted(render, talk) for talk in TALKS]
+
+
+def go_of(render: Callable[[list[dict[str, str]], bool], str]) -> str:
+    """The Go template, as Ollama reads it from the Modelfile."""
+    text = modelfile("a.gguf", chat_go_template(render, "<s>"), "<|eot|>", "Note.")
+    return dict(parse_modelfile(text))["template"]
+
+
+def fields_of(talk: list[tuple[str, str]], template: str) -> list[dict[str, str]]:
+    trims = template in (LLAMA3, GEMMA)
+    return [{"Role": role, "Content": content.strip() if trims else content} for role, content in talk]
+
+
+def wanted(render: Callable[[list[dict[str, str]], bool], str], talk: list[tuple[str, str]]) -> str:
+    return render([{"role": role, "content": content} for role, content in talk], True).removeprefix("<s>")
+
+
+def test_a_template_that_begins_every_turn_with_bos_has_no_modelfile() -> None:
+    """llama.cpp adds BOS in front of the first turn, and the template would add it once more."""
+    turns = "{% for m in messages %}{{ '<s>[' + m.role + ']' + m.content }}{% endfor %}"
+    each = turns + "{{ '<s>[a]' * add_generation_prompt }}"
+    assert chat_go_template(rendered(each), "<s>") == ""
+    assert chat_go_template(rendered(each), "") != ""
 
 
 @pytest.mark.parametrize("template", [

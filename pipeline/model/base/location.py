@@ -29,7 +29,8 @@ from pipeline.run.progress import working
 from pipeline.run.terminal import quoted
 
 TOKENIZER_PATTERNS = ["*.json", "*.jinja", "tokenizer.model"]
-HUB_PATTERNS = ["*.safetensors", *TOKENIZER_PATTERNS]
+LICENCE_PATTERNS = ["README.md", "LICENSE*", "NOTICE*", "USE_POLICY*"]  # for the card of what is made of the base
+HUB_PATTERNS = ["*.safetensors", *TOKENIZER_PATTERNS, *LICENCE_PATTERNS]
 WANTED = "a hub id such as huggyllama/llama-7b, a folder with safetensors, or a .gguf file"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -76,6 +77,11 @@ def kind_of(model: Model) -> str:
         return "hub"
     fetched = f"`{next_command()}` fetches it" if path.parts[:2] == (".cache", "demo") else ""
     raise UserError(f"no such base model: {model.base}", "model.base", fetched or nearest_file(path, f"give {WANTED}"))
+
+
+def base_name(model: Model) -> str:
+    """The base as other machines know it: a hub id, or the last part of a path."""
+    return model.base if kind_of(model) == "hub" else Path(model.base).name
 
 
 def _no_path(text: str) -> str:
