@@ -118,7 +118,7 @@ def merged_equals_adapter(
     """Checks that the merged model equals base + adapter up to rounding, and differs from the base.
 
     Args:
-        adapter, merged, base: log-probabilities. allowed: of `tolerance`. note: how they were computed, if not as usual.
+        adapter, merged, base: log-probabilities. allowed: of `tolerance`. note: how they were computed, if not usual.
         is_required: a larger difference is an error; otherwise a warning, for a merge that cannot be exact.
 
     Raises:

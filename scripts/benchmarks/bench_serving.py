@@ -10,7 +10,7 @@ On two cores with the demo's base (about four minutes):
 On a card, random weights with the geometry of LLaMA-7B in bf16:
     python -m scripts.benchmarks.bench_serving --base 7b --clients 1,8,64 --prompt 256 --tokens 256 --requests 3
 
-Columns: tokens a second over all clients (new tokens; the prompts are read in that time); seconds until the first token,
+Columns: tokens a second over all clients (new tokens; prompts are read in that time); seconds until the first token,
 median and slowest; seconds between two tokens of an answer, median. `generate` has one client alone.
 """
 

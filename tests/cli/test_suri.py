@@ -65,7 +65,7 @@ def test_help_is_narrow() -> None:
 
 def test_key_type_default_and_first_sentence() -> None:
     text = help.of_command(BY_NAME["train"])
-    assert "  train.lr=0.0002  (number, at least 0)\n      Peak learning rate of AdamW.\n" in text
+    assert "  train.lr=0.0002  (number, at least 0)\n      Peak learning rate.\n" in text
     assert "suri data --help" in text
 
 

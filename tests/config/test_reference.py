@@ -106,7 +106,8 @@ def test_defaults_are_read_back(tmp_path: Path) -> None:
 
 
 def test_entries_of_a_section() -> None:
-    assert [e.key for e in entries("export")] == ["export.dtype", "export.min_eos", "export.formats", "export.gguf"]
+    names = ("dtype", "merge_into", "min_eos", "formats", "gguf")
+    assert [e.key for e in entries("export")] == [f"export.{name}" for name in names]
     assert "data.sources.N.path" in [e.key for e in entries("data")]
     with pytest.raises(KeyError):
         entries("trian")

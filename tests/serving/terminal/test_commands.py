@@ -54,9 +54,9 @@ def prompts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[dict[str, Any]],
     seen = []
     encode = ChatEncoder.prompt_of
 
-    def recorded(self: ChatEncoder, messages: Any, thinks: bool = False) -> list[int]:
+    def recorded(self: ChatEncoder, messages: Any, answer: str = "", thinks: bool = False) -> list[int]:
         seen.append(([dict(m) for m in messages], thinks))
-        return encode(self, messages, thinks)
+        return encode(self, messages, answer, thinks)
 
     monkeypatch.setattr(ChatEncoder, "prompt_of", recorded)
     return seen
@@ -137,10 +137,9 @@ def test_thinking(talk: Talk, enter: Enter, prompts: list[Any]) -> None:
     assert [thinks for _, thinks in prompts] == [True, False]
     encoder = talk.session.talker.encoder
     assert isinstance(encoder, ChatEncoder)
-    with_block, without = (
-        encoder.tokenizer.decode(encoder.prompt_of([{"role": "user", "content": "Q"}], thinks=thinks), keep_special=True)
-        for thinks in (False, True)
-    )
+    asked = [{"role": "user", "content": "Q"}]
+    prompts_of_both = [encoder.prompt_of(asked, thinks=thinks) for thinks in (False, True)]
+    with_block, without = (encoder.tokenizer.decode(ids, keep_special=True) for ids in prompts_of_both)
     assert with_block == without + "<think>\n\n</think>\n\n"
     assert "not a choice" in refused(talk, "/think perhaps")
 
