@@ -4,8 +4,8 @@
 
 A graph replays its kernels on the same memory with the same shapes, so rows are padded to powers of two and columns to
 the cache's steps. A padding row writes into the last column, which no answer uses. Graphs are dropped when the cache
-grows. A graph is compared with the same step without it when it is recorded; where they differ or recording fails, the
-engine goes on without graphs.
+grows. A graph is compared with the same step without it when it is recorded; where they differ by more than such steps
+differ among themselves, or recording fails, the engine goes on without graphs.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pipeline.serving.engine.mixed_linear import RowAdapters
 from pipeline.serving.engine.slot_cache import rounded, rounded_rows
 
 MOST_GRAPHS = 64  # steps of further shapes go without
+PLAIN = 3  # steps without a graph that it is compared with; they also warm up
 USES = 2  # a shape is recorded when it comes the second time
 
 
@@ -54,6 +55,7 @@ class StepGraphs:
         cache = self.decoder.cache
         if self._version != cache.version:
             self._graphs.clear()
+            self._pool = None  # torch frees it with its last graph
             self._version = cache.version
         shape = (rounded_rows(len(ids)), rounded(max(lengths) + 2))
         if self.is_on and shape not in self._graphs and len(self._graphs) < MOST_GRAPHS:
@@ -92,14 +94,13 @@ class StepGraphs:
             stream = torch.cuda.Stream(device)
             stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):
-                for _ in range(2):
-                    expected = self.decoder.step_on(graph.ids, graph.positions, columns).clone()
+                plain = [self.decoder.step_on(graph.ids, graph.positions, columns).clone() for _ in range(PLAIN)]
             torch.cuda.current_stream(device).wait_stream(stream)
             self._pool = self._pool or torch.cuda.graph_pool_handle()
             with torch.cuda.graph(graph.graph, pool=self._pool, capture_error_mode="thread_local"):
                 graph.logits = self.decoder.step_on(graph.ids, graph.positions, columns)
             graph.graph.replay()
-            ours, theirs = graph.logits[: len(ids)].float(), expected[: len(ids)].float()
+            ours, theirs = graph.logits[: len(ids)].float(), torch.stack(plain)[:, : len(ids)].float()
             problem = "" if _is_close(ours, theirs) else "its logits differ"
         except RuntimeError as error:  # out of memory, or an operation that a graph cannot hold
             problem = one_line(error, 120)
@@ -112,7 +113,19 @@ class StepGraphs:
         self._graphs[shape] = graph
 
 
-def _is_close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
-    """Rows that are not finite count as equal: they are an error of the request."""
-    good = torch.isfinite(theirs).all(dim=1)
-    return bool(torch.allclose(ours[good], theirs[good], rtol=1e-2, atol=1e-2))
+def _is_close(ours: torch.Tensor, plain: torch.Tensor) -> bool:
+    """Whether a graph's logits are among those of steps without it.
+
+    In bf16 a library may add in another order each time, so such steps differ among themselves. Rows that are not
+    finite count as equal: they are an error of the request.
+
+    Args:
+        ours: (rows, vocabulary). plain: (steps, rows, vocabulary).
+    """
+    good = torch.isfinite(plain).all(dim=(0, 2))
+    ours, plain = ours[good], plain[:, good]
+    if not ours.numel():
+        return True
+    spread = (plain - plain[0]).abs().max()
+    allowed = 1e-2 + 1e-2 * plain[0].abs() + 2 * spread
+    return bool(((ours - plain[0]).abs() <= allowed).all())
