@@ -86,7 +86,7 @@ def main() -> None:
     vocabulary = model.get_input_embeddings().weight.shape[0]
     prompts = _prompts(max(counts) * (options.requests + 1), options.prompt, vocabulary)
     for name, measure in (("generate", _generate), ("generate_batch", _generate_batch)):
-        if name not in options.without:
+        if name not in options.without.split(","):
             for count in counts if name == "generate_batch" else [1]:
                 _row(name, count, lambda: measure(model, prompts[: count * options.requests], options.tokens))  # noqa: B023
     if options.device == "cuda":
