@@ -1,14 +1,16 @@
-"""Writes a checkpoint tensor by tensor: while one is written, the next is read and merged."""
+"""Writes a checkpoint tensor by tensor: while a thread writes one, the next is read and merged."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import RawIOBase
 from pathlib import Path
 
 import torch
 
+from pipeline.release.shards.heap import reused_memory
 from pipeline.release.shards.layout import Layout
 from pipeline.run.files import byte_bar
 
@@ -18,25 +20,26 @@ BLOCK = 1 << 24  # bytes that are written at once
 def write_checkpoint(folder: Path, layout: Layout, tensor: Callable[[str], torch.Tensor]) -> dict[str, int]:
     """Writes all files of a layout; returns the CRC-32 of each tensor's bytes.
 
-    At most three tensors are in memory: the one that is written, the next one, and what its computation needs.
+    At most three tensors are in memory: the one that a thread writes, the next one, and what its computation needs.
 
     Args:
         tensor: computes a tensor by its name, in the layout's type and shape.
     """
-    sums: dict[str, int] = {}
-    with byte_bar(layout.size, "export: merging") as progress:
+    sums: dict[str, Future[int]] = {}
+    with reused_memory(), byte_bar(layout.size, "export: merging") as progress:
         for file in layout.files:
-            with open(folder / file.name, "wb", buffering=0) as handle:
+            with open(folder / file.name, "wb", buffering=0) as handle, ThreadPoolExecutor(1) as thread:
                 handle.write(file.header)
                 progress.update(len(file.header))
-                for name, data in _ahead(file.names, tensor):
-                    view = content(data)
-                    for start in range(0, len(view), BLOCK):
-                        _write_all(handle, view[start : start + BLOCK])
-                        progress.update(min(BLOCK, len(view) - start))
-                    sums[name] = zlib.crc32(view)
+                writing: Future[int] | None = None
+                for name in file.names:
+                    data = tensor(name)
+                    if writing is not None:
+                        writing.result()
+                    writing = sums[name] = thread.submit(_write, handle, data, progress.update)
+                    del data
     layout.write_index(folder)
-    return sums
+    return {name: one.result() for name, one in sums.items()}
 
 
 def content(tensor: torch.Tensor) -> memoryview:
@@ -44,20 +47,13 @@ def content(tensor: torch.Tensor) -> memoryview:
     return memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
-def _write_all(handle: object, view: memoryview) -> None:
-    done = 0
-    while done < len(view):  # a raw file may take less than it is given
-        done += handle.write(view[done:])  # type: ignore[attr-defined]
-
-
-def _ahead(names: Iterable[str], tensor: Callable[[str], torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each name with its tensor, the next of which a thread computes already."""
-    with ThreadPoolExecutor(1) as thread:
-        waiting = None
-        for name in names:
-            following = (name, thread.submit(tensor, name))
-            if waiting:
-                yield waiting[0], waiting[1].result()
-            waiting = following
-        if waiting:
-            yield waiting[0], waiting[1].result()
+def _write(handle: RawIOBase, tensor: torch.Tensor, tell: Callable[[int], object]) -> int:
+    """Writes a tensor; returns the CRC-32 of its bytes. tell: gets the number of bytes after each block."""
+    view = content(tensor)
+    for start in range(0, len(view), BLOCK):
+        block = view[start : start + BLOCK]
+        done = 0
+        while done < len(block):  # a raw file may take less than it is given
+            done += handle.write(block[done:]) or 0
+        tell(len(block))
+    return zlib.crc32(view)
