@@ -28,6 +28,7 @@ from pipeline.model.skeleton import Skeleton
 from pipeline.run.errors import UserError
 
 Read = Callable[[str], torch.Tensor]
+PART = 1 << 20  # numbers that are summed at once: their float32 copy stays in a CPU's cache
 
 
 class BaseTensors:
@@ -106,8 +107,7 @@ class MergedTensors:
                 return tensor
         result = tensor.to(self.dtype)
         is_new = name in self.layers or name in self.trained or result is not tensor
-        # A sum is several times as fast. It can overflow where the numbers are finite, so that is looked at then.
-        if is_new and not torch.isfinite(result.sum(dtype=torch.float32)) and not _is_finite(result):
+        if is_new and not _is_finite(result):
             what = f"the merged weights have NaN or infinity in the tensor {name}"
             raise UserError(what, "export", "set export.dtype=fp32, or train again with a lower train.lr")
         return result
@@ -142,4 +142,7 @@ class MergedTensors:
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())
+    """Sums of parts are several times as fast as `isfinite`. One can overflow where the numbers are finite, so that is
+    looked at then."""
+    parts = tensor.reshape(-1).split(PART)
+    return all(bool(torch.isfinite(p.sum(dtype=torch.float32)) or torch.isfinite(p).all()) for p in parts)

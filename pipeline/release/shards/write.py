@@ -26,7 +26,7 @@ def write_checkpoint(folder: Path, layout: Layout, tensor: Callable[[str], torch
         tensor: computes a tensor by its name, in the layout's type and shape.
     """
     sums: dict[str, Future[int]] = {}
-    with reused_memory(), byte_bar(layout.size, "export: merging") as progress:
+    with reused_memory() as trim, byte_bar(layout.size, "export: merging") as progress:
         for file in layout.files:
             with open(folder / file.name, "wb", buffering=0) as handle, ThreadPoolExecutor(1) as thread:
                 handle.write(file.header)
@@ -38,6 +38,7 @@ def write_checkpoint(folder: Path, layout: Layout, tensor: Callable[[str], torch
                         writing.result()
                     writing = sums[name] = thread.submit(_write, handle, data, progress.update)
                     del data
+                    trim()
     layout.write_index(folder)
     return {name: one.result() for name, one in sums.items()}
 
