@@ -32,11 +32,11 @@ def resident() -> int:
 def test_freed_blocks_are_used_again() -> None:
     torch.set_num_threads(1)
     with reused_memory() as trim:
-        faults(8)  # until the heap fits
-        assert faults(4) < PAGES
+        faults(8)  # until there are holes of the right size
+        assert faults(12) < 9 * PAGES
         held = [torch.ones(BLOCK) for _ in range(12)]
         most = resident()
         del held
         trim()
         assert resident() < most - MOST_FREE
-    assert faults(4) > 3 * PAGES  # and afterwards as always
+    assert faults(12) >= 12 * PAGES  # and afterwards as always
