@@ -39,4 +39,3 @@ def test_freed_blocks_are_used_again() -> None:
         del held
         trim()
         assert resident() < most - MOST_FREE
-    assert faults(12) >= 12 * PAGES  # and afterwards as always
