@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from pipeline.kernels.card import runs_kernels
+
 SLICE = 4096  # positions; with a vocabulary of 32,000 its logits are 250 MiB in bf16
 
 
@@ -56,7 +58,7 @@ def loss_and_gradient(
     z: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, scale: torch.Tensor | None = None
 ) -> torch.Tensor:
     """The loss of the logits z (positions, vocabulary), which are overwritten by their gradient times `scale`."""
-    if z.is_cuda:
+    if runs_kernels(z):
         from pipeline.kernels import triton_rowwise
 
         return triton_rowwise.loss_and_gradient(z, targets, weights, scale)

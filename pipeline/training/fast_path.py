@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from pipeline.config.schema import Train
+from pipeline.kernels import card
 from pipeline.model.load import DTYPES
 from pipeline.model.packed.cuda_graph import SAMPLE_PACKS, CudaGraphs
 from pipeline.model.packed.model import PackedModel
@@ -134,6 +135,11 @@ def _packed(inputs: PathInputs, dtype: str, fp8: bool) -> PackedMicroBatches:
     settings, state, accelerator, longest = inputs.settings, inputs.state, inputs.accelerator, inputs.longest
     fast = PackedModel(inputs.model, longest, fp8=fp8, dtype=DTYPES[dtype])
     fast.gradient_scale = inputs.scaling.factor
+    if fast.device.type == "cuda" and not card.has_triton(fast.device) and accelerator.is_main_process:
+        major, minor = card.capability(fast.device)
+        say(
+            f"train: Triton has no kernels for this card (compute capability {major}.{minor}); their plain versions run"
+        )
     if settings.checkpointing in RECOMPUTE and not fast.can_recompute:
         raise NotPackable(
             f"train.checkpointing={settings.checkpointing}, and blocks of this model cannot be recomputed"

@@ -221,7 +221,8 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         lowest.tell(step, total)
         scaling.tell(step)
         counts = {
-            "steps": step, **lowest.counts(step, total), **scaling.counts(), "train_seconds": round(time.time() - started_at, 1),
+            "steps": step, **lowest.counts(step, total), **scaling.counts(),
+            "train_seconds": round(time.time() - started_at, 1),
             "trained_parameters": sum(p.numel() for p in weights.values()), "parameters": parameters,
             "learnt": labelled_so_far, "micro_tokens": path.micro_tokens, "path": path.name, "peak_gib": peak_gib(),
             "processes": world, "dtype": dtype_name(config.model), "device": str(accelerator.device),

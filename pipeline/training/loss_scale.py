@@ -7,10 +7,10 @@ of torch.amp.GradScaler.
     all finite       the optimizer steps; after `GROWTH_INTERVAL` such steps in a row the scale is doubled
     one is not       the step is skipped: no weight changes; the scale is halved
 
-fp16 has no number between 0 and 6e-8 and none above 65,504; most gradients of activations lie below the first without a
-scale. It is a power of two, so dividing by it is exact. As in transformers' Trainer, a skipped step counts as a step and
-its rows are not repeated, but the learning rate's course waits for it: after n skipped steps the rate of step i is that
-of step i - n.
+fp16 has no number between 0 and 6e-8 and none above 65,504; without a scale many gradients of activations lie below the
+first. It is a power of two, so dividing by it is exact. As in transformers' Trainer, a skipped step counts as a step
+and its rows are not repeated, but the learning rate's course waits for it: after n skipped steps the rate of step i is
+that of step i - n.
 """
 
 from __future__ import annotations

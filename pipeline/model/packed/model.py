@@ -32,6 +32,7 @@ import torch
 
 from pipeline.kernels.adapter_copies import AdapterCopies
 from pipeline.kernels.block import Block
+from pipeline.kernels.card import has_triton
 from pipeline.kernels.cross_entropy import HeadCrossEntropy
 from pipeline.kernels.fp8_weights import Fp8Weights
 from pipeline.kernels.frozen_weights import FrozenWeights
@@ -88,7 +89,8 @@ class PackedModel:
             raise NotPackable("what is trained is not plain LoRA, and the kernels for fp8 support nothing else")
         self.dtype = compute_dtype(self.decoder) if self.uses_kernels else dtype
         self.autocast = not self.uses_kernels and dtype != torch.float32
-        self.plain_attention = self.device.type != "cuda" or self.dtype == torch.float32
+        has_kernels = self.device.type == "cuda" and has_triton(self.device)
+        self.plain_attention = not has_kernels or self.dtype == torch.float32
         self.fp8 = fp8
         self.gradient_scale: torch.Tensor | None = None
         self.linears: list[StackedLora] = []
