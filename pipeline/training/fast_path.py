@@ -137,9 +137,8 @@ def _packed(inputs: PathInputs, dtype: str, fp8: bool) -> PackedMicroBatches:
     fast.gradient_scale = inputs.scaling.factor
     if fast.device.type == "cuda" and not card.has_triton(fast.device) and accelerator.is_main_process:
         major, minor = card.capability(fast.device)
-        say(
-            f"train: Triton has no kernels for this card (compute capability {major}.{minor}); their plain versions run"
-        )
+        say(f"train: without Triton's kernels, which this card (compute capability {major}.{minor}) cannot run; "
+            "their plain versions are used")  # fmt: skip
     if settings.checkpointing in RECOMPUTE and not fast.can_recompute:
         raise NotPackable(
             f"train.checkpointing={settings.checkpointing}, and blocks of this model cannot be recomputed"

@@ -180,7 +180,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             scaling.unscale(weights.values())
             penalty = add_gradients(penalties)
             norm = torch.nn.utils.clip_grad_norm_(weights.values(), settings.clip or math.inf)
-            rate, scale = learning_rate(step - scaling.skipped, total, settings), scaling.scale
+            rate, scale = learning_rate(step - scaling.skipped, total, settings), scaling.metric()
             is_skipped = scaling.factor is not None and any_rank(accelerator, scaling.overflows(norm))
             if is_skipped:
                 optimizer.zero_grad(set_to_none=True)
@@ -199,15 +199,14 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             count, seconds = int(tokens.lengths[rows].sum()), time.time() - started
             line = {
                 "step": step, "epoch": epochs_after(step, len(tokens), settings), "loss": float(loss), "lr": rate,
-                "grad_norm": float(norm), **penalty, "tokens": count, "learnt": labelled, "seconds": round(seconds, 4),
+                "grad_norm": float(norm), **penalty, **scale, "tokens": count, "learnt": labelled,
+                "seconds": round(seconds, 4),
             }  # fmt: skip
             progress.note = f"loss {line['loss']:.3f}, {count / seconds:,.0f} tok/s"
             progress.update()
             if is_main:
-                if scaling.factor is not None:
-                    line["loss_scale"] = scale
                 if is_skipped:
-                    line = _skipped(line, tokens.names_of(rows))
+                    line = metrics.skipped(line, tokens.names_of(rows))
                 else:
                     _mark_spike(line, spikes, tokens, rows)
                 metrics.append(log, line)
@@ -263,12 +262,6 @@ def _mark_spike(line: dict[str, Any], spikes: metrics.Spikes, tokens: Tokens, ro
         line["spike"] = tokens.names_of(rows)
         mean = f"{spikes.mean:.3f}"
         say(f"train: step {step}: the loss jumped to {loss:.3f} from about {mean}; metrics.jsonl names its rows")
-
-
-def _skipped(line: dict[str, Any], rows: list[str]) -> dict[str, Any]:
-    """The line of metrics.jsonl of a skipped step: its rows, and only numbers that are finite. Nothing was learnt."""
-    finite = {name: value for name, value in line.items() if math.isfinite(value)}
-    return {**finite, "learnt": 0, "skipped": rows}
 
 
 def _peak_gib(device: torch.device, state: dict[str, Any]) -> float:

@@ -115,6 +115,10 @@ class LossScale:
         names = ("scale", "good_steps", "skipped", "in_a_row")
         return {"loss_scale": {name: getattr(self, name) for name in names}}
 
+    def metric(self) -> dict[str, float]:
+        """For metrics.jsonl; empty without scaling."""
+        return {} if self.factor is None else {"loss_scale": self.scale}
+
     def counts(self) -> dict[str, Any]:
         """For the adapter's manifest; empty without scaling."""
         return {} if self.factor is None else {"skipped_steps": self.skipped, "loss_scale": self.scale}

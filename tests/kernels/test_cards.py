@@ -1,6 +1,7 @@
 """Every Triton kernel is compiled for cards that are not here, and fits into their shared memory.
 
-    PYTHONPATH=FOLDER_WITH_TRITON python -m pytest tests/kernels/test_cards.py      (pip download triton; unzip it there)
+    pip download triton==3.6.0 --no-deps -d FOLDER; unzip FOLDER/*.whl -d FOLDER
+    PYTHONPATH=FOLDER .venv/bin/python -m pytest tests/kernels/test_cards.py
 
 The wrappers run as in training, on tensors of the CPU; where they would launch a kernel it is compiled down to machine
 code by the ptxas of Triton's own package instead. Each card is a process of its own, since Triton keeps its driver.

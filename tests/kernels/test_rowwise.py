@@ -68,8 +68,8 @@ def test_head_loss(monkeypatch: pytest.MonkeyPatch, rows: int, trained: bool) ->
 
 
 def test_head_loss_in_fp16_keeps_what_a_scale_saves() -> None:
-    """With weights of 1e-5 most of the gradient is smaller than fp16's numbers, unless it is scaled before it is rounded.
-    What comes out is the same gradient either way."""
+    """With weights of 1e-5 most of the gradient is smaller than fp16's numbers, unless it is scaled before it is
+    rounded. What comes out is the same gradient either way."""
     h, head = torch.randn(7, 16), torch.randn(500, 16) / 4
     targets, weights = torch.randint(0, 500, (7,)), torch.full((7,), 1e-5)
     wide = leaf(h.half())
