@@ -2,10 +2,10 @@
 
     python -m scripts.benchmarks.bench_limited CONFIG DATA --gib 15 --steps 20 --folder FOLDER key=value ...
 
-The base has random weights of the config's `model.geometry` and lies in FOLDER, where it is written first (16-bit: 26 GB
-for 12.8B). DATA: rows, any source of `data.sources`; its texts are read as bytes, so rows are long. The limit holds from
-before the base is loaded: torch refuses more, and memory that the card has beyond it is not seen. The last line has the
-peak, which counts the tensors of the whole process, and the speed without the first five steps.
+The base has random weights of the config's `model.geometry` and lies in FOLDER, where it is written first (26 GB in 16
+bits for 12.8B). DATA: a file of rows; its texts are read as bytes, so rows are long. The limit holds from before the
+base is loaded: torch refuses more, and memory that the card has beyond it is not seen. The last line has the peak,
+which counts the tensors of the whole process, and the speed without the first five steps.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def main() -> None:
     run = Run(folder / config.name)
     bring_up_to_date(config, run, "train")
     steps = [m for m in metrics.read(run.root / "metrics.jsonl") if "lr" in m]
-    counts = run.manifest("adapter")["counts"]
+    counts = (run.manifest("adapter") or {})["counts"]
     timed = steps[WARM:] or steps
     speed = statistics.median(m["tokens"] / m["seconds"] for m in timed)
     say(f"{counts['steps']} steps, loss {steps[0]['loss']:.3f} to {steps[-1]['loss']:.3f}, in {counts['dtype']}, "

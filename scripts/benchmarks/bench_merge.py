@@ -35,6 +35,7 @@ from pipeline.model.methods.targets import linear_layers
 from pipeline.model.run_base import RunBase
 from pipeline.model.skeleton import Skeleton
 from pipeline.release.shards.plan import Plan, plan_of
+from pipeline.release.shards.write import write_checkpoint
 from pipeline.run.errors import UserError
 from pipeline.run.files import fsync_path, read_json, write_json
 from pipeline.run.folder import Run

@@ -2,8 +2,8 @@
 
     python -m scripts.benchmarks.dtype_curves DATA [--steps N] [--rows N] [--types fp32,bf16,fp16] key=value ...
 
-As `make curves`, with each type in place of each seed and no Trainer: the same rows, order, adapter and settings. Prints
-for each type the largest relative distance from float32's curve: of the training loss (running mean of 0.9, as in
+As `make curves`, with each type in place of each seed and no Trainer: the same rows, order, adapter and settings. For
+each type it prints the largest relative distance from float32's curve: of the training loss (running mean of 0.9, as in
 loss.png), of each single step, and of the held-out loss. fp16 needs a GPU; bf16 is slow on most CPUs.
 """
 
