@@ -35,6 +35,8 @@ def start_accelerator(dtype: str, tracker: str, folder: Path) -> Accelerator:
     # cuBLAS needs it for a fixed order of sums, and reads it at the first product. The default of an H200.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     on_card = torch.cuda.is_available()  # without one, accelerate refuses fp16
+    if dtype == "fp16":  # partial sums of a product may be too large for fp16 where their sum is not
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     return Accelerator(
         mixed_precision="bf16" if dtype == "bf16" else "fp16" if dtype == "fp16" and on_card else "no",
         cpu=not on_card,
