@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import torch
 
+from pipeline.kernels.card import runs_kernels
+
 
 class AdapterCopies:
     """The copies of all linear layers (`StackedLora.copies`).
@@ -28,7 +30,7 @@ class AdapterCopies:
         """Writes scale * parameter into every copy."""
         if not self.targets:
             return
-        if self.targets[0].is_cuda and all(s.dtype == torch.float32 and s.is_contiguous() for s in self.sources):
+        if runs_kernels(self.targets[0]) and all(s.dtype == torch.float32 and s.is_contiguous() for s in self.sources):
             self.refresh_in_one_launch()
             return
         torch._foreach_copy_(self.targets, self.sources)

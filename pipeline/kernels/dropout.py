@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from pipeline.kernels.card import runs_kernels
 from pipeline.kernels.types import DropoutGroup, DropoutSeed
 
 MAX_RANKS = 64  # of one kernel; with 128 it needs 150 KB of shared memory, which only data-center cards have
@@ -34,7 +35,7 @@ def groups_of(ranks: Sequence[slice], dropouts: Sequence[float]) -> list[Dropout
 def project(x: torch.Tensor, a: torch.Tensor, groups: Sequence[DropoutGroup], seed: DropoutSeed) -> torch.Tensor:
     """t_i = drop_i(x) A_i' of all adapters, (tokens, ranks)."""
     t = x.new_empty(len(x), len(a))
-    if x.is_cuda:
+    if runs_kernels(x):
         from pipeline.kernels import triton_dropout
 
         for group in groups:
@@ -49,7 +50,7 @@ def add_input_gradient(
     dx: torch.Tensor, p: torch.Tensor, a: torch.Tensor, groups: Sequence[DropoutGroup], seed: DropoutSeed
 ) -> None:
     """dx += sum_i drop_i(p_i A_i), in place."""
-    if dx.is_cuda:
+    if runs_kernels(dx):
         from pipeline.kernels import triton_dropout
 
         for group in groups:
@@ -63,7 +64,7 @@ def weight_gradient(
     p: torch.Tensor, x: torch.Tensor, groups: Sequence[DropoutGroup], seed: DropoutSeed
 ) -> torch.Tensor:
     """dA_i = p_i' drop_i(x) of all adapters, (ranks, in); in float32 on CUDA."""
-    if x.is_cuda:
+    if runs_kernels(x):
         from pipeline.kernels import triton_dropout
 
         parts = [triton_dropout.weight_gradient(p[:, group.rows], x, group, seed) for group in groups]
@@ -83,5 +84,5 @@ def _adapters(groups: Sequence[DropoutGroup], seed: DropoutSeed) -> Iterator[tup
 def drop(x: torch.Tensor, dropout: float, seed: DropoutSeed) -> torch.Tensor:
     """x with a fraction `dropout` of it zero and the rest divided by 1 - dropout; a pure function of the seed."""
     mixed = (int(seed.value) * 0x9E3779B1 + seed.index * 0x85EBCA77) % (1 << 63)  # generators want distant seeds
-    generator = torch.Generator().manual_seed(mixed)
+    generator = torch.Generator(x.device).manual_seed(mixed)
     return torch.empty_like(x).bernoulli_(1 - dropout, generator=generator).div_(1 - dropout).mul_(x)

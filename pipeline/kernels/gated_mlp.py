@@ -11,6 +11,7 @@ import math
 
 import torch
 
+from pipeline.kernels.card import runs_kernels
 from pipeline.kernels.fp8_rows import quantize_rows
 from pipeline.kernels.types import Fp8Rows
 
@@ -29,7 +30,7 @@ def _activation(g: torch.Tensor, activation: int) -> tuple[torch.Tensor, torch.T
 
 def forward(gate_up: torch.Tensor, activation: int, fp8: bool = False) -> tuple[torch.Tensor, Fp8Rows | None]:
     """gate_up (tokens, 2 size) -> h (tokens, size), and with `fp8` also h quantized."""
-    if gate_up.is_cuda:
+    if runs_kernels(gate_up):
         from pipeline.kernels import triton_rowwise
 
         return triton_rowwise.gated_mlp(gate_up, activation, fp8)
@@ -42,7 +43,7 @@ def backward(
     grad: torch.Tensor, gate_up: torch.Tensor, activation: int, fp8: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor, Fp8Rows | None]:
     """Gradient of gate_up, h recomputed (written over `grad` on CUDA), and with `fp8` that gradient quantized."""
-    if gate_up.is_cuda:
+    if runs_kernels(gate_up):
         from pipeline.kernels import triton_rowwise
 
         return triton_rowwise.gated_mlp_backward(grad, gate_up, activation, fp8)

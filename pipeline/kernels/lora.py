@@ -30,6 +30,7 @@ from typing import Any
 import torch
 
 from pipeline.kernels import dropout
+from pipeline.kernels.card import has_matrix_units, runs_kernels
 from pipeline.kernels.frozen_weights import FrozenWeights
 from pipeline.kernels.types import DropoutSeed, Fp8Rows
 
@@ -181,7 +182,7 @@ def sum_over_tokens(left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype)
 
 def add_low_rank(y: torch.Tensor, t: torch.Tensor, b: torch.Tensor) -> None:
     """y += t b, in place. y (tokens, out) and t (tokens, rank), any row stride; b (rank, out), any strides."""
-    if y.is_cuda and y.dtype != torch.float32 and len(b) <= MAX_RANKS:
+    if runs_kernels(y) and has_matrix_units(y.device) and y.dtype != torch.float32 and len(b) <= MAX_RANKS:
         from pipeline.kernels import triton_lora
 
         triton_lora.add_low_rank(y, t, b)

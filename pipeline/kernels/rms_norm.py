@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from pipeline.kernels.card import runs_kernels
 from pipeline.kernels.fp8_rows import quantize_rows
 from pipeline.kernels.types import Fp8Rows
 
@@ -19,7 +20,7 @@ def forward(
 
     spare_columns: unused columns allocated after each row of n, see `StackedLora`.
     """
-    if x.is_cuda:
+    if runs_kernels(x):
         from pipeline.kernels import triton_rowwise
 
         return triton_rowwise.rms_norm(x, weight, eps, spare_columns, fp8)
@@ -35,7 +36,7 @@ def backward(
     fp8: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, Fp8Rows | None]:  # fmt: skip
     """dx (with `residual_grad` added; written over `grad` on CUDA), n recomputed, and with `fp8` also dx quantized."""
-    if x.is_cuda:
+    if runs_kernels(x):
         from pipeline.kernels import triton_rowwise
 
         return triton_rowwise.rms_norm_backward(grad, x, weight, r, residual_grad, fp8)

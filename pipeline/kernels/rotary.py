@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import torch
 
+from pipeline.kernels.card import runs_kernels
+
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, inverse: bool = False) -> None:
     """In place. x (tokens, heads, size), any strides but the last; cos, sin (tokens, size)."""
-    if x.is_cuda:
+    if runs_kernels(x):
         from pipeline.kernels import triton_rotary
 
         triton_rotary.rotate(x, cos, sin, inverse)

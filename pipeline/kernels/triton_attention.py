@@ -12,6 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
+from pipeline.kernels.card import has_matrix_units
 from pipeline.kernels.layout import TILE, Layout
 
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -192,12 +193,14 @@ def _reduction_kernel(dk, dv, dk_partial, dv_partial, reductions, dk_row, dv_row
 
 
 def _shape(q: torch.Tensor, k: torch.Tensor) -> dict[str, int]:
-    """Compile-time sizes. Heads wider than 128 use half tiles, which fit into the shared memory of consumer cards."""
+    """Compile-time sizes. Wide heads use smaller tiles, which fit into the shared memory of consumer cards; wider than
+    128, or than 64 where operands are widened to float32 (see card.py)."""
     size = q.shape[2]
     assert all(t.stride(1) == size and t.stride(2) == 1 for t in (q, k))
     padded = max(16, triton.next_power_of_2(size))
+    widest = 128 if has_matrix_units(q.device) else 64  # in tiles of full size
     return {"group": q.shape[1] // k.shape[1], "heads": q.shape[1], "size": size, "PADDED": padded,
-            "BLOCK": TILE if padded <= 128 else TILE // 2}  # fmt: skip
+            "BLOCK": max(16, TILE * widest // max(padded, widest))}  # fmt: skip
 
 
 def _warps(shape: dict[str, int]) -> int:

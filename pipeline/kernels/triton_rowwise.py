@@ -205,7 +205,9 @@ def gated_mlp_backward(
 
 
 @triton.jit
-def _loss_kernel(z, targets, weights, losses, VOCABULARY: tl.constexpr, BLOCK: tl.constexpr):
+def _loss_kernel(
+    z, targets, weights, losses, scale, WITH_SCALE: tl.constexpr, VOCABULARY: tl.constexpr, BLOCK: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64)
     z += row * VOCABULARY
     target = tl.load(targets + row)
@@ -222,6 +224,8 @@ def _loss_kernel(z, targets, weights, losses, VOCABULARY: tl.constexpr, BLOCK: t
         maximum = new
     log_sum = maximum + tl.log(total)
     tl.store(losses + row, weight * (log_sum - target_logit))
+    if WITH_SCALE:
+        weight *= tl.load(scale)
     for start in range(0, VOCABULARY, BLOCK):
         column = start + tl.arange(0, BLOCK)
         part = tl.load(z + column, mask=column < VOCABULARY, other=-float("inf")).to(tl.float32)
@@ -229,10 +233,15 @@ def _loss_kernel(z, targets, weights, losses, VOCABULARY: tl.constexpr, BLOCK: t
         tl.store(z + column, slope * weight, mask=column < VOCABULARY)
 
 
-def loss_and_gradient(z: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def loss_and_gradient(
+    z: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, scale: torch.Tensor | None = None
+) -> torch.Tensor:
     """As `cross_entropy.loss_and_gradient`."""
     losses = torch.empty(len(z), dtype=torch.float32, device=z.device)
-    _loss_kernel[(len(z),)](z, targets, weights, losses, VOCABULARY=z.shape[1], BLOCK=4096, num_warps=8)
+    _loss_kernel[(len(z),)](
+        z, targets, weights, losses, weights if scale is None else scale,
+        WITH_SCALE=scale is not None, VOCABULARY=z.shape[1], BLOCK=4096, num_warps=8,
+    )  # fmt: skip
     return losses.sum()
 
 

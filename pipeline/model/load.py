@@ -23,32 +23,46 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 OLDER_KEYS = ("rope_theta", "rope_scaling")  # in every config.json of 2023; transformers 5 keeps them elsewhere
 DIVIDE = "sizes must divide: hidden_size by num_attention_heads, that by num_key_value_heads"
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+VOLTA, AMPERE, HOPPER = (7, 0), (8, 0), (9, 0)  # compute capabilities: the first with fp16, bf16 and fp8 matrix units
 
 
 def dtype_name(model: Model) -> str:
-    """`bf16`, `fp16` or `fp32`; `auto` is bf16 where the card has it. Cards before Ampere only emulate it, slowly."""
+    """`bf16`, `fp16` or `fp32`; `auto` is `card_dtype` on a GPU, fp32 on a CPU."""
     if model.dtype != "auto":
         return model.dtype
-    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if has_bf16 else "fp32"
+    return card_dtype(torch.cuda.get_device_capability()) if torch.cuda.is_available() else "fp32"
+
+
+def card_dtype(capability: tuple[int, int]) -> str:
+    """The type in which a card's matrix units compute: bf16 from Ampere on (8.0); fp16 on Volta and Turing (7.0, 7.5),
+    which only emulate bf16, slowly; fp32 on cards before, which have no such units."""
+    return "bf16" if capability >= AMPERE else "fp16" if capability >= VOLTA else "fp32"
 
 
 def check_card(model: Model) -> None:
-    """Checks, before anything is loaded, that the card can compute with `model.quantize`.
+    """Checks, before anything is loaded, that the card can compute in `model.dtype` and with `model.quantize`.
 
     Raises:
-        UserError: fp8 on a card without it, or on none.
+        UserError: fp8 or fp16 on a card without it, or on none; bf16 on a card without it; fp8 together with fp16.
     """
+    capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+    card = "there is no GPU here"
+    if capability:
+        card = f"{torch.cuda.get_device_name()} has compute capability {capability[0]}.{capability[1]}"
+    if model.dtype == "fp16" and (capability or (0, 0)) < VOLTA:
+        what = f"fp16 needs a Volta card or newer (7.0): {card}"
+        raise UserError(what, "model.dtype", "set model.dtype=auto, which chooses what this machine is fast in")
+    if model.dtype == "bf16" and capability and capability < AMPERE:
+        what = f"bf16 needs an Ampere card or newer (8.0): {card}"
+        raise UserError(what, "model.dtype", "set model.dtype=auto or fp16")
     if model.quantize != "fp8":
         return
-    card = "there is no GPU here"
-    if torch.cuda.is_available():
-        major, minor = torch.cuda.get_device_capability()
-        if (major, minor) >= (9, 0):
-            return
-        card = f"{torch.cuda.get_device_name()} has compute capability {major}.{minor}"
     fix = "set model.quantize=none, or nf4 when memory is short"
-    raise UserError(f"fp8 needs a Hopper card or newer (9.0): {card}", "model.quantize", fix)
+    if (capability or (0, 0)) < HOPPER:
+        raise UserError(f"fp8 needs a Hopper card or newer (9.0): {card}", "model.quantize", fix)
+    if model.dtype == "fp16":
+        what = "products in fp8 have results in bf16 on this card, not in fp16"
+        raise UserError(what, "model.quantize", f"set model.dtype=auto; or {fix}")
 
 
 def device() -> torch.device:

@@ -23,6 +23,8 @@ def section(counts: Mapping[str, Any]) -> str:
     if "peak_gib" in counts:
         where = "of the card" if on_card else "of the process"
         text += f", with at most {counts['peak_gib']:.1f} GiB of memory {where}"
+    if skipped := counts.get("skipped_steps"):
+        text += f". Of {counts['steps']:,} steps {skipped:,} were skipped, as their gradients overflowed in fp16"
     return f"{text}. {_energy(counts, cards, on_card)}"
 
 

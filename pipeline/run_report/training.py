@@ -52,7 +52,7 @@ def _evaluations(lines: list[dict[str, Any]]) -> tuple[tuple[str, ...], list[tup
 def facts(contents: Contents) -> list[Fact]:
     """Names and values of what the training counted."""
     counts, rows = contents.counts("adapter"), list[Fact]()
-    steps = [m for m in contents.metrics if "loss" in m]
+    steps = [m for m in contents.metrics if "loss" in m or "skipped" in m]
     if steps:
         tokens, seconds = sum(m.get("tokens", 0) for m in steps), sum(m.get("seconds", 0) for m in steps)
         learnt = sum(m.get("learnt", 0) for m in steps)
@@ -61,8 +61,9 @@ def facts(contents: Contents) -> list[Fact]:
         rows += [(phrase("fact-speed"), f"{tokens / seconds:,.0f}")] if seconds else []
         spikes = ", ".join(f"{m['step']:,}" for m in [m for m in steps if "spike" in m][:20])
         rows += [(phrase("fact-spikes"), phrase("at-steps", steps=spikes) if spikes else phrase("none"))]
-    for key in ("planned_steps", "best_step", "best_loss", "train_seconds", "peak_gib", "device", "dtype", "path",
-                "processes", "micro_tokens", "trained_parameters", "parameters"):  # fmt: skip
+    for key in ("planned_steps", "best_step", "best_loss", "train_seconds", "peak_gib", "device", "dtype",
+                "skipped_steps", "loss_scale", "path", "processes", "micro_tokens", "trained_parameters",
+                "parameters"):  # fmt: skip
         if key in counts:
             value = counts[key]
             rows.append((phrase(f"fact-{key}"), f"{value:,}" if isinstance(value, (int, float)) else str(value)))

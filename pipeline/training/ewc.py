@@ -51,6 +51,7 @@ from pipeline.run.progress import bar, say
 from pipeline.training.penalty import LoraTerm, Penalty, WeightTerm, lora_layers, terms_of
 
 ROWS = 32  # of general data, with a forward and a backward pass each
+FP16_FACTOR = 256.0  # of the gradients of a row in fp16, most of which are small, as in loss_scale.py
 FILE = "fisher.safetensors"
 
 Row = tuple[np.ndarray, np.ndarray]  # ids and labels, int, shape (length,)
@@ -136,11 +137,15 @@ def fisher(model: Any, terms: Terms, rows: Sequence[Row], accelerator: Any, seed
     """Importances of all terms, float32, on the model's device: `NAME`, or `NAME|rows` and `NAME|columns` for LoRA.
 
     Ranks take rows in turn and get the same result. Weights, gradients and mode of the model do not change.
+
+    Raises:
+        UserError: a gradient is not finite, as in fp16 one may overflow.
     """
     world, rank = accelerator.num_processes, accelerator.process_index
     sums = zero_sums(terms)
     layers = {name: module for name, module in lora_layers(model) if name in terms}
-    hooks = [module.register_forward_hook(_collect(name, sums)) for name, module in layers.items()]
+    factor = FP16_FACTOR if accelerator.mixed_precision == "fp16" else 1.0
+    hooks = [module.register_forward_hook(_collect(name, sums, factor)) for name, module in layers.items()]
     singles = [(name, term.weight) for name, term in terms.items() if isinstance(term, WeightTerm)]
     trained = [p for p in model.parameters() if p.requires_grad]
     was_training = model.training
@@ -151,10 +156,10 @@ def fisher(model: Any, terms: Terms, rows: Sequence[Row], accelerator: Any, seed
         for n in bar(range(rank, len(rows), world), what="Fisher information", disable=not verbose):
             ids, labels = rows[n]
             with accelerator.autocast():
-                scored += _backward(model, ids, labels, (seed << 20) + n)
+                scored += _backward(model, ids, labels, (seed << 20) + n, factor)
             for name, weight in singles:
                 if weight.grad is not None:
-                    sums[name] += weight.grad.float().square()
+                    sums[name] += (weight.grad.float() / factor).square()
             for weight in trained:
                 weight.grad = None
     finally:
@@ -162,7 +167,11 @@ def fisher(model: Any, terms: Terms, rows: Sequence[Row], accelerator: Any, seed
             hook.remove()
         model.train(was_training)
     scored = accelerator.reduce(scored, "sum").clamp(min=1)
-    return {name: accelerator.reduce(value, "sum") / scored for name, value in sums.items()}
+    importances = {name: accelerator.reduce(value, "sum") / scored for name, value in sums.items()}
+    if not all(bool(value.isfinite().all()) for value in importances.values()):
+        what = "the gradients of the general data are not finite"
+        raise UserError(what, "train.ewc", "set model.dtype=bf16 or fp32, or leave train.ewc out")
+    return importances
 
 
 def zero_sums(terms: Terms) -> dict[str, torch.Tensor]:
@@ -177,14 +186,15 @@ def zero_sums(terms: Terms) -> dict[str, torch.Tensor]:
     return sums
 
 
-def _collect(name: str, sums: dict[str, torch.Tensor]) -> Any:
-    """A forward hook that adds row and column sums of the squared gradient of the layer's W to `sums`."""
+def _collect(name: str, sums: dict[str, torch.Tensor], factor: float) -> Any:
+    """A forward hook that adds row and column sums of the squared gradient of the layer's W to `sums`. factor: that the
+    gradient comes multiplied with."""
 
     def forward(_: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         x = inputs[0].detach()
 
         def backward(grad: torch.Tensor) -> None:
-            g = grad.reshape(-1, grad.shape[-1]).float()
+            g = grad.reshape(-1, grad.shape[-1]).float() / factor
             square = (g.t() @ x.reshape(-1, x.shape[-1]).float()).square_()
             sums[f"{name}|rows"] += square.sum(dim=1)
             sums[f"{name}|columns"] += square.sum(dim=0)
@@ -195,8 +205,8 @@ def _collect(name: str, sums: dict[str, torch.Tensor]) -> Any:
     return forward
 
 
-def _backward(model: Any, ids: np.ndarray, labels: np.ndarray, seed: int) -> int:
-    """Backward pass of the sum of log p over labels drawn from the model; returns their number."""
+def _backward(model: Any, ids: np.ndarray, labels: np.ndarray, seed: int, factor: float = 1.0) -> int:
+    """Backward pass of `factor` times the sum of log p over labels drawn from the model; returns their number."""
     device = next(model.parameters()).device
     where = torch.from_numpy(np.flatnonzero(labels[1:] != IGNORE)).to(device)
     if not len(where):
@@ -205,7 +215,7 @@ def _backward(model: Any, ids: np.ndarray, labels: np.ndarray, seed: int) -> int
     logits = logits[-len(ids) :][where]  # prompt tuning puts virtual tokens in front
     generator = torch.Generator(device).manual_seed(seed)
     drawn = torch.multinomial(logits.detach().float().softmax(dim=-1), 1, generator=generator)[:, 0]
-    losses(logits, drawn).sum().backward()
+    (losses(logits, drawn).sum() * factor).backward()
     return len(where)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from pipeline.config.schema import Train
+from pipeline.kernels import card
 from pipeline.model.load import DTYPES
 from pipeline.model.packed.cuda_graph import SAMPLE_PACKS, CudaGraphs
 from pipeline.model.packed.model import PackedModel
@@ -22,6 +23,7 @@ from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.progress import say
 from pipeline.training import self_check
+from pipeline.training.loss_scale import LossScale
 from pipeline.training.memory import bytes_to_reserve, choose_packed, choose_padded
 from pipeline.training.micro_batches import MicroBatches, PackedMicroBatches, PaddedMicroBatches
 from pipeline.training.processes import minimum
@@ -41,6 +43,7 @@ class PathInputs:
         tokens, preambles: of the training rows, see `Encoder.preambles`.
         state: of a checkpoint or `checkpoint.START`. Its `micro_tokens` and `recompute` are used again unless 0.
         weights: that are trained.
+        scaling: of the run's gradients, in fp16.
     """
 
     settings: Train
@@ -50,6 +53,7 @@ class PathInputs:
     accelerator: Any
     state: dict[str, Any]
     weights: Sequence[torch.Tensor]
+    scaling: LossScale
 
     @property
     def longest(self) -> int:
@@ -71,7 +75,7 @@ def choose_path(inputs: PathInputs, dtype: str, fp8: bool, never_packed: str = "
     """The fast path if the model can take it and the self-check passes, else the plain one.
 
     Args:
-        dtype: of the arithmetic, `bf16` or `fp32`. fp8: whether the frozen weights are to be in fp8.
+        dtype: of the arithmetic, `bf16`, `fp16` or `fp32`. fp8: whether the frozen weights are to be in fp8.
         never_packed: why the method excludes packs; empty where it does not.
 
     Raises:
@@ -106,7 +110,7 @@ def _checked_packs(inputs: PathInputs, dtype: str, fp8: bool, never_packed: str)
         packed = _packed(inputs, dtype, fp8)
         padded = PaddedMicroBatches(model, tokens, accelerator, inputs.longest)
         rows = step_rows(0, len(tokens), inputs.settings)[: self_check.ROWS]
-        if self_check.is_equal(packed, padded, rows, weights, "fp8" if fp8 else dtype, verbose):
+        if self_check.is_equal(packed, padded, rows, weights, "fp8" if fp8 else dtype, verbose, inputs.scaling):
             only_kernels = packed.fast.uses_kernels and not packed.fast.plain_attention
             if accelerator.device.type == "cuda" and not only_kernels:
                 packed.is_deterministic = inputs.is_deterministic(packed)
@@ -130,6 +134,11 @@ def _checked_packs(inputs: PathInputs, dtype: str, fp8: bool, never_packed: str)
 def _packed(inputs: PathInputs, dtype: str, fp8: bool) -> PackedMicroBatches:
     settings, state, accelerator, longest = inputs.settings, inputs.state, inputs.accelerator, inputs.longest
     fast = PackedModel(inputs.model, longest, fp8=fp8, dtype=DTYPES[dtype])
+    fast.gradient_scale = inputs.scaling.factor
+    if fast.device.type == "cuda" and not card.has_triton(fast.device) and accelerator.is_main_process:
+        major, minor = card.capability(fast.device)
+        say(f"train: without Triton's kernels, which this card (compute capability {major}.{minor}) cannot run; "
+            "their plain versions are used")  # fmt: skip
     if settings.checkpointing in RECOMPUTE and not fast.can_recompute:
         raise NotPackable(
             f"train.checkpointing={settings.checkpointing}, and blocks of this model cannot be recomputed"

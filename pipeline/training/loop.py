@@ -1,10 +1,11 @@
 """The training loop: tokens in, adapter out, resumable after every step.
 
     step    batch_size rows -> micro-batches -> sum of -log p, backward -> divided by the step's labelled tokens
-            -> gradients summed over ranks -> penalties -> clip -> AdamW
+            -> gradients summed over ranks -> penalties -> clip -> optimizer
 
 The loss of a step is the sum over the labelled tokens of all micro-batches and ranks, divided by their number, so it
-does not depend on how the step is split.
+does not depend on how the step is split. In fp16 it is scaled for the backward pass, and a step whose gradients
+overflow is skipped (`loss_scale.py`).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from pipeline.run.progress import bar, say, working
 from pipeline.training import checkpoint, ewc, metrics
 from pipeline.training.archive import open_checkpoints
 from pipeline.training.fast_path import PathInputs, agree, choose_path, reduce_memory
+from pipeline.training.loss_scale import LossScale
 from pipeline.training.lowest_loss import LowestLoss
 from pipeline.training.micro_batches import MicroBatches
 from pipeline.training.optimizer import build_optimizer, embedding_names, take_step
@@ -100,7 +102,9 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     if state["step"]:
         checkpoint.restore(root, state["step"], weights, optimizer, layout)
         say(f"train: resuming from step {state['step']} of {total}") if is_main else None
-    inputs = PathInputs(settings, model, tokens, _shared(encoder, dataset), accelerator, state, list(weights.values()))
+    scaling = LossScale.of(dtype_name(config.model), accelerator.device, state)
+    trained = list(weights.values())
+    inputs = PathInputs(settings, model, tokens, _shared(encoder, dataset), accelerator, state, trained, scaling)
     path = choose_path(inputs, dtype_name(config.model), config.model.quantize == "fp8", method.spec.never_packed)
     if is_main:
         metrics.rewind(log, state["step"] or -1)
@@ -119,7 +123,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             now = {
                 "key": key, "sizes": sizes, "micro_tokens": path.micro_tokens, "recompute": path.recompute,
                 "learnt": labelled_so_far, "seconds": time.time() - started_at, "peak_gib": peak_gib(),
-                "joules": energy.joules(), **lowest.state(),
+                "joules": energy.joules(), **lowest.state(), **scaling.state(),
             }  # fmt: skip
             checkpoint.save(root, step, weights, optimizer, now, settings.keep)
         accelerator.wait_for_everyone()
@@ -139,7 +143,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     if step == 0:
         evaluate()
     model.train()
-    spikes = metrics.Spikes(m["loss"] for m in metrics.read(log) if "loss" in m)
+    spikes = metrics.Spikes(m["loss"] for m in metrics.read(log) if "loss" in m and "skipped" not in m)
     with (
         bar(total=total, initial=step, what="training", unit="step", disable=not is_main) as progress,
         answering(lambda: _stopping(step, is_evaluating)),
@@ -151,6 +155,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             started = time.time()
             rows = step_rows(step, len(tokens), settings)
             labelled = int(tokens.labelled[rows].sum())
+            scaling.start_step(labelled)
             loss = torch.zeros((), device=accelerator.device)
             try:
                 micro_batches = path.split(rank_rows(rows, tokens.lengths, rank, world))
@@ -159,7 +164,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
                 for n, micro_batch in enumerate(micro_batches):
                     # Dropout is a function of seed and place, so it is the same after resume.
                     torch.manual_seed(((settings.seed << 40) + (step << 16) + n * world + rank) % (1 << 63))
-                    loss += _backward(path.loss(micro_batch), labelled)
+                    loss += scaling.backward(path.loss(micro_batch))
                     if stop.code and world == 1:  # with more ranks the others wait for this one's gradients
                         break
             except torch.cuda.OutOfMemoryError:
@@ -172,29 +177,40 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
                 raise _stopped(accelerator, step, total, stop.code)
 
             sum_gradients(accelerator, weights.values())
+            scaling.unscale(weights.values())
             penalty = add_gradients(penalties)
             norm = torch.nn.utils.clip_grad_norm_(weights.values(), settings.clip or math.inf)
-            rate = learning_rate(step, total, settings)
-            take_step(optimizer, rate)
-            path.after_step()
+            rate, scale = learning_rate(step - scaling.skipped, total, settings), scaling.metric()
+            is_skipped = scaling.factor is not None and any_rank(accelerator, scaling.overflows(norm))
+            if is_skipped:
+                optimizer.zero_grad(set_to_none=True)
+            else:
+                take_step(optimizer, rate)
+                path.after_step()
+            scaling.update(is_skipped)
             loss = accelerator.reduce(loss, "sum") / max(1, labelled)
             # The first wait for the card in this step; nothing has been saved since it began.
-            if not (torch.isfinite(loss) and torch.isfinite(norm)):
-                raise _not_finite(step, float(loss), float(norm), checkpoint.steps(root), tokens.names_of(rows))
+            if scaling.is_exhausted or not (is_skipped or (torch.isfinite(loss) and torch.isfinite(norm))):
+                numbers = float(loss), float(norm)
+                raise _not_finite(step, *numbers, checkpoint.steps(root), tokens.names_of(rows), scaling)
 
             step += 1
-            labelled_so_far += labelled
+            labelled_so_far += 0 if is_skipped else labelled
             count, seconds = int(tokens.lengths[rows].sum()), time.time() - started
             line = {
                 "step": step, "epoch": epochs_after(step, len(tokens), settings), "loss": float(loss), "lr": rate,
-                "grad_norm": float(norm), **penalty, "tokens": count, "learnt": labelled, "seconds": round(seconds, 4),
+                "grad_norm": float(norm), **penalty, **scale, "tokens": count, "learnt": labelled,
+                "seconds": round(seconds, 4),
             }  # fmt: skip
             progress.note = f"loss {line['loss']:.3f}, {count / seconds:,.0f} tok/s"
             progress.update()
             if is_main:
-                _mark_spike(line, spikes, tokens, rows)
+                if is_skipped:
+                    line = metrics.skipped(line, tokens.names_of(rows))
+                else:
+                    _mark_spike(line, spikes, tokens, rows)
                 metrics.append(log, line)
-                accelerator.log({k: line[k] for k in ("loss", "lr", "grad_norm", "epoch")}, step=step)
+                accelerator.log({k: line[k] for k in ("loss", "lr", "grad_norm", "epoch") if k in line}, step=step)
             is_lowest = (step % eval_every == 0 or step == total) and evaluate()
             if step % save_every == 0 or step == total or is_lowest or lowest.is_over:
                 save()
@@ -202,8 +218,10 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             raise _stopped(accelerator, step, total, stop.code)
     if is_main:
         lowest.tell(step, total)
+        scaling.tell(step)
         counts = {
-            "steps": step, **lowest.counts(step, total), "train_seconds": round(time.time() - started_at, 1),
+            "steps": step, **lowest.counts(step, total), **scaling.counts(),
+            "train_seconds": round(time.time() - started_at, 1),
             "trained_parameters": sum(p.numel() for p in weights.values()), "parameters": parameters,
             "learnt": labelled_so_far, "micro_tokens": path.micro_tokens, "path": path.name, "peak_gib": peak_gib(),
             "processes": world, "dtype": dtype_name(config.model), "device": str(accelerator.device),
@@ -221,13 +239,6 @@ def _load_model(config: Config, run_base: RunBase, quiet: bool) -> Any:
     added = tuple(run_base.encoder.tokenizer.added.values())
     with working("train: loading the base", disable=quiet):
         return adapters.attach(run_base.load(), config.adapter, config.train.seed, added)
-
-
-def _backward(value: torch.Tensor, labelled: int) -> torch.Tensor:
-    """Adds a micro-batch's gradients; returns its sum of losses. labelled: tokens with loss in the whole step."""
-    if value.requires_grad:  # not if nothing is labelled
-        (value / max(1, labelled)).backward()
-    return value.detach()
 
 
 def _shared(encoder: AnyEncoder, dataset: Path) -> list[list[int]]:
@@ -289,11 +300,18 @@ def _print_plan(
     say(f"train: {path.name} path, at most {path.micro_tokens:,} tokens in one pass")
 
 
-def _not_finite(step: int, loss: float, norm: float, saved: list[int], rows: list[str]) -> UserError:
+def _not_finite(
+    step: int, loss: float, norm: float, saved: list[int], rows: list[str], scaling: LossScale
+) -> UserError:
+    why = f"loss {loss}, gradient norm {norm}: training cannot go on"
+    fix = "lower train.lr, train.l2_sp or train.ewc, or raise train.warmup"
+    if scaling.is_exhausted:
+        why = f"loss {loss}, gradients overflow in fp16 at any loss scale, {scaling.in_a_row} steps in a row"
+        fix = "set model.dtype=fp32, or bf16 on an Ampere card or newer; if the loss rose before, lower train.lr"
     newest = f"The newest checkpoint is that of step {saved[-1]}" if saved else "There is no checkpoint yet"
-    return UserError(f"step {step + 1}: loss {loss}, gradient norm {norm}: training cannot go on. "
+    return UserError(f"step {step + 1}: {why}. "
                      f"{newest}. The step's rows: {', '.join(rows[:8])}{', ...' if len(rows) > 8 else ''}", "train",
-                     "lower train.lr, train.l2_sp or train.ewc, or raise train.warmup")  # fmt: skip
+                     fix)  # fmt: skip
 
 
 def _flat(config: Config) -> dict[str, Any]:

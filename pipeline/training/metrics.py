@@ -26,6 +26,12 @@ def rewind(path: Path, step: int) -> None:
     write_text(path, "".join(line + "\n" for line in _lines(path) if _step(line) <= step))
 
 
+def skipped(line: dict[str, Any], rows: list[str]) -> dict[str, Any]:
+    """The line of a step whose gradients overflowed: its rows, and only numbers that are finite. Nothing was learnt."""
+    finite = {name: value for name, value in line.items() if math.isfinite(value)}
+    return {**finite, "learnt": 0, "skipped": rows}
+
+
 def append(path: Path, values: dict[str, Any]) -> None:
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(values, ensure_ascii=False) + "\n")

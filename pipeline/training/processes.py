@@ -21,7 +21,7 @@ BUCKET = 1 << 24  # numbers per message: few messages, little memory
 
 
 def start_accelerator(dtype: str, tracker: str, folder: Path) -> Accelerator:
-    """The Accelerator of this process. dtype: `bf16` or `fp32`. folder: where a tracker writes.
+    """The Accelerator of this process. dtype: `bf16`, `fp16` or `fp32`. folder: where a tracker writes.
 
     Raises:
         UserError: the tracker is not installed.
@@ -34,9 +34,12 @@ def start_accelerator(dtype: str, tracker: str, folder: Path) -> Accelerator:
             raise UserError(f"the tracker {tracker!r} is not installed", "train.tracker", fix)
     # cuBLAS needs it for a fixed order of sums, and reads it at the first product. The default of an H200.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    on_card = torch.cuda.is_available()  # without one, accelerate refuses fp16
+    if dtype == "fp16":  # partial sums of a product may be too large for fp16 where their sum is not
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     return Accelerator(
-        mixed_precision="bf16" if dtype == "bf16" else "no",
-        cpu=not torch.cuda.is_available(),
+        mixed_precision="bf16" if dtype == "bf16" else "fp16" if dtype == "fp16" and on_card else "no",
+        cpu=not on_card,
         log_with=None if tracker == "none" else tracker,
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
     )

@@ -17,6 +17,7 @@ from pipeline.kernels.types import DropoutSeed
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.progress import say
 from pipeline.run.width import small
+from pipeline.training.loss_scale import LossScale
 
 if TYPE_CHECKING:
     from pipeline.model.packed.model import PackedModel
@@ -25,18 +26,31 @@ if TYPE_CHECKING:
 
 # Largest relative difference of the loss and of the gradient that rounding explains. With random weights bf16 comes to
 # 0.1 and fp8 to 0.7 of a 7B model's gradient, which then is small compared with the terms it is the sum of.
-ROUNDING = {"fp32": (1e-4, 1e-3), "bf16": (1e-2, 0.3), "fp8": (3e-2, 1.0)}
+ROUNDING = {"fp32": (1e-4, 1e-3), "fp16": (2e-3, 0.1), "bf16": (1e-2, 0.3), "fp8": (3e-2, 1.0)}
 MAX_MASK_ERROR = 0.05  # see `mask_error`
 ROWS = 8  # that are compared
 
 
 def difference(
-    packed: PackedMicroBatches, padded: PaddedMicroBatches, rows: Sequence[int], weights: Sequence[torch.Tensor]
-) -> tuple[float, float]:
+    packed: PackedMicroBatches, padded: PaddedMicroBatches, rows: Sequence[int], weights: Sequence[torch.Tensor],
+    scaling: LossScale | None = None,
+) -> tuple[float, float]:  # fmt: skip
     """Relative difference of both paths' loss, and of their gradient over all weights, on some rows without dropout.
 
-    Gradients are left empty.
+    Gradients are left empty. With scaling they are compared at the largest scale of a few that overflows on no path.
     """
+    scaling = scaling or LossScale(None)
+    for is_last in scaling.trials(int(padded.tokens.labelled[rows].sum())):
+        result = _difference(packed, padded, rows, weights, scaling)
+        if is_last or math.isfinite(result[1]):
+            break
+    return result
+
+
+def _difference(
+    packed: PackedMicroBatches, padded: PaddedMicroBatches, rows: Sequence[int], weights: Sequence[torch.Tensor],
+    scaling: LossScale,
+) -> tuple[float, float]:  # fmt: skip
     results = []
     was_training = padded.model.training
     padded.model.eval()
@@ -44,10 +58,7 @@ def difference(
         for path in (packed, padded):
             loss = 0.0
             for micro_batch in path.split(rows):
-                value = path.loss(micro_batch)
-                if value.requires_grad:
-                    value.backward()
-                loss += float(value.detach())
+                loss += float(scaling.backward(path.loss(micro_batch)))
             results.append((loss, [None if w.grad is None else w.grad.float() for w in weights]))
             for weight in weights:
                 weight.grad = None
@@ -85,7 +96,7 @@ def _leaks_into(fast: PackedModel, pack: Pack, start: int, end: int) -> bool:
 
     hook = fast.causal_lm.get_input_embeddings().register_forward_hook(keep)
     try:
-        (grad,) = torch.autograd.grad(fast.loss_sum(fast.prepare(only)), embeddings)
+        (grad,) = torch.autograd.grad(fast.loss_sum(fast.prepare(only)), embeddings, fast.gradient_scale)
     finally:
         hook.remove()
     others = np.ones(len(pack.ids), np.bool_)
@@ -137,12 +148,12 @@ def mask_error(linear: StackedLora, tokens: int = 600) -> float:
 
 def is_equal(
     packed: PackedMicroBatches, padded: PaddedMicroBatches, rows: Sequence[int], weights: Sequence[torch.Tensor],
-    precision: str, verbose: bool,
+    precision: str, verbose: bool, scaling: LossScale | None = None,
 ) -> bool:  # fmt: skip
     """Whether both paths agree on some rows up to rounding, rows of a pack are separate, and dropout uses one mask.
 
     Args:
-        precision: a key of `ROUNDING`.
+        precision: a key of `ROUNDING`. scaling: of the run's gradients, in fp16.
 
     Raises:
         UserError: they differ with an fp8 base, which the plain path cannot compute.
@@ -153,7 +164,7 @@ def is_equal(
             reason = "rows of a pack affect each other in this model"
         elif not (error := largest_mask_error(packed.fast)) <= MAX_MASK_ERROR:  # or NaN
             reason = f"dropout's kernels differ by {error:.0%} from each other"
-        loss, gradient = difference(packed, padded, rows, weights)
+        loss, gradient = difference(packed, padded, rows, weights, scaling)
     except torch.cuda.OutOfMemoryError:  # the plain path keeps everything; packs may still fit
         for weight in weights:
             weight.grad = None

@@ -23,8 +23,7 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig
 
 from pipeline import stages
 from pipeline.command import guarded
@@ -35,18 +34,18 @@ from pipeline.model.methods.method import WEIGHTS
 from pipeline.model.methods.targets import linear_layers
 from pipeline.model.run_base import RunBase
 from pipeline.model.skeleton import Skeleton
-from pipeline.release.shards.layout import Layout
 from pipeline.release.shards.plan import Plan, plan_of
 from pipeline.release.shards.write import write_checkpoint
 from pipeline.run.errors import UserError
-from pipeline.run.files import fsync_path, need_space, read_json, write_json
+from pipeline.run.files import fsync_path, read_json, write_json
 from pipeline.run.folder import Run
+from scripts.benchmarks.random_base import write_base
 
 SHAPES = {
     "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
     "small": {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 12, "num_attention_heads": 16},
 }
-RANK, BLOCK, VOCABULARY = 8, 1 << 24, 32000
+RANK, VOCABULARY = 8, 32000
 GB = 1e9
 CONFIG = """
 name: bench
@@ -60,40 +59,10 @@ export: {{dtype: bf16, min_eos: 0}}
 
 
 def make_base(folder: Path, shape: dict[str, int]) -> int:
-    """Writes a LLaMA in bf16, in files of 5 GB; returns its bytes.
-
-    All weights are cut out of one block of random numbers, since drawing seven billion takes minutes.
-    """
-    folder.mkdir(parents=True)
-    _make_tokenizer(folder)
+    """Writes a LLaMA in bf16 with random weights; returns its bytes."""
     config = AutoConfig.for_model("llama", vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2, **shape)
-    config.architectures, config.dtype = ["LlamaForCausalLM"], "bfloat16"
-    config.save_pretrained(folder)
-    skeleton = Skeleton(folder)
-    tensors = {name: t.to(torch.bfloat16) for name, t in skeleton.tensors().items()}
-    layout = Layout.of(tensors, skeleton.model.num_parameters())
-    need_space(folder, 2 * layout.size, "base and result")
-    block = (torch.randn(BLOCK, generator=torch.Generator().manual_seed(0)) * 0.02).to(torch.bfloat16)
-
-    def tensor(name: str) -> torch.Tensor:
-        shape, place = tensors[name].shape, list(tensors).index(name) * 4099
-        if len(shape) == 1:
-            return torch.ones(shape, dtype=torch.bfloat16)
-        count = shape.numel()
-        return block.roll(place).repeat(-(-count // BLOCK))[:count].reshape(shape)
-
-    write_checkpoint(folder, layout, tensor)
-    return layout.size
-
-
-def _make_tokenizer(folder: Path) -> None:
-    """Bytes as tokens; a tokenizer's size does not matter here."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = {word: n for n, word in enumerate(["<unk>", "<s>", "</s>", *letters])}
-    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[]))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    config.architectures = ["LlamaForCausalLM"]
+    return write_base(folder, config, torch.bfloat16, copies=2)
 
 
 def make_adapter(folder: Path, base: RunBase) -> None:

@@ -81,19 +81,41 @@ def where() -> str:
     return f"{card}, torch {torch.__version__}, commit {found.stdout.strip() or 'unknown'}"
 
 
-def options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def parser(purpose: str | None) -> argparse.ArgumentParser:
+    """The words that this command shares with `dtype_curves.py`. purpose: its docstring."""
+    parser = argparse.ArgumentParser(description=(purpose or "").split("\n")[0])
     parser.add_argument("data", help="instruction data in Alpaca form")
     parser.add_argument("--config", default="configs/alpaca-lora-7b.yaml", help="the recipe (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=32, help="optimiser steps of each run (default: %(default)s)")
     parser.add_argument("--rows", type=int, default=256, help="rows to train on (default: %(default)s)")
     parser.add_argument("--looks", type=int, default=4, help="held-out losses after the first (default: %(default)s)")
-    parser.add_argument(
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    return parser
+
+
+def options() -> argparse.Namespace:
+    arguments = parser(__doc__)
+    arguments.add_argument(
         "--seeds", default="1,2,3", help="with commas; one alone is only trained (default: %(default)s)"
     )
-    parser.add_argument("--picture", default="", help="where to draw it (default: runs/curves/curves.png)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    return parser.parse_args(sys.argv[1:])
+    arguments.add_argument("--picture", default="", help="where to draw it (default: runs/curves/curves.png)")
+    return arguments.parse_args(sys.argv[1:])
+
+
+def words_of(args: argparse.Namespace) -> list[str]:
+    """Overrides of the recipe, without name and seed.
+
+    Raises:
+        UserError: no data, or an invalid number.
+    """
+    if not Path(args.data).is_file():
+        raise UserError(f"no such file: {args.data!r}", "DATA", "make curves DATA=alpaca_data.json")
+    if min(args.steps, args.looks, args.rows) < 1:
+        raise UserError("steps, looks and rows are whole numbers above zero", "--steps ...", "such as --steps 32")
+    words = [*SCALED, f"train.max_steps={args.steps}", f"train.save_every={args.steps}",
+             f"train.eval_every={max(1, args.steps // args.looks)}", *args.overrides]  # fmt: skip
+    limit = args.rows + int(load(args.config, words).data.val)
+    return [*words, "data.sources=" + json.dumps([{"path": args.data, "limit": limit}], ensure_ascii=False)]
 
 
 def configs_of(args: argparse.Namespace) -> dict[int, Config]:
@@ -102,15 +124,9 @@ def configs_of(args: argparse.Namespace) -> dict[int, Config]:
     Raises:
         UserError: no data, no seed, or an invalid setting.
     """
-    if not Path(args.data).is_file():
-        raise UserError(f"no such file: {args.data!r}", "DATA", "make curves DATA=alpaca_data.json")
-    seeds = args.seeds.split(",")
-    if not all(seed.strip().isdigit() for seed in seeds) or min(args.steps, args.looks, args.rows) < 1:
-        raise UserError("seeds, steps, looks and rows are whole numbers", "--seeds ...", "such as --seeds 1,2,3")
-    words = [*SCALED, f"train.max_steps={args.steps}", f"train.save_every={args.steps}",
-             f"train.eval_every={max(1, args.steps // args.looks)}", *args.overrides]  # fmt: skip
-    limit = args.rows + int(load(args.config, words).data.val)
-    words.append("data.sources=" + json.dumps([{"path": args.data, "limit": limit}], ensure_ascii=False))
+    words, seeds = words_of(args), args.seeds.split(",")
+    if not all(seed.strip().isdigit() for seed in seeds):
+        raise UserError("seeds are whole numbers", "--seeds ...", "such as --seeds 1,2,3")
     return {s: load(args.config, [*words, f"name=curves-{s}", f"train.seed={s}"]) for s in sorted(map(int, seeds))}
 
 

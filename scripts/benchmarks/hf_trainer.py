@@ -82,12 +82,13 @@ def train_stock(
     size = math.gcd(settings.batch_size, micro_rows)
     total = total_steps(len(tokens), settings)
     watch = StepMetrics(val, settings.eval_rows, settings.eval_every or max(1, math.ceil(total / 4)), total, size)
+    dtype = dtype_name(config.model)
     arguments = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=size,
         gradient_accumulation_steps=settings.batch_size // size, max_steps=total, learning_rate=settings.lr,
         lr_scheduler_type=SCHEDULES[settings.schedule], warmup_steps=warmup_steps(total, settings.warmup),
         weight_decay=settings.weight_decay, max_grad_norm=settings.clip, seed=settings.seed,
-        bf16=dtype_name(config.model) == "bf16", use_cpu=not torch.cuda.is_available(), logging_steps=1,
+        bf16=dtype == "bf16", fp16=dtype == "fp16", use_cpu=not torch.cuda.is_available(), logging_steps=1,
         optim=OPTIMIZERS[settings.optimizer], save_strategy="no", report_to=[], disable_tqdm=True,
         remove_unused_columns=False,
     )  # fmt: skip

@@ -53,6 +53,13 @@ WAYS = {
     "recompute": ("train.graphs=false", "train.checkpointing=block"),
     "fp8": ("model.quantize=fp8",),
     "plain": ("train.fast=false",),
+    "fp16, graphs": ("model.dtype=fp16", "train.batch_size=16"),
+    "fp16, no graphs": ("model.dtype=fp16", "train.graphs=false"),
+    "fp16, shared": ("model.dtype=fp16", "train.graphs=false", "train.micro_tokens=4096", "prompt.template=alpaca"),
+    "fp16, recompute": ("model.dtype=fp16", "train.graphs=false", "train.checkpointing=block"),
+    "fp16, plain": ("model.dtype=fp16", "train.fast=false"),
+    "fp16, full": ("model.dtype=fp16", "adapter.method=full", "train.lr=1e-3"),
+    "fp16, dora": ("model.dtype=fp16", "adapter.dora=true"),
     "float32": ("model.dtype=fp32",),
     "float32, recompute": ("model.dtype=fp32", "train.checkpointing=block"),
     "full": ("adapter.method=full", "train.lr=1e-3"),
@@ -64,6 +71,7 @@ WAYS = {
     "houlsby": ("adapter.method=houlsby",),
     "prefix": ("adapter.method=prefix",),
 }
+PLAIN = ("plain", "fp16, plain", "prefix")
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +92,7 @@ def test_a_run_that_was_killed_ends_bit_identical(
     output = capsys.readouterr().out
     assert "no CUDA graphs" not in output
     assert "may differ in the last digits" not in output
-    assert (whole.manifest("adapter") or {})["counts"]["path"] == ("plain" if way in ("plain", "prefix") else "fast")
+    assert (whole.manifest("adapter") or {})["counts"]["path"] == ("plain" if way in PLAIN else "fast")
     stock = checkpoint.save
 
     def dies(root: Path, step: int, *args: Any) -> None:
@@ -110,15 +118,16 @@ def adapter_of(run: Run) -> list[Path]:
 
 
 @pytest.mark.parametrize("leading", [[], [list(range(1000, 1100))]], ids=["apart", "shared"])
-def test_attention_is_deterministic(tmp_path: Path, leading: list[list[int]]) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_attention_is_deterministic(tmp_path: Path, leading: list[list[int]], dtype: torch.dtype) -> None:
     """Gradients of a preamble's keys are sums over chunks of queries, each from another part of the card."""
     torch.manual_seed(0)
     rows = [[*(leading[0] if leading else []), *range(7, 7 + 31 * n)] for n in range(1, 25)]
     pack = Packer(tokens_of(tmp_path, rows, [0] * 24), leading, 1 << 40).pack(range(24))
     layout = Layout.of(pack, torch.device("cuda"), plain=False)
     size = (len(pack.ids), 9, 64)
-    leaves = [torch.randn(size, device="cuda", dtype=torch.bfloat16).requires_grad_() for _ in range(3)]
-    grad = torch.randn(size, device="cuda", dtype=torch.bfloat16)
+    leaves = [torch.randn(size, device="cuda", dtype=dtype).requires_grad_() for _ in range(3)]
+    grad = torch.randn(size, device="cuda", dtype=dtype)
     results = set()
     for _ in range(10):
         out = attention.attention(*leaves, layout, 0.125)

@@ -13,7 +13,8 @@ torch.set_num_threads(1)  # tiny tensors are slower on more
 
 CUDA = torch.cuda.is_available()
 CPU = torch.device("cpu")
-DTYPES = [torch.float32, *([torch.bfloat16] if CUDA else [])]
+DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if CUDA else [])]
+BOUNDS = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 1e-2}  # relative, of a kernel against its twin
 DEVICE = torch.device("cuda" if CUDA else "cpu")
 
 
@@ -38,7 +39,7 @@ def assert_same_results(kernel: Callable[..., Any], twin: Callable[..., Any], *i
     ours, theirs = kernel(*moved), twin(*copied)
     if ours is None:
         ours, theirs = moved[0], copied[0]  # in place
-    bound = 1e-2 if inputs[0].dtype == torch.bfloat16 else 1e-6
+    bound = BOUNDS[inputs[0].dtype]
     for a, b in zip(*((t,) if isinstance(t, torch.Tensor) else t for t in (ours, theirs)), strict=True):
         if isinstance(b, Fp8Rows):
             assert_close(a.scales, b.scales, bound)

@@ -14,7 +14,7 @@ from pipeline.kernels.lora import StackedLora
 from pipeline.kernels.types import DropoutGroup, DropoutSeed
 from pipeline.training.self_check import MAX_MASK_ERROR, mask_error
 from tests.helpers.lora_layers import dropping, layers, lora_adapter, of
-from tests.helpers.tensors import DEVICE, DTYPES, assert_close
+from tests.helpers.tensors import BOUNDS, DEVICE, DTYPES, assert_close
 
 
 def test_dropout_is_unbiased() -> None:
@@ -37,7 +37,7 @@ def test_dropout_depends_on_its_seed_alone() -> None:
     assert torch.stack(masks).mean() == pytest.approx(1, abs=0.02)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_mask_error_finds_masks_that_differ(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     """What a run asks of kernels before it begins: each of the three drawing by itself is found, and a wrong share."""
     frozen = [layer.to(dtype) for layer in layers([False] * 2, (64, 32), 96)]
@@ -137,7 +137,7 @@ def test_triton_products(triton_dropout: Any, dtype: torch.dtype, rank: int, cou
     p = torch.randn(tokens, count * rank + 8).to(DEVICE, dtype)[:, 8:]
     kept = [dropped(triton_dropout, torch.ones_like(x), share, seed, 1 + n).double() for n in range(count)]
     parts = [slice(n * rank, n * rank + rank) for n in range(count)]
-    bound = 1e-2 if dtype == torch.bfloat16 else 2e-6
+    bound = 2 * BOUNDS[dtype]
 
     t = torch.zeros(tokens, count * rank + 5).to(DEVICE, dtype)
     triton_dropout.project(t[:, 5:], x, a, group, seed)

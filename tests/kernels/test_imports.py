@@ -1,4 +1,4 @@
-"""Types and layouts are at the bottom, Triton kernels above them, dispatch on top, without import circles."""
+"""Types, layouts and cards are at the bottom, Triton kernels above them, dispatch on top, without import circles."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def test_no_import_circles() -> None:
     assert set(order) == FILES.keys()
 
 
-def test_triton_kernels_import_only_types_and_layouts() -> None:
-    below = {"pipeline.kernels.types", "pipeline.kernels.layout"}
+def test_triton_kernels_import_only_types_layouts_and_cards() -> None:
+    below = {"pipeline.kernels.types", "pipeline.kernels.layout", "pipeline.kernels.card"}
     kernels = {name: path for name, path in FILES.items() if path.stem.startswith("triton_")}
     assert len(kernels) == 5
     assert {name: imports(path) - below for name, path in kernels.items()} == {name: set() for name in kernels}

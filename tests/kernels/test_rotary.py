@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.kernels import rotary
-from tests.helpers.tensors import DEVICE, DTYPES, assert_close, assert_same_results
+from tests.helpers.tensors import BOUNDS, DEVICE, DTYPES, assert_close, assert_same_results
 
 
 def angles(tokens: int, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -45,4 +45,4 @@ def test_triton_rotary(triton_rotary: Any, dtype: torch.dtype, back: bool) -> No
     wanted = view.cpu()
     triton_rotary.rotate(view[:, :5], cos.to(DEVICE), sin.to(DEVICE), back)
     rotary.rotate(wanted[:, :5], cos, sin, back)
-    assert_close(view, wanted, 1e-2 if dtype == torch.bfloat16 else 1e-6)
+    assert_close(view, wanted, BOUNDS[dtype])

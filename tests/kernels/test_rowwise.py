@@ -67,6 +67,24 @@ def test_head_loss(monkeypatch: pytest.MonkeyPatch, rows: int, trained: bool) ->
         assert head.grad is None
 
 
+def test_head_loss_in_fp16_keeps_what_a_scale_saves() -> None:
+    """With weights of 1e-5 most of the gradient is smaller than fp16's numbers, unless it is scaled before it is
+    rounded. What comes out is the same gradient either way."""
+    h, head = torch.randn(7, 16), torch.randn(500, 16) / 4
+    targets, weights = torch.randint(0, 500, (7,)), torch.full((7,), 1e-5)
+    wide = leaf(h.half())
+    (F.cross_entropy(wide @ head.half().double().t(), targets, reduction="none") * weights).sum().backward()
+    errors = []
+    for scale in (None, torch.tensor(2.0**15)):
+        low = h.half().requires_grad_()
+        total = cross_entropy.HeadCrossEntropy.apply(low, head.half(), targets, weights, scale)
+        total.backward(torch.tensor(2.0**15))
+        assert low.grad is not None
+        assert wide.grad is not None
+        errors.append(float((low.grad.double() / 2**15 - wide.grad).norm() / wide.grad.norm()))
+    assert errors[1] < 1e-3 < errors[0]
+
+
 def test_head_loss_of_large_logits() -> None:
     """Neither exp of them nor log of nothing."""
     z = torch.tensor([[1e4, 0.0, -1e4], [-1e4, -1e4, 1e4]])
@@ -97,15 +115,18 @@ def test_triton_gate(triton_rowwise: Any, dtype: torch.dtype, act: int) -> None:
         assert_same_results(triton_rowwise.gated_mlp_backward, gated_mlp.backward, grad, gu, act, small)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("words", [50, 5000])
-def test_triton_loss(triton_rowwise: Any, words: int) -> None:
-    z, targets, weights = torch.randn(6, words), torch.randint(0, words, (6,)), torch.rand(6)
+@pytest.mark.parametrize("scale", [None, 512.0])
+def test_triton_loss(triton_rowwise: Any, words: int, dtype: torch.dtype, scale: float | None) -> None:
+    z, targets, weights = torch.randn(6, words).to(dtype), torch.randint(0, words, (6,)), torch.rand(6)
+    factor = None if scale is None else torch.tensor(scale)
 
     def with_gradient(loss_and_gradient: Callable[..., torch.Tensor]) -> Callable[..., tuple[torch.Tensor, ...]]:
         return lambda *args: (loss_and_gradient(*args), args[0])
 
     kernel, twin = with_gradient(triton_rowwise.loss_and_gradient), with_gradient(cross_entropy.loss_and_gradient)
-    assert_same_results(kernel, twin, z, targets, weights)
+    assert_same_results(kernel, twin, z, targets, weights, factor)
 
 
 def test_the_loss_kernel_reads_no_logit_that_another_warp_may_have_overwritten() -> None:

@@ -16,11 +16,12 @@ from transformers import AutoModelForCausalLM
 from pipeline.config.schema import Model
 from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
-from pipeline.model.load import cast, dtype_name, load_base, load_folder
+from pipeline.model.load import cast, check_card, dtype_name, load_base, load_folder
 from pipeline.model.loss import loss_sum
 from pipeline.prompt.batch import PaddedBatch, pad
 from pipeline.prompt.stage import encoder_of
 from pipeline.release import verify
+from pipeline.run.errors import UserError
 from tests.helpers.tiny import load_examples, make_base, make_config, run_to
 
 
@@ -28,10 +29,38 @@ def test_dtype_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert [dtype_name(Model(dtype=d)) for d in ("auto", "bf16", "fp32")] == ["fp32", "bf16", "fp32"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
-    assert dtype_name(Model()) == "bf16"
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)  # a T4
-    assert dtype_name(Model()) == "fp32"
+    for card, expected in (((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16"), ((7, 0), "fp16"), ((6, 1), "fp32")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda card=card: card)
+        assert dtype_name(Model()) == expected
+        assert dtype_name(Model(dtype="fp32")) == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("card", "wanted", "message"),
+    [
+        (None, {"dtype": "fp16"}, "fp16 needs a Volta card or newer"),
+        ((6, 1), {"dtype": "fp16"}, "has compute capability 6.1"),
+        ((7, 5), {"dtype": "bf16"}, "bf16 needs an Ampere card or newer"),
+        ((8, 9), {"quantize": "fp8"}, "fp8 needs a Hopper card or newer"),
+        ((7, 5), {"dtype": "fp16"}, ""),
+        ((7, 5), {"dtype": "auto"}, ""),
+        (None, {"dtype": "bf16"}, ""),
+        ((9, 0), {"dtype": "bf16", "quantize": "fp8"}, ""),
+        ((9, 0), {"quantize": "fp8", "dtype": "fp16"}, "products in fp8 have results in bf16"),
+    ],
+)
+def test_a_type_that_the_card_lacks(
+    monkeypatch: pytest.MonkeyPatch, card: tuple[int, int] | None, wanted: dict[str, str], message: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: card is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: card)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    if not message:
+        check_card(Model(**wanted))
+        return
+    with pytest.raises(UserError, match=message) as caught:
+        check_card(Model(**wanted))
+    assert caught.value.where == f"model.{next(iter(wanted))}"
 
 
 def test_loss_ignores_right_padding(model: Any) -> None:

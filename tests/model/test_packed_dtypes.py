@@ -15,6 +15,7 @@ from pipeline.model import base as bases
 from pipeline.model.load import load_base
 from pipeline.model.packed.model import PackedModel
 from pipeline.model.packed.support import NotPackable
+from pipeline.prompt.pack import Packer
 from pipeline.prompt.tokens import Tokens
 from tests.helpers.packed_models import (
     LONGEST,
@@ -25,6 +26,7 @@ from tests.helpers.packed_models import (
     plain_pass,
     recomputed_pass,
     stock,
+    take_gradients,
     with_trained_lora,
 )
 from tests.helpers.tiny import make_base, make_config
@@ -39,7 +41,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft", "ignore::Run
     + [{"method": "houlsby", "bottleneck": 8}, {"r": 4, "dora": True}],
     ids=str,
 )
-def test_own_layers_in_bf16(tokens: Tokens, adapter: dict[str, Any], again: bool) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_own_layers_in_16_bits(tokens: Tokens, adapter: dict[str, Any], again: bool, dtype: torch.dtype) -> None:
     """What is trained stays in float32; as near to float32 as the plain path, both under autocast."""
     model = with_trained_lora(adapters.attach(stock(), Adapter(**adapter), seed=1, added=()))
     for parameter in adapters.trained(model).values():
@@ -47,10 +50,10 @@ def test_own_layers_in_bf16(tokens: Tokens, adapter: dict[str, Any], again: bool
     exact = plain_pass(model, tokens)
     for parameter in model.parameters():
         if not parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.bfloat16)
-    with torch.autocast("cpu", torch.bfloat16):
+            parameter.data = parameter.data.to(dtype)
+    with torch.autocast("cpu", dtype):
         plain = plain_pass(model, tokens)
-    fast = PackedModel(model, LONGEST, dtype=torch.bfloat16)
+    fast = PackedModel(model, LONGEST, dtype=dtype)
     ours = recomputed_pass(fast, model, tokens) if again else packed_pass(fast, model, tokens)
     assert all(g.dtype == torch.float32 for g in ours[1].values())
     assert_same(ours, exact, 2e-3, 0.1)
@@ -63,17 +66,58 @@ def distance(ours: Gradients, theirs: Gradients) -> float:
     return sum(float((ours[name] - wanted).pow(2).sum()) for name, wanted in theirs.items()) ** 0.5
 
 
-@pytest.mark.parametrize("kind", ["llama", "gemma", "qwen3"])
-def test_arithmetic_in_bf16(tokens: Tokens, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["llama", "gemma", "qwen3", "gpt_neox"])
+@pytest.mark.parametrize(
+    ("dtype", "loss", "gradient"), [(torch.bfloat16, 2e-3, 0.1), (torch.float16, 2e-4, 0.01)], ids=str
+)
+def test_arithmetic_in_16_bits(tokens: Tokens, kind: str, dtype: torch.dtype, loss: float, gradient: float) -> None:
     """Adapters stay in float32; as near to float32 as the plain path under autocast."""
     model = adapted(kind)
     exact = plain_pass(model, tokens)
     for name, parameter in model.named_parameters():
         if "lora_" not in name:
-            parameter.data = parameter.data.to(torch.bfloat16)
+            parameter.data = parameter.data.to(dtype)
     ours = packed_pass(PackedModel(model, LONGEST), model, tokens)
     assert all(g.dtype == torch.float32 for g in ours[1].values())
-    assert_same(ours, exact, 2e-3, 0.1)
+    assert_same(ours, exact, loss, gradient)
+
+
+def test_a_gradient_scale_reaches_the_whole_backward_pass(tokens: Tokens) -> None:
+    """Loss and gradients do not depend on it, but what fp16 rounds to zero without it is kept."""
+    model = adapted()
+    exact = plain_pass(model, tokens)
+    for name, parameter in model.named_parameters():
+        if "lora_" not in name:
+            parameter.data = parameter.data.half()
+    fast, errors = PackedModel(model, LONGEST), []
+    for small, scale in ((2.0**-22, None), (2.0**-22, 1.0), (1.0, 2.0**4)):
+        fast.gradient_scale = None if scale is None else torch.tensor(scale)
+        total = torch.zeros(())
+        for pack in Packer(tokens, (), 50).packs(range(len(tokens))):
+            value = fast.loss_sum(fast.prepare(pack))
+            value.backward(torch.tensor(small * (scale or 1.0)))
+            total += value.detach()
+        ours = take_gradients(model)
+        assert float(total) == pytest.approx(exact[0], rel=2e-4)
+        size = small * (scale or 1.0)
+        errors.append(distance({n: g / size for n, g in ours.items()}, exact[1]))
+    assert errors[2] < 0.1 * min(errors[:2])
+
+
+@pytest.mark.parametrize("how", ["nf4", "int8"])
+def test_quantised_base_in_fp16(tokens: Tokens, tmp_path: Path, how: str) -> None:
+    """Weights that bitsandbytes holds for a compute dtype of fp16."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    base = make_base(tmp_path / "base", hidden_size=64, intermediate_size=128)
+    results = []
+    for dtype in ("fp32", "fp16"):
+        config = make_config(tmp_path, base, f"model.quantize={how}", f"model.dtype={dtype}")
+        loaded = load_base(config.model, bases.resolve(config.model), config.train.seed)
+        model = with_trained_lora(adapters.attach(loaded, Adapter(r=4), seed=1))
+        fast = PackedModel(model, LONGEST)
+        assert fast.dtype == (torch.float16 if dtype == "fp16" else torch.float32)
+        results.append(packed_pass(fast, model, tokens))
+    assert_same(results[1], results[0], 1e-3, 0.05)
 
 
 @pytest.mark.parametrize(("how", "loss", "gradient"), [("nf4", 1e-6, 1e-5), ("int8", 1e-2, 0.2)])

@@ -182,7 +182,7 @@ def test_ranks_share_the_rows() -> None:
 
     def a_rank(rank: int, reduce: Any) -> dict[str, torch.Tensor]:
         fake = SimpleNamespace(num_processes=2, process_index=rank, is_main_process=rank == 0, reduce=reduce,
-                               device=torch.device("cpu"), autocast=ALONE.autocast)  # fmt: skip
+                               device=torch.device("cpu"), autocast=ALONE.autocast, mixed_precision="no")  # fmt: skip
         return fisher(model, parts, ROWS * 3, fake, seed=1)
 
     a_rank(1, lambda value, _: sent.append(value) or value)

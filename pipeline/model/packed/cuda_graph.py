@@ -122,12 +122,15 @@ def graph_inputs(batch: PackedBatch, seed: DropoutSeed | None) -> list[torch.Ten
 
 @dataclass
 class RecordedPass:
-    """inputs: the tensors that the graph reads. loss, gradients: the tensors that it writes."""
+    """inputs: the tensors that the graph reads. loss, gradients: the tensors that it writes, the latter multiplied with
+    `scale` unless that is None: in fp16 the whole backward pass must be scaled, and the graph reads the factor itself.
+    """
 
     graph: Any
     inputs: list[torch.Tensor]
     loss: torch.Tensor
     gradients: Sequence[torch.Tensor]
+    scale: torch.Tensor | None = None
 
     def replay(self, batch: PackedBatch, seed: DropoutSeed | None) -> None:
         torch._foreach_copy_(self.inputs, graph_inputs(batch, seed))
@@ -144,7 +147,8 @@ class _ReplayedLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        return None, *torch._foreach_mul(ctx.recorded.gradients, grad)
+        scale = ctx.recorded.scale
+        return None, *torch._foreach_mul(ctx.recorded.gradients, grad if scale is None else grad / scale)
 
 
 class CudaGraphs:
@@ -201,7 +205,7 @@ class CudaGraphs:
         return (*(t.numel() for t in graph_inputs(batch, None)), batch.layout.partial_sums, has_dropout)
 
     def _pass(self, batch: PackedBatch, seed: DropoutSeed | None) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
-        """The loss, a scalar, and the weights' gradients.
+        """The loss, a scalar, and the weights' gradients, multiplied with the model's `gradient_scale` if it has one.
 
         The gradients flow to fresh leaves: autograd ties the weights themselves to the stream on which they last got a
         gradient, and a graph that waits for another stream cannot be recorded.
@@ -209,7 +213,7 @@ class CudaGraphs:
         leaves = [weight.detach().requires_grad_() for weight in self.weights]
         with self.model.gradients_to(self.weights, leaves):
             loss = self.model.loss_sum(batch, seed)
-        return loss.detach(), torch.autograd.grad(loss, leaves)
+        return loss.detach(), torch.autograd.grad(loss, leaves, self.model.gradient_scale)
 
     def _record(self, batch: PackedBatch, seed: DropoutSeed | None) -> RecordedPass:
         """Raises RuntimeError if a replay differs from the pass without a graph."""
@@ -225,10 +229,18 @@ class CudaGraphs:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
             loss, gradients = self._pass(batch, seed)
-        recorded = RecordedPass(graph, graph_inputs(batch, seed), loss, gradients)
+        recorded = RecordedPass(graph, graph_inputs(batch, seed), loss, gradients, self.model.gradient_scale)
         graph.replay()
         pairs = zip([loss, *gradients], expected, strict=True)
-        difference = float(np.max([float((a - b).norm() / b.norm().clamp(min=1e-12)) for a, b in pairs]))
+        difference = float(np.max([_relative_difference(a, b) for a, b in pairs]))
         if not difference <= 1e-6:
             raise RuntimeError(f"a graph's gradients are {difference:.1e} off those without it")
         return recorded
+
+
+def _relative_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """|ours - theirs| / |theirs|. Where a scaled gradient overflows, as it may in fp16, both must, and the other
+    numbers are compared."""
+    both = ~(torch.isfinite(ours) | torch.isfinite(theirs))
+    ours, theirs = ours.masked_fill(both, 0), theirs.masked_fill(both, 0)
+    return float((ours - theirs).norm() / theirs.norm().clamp(min=1e-12))

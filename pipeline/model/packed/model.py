@@ -32,6 +32,7 @@ import torch
 
 from pipeline.kernels.adapter_copies import AdapterCopies
 from pipeline.kernels.block import Block
+from pipeline.kernels.card import has_triton
 from pipeline.kernels.cross_entropy import HeadCrossEntropy
 from pipeline.kernels.fp8_weights import Fp8Weights
 from pipeline.kernels.frozen_weights import FrozenWeights
@@ -70,6 +71,7 @@ class PackedModel:
         uses_kernels: whether our LoRA kernels replace the model's layers.
         blocks: its blocks as functions; empty unless all are of LLaMA's form.
         linears: every stack of linear layers that our kernels compute.
+        gradient_scale: None, or in fp16 the factor that the backward pass will bring (`LossScale.factor`), settable.
 
     Raises:
         NotPackable: the model's attention is not supported, or fp8 is asked for and not only plain LoRA is trained.
@@ -87,8 +89,10 @@ class PackedModel:
             raise NotPackable("what is trained is not plain LoRA, and the kernels for fp8 support nothing else")
         self.dtype = compute_dtype(self.decoder) if self.uses_kernels else dtype
         self.autocast = not self.uses_kernels and dtype != torch.float32
-        self.plain_attention = self.device.type != "cuda" or self.dtype == torch.float32
+        has_kernels = self.device.type == "cuda" and has_triton(self.device)
+        self.plain_attention = not has_kernels or self.dtype == torch.float32
         self.fp8 = fp8
+        self.gradient_scale: torch.Tensor | None = None
         self.linears: list[StackedLora] = []
         self.packed_forwards: list[tuple[Any, Callable[..., Any]]] = []  # modules, and their forward during a pass
         self.blocks = self._llama_blocks() if self.uses_kernels else []
@@ -133,7 +137,8 @@ class PackedModel:
                 return self._loss_of_own_head(batch)
             hidden = self.decoder(input_ids=batch.ids, position_ids=batch.positions, use_cache=False)[0]
         hidden = self._of_entries(hidden, batch).to(self.dtype)
-        loss: torch.Tensor = HeadCrossEntropy.apply(hidden, self.head.weight, batch.targets, batch.weights)
+        inputs = hidden, self.head.weight, batch.targets, batch.weights, self.gradient_scale
+        loss: torch.Tensor = HeadCrossEntropy.apply(*inputs)
         return loss
 
     def _loss_of_own_head(self, batch: PackedBatch) -> torch.Tensor:
