@@ -15,6 +15,7 @@ from pipeline.config.method_rules import spec_of
 from pipeline.config.schema import Adapter, Model
 from pipeline.model.base import Base
 from pipeline.model.base.folder import too_large
+from pipeline.model.tensor_loader import check_finite, load_by_tensor
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.nearest import nearest
 from pipeline.run.progress import say
@@ -120,6 +121,10 @@ def load_folder(folder: Path, dtype: torch.dtype, whose: str = "the model") -> A
     Raises:
         UserError: transformers does not know the model, weights and config disagree, or weights are not finite.
     """
+    if device().type != "cpu":  # where both hold the model, its way through main memory would cost as much again
+        model = load_by_tensor(folder, read_shape(str(folder)), dtype, device(), whose)
+        if model is not None:
+            return model
     model = _from_folder(folder, dtype).to(device()).eval()
     _check_finite(model, folder, whose)
     return model
@@ -139,12 +144,7 @@ def _check_finite(model: Any, folder: Path, whose: str) -> None:
     sums = torch.stack([part.detach().sum(dtype=torch.float32) for _, part in parts])
     for i in (~torch.isfinite(sums)).nonzero().flatten().tolist():
         name, part = parts[i]
-        if not torch.isfinite(part).all():
-            kind = "NaN" if torch.isnan(part).any() else "infinity"
-            fix = "train and export again"
-            if whose == "the base":
-                fix = "fetch it again or use another base: no setting makes it trainable"
-            raise UserError(f"{whose} has {kind} in the tensor {name}", str(folder), fix)
+        check_finite(part, name, folder, whose)
 
 
 def _floats(weight: Any) -> list[torch.Tensor]:
@@ -266,8 +266,10 @@ def _quantised(model: Model, folder: Path, dtype: torch.dtype) -> Any:
             if model.quantize == "int8"
             else BitsAndBytesConfig(load_in_4bit=True, **nf4)
         )
-        quantised = _from_folder(folder, dtype, quantization_config=settings, device_map={"": device()})
-        _check_finite(quantised, folder, "the base")
+        quantised = load_by_tensor(folder, read_shape(str(folder)), dtype, device(), "the base", settings)
+        if quantised is None:
+            quantised = _from_folder(folder, dtype, quantization_config=settings, device_map={"": device()})
+            _check_finite(quantised, folder, "the base")
     except ImportError as error:
         fix = ".venv/bin/pip install bitsandbytes, or set model.quantize=none"
         raise UserError(f"bitsandbytes cannot be used: {error}", "model.quantize", fix) from None

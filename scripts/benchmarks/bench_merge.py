@@ -31,6 +31,7 @@ from pipeline.command import guarded
 from pipeline.config.load import load
 from pipeline.config.schema import Config
 from pipeline.model import base as bases
+from pipeline.model.load import read_shape
 from pipeline.model.methods.method import WEIGHTS
 from pipeline.model.methods.targets import linear_layers
 from pipeline.model.run_base import RunBase
@@ -69,7 +70,7 @@ def make_base(folder: Path, shape: dict[str, int]) -> int:
     config = AutoConfig.for_model("llama", vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2, **shape)
     config.architectures, config.dtype = ["LlamaForCausalLM"], "bfloat16"
     config.save_pretrained(folder)
-    skeleton = Skeleton(folder)
+    skeleton = Skeleton(read_shape(str(folder)))
     tensors = {name: t.to(torch.bfloat16) for name, t in skeleton.tensors().items()}
     layout = Layout.of(tensors, skeleton.model.num_parameters())
     need_space(folder, 2 * layout.size, "base and result")
@@ -100,7 +101,7 @@ def make_adapter(folder: Path, base: RunBase) -> None:
     """Writes a random LoRA adapter on all linear layers of the blocks."""
     folder.mkdir(parents=True)
     assert base.files.folder is not None
-    skeleton = Skeleton(base.files.folder)
+    skeleton = Skeleton(read_shape(str(base.files.folder)))
     layers = {n: m for n, m in linear_layers(skeleton.model).items() if m is not skeleton.model.get_output_embeddings()}
     generator, tensors = torch.Generator().manual_seed(1), {}
     for name, layer in layers.items():
