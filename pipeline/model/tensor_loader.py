@@ -10,25 +10,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import GenerationConfig
 from transformers.quantizers import AutoHfQuantizer
 
-from pipeline.model.base.tensors import DTYPES, TensorFiles
+from pipeline.model.base.safetensors_header import Entry
+from pipeline.model.base.tensors import DTYPES
 from pipeline.model.skeleton import Skeleton
 from pipeline.run.errors import UserError
 
 Loaded = Callable[[Any], None]  # gets a block of the decoder with its weights
 
 
+class Tensors(Protocol):
+    """Weights by name that are read one at a time; `TensorFiles`, or random ones."""
+
+    folder: Path
+    entries: dict[str, Entry]
+
+    def read(self, name: str) -> torch.Tensor: ...
+
+
 def load_by_tensor(
-    folder: Path, shape: Any, dtype: torch.dtype, device: torch.device, whose: str, quantization: Any = None,
+    files: Tensors, shape: Any, dtype: torch.dtype, device: torch.device, whose: str, quantization: Any = None,
     on_block: Loaded | None = None,
 ) -> Any | None:  # fmt: skip
-    """The causal LM in a folder with safetensors, on `device`, in evaluation mode; None where the names in its files
-    are not those of the model, which transformers translates for some types of models.
+    """The causal LM with these weights, on `device`, in evaluation mode; None where their names are not those of the
+    model, which transformers translates for some types of models.
 
     Args:
         shape: its transformers config. whose: name of the weights in messages.
@@ -39,7 +49,7 @@ def load_by_tensor(
         UserError: a file is damaged, or a weight is not finite.
         ImportError: bitsandbytes is not installed.
     """
-    skeleton, files = Skeleton(shape, dtype=dtype), TensorFiles(folder)
+    skeleton, folder = Skeleton(shape, dtype=dtype), files.folder
     names = skeleton.names_in(files.entries)
     model = skeleton.model
     if names is None or _has_types_of_its_own(model) or not _fits(skeleton, files, names.stored):
@@ -90,7 +100,7 @@ def _has_types_of_its_own(model: Any) -> bool:
     return any(getattr(model, f"_keep_in_fp32_modules{kind}", None) for kind in ("", "_strict"))
 
 
-def _fits(skeleton: Skeleton, files: TensorFiles, stored: dict[str, str]) -> bool:
+def _fits(skeleton: Skeleton, files: Tensors, stored: dict[str, str]) -> bool:
     """Whether each tensor of the files has the model's shape and a type that can be read."""
     own = skeleton.tensors()
     entries = {name: files.entries[source] for name, source in stored.items() if source in files.entries}

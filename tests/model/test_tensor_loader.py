@@ -43,7 +43,7 @@ def test_the_bytes_are_those_of_transformers(kind: str, how: str, dtype: torch.d
     base = make_base(tmp_path / "base", **KINDS[kind])
     quantization = None if how == "none" else settings(how, dtype)
     options = {} if quantization is None else {"quantization_config": quantization, "device_map": {"": CPU}}
-    ours = load_by_tensor(base, read_shape(str(base)), dtype, CPU, "the base", quantization)
+    ours = load_by_tensor(TensorFiles(base), read_shape(str(base)), dtype, CPU, "the base", quantization)
     assert ours is not None
     stock = load._from_folder(base, dtype, **options).eval()
     first, second = (dict(m.named_parameters(remove_duplicate=False)) for m in (ours, stock))
@@ -81,7 +81,7 @@ def test_one_tensor_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(TensorFiles, "read", read)
     how = settings("nf4", torch.float32)
-    load_by_tensor(base, read_shape(str(base)), torch.float32, CPU, "the base", how, on_block)
+    load_by_tensor(TensorFiles(base), read_shape(str(base)), torch.float32, CPU, "the base", how, on_block)
     assert len(before) == 14
     assert blocks == ["LlamaDecoderLayer"] * 2
 
@@ -92,7 +92,7 @@ def test_weights_of_another_shape_are_left_to_transformers(tmp_path: Path) -> No
     tensors = load_file(base / "model.safetensors")
     tensors["model.norm.weight"] = torch.ones(7)
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
-    assert load_by_tensor(base, read_shape(str(base)), torch.float32, CPU, "the base") is None
+    assert load_by_tensor(TensorFiles(base), read_shape(str(base)), torch.float32, CPU, "the base") is None
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     model = Model(base=str(base), quantize="nf4")
     with pytest.raises(UserError, match="cannot load the model"):
@@ -108,7 +108,9 @@ def test_each_weight_is_checked_before_it_is_quantised(value: float, tmp_path: P
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
     for how in ("nf4", "int8"):
         with pytest.raises(UserError, match=r"the base has (NaN|infinity) in the tensor model.layers.1.mlp.up_proj"):
-            load_by_tensor(base, read_shape(str(base)), torch.float32, CPU, "the base", settings(how, torch.float32))
+            load_by_tensor(
+                TensorFiles(base), read_shape(str(base)), torch.float32, CPU, "the base", settings(how, torch.float32)
+            )
 
 
 def test_large_finite_weights_are_finite(tmp_path: Path) -> None:
@@ -117,4 +119,4 @@ def test_large_finite_weights_are_finite(tmp_path: Path) -> None:
     tensors = load_file(base / "model.safetensors")
     tensors["model.norm.weight"] = torch.full((64,), 3e38)
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
-    assert load_by_tensor(base, read_shape(str(base)), torch.float32, CPU, "the base") is not None
+    assert load_by_tensor(TensorFiles(base), read_shape(str(base)), torch.float32, CPU, "the base") is not None
