@@ -87,11 +87,12 @@ class BlockStream:
     """The blocks of a decoder, in the order in which they compute.
 
     Args:
-        copier: None: by the device of the blocks. smallest: bytes of the smallest tensor that leaves the card.
+        copier: None: by the device of the blocks.
+        smallest: bytes of the smallest tensor that leaves the card; None: `SMALLEST`.
     """
 
-    def __init__(self, copier: Copier | None = None, smallest: int = SMALLEST) -> None:
-        self.copier, self.smallest = copier, smallest
+    def __init__(self, copier: Copier | None = None, smallest: int | None = None) -> None:
+        self.copier, self.smallest = copier, SMALLEST if smallest is None else smallest
         self.blocks: list[_Block] = []
         self.copying: dict[int, Any] = {}  # blocks on the card; what their copies are waited for by, None when done
         self.last = 0
