@@ -25,7 +25,7 @@ def show_plan(config: Config, run: Run) -> None:
     fetch_if_named(config.model.base)
     with working("plan: loading torch and transformers"):
         from pipeline.stages import stale
-        from pipeline.training import duration
+        from pipeline.training import card_plan, duration
         from pipeline.training.plan import lines, plan
 
     manifest = run.manifest("tokens")
@@ -33,7 +33,8 @@ def show_plan(config: Config, run: Run) -> None:
     with working("plan: counting"):
         planned = plan(config, counted)
         times = duration.lines(planned, duration.duration(config, planned, run.root.parent))
-    for line in lines(config, planned, times):
+        card = card_plan.lines(config, planned)
+    for line in lines(config, planned, times, card):
         say(line, hanging=0 if line.startswith(" ") else INDENT)
 
 

@@ -54,8 +54,24 @@ def method_problems(config: Config) -> list[Problem]:
     if config.model.add_tokens and spec.no_tokens:
         what = f"{spec.name} cannot train new tokens: {spec.no_tokens}; use lora or full, or remove add_tokens"
         problems.append((("model", "add_tokens"), what))
+    if config.train.checkpointing == "stream" and (why := _not_streamed(config)):
+        problems.append((("train", "checkpointing"), f"no stream with {why}; set block or offload"))
     problems += _format_problems(spec, config.export.formats)
     return problems + _OF_METHOD.get(spec.name, lambda config: [])(config)
+
+
+def _not_streamed(config: Config) -> str:
+    """What excludes `train.checkpointing=stream`; empty where nothing does."""
+    adapter = config.adapter
+    if not has_kernels(adapter):
+        return (
+            f"{'DoRA' if adapter.dora else spec_of(adapter).name}: plain LoRA alone leaves the blocks frozen and unread"
+        )
+    if adapter.init != "default":
+        return f"adapter.init={adapter.init}, which changes the base's weights"
+    if config.model.quantize == "fp8":
+        return "a base in fp8, whose copies by rows and by columns are as large as bf16"
+    return ""
 
 
 def _unused_keys(spec: MethodSpec, adapter: Adapter) -> list[Problem]:

@@ -15,6 +15,9 @@ from pipeline.config.method_rules import spec_of
 from pipeline.config.schema import Adapter, Model
 from pipeline.model.base import Base
 from pipeline.model.base.folder import too_large
+from pipeline.model.base.tensors import TensorFiles
+from pipeline.model.block_stream import BlockStream
+from pipeline.model.tensor_loader import check_finite, load_by_tensor
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.nearest import nearest
 from pipeline.run.progress import say
@@ -106,11 +109,12 @@ def read_shape(place: str, local: bool = True) -> Any:
     return shape
 
 
-def load_base(model: Model, base: Base, seed: int, float32: bool = False) -> Any:
+def load_base(model: Model, base: Base, seed: int, float32: bool = False, stream: BlockStream | None = None) -> Any:
     """The base as a causal LM on the device, in evaluation mode.
 
     Args:
         seed: of random weights. float32: whatever `model.dtype` says, as methods need that train the base's weights.
+        stream: gets the decoder's blocks, which then are on the device only while they compute.
 
     Raises:
         UserError: transformers does not know the model, or weights and config disagree.
@@ -119,21 +123,38 @@ def load_base(model: Model, base: Base, seed: int, float32: bool = False) -> Any
     if model.dtype == "bf16" and not torch.cuda.is_available():
         say("model: model.dtype=bf16 can be 200 times slower than fp32 on a CPU; model.dtype=auto chooses the fast one")
     if base.folder is None:
-        return _random(model, dtype, seed).to(device()).eval()
-    if model.quantize in ("int8", "nf4"):
-        return _quantised(model, base.folder, dtype).eval()
-    return load_folder(base.folder, dtype, "the base")
+        loaded = _random(model, dtype, seed).to(device()).eval()
+    elif model.quantize in ("int8", "nf4"):
+        loaded = _quantised(model, base.folder, dtype, stream).eval()
+    else:
+        loaded = load_folder(base.folder, dtype, "the base", stream)
+    if stream is not None:
+        _complete(stream, loaded)
+    return loaded
 
 
-def load_folder(folder: Path, dtype: torch.dtype, whose: str = "the model") -> Any:
+def _complete(stream: BlockStream, model: Any) -> None:
+    """Makes it the stream of the model, and adds its blocks where loading has not done so."""
+    if not stream.blocks:
+        for layer in model.get_decoder().layers:
+            stream.add(layer)
+    model.block_stream = stream
+
+
+def load_folder(folder: Path, dtype: torch.dtype, whose: str = "the model", stream: BlockStream | None = None) -> Any:
     """A causal LM from a folder with safetensors, on the device, in evaluation mode.
 
     Args:
-        whose: the name of the weights in messages.
+        whose: the name of the weights in messages. stream: see `load_base`.
 
     Raises:
         UserError: transformers does not know the model, weights and config disagree, or weights are not finite.
     """
+    if device().type != "cpu" or stream is not None:  # main memory need not hold the model on its way to the card
+        on_block = None if stream is None else stream.add
+        model = load_by_tensor(TensorFiles(folder), read_shape(str(folder)), dtype, device(), whose, on_block=on_block)
+        if model is not None:
+            return model
     model = _from_folder(folder, dtype).to(device()).eval()
     _check_finite(model, folder, whose)
     return model
@@ -153,12 +174,7 @@ def _check_finite(model: Any, folder: Path, whose: str) -> None:
     sums = torch.stack([part.detach().sum(dtype=torch.float32) for _, part in parts])
     for i in (~torch.isfinite(sums)).nonzero().flatten().tolist():
         name, part = parts[i]
-        if not torch.isfinite(part).all():
-            kind = "NaN" if torch.isnan(part).any() else "infinity"
-            fix = "train and export again"
-            if whose == "the base":
-                fix = "fetch it again or use another base: no setting makes it trainable"
-            raise UserError(f"{whose} has {kind} in the tensor {name}", str(folder), fix)
+        check_finite(part, name, folder, whose)
 
 
 def _floats(weight: Any) -> list[torch.Tensor]:
@@ -270,7 +286,7 @@ def _random(model: Model, dtype: torch.dtype, seed: int) -> Any:
     return causal_lm
 
 
-def _quantised(model: Model, folder: Path, dtype: torch.dtype) -> Any:
+def _quantised(model: Model, folder: Path, dtype: torch.dtype, stream: BlockStream | None = None) -> Any:
     from transformers import BitsAndBytesConfig
 
     nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
@@ -280,8 +296,12 @@ def _quantised(model: Model, folder: Path, dtype: torch.dtype) -> Any:
             if model.quantize == "int8"
             else BitsAndBytesConfig(load_in_4bit=True, **nf4)
         )
-        quantised = _from_folder(folder, dtype, quantization_config=settings, device_map={"": device()})
-        _check_finite(quantised, folder, "the base")
+        on_block = None if stream is None else stream.add
+        files, shape = TensorFiles(folder), read_shape(str(folder))
+        quantised = load_by_tensor(files, shape, dtype, device(), "the base", settings, on_block)
+        if quantised is None:
+            quantised = _from_folder(folder, dtype, quantization_config=settings, device_map={"": device()})
+            _check_finite(quantised, folder, "the base")
     except ImportError as error:
         fix = ".venv/bin/pip install bitsandbytes, or set model.quantize=none"
         raise UserError(f"bitsandbytes cannot be used: {error}", "model.quantize", fix) from None

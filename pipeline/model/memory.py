@@ -30,9 +30,18 @@ class OutOfMemory(UserError):
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of a card for tensors: free, or reserved by torch and unused."""
+    """Memory of a card for tensors: free, or reserved by torch and unused; within the limit of this process."""
+    free, whole = torch.cuda.mem_get_info(device)
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0] + unused)
+    allowed = int(torch.cuda.get_per_process_memory_fraction(device) * whole)
+    return max(0, min(int(free + unused), allowed - torch.cuda.memory_allocated(device)))
+
+
+def limit_card(gib: float) -> None:
+    """Has this process use at most so much of its card; 0: no limit."""
+    if gib and torch.cuda.is_available():
+        whole = torch.cuda.mem_get_info()[1]
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * 2**30 / whole))
 
 
 def tokens_at_once(model: Any, longest: int) -> int:

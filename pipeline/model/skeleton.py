@@ -7,7 +7,6 @@ are read block by block (`streamed.py`).
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +15,6 @@ from transformers import AutoModelForCausalLM
 from transformers.core_model_loading import dot_natural_key, revert_weight_conversion
 from transformers.utils import logging
 
-from pipeline.model.load import read_shape
 from pipeline.run.errors import UserError, one_line
 
 
@@ -28,12 +26,11 @@ class Names(NamedTuple):
 
 
 class Skeleton:
-    """The causal LM of a folder's config.json on torch's `meta` device, in evaluation mode.
-
-    Its parameters are float32, so that an adapter that is loaded on it keeps its own precision.
+    """A causal LM on torch's `meta` device, in evaluation mode.
 
     Args:
-        size: rows of embedding and head, where new tokens make them larger.
+        shape: its transformers config. size: rows of embedding and head, where new tokens make them larger.
+        dtype: of its parameters; in float32 an adapter that is loaded on it keeps its own precision.
 
     Attributes:
         old_rows: rows of the embedding without new tokens. tables: names of the modules of embedding and head.
@@ -44,15 +41,15 @@ class Skeleton:
         UserError: the installed transformers cannot build the model.
     """
 
-    def __init__(self, folder: Path, size: int = 0) -> None:
+    def __init__(self, shape: Any, size: int = 0, dtype: torch.dtype = torch.float32) -> None:
         logging.set_verbosity_error()
-        shape = read_shape(str(folder))
         try:
             with init_empty_weights(include_buffers=False):
-                self.model: Any = AutoModelForCausalLM.from_config(shape, dtype=torch.float32).eval()
+                self.model: Any = AutoModelForCausalLM.from_config(shape, dtype=dtype).eval()
         except Exception as error:  # of any class: the code of hundreds of models reads settings from outside
             fix = "check that the installed transformers knows the model"
-            raise UserError(f"cannot build the model: {one_line(error)}", str(folder), fix) from None
+            where = str(getattr(shape, "name_or_path", "") or "model")
+            raise UserError(f"cannot build the model: {one_line(error)}", where, fix) from None
         self.model.tie_weights()  # `init_empty_weights` made two of one
         vars(self.model.config).pop("auto_map", None)  # names code in the base's repository
         self.old_rows = self.model.get_input_embeddings().weight.shape[0]

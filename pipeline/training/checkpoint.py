@@ -119,6 +119,16 @@ def newest(root: Path, key: str, sizes: dict[str, Any], verbose: bool = True) ->
     return None
 
 
+def earlier_placement(root: Path, key: str, sizes: dict[str, Any]) -> str:
+    """`train.checkpointing` as it was decided for the newest checkpoint of these settings; empty if there is none."""
+    for step in reversed(steps(root)):
+        state = read_json(folder_of(root, step) / STATE)
+        if isinstance(state, dict) and state.get("key") == key and state.get("sizes") == sizes:
+            placement = state.get("checkpointing", "")
+            return placement if isinstance(placement, str) else ""
+    return ""
+
+
 def damage(root: Path, step: int, layout: Layout | None = None) -> str:
     """Why a checkpoint cannot be used; empty if it can.
 

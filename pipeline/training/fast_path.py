@@ -24,7 +24,7 @@ from pipeline.run.errors import UserError, one_line
 from pipeline.run.progress import say
 from pipeline.training import self_check
 from pipeline.training.loss_scale import LossScale
-from pipeline.training.memory import bytes_to_reserve, choose_packed, choose_padded
+from pipeline.training.memory import RECOMPUTE, bytes_to_reserve, choose_packed, choose_padded
 from pipeline.training.micro_batches import MicroBatches, PackedMicroBatches, PaddedMicroBatches
 from pipeline.training.processes import minimum
 from pipeline.training.schedule import step_rows
@@ -32,7 +32,7 @@ from pipeline.training.schedule import step_rows
 # Parameters times tokens of a pass. A pass of 30 blocks launches some thousand kernels, which took 140 ms; an H200
 # computes 1.2e13 of these in that time (docs/benchmarks.md). Smaller passes wait for launches.
 LAUNCH_BOUND = 1.2e13
-RECOMPUTE = ("block", "offload")  # values of `train.checkpointing`
+GRAPHLESS = ("offload", "stream")  # values of `train.checkpointing` that copy in the middle of a pass
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _padded(inputs: PathInputs) -> PaddedMicroBatches:
 def _is_launch_bound(inputs: PathInputs, fast: PackedModel) -> bool:
     """Whether launching kernels would take longer than computing them. The same on every start of a run."""
     settings = inputs.settings
-    if not settings.graphs or fast.plain_attention or not fast.blocks or settings.checkpointing == "offload":
+    if not settings.graphs or fast.plain_attention or not fast.blocks or settings.checkpointing in GRAPHLESS:
         return False
     rows = -(-settings.batch_size // inputs.accelerator.num_processes)
     count = min(rows * float(inputs.tokens.lengths.mean()), settings.micro_tokens or float("inf"))
@@ -197,7 +197,7 @@ def reduce_memory(path: MicroBatches, longest: int, step: int, may_recompute: bo
         if may_recompute and isinstance(path, PackedMicroBatches) and path.start_recompute():
             say(f"train: step {step + 1}: out of memory; going on with activations recomputed")
             return
-        fix = "set train.checkpointing=block, model.quantize=nf4, or lower prompt.cutoff"
+        fix = "set train.checkpointing=block or stream, model.quantize=nf4, or lower prompt.cutoff"
         what = f"step {step + 1}: the longest row, {longest} tokens, does not fit into the card's memory"
         raise UserError(what, "train", fix)
     path.micro_tokens = max(longest, path.micro_tokens // 2)

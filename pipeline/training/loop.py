@@ -24,7 +24,9 @@ from pipeline.dataset.examples import read_examples
 from pipeline.kernels.deterministic import deterministic
 from pipeline.model import adapter as adapters
 from pipeline.model.base import Base
-from pipeline.model.load import check_card, dtype_name
+from pipeline.model.block_stream import BlockStream
+from pipeline.model.load import base_shape, check_card, dtype_name
+from pipeline.model.memory import limit_card
 from pipeline.model.run_base import RunBase
 from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.prompt.general_text import WINDOW
@@ -45,6 +47,7 @@ from pipeline.training.optimizer import build_optimizer, embedding_names, take_s
 from pipeline.training.optimizer_state import Layout
 from pipeline.training.penalty import add_gradients
 from pipeline.training.periodic_eval import PeriodicEval, losses_of
+from pipeline.training.placement import place
 from pipeline.training.power import EnergyMeter, device_name
 from pipeline.training.preflight import check_export_tokenizer, open_tokens
 from pipeline.training.processes import any_rank, of_main, start_accelerator, stop_on_signal, sum_gradients
@@ -70,6 +73,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     """
     settings, method = config.train, adapters.method_of(config.adapter)
     check_card(config.model)
+    limit_card(settings.gpu_memory)
     run_base = RunBase.of(config, base)
     encoder, dataset = run_base.encoder, run.folder("dataset")
     if method.spec.export == "nothing":
@@ -87,14 +91,17 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     # model, optimiser
     if is_main and method.spec.export == "merged":
         check_export_tokenizer(dataset, base, encoder)
+    root, log = run.folder("checkpoints"), run.root / "metrics.jsonl"
+    key, sizes = checkpoint.key_of(stage_key, base.commit)
+    shape, resumed = base_shape(config.model, base), checkpoint.earlier_placement(root, key, sizes)
+    config = place(config, shape, int(tokens.lengths.max()), resumed, is_main)
+    settings = config.train
     model = _load_model(config, run_base, quiet=not is_main)
     weights = adapters.trained(model)
     _, parameters = adapters.parameter_counts(model)  # before weights in fp8 leave their layers
     optimizer = build_optimizer(model, weights, method.groups(weights, config.adapter), settings)
 
     # start or resume
-    root, log = run.folder("checkpoints"), run.root / "metrics.jsonl"
-    key, sizes = checkpoint.key_of(stage_key, base.commit)
     layout = Layout.of(weights, settings.optimizer, embedding_names(model, weights))
     state = open_checkpoints(root, key, sizes, layout, settings.keep, (log, run.root / ewc.FILE), accelerator)
     general = _ewc_rows(config, dataset, tokens, encoder, context or WINDOW)
@@ -122,6 +129,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         if is_main and step not in checkpoint.steps(root):
             now = {
                 "key": key, "sizes": sizes, "micro_tokens": path.micro_tokens, "recompute": path.recompute,
+                "checkpointing": settings.checkpointing,
                 "learnt": labelled_so_far, "seconds": time.time() - started_at, "peak_gib": peak_gib(),
                 "joules": energy.joules(), **lowest.state(), **scaling.state(),
             }  # fmt: skip
@@ -236,9 +244,10 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
 
 def _load_model(config: Config, run_base: RunBase, quiet: bool) -> Any:
     """The base with its adapter. quiet: shows no progress."""
+    stream = BlockStream() if config.train.checkpointing == "stream" else None
     added = tuple(run_base.encoder.tokenizer.added.values())
     with working("train: loading the base", disable=quiet):
-        return adapters.attach(run_base.load(), config.adapter, config.train.seed, added)
+        return adapters.attach(run_base.load(stream), config.adapter, config.train.seed, added)
 
 
 def _shared(encoder: AnyEncoder, dataset: Path) -> list[list[int]]:

@@ -1,83 +1,30 @@
-"""Memory of training on a card: predicted from shapes (`Footprint`), and measured by probes before the first step.
-
-    peak = weights + trained + tokens x (kept in all blocks + working set of one block) + fixed
-
-Trained parameters, their gradients and AdamW's two moments are float32: 16 bytes per parameter. Per token, in the type
-of the arithmetic: what each block keeps (`kernels.block`), and in the backward pass of one block about three rows of g
-and u, and four of the hidden size. docs/benchmarks.md compares predictions with measurements.
-"""
+"""Memory of training on a card, measured by probes before the first step; `footprint.py` predicts it."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.kernels.cross_entropy import SLICE
 from pipeline.model.loss import loss_sum
-from pipeline.model.memory import CPU_TOKENS
+from pipeline.model.memory import CPU_TOKENS, free_bytes
 from pipeline.model.packed.model import PackedModel
 from pipeline.prompt.batch import PaddedBatch
 from pipeline.prompt.pack import Pack
 from pipeline.run.errors import UserError
 from pipeline.run.progress import say
+from pipeline.training.footprint import PACKED_SHARE
 from pipeline.training.optimizer_state import Layout
 
 PROBE_TOKENS = 512
 PADDED_SHARE = 0.75  # of the free memory: the rest is for the optimiser's first step and for fragmentation
-PACKED_SHARE = 0.9  # packs are of similar size, so there is less fragmentation
 MAX_TOKENS = 65536
+RECOMPUTE = ("block", "offload", "stream")  # values of `train.checkpointing`
+PROBES = (1024, 256)  # tokens of the smaller of two probes; the second one where memory is too small for the first
 FULL_SPEED = 4096  # tokens with which matrix products run at full speed; recomputation is better than smaller packs
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """Bytes on a card.
-
-    weights: frozen. trained: with gradients and optimiser. kept, recomputed: per token in all blocks, without and with
-    recomputation. working: per token in the backward pass of one block. fixed: a slice of logits, and a dequantised
-    stack of weights.
-    """
-
-    weights: float
-    trained: float
-    kept: float
-    recomputed: float
-    working: float
-    fixed: float
-
-    def peak(self, tokens: int, recompute: bool) -> float:
-        """Peak for packs of so many tokens; shared tokens count once."""
-        token = (self.recomputed if recompute else self.kept) + self.working
-        return self.weights + self.trained + tokens * token + self.fixed
-
-
-def predict_footprint(shape: Any, weights: float, trained: float, ranks: int, size: int, quantized: bool) -> Footprint:
-    """Footprint of a model with LLaMA's blocks.
-
-    Args:
-        shape: transformers config. weights: bytes of the frozen weights.
-        trained: bytes of the trained ones, with gradients and optimizer.
-        ranks: sum of the adapters' ranks in one block. size: bytes of a number in the type of the arithmetic.
-        quantized: whether the base is in 4 or 8 bits and dequantised for each product.
-    """
-    hidden, inner = shape.hidden_size, getattr(shape, "intermediate_size", None) or 4 * shape.hidden_size
-    heads = shape.num_attention_heads
-    keys = getattr(shape, "num_key_value_heads", None) or heads
-    head_size = getattr(shape, "head_dim", None) or hidden // heads
-    queries = heads * head_size
-    qkv = queries + 2 * keys * head_size
-    small = 4 * heads + 8 + size * ranks  # log-sum-exp, inverse root mean squares of the norms, x A'
-    recomputed = size * (2 * hidden + queries) + small
-    kept = recomputed + size * (qkv + 2 * inner)
-    working = size * (3 * 2 * inner + 4 * hidden)
-    fixed = SLICE * shape.vocab_size * size * 2 + (2 * inner * hidden * size if quantized else 0)
-    layers = shape.num_hidden_layers
-    return Footprint(weights, trained, layers * kept, layers * recomputed, working, fixed)
 
 
 def bytes_to_reserve(weights: Sequence[torch.Tensor], optimizer: str) -> int:
@@ -105,26 +52,25 @@ def choose_packed(
     Raises:
         UserError: not even a probe fits.
     """
-    always = checkpointing in ("block", "offload")
+    always = checkpointing in RECOMPUTE
     if not torch.cuda.is_available():
         return max(wanted or CPU_TOKENS, longest), always and fast.can_recompute
-    per_token, fixed = {}, 0
+    measured: dict[bool, tuple[int, int]] = {}
     for recompute in (True,) if always and fast.can_recompute else (False, True) if fast.can_recompute else (False,):
         fast.recompute = recompute
-        try:
-            small, large = (
-                _packed_peak(fast, n, checkpointing == "offload") for n in (FULL_SPEED // 4, FULL_SPEED // 2)
-            )
-        except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            if not recompute and checkpointing == "auto" and fast.can_recompute:
-                continue
-            fix = "set model.quantize=nf4, train.checkpointing=block, choose a smaller base, or free the card"
-            raise UserError(f"not even {FULL_SPEED // 2:,} tokens fit into the card's memory", "train", fix) from None
-        per_token[recompute] = max(1, (large - small) // (FULL_SPEED // 4))
-        fixed = max(fixed, small - per_token[recompute] * (FULL_SPEED // 4))
+        can_be_left_out = not recompute and checkpointing == "auto" and fast.can_recompute
+        sizes = _measure(fast, checkpointing == "offload", PROBES[:1] if can_be_left_out else PROBES)
+        if sizes is not None:
+            measured[recompute] = sizes
+        elif not can_be_left_out:
+            fix = "set train.checkpointing=stream or model.quantize=nf4, choose a smaller base, or free the card"
+            raise UserError(f"not even {2 * PROBES[-1]} tokens fit into the card's memory", "train", fix)
     torch.cuda.empty_cache()
-    free = torch.cuda.mem_get_info()[0]
+    per_token, fixed = (
+        {recompute: size for recompute, (size, _) in measured.items()},
+        max(f for _, f in measured.values()),
+    )
+    free = free_bytes(torch.device("cuda", torch.cuda.current_device()))
     room = max(0, free - reserve) * PACKED_SHARE - fixed
     fits = {recompute: int(room / size) for recompute, size in per_token.items()}
     useful = wanted or min(step, MAX_TOKENS)
@@ -140,6 +86,24 @@ def choose_packed(
             f"{free / 2**30:.1f} GiB are free, {reserve / 2**30:.1f} of them for gradients and optimiser"
         )
     return tokens, recompute
+
+
+def _measure(fast: PackedModel, offload: bool, sizes: Sequence[int]) -> tuple[int, int] | None:
+    """Bytes of a token, and of a pass whatever its tokens, by two probes; None if they do not fit.
+
+    Args:
+        sizes: tokens of the smaller probe; the next one is tried where it does not fit.
+    """
+    for tokens in sizes:
+        try:
+            small, large = (_packed_peak(fast, n, offload) for n in (tokens, 2 * tokens))
+        except torch.cuda.OutOfMemoryError:
+            small = large = 0
+        if large:
+            per_token = max(1, (large - small) // tokens)
+            return per_token, max(0, small - per_token * tokens)
+        torch.cuda.empty_cache()  # after the except clause, whose error refers to the tensors of the pass
+    return None
 
 
 def _packed_peak(fast: PackedModel, tokens: int, offload: bool) -> int:
@@ -193,10 +157,10 @@ def choose_padded(model: Any, wanted: int, longest: int, reserve: int) -> int:
     try:
         per_token = max(1, _peak(lambda: loss_sum(model, PaddedBatch(ids, ids)), model) // PROBE_TOKENS)
     except torch.cuda.OutOfMemoryError:
-        fix = "set model.quantize=nf4, choose a smaller base, or free the card"
+        fix = "set train.checkpointing=stream or model.quantize=nf4, choose a smaller base, or free the card"
         raise UserError(f"not even {PROBE_TOKENS} tokens fit into the card's memory", "train", fix) from None
     torch.cuda.empty_cache()
-    free = torch.cuda.mem_get_info()[0]
+    free = free_bytes(torch.device("cuda", torch.cuda.current_device()))
     tokens = max(longest, min(MAX_TOKENS, int(max(0, free - reserve) * PADDED_SHARE / per_token)))
     say(
         f"train: at most {tokens:,} tokens in one pass, at {per_token / 2**20:.2f} MiB a token; "

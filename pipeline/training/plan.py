@@ -22,10 +22,11 @@ from pipeline.dataset.read.source import read
 from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
 from pipeline.model.load import BYTES, DIVIDE, dtype_name, geometry_config, read_shape
-from pipeline.model.packed.support import has_llama_blocks
+from pipeline.model.packed.support import LINEARS, has_llama_blocks
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.next_command import next_command
-from pipeline.training.memory import FULL_SPEED, MAX_TOKENS, Footprint, predict_footprint
+from pipeline.training.footprint import Footprint, Stack, predict_footprint
+from pipeline.training.memory import FULL_SPEED, MAX_TOKENS
 from pipeline.training.optimizer_state import Layout
 from pipeline.training.penalty import kept_numbers
 from pipeline.training.schedule import steps_per_epoch, total_steps, warmup_steps
@@ -60,30 +61,30 @@ class Plan:
     penalty_gib: float = 0.0
 
 
-def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
+def plan(config: Config, counted: dict[str, int] | None = None, shape: Any = None) -> Plan:
     """The arithmetic of a config.
 
     Args:
         counted: `rows` and `tokens` of the training split, if the tokens stage has counted them.
+        shape: the base's transformers config; None: it is read.
 
     Raises:
         UserError: neither the base's config.json nor a geometry can be read.
     """
     rows, tokens, exact = _rows(config.data, config.prompt.cutoff, counted)
-    shape = _shape(config.model)
+    shape = shape or _shape(config.model)
     old = shape.vocab_size
     shape.vocab_size += len(config.model.add_tokens)
     logging.set_verbosity_error()
     model = _empty(shape)
     parameters = sum(p.numel() for p in model.parameters())
     method, dtype = adapters.method_of(config.adapter), dtype_name(config.model)
-    weights = _weight_bytes(model, "fp32" if method.spec.float32 else dtype, config.model.quantize)
+    weights = sum(_weight_bytes(model, "fp32" if method.spec.float32 else dtype, config.model.quantize))
     packed = config.train.fast and has_kernels(config.adapter) and has_llama_blocks(model)
     with init_empty_weights():
         adapted = adapters.attach(model, config.adapter, 0, tuple(range(old, shape.vocab_size)))
     trained, everything = adapters.parameter_counts(adapted)
     penalty = _penalty_bytes(config.train, adapted, config.adapter.init != "default")
-    is_quantized = config.model.quantize in ("nf4", "int8")
     # Gradient in float32 and the optimizer's state; an adapter itself is in float32 too.
     state = Layout.of(adapters.trained(adapted), config.train.optimizer).moment_bytes
     per_trained = 4 if method.spec.float32 else 8
@@ -100,9 +101,7 @@ def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
         checkpoint_gb=(trained * 4 + state) / 1e9,
         token_mib=_token_bytes(shape, dtype, not method.spec.float32, config.prompt.mask_prompt) / 2**20,
         blocks=int(getattr(shape, "num_hidden_layers", 0)),
-        fast=_footprint(shape, adapted, weights + penalty, 8 * trained + state, dtype, is_quantized)
-        if packed
-        else None,
+        fast=_footprint(config, adapted, penalty, 8 * trained + state, dtype) if packed else None,
         penalty_gib=penalty / GIB,
     )
 
@@ -114,10 +113,37 @@ def _penalty_bytes(train: Train, adapted: Any, started: bool) -> int:
     return 4 * kept_numbers(adapted, adapters.trained(adapted), bool(train.ewc), started)
 
 
-def _footprint(shape: Any, adapted: Any, weights: float, trained: float, dtype: str, is_quantized: bool) -> Footprint:
-    ranks = sum(m.lora_A["default"].weight.shape[0] for m in adapted.modules() if hasattr(m, "lora_A"))
-    a_block = math.ceil(ranks / shape.num_hidden_layers)
-    return predict_footprint(shape, weights, trained, a_block, BYTES[dtype], is_quantized)
+def footprint_of(config: Config, shape: Any) -> Footprint | None:
+    """Memory of training on the fast path; None where the model has no blocks of LLaMA's form.
+
+    Args:
+        shape: the base's transformers config.
+    """
+    return plan(config, {"rows": 1, "tokens": 1}, shape).fast
+
+
+def _footprint(config: Config, adapted: Any, penalty: float, trained: float, dtype: str) -> Footprint:
+    model = adapted.get_base_model()
+    blocks, rest = _weight_bytes(model, dtype, config.model.quantize)
+    layers = [_stacks(layer) for layer in model.get_decoder().layers]
+    stacks = max(layers, key=lambda stacks: sum(sum(stack.ranks) for stack in stacks))
+    return predict_footprint(
+        model.config, (blocks, rest + penalty), trained, stacks, BYTES[dtype], config.model.quantize
+    )
+
+
+def _stacks(layer: Any) -> list[Stack]:
+    """The adapted linear layers of a block, by their input."""
+    modules = {name.rpartition(".")[2]: module for name, module in layer.named_modules()}
+    stacks = []
+    for names in LINEARS:
+        adapters = [
+            (modules[n].lora_A["default"], modules[n].lora_B["default"]) for n in names if hasattr(modules[n], "lora_A")
+        ]
+        if adapters:
+            outputs, ranks = [b.weight.shape[0] for _, b in adapters], [a.weight.shape[0] for a, _ in adapters]
+            stacks.append(Stack(adapters[0][0].weight.shape[1], outputs, ranks, len(names)))
+    return stacks
 
 
 def _empty(shape: Any) -> Any:
@@ -135,8 +161,9 @@ def _empty(shape: Any) -> Any:
     return model
 
 
-def lines(config: Config, planned: Plan, times: Sequence[str] = ()) -> list[str]:
-    """The plan as text. times: lines on how long it will take (`duration.lines`)."""
+def lines(config: Config, planned: Plan, times: Sequence[str] = (), card: Sequence[str] = ()) -> list[str]:
+    """The plan as text. times: lines on how long it will take (`duration.lines`). card: lines on what fits
+    (`card_plan.lines`)."""
     method, train, cutoff = spec_of(config.adapter), config.train, config.prompt.cutoff
     if method.export == "nothing":
         kept = f"adapter    none; {config.adapter.shots} examples in front of each question"
@@ -156,6 +183,7 @@ def lines(config: Config, planned: Plan, times: Sequence[str] = ()) -> list[str]
         f"           {planned.training_gib:.2f} GiB gradients and optimiser{with_adapter}",
         *_penalties(train, planned),
         *(_packs(train.batch_size, cutoff, planned, planned.fast) if planned.fast else _one_row(cutoff, planned)),
+        *card,
     ]
 
 
@@ -169,19 +197,25 @@ def _penalties(train: Train, planned: Plan) -> list[str]:
 
 def _packs(batch_size: int, cutoff: int, planned: Plan, fast: Footprint) -> list[str]:
     """The peak with a whole step at once and all kept, and with small packs and recomputation."""
-    mean = planned.tokens / planned.rows if planned.rows and planned.tokens else cutoff
-    step = min(MAX_TOKENS, math.ceil(batch_size * mean))
+    step = step_tokens(batch_size, cutoff, planned)
     small = min(step, FULL_SPEED)
     ways = [
-        (step, False, f"if a step runs in one pass ({step:,} tokens)"),
-        (small, False, f"with {small:,} tokens in a pass"),
-        (small, True, f"with {small:,} tokens in a pass and activations recomputed"),
+        (step, "none", f"if a step runs in one pass ({step:,} tokens)"),
+        (small, "none", f"with {small:,} tokens in a pass"),
+        (small, "block", f"with {small:,} tokens in a pass and activations recomputed"),
     ]
     peaks = [
-        f"           peak {fast.peak(tokens, recompute) / GIB:.2f} GiB {how}"
-        for tokens, recompute, how in (ways if small < step else ways[:1] + ways[2:])
+        f"           peak {fast.peak(tokens, way) / GIB:.2f} GiB {how}"
+        for tokens, way, how in (ways if small < step else ways[:1] + ways[2:])
     ]
     return [*peaks, "           training chooses by the memory that is free when it starts"]
+
+
+def step_tokens(batch_size: int, cutoff: int, planned: Plan) -> int:
+    """Tokens of an optimiser step, at most those of the largest pass; the mean of rows that are not counted is
+    `cutoff`."""
+    mean = planned.tokens / planned.rows if planned.rows and planned.tokens else cutoff
+    return min(MAX_TOKENS, math.ceil(batch_size * mean))
 
 
 def _one_row(cutoff: int, planned: Plan) -> list[str]:
@@ -254,15 +288,21 @@ def _shape(model: Model) -> Any:
         raise UserError(f"cannot read config.json of {place!r}: {error.what}", "model.base", fix) from None
 
 
-def _weight_bytes(model: Any, dtype: str, quantize: str) -> float:
-    """Bytes of the weights in the run's types; only linear layers inside the blocks are quantised."""
+def _weight_bytes(model: Any, dtype: str, quantize: str) -> tuple[float, float]:
+    """Bytes of the base's weights in the run's types, in the blocks and outside; only linear layers inside the blocks
+    are quantised."""
     size, packed = BYTES[dtype], WEIGHT_BYTES[quantize]
-    total = 0.0
     head = model.get_output_embeddings()
-    inside = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head}
-    for parameter in model.parameters():
-        total += parameter.numel() * (packed if packed and id(parameter) in inside else size)
-    return total
+    linear = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head}
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    inside = {id(p) for p in getattr(decoder, "layers", torch.nn.Module()).parameters()}
+    blocks = rest = 0.0
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            continue
+        count = parameter.numel() * (packed if packed and id(parameter) in linear else size)
+        blocks, rest = (blocks + count, rest) if id(parameter) in inside else (blocks, rest + count)
+    return blocks, rest
 
 
 def _token_bytes(shape: Any, dtype: str, has_adapters: bool, mask_prompt: bool) -> float:

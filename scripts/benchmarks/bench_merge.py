@@ -69,7 +69,7 @@ def make_adapter(folder: Path, base: RunBase) -> None:
     """Writes a random LoRA adapter on all linear layers of the blocks."""
     folder.mkdir(parents=True)
     assert base.files.folder is not None
-    skeleton = Skeleton(base.files.folder)
+    skeleton = Skeleton(read_shape(str(base.files.folder)))
     layers = {n: m for n, m in linear_layers(skeleton.model).items() if m is not skeleton.model.get_output_embeddings()}
     generator, tensors = torch.Generator().manual_seed(1), {}
     for name, layer in layers.items():

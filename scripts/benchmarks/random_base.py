@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline.command import guarded
 from pipeline.config.load import load
-from pipeline.model.load import geometry_config
+from pipeline.model.load import geometry_config, read_shape
 from pipeline.model.skeleton import Skeleton
 from pipeline.release.shards.layout import Layout
 from pipeline.release.shards.write import write_checkpoint
@@ -38,7 +38,7 @@ def write_base(folder: Path, shape: Any, dtype: torch.dtype, copies: int = 1) ->
     write_tokenizer(folder)
     shape.dtype = str(dtype).removeprefix("torch.")
     shape.save_pretrained(folder)
-    skeleton = Skeleton(folder)
+    skeleton = Skeleton(read_shape(str(folder)))
     tensors = {name: t.to(dtype) for name, t in skeleton.tensors().items()}
     layout = Layout.of(tensors, skeleton.model.num_parameters())
     need_space(folder, copies * layout.size, "a base with random weights")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.config.schema import Config
 from pipeline.model import adapter as adapters
 from pipeline.model.base.tensors import TensorFiles
-from pipeline.model.load import DTYPES, cast, load_folder
+from pipeline.model.load import DTYPES, cast, load_folder, read_shape
 from pipeline.model.methods.own_form import OwnForm
 from pipeline.model.skeleton import Skeleton
 from pipeline.release.shards import plan as planning
@@ -202,7 +202,7 @@ def checks_of(run: Run) -> dict[str, str]:
 
 def test_the_skeleton_needs_no_weights(tmp_path: Path) -> None:
     stock(tie_word_embeddings=True).save_pretrained(tmp_path)
-    skeleton = Skeleton(tmp_path, size=70)
+    skeleton = Skeleton(read_shape(str(tmp_path)), size=70)
     assert {p.device.type for p in skeleton.model.parameters()} == {"meta"}
     assert skeleton.tied() == {"lm_head.weight": "model.embed_tokens.weight"}
     assert skeleton.model.get_input_embeddings().weight.shape[0] == 70

@@ -40,6 +40,7 @@ from pipeline.kernels.gated_mlp import ACTIVATIONS
 from pipeline.kernels.lora import LoraFunction, StackedLora
 from pipeline.kernels.quantized_weights import QuantizedWeights
 from pipeline.kernels.types import DropoutSeed
+from pipeline.model.block_stream import stream_of
 from pipeline.model.loss import losses
 from pipeline.model.packed import context
 from pipeline.model.packed.batch import PackedBatch
@@ -72,6 +73,7 @@ class PackedModel:
         blocks: its blocks as functions; empty unless all are of LLaMA's form.
         linears: every stack of linear layers that our kernels compute.
         gradient_scale: None, or in fp16 the factor that the backward pass will bring (`LossScale.factor`), settable.
+        stream: what the blocks' frozen weights come through; None where they stay on the card.
 
     Raises:
         NotPackable: the model's attention is not supported, or fp8 is asked for and not only plain LoRA is trained.
@@ -82,6 +84,7 @@ class PackedModel:
         has_decoder = hasattr(self.causal_lm, "get_decoder")
         self.decoder = self.causal_lm.get_decoder() if has_decoder else self.causal_lm.base_model
         check_attention(self.causal_lm, longest)
+        self.stream = stream_of(self.causal_lm)
         self.parameter_count = self.causal_lm.num_parameters()  # before fp8 frees the layers' weights
         self.device = next(model.parameters()).device
         self.uses_kernels = is_plain_lora(self.causal_lm)
@@ -212,7 +215,10 @@ class PackedModel:
         layers = getattr(self.decoder, "layers", None) or []
         if not all(is_llama_block(layer) for layer in layers):
             return []
-        blocks = [self._block(layer) for layer in layers]
+        blocks = []
+        for n, layer in enumerate(layers):
+            with contextlib.nullcontext() if self.stream is None else self.stream.rebuilding(n):
+                blocks.append(self._block(layer))
         for n, (layer, block) in enumerate(zip(layers, blocks, strict=True)):
             self.packed_forwards.append((layer, self._block_forward(block, n, is_last=n == len(blocks) - 1)))
         return blocks
@@ -244,7 +250,9 @@ class PackedModel:
         bases = [getattr(m, "base_layer", m) for m in modules]
         frozen = FrozenWeights if type(bases[0]) is torch.nn.Linear else QuantizedWeights
         weights = (Fp8Weights if self.fp8 else frozen)(bases, self.dtype)
-        linear = StackedLora(weights, [adapter_of(m) for m in modules], spare_input_columns)
+        # Spare columns behind W hold copies of adapters, which cannot leave the card with W.
+        has_spare = spare_input_columns and self.stream is None
+        linear = StackedLora(weights, [adapter_of(m) for m in modules], has_spare)
         self.linears.append(linear)
         return linear
 

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.model import adapter as adapters
 from pipeline.model.base.tensors import TensorFiles
-from pipeline.model.load import DTYPES, dtype_name
+from pipeline.model.load import DTYPES, dtype_name, read_shape
 from pipeline.model.methods.full import FULL
 from pipeline.model.run_base import RunBase
 from pipeline.model.skeleton import Names, Skeleton
@@ -56,7 +56,7 @@ def plan_of(base: RunBase, adapter: Path, dtype: str) -> Plan | str:
         return "a base with random weights is in no file"
     base_dtype = torch.float32 if base.is_float32 else DTYPES[dtype_name(base.model)]
     files = TensorFiles(source)
-    skeleton = Skeleton(source, base.encoder.tokenizer.size)
+    skeleton = Skeleton(read_shape(str(source)), base.encoder.tokenizer.size)
     if why := _why_in_memory(skeleton, files, {base_dtype, DTYPES[dtype]}):
         return why
     names = skeleton.names_in(files.entries)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from pipeline.dataset.example import Example
 from pipeline.model.base.tensors import TensorFiles
-from pipeline.model.load import device
+from pipeline.model.load import device, read_shape
 from pipeline.model.skeleton import Skeleton
 from pipeline.model.streamed import Read, streamed
 from pipeline.prompt.any_encoder import AnyEncoder
@@ -51,7 +51,7 @@ class SavedModel(Mapping[str, torch.Tensor]):
     """
 
     def __init__(self, folder: Path, size: int, dtype: torch.dtype) -> None:
-        self.skeleton, files = Skeleton(folder, size), TensorFiles(folder)
+        self.skeleton, files = Skeleton(read_shape(str(folder)), size), TensorFiles(folder)
         names = self.skeleton.names_in(files.entries)
         if names is None:
             what = "the weights have other names than the model"
