@@ -180,6 +180,10 @@ class Train(Section):
     ewc_data: str = ""
     """General text for `ewc` (plain, or JSONL with `text`); empty = training rows of sources marked `rehearsal`. Set
     it when there are no such sources."""
+    neftune: Rate = 0.0
+    """Uniform noise on the embeddings of training rows, scaled by this / sqrt(tokens of the row x hidden size)
+    (NEFTune); 0 = none. Each row has its own noise, so packs do not share the template's fixed text. Set it, such as 5,
+    when few rows are learnt by heart."""
     clip: Rate = 1.0
     """Largest norm of the gradient, to which larger ones are scaled; 0 = no clipping. Lower it when the loss jumps."""
     seed: Seed = 42
