@@ -21,6 +21,7 @@ from pipeline.dataset.read.source import kind_of as kind_of_source
 from pipeline.dataset.read.source import read
 from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
+from pipeline.model.base.rope_scaling import scale
 from pipeline.model.load import BYTES, DIVIDE, dtype_name, geometry_config, read_shape
 from pipeline.model.packed.support import has_llama_blocks
 from pipeline.run.errors import UserError, one_line
@@ -249,9 +250,12 @@ def _shape(model: Model) -> Any:
     else:
         place, fix = str(bases.resolve(model).folder), "check that this transformers knows the model"
     try:
-        return read_shape(place, local=False)
+        shape = read_shape(place, local=False)
     except UserError as error:
         raise UserError(f"cannot read config.json of {place!r}: {error.what}", "model.base", fix) from None
+    if model.rope_scaling and bases.kind_of(model) == "hub":
+        scale(shape, model.rope_scaling)
+    return shape
 
 
 def _weight_bytes(model: Any, dtype: str, quantize: str) -> float:
