@@ -22,7 +22,7 @@ from pipeline.dataset.read.source import read
 from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
 from pipeline.model.base.rope_scaling import scale
-from pipeline.model.load import BYTES, DIVIDE, dtype_name, geometry_config, read_shape
+from pipeline.model.load import BYTES, DIVIDE, context_length, dtype_name, geometry_config, read_shape
 from pipeline.model.packed.support import has_llama_blocks
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.next_command import next_command
@@ -42,7 +42,8 @@ class Plan:
     checkpoint_gb: in 1e9 bytes.
     parameters: of the base. everything: with those that the method adds. token_mib: per token on the plain path, an
     estimate. blocks: of the base. fast: footprint of the fast path if it has LLaMA's blocks. penalty_gib: starts and
-    importances that `train.l2_sp` and `train.ewc` keep.
+    importances that `train.l2_sp` and `train.ewc` keep. context: tokens that the model sees, None without a limit.
+    longest: tokens of the longest row, None if unknown.
     """
 
     rows: int | None
@@ -59,13 +60,15 @@ class Plan:
     blocks: int = 0
     fast: Footprint | None = None
     penalty_gib: float = 0.0
+    context: int | None = None
+    longest: int | None = None
 
 
 def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
     """The arithmetic of a config.
 
     Args:
-        counted: `rows` and `tokens` of the training split, if the tokens stage has counted them.
+        counted: `rows`, `tokens` and `longest` of the training split, if the tokens stage has counted them.
 
     Raises:
         UserError: neither the base's config.json nor a geometry can be read.
@@ -105,6 +108,8 @@ def plan(config: Config, counted: dict[str, int] | None = None) -> Plan:
         if packed
         else None,
         penalty_gib=penalty / GIB,
+        context=context_length(shape, config.adapter),
+        longest=counted.get("longest") if counted else None,
     )
 
 
@@ -150,6 +155,7 @@ def lines(config: Config, planned: Plan, times: Sequence[str] = ()) -> list[str]
         f"run        {config.name}: {config.adapter.method} on {config.model.base or 'random weights'}, "
         f"template {config.prompt.template}",
         *_amounts(train, config.data.val, cutoff, planned),
+        *_context(cutoff, planned),
         *times,
         f"parameters {planned.parameters:,}, trained {planned.trained:,} ({planned.trained / planned.everything:.3%})",
         kept,
@@ -157,6 +163,18 @@ def lines(config: Config, planned: Plan, times: Sequence[str] = ()) -> list[str]
         f"           {planned.training_gib:.2f} GiB gradients and optimiser{with_adapter}",
         *_penalties(train, planned),
         *(_packs(train.batch_size, cutoff, planned, planned.fast) if planned.fast else _one_row(cutoff, planned)),
+    ]
+
+
+def _context(cutoff: int, planned: Plan) -> list[str]:
+    """Rows that the model cannot take, if there are or may be any."""
+    longest = planned.longest or cutoff
+    if planned.context is None or longest <= planned.context:
+        return []
+    how = f"the longest row has {longest:,}" if planned.longest else f"prompt.cutoff allows rows of {cutoff:,}"
+    return [
+        f"context    this model sees {planned.context:,} tokens, and {how}: lower prompt.cutoff, or lengthen the "
+        "context with model.rope_scaling"
     ]
 
 
@@ -171,8 +189,9 @@ def _penalties(train: Train, planned: Plan) -> list[str]:
 def _packs(batch_size: int, cutoff: int, planned: Plan, fast: Footprint) -> list[str]:
     """The peak with a whole step at once and all kept, and with small packs and recomputation."""
     mean = planned.tokens / planned.rows if planned.rows and planned.tokens else cutoff
-    step = min(MAX_TOKENS, math.ceil(batch_size * mean))
-    small = min(step, FULL_SPEED)
+    longest = planned.longest or cutoff  # a row is never divided
+    step = max(min(MAX_TOKENS, math.ceil(batch_size * mean)), longest)
+    small = min(step, max(FULL_SPEED, longest))
     ways = [
         (step, False, f"if a step runs in one pass ({step:,} tokens)"),
         (small, False, f"with {small:,} tokens in a pass"),
