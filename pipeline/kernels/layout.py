@@ -100,14 +100,14 @@ def _preamble_of(pack: Pack) -> np.ndarray:
     return np.where(own & (preamble >= 0) & (preamble < pack.preambles), preamble, -1)
 
 
-def query_tiles_of(pack: Pack) -> np.ndarray:
-    """`Layout.query_tiles`."""
+def query_tiles_of(pack: Pack, tile: int = TILE) -> np.ndarray:
+    """`Layout.query_tiles`. tile: queries of a program."""
     starts, preamble = pack.starts, _preamble_of(pack)
-    tiles = -(-np.diff(starts) // TILE)  # of each segment
+    tiles = -(-np.diff(starts) // tile)  # of each segment
     segment = np.repeat(np.arange(len(tiles)), tiles)
     within = np.arange(len(segment)) - np.repeat(np.cumsum(tiles) - tiles, tiles)
     shared = np.stack([starts[preamble], starts[preamble + 1]]) * (preamble >= 0)
-    first = starts[segment] + TILE * within
+    first = starts[segment] + tile * within
     return np.stack([first, starts[segment], starts[segment + 1], *shared[:, segment]], axis=1)
 
 
