@@ -14,6 +14,7 @@ from pipeline.config.chat_forms import is_chat
 from pipeline.config.data import Benchmark, Data, Duplicates, Source
 from pipeline.config.evaluation import Compare, Eval, Judge
 from pipeline.config.methods import check_name
+from pipeline.config.rope import check_rope
 from pipeline.config.serving import Serve
 from pipeline.config.synthesis import Synthesis
 from pipeline.config.values import (  # fmt: skip
@@ -61,6 +62,11 @@ class Model(Section):
     geometry: dict[str, Any] | None = None
     """Shape of the model, as in config.json (model_type is required). Set it beside `base` so that `plan` works
     before the base is downloaded, or alone for random weights of that shape (tests, benchmarks)."""
+    rope_scaling: Annotated[dict[str, Any] | None, BeforeValidator(check_rope)] = None
+    """Scaled rotary positions as transformers has them in `rope_parameters`, such as {rope_type: yarn, factor: 4}:
+    rope_type (linear, yarn, llama3, dynamic), factor, and the type's further keys. The context becomes that of the base
+    times factor, in training, export and chat; dynamic lengthens only the export's. Set it for rows that are longer
+    than the base's context."""
     add_tokens: tuple[str, ...] = ()
     """New special tokens: appended to the vocabulary, initialised with the mean embedding, trained and exported. Set
     it when your template uses special tokens that the base does not have."""
@@ -180,6 +186,10 @@ class Train(Section):
     ewc_data: str = ""
     """General text for `ewc` (plain, or JSONL with `text`); empty = training rows of sources marked `rehearsal`. Set
     it when there are no such sources."""
+    neftune: Rate = 0.0
+    """Uniform noise on the embeddings of training rows, scaled by this / sqrt(tokens of the row x hidden size)
+    (NEFTune); 0 = none. Each row has its own noise, so packs do not share the template's fixed text. Set it, such as 5,
+    when few rows are learnt by heart."""
     clip: Rate = 1.0
     """Largest norm of the gradient, to which larger ones are scaled; 0 = no clipping. Lower it when the loss jumps."""
     seed: Seed = 42

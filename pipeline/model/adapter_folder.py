@@ -27,8 +27,9 @@ SETS = ("target_modules", "exclude_modules", "feedforward_modules")  # peft writ
 
 
 def base_reference(model: Model, base: Base) -> str:
-    """The base as any working directory can load it: a hub id or an absolute path; empty for random weights."""
-    if kind_of(model) == "hub":
+    """The base as any working directory can load it: a hub id or an absolute path; empty for random weights. Of a base
+    with `model.rope_scaling` the folder with that scaling: its hub id would load another model."""
+    if kind_of(model) == "hub" and not model.rope_scaling:
         return model.base
     return os.path.abspath(base.folder) if base.folder else ""
 

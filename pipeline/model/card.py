@@ -85,6 +85,14 @@ def adapter_card(name: str, adapter: Adapter, model: Model, base: Base, encoder:
     return "\n\n".join(sections) + "\n"
 
 
+def scaling_note(model: Model) -> str:
+    """What loading the base by itself would miss."""
+    return (
+        f"The base's rotary positions were scaled (`model.rope_scaling: {model.rope_scaling}`). Where it is not loaded "
+        "from the folder of the training, give `from_pretrained` of the base a `config` with these `rope_parameters`."
+    )
+
+
 def combined_card(name: str, weights: dict[str, float], base: str) -> str:
     """The card of a weighted sum of adapters. base: its name."""
     terms = " + ".join(f"{weight:g} {part}" for part, weight in weights.items())
@@ -130,6 +138,8 @@ def _use(adapter: Adapter, model: Model, commit: str) -> list[str]:
         reference = f'"FOLDER", gguf_file="{file}", dtype="float32"' if kind == "gguf" else '"FOLDER"'
         where = f"FOLDER is the folder that `{file}` is in." if kind == "gguf" else f"FOLDER is that of `{file}`."
         sections += [code_block(ON_BASE.replace('"BASE"', reference)), where]
+    if model.rope_scaling:
+        sections.append(scaling_note(model))
     if model.quantize in ("nf4", "int8"):
         sections.append(f"The base was quantised to {model.quantize} in training (bitsandbytes).")
     return sections

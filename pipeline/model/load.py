@@ -15,6 +15,7 @@ from pipeline.config.method_rules import spec_of
 from pipeline.config.schema import Adapter, Model
 from pipeline.model.base import Base
 from pipeline.model.base.folder import too_large
+from pipeline.model.base.rope_scaling import scale
 from pipeline.model.base.tensors import TensorFiles
 from pipeline.model.block_stream import BlockStream
 from pipeline.model.tensor_loader import check_finite, load_by_tensor
@@ -252,6 +253,8 @@ def geometry_config(model: Model) -> Any:
     heads, groups = (getattr(config, name, None) or 1 for name in ("num_attention_heads", "num_key_value_heads"))
     if heads % groups:  # transformers would only notice in the first forward pass
         raise UserError(f"{heads} attention heads do not divide into {groups} key-value heads", where, DIVIDE)
+    if model.rope_scaling:
+        scale(config, model.rope_scaling)
     return config
 
 

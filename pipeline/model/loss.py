@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
+from pipeline.kernels.embedding_noise import EmbeddingNoise
 from pipeline.model.memory import LOGITS
 from pipeline.prompt.batch import PaddedBatch
 from pipeline.prompt.encode import IGNORE
@@ -28,11 +30,20 @@ def loss_sum(model: Any, batch: PaddedBatch) -> torch.Tensor:
     own = slice(-ids.shape[1], None)
     hook = whole.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0][:, own][learns],))
     try:
-        logits = model(input_ids=ids, use_cache=False).logits
+        with _noise(whole, batch, ids.device):
+            logits = model(input_ids=ids, use_cache=False).logits
     finally:
         hook.remove()
     wanted = targets[learns]
     return (losses(logits, wanted.clamp(min=0)) * (wanted != IGNORE)).sum()
+
+
+def _noise(model: Any, batch: PaddedBatch, device: torch.device) -> AbstractContextManager[None]:
+    """Context in which the batch's noise, if it has any, is on the embeddings."""
+    if batch.noise is None:
+        return contextlib.nullcontext()
+    keys, scales = (torch.from_numpy(values).to(device) for values in (batch.noise.keys, batch.noise.scales))
+    return EmbeddingNoise(keys, scales).added_to(model.get_input_embeddings())
 
 
 @torch.no_grad()

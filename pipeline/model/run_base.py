@@ -45,7 +45,8 @@ class RunBase:
         """The base in records: a hub id, or the last part of a path."""
         if kind_of(self.model) == "hub":
             return self.model.base
-        return self.files.folder.name if self.files.folder else "random weights"
+        folder = self.files.unscaled or self.files.folder
+        return folder.name if folder else "random weights"
 
     @property
     def is_float32(self) -> bool:

@@ -9,11 +9,12 @@ Padding is recognised by the length of a row, never by its id.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pipeline.prompt.encode import IGNORE
+from pipeline.prompt.token_noise import RowNoise, TokenNoise
 from pipeline.prompt.tokens import Tokens
 
 # Cost of one more pass through the model, as a share of the tokens that fit at once: 50 of 1,024 on two CPU cores,
@@ -26,11 +27,12 @@ class PaddedBatch:
     """A micro-batch of rows.
 
     ids, labels: int64, shape (rows, longest row), padded on the right with id 0 and IGNORE. Causal attention looks to
-    the left only, so padding on the right needs no mask.
+    the left only, so padding on the right needs no mask. noise: on the embeddings, of the same shape; None without.
     """
 
     ids: np.ndarray
     labels: np.ndarray
+    noise: TokenNoise | None = None
 
     @property
     def labelled(self) -> int:
@@ -67,10 +69,16 @@ def micro_rows(lengths: Sequence[int], micro_tokens: int) -> list[list[int]]:
     return groups[::-1]
 
 
-def batches(tokens: Tokens, rows: Sequence[int], micro_tokens: int) -> Iterable[PaddedBatch]:
-    """The given rows as padded micro-batches."""
-    for group in micro_rows([int(tokens.lengths[i]) for i in rows], micro_tokens):
-        yield pad([tokens.row(rows[i]) for i in group])
+def batches(
+    tokens: Tokens, rows: Sequence[int], micro_tokens: int, noise: RowNoise | None = None, step: int = 0
+) -> Iterable[PaddedBatch]:
+    """The given rows as padded micro-batches, with their noise in a step of a run."""
+    lengths = [int(tokens.lengths[i]) for i in rows]
+    for group in micro_rows(lengths, micro_tokens):
+        batch = pad([tokens.row(rows[i]) for i in group])
+        if noise:
+            batch = replace(batch, noise=noise.of_padded([rows[i] for i in group], [lengths[i] for i in group], step))
+        yield batch
 
 
 def pad(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> PaddedBatch:

@@ -50,7 +50,8 @@ def card(
         f"# {config.name}",
         *([f"> **Unfinished:** {unfinished_text(results['unfinished'])}."] if "unfinished" in results else []),
         f"Made by Suri from {_origin(config.model, commit)}: {description(config.adapter)}. "
-        f"{rows['train']:,} instructions, {adapter.get('counts', {}).get('steps', 0):,} steps.",
+        f"{rows['train']:,} instructions, {adapter.get('counts', {}).get('steps', 0):,} steps."
+        + _ending(adapter.get("counts", {})),
         *_conflicts(found, config.name),
         "## Use",
         usage.section(config.adapter, config.model, results.get("formats", {})),
@@ -117,6 +118,22 @@ def _origin(model: Model, commit: str | None) -> str:
     if not model.base:
         return "random weights"
     return code(without_paths(model.base)) + (f" at commit `{commit}`" if commit else "")
+
+
+def _ending(counts: Mapping[str, Any]) -> str:
+    """Whether the run ended early, and whether its weights are those of the lowest loss; empty without either.
+
+    Args:
+        counts: of the adapter's manifest.
+    """
+    parts = []
+    if planned := counts.get("planned_steps"):
+        parts.append(f"training ended early, before step {planned:,}, since the held-out loss stopped falling")
+    if best := counts.get("best_step"):
+        lowest = f"{counts['best_loss']:.3f}"
+        parts.append(f"the weights are those of step {best:,}, with the lowest held-out loss ({lowest})")
+    text = "; ".join(parts)
+    return f" {text[0].upper()}{text[1:]}." if text else ""
 
 
 def _conflicts(found: Sequence[Party], name: str) -> list[str]:

@@ -53,4 +53,6 @@ def _transformers(adapter: Adapter, model: Model) -> str:
     text = f"BASE is `{base}`, PATH this folder, which holds the tokenizer too."
     if method.is_peft:
         text += f" Where `{SETTINGS}` names the base on your machine: `AutoPeftModelForCausalLM.from_pretrained`."
+    if model.rope_scaling:
+        text += f" {cards.scaling_note(model)}"
     return f"{lines}\n\n{text}"

@@ -11,7 +11,7 @@ from pipeline.run.free_memory import free_memory_bytes
 from pipeline.training.footprint import Footprint
 from pipeline.training.memory import FULL_SPEED
 from pipeline.training.placement import ROOM, fastest, ways_of
-from pipeline.training.plan import GIB, Plan, plan, step_tokens
+from pipeline.training.plan import GIB, Plan, pass_tokens, plan
 
 
 def lines(config: Config, planned: Plan) -> list[str]:
@@ -36,7 +36,7 @@ def lines(config: Config, planned: Plan) -> list[str]:
         return [*shown, "           train.gpu_memory=8 compares this with a card of 8 GiB"]
     if not torch.cuda.is_available() and config.model.dtype == "auto":
         shown.append("           in float32, the type of this machine; model.dtype=bf16 plans for a card that has it")
-    step = step_tokens(config.train.batch_size, cutoff, planned)
+    step, _ = pass_tokens(config.train.batch_size, cutoff, planned)
     shown.append(f"card       {budget / GIB:.1f} GiB ({where}): {_fitting(config, planned.fast, step, budget, main)}")
     if config.model.quantize == "none":
         other = config.model_copy(update={"model": config.model.model_copy(update={"quantize": "nf4"})})

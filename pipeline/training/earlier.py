@@ -66,7 +66,8 @@ def key(config: Config, run: Run, stage_key: dict[str, Any]) -> dict[str, Any]:
     }
     files = (run.manifest("tokens") or {}).get("files")
     same = {name: stage_key[name] for name in ("adapter", "train", "ewc_data")}
-    return {"version": 1, "model": config.value("model"), "base": base, "tokens": sha256_json([tokens, files]), **same}
+    model = {name: value for name, value in config.value("model").items() if name != "rope_scaling" or value}
+    return {"version": 1, "model": model, "base": base, "tokens": sha256_json([tokens, files]), **same}
 
 
 def _base(model: Model) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pipeline.model.packed.cuda_graph import SAMPLE_PACKS, CudaGraphs
 from pipeline.model.packed.model import PackedModel
 from pipeline.model.packed.support import NotPackable
 from pipeline.prompt.pack import Pack, Packer
+from pipeline.prompt.token_noise import RowNoise
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.progress import say
@@ -108,7 +109,7 @@ def _checked_packs(inputs: PathInputs, dtype: str, fp8: bool, never_packed: str)
         if never_packed:
             raise NotPackable(never_packed)
         packed = _packed(inputs, dtype, fp8)
-        padded = PaddedMicroBatches(model, tokens, accelerator, inputs.longest)
+        padded = PaddedMicroBatches(model, tokens, accelerator, inputs.longest, RowNoise.of(inputs.settings))
         rows = step_rows(0, len(tokens), inputs.settings)[: self_check.ROWS]
         if self_check.is_equal(packed, padded, rows, weights, "fp8" if fp8 else dtype, verbose, inputs.scaling):
             only_kernels = packed.fast.uses_kernels and not packed.fast.plain_attention
@@ -143,7 +144,7 @@ def _packed(inputs: PathInputs, dtype: str, fp8: bool) -> PackedMicroBatches:
         raise NotPackable(
             f"train.checkpointing={settings.checkpointing}, and blocks of this model cannot be recomputed"
         )
-    packed = PackedMicroBatches(fast, inputs.tokens, inputs.preambles, longest)
+    packed = PackedMicroBatches(fast, inputs.tokens, inputs.preambles, longest, RowNoise.of(settings))
     packed.offload = settings.checkpointing == "offload"
     packed.micro_tokens, fast.recompute = state["micro_tokens"], state["recompute"]
     if not state["micro_tokens"]:
@@ -164,7 +165,7 @@ def _padded(inputs: PathInputs) -> PaddedMicroBatches:
         micro_tokens = inputs.state["micro_tokens"] or choose_padded(
             model, settings.micro_tokens, inputs.longest, inputs.reserve
         )
-    padded = PaddedMicroBatches(model, inputs.tokens, accelerator, micro_tokens)
+    padded = PaddedMicroBatches(model, inputs.tokens, accelerator, micro_tokens, RowNoise.of(settings))
     if accelerator.device.type == "cuda":
         padded.is_deterministic = inputs.is_deterministic(padded)
     return padded

@@ -166,9 +166,10 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             scaling.start_step(labelled)
             loss = torch.zeros((), device=accelerator.device)
             try:
-                micro_batches = path.split(rank_rows(rows, tokens.lengths, rank, world))
+                micro_batches = path.split(rank_rows(rows, tokens.lengths, rank, world), step)
                 if step + 1 < total:
-                    path.prefetch(rank_rows(step_rows(step + 1, len(tokens), settings), tokens.lengths, rank, world))
+                    following = step_rows(step + 1, len(tokens), settings)
+                    path.prefetch(rank_rows(following, tokens.lengths, rank, world), step + 1)
                 for n, micro_batch in enumerate(micro_batches):
                     # Dropout is a function of seed and place, so it is the same after resume.
                     torch.manual_seed(((settings.seed << 40) + (step << 16) + n * world + rank) % (1 << 63))

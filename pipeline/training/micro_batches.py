@@ -21,6 +21,7 @@ from pipeline.model.packed.cuda_graph import CudaGraphs
 from pipeline.model.packed.model import PackedModel
 from pipeline.prompt.batch import PaddedBatch, batches
 from pipeline.prompt.pack import Packer
+from pipeline.prompt.token_noise import RowNoise
 from pipeline.prompt.tokens import Tokens
 
 MicroBatch = PaddedBatch | PackedBatch  # what goes through the model at once
@@ -30,20 +31,23 @@ class PaddedMicroBatches:
     """Padded rows through the model's own forward, under autocast.
 
     Attributes:
-        micro_tokens: most tokens in a micro-batch, padding included.
+        micro_tokens: most tokens in a micro-batch, padding included. noise: on the embeddings of a step's rows.
         is_deterministic: whether all operations have deterministic algorithms on this device.
     """
 
     name = "plain"
     recompute = False
 
-    def __init__(self, model: Any, tokens: Tokens, accelerator: Any, micro_tokens: int) -> None:
+    def __init__(
+        self, model: Any, tokens: Tokens, accelerator: Any, micro_tokens: int, noise: RowNoise | None = None
+    ) -> None:
         self.model, self.tokens, self.accelerator, self.micro_tokens = model, tokens, accelerator, micro_tokens
-        self.is_deterministic = False
+        self.noise, self.is_deterministic = noise, False
 
-    def split(self, rows: Sequence[int]) -> Sequence[MicroBatch]:
-        """The rows of a step as micro-batches."""
-        return list(batches(self.tokens, rows, self.micro_tokens))
+    def split(self, rows: Sequence[int], step: int | None = None) -> Sequence[MicroBatch]:
+        """Some rows as micro-batches. step: that they are of; None for checks, which have no noise on embeddings."""
+        noise = None if step is None else self.noise
+        return list(batches(self.tokens, rows, self.micro_tokens, noise, step or 0))
 
     def loss(self, micro_batch: Any) -> torch.Tensor:
         """Sum of -log p over the labelled tokens of a micro-batch."""
@@ -54,7 +58,7 @@ class PaddedMicroBatches:
         """Context of the steps of a run: deterministic where torch supports it."""
         return deterministic(strict=self.is_deterministic)
 
-    def prefetch(self, rows: Sequence[int]) -> None:
+    def prefetch(self, rows: Sequence[int], step: int | None = None) -> None:
         """Padding is cheap: nothing is prepared ahead."""
 
     def after_step(self) -> None:
@@ -69,21 +73,23 @@ class PackedMicroBatches:
 
     Attributes:
         micro_tokens: most tokens in a pack. offload: whether what blocks keep is moved to the computer's memory.
-        graphs: CUDA graphs of whole passes, None without.
+        graphs: CUDA graphs of whole passes, None without. noise: on the embeddings of a step's rows; there are no
+            preambles then, since each row needs its own.
     """
 
     name = "fast"
 
     def __init__(
-        self, fast: PackedModel, tokens: Tokens, preambles: Sequence[Sequence[int]], micro_tokens: int
-    ) -> None:
-        self.fast, self.tokens = fast, tokens
+        self, fast: PackedModel, tokens: Tokens, preambles: Sequence[Sequence[int]], micro_tokens: int,
+        noise: RowNoise | None = None,
+    ) -> None:  # fmt: skip
+        self.fast, self.tokens, self.noise = fast, tokens, noise
         # By default a thread uses the first card, where every rank would allocate memory.
         use_card = {"initializer": torch.cuda.set_device, "initargs": (fast.device,)}
         self.thread = ThreadPoolExecutor(1, **use_card) if fast.device.type == "cuda" else None
-        self.next: tuple[list[int], int, Future[list[PackedBatch]]] | None = None
+        self.next: tuple[tuple[list[int], int | None, int], Future[list[PackedBatch]]] | None = None
         self.graphs: CudaGraphs | None = None
-        self.packer = Packer(tokens, preambles, micro_tokens)
+        self.packer = Packer(tokens, [] if noise else preambles, micro_tokens)
         self.offload = self.is_deterministic = False
 
     @property
@@ -113,16 +119,23 @@ class PackedMicroBatches:
     def micro_tokens(self, value: int) -> None:
         self.packer.capacity = value
 
-    def split(self, rows: Sequence[int]) -> Sequence[MicroBatch]:
+    def split(self, rows: Sequence[int], step: int | None = None) -> Sequence[MicroBatch]:
         """As `PaddedMicroBatches.split`."""
         prefetched, self.next = self.next, None
-        if prefetched is not None and prefetched[:2] == (list(rows), self.micro_tokens):
-            return prefetched[2].result()
-        return self._prepare(rows)
+        if prefetched is not None and prefetched[0] == (list(rows), step, self.micro_tokens):
+            return prefetched[1].result()
+        return self._prepare(rows, step)
 
-    def _prepare(self, rows: Sequence[int]) -> list[PackedBatch]:
+    def _prepare(self, rows: Sequence[int], step: int | None) -> list[PackedBatch]:
         prepare = self.graphs.prepare if self.graphs else self.fast.prepare
-        return [prepare(pack) for pack in self.packer.packs(rows)]
+        if step is None or self.noise is None:
+            return [prepare(pack) for pack in self.packer.packs(rows)]
+        prepared = []
+        for members in self.packer.bins(rows):  # without preambles a pack keeps their order
+            batch = prepare(self.packer.pack(members))
+            lengths = self.tokens.lengths[members].tolist()
+            prepared.append(batch.with_noise(self.noise.of_pack(members, lengths, step, batch.ids.shape[1])))
+        return prepared
 
     def loss(self, micro_batch: Any) -> torch.Tensor:
         """As `PaddedMicroBatches.loss`."""
@@ -132,7 +145,7 @@ class PackedMicroBatches:
         if self.graphs is None:
             return self.fast.loss_sum(micro_batch)
         if self.next is not None and self.graphs.needs_recording(micro_batch):
-            self.next[2].result()  # no other thread may use the card while a graph is recorded
+            self.next[1].result()  # no other thread may use the card while a graph is recorded
         return self.graphs.loss_sum(micro_batch)
 
     def deterministic(self) -> AbstractContextManager[None]:
@@ -144,10 +157,10 @@ class PackedMicroBatches:
         only_kernels = self.fast.uses_kernels and not self.fast.plain_attention
         return deterministic(not only_kernels, strict=self.is_deterministic)
 
-    def prefetch(self, rows: Sequence[int]) -> None:
+    def prefetch(self, rows: Sequence[int], step: int | None = None) -> None:
         """Starts to prepare the packs of the next step."""
         if self.thread is not None:
-            self.next = (list(rows), self.micro_tokens, self.thread.submit(self._prepare, rows))
+            self.next = (list(rows), step, self.micro_tokens), self.thread.submit(self._prepare, rows, step)
 
     def after_step(self) -> None:
         """Copies the trained weights to where the kernels read them."""

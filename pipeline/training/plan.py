@@ -21,7 +21,8 @@ from pipeline.dataset.read.source import kind_of as kind_of_source
 from pipeline.dataset.read.source import read
 from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
-from pipeline.model.load import BYTES, DIVIDE, dtype_name, geometry_config, read_shape
+from pipeline.model.base.rope_scaling import scale
+from pipeline.model.load import BYTES, DIVIDE, context_length, dtype_name, geometry_config, read_shape
 from pipeline.model.packed.support import LINEARS, has_llama_blocks
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.next_command import next_command
@@ -42,7 +43,8 @@ class Plan:
     checkpoint_gb: in 1e9 bytes.
     parameters: of the base. everything: with those that the method adds. token_mib: per token on the plain path, an
     estimate. blocks: of the base. fast: footprint of the fast path if it has LLaMA's blocks. penalty_gib: starts and
-    importances that `train.l2_sp` and `train.ewc` keep.
+    importances that `train.l2_sp` and `train.ewc` keep. context: tokens that the model sees, None without a limit.
+    longest: tokens of the longest row, None if unknown.
     """
 
     rows: int | None
@@ -59,13 +61,15 @@ class Plan:
     blocks: int = 0
     fast: Footprint | None = None
     penalty_gib: float = 0.0
+    context: int | None = None
+    longest: int | None = None
 
 
 def plan(config: Config, counted: dict[str, int] | None = None, shape: Any = None) -> Plan:
     """The arithmetic of a config.
 
     Args:
-        counted: `rows` and `tokens` of the training split, if the tokens stage has counted them.
+        counted: `rows`, `tokens` and `longest` of the training split, if the tokens stage has counted them.
         shape: the base's transformers config; None: it is read.
 
     Raises:
@@ -103,6 +107,8 @@ def plan(config: Config, counted: dict[str, int] | None = None, shape: Any = Non
         blocks=int(getattr(shape, "num_hidden_layers", 0)),
         fast=_footprint(config, adapted, penalty, 8 * trained + state, dtype) if packed else None,
         penalty_gib=penalty / GIB,
+        context=context_length(shape, config.adapter),
+        longest=counted.get("longest") if counted else None,
     )
 
 
@@ -176,6 +182,7 @@ def lines(config: Config, planned: Plan, times: Sequence[str] = (), card: Sequen
         f"run        {config.name}: {config.adapter.method} on {config.model.base or 'random weights'}, "
         f"template {config.prompt.template}",
         *_amounts(train, config.data.val, cutoff, planned),
+        *_context(cutoff, planned),
         *times,
         f"parameters {planned.parameters:,}, trained {planned.trained:,} ({planned.trained / planned.everything:.3%})",
         kept,
@@ -184,6 +191,18 @@ def lines(config: Config, planned: Plan, times: Sequence[str] = (), card: Sequen
         *_penalties(train, planned),
         *(_packs(train.batch_size, cutoff, planned, planned.fast) if planned.fast else _one_row(cutoff, planned)),
         *card,
+    ]
+
+
+def _context(cutoff: int, planned: Plan) -> list[str]:
+    """Rows that the model cannot take, if there are or may be any."""
+    longest = planned.longest or cutoff
+    if planned.context is None or longest <= planned.context:
+        return []
+    how = f"the longest row has {longest:,}" if planned.longest else f"prompt.cutoff allows rows of {cutoff:,}"
+    return [
+        f"context    this model sees {planned.context:,} tokens, and {how}: lower prompt.cutoff, or lengthen the "
+        "context with model.rope_scaling"
     ]
 
 
@@ -197,8 +216,7 @@ def _penalties(train: Train, planned: Plan) -> list[str]:
 
 def _packs(batch_size: int, cutoff: int, planned: Plan, fast: Footprint) -> list[str]:
     """The peak with a whole step at once and all kept, and with small packs and recomputation."""
-    step = step_tokens(batch_size, cutoff, planned)
-    small = min(step, FULL_SPEED)
+    step, small = pass_tokens(batch_size, cutoff, planned)
     ways = [
         (step, "none", f"if a step runs in one pass ({step:,} tokens)"),
         (small, "none", f"with {small:,} tokens in a pass"),
@@ -211,11 +229,15 @@ def _packs(batch_size: int, cutoff: int, planned: Plan, fast: Footprint) -> list
     return [*peaks, "           training chooses by the memory that is free when it starts"]
 
 
-def step_tokens(batch_size: int, cutoff: int, planned: Plan) -> int:
-    """Tokens of an optimiser step, at most those of the largest pass; the mean of rows that are not counted is
-    `cutoff`."""
+def pass_tokens(batch_size: int, cutoff: int, planned: Plan) -> tuple[int, int]:
+    """Tokens of a pass that holds a whole optimiser step, at most those of the largest pass, and of a small pass.
+
+    The mean of rows that are not counted is `cutoff`. A row is never divided, so both hold the longest one.
+    """
     mean = planned.tokens / planned.rows if planned.rows and planned.tokens else cutoff
-    return min(MAX_TOKENS, math.ceil(batch_size * mean))
+    longest = planned.longest or cutoff
+    step = max(min(MAX_TOKENS, math.ceil(batch_size * mean)), longest)
+    return step, min(step, max(FULL_SPEED, longest))
 
 
 def _one_row(cutoff: int, planned: Plan) -> list[str]:
@@ -283,9 +305,12 @@ def _shape(model: Model) -> Any:
     else:
         place, fix = str(bases.resolve(model).folder), "check that this transformers knows the model"
     try:
-        return read_shape(place, local=False)
+        shape = read_shape(place, local=False)
     except UserError as error:
         raise UserError(f"cannot read config.json of {place!r}: {error.what}", "model.base", fix) from None
+    if model.rope_scaling and bases.kind_of(model) == "hub":
+        scale(shape, model.rope_scaling)
+    return shape
 
 
 def _weight_bytes(model: Any, dtype: str, quantize: str) -> tuple[float, float]:

@@ -27,7 +27,9 @@ def open_tokens(folder: Path, length: int | None) -> tuple[Tokens, Tokens]:
     longest = max(int(split.lengths.max()) for split in (train, val) if len(split))
     if length is not None and longest > length:
         what = f"rows have up to {longest:,} tokens, and this model sees {length:,}"
-        raise UserError(what, "prompt.cutoff", f"set prompt.cutoff={length}, or choose a base with a longer context")
+        factor = -(-longest // length)
+        fix = f"set prompt.cutoff={length}, or lengthen it: model.rope_scaling='{{rope_type: yarn, factor: {factor}}}'"
+        raise UserError(what, "prompt.cutoff", fix)
     return train, val
 
 

@@ -73,6 +73,7 @@ def _save(name: str, base: RunBase, model: Any, folder: Path) -> None:
         "base": base.name,
         "base_hash": base.fingerprint(),
         "commit": files.commit,
+        **({"rope_scaling": base.model.rope_scaling} if base.model.rope_scaling else {}),
         "end_id": encoder.end_id,
     }
     write_json(folder / "suri.json", record)

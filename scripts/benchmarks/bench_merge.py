@@ -30,6 +30,7 @@ from pipeline.command import guarded
 from pipeline.config.load import load
 from pipeline.config.schema import Config
 from pipeline.model import base as bases
+from pipeline.model.load import read_shape
 from pipeline.model.methods.method import WEIGHTS
 from pipeline.model.methods.targets import linear_layers
 from pipeline.model.run_base import RunBase

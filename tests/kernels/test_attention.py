@@ -41,6 +41,20 @@ def test_attention_of_rows_of_all_lengths(tmp_path: Path, leading: list[list[int
     assert_dense(pack, layout)
 
 
+def test_long_rows_with_a_preamble_need_no_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of two preambles and of none in one bucket; their queries are their whole rows, and gradients the same."""
+    rng, leading = np.random.default_rng(0), [A * 3, B]
+    rows = [[*(leading[n % 3] if n % 3 < 2 else []), *rng.integers(30, 50, 33 + n).tolist()] for n in range(9)]
+    pack = Packer(tokens_of(tmp_path, rows, [1] * len(rows)), leading, 10_000).pack(range(len(rows)))
+    assert pack.preambles == 2
+    for long, masks in ((33, 0), (100, 1)):
+        monkeypatch.setattr(layouts, "LONG", long)
+        layout = Layout.of(pack, CPU, plain=True)
+        assert layout.padded is not None
+        assert sum(bucket.mask is not None for bucket in layout.padded.buckets) == masks
+        assert_dense(pack, layout)
+
+
 def test_heads_of_different_sizes(tmp_path: Path) -> None:
     """As in DeepSeek's latent attention: right on a CPU, refused where a kernel would read past them."""
     pack = a_pack(tmp_path, [A, B])

@@ -200,7 +200,7 @@ def test_rope_of_llama_3_as_transformers_computes_it() -> None:
 @pytest.mark.parametrize(("config", "match"), [
     ({"model_type": "gpt_neox"}, "gpt_neox"),
     ({"model_type": "llama", "hidden_act": "gelu"}, "gelu"),
-    ({"model_type": "llama", "rope_scaling": {"type": "yarn"}}, "yarn"),
+    ({"model_type": "llama", "rope_scaling": {"type": "longrope"}}, "longrope"),
     ({"model_type": "qwen2", "rope_parameters": {"rope_type": "dynamic"}}, "dynamic"),
 ])  # fmt: skip
 def test_other_architectures_are_refused_by_name(config: dict[str, Any], match: str) -> None:

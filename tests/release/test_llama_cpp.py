@@ -49,6 +49,7 @@ LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 
 
 def tokenizer_with(folder: Path, pre: str) -> Path:
@@ -121,6 +122,8 @@ def log_likelihood(model: Any, ids: list[int], first: int) -> float:
     ("sentencepiece", "llama", {
         "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}, "attention_bias": True,
     }),
+    ("gpt-2", "llama", {"rope_parameters": YARN, "max_position_embeddings": 256}),
+    ("qwen2", "qwen2", {"rope_parameters": {**YARN, "rope_theta": 1e6}, "max_position_embeddings": 256}),
 ])  # fmt: skip
 def test_llama_cpp_computes_the_same(tmp_path: Path, pre: str, kind: str, shape: dict[str, Any]) -> None:
     llama_cpp.folder()

@@ -245,3 +245,36 @@ def test_penalties_keep_as_much_as_the_plan_says(
     assert f"{size / 2**30:.2f} GiB for penalties" in "\n".join(lines(config, found))
     if found.fast:
         assert found.fast.blocks + found.fast.rest == pytest.approx(found.weights_gib * 2**30 + size)
+
+
+LONG = """
+name: long
+model:
+  base: x/long
+  geometry: {model_type: llama, max_position_embeddings: 4096}
+  rope_scaling: SCALING
+data: {sources: [{path: y/rows, rows: 100}]}
+prompt: {cutoff: 16384}
+"""
+
+
+@pytest.mark.parametrize(("scaling", "said"), [
+    ("null", "sees 4,096 tokens, and prompt.cutoff allows rows of 16,384"),
+    ("{rope_type: dynamic, factor: 4}", "sees 4,096 tokens"),
+    ("{rope_type: yarn, factor: 2}", "sees 8,192 tokens"),
+    ("{rope_type: linear, factor: 4}", ""),
+])  # fmt: skip
+def test_rows_beyond_the_context_are_told(tmp_path: Path, scaling: str, said: str) -> None:
+    config = write(tmp_path, LONG.replace("SCALING", scaling))
+    text = "\n".join(lines(config, plan(config)))
+    assert (said in text) if said else ("context" not in text)
+
+
+def test_a_pass_holds_the_longest_row(tmp_path: Path) -> None:
+    config = write(tmp_path, LONG.replace("SCALING", "{rope_type: linear, factor: 4}"))
+    found = plan(config, {"rows": 99, "tokens": 99 * 300, "longest": 9000})
+    assert found.fast is not None
+    text = "\n".join(lines(config, found))
+    assert f"peak {found.fast.peak(9600, 'none') / 2**30:.2f} GiB if a step runs in one pass (9,600 tokens)" in text
+    assert f"peak {found.fast.peak(9000, 'block') / 2**30:.2f} GiB with 9,000 tokens in a pass and activations" in text
+    assert "with 16,384 tokens in a pass and" in "\n".join(lines(config, plan(config)))

@@ -81,7 +81,8 @@ def fingerprint(model: Model, base: Base, seed: int) -> str:
         UserError: as `settings_of`.
     """
     if base.folder is None:
-        return sha256_json({"geometry": model.geometry, "seed": seed})[:16]
+        scaling = {"rope_scaling": model.rope_scaling} if model.rope_scaling else {}
+        return sha256_json({"geometry": model.geometry, "seed": seed, **scaling})[:16]
     tensors: dict[str, Any] = {}
     for name in weight_files(base.folder):
         with open(base.folder / name, "rb") as file:

@@ -27,8 +27,11 @@ NAMES = ("base", "revision", "tokenizer", "geometry")  # keys of `model` that `i
 
 
 def settings(model: Model) -> dict[str, Any]:
-    """The keys of `model` other than the base itself: dtype, quantisation, new tokens."""
-    return {name: value for name, value in model.model_dump(mode="json").items() if name not in NAMES}
+    """The keys of `model` other than the base itself: dtype, quantisation, scaling of its positions, new tokens."""
+    values = {name: value for name, value in model.model_dump(mode="json").items() if name not in NAMES}
+    if not values["rope_scaling"]:  # keys of earlier runs lack it
+        del values["rope_scaling"]
+    return values
 
 
 def identity(model: Model) -> dict[str, Any]:

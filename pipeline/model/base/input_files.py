@@ -37,7 +37,7 @@ def base_files(model: Model, base: Callable[[], Base]) -> list[Path]:
     files = tokenizer_files(model, base)
     if kind_of(model) == "gguf":
         files.append(Path(model.base))
-    elif folder := base().folder:
+    elif folder := base().unscaled or base().folder:
         files += [path for path in folder.iterdir() if path.suffix in SETTINGS + WEIGHTS and path.is_file()]
     return sorted(set(files))
 

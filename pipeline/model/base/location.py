@@ -11,7 +11,7 @@ import errno
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class Base:
         vocabulary: rows of the embedding, by config.json.
         eos: end ids in its config files.
         commit: of a hub id, the commit that was downloaded.
+        unscaled: the folder that `folder` links to, where `model.rope_scaling` made that one; else None.
     """
 
     folder: Path | None
@@ -52,6 +53,7 @@ class Base:
     vocabulary: int | None
     eos: tuple[int, ...]
     commit: str = ""
+    unscaled: Path | None = None
 
 
 def kind_of(model: Model) -> str:
@@ -99,7 +101,8 @@ def resolve(model: Model) -> Base:
     """Downloads or converts the base where that is not done yet, and checks its folder.
 
     Raises:
-        UserError: missing, unsafe or unfit weights; a tokenizer folder without a tokenizer.
+        UserError: missing, unsafe or unfit weights; a tokenizer folder without a tokenizer; `model.rope_scaling`
+            that this model does not take.
     """
     kind, commit = kind_of(model), ""
     if kind == "geometry":
@@ -124,8 +127,14 @@ def resolve(model: Model) -> Base:
     else:
         folder = Path(model.base)
     config = check_folder(folder)
-    vocabulary = config.get("vocab_size")
-    return Base(folder, _tokenizer_folder(model.tokenizer or str(folder)), vocabulary, _end_ids(folder, config), commit)
+    vocabulary, ends = config.get("vocab_size"), _end_ids(folder, config)
+    plain = Base(folder, _tokenizer_folder(model.tokenizer or str(folder)), vocabulary, ends, commit)
+    if not model.rope_scaling:
+        return plain
+    from pipeline.model.base.rope_scaling import scaled_folder
+
+    scaled = scaled_folder(folder, model.rope_scaling, cache_folder() / "base")
+    return replace(plain, folder=scaled, unscaled=folder)
 
 
 def _end_ids(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from pipeline.kernels.embedding_noise import EmbeddingNoise
 from pipeline.kernels.layout import Layout, LayoutSize
 from pipeline.prompt.pack import Pack
+from pipeline.prompt.token_noise import TokenNoise
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class PackedBatch:
     ids, positions: int64, (1, tokens). layout: for attention. kept_positions: int64, (kept,), the tokens that predict
     something. entries: int64, (entries,), index of each entry in `kept_positions`; None if there is exactly one entry
     for each. targets: int64, weights: float32, (entries,): what an entry predicts and how many rows it counts for.
+    noise: on the embeddings, (1, tokens); None without.
     """
 
     ids: torch.Tensor
@@ -27,6 +30,7 @@ class PackedBatch:
     entries: torch.Tensor | None
     targets: torch.Tensor
     weights: torch.Tensor
+    noise: EmbeddingNoise | None = None
 
     @classmethod
     def of(
@@ -39,16 +43,22 @@ class PackedBatch:
             kept, entries = np.unique(pack.where, return_inverse=True)
             kept = np.concatenate([kept, np.full(max(0, min_kept - len(kept)), kept[-1] if len(kept) else 0)])
 
-        def tensor(values: np.ndarray) -> torch.Tensor:
-            cpu = torch.from_numpy(np.ascontiguousarray(values))
-            return cpu.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else cpu
-
         return cls(
-            ids=tensor(pack.ids[None]),
-            positions=tensor(pack.positions[None]),
+            ids=_tensor(pack.ids[None], device),
+            positions=_tensor(pack.positions[None], device),
             layout=Layout.of(pack, device, plain_attention, size),
-            kept_positions=tensor(kept),
-            entries=None if entries is None else tensor(entries.reshape(-1)),
-            targets=tensor(pack.targets),
-            weights=tensor(pack.weights),
+            kept_positions=_tensor(kept, device),
+            entries=None if entries is None else _tensor(entries.reshape(-1), device),
+            targets=_tensor(pack.targets, device),
+            weights=_tensor(pack.weights, device),
         )
+
+    def with_noise(self, noise: TokenNoise) -> PackedBatch:
+        """The same pack with noise; its arrays have the shape (tokens,)."""
+        tensors = (_tensor(values[None], self.ids.device) for values in (noise.keys, noise.scales))
+        return replace(self, noise=EmbeddingNoise(*tensors))
+
+
+def _tensor(values: np.ndarray, device: torch.device) -> torch.Tensor:
+    cpu = torch.from_numpy(np.ascontiguousarray(values))
+    return cpu.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else cpu

@@ -117,7 +117,9 @@ def graph_inputs(batch: PackedBatch, seed: DropoutSeed | None) -> list[torch.Ten
     layout = batch.layout
     tensors = [batch.ids, batch.positions, layout.query_tiles, layout.preamble_tiles, layout.reductions]
     optional = (batch.entries, None if seed is None else seed.value)
-    return [*tensors, batch.kept_positions, batch.targets, batch.weights, *(t for t in optional if t is not None)]
+    noise = (batch.noise.keys, batch.noise.scales) if batch.noise else ()
+    tensors += [batch.kept_positions, batch.targets, batch.weights, *noise]
+    return [*tensors, *(t for t in optional if t is not None)]
 
 
 @dataclass

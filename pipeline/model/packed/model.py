@@ -135,7 +135,9 @@ class PackedModel:
         """
         if not len(batch.targets):
             return torch.zeros((), device=self.device)
-        with self._packed_layers(PackedContext(batch, seed or self.draw_seed(), self.dtype)):
+        embeddings = self.causal_lm.get_input_embeddings()
+        noise = batch.noise.added_to(embeddings) if batch.noise else contextlib.nullcontext()
+        with noise, self._packed_layers(PackedContext(batch, seed or self.draw_seed(), self.dtype)):
             if not self.fused_head:
                 return self._loss_of_own_head(batch)
             hidden = self.decoder(input_ids=batch.ids, position_ids=batch.positions, use_cache=False)[0]

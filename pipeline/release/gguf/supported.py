@@ -23,7 +23,10 @@ KEY = "export.formats"
 INSTEAD = "remove gguf from export.formats; llama.cpp's convert_hf_to_gguf.py knows more models"
 # Model types of transformers, and the architecture that computes the same in llama.cpp.
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2"}
-ROPE_TYPES = ("default", "linear", "llama3")
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+# Keys of yarn that change frequencies or scores. llama.cpp computes with their defaults (`ggml_rope_yarn_corr_dims` and
+# `rope_yarn`), and only newer versions of it read others from a file.
+YARN_KEYS = ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate")
 
 GPT2_REGEX = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 NO_REGEX = {**GPT2_REGEX, "use_regex": False}
@@ -64,6 +67,9 @@ def check_architecture(config: Mapping[str, Any], where: str) -> str:
     if rope_type not in ROPE_TYPES:
         what = f"GGUF is written for RoPE of the types {', '.join(ROPE_TYPES)}; this model has {rope_type}"
         raise UserError(what, where, INSTEAD)
+    if rope_type == "yarn" and (own := [key for key in YARN_KEYS if rope.get(key) is not None]):
+        what = f"GGUF is written for YaRN with its defaults; this model sets {', '.join(own)}"
+        raise UserError(what, where, INSTEAD)
     return ARCHITECTURES[kind]
 
 
@@ -81,7 +87,8 @@ def check_early(config: Config) -> None:
         find_quantizer()
     shape = config.model.geometry if not config.model.base else read_json(Path(config.model.base) / "config.json")
     if isinstance(shape, dict) and shape.get("model_type"):
-        check_architecture(shape, KEY)
+        scaling = {"rope_parameters": config.model.rope_scaling} if config.model.rope_scaling else {}
+        check_architecture({**shape, **scaling}, KEY)
     folder = Path(config.model.tokenizer or config.model.base)
     if (folder / "tokenizer.json").is_file() and not (folder / "tokenizer.model").is_file():
         pre_tokenizer_name(read_settings(folder / "tokenizer.json"), str(folder))

@@ -56,6 +56,11 @@ def settings(shape: Any, rows: int) -> dict[str, Any]:
         keys |= {"attention.key_length": size, "attention.value_length": size}
     if rope["rope_type"] == "linear":
         keys |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}
+    if rope["rope_type"] == "yarn":
+        keys |= {
+            "rope.scaling.type": "yarn", "rope.scaling.factor": float(rope["factor"]),
+            "rope.scaling.original_context_length": rope["original_max_position_embeddings"],
+        }  # fmt: skip
     return keys
 
 
