@@ -94,9 +94,10 @@ def test_the_card_counts_the_rows_that_were_trained_on(
 
 
 @pytest.mark.parametrize(("counts", "sentence"), [
-    ({}, ""), ({"best_step": 400, "best_loss": 1.23456, "planned_steps": 900},
-     " Training ended early, before step 900, since the held-out loss stopped falling; the weights are those of step 400, "
-     "with the lowest held-out loss (1.235)."),
+    ({}, ""),
+    ({"best_step": 400, "best_loss": 1.23456, "planned_steps": 900},
+     " Training ended early, before step 900, since the held-out loss stopped falling; the weights are those of step "
+     "400, with the lowest held-out loss (1.235)."),
     ({"planned_steps": 9000},
      " Training ended early, before step 9,000, since the held-out loss stopped falling."),
     ({"best_step": 400, "best_loss": 2},
