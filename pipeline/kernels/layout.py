@@ -100,8 +100,9 @@ def _preamble_of(pack: Pack) -> np.ndarray:
     return np.where(own & (preamble >= 0) & (preamble < pack.preambles), preamble, -1)
 
 
-def query_tiles_of(pack: Pack, tile: int = TILE) -> np.ndarray:
-    """`Layout.query_tiles`. tile: queries of a program."""
+def query_tiles_of(pack: Pack, tile: int = 0) -> np.ndarray:
+    """`Layout.query_tiles`. tile: queries of a program, 0 = `TILE`."""
+    tile = tile or TILE
     starts, preamble = pack.starts, _preamble_of(pack)
     tiles = -(-np.diff(starts) // tile)  # of each segment
     segment = np.repeat(np.arange(len(tiles)), tiles)

@@ -42,7 +42,7 @@ def build_optimizer(
     from bitsandbytes.optim import AdamW8bit, GlobalOptimManager, PagedAdamW8bit
 
     for module in model.modules():
-        if isinstance(module, torch.nn.Embedding):
+        if isinstance(module, torch.nn.Embedding) and module.weight.requires_grad:  # kept alive as long as the process
             GlobalOptimManager.get_instance().register_module_override(module, "weight", {"optim_bits": 32})
     paged = train.optimizer == "paged_adamw8bit"
     return cast(torch.optim.Optimizer, (PagedAdamW8bit if paged else AdamW8bit)(split, lr=train.lr))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,6 +91,29 @@ def test_the_card_counts_the_rows_that_were_trained_on(
     assert f". {counts['train']['rows']:,} instructions, " in text
     assert f"Rows: {counts['train']['rows']:,} train, {counts['val']['rows']:,} held out, " in text
     assert f", {rejected:,} of them as too long." in text
+
+
+@pytest.mark.parametrize(("counts", "sentence"), [
+    ({}, ""),
+    ({"best_step": 400, "best_loss": 1.23456, "planned_steps": 900},
+     " Training ended early, before step 900, since the held-out loss stopped falling; the weights are those of step "
+     "400, with the lowest held-out loss (1.235)."),
+    ({"planned_steps": 9000},
+     " Training ended early, before step 9,000, since the held-out loss stopped falling."),
+    ({"best_step": 400, "best_loss": 2},
+     " The weights are those of step 400, with the lowest held-out loss (2.000)."),
+])  # fmt: skip
+def test_the_card_says_how_training_ended(
+    exported: tuple[Config, Run], base: Path, monkeypatch: pytest.MonkeyPatch, counts: dict[str, Any], sentence: str
+) -> None:
+    config, run = exported
+    manifest = run.manifest("adapter")
+    changed = {**manifest, "counts": {**manifest["counts"], **counts}}
+    stock = Run.manifest
+    monkeypatch.setattr(Run, "manifest", lambda r, stage: changed if stage == "adapter" else stock(r, stage))
+    results = json.loads((run.folder("export") / "results.json").read_text())
+    text = cards.card(config, run, encoder_of(config.prompt, base, config.model.add_tokens), results, {})
+    assert f"6 steps.{sentence}\n" in text
 
 
 @pytest.mark.parametrize("method", ["houlsby", "prefix"])

@@ -68,7 +68,8 @@ def as_before(run: Run, config: Config, base: Path) -> None:
         "tokenizer": of, "dataset": sha256_json([data["key"], data["files"]]),
     }  # fmt: skip
     now = adapter["key"]
-    old = {**now, "version": 1, "model": config.value("model"), "base": of,
+    model = {name: value for name, value in config.value("model").items() if name != "rope_scaling"}  # a later key
+    old = {**now, "version": 1, "model": model, "base": of,
            "tokens": sha256_json([before, tokens["files"]])}  # fmt: skip
     for stage, manifest, key in (("tokens", tokens, before), ("adapter", adapter, old)):
         unsealed = {name: value for name, value in manifest.items() if name != "sha256"}
