@@ -7,6 +7,7 @@ import hashlib
 import re
 from string import Formatter
 
+from pipeline.evaluation import known
 from pipeline.pages.phrases import tables
 from pipeline.serving.page.page import HERE, SCRIPTS, content_security_policy, page, texts
 from tests.helpers.pages import ParsedPage
@@ -44,6 +45,16 @@ def test_every_text_is_used_and_every_used_text_exists() -> None:
 def test_words_of_measurements_are_those_of_the_reports() -> None:
     labels = tables()["labels"]
     assert {word: korean for word, korean in texts()["labels"].items() if labels.get(word) != korean} == {}
+
+
+def test_what_the_base_knew_has_korean_names() -> None:
+    asked = [{"kind": kind, "asked": "complete" if kind == "request" else "right"} for kind in known.NAMES]
+    answers = [{**one, "passed": True} for one in asked]
+    korean = texts()["labels"]
+    words = "|".join(sorted(map(re.escape, korean), key=len, reverse=True))
+    for name, *_ in known.rows(answers, answers):
+        translated = re.sub(rf"(?<!\w)(?:{words})(?!\w)", lambda found: korean[found[0]], name)
+        assert not re.search("[A-Za-z]", translated), translated
 
 
 def test_nothing_comes_from_outside() -> None:
