@@ -53,8 +53,8 @@ class Model(Section):
     tokenizer: str = ""
     """Folder with tokenizer.model or tokenizer.json; empty = the base's own. Set it when the base comes without one."""
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
-    """Type of the arithmetic: auto = bf16 on a GPU that has it; on a CPU the faster one, which plain LoRA measures before
-    its training and keeps for the run, else fp32. Set fp32 to tell rounding from other causes."""
+    """Type of the arithmetic: auto = bf16 on a GPU that has it; on a CPU the faster one, which plain LoRA measures
+    before its training and keeps for the run, else fp32. Set fp32 to tell rounding from other causes."""
     quantize: Literal["none", "int8", "nf4", "fp8"] = "none"
     """Type of the frozen base's weights: int8 and nf4 (bitsandbytes) need less memory, fp8 is faster on Hopper GPUs
     and newer. Set nf4 when memory is short, fp8 for speed."""

@@ -1,7 +1,7 @@
 """Training speed of the demo compared with Trainer and peft: `python -m scripts.benchmarks.bench_demo [steps] [dtype]`.
 
-Both train the demo's adapters on the same rows in the same order, batches of the same size, in the same type (`fp32`, the
-default, or `bf16`: Trainer then computes under autocast on a base in bf16):
+Both train the demo's adapters on the same rows in the same order, batches of the same size, in the same type (`fp32`,
+the default, or `bf16`: Trainer then computes under autocast on a base in bf16):
 Trainer on rows padded to the longest of a batch, this project as `make train` does. Neither loading nor the first two
 steps are counted. Both losses are means over a batch's labelled tokens, so they must agree.
 """
