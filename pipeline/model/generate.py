@@ -16,7 +16,6 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from pipeline.model.float32_attention import float32_attention
 from pipeline.model.load import context_length
 from pipeline.model.memory import free_bytes
 from pipeline.run.errors import UserError
@@ -206,8 +205,7 @@ def rows_at_once(model: Any, tokens: int) -> int:
 
 @contextlib.contextmanager
 def answering(model: Any) -> Iterator[None]:
-    """Context for generation: evaluation mode, with a cache, without the generation_config in the model's folder, and
-    on a CPU with attention in float32.
+    """Context for generation: evaluation mode, with a cache, without the generation_config in the model's folder.
 
     transformers would take settings that are not given from there, such as a repetition penalty.
     """
@@ -219,8 +217,7 @@ def answering(model: Any) -> Iterator[None]:
     for owner in owners:
         owner.generation_config = GenerationConfig()
     try:
-        with float32_attention(model):
-            yield
+        yield
     finally:
         for owner, own in zip(owners, before, strict=True):
             owner.generation_config = own
