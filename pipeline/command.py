@@ -24,6 +24,7 @@ from pipeline.config.schema import Config
 from pipeline.config_files import file_problems
 from pipeline.demo.base_model import FILE as DEMO_BASE
 from pipeline.demo.base_model import fetch_if_named
+from pipeline.model import cpu_dtype
 from pipeline.run.errors import Interrupted, UserError
 from pipeline.run.files import disk_errors
 from pipeline.run.folder import Run
@@ -55,7 +56,8 @@ def load_run(
     config = load(path, overrides, model, _file_problems if files else lambda values: [])
     if fetch:
         fetch_if_named(config.model.base)
-    return config, Run.of(config.name)
+    run = Run.of(config.name)
+    return cpu_dtype.bound(config, run), run
 
 
 def _file_problems(values: dict[str, Any]) -> list[Problem]:

@@ -30,6 +30,7 @@ from pipeline.data_report import stage as report
 from pipeline.dataset import stage as dataset
 from pipeline.evaluation import known_questions, tasks
 from pipeline.model import base as bases
+from pipeline.model import cpu_dtype
 from pipeline.model.base import identity, input_files
 from pipeline.prompt import general_text
 from pipeline.prompt import stage as tokens
@@ -205,19 +206,23 @@ def wanted(config: Config, last: str) -> tuple[Stage, ...]:
     return tuple(stage for stage in up_to(last) if stage.name == last or stage.is_wanted(config))
 
 
-def bring_up_to_date(config: Config, run: Run, last: str) -> None:
+def bring_up_to_date(config: Config, run: Run, last: str) -> Config:
     """Makes every stage up to `last` whose result is missing or stale, in order.
+
+    Returns:
+        The config, with the type of the arithmetic that its run computes with (`model.cpu_dtype`).
 
     Raises:
         UserError: from a stage; what can be told before any work is told then.
     """
+    config = cpu_dtype.bound(config, run)
     if _rank() > 0:
         _help_to_train(config, run)
-        return
+        return config
     needed = wanted(config, last)
     for stage in needed:
         stage.check(config, run)
-    _make(config, run, needed)
+    return _make(config, run, needed)
 
 
 def make_data(config: Config, run: Run) -> None:
@@ -248,8 +253,9 @@ def _stale(config: Config, run: Run, needed: tuple[Stage, ...]) -> list[str]:
     return [stage.name for stage in needed if not run.is_current(stage.folder, stage.key(config, run))]
 
 
-def _make(config: Config, run: Run, needed: tuple[Stage, ...]) -> None:
-    """Makes those of the stages that are stale; holds the run folder's lock as soon as there is one."""
+def _make(config: Config, run: Run, needed: tuple[Stage, ...]) -> Config:
+    """Makes those of the stages that are stale; holds the run folder's lock as soon as there is one. Returns the config
+    as `bring_up_to_date` does."""
     if not _stale(config, run, needed):
         for stage in needed:
             say(f"{stage.name}: up to date ({run.folder(stage.folder)})")
@@ -257,10 +263,12 @@ def _make(config: Config, run: Run, needed: tuple[Stage, ...]) -> None:
         if needed[-1].name == "export" == verb_started():
             say("\n".join(summary.of_run(run)))
         _hint(needed[-1].name)
-        return
+        return config
     base = functools.cache(lambda: bases.resolve(config.model))
     with run.lock():
         for stage in needed:
+            if stage.name == "train":
+                config = cpu_dtype.choose(config, run)
             key = stage.key(config, run)
             if run.is_current(stage.folder, key):
                 say(f"{stage.name}: up to date ({run.folder(stage.folder)})")
@@ -269,6 +277,7 @@ def _make(config: Config, run: Run, needed: tuple[Stage, ...]) -> None:
             stage.build(config, run.made_from(stage.sources(config, base)), key, base)
             write_text(run.root / "config.yaml", dump(config))  # of what is there, so not before it is there
     _hint(needed[-1].name)
+    return config
 
 
 def _hint(last: str) -> None:

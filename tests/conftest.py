@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,6 +137,16 @@ def no_loss_curve(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
     if peft := sys.modules.get("peft"):
         monkeypatch.setattr(peft.PeftModel, "create_or_update_model_card", lambda *_: None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def a_cpu_without_bf16() -> Iterator[None]:
+    """Runs of the tests compute the same on every CPU: `model.dtype: auto` is float32."""
+    from pipeline.model import cpu_dtype
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu_dtype, "measure", lambda: cpu_dtype.ProductSeconds(fp32=0.001, bf16=0.001))
+        yield
 
 
 @pytest.fixture(autouse=True)

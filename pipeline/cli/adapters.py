@@ -19,7 +19,7 @@ def keep_adapter(config: Config, run: Run, name: str, replace: bool) -> None:
 
     store = Store.here()
     store.check_free(name, replace)
-    bring_up_to_date(config, run, "train")
+    config = bring_up_to_date(config, run, "train")
     run.check("dataset", "adapter")
     with working("keep: loading torch and transformers"):
         from pipeline.release.keep import keep

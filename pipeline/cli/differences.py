@@ -12,7 +12,7 @@ def diff(given: Given) -> None:
     from pipeline.stages import bring_up_to_date
 
     stage.check(config)
-    bring_up_to_date(config, run, "export")
+    config = bring_up_to_date(config, run, "export")
     stage.make_difference(config, run)
 
 

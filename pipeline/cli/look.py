@@ -24,12 +24,14 @@ def show_plan(config: Config, run: Run) -> None:
         return
     fetch_if_named(config.model.base)
     with working("plan: loading torch and transformers"):
+        from pipeline.model import cpu_dtype
         from pipeline.stages import stale
         from pipeline.training import card_plan, duration
         from pipeline.training.plan import lines, plan
 
     manifest = run.manifest("tokens")
     counted = manifest["counts"]["train"] if manifest and not stale(config, run, "tokens") else None
+    config = cpu_dtype.expected(config, run)
     with working("plan: counting"):
         planned = plan(config, counted)
         times = duration.lines(planned, duration.duration(config, planned, run.root.parent))

@@ -27,5 +27,5 @@ def _serve(given: Given, page: bool) -> None:
     access = Access.of(config.serve)
     with bind(config.serve) as listener:
         if serves_export(config):
-            bring_up_to_date(config, run, "export")
+            config = bring_up_to_date(config, run, "export")
         until_stopped(config, run, access, listener, page)

@@ -23,7 +23,7 @@ def talk(config: Config, run: Run) -> None:
 
         chat_with_adapter(config, run, resolve(config.model), Store.here())
         return
-    bring_up_to_date(config, run, "export")
+    config = bring_up_to_date(config, run, "export")
     run.check("dataset", "export")  # of the former, examples that stand before a question
     with working("chat: loading torch and transformers"):
         from pipeline.serving.chat import chat

@@ -54,8 +54,9 @@ class Model(Section):
     tokenizer: str = ""
     """Folder with tokenizer.model or tokenizer.json; empty = the base's own. Set it when the base comes without one."""
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Type of the arithmetic: auto = bf16 on a GPU that has it, fp16 with a loss scale on Volta and Turing (T4, V100),
-    fp32 on a CPU (where bf16 is far slower). Set fp32 to tell rounding from other causes."""
+    """Type of the arithmetic: auto = bf16 on a GPU that has it, fp16 with a loss scale on Volta and Turing (T4, V100);
+    on a CPU the faster one of bf16 and fp32, which plain LoRA measures before its training and keeps for the run, else
+    fp32. Set fp32 to tell rounding from other causes."""
     quantize: Literal["none", "int8", "nf4", "fp8"] = "none"
     """Type of the frozen base's weights: int8 and nf4 (bitsandbytes) need less memory, fp8 is faster on Hopper GPUs
     and newer. Set nf4 when memory is short, fp8 for speed."""

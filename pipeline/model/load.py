@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from pipeline.config.method_rules import spec_of
 from pipeline.config.schema import Adapter, Model
+from pipeline.model import cpu_dtype
 from pipeline.model.base import Base
 from pipeline.model.base.folder import too_large
 from pipeline.model.base.rope_scaling import scale
@@ -21,7 +22,6 @@ from pipeline.model.block_stream import BlockStream
 from pipeline.model.tensor_loader import check_finite, load_by_tensor
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.nearest import nearest
-from pipeline.run.progress import say
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 OLDER_KEYS = ("rope_theta", "rope_scaling")  # in every config.json of 2023; transformers 5 keeps them elsewhere
@@ -121,8 +121,8 @@ def load_base(model: Model, base: Base, seed: int, float32: bool = False, stream
         UserError: transformers does not know the model, or weights and config disagree.
     """
     dtype = torch.float32 if float32 else DTYPES[dtype_name(model)]
-    if model.dtype == "bf16" and not torch.cuda.is_available():
-        say("model: model.dtype=bf16 can be 200 times slower than fp32 on a CPU; model.dtype=auto chooses the fast one")
+    if dtype == torch.bfloat16 and not torch.cuda.is_available():
+        cpu_dtype.warn_if_slow()
     if base.folder is None:
         loaded = _random(model, dtype, seed).to(device()).eval()
     elif model.quantize in ("int8", "nf4"):

@@ -1,6 +1,7 @@
 """The run folder: the interface between stages, with a manifest for each and one lock for all.
 
     runs/NAME/config.yaml                     resolved: every value that the run used
+      cpu_dtype.json                          the type that model.dtype=auto became on a CPU
       dataset/{train,val,holdout,rejected}.jsonl, report.json
       tokens/{train,val,holdout}.arrow, preview.txt
       checkpoints/step-000400/                all that exact resume needs

@@ -120,7 +120,7 @@ def product_speed(model: Model) -> float:
     """Operations a second of a product of two large matrices in the type of the run, the median of a few tenths of a
     second."""
     where = device()
-    dtype = torch.float32 if where.type == "cpu" else DTYPES[dtype_name(model)]
+    dtype = DTYPES[dtype_name(model)]
     side = SIDES[where.type]
     a = torch.randn(side, side, device=where).to(dtype)
     seconds: list[float] = []

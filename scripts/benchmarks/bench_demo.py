@@ -1,6 +1,7 @@
-"""Training speed of the demo compared with Trainer and peft: `python -m scripts.benchmarks.bench_demo [steps]`.
+"""Training speed of the demo compared with Trainer and peft: `python -m scripts.benchmarks.bench_demo [steps] [dtype]`.
 
-Both train the demo's adapters on the same rows in the same order, batches of the same size, float32 on a CPU:
+Both train the demo's adapters on the same rows in the same order, batches of the same size, in the same type (`fp32`,
+the default, or `bf16`: Trainer then computes under autocast on a base in bf16):
 Trainer on rows padded to the longest of a batch, this project as `make train` does. Neither loading nor the first two
 steps are counted. Both losses are means over a batch's labelled tokens, so they must agree.
 """
@@ -85,7 +86,7 @@ def theirs(config: Config, model: Any, tokens: Tokens, steps: int, folder: Path)
         output_dir=str(folder), per_device_train_batch_size=size, max_steps=steps, learning_rate=config.train.lr,
         lr_scheduler_type="constant", max_grad_norm=1.0, weight_decay=0.0, logging_steps=1, save_strategy="no",
         seed=config.train.seed, report_to=[], remove_unused_columns=False, disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available(), bf16=config.model.dtype == "bf16",
     )  # fmt: skip
     FixedOrderTrainer(
         model=model, args=arguments, data_collator=collate, train_dataset=Rows(tokens), callbacks=[clock]
@@ -95,8 +96,9 @@ def theirs(config: Config, model: Any, tokens: Tokens, steps: int, folder: Path)
 
 def main() -> None:
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 24
+    dtype = sys.argv[2] if len(sys.argv) > 2 else "fp32"
     with tempfile.TemporaryDirectory() as folder:
-        config = load(DEMO, [])
+        config = load(DEMO, [f"model.dtype={dtype}"])
         run = Run(Path(folder) / "demo")
         bring_up_to_date(config, run, "tokens")
         tokens = Tokens(run.folder("tokens") / "train.arrow")
