@@ -207,8 +207,8 @@ class Train(Section):
     recomputed; offload = a quarter, in main memory; stream = as block, and the frozen blocks themselves are in main
     memory; auto = the fastest that fits. Set another one to trade speed for memory."""
     gpu_memory: Annotated[float, BeforeValidator(number), Field(ge=0, le=4096)] = 0.0
-    """GiB of the card that a run may use, and that `plan` plans for; 0 = all that is free. Set it to share a card, or
-    to ask `plan` about another one."""
+    """GiB of the card that training may use, and that `plan` plans for; 0 = all that is free. Set it to share a card,
+    or to ask `plan` about another one."""
     micro_tokens: Count = 0
     """Most tokens in a micro-batch; 0 = chosen from memory. Lower it when memory runs out."""
     eval_every: Count = 0

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
 
 SMALLEST = 1 << 16  # bytes; smaller tensors, such as norms and code books, stay on the card
 ALIGNMENT = 512  # bytes, of each tensor in a buffer
+PAGE = 4096  # bytes of main memory
 Storage = Any  # torch.UntypedStorage
 Pair = tuple[Storage, torch.Tensor]  # on the card, and its bytes in main memory
 
@@ -100,7 +101,7 @@ class BlockStream:
     @property
     def bytes(self) -> int:
         """Main memory that the blocks take."""
-        return sum(block.buffer.numel() for block in self.blocks)
+        return sum(host.numel() for block in self.blocks for _, host in block.pairs)
 
     def add(self, layer: Any) -> None:
         """Freezes the decoder's next block, and takes its weights off the card."""
@@ -110,7 +111,7 @@ class BlockStream:
         if self.copier is None:
             self.copier = CudaCopier() if next(layer.parameters()).is_cuda else CpuCopier()
         number = len(self.blocks)
-        self.blocks.append(_Block(layer, self.smallest))
+        self.blocks.append(_Block(layer, self.smallest, self.copier.lock))
         layer.register_forward_pre_hook(lambda *_: self.bring(number))
         layer.register_forward_hook(lambda *passed: self._bring_for_backward(number, passed[2]))
 
@@ -132,7 +133,10 @@ class BlockStream:
     def rebuilding(self, number: int) -> Iterator[None]:
         """Context in which a block's weights are on the card and may be replaced by others."""
         block = self.blocks[number]
-        for other in list(self.copying):
+        assert self.copier is not None
+        for other, copying in list(self.copying.items()):
+            if copying is not _DONE:
+                self.copier.wait(copying)  # its buffer may be written below
             self._release(other)
         for storage, host in block.pairs:
             storage.resize_(host.numel())
@@ -157,9 +161,6 @@ class BlockStream:
         block = self.blocks[number]
         if number in self.copying:
             return
-        if not block.is_locked:
-            self.copier.lock(block.buffer)
-            block.is_locked = True
         try:
             self.copying[number] = self.copier.start(block.pairs)
         except torch.OutOfMemoryError:
@@ -182,22 +183,27 @@ _DONE = object()  # in place of a copy that has been waited for
 class _Block:
     """A block's frozen storages and their bytes in main memory."""
 
-    def __init__(self, layer: Any, smallest: int) -> None:
-        self.layer, self.smallest = layer, smallest
+    def __init__(self, layer: Any, smallest: int, lock: Callable[[torch.Tensor], None]) -> None:
+        self.layer, self.smallest, self.lock = layer, smallest, lock
         self.pairs: list[Pair] = []
-        self.buffer, self.is_locked = torch.empty(0, dtype=torch.uint8), True
+        self.buffer = torch.empty(0, dtype=torch.uint8)
         self.leave()
 
     def leave(self) -> None:
         """Empties the storages, after their bytes were copied to main memory if they are others than before."""
         storages = self._storages()
         if [s._cdata for s in storages] != [s._cdata for s, _ in self.pairs]:
-            self.pairs, self.is_locked = [], False
+            self.pairs = []
             places, size = [], 0
             for storage in storages:
                 places.append(size)
                 size += -(-storage.nbytes() // ALIGNMENT) * ALIGNMENT
-            self.buffer = torch.empty(size, dtype=torch.uint8)
+            size += -size % PAGE
+            if size != self.buffer.numel():  # layers that were stacked have the same bytes in all
+                whole = torch.empty(size + PAGE, dtype=torch.uint8)
+                start = -whole.data_ptr() % PAGE  # pages are locked whole, so no two buffers may share one
+                self.buffer = whole[start : start + size]
+                self.lock(self.buffer)
             for storage, start in zip(storages, places, strict=True):
                 host = self.buffer[start : start + storage.nbytes()]
                 host.copy_(bytes_of(storage))

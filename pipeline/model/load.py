@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import logging
 
 from pipeline.config.method_rules import spec_of
@@ -289,16 +289,15 @@ def _random(model: Model, dtype: torch.dtype, seed: int) -> Any:
     return causal_lm
 
 
-def _quantised(model: Model, folder: Path, dtype: torch.dtype, stream: BlockStream | None = None) -> Any:
-    from transformers import BitsAndBytesConfig
-
+def four_bits(dtype: torch.dtype) -> Any:
+    """transformers' settings of `model.quantize: nf4`. dtype: of the arithmetic."""
     nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
+    return BitsAndBytesConfig(load_in_4bit=True, **nf4)
+
+
+def _quantised(model: Model, folder: Path, dtype: torch.dtype, stream: BlockStream | None = None) -> Any:
     try:
-        settings = (
-            BitsAndBytesConfig(load_in_8bit=True)
-            if model.quantize == "int8"
-            else BitsAndBytesConfig(load_in_4bit=True, **nf4)
-        )
+        settings = four_bits(dtype) if model.quantize == "nf4" else BitsAndBytesConfig(load_in_8bit=True)
         on_block = None if stream is None else stream.add
         files, shape = TensorFiles(folder), read_shape(str(folder))
         quantised = load_by_tensor(files, shape, dtype, device(), "the base", settings, on_block)

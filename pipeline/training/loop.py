@@ -73,13 +73,13 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     """
     settings, method = config.train, adapters.method_of(config.adapter)
     check_card(config.model)
-    limit_card(settings.gpu_memory)
     run_base = RunBase.of(config, base)
     encoder, dataset = run_base.encoder, run.folder("dataset")
     if method.spec.export == "nothing":
         write_untrained(config.name, run, run_base, stage_key)
         return
     accelerator = start_accelerator(dtype_name(config.model), settings.tracker, run.root)
+    limit_card(settings.gpu_memory)
     world, rank, is_main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
 
     # data

@@ -49,6 +49,9 @@ def refused(folder: Path, text: str, *overrides: str) -> str:
         ("adapter: {dora: true, rslora: true}", "adapter.rslora: no rsLoRA with DoRA"),
         ("adapter: {method: none}\ntrain: {max_steps: 4}", "train.max_steps: adapter.method=none trains nothing"),
         ("adapter: {method: prefix}\ntrain: {checkpointing: block}", "train.checkpointing: prefix keeps its keys"),
+        ("adapter: {method: full}\ntrain: {checkpointing: stream}", "train.checkpointing: no stream with full: plain"),
+        ("adapter: {dora: true}\ntrain: {checkpointing: stream}", "train.checkpointing: no stream with DoRA: plain"),
+        ("adapter: {init: olora}\ntrain: {checkpointing: stream}", "train.checkpointing: no stream with adapter.init"),
         ("adapter: {lora_plus: 0}", "adapter.lora_plus = 0"),
     ],
 )  # fmt: skip
