@@ -54,19 +54,17 @@ def check_card(model: Model) -> None:
     if capability:
         card = f"{torch.cuda.get_device_name()} has compute capability {capability[0]}.{capability[1]}"
     if model.dtype == "fp16" and (capability or (0, 0)) < VOLTA:
-        what = f"fp16 needs a Volta card or newer (7.0): {card}"
-        raise UserError(what, "model.dtype", "set model.dtype=auto, which chooses what this machine is fast in")
+        fix = "set model.dtype=auto, which chooses what this machine is fast in"
+        raise UserError(f"fp16 needs a Volta card or newer (7.0): {card}", "model.dtype", fix)
     if model.dtype == "bf16" and capability and capability < AMPERE:
-        what = f"bf16 needs an Ampere card or newer (8.0): {card}"
-        raise UserError(what, "model.dtype", "set model.dtype=auto or fp16")
-    if model.quantize != "fp8":
-        return
-    fix = "set model.quantize=none, or nf4 when memory is short"
-    if (capability or (0, 0)) < HOPPER:
-        raise UserError(f"fp8 needs a Hopper card or newer (9.0): {card}", "model.quantize", fix)
-    if model.dtype == "fp16":
+        message = f"bf16 needs an Ampere card or newer (8.0): {card}"
+        raise UserError(message, "model.dtype", "set model.dtype=auto or fp16")
+    if model.quantize == "fp8" and (capability or (0, 0)) < HOPPER:
+        other = "set model.quantize=none, or nf4 when memory is short"
+        raise UserError(f"fp8 needs a Hopper card or newer (9.0): {card}", "model.quantize", other)
+    if model.quantize == "fp8" and model.dtype == "fp16":
         what = "products in fp8 have results in bf16 on this card, not in fp16"
-        raise UserError(what, "model.quantize", f"set model.dtype=auto; or {fix}")
+        raise UserError(what, "model.quantize", "set model.dtype=auto, or model.quantize=none")
 
 
 def device() -> torch.device:

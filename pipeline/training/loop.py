@@ -199,9 +199,12 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             scaling.update(is_skipped)
             loss = accelerator.reduce(loss, "sum") / max(1, labelled)
             # The first wait for the card in this step; nothing has been saved since it began.
-            if scaling.is_exhausted or not (is_skipped or (torch.isfinite(loss) and torch.isfinite(norm))):
-                numbers = float(loss), float(norm)
-                raise _not_finite(step, *numbers, checkpoint.steps(root), tokens.names_of(rows), scaling)
+            if scaling.is_exhausted:
+                place = _place(checkpoint.steps(root), tokens.names_of(rows))
+                raise _no_scale(step, float(loss), scaling.in_a_row, place)
+            if not (is_skipped or (torch.isfinite(loss) and torch.isfinite(norm))):
+                place = _place(checkpoint.steps(root), tokens.names_of(rows))
+                raise _not_finite(step, float(loss), float(norm), place)
 
             step += 1
             labelled_so_far += 0 if is_skipped else labelled
@@ -310,18 +313,23 @@ def _print_plan(
     say(f"train: {path.name} path, at most {path.micro_tokens:,} tokens in one pass")
 
 
-def _not_finite(
-    step: int, loss: float, norm: float, saved: list[int], rows: list[str], scaling: LossScale
-) -> UserError:
-    why = f"loss {loss}, gradient norm {norm}: training cannot go on"
-    fix = "lower train.lr, train.l2_sp or train.ewc, or raise train.warmup"
-    if scaling.is_exhausted:
-        why = f"loss {loss}, gradients overflow in fp16 at any loss scale, {scaling.in_a_row} steps in a row"
-        fix = "set model.dtype=fp32, or bf16 on an Ampere card or newer; if the loss rose before, lower train.lr"
+def _not_finite(step: int, loss: float, norm: float, place: str) -> UserError:
+    what = f"step {step + 1}: loss {loss}, gradient norm {norm}: training cannot go on. {place}"
+    return UserError(what, "train", "lower train.lr, train.l2_sp or train.ewc, or raise train.warmup")
+
+
+def _no_scale(step: int, loss: float, skipped: int, place: str) -> UserError:
+    """Gradients overflow in fp16 whatever the scale. skipped: steps in a row."""
+    why = f"gradients overflow in fp16 at any loss scale, {skipped} steps in a row"
+    what = f"step {step + 1}: loss {loss}, {why}. {place}"
+    fix = "set model.dtype=fp32, or bf16 on an Ampere card or newer; if the loss rose before, lower train.lr"
+    return UserError(what, "train", fix)
+
+
+def _place(saved: list[int], rows: list[str]) -> str:
+    """The newest checkpoint and the rows of a step that failed."""
     newest = f"The newest checkpoint is that of step {saved[-1]}" if saved else "There is no checkpoint yet"
-    return UserError(f"step {step + 1}: {why}. "
-                     f"{newest}. The step's rows: {', '.join(rows[:8])}{', ...' if len(rows) > 8 else ''}", "train",
-                     fix)  # fmt: skip
+    return f"{newest}. The step's rows: {', '.join(rows[:8])}{', ...' if len(rows) > 8 else ''}"
 
 
 def _flat(config: Config) -> dict[str, Any]:

@@ -42,9 +42,9 @@ class Plan:
 
     checkpoint_gb: in 1e9 bytes.
     parameters: of the base. everything: with those that the method adds. token_mib: per token on the plain path, an
-    estimate. blocks: of the base. fast: footprint of the fast path if it has LLaMA's blocks. penalty_gib: starts and
-    importances that `train.l2_sp` and `train.ewc` keep. context: tokens that the model sees, None without a limit.
-    longest: tokens of the longest row, None if unknown.
+    estimate; recomputed_mib: with blocks recomputed. blocks: of the base. fast: footprint of the fast path if it has
+    LLaMA's blocks. penalty_gib: starts and importances that `train.l2_sp` and `train.ewc` keep. context: tokens that
+    the model sees, None without a limit. longest: tokens of the longest row, None if unknown.
     """
 
     rows: int | None
@@ -63,6 +63,7 @@ class Plan:
     penalty_gib: float = 0.0
     context: int | None = None
     longest: int | None = None
+    recomputed_mib: float = 0.0
 
 
 def plan(config: Config, counted: dict[str, int] | None = None, shape: Any = None) -> Plan:
@@ -109,6 +110,7 @@ def plan(config: Config, counted: dict[str, int] | None = None, shape: Any = Non
         penalty_gib=penalty / GIB,
         context=context_length(shape, config.adapter),
         longest=counted.get("longest") if counted else None,
+        recomputed_mib=_recomputed_bytes(shape, dtype, not method.spec.float32, config.prompt.mask_prompt) / 2**20,
     )
 
 
@@ -241,11 +243,13 @@ def pass_tokens(batch_size: int, cutoff: int, planned: Plan) -> tuple[int, int]:
 
 
 def _one_row(cutoff: int, planned: Plan) -> list[str]:
-    longest = cutoff * planned.token_mib / 1024
-    least = planned.weights_gib + planned.training_gib + planned.penalty_gib + longest
+    longest, recomputed = (cutoff * mib / 1024 for mib in (planned.token_mib, planned.recomputed_mib))
+    fixed = planned.weights_gib + planned.training_gib + planned.penalty_gib
+    least = fixed + longest
     return [
         f"           {longest:.2f} GiB activations of one row of {cutoff} tokens (estimate)",
         f"           peak {least:.2f} GiB at least; with more free memory a pass takes more rows",
+        f"           peak {fixed + recomputed:.2f} GiB at least with activations recomputed",
     ]
 
 
@@ -340,3 +344,11 @@ def _token_bytes(shape: Any, dtype: str, has_adapters: bool, mask_prompt: bool) 
     inner = getattr(shape, "intermediate_size", None) or 4 * hidden
     block = (10 * hidden + 4 * inner) * BYTES[dtype] * (1.3 if has_adapters else 1.0)
     return float(shape.num_hidden_layers * block + 12 * shape.vocab_size * (0.4 if mask_prompt else 1.0))
+
+
+def _recomputed_bytes(shape: Any, dtype: str, has_adapters: bool, mask_prompt: bool) -> float:
+    """As `_token_bytes`, where only the inputs of blocks are kept, and one block at a time is computed again."""
+    layers = shape.num_hidden_layers
+    head = 12 * shape.vocab_size * (0.4 if mask_prompt else 1.0)
+    one_block = (_token_bytes(shape, dtype, has_adapters, mask_prompt) - head) / layers
+    return float(layers * shape.hidden_size * BYTES[dtype] + one_block + head)

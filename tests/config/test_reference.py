@@ -72,7 +72,7 @@ def test_each_section_has_a_description() -> None:
     ("key", "type", "default"),
     [
         ("name", "text of letters, digits, `.`, `_`, `-`", None),
-        ("model.dtype", "auto, bf16 or fp32", "auto"),
+        ("model.dtype", "auto, bf16, fp16 or fp32", "auto"),
         ("model.revision", "text", '""'),
         ("model.geometry", "table of names to values, or null", "null"),
         ("data.val", "a share below 1, or a whole number of rows", "0"),

@@ -55,6 +55,7 @@ def test_alpaca_lora_7b() -> None:
     assert found.weights_gib == pytest.approx(6_738_415_616 * 2 / 2**30, rel=1e-6)
     assert found.training_gib == pytest.approx(4_194_304 * 16 / 2**30, rel=1e-4)  # with the moments' step counts
     assert 2 < found.token_mib < 15  # 32 layers, hidden 4096, no recomputation: some 5 to 8 MiB
+    assert 32 * 4096 * 2 / 2**20 < found.recomputed_mib < found.token_mib / 4  # the inputs of 32 blocks, and one block
 
 
 def test_alpaca_7b_full() -> None:
