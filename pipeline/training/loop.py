@@ -200,11 +200,11 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             loss = accelerator.reduce(loss, "sum") / max(1, labelled)
             # The first wait for the card in this step; nothing has been saved since it began.
             if scaling.is_exhausted:
-                place = _place(checkpoint.steps(root), tokens.names_of(rows))
-                raise _no_scale(step, float(loss), scaling.in_a_row, place)
+                rows_text = _place(checkpoint.steps(root), tokens.names_of(rows))
+                raise _no_scale(step, float(loss), scaling.in_a_row, rows_text)
             if not (is_skipped or (torch.isfinite(loss) and torch.isfinite(norm))):
-                place = _place(checkpoint.steps(root), tokens.names_of(rows))
-                raise _not_finite(step, float(loss), float(norm), place)
+                rows_text = _place(checkpoint.steps(root), tokens.names_of(rows))
+                raise _not_finite(step, float(loss), float(norm), rows_text)
 
             step += 1
             labelled_so_far += 0 if is_skipped else labelled
