@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import ProjectConfiguration
 
 from pipeline.run.errors import UserError
@@ -37,6 +38,7 @@ def start_accelerator(dtype: str, tracker: str, folder: Path) -> Accelerator:
     on_card = torch.cuda.is_available()  # without one, accelerate refuses fp16
     if dtype == "fp16":  # partial sums of a product may be too large for fp16 where their sum is not
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    AcceleratorState._reset_state()  # an earlier run of this process may have had another type
     return Accelerator(
         mixed_precision="bf16" if dtype == "bf16" else "fp16" if dtype == "fp16" and on_card else "no",
         cpu=not on_card,

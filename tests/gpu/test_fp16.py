@@ -53,7 +53,7 @@ def lines_of(run: Run) -> list[dict[str, Any]]:
 def test_fast_and_plain_and_float32_learn_the_same(
     tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    targets = ("adapter.targets=[query_key_value]",) if kind == "gpt_neox" else ("adapter.targets=all-linear",)
+    targets = ("adapter.targets=[query_key_value]",) if kind == "gpt_neox" else ("adapter.targets=[all-linear]",)
     measured: list[tuple[float, float]] = []
     stock = self_check.difference
 
@@ -137,7 +137,7 @@ def test_steps_are_those_of_trainers_fp16(tmp_path: Path) -> None:
 def test_a_quantised_base(tmp_path: Path, quantize: str) -> None:
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     base = wide(tmp_path)
-    words = (f"model.quantize={quantize}", "adapter.targets=all-linear", "train.checkpointing=block")
+    words = (f"model.quantize={quantize}", "adapter.targets=[all-linear]", "train.checkpointing=block")
     half = trained(tmp_path, base, "half", "model.dtype=fp16", *words)
     brain = trained(tmp_path, base, "brain", "model.dtype=bf16", *words)
     assert (half.manifest("adapter") or {})["counts"]["path"] == "fast"
