@@ -99,7 +99,7 @@ def options() -> argparse.Namespace:
         "--seeds", default="1,2,3", help="with commas; one alone is only trained (default: %(default)s)"
     )
     arguments.add_argument("--picture", default="", help="where to draw it (default: runs/curves/curves.png)")
-    return arguments.parse_args(sys.argv[1:])
+    return arguments.parse_intermixed_args(sys.argv[1:])
 
 
 def words_of(args: argparse.Namespace) -> list[str]:

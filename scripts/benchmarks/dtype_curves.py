@@ -71,7 +71,7 @@ def configs_of(args: Any) -> dict[str, Config]:
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--types", default="fp32,bf16,fp16", help="with commas (default: %(default)s)")
-    configs, lines = configs_of(arguments.parse_args(sys.argv[1:])), {}
+    configs, lines = configs_of(arguments.parse_intermixed_args(sys.argv[1:])), {}
     for name, config in configs.items():
         say(f"--- {name}")
         run = Run.of(config.name)
