@@ -49,6 +49,7 @@ from pipeline.run.errors import UserError
 from pipeline.run.files import disk_errors, sha256_json
 from pipeline.run.progress import bar, say
 from pipeline.training.penalty import LoraTerm, Penalty, WeightTerm, lora_layers, terms_of
+from pipeline.training.processes import sum_over_ranks, wait_for_all
 
 ROWS = 32  # of general data, with a forward and a backward pass each
 FILE = "fisher.safetensors"
@@ -161,8 +162,8 @@ def fisher(model: Any, terms: Terms, rows: Sequence[Row], accelerator: Any, seed
         for hook in hooks:
             hook.remove()
         model.train(was_training)
-    scored = accelerator.reduce(scored, "sum").clamp(min=1)
-    return {name: accelerator.reduce(value, "sum") / scored for name, value in sums.items()}
+    scored = sum_over_ranks(accelerator, scored).clamp(min=1)
+    return {name: sum_over_ranks(accelerator, value) / scored for name, value in sums.items()}
 
 
 def zero_sums(terms: Terms) -> dict[str, torch.Tensor]:
@@ -224,7 +225,7 @@ def load_or_compute(
     """
     path = folder / FILE
     importances = _load(path, key, accelerator.device)
-    accelerator.wait_for_everyone()  # no rank may write before all have read
+    wait_for_all(accelerator)  # no rank may write before all have read
     if importances is not None:
         return importances
     importances = fisher(model, terms, rows, accelerator, seed)
@@ -236,7 +237,7 @@ def load_or_compute(
         none = without_information(terms, importances)
         note = f"; {len(none)} have none, such as {none[0]}: EWC does not hold them" if none else ""
         say(f"train: EWC: Fisher information of {len(terms)} weights from {len(rows)} rows of general data{note}")
-    accelerator.wait_for_everyone()
+    wait_for_all(accelerator)
     return importances
 
 

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline.kernels.deterministic import deterministic
@@ -40,6 +41,11 @@ class PaddedMicroBatches:
     def __init__(self, model: Any, tokens: Tokens, accelerator: Any, micro_tokens: int) -> None:
         self.model, self.tokens, self.accelerator, self.micro_tokens = model, tokens, accelerator, micro_tokens
         self.is_deterministic = False
+
+    @property
+    def costs(self) -> np.ndarray:
+        """Tokens that each row of the data has to be computed by itself, shape (rows,)."""
+        return self.tokens.lengths
 
     def split(self, rows: Sequence[int]) -> Sequence[MicroBatch]:
         """The rows of a step as micro-batches."""
@@ -104,6 +110,11 @@ class PackedMicroBatches:
         rows = -(-batch_size // world)
         preambles = sum(map(len, self.packer.preambles))
         return preambles + int(min(rows, len(own)) * own.mean() + 3 * rows**0.5 * own.std()) + 1
+
+    @property
+    def costs(self) -> np.ndarray:
+        """As `PaddedMicroBatches.costs`: without the preamble, which a pack computes once."""
+        return self.tokens.lengths - self.packer.shared
 
     @property
     def micro_tokens(self) -> int:
