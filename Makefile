@@ -24,6 +24,9 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 DEMO := .cache/demo/SmolLM2-135M-Instruct.Q4_1.gguf
+# Of `make train`: cards of this machine, and how often it goes on by itself after one has failed.
+GPUS ?=
+RESTARTS ?=
 RUN = $(PY) -m scripts.$@ --config="$$CONFIG" $(ARGS)
 
 A ?=
@@ -55,7 +58,7 @@ BASE ?=
 DIFF ?=
 OUT ?=
 # Paths and names reach the shell as environment variables, never as text of a command, so they may hold spaces, quotes.
-export CONFIG A B DATA TOKENIZER ADAPTER SHOW REMOVE MEASURE COMBINE HOW RANK DENSITY BASE DIFF OUT REPO WHAT SKIP
+export GPUS RESTARTS CONFIG A B DATA TOKENIZER ADAPTER SHOW REMOVE MEASURE COMBINE HOW RANK DENSITY BASE DIFF OUT REPO WHAT SKIP
 STORE = $(PY) -m scripts.adapters
 # PYTHON is started first: it may be missing, or a pyenv shim of a version that is not active.
 SETUP = $(PYTHON) -c '' > /dev/null 2>&1 || { echo 'suri: $(PYTHON) is missing or does not start' >&2; \
@@ -75,7 +78,8 @@ help:
 	@echo '  make ui            the same server, and its page in a browser'
 	@echo '  make data          read, clean, compare and split the data; a report on it'
 	@echo '  make generate      a teacher model makes rows, from CONFIG=...'
-	@echo '  make train         train the adapter; goes on from the newest checkpoint'
+	@echo '  make train         train the adapter; goes on from the newest checkpoint;'
+	@echo '                     GPUS=4: on four cards of this machine'
 	@echo
 	@echo 'Look'
 	@echo '  make plan          rows, tokens, steps, memory and time, before a run'
@@ -125,8 +129,11 @@ help:
 data: $(VENV)/.report
 judge generate: $(VENV)/.judge
 generate data train export plan: documents-extra
-data train export report verify preview ask compare judge diff: $(READY) demo-base
+data export report verify preview ask compare judge diff: $(READY) demo-base
 	@$(RUN)
+
+train: $(READY) demo-base
+	@$(RUN) $${GPUS:+--gpus="$$GPUS"} $${RESTARTS:+--restarts="$$RESTARTS"}
 
 # They read the demo's base only for some configs, and fetch it themselves.
 generate plan: $(READY)

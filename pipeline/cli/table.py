@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from pipeline.cli import adapters, benchmarks, differences, look, publish, run_folders, serving, talk
+from pipeline.cli import adapters, benchmarks, differences, look, publish, run_folders, serving, talk, train
 from pipeline.cli.command_line import Command, Given, Option
 from pipeline.config.schema import Config
 from pipeline.run.errors import UserError
@@ -89,7 +89,9 @@ COMMANDS = (
             keys=("data", "prompt", "model.tokenizer", "model.add_tokens")),
     Command("generate", "start", "a teacher model makes rows of data", _generate, model=False, fetch=False,
             keys=("synthesis",)),
-    Command("train", "start", "train the adapter; resumes from the newest checkpoint", to_stage("train"),
+    Command("train", "start", "train the adapter; resumes from the newest checkpoint", train.train,
+            options=(Option("gpus", "N", "cards of this machine to train on"),
+                     Option("restarts", "N", "times that it goes on by itself after a card has failed")),
             keys=("model", "adapter", "train"), makes_first=TO_TOKENS),
     Command("chat", "start", "talk to the exported model, or to a stored adapter", _chat,
             options=(Option("adapter", "NAME", "an adapter of the store, on its base"),),

@@ -16,17 +16,19 @@ from pipeline.ranks.place import Place
 from pipeline.run.errors import UserError, one_line
 
 ANSWER = 15.0  # seconds within which the store answers, or counts as gone
+POLL = 0.1  # seconds between two looks
 AGENT = "TORCHELASTIC_USE_AGENT_STORE"  # torchrun holds the store; without it rank 0 does
 
 
 class Board:
-    """Notes of one attempt of a run; those of an attempt that failed are not seen.
+    """Notes of one attempt of a run; those of an attempt that failed are not seen: torchrun keeps its store when it
+    starts all ranks again.
 
     Args:
-        store: a TCPStore. attempt: number of restarts.
+        store: a TCPStore. attempt: name of the attempt; empty: of none yet.
     """
 
-    def __init__(self, store: Any, attempt: int) -> None:
+    def __init__(self, store: Any, attempt: str) -> None:
         self.store, self.prefix = store, f"suri/{attempt}/"
 
     def write(self, name: str, value: Any) -> None:
@@ -41,9 +43,15 @@ class Board:
         """Adds to a counter, which starts at 0; returns its new value."""
         return int(self.store.add(self.prefix + name, by))
 
+    def wait_for_count(self, name: str, wanted: int, seconds: float) -> None:
+        """Returns once a counter has come to a number, or after so many seconds."""
+        deadline = time.monotonic() + seconds
+        while self.count(name, 0) < wanted and time.monotonic() < deadline:
+            time.sleep(POLL)
+
 
 def open_board(place: Place, patience: float) -> Board:
-    """Connects to the store; rank 0 starts it where no launcher did.
+    """Connects to the store; rank 0 starts it where no launcher did. The board is of no attempt yet.
 
     Args:
         patience: seconds to wait for it.
@@ -67,7 +75,7 @@ def open_board(place: Place, patience: float) -> Board:
                 multi_tenant=True,
             )  # fmt: skip
             store.set_timeout(timedelta(seconds=ANSWER))
-            return Board(store, place.attempt)
+            return Board(store, "")
         except (RuntimeError, ValueError) as error:  # torch's errors of a connection are RuntimeErrors
             if time.monotonic() - started < patience and not holds:
                 time.sleep(1)

@@ -1,5 +1,6 @@
 """Before any work the processes of a run meet: all are there, made of the same things, and see the same run folder.
 
+    all      agree on a name for this attempt of the run
     rank 0   writes a file with a random name into the run folder, and a note with that name
     all      look for the file; note their host and facts (versions, hashes of config, data and base)
     rank 0   compares the notes with its own, and notes the verdict: empty, or what is wrong
@@ -17,13 +18,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.ranks.board import Board
+from pipeline.ranks.board import POLL, Board
 from pipeline.ranks.place import Place
 from pipeline.run.errors import UserError
 from pipeline.run.files import disk_errors, make_folder
 from pipeline.run.progress import say
 
-POLL = 0.1  # seconds between two looks for a note
 SEEN_AFTER = 10.0  # seconds in which a file has to appear on another host; NFS keeps what it knows of a folder for some
 NAMED = 8  # ranks that a message lists
 # Facts that may differ, and what that means.
@@ -32,8 +32,8 @@ TOLERATED = {"card": "each step takes as long as on the slowest"}
 Facts = Mapping[str, str]
 
 
-def meet(board: Board, place: Place, facts: Facts, folder: Path, patience: float) -> list[str]:
-    """Returns once all ranks are there and agree; the hosts by rank.
+def meet(board: Board, place: Place, facts: Facts, folder: Path, patience: float) -> tuple[Board, list[str]]:
+    """Returns once all ranks are there and agree; the board of this attempt, and the hosts by rank.
 
     Args:
         facts: what must be the same on all ranks, short texts by name. folder: of the run, which all must see.
@@ -43,7 +43,7 @@ def meet(board: Board, place: Place, facts: Facts, folder: Path, patience: float
         UserError: ranks are missing, differ from rank 0, or do not see its run folder.
     """
     deadline = time.monotonic() + patience
-    board.write(f"came/{place.rank}", place.host)
+    board = _attempt(board, place, deadline, patience)
     if place.rank == 0:
         make_folder(folder)
         mark = folder / f".ranks-{secrets.token_hex(8)}.tmp"
@@ -62,9 +62,51 @@ def meet(board: Board, place: Place, facts: Facts, folder: Path, patience: float
         sees = _appears(folder / first["mark"])
         board.write(f"note/{place.rank}", _note(place, facts, folder, sees))
     verdict = _wait(board, "verdict", place, deadline + SEEN_AFTER, patience)
+    board.count("heard")
+    if place.rank == 0:  # which may hold the store
+        board.wait_for_count("heard", place.world, SEEN_AFTER)
     if verdict["problem"]:
         raise UserError(*verdict["problem"])
-    return list(verdict["hosts"])
+    return board, list(verdict["hosts"])
+
+
+def _attempt(board: Board, place: Place, deadline: float, patience: float) -> Board:
+    """The board of this attempt, whose name rank 0 chooses.
+
+    Notes of an earlier attempt may still be there, and no variable of a launcher names the attempt alike on all hosts.
+    So each rank asks with a word of its own, and takes the answer that repeats it.
+
+    Raises:
+        UserError: a rank did not come.
+    """
+    own = secrets.token_hex(8)
+    if place.rank:
+        board.write(f"ask/{place.rank}", [own, place.host])
+        while (answer := board.read(f"answer/{place.rank}") or ["", ""])[0] != own:
+            _check_time(board, place, deadline, patience)
+        joined = Board(board.store, answer[1])
+        joined.write(f"came/{place.rank}", place.host)
+        return joined
+    joined = Board(board.store, own)
+    joined.write("came/0", place.host)
+    missing, answered = set(range(1, place.world)), dict.fromkeys(range(place.world), "")
+    while missing:
+        for rank in sorted(missing):
+            word, _ = board.read(f"ask/{rank}") or ["", ""]
+            if word != answered[rank]:
+                answered[rank] = word
+                board.write(f"answer/{rank}", [word, own])
+        missing -= {rank for rank in missing if joined.read(f"came/{rank}") is not None}
+        if missing:
+            _check_time(joined, place, deadline, patience)
+    return joined
+
+
+def _check_time(board: Board, place: Place, deadline: float, patience: float) -> None:
+    """Waits a moment, or stops waiting."""
+    if time.monotonic() > deadline:
+        raise _missing(board, place, patience)
+    time.sleep(POLL)
 
 
 def _note(place: Place, facts: Facts, folder: Path, sees: bool) -> dict[str, Any]:
@@ -86,14 +128,13 @@ def _wait(board: Board, name: str, place: Place, deadline: float, patience: floa
         UserError: it is not there in time; with the ranks that did not come and the hosts of those that did.
     """
     while (value := board.read(name)) is None:
-        if time.monotonic() > deadline:
-            raise _missing(board, place, patience)
-        time.sleep(POLL)
+        _check_time(board, place, deadline, patience)
     return value
 
 
 def _missing(board: Board, place: Place, patience: float) -> UserError:
-    came = [board.read(f"came/{rank}") for rank in range(place.world)]
+    came = [board.read(f"came/{rank}") or (board.read(f"ask/{rank}") or [0, None])[1] for rank in range(place.world)]
+    came[place.rank] = place.host
     gone = [rank for rank, host in enumerate(came) if host is None]
     there = ", ".join(sorted({host for host in came if host is not None}))
     who = _ranks(gone) if gone else "a rank that came"

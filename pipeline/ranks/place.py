@@ -15,13 +15,12 @@ from pipeline.run.errors import UserError
 
 @dataclass(frozen=True)
 class Place:
-    """rank: of this process among `world`. local: among those of its host. attempt: restarts of the run before it."""
+    """rank: of this process among `world`. local: among those of its host."""
 
     rank: int = 0
     world: int = 1
     local: int = 0
     host: str = ""
-    attempt: int = 0
 
     @classmethod
     def here(cls) -> Place:
@@ -34,13 +33,10 @@ class Place:
         if not 0 <= rank < max(1, world):
             what = f"RANK={rank} and WORLD_SIZE={world}: ranks go from 0 to WORLD_SIZE - 1"
             raise UserError(what, "environment", "start the processes by make train GPUS=N, torchrun or accelerate")
-        return cls(rank, world, _number("LOCAL_RANK", rank), socket.gethostname(), _number(ATTEMPT, 0))
+        return cls(rank, world, _number("LOCAL_RANK", rank), socket.gethostname())
 
     def __str__(self) -> str:
         return f"rank {self.rank} on {self.host}"
-
-
-ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
 
 
 def _number(name: str, default: int) -> int:

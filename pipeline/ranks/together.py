@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.ranks.board import open_board
 from pipeline.ranks.meeting import PATIENCE, meet
 from pipeline.ranks.place import Place
-from pipeline.ranks.watch import NETWORK, Limits, Watch, watching
+from pipeline.ranks.watch import FREE, NETWORK, Limits, Watch, watching
 from pipeline.run.errors import Interrupted, UserError, one_line
 
 WAIT = 300.0  # seconds for all ranks to come
@@ -30,11 +30,12 @@ def together(place: Place, facts: Callable[[], Mapping[str, str]], folder: Path)
     Raises:
         UserError: that of this rank, with its number and host. SystemExit: another rank has told what is wrong.
     """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a rank that ends makes the others' stores print stacks
     text = os.environ.get(PATIENCE, "")
     patience = float(text) if text.isdecimal() and int(text) else WAIT
     board = open_board(place, patience)
     try:
-        hosts = meet(board, place, facts(), folder, patience)
+        board, hosts = meet(board, place, facts(), folder, patience)
     except UserError:
         if place.local:
             raise SystemExit(SPOKEN) from None  # the first rank of this host says it
@@ -49,6 +50,7 @@ def together(place: Place, facts: Callable[[], Mapping[str, str]], folder: Path)
                 raise SystemExit(error.code) from None
             raise
         except (UserError, Exception) as error:
+            watch.mark(FREE)
             failure = _own_failure(error, place, watch)
             if not watch.fail(failure.what, failure.fix or "see above"):
                 raise SystemExit(SPOKEN) from None

@@ -28,6 +28,8 @@ from pipeline.run.errors import one_line
 from pipeline.run.progress import warn
 
 BEAT = 1.0  # seconds
+LINGER, LINGER_FAILED = 60.0, 3.0  # seconds that rank 0 waits for the others to end, and after a failure to hear of it
+TOLD = "SURI_RANKS_TOLD"  # environment variable: a file that a rank makes when it has told a failure, for the launcher
 TIMEOUT = "SURI_RANKS_TIMEOUT"  # environment variable: seconds, instead of `Limits.dead`
 FREE, STEP, EXCHANGE, CONNECT = "free", "step", "exchange", "connect"
 
@@ -91,6 +93,13 @@ class Watch:
         self._thread.join(timeout=5)
         with contextlib.suppress(RuntimeError):
             self.board.write(f"done/{self.place.rank}", True)
+            self.board.count("ended")
+            self._linger(LINGER)
+
+    def _linger(self, seconds: float) -> None:
+        """Rank 0, which may hold the store, ends after the others."""
+        if self.place.rank == 0:
+            self.board.wait_for_count("ended", self.place.world, seconds)
 
     def mark(self, kind: str, step: int | None = None) -> None:
         """The main thread begins something else."""
@@ -111,15 +120,19 @@ class Watch:
         with contextlib.suppress(RuntimeError):  # the store is gone
             if self.board.count("failures") == 1:
                 self.board.write("failure", self.failure)
-            return self._may_tell()
+            is_first = self._may_tell()
+            self.board.count("ended")
+            self._linger(LINGER_FAILED)
+            return is_first
         return self.place.local == 0
 
     def wait_for_failure(self, seconds: float) -> bool:
-        """Whether a failure becomes known in that time; its rank says what it is."""
+        """Gives the thread time to learn which rank failed, and to end this process with that; returns whether a signal
+        asked this rank to stop, which its launcher sends to all when one has failed."""
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and not self.failure and not self.is_signalled:
+        while time.monotonic() < deadline and not self.is_signalled:
             time.sleep(0.1)
-        return bool(self.failure) or self.is_signalled
+        return self.is_signalled
 
     def _may_tell(self) -> bool:
         return self.board.count(f"told/{self.place.host}") == 1
@@ -137,7 +150,10 @@ class Watch:
                     self._leave(self.fail(*problem))
                 else:
                     self.failure = failure
-                    self._leave(self._may_tell())
+                    is_first = self._may_tell()
+                    self.board.count("ended")
+                    self._linger(LINGER_FAILED)
+                    self._leave(is_first)
             except RuntimeError as error:  # torch's errors of the store
                 if self._ended.is_set():
                     return
@@ -148,6 +164,9 @@ class Watch:
         if self._ended.is_set():
             return
         if tells and self.failure:
+            if path := os.environ.get(TOLD):
+                with contextlib.suppress(OSError):
+                    open(path, "w").close()
             warn(f"suri: {self.failure['what']}\n  fix:   {self.failure['fix']}")
         os._exit(2)
 

@@ -7,23 +7,21 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
+from accelerate.utils import ProjectConfiguration
 
 from pipeline.ranks.card import check_card_exists
+from pipeline.ranks.group import join_group
 from pipeline.ranks.place import Place
 from pipeline.ranks.watch import CONNECT, FREE, exchanging, mark, watch
 from pipeline.run.errors import UserError
 
 BUCKET = 1 << 24  # numbers per message: few messages, little memory
-# Ranks may wait this long in an exchange, as while the first one measures or writes; the watch finds those that hang.
-LONGEST_WAIT = timedelta(days=2)
 
 
 def start_accelerator(dtype: str, tracker: str, folder: Path) -> Accelerator:
@@ -44,12 +42,13 @@ def start_accelerator(dtype: str, tracker: str, folder: Path) -> Accelerator:
     if place.world > 1:
         check_card_exists(place)
     mark(CONNECT)
+    if own := watch():
+        join_group(own.board, place)
     accelerator = Accelerator(
         mixed_precision="bf16" if dtype == "bf16" else "no",
         cpu=not torch.cuda.is_available(),
         log_with=None if tracker == "none" else tracker,
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)] if place.world > 1 else [],
     )
     any_rank(accelerator, False)  # the first exchange opens the connections
     mark(FREE)
