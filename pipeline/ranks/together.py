@@ -27,8 +27,11 @@ def together(place: Place, facts: Callable[[], Mapping[str, str]], folder: Path)
     Args:
         facts: that must be the same on all ranks. folder: of the run.
 
+    An error of the block ends the process with exit code 2: it is printed with the number and host of this rank, unless
+    another rank of this host has already said what is wrong.
+
     Raises:
-        UserError: that of this rank, with its number and host. SystemExit: another rank has told what is wrong.
+        UserError: the ranks did not meet, or do not fit. SystemExit: the first rank of this host says so.
     """
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a rank that ends makes the others' stores print stacks
     text = os.environ.get(PATIENCE, "")
@@ -52,11 +55,10 @@ def together(place: Place, facts: Callable[[], Mapping[str, str]], folder: Path)
         except (UserError, Exception) as error:
             watch.mark(FREE)
             failure = _own_failure(error, place, watch)
-            if not watch.fail(failure.what, failure.fix or "see above"):
-                raise SystemExit(SPOKEN) from None
-            if not isinstance(error, UserError) and not _is_memory(error):
+            is_first = watch.fail(failure.what, failure.fix or "see above")
+            if is_first and not isinstance(error, UserError) and not _is_memory(error):
                 traceback.print_exc()
-            raise failure from None
+            watch.leave(str(failure) if is_first else "")
 
 
 def _own_failure(error: Exception, place: Place, watch: Watch) -> UserError:

@@ -120,11 +120,24 @@ class Watch:
         with contextlib.suppress(RuntimeError):  # the store is gone
             if self.board.count("failures") == 1:
                 self.board.write("failure", self.failure)
-            is_first = self._may_tell()
+            return self._may_tell()
+        return self.place.local == 0
+
+    def leave(self, message: str = "") -> None:
+        """Ends the process after a failure, whatever its main thread is doing: that may never return from an exchange.
+
+        message: printed before; it is known to the launcher then, which need not say anything.
+        """
+        if message:
+            if path := os.environ.get(TOLD):
+                with contextlib.suppress(OSError):
+                    open(path, "w").close()
+            warn(f"suri: {message}")
+        with contextlib.suppress(RuntimeError):
             self.board.count("ended")
             self._linger(LINGER_FAILED)
-            return is_first
-        return self.place.local == 0
+        sys.stdout.flush()
+        os._exit(2)
 
     def wait_for_failure(self, seconds: float) -> bool:
         """Gives the thread time to learn which rank failed, and to end this process with that; returns whether a signal
@@ -150,25 +163,16 @@ class Watch:
                     self._leave(self.fail(*problem))
                 else:
                     self.failure = failure
-                    is_first = self._may_tell()
-                    self.board.count("ended")
-                    self._linger(LINGER_FAILED)
-                    self._leave(is_first)
+                    self._leave(self._may_tell())
             except RuntimeError as error:  # torch's errors of the store
                 if self._ended.is_set():
                     return
                 self._store_is_gone(one_line(error, 120))
 
     def _leave(self, tells: bool) -> None:
-        """Ends the process, whatever its main thread is doing: that may never return from an exchange."""
-        if self._ended.is_set():
-            return
-        if tells and self.failure:
-            if path := os.environ.get(TOLD):
-                with contextlib.suppress(OSError):
-                    open(path, "w").close()
-            warn(f"suri: {self.failure['what']}\n  fix:   {self.failure['fix']}")
-        os._exit(2)
+        if not self._ended.is_set():
+            failure = self.failure
+            self.leave(f"{failure['what']}\n  fix:   {failure['fix']}" if tells and failure else "")
 
     def _store_is_gone(self, error: str) -> None:
         where = os.environ.get("MASTER_ADDR", "its host")

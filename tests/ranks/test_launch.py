@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import socket
 from collections.abc import Callable
@@ -64,6 +65,7 @@ def ranks(config: Config, run: Run, first_attempt: Callable[[], object] | None =
     """What a forked rank does: it trains; `first_attempt` before that, unless it was restarted."""
 
     def work() -> None:
+        faulthandler.dump_traceback_later(20, exit=True)
         AcceleratorState._reset_state(True)
         os.environ |= {"ACCELERATE_USE_CPU": "true", "TOKENIZERS_PARALLELISM": "false"}
         if first_attempt and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
