@@ -62,7 +62,7 @@ def _plan(given: Given) -> None:
     config, run = given.load()
     if config.synthesis.method == "none":  # without generated rows there is only training to plan, which needs a base
         config, run = replace(given, command=replace(given.command, model=True)).load()
-    look.show_plan(config, run)
+    look.show_plan(config, run, given.options)
 
 
 def _chat(given: Given) -> None:
@@ -101,6 +101,11 @@ COMMANDS = (
     Command("ui", "start", "the same server, and its page in a browser", serving.ui,
             keys=("serve",), makes_first=TO_EXPORT, extra=lambda config: "serving"),
     Command("plan", "look", "rows, tokens, steps, trained parameters and memory", _plan, model=False, fetch=False,
+            options=(Option("gpus", "N", "time, efficiency and price on N cards"),
+                     Option("card", "NAME", "a100, h100, h200, b200 or l40s; default: h200"),
+                     Option("price", "P", "of a card for an hour"),
+                     Option("rate", "N", "tokens a second of one card, if you measured them"),
+                     Option("link", "GB/S", "bandwidth of an all-reduce, if you measured it")),
             keys=PLANNED),
     Command("preview", "look", "five encoded rows; what carries loss is green", on_run(look.show_preview),
             keys=("prompt",), makes_first=TO_TOKENS),

@@ -50,11 +50,21 @@ def check_count(text: str, place: str) -> int:
     return count
 
 
-def launch(count: int, command: Sequence[str] | Callable[[], Any], restarts: int = 0) -> None:
-    """Runs a command of `suri` in so many ranks.
+def launch(count: int, command: Sequence[str], restarts: int = 0) -> None:
+    """Runs a command of `suri` in so many ranks, as `launch_command` does.
 
     Args:
-        command: its words, or (in tests) a function that forked ranks call. restarts: times that all ranks are started
+        command: its words.
+    """
+    launch_command(count, [*COMMAND, *command], restarts)
+
+
+def launch_command(count: int, command: Sequence[str] | Callable[[], Any], restarts: int = 0) -> None:
+    """Runs this Python with other arguments in so many ranks.
+
+    Args:
+        command: the arguments, or (in tests) a function that forked ranks call. restarts: times that all ranks are
+        started
             again after one has failed.
 
     Raises:
@@ -68,7 +78,7 @@ def launch(count: int, command: Sequence[str] | Callable[[], Any], restarts: int
         min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
         rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=restarts, start_method="fork",
     )  # fmt: skip
-    entry, words = (command, []) if callable(command) else (sys.executable, [*COMMAND, *command])
+    entry, words = (command, []) if callable(command) else (sys.executable, list(command))
     with tempfile.TemporaryDirectory() as folder, _environment(folder, count) as told, _quiet():
         try:
             elastic_launch(config, entry)(*words)

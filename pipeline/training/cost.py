@@ -24,8 +24,8 @@ from pipeline.run.progress import readable_time
 
 @dataclass(frozen=True)
 class Card:
-    """Speeds from NVIDIA's data sheets. bf16, fp8: dense products, in TFLOP/s; fp8 is 0 without. link: to the other cards
-    of a host, in GB/s and one direction. network: of a card's share of the host's network, likewise."""
+    """Speeds from NVIDIA's data sheets. bf16, fp8: dense products, in TFLOP/s; fp8 is 0 without. link: to the other
+    cards of a host, in GB/s and one direction. network: of a card's share of the host's network, likewise."""
 
     name: str
     bf16: float
@@ -50,16 +50,16 @@ LINK_SHARE = 0.8
 LATENCY_MS = 0.05  # of one message among the cards of a host, by hand; between hosts it grows with log2 of their number
 BUCKET_NUMBERS = 1 << 24  # of gradients in a message: `BUCKET` in processes.py
 SMALL_MESSAGES = 2  # of a step besides its gradients: whether a rank was told to stop, and the loss
-# Tokens a second of one H200: LoRA on 7B at 128 rows of Alpaca a step, measured on 2026-11-29 (docs/scaling.md), and the
-# operations of such a token, of which steps of another base need more or fewer.
+# Tokens a second of one H200: LoRA on 7B at 128 rows of Alpaca a step, measured on 2026-11-29 (docs/scaling.md), and
+# the operations of such a token, of which steps of another base need more or fewer.
 MEASURED = {"bf16": 28_151.0, "fp8": 45_045.0}
 MEASURED_ON, MEASURED_OPERATIONS = CARDS["h200"], 4 * 6.74e9
 # Milliseconds a block: four cards took 158 and 196 ms for 32 rows of 32 blocks (the same measurement). In bf16 the card
 # was busy for most of it, so that is an upper bound.
 LAUNCH_MS = {"bf16": 4.9, "fp8": 6.1}
-# By rows of a rank: by how much the rank with the most tokens exceeds the mean, in Alpaca, mean over the steps of an epoch
-# (scripts/benchmarks/imbalance.py, docs/scaling.md).
-IMBALANCE = {64: 0.0, 32: 0.0, 16: 0.0, 8: 0.0}
+# By rows of a rank: by how much the rank with the most tokens exceeds the mean, in Alpaca, mean over the steps of an
+# epoch (scripts/benchmarks/imbalance.py, docs/scaling.md).
+IMBALANCE = {256: 0.0, 128: 0.0001, 64: 0.0005, 32: 0.002, 16: 0.008, 8: 0.021}
 WORTH = 0.8  # efficiency from which more cards pay, a convention
 
 
@@ -148,7 +148,8 @@ def imbalance_of(rows: float) -> float:
 
 
 def rows_worth(work: Work, count: int, card: Card, rate: float, link: float = 0.0) -> int | None:
-    """The fewest rows a step, a power of two times the cards, of which this many cards keep `WORTH`; None if none do."""
+    """The fewest rows a step, a power of two times the cards, of which this many cards keep `WORTH`; None if none
+    do."""
     for doubling in range(16):
         rows = count << doubling
         if predict(_with_rows(work, rows), count, card, rate, link).efficiency >= WORTH:
@@ -170,7 +171,7 @@ def lines(work: Work, count: int, card: Card, rate: float, source: str, price: f
     hosts = math.ceil(count / HOST)
     seconds = work.steps * cost.step
     hours = seconds * count / 3600
-    paid = f"; {hours * price:,.2f} at PRICE={price:g} an hour" if price else "; PRICE=2.5 (of a card-hour) adds the price"
+    paid = f"; {hours * price:,.2f} at PRICE={price:g} each" if price else "; PRICE=2.5 (of one) adds the price"
     enough = rows_worth(work, count, card, rate, link)
     least = f"from {enough:,} rows a step on" if enough else "with no size of step"
     return [

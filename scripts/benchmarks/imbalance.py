@@ -1,9 +1,9 @@
 """How evenly the tokens of a step are dealt to ranks: `python -m scripts.benchmarks.imbalance DATA TOKENIZER`.
 
-DATA: instruction data in Alpaca form. TOKENIZER: a folder with tokenizer.model. The rows are encoded as a run does (Alpaca's
-template, cut at 512), dealt for each step of an epoch, and counted: no model, no GPU. The imbalance of a step is by how
-much the rank with the most tokens exceeds the mean; a step takes that much longer than with equal ranks. A token of a
-preamble counts once for each pack, as it is computed; here a rank's rows are one pack.
+DATA: instruction data in Alpaca form. TOKENIZER: a folder with tokenizer.model. The rows are encoded as a run does
+(Alpaca's template, cut at 512), dealt for each step of an epoch, and counted: no model, no GPU. The imbalance of a step
+is by how much the rank with the most tokens exceeds the mean; a step takes that much longer than with equal ranks. A
+token of a preamble counts once for each pack, as it is computed; here a rank's rows are one pack.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tokens, preambles = encoded(words[0], words[1], Path(folder))
         packer = Packer(tokens, preambles, 1 << 40)
-        print(f"{len(tokens):,} rows, {tokens.lengths.mean():.1f} tokens each, {packer.shared.mean():.1f} of them shared")
+        print(
+            f"{len(tokens):,} rows, {tokens.lengths.mean():.1f} tokens each, {packer.shared.mean():.1f} of them shared"
+        )
         print("| rows a step | ranks | steps | mean | worst step | mean of packs | worst step of packs |")
         print("|---:|---:|---:|---:|---:|---:|---:|")
         for batch_size in BATCH_SIZES:

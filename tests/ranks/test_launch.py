@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from pipeline.command import guarded
 from pipeline.config.schema import Config
 from pipeline.ranks import launch as launching
-from pipeline.ranks.launch import check_count, launch, restarts_of
+from pipeline.ranks.launch import check_count, launch_command, restarts_of
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.training import checkpoint
@@ -82,7 +82,7 @@ def test_a_killed_rank_is_named(start: Start, monkeypatch: pytest.MonkeyPatch) -
     in_step(monkeypatch, 1, 3, kill)
     config, run = start()
     with pytest.raises(UserError) as error:
-        launch(2, ranks(config, run))
+        launch_command(2, ranks(config, run))
     assert error.value.what == f"rank 1 on {socket.gethostname()} was ended by signal 9 (SIGKILL)"
     assert checkpoint.damage(run.folder("checkpoints"), 3) == ""
 
@@ -91,7 +91,7 @@ def test_a_killed_rank_is_named(start: Start, monkeypatch: pytest.MonkeyPatch) -
 def test_an_error_is_said_by_its_rank(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
     config, run = start("train.batch_size=1")
     with pytest.raises(SystemExit) as error:
-        launch(2, ranks(config, run))
+        launch_command(2, ranks(config, run))
     assert error.value.code == 2
     text = " ".join(capfd.readouterr().err.split())
     assert text.count("suri: ") == 1
@@ -107,6 +107,6 @@ def test_restarted_ranks_go_on_from_the_last_checkpoint(
     config, run = start(name="whole")
     whole = run_to(config, "train", run.root.parent)
     config, run = start(name="killed")
-    launch(2, ranks(config, run, lambda: in_step(monkeypatch, rank, 4, kill)), restarts=1)
+    launch_command(2, ranks(config, run, lambda: in_step(monkeypatch, rank, 4, kill)), restarts=1)
     assert "resuming from step 4 of 6" in capfd.readouterr().out
     assert losses_of(run) == pytest.approx(losses_of(whole), rel=1e-6)
