@@ -68,6 +68,8 @@ def _cost(config: Config, planned: Plan, run: Run, options: Mapping[str, str]) -
             f"from {rate:,.0f} tokens/s of one {card.name}: a 7B LoRA on an H200, by peak speed and operations; "
             "RATE= takes your own"
         )
+    if not planned.exact:
+        source += "; as if every row had the most tokens"
     return cost.lines(work, count, card, rate, source, price, link)
 
 

@@ -165,7 +165,8 @@ def lines(work: Work, count: int, card: Card, rate: float, source: str, price: f
     """The prediction as lines of `make plan`.
 
     Args:
-        source: of the rate. price: of a card for an hour; 0: not known.
+        source: of the rate, and what the tokens are if they were not counted. price: of a card for an hour; 0: not
+        known.
     """
     cost = predict(work, count, card, rate, link)
     hosts = math.ceil(count / HOST)
