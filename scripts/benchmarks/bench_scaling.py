@@ -14,6 +14,7 @@ card; to try the script.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import statistics
@@ -51,6 +52,7 @@ CUDA = torch.cuda.is_available()
 KIND = torch.bfloat16 if CUDA else torch.float32
 WORKER = "SURI_BENCH_SCALING"  # environment variable: the worker's settings
 DEFAULTS = {"cards": "1,2", "types": "bf16,fp8", "rows": "128"}
+TRIED = 8  # steps with --tiny, steady or not
 MOST_PACK = 16384  # tokens, as in bench_train
 
 
@@ -67,7 +69,7 @@ def work() -> None:
     weights = [p for p in model.parameters() if p.requires_grad]
     train = Train(batch_size=settings["rows"])
     shares: list[float] = []
-    pace = timed(_steps(accelerator, path, weights, train, shares))
+    pace = timed(itertools.islice(_steps(accelerator, path, weights, train, shares), settings["most"]))
     peak = torch.cuda.max_memory_allocated() / 2**30 if CUDA else 0.0
     peaks = accelerator.gather(torch.tensor([peak], device=accelerator.device)).tolist()
     exchange = _exchange(accelerator, weights) if world > 1 else 0.0
@@ -201,6 +203,7 @@ def main() -> None:
                 settings = {
                     "tokens": f"{folder}/bench/tokens/train.arrow", "preambles": [list(map(int, p)) for p in preambles],
                     "shape": shape, "type": kind, "rows": rows, "result": f"{folder}/result.json",
+                    "most": TRIED if tiny else None,
                 }  # fmt: skip
                 now = _measure(settings, count)
                 one = one or now

@@ -121,7 +121,7 @@ def train_on(world: int, config: Config, root: Path) -> Run:
 def run_ranks(world: int, work: Callable[[], object], seconds: float = 60) -> list[int]:
     """Exit codes of processes such as `accelerate launch --cpu` starts, by rank, without the seconds that imports take.
 
-    When one fails the others have until `seconds` after the start to end by themselves.
+    Those that are left `seconds` after the start, or `PATIENCE` after another one has ended, are killed.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -133,6 +133,7 @@ def run_ranks(world: int, work: Callable[[], object], seconds: float = 60) -> li
         for child in children:
             if child not in codes and (ended := os.waitpid(child, os.WNOHANG))[0]:
                 codes[child] = os.waitstatus_to_exitcode(ended[1])
+                deadline = min(deadline, time.time() + PATIENCE) if len(codes) == 1 else deadline
         time.sleep(0.02)
     for child in set(children) - set(codes):
         os.kill(child, signal.SIGKILL)
@@ -141,6 +142,7 @@ def run_ranks(world: int, work: Callable[[], object], seconds: float = 60) -> li
     return [codes[child] for child in children]
 
 
+PATIENCE = 15  # seconds
 TOO_LONG = -1000  # exit code of a rank that had to be killed here
 
 

@@ -80,10 +80,10 @@ def test_one_failure_ends_all(
     act: Callable[[], object], rank: int, code: int, says: str,
 ) -> None:  # fmt: skip
     world = 3 if rank == 2 else 2
-    monkeypatch.setenv("SURI_RANKS_TIMEOUT", "3")
+    monkeypatch.setenv("SURI_RANKS_TIMEOUT", "6")
     in_step(monkeypatch, rank, 3, act)
     config, run = start("train.micro_tokens=4000")
-    codes = run_ranks(world, lambda: run_to(config, "train", run.root.parent), seconds=25)
+    codes = run_ranks(world, lambda: run_to(config, "train", run.root.parent))
     assert codes == [code if number == rank else 2 for number in range(world)]
     error = capfd.readouterr().err
     assert error.count("suri: ") == 1, error
@@ -94,7 +94,7 @@ def test_one_failure_ends_all(
 
 
 def test_the_run_goes_on_after_a_failure(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SURI_RANKS_TIMEOUT", "3")
+    monkeypatch.setenv("SURI_RANKS_TIMEOUT", "6")
     config, run = start(name="whole")
     whole = run_to(config, "train", run.root.parent)
     config, run = start(name="killed")
@@ -117,7 +117,7 @@ def test_a_full_disk_of_the_rank_that_writes(
 
     monkeypatch.setattr(checkpoint, "save_file", save_file)
     config, run = start()
-    assert run_ranks(2, lambda: run_to(config, "train", run.root.parent), seconds=25) == [2, 2]
+    assert run_ranks(2, lambda: run_to(config, "train", run.root.parent)) == [2, 2]
     error = capfd.readouterr().err
     assert error.count("suri: ") == 1
     assert f"rank 0 on {HOST}: no space left on the disk" in " ".join(error.split())
@@ -130,7 +130,7 @@ def test_a_signal_saves_and_stops_all(
     """One rank is asked to end: all stop after the same step, and the first says how to go on."""
     in_step(monkeypatch, 1, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
     config, run = start("train.save_every=100")
-    codes = run_ranks(2, lambda: run_to(config, "train", run.root.parent), seconds=25)
+    codes = run_ranks(2, lambda: run_to(config, "train", run.root.parent))
     assert codes == [130, 130] or codes == [130, 128 + signal.SIGTERM]
     assert capfd.readouterr().err.count("its checkpoint is written") == 1
     assert checkpoint.steps(run.folder("checkpoints")) == [2]
@@ -138,7 +138,7 @@ def test_a_signal_saves_and_stops_all(
 
 def test_more_ranks_than_rows(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
     config, run = start("train.batch_size=2")
-    assert run_ranks(3, lambda: run_to(config, "train", run.root.parent), seconds=25) == [2, 2, 2]
+    assert run_ranks(3, lambda: run_to(config, "train", run.root.parent)) == [2, 2, 2]
     error = " ".join(capfd.readouterr().err.split())
     assert error.count("suri: ") == 1
     assert "3 processes, and a step has 2 rows" in error
