@@ -82,8 +82,6 @@ def work() -> None:
         Path(settings["result"]).write_text(json.dumps(result))
     accelerator.wait_for_everyone()
     accelerator.end_training()
-    if world > 1:
-        torch.distributed.destroy_process_group()
 
 
 def _steps(
