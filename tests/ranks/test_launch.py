@@ -20,6 +20,7 @@ from pipeline.run.folder import Run
 from pipeline.training import checkpoint
 from tests.helpers.tiny import run_to
 from tests.helpers.training_runs import losses_of
+from tests.ranks.conftest import SETTINGS
 from tests.ranks.test_failure import in_step, kill
 
 needs_gloo = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
@@ -61,15 +62,13 @@ def test_restarts() -> None:
         restarts_of("many", "RESTARTS")
 
 
-def ranks(config: Config, run: Run, first_attempt: Callable[[], object] | None = None) -> Callable[[], None]:
-    """What a forked rank does: it trains; `first_attempt` before that, unless it was restarted."""
+def ranks(config: Config, run: Run) -> Callable[[], None]:
+    """What a forked rank does: it trains."""
 
     def work() -> None:
         faulthandler.dump_traceback_later(20, exit=True)
         AcceleratorState._reset_state(True)
         os.environ |= {"ACCELERATE_USE_CPU": "true", "TOKENIZERS_PARALLELISM": "false"}
-        if first_attempt and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-            first_attempt()
         code = guarded(lambda: run_to(config, "train", run.root.parent) and None)
         if code:
             os._exit(code)
@@ -98,15 +97,36 @@ def test_an_error_is_said_by_its_rank(start: Start, capfd: pytest.CaptureFixture
     assert "2 processes, and a step has 1 rows" in text
 
 
+# The first rank kills itself in its fifth step, unless it was started again.
+KILLED_ONCE = """
+import os, signal, sys
+from pipeline.cli.main import start
+from pipeline.training import loop
+
+stock, passes = loop._backward, []
+
+def backward(value, labelled):
+    passes.append(labelled)
+    if len(passes) == 5 and os.environ["RANK"] == "0" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return stock(value, labelled)
+
+loop._backward = backward
+raise SystemExit(start(sys.argv[1:]))
+"""
+
+
 @needs_gloo
-@pytest.mark.parametrize("rank", [0, 1])
 def test_restarted_ranks_go_on_from_the_last_checkpoint(
-    start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], rank: int
+    start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """As with `torchrun --max-restarts`, whose agent this is."""
+    """As with `torchrun --max-restarts`, whose agent this is. Processes of their own: torchrun's are no forks either."""
     config, run = start(name="whole")
     whole = run_to(config, "train", run.root.parent)
     config, run = start(name="killed")
-    launch_command(2, ranks(config, run, lambda: in_step(monkeypatch, rank, 4, kill)), restarts=1)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    monkeypatch.setenv("RUNS", str(run.root.parent))
+    words = ["train", f"--config={run.root.parent / 'tiny.yaml'}", *SETTINGS]
+    launch_command(2, ["-c", KILLED_ONCE, *words], restarts=1)
     assert "resuming from step 4 of 6" in capfd.readouterr().out
     assert losses_of(run) == pytest.approx(losses_of(whole), rel=1e-6)
