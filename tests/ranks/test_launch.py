@@ -120,7 +120,7 @@ raise SystemExit(start(sys.argv[1:]))
 def test_restarted_ranks_go_on_from_the_last_checkpoint(
     start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """As with `torchrun --max-restarts`, whose agent this is. Processes of their own: torchrun's are no forks either."""
+    """As with `torchrun --max-restarts`, whose agent this is, and with processes that are no forks either."""
     config, run = start(name="whole")
     whole = run_to(config, "train", run.root.parent)
     config, run = start(name="killed")
