@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from pipeline.ranks.board import Board
+from pipeline.ranks.board import ANSWER, Board, open_board
 from pipeline.ranks.card import uses_cpu
 from pipeline.ranks.place import Place
 
@@ -22,7 +22,8 @@ def join_group(board: Board, place: Place) -> None:
         return
     if not uses_cpu():
         torch.cuda.set_device(place.local)
-    store = PrefixStore(f"{board.prefix}group", board.store.clone())
+    # A connection of its own: waiting for other ranks on the board's would hold up the watch.
+    store = PrefixStore(f"{board.prefix}group", open_board(place, ANSWER).store)
     store.set_timeout(LONGEST_WAIT)
     init_process_group(
         "gloo" if uses_cpu() else "nccl", store=store, rank=place.rank, world_size=place.world, timeout=LONGEST_WAIT

@@ -53,7 +53,8 @@ class Limits:
         text = os.environ.get(TIMEOUT, "")
         if not text.isdecimal() or not int(text):
             return cls()
-        return cls(dead=float(text), step=float(text), exchange=float(text))
+        seconds = float(text)
+        return cls(dead=seconds, step=seconds, exchange=seconds, connect=max(cls.connect, seconds))
 
 
 NETWORK = (

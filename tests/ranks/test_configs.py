@@ -59,7 +59,7 @@ def test_scripts_are_bash(name: str) -> None:
 
 def torchrun(text: str) -> None:
     """Whether torchrun knows the options of its call in a script; variables count as numbers."""
-    call = re.search(r"torchrun (\"?--nnodes.*?-m scripts\.train)", text.replace("\\\n", " "), re.S)
+    call = re.search(r"torchrun\s+(\"?--nnodes.*?-m scripts\.train)", text.replace("\\\n", " "), re.S)
     assert call
     words = re.sub(r"\$\{\w+:-(\d+)\}|\$\{#?\w+(?:\[[@0]\])?\}|\$\w+", lambda m: m[1] or "2", call[1]).replace('"', "")
     parsed = get_args_parser().parse_args([*words.split(), "--config=x"])
