@@ -24,6 +24,14 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 DEMO := .cache/demo/SmolLM2-135M-Instruct.Q4_1.gguf
+# Of `make train`: cards of this machine, and how often it goes on by itself after one has failed.
+GPUS ?=
+RESTARTS ?=
+# Of `make plan GPUS=N`: the kind of card, its price for an hour, and what was measured of one.
+CARD ?=
+PRICE ?=
+RATE ?=
+LINK ?=
 RUN = $(PY) -m scripts.$@ --config="$$CONFIG" $(ARGS)
 
 A ?=
@@ -55,7 +63,7 @@ BASE ?=
 DIFF ?=
 OUT ?=
 # Paths and names reach the shell as environment variables, never as text of a command, so they may hold spaces, quotes.
-export CONFIG A B DATA TOKENIZER ADAPTER SHOW REMOVE MEASURE COMBINE HOW RANK DENSITY BASE DIFF OUT REPO WHAT SKIP
+export GPUS RESTARTS CARD PRICE RATE LINK CONFIG A B DATA TOKENIZER ADAPTER SHOW REMOVE MEASURE COMBINE HOW RANK DENSITY BASE DIFF OUT REPO WHAT SKIP
 STORE = $(PY) -m scripts.adapters
 # PYTHON is started first: it may be missing, or a pyenv shim of a version that is not active.
 SETUP = $(PYTHON) -c '' > /dev/null 2>&1 || { echo 'suri: $(PYTHON) is missing or does not start' >&2; \
@@ -75,10 +83,12 @@ help:
 	@echo '  make ui            the same server, and its page in a browser'
 	@echo '  make data          read, clean, compare and split the data; a report on it'
 	@echo '  make generate      a teacher model makes rows, from CONFIG=...'
-	@echo '  make train         train the adapter; goes on from the newest checkpoint'
+	@echo '  make train         train the adapter; goes on from the newest checkpoint;'
+	@echo '                     GPUS=4: on four cards of this machine'
 	@echo
 	@echo 'Look'
-	@echo '  make plan          rows, tokens, steps, memory and time, before a run'
+	@echo '  make plan          rows, tokens, steps, memory and time, before a run;'
+	@echo '                     GPUS=64 CARD=h100: on so many cards, with the price'
 	@echo '  make preview       five rows as the model sees them; trained tokens green'
 	@echo '  make report        one HTML page of all that the run has so far'
 	@echo '  make verify        have the files of a run changed since it wrote them?'
@@ -125,12 +135,19 @@ help:
 data: $(VENV)/.report
 judge generate: $(VENV)/.judge
 generate data train export plan: documents-extra
-data train export report verify preview ask compare judge diff: $(READY) demo-base
+data export report verify preview ask compare judge diff: $(READY) demo-base
 	@$(RUN)
 
+train: $(READY) demo-base
+	@$(RUN) $${GPUS:+--gpus="$$GPUS"} $${RESTARTS:+--restarts="$$RESTARTS"}
+
 # They read the demo's base only for some configs, and fetch it themselves.
-generate plan: $(READY)
+generate: $(READY)
 	@$(RUN)
+
+plan: $(READY)
+	@$(RUN) $${GPUS:+--gpus="$$GPUS"} $${CARD:+--card="$$CARD"} $${PRICE:+--price="$$PRICE"} \
+	  $${RATE:+--rate="$$RATE"} $${LINK:+--link="$$LINK"}
 
 methods forgetting: $(READY) demo-base
 	@$(PY) -m scripts.benchmarks.$@ --config="$$CONFIG" $(ARGS)

@@ -12,7 +12,6 @@ This module may use every room, and no room uses it. A room that needs torch is 
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,9 +33,11 @@ from pipeline.model import cpu_dtype
 from pipeline.model.base import identity, input_files
 from pipeline.prompt import general_text
 from pipeline.prompt import stage as tokens
+from pipeline.ranks.place import Place
+from pipeline.ranks.together import together
 from pipeline.release import early, summary
-from pipeline.run.files import write_text
-from pipeline.run.folder import Run
+from pipeline.run.files import sha256_json, write_text
+from pipeline.run.folder import Run, versions
 from pipeline.run.next_command import next_command, verb_started
 from pipeline.run.progress import say, working
 from pipeline.synthesis import stage as synthesis
@@ -118,11 +119,12 @@ def _train_key(config: Config, run: Run) -> Key:
 
 
 def _build_adapter(config: Config, run: Run, key: Key, base: BaseOf) -> None:
-    with working("train: loading torch and transformers", disable=_rank() > 0):
+    rank = Place.here().rank
+    with working("train: loading torch and transformers", disable=rank > 0):
         from pipeline.training.earlier import take_over
         from pipeline.training.loop import train
 
-    if _rank() > 0 or not take_over(config, run, base(), key):
+    if rank > 0 or not take_over(config, run, base(), key):
         train(config, run, base(), key)
 
 
@@ -216,9 +218,17 @@ def bring_up_to_date(config: Config, run: Run, last: str) -> Config:
         UserError: from a stage; what can be told before any work is told then.
     """
     config = cpu_dtype.bound(config, run)
-    if _rank() > 0:
+    place = Place.here()
+    if place.world == 1:
+        return _check_and_make(config, run, last)
+    with together(place, lambda: _facts(config, run), run.root):
+        if not place.rank:
+            return _check_and_make(config, run, last)
         _help_to_train(config, run)
-        return config
+    return config
+
+
+def _check_and_make(config: Config, run: Run, last: str) -> Config:
     needed = wanted(config, last)
     for stage in needed:
         stage.check(config, run)
@@ -287,10 +297,26 @@ def _hint(last: str) -> None:
             say(f"{what}:\n  {next_command(verb)}")
 
 
-def _help_to_train(config: Config, run: Run) -> None:
-    """What the further ranks of `accelerate launch` do: wait for the first one's tokens, then train with it.
+def _facts(config: Config, run: Run) -> dict[str, str]:
+    """What must be the same on all ranks of a run: versions as they are, the rest as hashes."""
+    from pipeline.model.load import dtype_name
+    from pipeline.ranks.card import card_name
 
-    When the first rank fails, the launcher ends them.
+    hashed = {"config": config.model_dump(mode="json"), "base": identity.identity(config.model)}
+    if not synthesis.is_source(config):  # else the rows are not there yet
+        hashed["data"] = dataset.key(config, run)
+    return {
+        **versions(),
+        **{name: sha256_json(value)[:16] for name, value in hashed.items()},
+        "dtype": dtype_name(config.model),
+        "card": card_name(Place.here().local),
+    }
+
+
+def _help_to_train(config: Config, run: Run) -> None:
+    """What the further ranks do: wait for the first one's tokens, then train with it.
+
+    If the first rank fails, their watch ends them.
     """
     before: list[int] = []
     while True:
@@ -302,8 +328,3 @@ def _help_to_train(config: Config, run: Run) -> None:
         time.sleep(0.5)
     if stale(config, run, "train"):
         _build_adapter(config, run, _train_key(config, run), lambda: bases.resolve(config.model))
-
-
-def _rank() -> int:
-    """Of this process among those of `accelerate launch`; 0 for the first, and where there is one alone."""
-    return int(os.environ.get("RANK", "0"))

@@ -60,6 +60,13 @@ def test_odd_paths_reach_the_command_whole(checkout: Path, target: str) -> None:
     assert not (checkout / "hit").exists()
 
 
+def test_cards_reach_train_and_plan(checkout: Path) -> None:
+    ((words, _),) = make(checkout, "train", "GPUS=4", "RESTARTS=2")
+    assert words[-2:] == ["--gpus=4", "--restarts=2"]
+    *_, (words, _) = make(checkout, "plan", "GPUS=64", "CARD=h100", "PRICE=2.5")
+    assert words[-3:] == ["--gpus=64", "--card=h100", "--price=2.5"]
+
+
 def test_every_command_is_there(checkout: Path) -> None:
     """A script that moves takes its line of the Makefile along."""
     targets = [

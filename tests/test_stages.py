@@ -19,8 +19,8 @@ from tests.helpers.tiny import HEAVY, make_config, run_to
 
 ROOT = Path(__file__).parents[1]
 # In the order in which data passes them; a room uses only itself and the rooms before it.
-ROOMS = ["run", "config", "demo", "api", "dataset", "prompt", "kernels", "pages", "model", "evaluation", "training",
-         "store", "release", "serving", "data_report", "comparison", "synthesis",
+ROOMS = ["run", "config", "demo", "api", "dataset", "prompt", "kernels", "pages", "model", "evaluation", "ranks",
+         "training", "store", "release", "serving", "data_report", "comparison", "synthesis",
          "synthesis_report", "run_report"]  # fmt: skip
 # With the room `cli` they may use every room, and no room uses them.
 FRONT = {"pipeline.stages", "pipeline.command", "pipeline.config_files", "pipeline.__main__"}

@@ -94,6 +94,7 @@ class Given:
             raise UserError("no config file is named, and that of the demo is not in this folder", DEMO, fix)
         variables = dict(zip(command.variables, self.words, strict=True))
         variables |= {"REPLACE": "yes"} if "replace" in self.options else {}
+        variables |= {name.upper(): self.options[name] for name in ("gpus", "restarts") if name in self.options}
         started(command.name.split()[0], self.config or DEMO, self.overrides, **variables)
         config, run = load_run(self.config or DEMO, self.overrides, command.model, command.files, command.fetch)
         if extra := command.extra(config):

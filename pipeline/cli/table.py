@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from pipeline.cli import adapters, benchmarks, differences, look, publish, run_folders, serving, talk
+from pipeline.cli import adapters, benchmarks, differences, look, publish, run_folders, serving, talk, train
 from pipeline.cli.command_line import Command, Given, Option
 from pipeline.config.schema import Config
 from pipeline.run.errors import UserError
@@ -62,7 +62,7 @@ def _plan(given: Given) -> None:
     config, run = given.load()
     if config.synthesis.method == "none":  # without generated rows there is only training to plan, which needs a base
         config, run = replace(given, command=replace(given.command, model=True)).load()
-    look.show_plan(config, run)
+    look.show_plan(config, run, given.options)
 
 
 def _chat(given: Given) -> None:
@@ -89,7 +89,9 @@ COMMANDS = (
             keys=("data", "prompt", "model.tokenizer", "model.add_tokens")),
     Command("generate", "start", "a teacher model makes rows of data", _generate, model=False, fetch=False,
             keys=("synthesis",)),
-    Command("train", "start", "train the adapter; resumes from the newest checkpoint", to_stage("train"),
+    Command("train", "start", "train the adapter; resumes from the newest checkpoint", train.train,
+            options=(Option("gpus", "N", "cards of this machine to train on"),
+                     Option("restarts", "N", "times that it goes on by itself after a card has failed")),
             keys=("model", "adapter", "train"), makes_first=TO_TOKENS),
     Command("chat", "start", "talk to the exported model, or to a stored adapter", _chat,
             options=(Option("adapter", "NAME", "an adapter of the store, on its base"),),
@@ -99,6 +101,11 @@ COMMANDS = (
     Command("ui", "start", "the same server, and its page in a browser", serving.ui,
             keys=("serve",), makes_first=TO_EXPORT, extra=lambda config: "serving"),
     Command("plan", "look", "rows, tokens, steps, trained parameters and memory", _plan, model=False, fetch=False,
+            options=(Option("gpus", "N", "time, efficiency and price on N cards"),
+                     Option("card", "NAME", "a100, h100, h200, b200 or l40s; default: h200"),
+                     Option("price", "P", "of a card for an hour"),
+                     Option("rate", "N", "tokens a second of one card, if you measured them"),
+                     Option("link", "GB/S", "bandwidth of an all-reduce, if you measured it")),
             keys=PLANNED),
     Command("preview", "look", "five encoded rows; what carries loss is green", on_run(look.show_preview),
             keys=("prompt",), makes_first=TO_TOKENS),

@@ -23,6 +23,7 @@ from pipeline.run.link_file import link_or_copy
 from pipeline.run.progress import say
 from pipeline.training import checkpoint
 from pipeline.training.optimizer_state import Layout
+from pipeline.training.processes import wait_for_all
 
 MAX_ARCHIVED = 3  # other settings whose checkpoints are kept
 NAME = re.compile(r"^[0-9a-f]{16}$")
@@ -47,7 +48,7 @@ def open_checkpoints(
         archived = sum(p.stat().st_size for p in root.glob("*/step-*/*.safetensors"))
         note = f" (besides {readable_size(archived)} of other settings in {root})" if archived else ""
         need_space(root, checkpoint.space(root, layout, keep), f"checkpoints{note}")
-    accelerator.wait_for_everyone()  # no rank may read before the first one has moved everything
+    wait_for_all(accelerator)  # no rank may read before the first one has moved everything
     return checkpoint.newest(root, key, sizes, accelerator.is_main_process) or dict(checkpoint.START)
 
 

@@ -129,6 +129,16 @@ def earlier_placement(root: Path, key: str, sizes: dict[str, Any]) -> str:
     return ""
 
 
+def tell_other_world(state: dict[str, Any], world: int) -> None:
+    """Says what another number of processes than the checkpoint's keeps and what it does not."""
+    before = state.get("processes", world)
+    if before != world:
+        say(
+            f"train: the checkpoint is of {before} process{'es' if before > 1 else ''}, and this run has {world}: the "
+            "rows of each step stay the same; dropout draws other masks, and sums are rounded in another order"
+        )
+
+
 def damage(root: Path, step: int, layout: Layout | None = None) -> str:
     """Why a checkpoint cannot be used; empty if it can.
 

@@ -93,6 +93,7 @@ def _speeds(model: Model, adapter: Adapter, run: Run) -> list[float]:
             and key.get("base") == identity.identity(model)
             and key.get("adapter") == adapter.model_dump(mode="json")
             and str(counts.get("device", "")).partition(":")[0] == device().type
+            and counts.get("processes", 1) == 1
         )
     except (UserError, OSError):
         return []

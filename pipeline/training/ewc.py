@@ -49,6 +49,7 @@ from pipeline.run.errors import UserError
 from pipeline.run.files import disk_errors, sha256_json
 from pipeline.run.progress import bar, say
 from pipeline.training.penalty import LoraTerm, Penalty, WeightTerm, lora_layers, terms_of
+from pipeline.training.processes import sum_over_ranks, wait_for_all
 
 ROWS = 32  # of general data, with a forward and a backward pass each
 FP16_FACTOR = 256.0  # of the gradients of a row in fp16, most of which are small, as in loss_scale.py
@@ -166,8 +167,8 @@ def fisher(model: Any, terms: Terms, rows: Sequence[Row], accelerator: Any, seed
         for hook in hooks:
             hook.remove()
         model.train(was_training)
-    scored = accelerator.reduce(scored, "sum").clamp(min=1)
-    importances = {name: accelerator.reduce(value, "sum") / scored for name, value in sums.items()}
+    scored = sum_over_ranks(accelerator, scored).clamp(min=1)
+    importances = {name: sum_over_ranks(accelerator, value) / scored for name, value in sums.items()}
     if not all(bool(value.isfinite().all()) for value in importances.values()):
         what = "the gradients of the general data are not finite"
         raise UserError(what, "train.ewc", "set model.dtype=bf16 or fp32, or leave train.ewc out")
@@ -234,7 +235,7 @@ def load_or_compute(
     """
     path = folder / FILE
     importances = _load(path, key, accelerator.device)
-    accelerator.wait_for_everyone()  # no rank may write before all have read
+    wait_for_all(accelerator)  # no rank may write before all have read
     if importances is not None:
         return importances
     importances = fisher(model, terms, rows, accelerator, seed)
@@ -246,7 +247,7 @@ def load_or_compute(
         none = without_information(terms, importances)
         note = f"; {len(none)} have none, such as {none[0]}: EWC does not hold them" if none else ""
         say(f"train: EWC: Fisher information of {len(terms)} weights from {len(rows)} rows of general data{note}")
-    accelerator.wait_for_everyone()
+    wait_for_all(accelerator)
     return importances
 
 

@@ -57,6 +57,11 @@ class PathInputs:
     scaling: LossScale
 
     @property
+    def verbose(self) -> bool:
+        """Whether this rank prints."""
+        return bool(self.accelerator.is_main_process)
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest row."""
         return int(self.tokens.lengths.max())
@@ -85,6 +90,7 @@ def choose_path(inputs: PathInputs, dtype: str, fp8: bool, never_packed: str = "
     settings, path = inputs.settings, None
     if settings.fast:
         path = _checked_packs(inputs, dtype, fp8, never_packed)
+        path = _of_all_ranks(path, inputs)
     chosen = path or _padded(inputs)
     agree(chosen, inputs.accelerator)
     if path and _is_launch_bound(inputs, path.fast):
@@ -101,10 +107,21 @@ def agree(path: MicroBatches, accelerator: Any) -> None:
     path.micro_tokens = micro_tokens
 
 
+def _of_all_ranks(path: PackedMicroBatches | None, inputs: PathInputs) -> PackedMicroBatches | None:
+    """Packs if all ranks can take them: ranks deal the rows of a step by what a path computes of each, and they must
+    deal alike. All ranks must call it."""
+    if minimum(inputs.accelerator, [int(path is not None)])[0]:
+        return path
+    if path is not None:
+        say("train: the plain path is used, as on another rank") if inputs.verbose else None
+        _forget_packs(inputs)
+    return None
+
+
 def _checked_packs(inputs: PathInputs, dtype: str, fp8: bool, never_packed: str) -> PackedMicroBatches | None:
     """The fast path; None if the model cannot take it or it differs from the plain one."""
     model, tokens, accelerator, weights = inputs.model, inputs.tokens, inputs.accelerator, inputs.weights
-    verbose = accelerator.is_main_process
+    verbose = inputs.verbose
     try:
         if never_packed:
             raise NotPackable(never_packed)
@@ -125,11 +142,16 @@ def _checked_packs(inputs: PathInputs, dtype: str, fp8: bool, never_packed: str)
             fix = "set model.quantize=none or nf4"
             raise UserError(f"fp8 cannot be used: {reason}", "model.quantize", fix) from None
         say(f"train: the plain path is used: {reason}") if verbose else None
-    for weight in weights:
-        weight.grad = None
-    if model.is_gradient_checkpointing:
-        model.gradient_checkpointing_disable()
+    _forget_packs(inputs)
     return None
+
+
+def _forget_packs(inputs: PathInputs) -> None:
+    """Removes what the self-check left in the model."""
+    for weight in inputs.weights:
+        weight.grad = None
+    if inputs.model.is_gradient_checkpointing:
+        inputs.model.gradient_checkpointing_disable()
 
 
 def _packed(inputs: PathInputs, dtype: str, fp8: bool) -> PackedMicroBatches:

@@ -31,6 +31,7 @@ from pipeline.model.run_base import RunBase
 from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.prompt.general_text import WINDOW
 from pipeline.prompt.tokens import Tokens
+from pipeline.ranks.watch import FREE, STEP, mark
 from pipeline.run.errors import Interrupted, UserError
 from pipeline.run.files import disk_errors
 from pipeline.run.folder import Run
@@ -49,13 +50,21 @@ from pipeline.training.penalty import add_gradients
 from pipeline.training.periodic_eval import PeriodicEval, losses_of
 from pipeline.training.placement import place
 from pipeline.training.power import EnergyMeter, device_name
-from pipeline.training.preflight import check_export_tokenizer, open_tokens
-from pipeline.training.processes import any_rank, of_main, start_accelerator, stop_on_signal, sum_gradients
+from pipeline.training.preflight import check_export_tokenizer, check_ranks, open_tokens
+from pipeline.training.processes import (
+    any_rank,
+    of_main,
+    start_accelerator,
+    stop_on_signal,
+    sum_gradients,
+    sum_over_ranks,
+    wait_for_all,
+)
+from pipeline.training.rank_rows import rank_rows
 from pipeline.training.schedule import (
     epochs_after,
     every,
     learning_rate,
-    rank_rows,
     step_rows,
     steps_per_epoch,
     total_steps,
@@ -81,6 +90,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     accelerator = start_accelerator(dtype_name(config.model), settings.tracker, run.root)
     limit_card(settings.gpu_memory)
     world, rank, is_main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
+    check_ranks(world, settings.batch_size)
 
     # data
     context = run_base.context_length()
@@ -108,7 +118,9 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     penalties = ewc.load_penalties(settings, model, weights, general, run.root, stage_key, accelerator)
     if state["step"]:
         checkpoint.restore(root, state["step"], weights, optimizer, layout)
-        say(f"train: resuming from step {state['step']} of {total}") if is_main else None
+        if is_main:
+            say(f"train: resuming from step {state['step']} of {total}")
+            checkpoint.tell_other_world(state, world)
     scaling = LossScale.of(dtype_name(config.model), accelerator.device, state)
     trained = list(weights.values())
     inputs = PathInputs(settings, model, tokens, _shared(encoder, dataset), accelerator, state, trained, scaling)
@@ -125,19 +137,21 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     energy = EnergyMeter(accelerator.device, state.get("joules") if state["step"] else 0.0)
 
     def save() -> None:
+        mark(FREE)
         agree(path, accelerator)
         if is_main and step not in checkpoint.steps(root):
             now = {
                 "key": key, "sizes": sizes, "micro_tokens": path.micro_tokens, "recompute": path.recompute,
                 "checkpointing": settings.checkpointing,
                 "learnt": labelled_so_far, "seconds": time.time() - started_at, "peak_gib": peak_gib(),
-                "joules": energy.joules(), **lowest.state(), **scaling.state(),
+                "joules": energy.joules(), "processes": world, **lowest.state(), **scaling.state(),
             }  # fmt: skip
             checkpoint.save(root, step, weights, optimizer, now, settings.keep)
-        accelerator.wait_for_everyone()
+        wait_for_all(accelerator)
 
     def evaluate() -> bool:  # whether these weights are to be kept
         nonlocal is_evaluating
+        mark(FREE)
         is_evaluating, loss = True, 0.0
         if is_main:
             with accelerator.autocast(), deterministic(False):
@@ -160,16 +174,17 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         path.deterministic(),
     ):
         while step < total and not lowest.is_over:
+            mark(STEP, step)
             started = time.time()
             rows = step_rows(step, len(tokens), settings)
             labelled = int(tokens.labelled[rows].sum())
             scaling.start_step(labelled)
             loss = torch.zeros((), device=accelerator.device)
             try:
-                micro_batches = path.split(rank_rows(rows, tokens.lengths, rank, world), step)
+                micro_batches = path.split(rank_rows(rows, path.costs, rank, world), step)
                 if step + 1 < total:
                     following = step_rows(step + 1, len(tokens), settings)
-                    path.prefetch(rank_rows(following, tokens.lengths, rank, world), step + 1)
+                    path.prefetch(rank_rows(following, path.costs, rank, world), step + 1)
                 for n, micro_batch in enumerate(micro_batches):
                     # Dropout is a function of seed and place, so it is the same after resume.
                     torch.manual_seed(((settings.seed << 40) + (step << 16) + n * world + rank) % (1 << 63))
@@ -197,7 +212,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
                 take_step(optimizer, rate)
                 path.after_step()
             scaling.update(is_skipped)
-            loss = accelerator.reduce(loss, "sum") / max(1, labelled)
+            loss = sum_over_ranks(accelerator, loss) / max(1, labelled)
             # The first wait for the card in this step; nothing has been saved since it began.
             if scaling.is_exhausted:
                 rows_text = _place(checkpoint.steps(root), tokens.names_of(rows))
@@ -226,6 +241,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             is_lowest = (step % eval_every == 0 or step == total) and evaluate()
             if step % save_every == 0 or step == total or is_lowest or lowest.is_over:
                 save()
+        mark(FREE)
         if any_rank(accelerator, stop.code != 0):  # a signal during the last evaluation
             raise _stopped(accelerator, step, total, stop.code)
     if is_main:
@@ -242,7 +258,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         use_best = functools.partial(checkpoint.restore_best, root, weights)
         with accelerator.autocast():
             finish(config, run, run_base, model, stage_key, counts, use_best if lowest.is_before(step) else None)
-    accelerator.wait_for_everyone()
+    wait_for_all(accelerator)
     accelerator.end_training()
 
 

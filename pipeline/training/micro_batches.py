@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline.kernels.deterministic import deterministic
@@ -43,6 +44,11 @@ class PaddedMicroBatches:
     ) -> None:
         self.model, self.tokens, self.accelerator, self.micro_tokens = model, tokens, accelerator, micro_tokens
         self.noise, self.is_deterministic = noise, False
+
+    @property
+    def costs(self) -> np.ndarray:
+        """Tokens that each row of the data has to be computed by itself, shape (rows,)."""
+        return self.tokens.lengths
 
     def split(self, rows: Sequence[int], step: int | None = None) -> Sequence[MicroBatch]:
         """Some rows as micro-batches. step: that they are of; None for checks, which have no noise on embeddings."""
@@ -110,6 +116,11 @@ class PackedMicroBatches:
         rows = -(-batch_size // world)
         preambles = sum(map(len, self.packer.preambles))
         return preambles + int(min(rows, len(own)) * own.mean() + 3 * rows**0.5 * own.std()) + 1
+
+    @property
+    def costs(self) -> np.ndarray:
+        """As `PaddedMicroBatches.costs`: without the preamble, which a pack computes once."""
+        return self.tokens.lengths - self.packer.shared
 
     @property
     def micro_tokens(self) -> int:

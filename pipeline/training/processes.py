@@ -16,6 +16,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import ProjectConfiguration
 
+from pipeline.ranks.card import check_card_exists
+from pipeline.ranks.group import join_group
+from pipeline.ranks.place import Place
+from pipeline.ranks.watch import CONNECT, FREE, exchanging, mark, watch
 from pipeline.run.errors import UserError
 
 BUCKET = 1 << 24  # numbers per message: few messages, little memory
@@ -25,7 +29,7 @@ def start_accelerator(dtype: str, tracker: str, folder: Path) -> Accelerator:
     """The Accelerator of this process. dtype: `bf16`, `fp16` or `fp32`. folder: where a tracker writes.
 
     Raises:
-        UserError: the tracker is not installed.
+        UserError: the tracker is not installed, or there is no card for this rank.
     """
     if tracker != "none":
         from accelerate.tracking import get_available_trackers
@@ -35,30 +39,41 @@ def start_accelerator(dtype: str, tracker: str, folder: Path) -> Accelerator:
             raise UserError(f"the tracker {tracker!r} is not installed", "train.tracker", fix)
     # cuBLAS needs it for a fixed order of sums, and reads it at the first product. The default of an H200.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    place = Place.here()
+    if place.world > 1:
+        check_card_exists(place)
+    mark(CONNECT)
+    if own := watch():
+        join_group(own.board, place)
     on_card = torch.cuda.is_available()  # without one, accelerate refuses fp16
     if dtype == "fp16":  # partial sums of a product may be too large for fp16 where their sum is not
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     AcceleratorState._reset_state()  # an earlier run of this process may have had another type
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision="bf16" if dtype == "bf16" else "fp16" if dtype == "fp16" and on_card else "no",
         cpu=not on_card,
         log_with=None if tracker == "none" else tracker,
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
     )
+    any_rank(accelerator, False)  # the first exchange opens the connections
+    mark(FREE)
+    return accelerator
 
 
 def any_rank(accelerator: Accelerator, flag: bool) -> bool:
     """Whether the flag is set in any rank; costs nothing with one rank."""
     if accelerator.num_processes == 1:
         return flag
-    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum") > 0)
+    with exchanging():
+        return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum") > 0)
 
 
 def minimum(accelerator: Accelerator, numbers: list[int]) -> list[int]:
     """The minimum of each number over all ranks; all ranks must call it."""
     if accelerator.num_processes == 1:
         return numbers
-    return accelerator.gather(torch.tensor([numbers], device=accelerator.device)).min(dim=0).values.tolist()
+    with exchanging():
+        return accelerator.gather(torch.tensor([numbers], device=accelerator.device)).min(dim=0).values.tolist()
 
 
 def sum_gradients(accelerator: Accelerator, weights: Iterable[torch.nn.Parameter]) -> None:
@@ -66,20 +81,34 @@ def sum_gradients(accelerator: Accelerator, weights: Iterable[torch.nn.Parameter
     if accelerator.num_processes == 1:
         return
     bucket: list[torch.Tensor] = []
-    for weight in weights:
-        if weight.grad is None:
-            weight.grad = torch.zeros_like(weight)
-        bucket.append(weight.grad)
-        if sum(g.numel() for g in bucket) >= BUCKET:
-            _sum(accelerator, bucket)
-            bucket = []
-    _sum(accelerator, bucket)
+    with exchanging():
+        for weight in weights:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+            bucket.append(weight.grad)
+            if sum(g.numel() for g in bucket) >= BUCKET:
+                _sum(accelerator, bucket)
+                bucket = []
+        _sum(accelerator, bucket)
 
 
 def of_main(accelerator: Accelerator, value: float) -> float:
     """The main process's value, on every rank."""
     own = torch.tensor(value if accelerator.is_main_process else 0.0, dtype=torch.float64, device=accelerator.device)
-    return float(accelerator.reduce(own, "sum"))
+    with exchanging():
+        return float(accelerator.reduce(own, "sum"))
+
+
+def sum_over_ranks(accelerator: Accelerator, value: torch.Tensor) -> torch.Tensor:
+    """The sum of every rank's tensor, which have the same shape."""
+    with exchanging():
+        return accelerator.reduce(value, "sum")
+
+
+def wait_for_all(accelerator: Accelerator) -> None:
+    """Returns once every rank has come here."""
+    with exchanging():
+        accelerator.wait_for_everyone()
 
 
 def _sum(accelerator: Accelerator, bucket: list[torch.Tensor]) -> None:
@@ -109,6 +138,8 @@ def stop_on_signal() -> Iterator[StopFlag]:
 
     def set_flag(number: int, frame: FrameType | None) -> None:
         flag.code = 128 + number
+        if own := watch():
+            own.is_signalled = True
         _discard_output(terminals)
         signal.signal(number, before[number])
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -91,19 +90,6 @@ def epochs_after(step: int, rows: int, train: Train) -> float:
         return round(epochs + rest * (train.batch_size // accumulation) / rows, 4)
     epochs, rest = divmod(step, math.ceil(rows / train.batch_size))
     return round(epochs + rest * train.batch_size / rows, 4)
-
-
-def rank_rows(rows: Sequence[int], lengths: np.ndarray, rank: int, world: int) -> list[int]:
-    """The rows of a step for one rank: dealt out longest first, there and back (0 1 2 2 1 0 ...), so that all ranks get
-    about as many tokens. With one rank: all rows in their order.
-
-    Args:
-        lengths: tokens of every row of the data.
-    """
-    if world == 1:
-        return list(rows)
-    order = sorted(rows, key=lambda row: (-int(lengths[row]), row))
-    return [row for n, row in enumerate(order) if rank == (n % world if n // world % 2 == 0 else world - 1 - n % world)]
 
 
 def warmup_steps(total: int, warmup: float) -> int:

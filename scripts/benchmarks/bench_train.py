@@ -222,7 +222,8 @@ def _four_bits(model: Any) -> None:
             layer.weight.data = layer.weight.data.new_empty(0)
 
 
-def _tokens(data: str, tokenizer: str, work: Path) -> tuple[Tokens, list[list[int]]]:
+def encoded(data: str, tokenizer: str, work: Path) -> tuple[Tokens, list[list[int]]]:
+    """The rows of a file, encoded with Alpaca's template, and what they begin with. work: where the files go."""
     as_published = {"sources": [{"path": data}], "clean": "none", "duplicates": {"exact": False, "near": 0}}
     prompt = {"template": "alpaca", "join": "joint", "mask_prompt": True}
     values = {"name": "bench", "model": {"tokenizer": tokenizer}, "data": as_published, "prompt": prompt}
@@ -263,7 +264,7 @@ def main() -> None:
         raise UserError(f"no such case: {unknown[0]!r}", "CASE", f"there are {', '.join(map(repr, CASES))}")
     lines, limit = [], _rate()
     with tempfile.TemporaryDirectory() as folder:
-        tokens, preambles = _tokens(words[0], words[1], Path(folder))
+        tokens, preambles = encoded(words[0], words[1], Path(folder))
         model: Any = None
         loaded: tuple[object, ...] | None = None
         for name in cases:

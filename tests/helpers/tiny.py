@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from accelerate.state import AcceleratorState
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from pipeline import stages
+from pipeline.command import guarded
 from pipeline.config.load import load
 from pipeline.config.schema import Config
 from pipeline.dataset.example import Example
@@ -103,29 +105,49 @@ def run_to(config: Config, last: str, root: Path) -> Run:
 
 
 def train_on_two(config: Config, root: Path) -> Run:
-    """Trains in two processes, each with its share of the rows; whichever is left after a minute is killed."""
+    """Trains in two processes, each with its share of the rows."""
+    return train_on(2, config, root)
+
+
+def train_on(world: int, config: Config, root: Path) -> Run:
+    """Trains in so many processes; whichever is left after a minute is killed."""
+    codes = run_ranks(world, lambda: run_to(config, "train", root))
+    assert codes == [0] * world
+    run = Run(root / config.name)
+    assert (run.manifest("adapter") or {})["counts"]["processes"] == world
+    return run
+
+
+def run_ranks(world: int, work: Callable[[], object], seconds: float = 60) -> list[int]:
+    """Exit codes of processes such as `accelerate launch --cpu` starts, by rank, without the seconds that imports take.
+
+    Those that are left `seconds` after the start, or `PATIENCE` after another one has ended, are killed.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    children = [_rank(rank, port, config, root) for rank in range(2)]
+    children = [start_rank(rank, world, port, work) for rank in range(world)]
     codes: dict[int, int] = {}
-    deadline = time.time() + 60
-    while len(codes) < 2 and time.time() < deadline and not any(codes.values()):
+    deadline = time.time() + seconds
+    while len(codes) < world and time.time() < deadline:
         for child in children:
             if child not in codes and (ended := os.waitpid(child, os.WNOHANG))[0]:
                 codes[child] = os.waitstatus_to_exitcode(ended[1])
+                deadline = min(deadline, time.time() + PATIENCE) if len(codes) == 1 else deadline
         time.sleep(0.02)
     for child in set(children) - set(codes):
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    assert list(codes.values()) == [0, 0]
-    run = Run(root / config.name)
-    assert (run.manifest("adapter") or {})["counts"]["processes"] == 2
-    return run
+        codes[child] = TOO_LONG
+    return [codes[child] for child in children]
 
 
-def _rank(rank: int, port: str, config: Config, root: Path) -> int:
-    """A process such as `accelerate launch --cpu` starts, without the seconds that its imports take; its id."""
+PATIENCE = 15  # seconds
+TOO_LONG = -1000  # exit code of a rank that had to be killed here
+
+
+def start_rank(rank: int, world: int, port: str, work: Callable[[], object]) -> int:
+    """The id of one such process; it ends with the exit code of a command."""
     child = os.fork()
     if child:
         return child
@@ -134,11 +156,12 @@ def _rank(rank: int, port: str, config: Config, root: Path) -> int:
     try:
         AcceleratorState._reset_state(True)
         os.environ |= {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true",
         }  # fmt: skip
-        run_to(config, "train", root)
-        code = 0
+        code = guarded(lambda: work() and None)
+    except SystemExit as error:
+        code = int(error.code or 0)
     except BaseException:
         traceback.print_exc()
     finally:

@@ -23,7 +23,7 @@ PRICE = "synthesis.teacher.price={input: 1, output: 2}"
 
 
 def plan_of(folder: Path, run: Run, capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
-    show_plan(write_config(folder, *overrides), run)
+    show_plan(write_config(folder, *overrides), run, {})
     printed = capsys.readouterr().out
     assert max(columns(line) for line in printed.splitlines() if not line.startswith("  make")) <= WIDTH
     return " ".join(printed.split())

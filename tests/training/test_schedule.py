@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,7 +14,6 @@ from pipeline.training.schedule import (
     epoch_order,
     epochs_after,
     learning_rate,
-    rank_rows,
     step_rows,
     total_steps,
     warmup_steps,
@@ -105,21 +103,6 @@ def test_epochs() -> None:
     """77 rows, 8 at once: ten steps an epoch, the last of five rows."""
     settings = Train(batch_size=8)
     assert [epochs_after(step, 77, settings) for step in (0, 1, 9, 10, 11, 30)] == [0, 0.1039, 0.9351, 1, 1.1039, 3]
-
-
-def test_rows_are_dealt_out_alike() -> None:
-    random_ = np.random.default_rng(0)
-    lengths = random_.integers(1, 500, 100)
-    rows = random_.permutation(100)[:37].tolist()
-    assert rank_rows(rows, lengths, 0, 1) == rows
-    for world in (2, 3, 8):
-        shares = [rank_rows(rows, lengths, rank, world) for rank in range(world)]
-        assert sorted(row for share in shares for row in share) == sorted(rows)
-        tokens = [int(lengths[share].sum()) for share in shares]
-        assert max(tokens) - min(tokens) <= lengths.max()
-        assert max(map(len, shares)) - min(map(len, shares)) <= 1
-    assert [rank_rows(range(4), np.array([8, 7, 6, 5]), rank, 2) for rank in range(2)] == [[0, 3], [1, 2]]
-    assert [rank_rows([4, 2], np.full(9, 7), rank, 4) for rank in range(4)] == [[2], [4], [], []]
 
 
 def test_unequal_micro_batches_are_refused(base: Path, tmp_path: Path) -> None:

@@ -1,0 +1,217 @@
+"""Measures data parallel training on the cards of one host:
+
+    python -m scripts.benchmarks.bench_scaling DATA TOKENIZER [--cards=1,2] [--types=bf16,fp8] [--rows=128] [--tiny]
+
+DATA: instruction data in Alpaca form. TOKENIZER: a folder with tokenizer.model. A 7B LLaMA with random weights (speed
+does not depend on them), LoRA r=16 on all linear layers, the rows of each step dealt to the ranks as a run does, packs
+through the fast path, gradients summed, AdamW: everything of a step but checkpoints and evaluation. For each type and
+number of cards, steps until they are steady, then timed ones (`steady.py`). Columns: tokens a second of all ranks
+together, `linear` = share of N times one card, median step, mean over its steps of the imbalance of tokens, an
+all-reduce of the gradients alone (median of ten) with its bus bandwidth, what `make plan` predicts from the one card
+for that bandwidth, and peak memory of the fullest card. `--tiny`: another geometry, on CPUs (gloo) where there is no
+card; to try the script.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from peft import LoraConfig, get_peft_model
+
+from pipeline.command import guarded
+from pipeline.config.schema import Config, Train
+from pipeline.model.base import Base
+from pipeline.model.load import load_base
+from pipeline.model.packed.model import PackedModel
+from pipeline.prompt.tokens import Tokens
+from pipeline.ranks.card import card_count, card_name, uses_cpu
+from pipeline.ranks.launch import launch_command
+from pipeline.run.errors import UserError
+from pipeline.training.cost import CARDS, Work, predict
+from pipeline.training.micro_batches import PackedMicroBatches
+from pipeline.training.processes import any_rank, sum_gradients
+from pipeline.training.rank_rows import imbalance, rank_rows
+from pipeline.training.schedule import step_rows
+from scripts.benchmarks.bench_shapes import PARAMETERS, SHAPES
+from scripts.benchmarks.bench_train import encoded
+from scripts.benchmarks.curves import where
+from scripts.benchmarks.steady import timed
+
+CUDA = torch.cuda.is_available()
+KIND = torch.bfloat16 if CUDA else torch.float32
+WORKER = "SURI_BENCH_SCALING"  # environment variable: the worker's settings
+DEFAULTS = {"cards": "1,2", "types": "bf16,fp8", "rows": "128"}
+TRIED = 8  # steps with --tiny, steady or not
+MOST_PACK = 16384  # tokens, as in bench_train
+
+
+def work() -> None:
+    """One rank: measures, and rank 0 writes the result."""
+    settings = json.loads(os.environ[WORKER])
+    torch.manual_seed(0)
+    accelerator = Accelerator(cpu=not CUDA)
+    world, rank = accelerator.num_processes, accelerator.process_index
+    tokens = Tokens(Path(settings["tokens"]))
+    model = _model(settings["shape"])
+    fast = PackedModel(model, int(tokens.lengths.max()), fp8=settings["type"] == "fp8", dtype=KIND)
+    path = PackedMicroBatches(fast, tokens, settings["preambles"], MOST_PACK)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    train = Train(batch_size=settings["rows"])
+    shares: list[float] = []
+    pace = timed(itertools.islice(_steps(accelerator, path, weights, train, shares), settings["most"]))
+    peak = torch.cuda.max_memory_allocated() / 2**30 if CUDA else 0.0
+    peaks = accelerator.gather(torch.tensor([peak], device=accelerator.device)).tolist()
+    exchange = _exchange(accelerator, weights) if world > 1 else 0.0
+    if rank == 0:
+        result = {
+            "rate": pace.rate, "ms": pace.milliseconds, "steady": pace.is_steady, "quartiles": pace.quartiles,
+            "imbalance": statistics.mean(shares), "peak": max(peaks), "exchange": exchange,
+            "trained": sum(w.numel() for w in weights), "tokens": float(tokens.lengths.mean()),
+        }  # fmt: skip
+        Path(settings["result"]).write_text(json.dumps(result))
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def _steps(
+    accelerator: Accelerator, path: PackedMicroBatches, weights: list[Any], train: Train, shares: list[float]
+) -> Iterator[int]:
+    """Steps as those of `pipeline/training/loop.py`; yields the tokens of all ranks after each."""
+    world, rank, tokens = accelerator.num_processes, accelerator.process_index, path.tokens
+    optimizer = torch.optim.AdamW(weights, lr=1e-4, fused=CUDA)
+    step = 0
+    while True:
+        rows = step_rows(step, len(tokens), train)
+        labelled = max(1, int(tokens.labelled[rows].sum()))
+        micro_batches = path.split(rank_rows(rows, path.costs, rank, world))
+        path.prefetch(rank_rows(step_rows(step + 1, len(tokens), train), path.costs, rank, world))
+        loss = torch.zeros((), device=accelerator.device)
+        for micro_batch in micro_batches:
+            part = path.loss(micro_batch)
+            if part.requires_grad:
+                (part / labelled).backward()
+            loss += part.detach()
+        any_rank(accelerator, False)
+        sum_gradients(accelerator, weights)
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+        path.after_step()
+        float(accelerator.reduce(loss, "sum"))  # waits for the card, as a run does
+        shares.append(imbalance(rows, path.costs, world))
+        step += 1
+        yield int(tokens.lengths[rows].sum())
+
+
+def _exchange(accelerator: Accelerator, weights: list[Any]) -> float:
+    """Median seconds of the gradients' sum over all ranks."""
+    spans = []
+    for _ in range(10):
+        accelerator.wait_for_everyone()
+        started = time.perf_counter()
+        sum_gradients(accelerator, weights)
+        if CUDA:
+            torch.cuda.synchronize()
+        spans.append(time.perf_counter() - started)
+    return statistics.median(spans)
+
+
+def _model(shape: str) -> Any:
+    config = Config.model_validate({"name": "bench", "model": {"geometry": SHAPES[shape]}})
+    base = load_base(config.model, Base(None, Path(), 0, ()), config.train.seed)
+    base.config.use_cache = False
+    base.requires_grad_(False)
+    return get_peft_model(base, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
+
+
+def _measure(settings: dict[str, Any], count: int) -> dict[str, Any]:
+    """Starts the ranks and reads what they measured."""
+    os.environ[WORKER] = json.dumps(settings)
+    launch_command(count, ["-m", "scripts.benchmarks.bench_scaling"])
+    return dict(json.loads(Path(settings["result"]).read_text()))
+
+
+def _line(kind: str, count: int, rows: int, shape: str, one: dict[str, Any], now: dict[str, Any]) -> str:
+    size = 4 * now["trained"]
+    moved = 2 * (count - 1) / count * size
+    bandwidth = moved / now["exchange"] / 1e9 if now["exchange"] else 0.0
+    blocks = SHAPES[shape]["num_hidden_layers"] if CUDA else 0
+    planned = Work(rows, one["tokens"], 1, 4 * PARAMETERS[shape], now["trained"], blocks, kind)
+    predicted = predict(planned, count, CARDS["h200"], one["rate"], bandwidth).step * 1000
+    off = f"{predicted:,.1f} ({predicted / now['ms'] - 1:+.0%})" if count > 1 else ""
+    exchange = f"{now['exchange'] * 1000:,.1f} ({bandwidth:,.1f} GB/s)" if count > 1 else ""
+    rate = f"{'' if now['steady'] else '~'}{now['rate']:,.0f}"
+    return (
+        f"| {kind} | {count} | {rate} | {now['rate'] / one['rate'] / count:.1%} | {now['ms']:,.1f} | "
+        f"{now['imbalance']:.2%} | {exchange} | {off} | {now['peak']:.1f} |"
+    )
+
+
+def _options(words: list[str]) -> tuple[list[str], dict[str, str], bool]:
+    """Words, options and whether it is a trial.
+
+    Raises:
+        UserError: an option that there is not.
+    """
+    options, plain, tiny = dict(DEFAULTS), [], False
+    for word in words:
+        name, _, value = word.removeprefix("--").partition("=")
+        if word == "--tiny":
+            tiny = True
+        elif word.startswith("--") and name in options and value:
+            options[name] = value
+        elif word.startswith("--"):
+            raise UserError(
+                f"no such option: {word!r}", "bench_scaling", "there is --cards, --types, --rows and --tiny"
+            )
+        else:
+            plain.append(word)
+    return plain, options, tiny
+
+
+def main() -> None:
+    words, options, tiny = _options(sys.argv[1:])
+    if len(words) != 2 or not Path(words[0]).is_file() or not Path(words[1]).is_dir():
+        raise UserError("no data and tokenizer's folder", "DATA TOKENIZER", "see docs/scaling.md")
+    counts = [int(text) for text in options["cards"].split(",")]
+    if not uses_cpu() and max(counts) > card_count():
+        raise UserError(f"{max(counts)} cards, and torch sees {card_count()}", "--cards", "name fewer")
+    if uses_cpu() and not tiny:
+        raise UserError("no card", "bench_scaling", "--tiny tries the script on CPUs")
+    shape, kinds = ("tiny", ["bf16"]) if tiny else ("7b", options["types"].split(","))
+    counts = [1, *(count for count in counts if count > 1)]  # the others are compared with one
+    rows, lines = int(options["rows"]), []
+    with tempfile.TemporaryDirectory() as folder:
+        tokens, preambles = encoded(words[0], words[1], Path(folder))
+        del tokens
+        for kind in kinds:
+            one: dict[str, Any] = {}
+            for count in counts:
+                settings = {
+                    "tokens": f"{folder}/bench/tokens/train.arrow", "preambles": [list(map(int, p)) for p in preambles],
+                    "shape": shape, "type": kind, "rows": rows, "result": f"{folder}/result.json",
+                    "most": TRIED if tiny else None,
+                }  # fmt: skip
+                now = _measure(settings, count)
+                one = one or now
+                lines.append(_line(kind, count, rows, shape, one, now))
+                print(lines[-1], flush=True)
+    print(f"\n{where()}, {card_name(0)}, {rows} rows a step, {shape}\n")
+    print("| type | cards | tok/s | linear | ms a step | imbalance | exchange, ms | predicted, ms | GiB |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    raise SystemExit(guarded(work if WORKER in os.environ else main))
