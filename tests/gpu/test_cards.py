@@ -21,17 +21,17 @@ SETTINGS = ("adapter.dropout=0", "eval.prompts=[]", "eval.rows=1", "train.micro_
 KILLS = """
 import os, signal, sys
 from pipeline.cli.main import start
-from pipeline.training import loop
+from pipeline.training import update
 
-stock, passes = loop._backward, []
+stock, steps = update.take_step, []
 
-def backward(value, labelled):
-    passes.append(labelled)
-    if len(passes) == 5 and os.environ["RANK"] == "1":
+def take_step(optimizer, rate):
+    steps.append(rate)
+    if len(steps) == 5 and os.environ["RANK"] == "1":
         os.kill(os.getpid(), signal.SIGKILL)
-    return stock(value, labelled)
+    stock(optimizer, rate)
 
-loop._backward = backward
+update.take_step = take_step
 raise SystemExit(start(sys.argv[1:]))
 """
 

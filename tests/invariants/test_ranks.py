@@ -86,11 +86,11 @@ def _note_rows(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         at[0] = -1 if step is None else step
         stock(kind, step)
 
-    def noted(path: micro_batches.PackedMicroBatches, rows: list[int]) -> object:
+    def noted(path: micro_batches.PackedMicroBatches, rows: list[int], step: int | None = None) -> object:
         if at[0] >= 0:  # else it is the self-check
             with open(folder / "rows.jsonl", "a") as file:
                 file.write(json.dumps([int(os.environ.get("WORLD_SIZE", "1")), at[0], list(rows)]) + "\n")
-        return split(path, rows)
+        return split(path, rows, step)
 
     monkeypatch.setattr(loop, "mark", mark)
     monkeypatch.setattr(micro_batches.PackedMicroBatches, "split", noted)

@@ -175,9 +175,9 @@ def test_resume_is_exact_in_bf16(auto: Config, tmp_path: Path, monkeypatch: pyte
     """Stopped after two of four steps and resumed on a CPU that measures otherwise: the same bits."""
     measures(monkeypatch, FAST)
     whole = run_to(auto, "train", tmp_path / "whole")
-    from pipeline.training import loop
+    from pipeline.training import update
 
-    take_step, steps = loop.take_step, []
+    take_step, steps = update.take_step, []
 
     def stopping(*arguments: Any) -> None:
         take_step(*arguments)
@@ -185,7 +185,7 @@ def test_resume_is_exact_in_bf16(auto: Config, tmp_path: Path, monkeypatch: pyte
         if len(steps) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "take_step", stopping)
+    monkeypatch.setattr(update, "take_step", stopping)
     with pytest.raises(KeyboardInterrupt):
         run_to(auto, "train", tmp_path / "stopped")
     monkeypatch.setattr(loop, "take_step", take_step)

@@ -101,17 +101,17 @@ def test_an_error_is_said_by_its_rank(start: Start, capfd: pytest.CaptureFixture
 KILLED_ONCE = """
 import os, signal, sys
 from pipeline.cli.main import start
-from pipeline.training import loop
+from pipeline.training import update
 
-stock, passes = loop._backward, []
+stock, steps = update.take_step, []
 
-def backward(value, labelled):
-    passes.append(labelled)
-    if len(passes) == 5 and os.environ["RANK"] == "0" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+def take_step(optimizer, rate):
+    steps.append(rate)
+    if len(steps) == 5 and os.environ["RANK"] == "0" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.kill(os.getpid(), signal.SIGKILL)
-    return stock(value, labelled)
+    stock(optimizer, rate)
 
-loop._backward = backward
+update.take_step = take_step
 raise SystemExit(start(sys.argv[1:]))
 """
 

@@ -1,0 +1,164 @@
+"""What a run trains with: its data, model and optimizer, and the state that it goes on from.
+
+config, base, tokens ─> Session.open ─> loop.train
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.schema import Config
+from pipeline.dataset.examples import read_examples
+from pipeline.model import adapter as adapters
+from pipeline.model.base import Base
+from pipeline.model.block_stream import BlockStream
+from pipeline.model.load import base_shape, dtype_name
+from pipeline.model.memory import limit_card
+from pipeline.model.run_base import RunBase
+from pipeline.prompt.any_encoder import AnyEncoder
+from pipeline.prompt.general_text import WINDOW
+from pipeline.prompt.tokens import Tokens
+from pipeline.run.folder import Run
+from pipeline.run.progress import say, working
+from pipeline.training import checkpoint, ewc, metrics
+from pipeline.training.archive import open_checkpoints
+from pipeline.training.fast_path import PathInputs, choose_path
+from pipeline.training.loss_scale import LossScale
+from pipeline.training.micro_batches import MicroBatches
+from pipeline.training.optimizer import build_optimizer, embedding_names
+from pipeline.training.optimizer_state import Layout
+from pipeline.training.penalty import Penalty
+from pipeline.training.periodic_eval import PeriodicEval
+from pipeline.training.placement import place
+from pipeline.training.preflight import check_export_tokenizer, check_ranks, open_tokens
+from pipeline.training.processes import start_accelerator
+from pipeline.training.schedule import steps_per_epoch, total_steps, warmup_steps
+
+
+@dataclass
+class Session:
+    """All that training needs, in the state of the newest checkpoint.
+
+    Attributes:
+        config: with `train.checkpointing` as it was decided. accelerator: of this process.
+        val_rows: number of held-out rows. total: steps.
+        root: folder of checkpoints. log: metrics.jsonl. key, sizes: what a checkpoint belongs to.
+        weights: that are trained, by name. parameters: of the model, before weights in fp8 leave their layers.
+        state: of the checkpoint; `step` 0 without one. path: how passes are computed.
+    """
+
+    config: Config
+    accelerator: Any
+    tokens: Tokens
+    val_rows: int
+    total: int
+    root: Path
+    log: Path
+    key: str
+    sizes: dict[str, Any]
+    model: Any
+    weights: dict[str, Any]
+    parameters: int
+    optimizer: Any
+    penalties: list[Penalty]
+    state: dict[str, Any]
+    scaling: LossScale
+    path: MicroBatches
+    evaluation: PeriodicEval
+
+    @classmethod
+    def open(cls, config: Config, run: Run, base: Base, run_base: RunBase, stage_key: dict[str, Any]) -> Session:
+        """Loads the base, and restores the newest checkpoint if there is one.
+
+        Raises:
+            UserError: the base cannot be trained this way, or memory is too small.
+        """
+        method, encoder, dataset = adapters.method_of(config.adapter), run_base.encoder, run.folder("dataset")
+        dtype = dtype_name(config.model)
+        accelerator = start_accelerator(dtype, config.train.tracker, run.root)
+        limit_card(config.train.gpu_memory)
+        is_main = accelerator.is_main_process
+        check_ranks(accelerator.num_processes, config.train.batch_size)
+
+        context = run_base.context_length()
+        tokens, val = open_tokens(run.folder("tokens"), context)
+        total = total_steps(len(tokens), config.train)
+        if is_main and method.spec.export == "merged":
+            check_export_tokenizer(dataset, base, encoder)
+
+        root, log = run.folder("checkpoints"), run.root / "metrics.jsonl"
+        key, sizes = checkpoint.key_of(stage_key, base.commit)
+        shape, resumed = base_shape(config.model, base), checkpoint.earlier_placement(root, key, sizes)
+        config = place(config, shape, int(tokens.lengths.max()), resumed, is_main)
+        settings = config.train
+        model = _load_model(config, run_base, quiet=not is_main)
+        weights = adapters.trained(model)
+        _, parameters = adapters.parameter_counts(model)
+        optimizer = build_optimizer(model, weights, method.groups(weights, config.adapter), settings)
+
+        layout = Layout.of(weights, settings.optimizer, embedding_names(model, weights))
+        state = open_checkpoints(root, key, sizes, layout, settings.keep, (log, run.root / ewc.FILE), accelerator)
+        general = _ewc_rows(config, dataset, tokens, encoder, context or WINDOW)
+        penalties = ewc.load_penalties(settings, model, weights, general, run.root, stage_key, accelerator)
+        if state["step"]:
+            checkpoint.restore(root, state["step"], weights, optimizer, layout)
+            if is_main:
+                say(f"train: resuming from step {state['step']} of {total}")
+                checkpoint.tell_other_world(state, accelerator.num_processes)
+        scaling = LossScale.of(dtype, accelerator.device, state)
+        trained, shared = list(weights.values()), encoder.preambles(read_examples(dataset, "train"))
+        inputs = PathInputs(settings, model, tokens, shared, accelerator, state, trained, scaling)
+        path = choose_path(inputs, dtype, config.model.quantize == "fp8", method.spec.never_packed)
+        evaluation = PeriodicEval(model, encoder, val, settings.eval_rows, dataset, config.eval, context or WINDOW)
+        if is_main:
+            metrics.rewind(log, state["step"] or -1)
+            _print_plan(config, weights, parameters, tokens, total, path)
+        if settings.tracker != "none":
+            accelerator.init_trackers("tracker", config=_flat(config))
+        return cls(
+            config, accelerator, tokens, len(val), total, root, log, key, sizes, model, weights, parameters, optimizer,
+            penalties, state, scaling, path, evaluation,
+        )  # fmt: skip
+
+
+def _load_model(config: Config, run_base: RunBase, quiet: bool) -> Any:
+    """The base with its adapter. quiet: shows no progress."""
+    stream = BlockStream() if config.train.checkpointing == "stream" else None
+    added = tuple(run_base.encoder.tokenizer.added.values())
+    with working("train: loading the base", disable=quiet):
+        return adapters.attach(run_base.load(stream), config.adapter, config.train.seed, added)
+
+
+def _ewc_rows(config: Config, dataset: Path, tokens: Tokens, encoder: AnyEncoder, longest: int) -> list[ewc.Row]:
+    """General data for EWC: the text that `train.ewc_data` names, else the rehearsal rows; empty without EWC."""
+    if not config.train.ewc:
+        return []
+    if config.train.ewc_data:
+        return ewc.text_rows(config.train.ewc_data, config.eval.general, encoder, longest)
+    return ewc.rehearsal_rows(config.data.sources, dataset, tokens)
+
+
+def _print_plan(
+    config: Config, weights: dict[str, Any], parameters: int, tokens: Tokens, total: int, path: MicroBatches
+) -> None:
+    settings, trained = config.train, sum(p.numel() for p in weights.values())
+    share = trained / parameters
+    say(
+        f"train: {total:,} steps of {settings.batch_size} rows, {warmup_steps(total, settings.warmup)} for warm-up; "
+        f"{len(tokens):,} rows are {steps_per_epoch(len(tokens), settings):,} steps an epoch"
+    )
+    percent = f"{share:.2%}" if share >= 1e-3 else f"{100 * share:.1g} %"
+    say(f"train: {config.adapter.method}: {trained:,} of {parameters:,} parameters are trained ({percent})")
+    say(f"train: {path.name} path, at most {path.micro_tokens:,} tokens in one pass")
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    """Config values for trackers: one level, numbers or text."""
+    return {
+        f"{section}.{name}": value if isinstance(value, (int, float, str, bool)) else str(value)
+        for section, values in config.model_dump(mode="json").items()
+        if isinstance(values, dict)
+        for name, value in values.items()
+    }

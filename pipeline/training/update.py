@@ -1,0 +1,91 @@
+"""The update of the weights at the end of a step, from the gradients of all its micro-batches.
+
+gradients ─> summed over ranks ─> unscaled (fp16) ─> penalties ─> clipped ─> optimizer
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pipeline.run.errors import UserError
+from pipeline.training import checkpoint
+from pipeline.training.optimizer import take_step
+from pipeline.training.penalty import add_gradients
+from pipeline.training.processes import any_rank, sum_gradients, sum_over_ranks
+from pipeline.training.schedule import learning_rate
+from pipeline.training.session import Session
+
+
+@dataclass(frozen=True)
+class Update:
+    """What came of a step.
+
+    Attributes:
+        loss: mean over the labelled tokens of the step. norm: of the gradients, before clipping. rate: learning rate.
+        penalty, scale: lines of metrics.jsonl on penalties and the loss scale.
+        is_skipped: gradients overflowed in fp16, and no weight changed.
+    """
+
+    loss: torch.Tensor
+    norm: torch.Tensor
+    rate: float
+    penalty: dict[str, Any]
+    scale: dict[str, Any]
+    is_skipped: bool
+
+
+def update(session: Session, step: int, rows: list[int], loss: torch.Tensor, labelled: int) -> Update:
+    """Updates the weights by their gradients.
+
+    Args:
+        step: number of steps before this one. rows: of the step. loss: this rank's sum over its labelled tokens.
+        labelled: labelled tokens of all ranks.
+
+    Raises:
+        UserError: loss or gradients are not finite, or overflow in fp16 at any scale.
+    """
+    accelerator, scaling, settings = session.accelerator, session.scaling, session.config.train
+    weights = list(session.weights.values())
+    sum_gradients(accelerator, weights)
+    scaling.unscale(weights)
+    penalty = add_gradients(session.penalties)
+    norm = torch.nn.utils.clip_grad_norm_(weights, settings.clip or math.inf)
+    rate, scale = learning_rate(step - scaling.skipped, session.total, settings), scaling.metric()
+    is_skipped = scaling.factor is not None and any_rank(accelerator, scaling.overflows(norm))
+    if is_skipped:
+        session.optimizer.zero_grad(set_to_none=True)
+    else:
+        take_step(session.optimizer, rate)
+        session.path.after_step()
+    scaling.update(is_skipped)
+    loss = sum_over_ranks(accelerator, loss) / max(1, labelled)
+    # The first wait for the card in this step; nothing has been saved since it began.
+    if scaling.is_exhausted:
+        raise _no_scale(step, float(loss), scaling.in_a_row, _where(session, rows))
+    if not (is_skipped or (torch.isfinite(loss) and torch.isfinite(norm))):
+        raise _not_finite(step, float(loss), float(norm), _where(session, rows))
+    return Update(loss, norm, rate, penalty, scale, is_skipped)
+
+
+def _not_finite(step: int, loss: float, norm: float, where: str) -> UserError:
+    what = f"step {step + 1}: loss {loss}, gradient norm {norm}: training cannot go on. {where}"
+    return UserError(what, "train", "lower train.lr, train.l2_sp or train.ewc, or raise train.warmup")
+
+
+def _no_scale(step: int, loss: float, skipped: int, where: str) -> UserError:
+    """Gradients overflow in fp16 whatever the scale. skipped: steps in a row."""
+    why = f"gradients overflow in fp16 at any loss scale, {skipped} steps in a row"
+    what = f"step {step + 1}: loss {loss}, {why}. {where}"
+    fix = "set model.dtype=fp32, or bf16 on an Ampere card or newer; if the loss rose before, lower train.lr"
+    return UserError(what, "train", fix)
+
+
+def _where(session: Session, rows: list[int]) -> str:
+    """The newest checkpoint and the rows of a step that failed."""
+    saved, names = checkpoint.steps(session.root), session.tokens.names_of(rows)
+    newest = f"The newest checkpoint is that of step {saved[-1]}" if saved else "There is no checkpoint yet"
+    return f"{newest}. The step's rows: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
