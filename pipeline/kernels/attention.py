@@ -27,7 +27,7 @@ def attend_plain(
 ) -> torch.Tensor:
     """o (tokens, heads, size), by torch's attention; on a CPU in float32, which takes a third of bf16's time there."""
     dtype = q.dtype
-    if q.device.type == "cpu":
+    if q.device.type == "cpu" and dtype.itemsize == 2:
         q, k, v = q.float(), k.float(), v.float()
     shapes = [bucket.shape for bucket in padded.buckets]
     query_counts = [segments * queries for segments, queries, _ in shapes]

@@ -17,7 +17,7 @@ from pipeline.model.block_stream import BlockStream, CpuCopier
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.run.free_memory import VARIABLE
-from pipeline.training import checkpoint, loop, metrics, placement
+from pipeline.training import checkpoint, metrics, placement, session
 from pipeline.training.footprint import Footprint
 from tests.helpers.tiny import make_base, make_config, run_to
 from tests.helpers.training_runs import Killed, assert_close, assert_same, branch, losses_of
@@ -115,7 +115,7 @@ def test_a_streamed_run_resumes_bit_identical(
             branch(deep, tmp_path / "cut")
     monkeypatch.setattr(placement, "_choose", lambda *_: "auto")
     made: list[BlockStream] = []
-    monkeypatch.setattr(loop, "BlockStream", lambda: made.append(BlockStream()) or made[-1])
+    monkeypatch.setattr(session, "BlockStream", lambda: made.append(BlockStream()) or made[-1])
     cut = run_to(make_config(tmp_path / "cut", Path(deep[0].model.base)), "train", tmp_path / "cut")
     assert len(made) == 1
     assert_same(cut, whole)
@@ -134,7 +134,7 @@ def test_too_little_main_memory_is_told_before_loading(
     deep: tuple[Config, Run], tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, "900000000")
-    monkeypatch.setattr(loop, "_load_model", None)
+    monkeypatch.setattr(session, "_load_model", None)
     with pytest.raises(UserError, match=f"{way} needs .* of main memory, and 900.0 MB are free") as caught:
         branch(deep, tmp_path, f"train.checkpointing={way}")
     assert caught.value.where == "train.checkpointing"

@@ -188,7 +188,7 @@ def test_resume_is_exact_in_bf16(auto: Config, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(update, "take_step", stopping)
     with pytest.raises(KeyboardInterrupt):
         run_to(auto, "train", tmp_path / "stopped")
-    monkeypatch.setattr(loop, "take_step", take_step)
+    monkeypatch.setattr(update, "take_step", take_step)
     measures(monkeypatch, SLOW)
     resumed = run_to(auto, "train", tmp_path / "stopped")
     weights = [(run.folder("adapter") / "adapter_model.safetensors").read_bytes() for run in (whole, resumed)]

@@ -32,7 +32,7 @@ def test_chat_and_measurements_load_an_export_in_one_type(
     (run.folder("export") / "manifest.json").write_text(json.dumps({"key": {}, "result": "x"}))
     loaded: list[torch.dtype] = []
 
-    def load(folder: Path, dtype: torch.dtype, whose: str) -> Any:
+    def load(folder: Path, dtype: torch.dtype, whose: str, stream: Any = None) -> Any:
         loaded.append(dtype)
         raise UserError("enough")
 

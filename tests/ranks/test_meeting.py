@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -118,6 +119,8 @@ def test_a_second_attempt_on_the_same_store(tmp_path: Path) -> None:
             thread.join()
         assert seen[1].read("failure") is None
         seen[0].write("failure", "old")
+        while seen[1].read("failure") is None:  # writing does not wait for the store
+            time.sleep(0.01)
         assert seen[1].read("failure") == "old"
         boards.append(seen)
     assert boards[0][0].prefix != boards[1][0].prefix
