@@ -16,6 +16,7 @@ import torch
 from pipeline.config.schema import Config
 from pipeline.run.folder import Run
 from pipeline.training import checkpoint, loop
+from pipeline.training.loss_scale import LossScale
 from tests.helpers.tiny import TOO_LONG, run_ranks, run_to
 from tests.helpers.training_runs import losses_of
 
@@ -26,15 +27,19 @@ HOST = socket.gethostname()
 
 def in_step(monkeypatch: pytest.MonkeyPatch, rank: int, step: int, act: Callable[[], object]) -> None:
     """`act` in the backward pass of a rank's step (from 0); each step has one micro-batch."""
-    passes, stock = [0], loop._backward
+    at, mark, stock = [-1], loop.mark, LossScale.backward
 
-    def backward(value: torch.Tensor, labelled: int) -> torch.Tensor:
-        passes[0] += 1
-        if passes[0] == step + 1 and os.environ.get("RANK") == str(rank):
+    def marked(kind: str, number: int | None = None) -> None:
+        at[0] = -1 if number is None else number
+        mark(kind, number)
+
+    def backward(scaling: LossScale, value: torch.Tensor) -> torch.Tensor:
+        if at[0] == step and os.environ.get("RANK") == str(rank):
             act()
-        return stock(value, labelled)
+        return stock(scaling, value)
 
-    monkeypatch.setattr(loop, "_backward", backward)
+    monkeypatch.setattr(loop, "mark", marked)
+    monkeypatch.setattr(LossScale, "backward", backward)
 
 
 def kill() -> None:

@@ -96,9 +96,9 @@ def typed(config: Config, run: Run, monkeypatch: pytest.MonkeyPatch, *lines: str
     asked: list[list[dict[str, str]]] = []
     encode = ChatEncoder.prompt_of
 
-    def recorded(self: ChatEncoder, messages: Any, thinks: bool = False) -> list[int]:
+    def recorded(self: ChatEncoder, messages: Any, answer: str = "", thinks: bool = False) -> list[int]:
         asked.append([dict(message) for message in messages])
-        return encode(self, messages, thinks)
+        return encode(self, messages, answer, thinks)
 
     monkeypatch.setattr(ChatEncoder, "prompt_of", recorded)
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(line + "\n" for line in lines)))
