@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from pipeline.model.base import resolve
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.folder import Run
-from pipeline.training import checkpoint, loss_scale, metrics, self_check
+from pipeline.training import loss_scale, metrics, self_check
 from scripts.benchmarks.hf_trainer import stock_model, train_stock
 from tests.helpers.tiny import make_base, make_config, run_to
-from tests.helpers.training_runs import Killed, assert_same, losses_of
+from tests.helpers.training_runs import assert_same, killed_after, losses_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
@@ -102,17 +102,8 @@ def test_a_run_that_was_killed_among_skipped_steps_ends_bit_identical(
     words = {"graphs": "train.batch_size=16", "no graphs": "train.graphs=false", "plain": "train.fast=false"}
     whole = trained(tmp_path, base, "whole", "model.dtype=fp16", words[how])
     assert any("skipped" in m for m in lines_of(whole))
-    save = checkpoint.save
-
-    def dies(root: Path, step: int, *args: Any) -> None:
-        save(root, step, *args)
-        if step == last:
-            raise Killed
-
-    monkeypatch.setattr(checkpoint, "save", dies)
-    with pytest.raises(Killed):
+    with killed_after(monkeypatch, last):
         trained(tmp_path, base, "killed", "model.dtype=fp16", words[how])
-    monkeypatch.setattr(checkpoint, "save", save)
     again = trained(tmp_path, base, "killed", "model.dtype=fp16", words[how])
     assert_same(whole, again)
     ours, theirs = ([{k: v for k, v in m.items() if k != "seconds"} for m in lines_of(r)] for r in (whole, again))

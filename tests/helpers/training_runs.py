@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +20,7 @@ from pipeline.model.load import load_folder
 from pipeline.model.packed.model import PackedModel
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.folder import Run
-from pipeline.training import metrics, self_check
+from pipeline.training import checkpoint, metrics, self_check
 from pipeline.training.micro_batches import MicroBatch, PackedMicroBatches, PaddedMicroBatches
 from tests.helpers.tiny import make_config, run_to
 
@@ -39,6 +42,22 @@ def branch(finished: tuple[Config, Run], folder: Path, *overrides: str) -> Run:
     for stage in ("dataset", "tokens"):
         shutil.copytree(run.folder(stage), folder / config.name / stage)
     return run_to(make_config(folder, Path(config.model.base), *overrides), "train", folder)
+
+
+@contextlib.contextmanager
+def killed_after(monkeypatch: pytest.MonkeyPatch, step: int) -> Iterator[None]:
+    """Context in which a run must end right after it has saved the checkpoint of a step."""
+    save = checkpoint.save
+
+    def killed(root: Path, number: int, *rest: Any) -> None:
+        save(root, number, *rest)
+        if number == step:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", killed)
+        with pytest.raises(Killed):
+            yield
 
 
 def assert_close(a: Run, b: Run, loss: float = 1e-6, weight: float = 1e-4) -> None:

@@ -17,10 +17,10 @@ from pipeline.model.block_stream import BlockStream, CpuCopier
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.run.free_memory import VARIABLE
-from pipeline.training import checkpoint, metrics, placement, session
+from pipeline.training import metrics, placement, session
 from pipeline.training.footprint import Footprint
 from tests.helpers.tiny import make_base, make_config, run_to
-from tests.helpers.training_runs import Killed, assert_close, assert_same, branch, losses_of
+from tests.helpers.training_runs import assert_close, assert_same, branch, killed_after, losses_of
 
 STREAM = "train.checkpointing=stream"
 
@@ -102,17 +102,8 @@ def test_a_streamed_run_resumes_bit_identical(
     monkeypatch.setattr(placement, "_choose", lambda *_: "stream")
     monkeypatch.setattr(torch.cuda, "is_available", _only_in(placement.place))
     whole = branch(deep, tmp_path / "whole")
-    save = checkpoint.save
-
-    def killed(root: Path, step: int, *rest: Any) -> None:
-        save(root, step, *rest)
-        if step == 3:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", killed)
-        with pytest.raises(Killed):
-            branch(deep, tmp_path / "cut")
+    with killed_after(monkeypatch, 3):
+        branch(deep, tmp_path / "cut")
     monkeypatch.setattr(placement, "_choose", lambda *_: "auto")
     made: list[BlockStream] = []
     monkeypatch.setattr(session, "BlockStream", lambda: made.append(BlockStream()) or made[-1])

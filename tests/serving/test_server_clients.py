@@ -10,10 +10,7 @@ import pytest
 
 from pipeline.config.schema import Config
 from pipeline.prompt.any_encoder import AnyEncoder
-from pipeline.prompt.template import load
 from tests.helpers.scripted_engine import Served, says, served, wait_for
-from tests.helpers.tiny import make_tokenizer
-from tests.helpers.tokenizers import encoder_of
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -22,13 +19,6 @@ pytestmark = pytest.mark.serving
 
 ANSWER = "The sky is 파란색 today."
 MESSAGES: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a colour."}]
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> AnyEncoder:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    make_tokenizer(folder)
-    return encoder_of(folder, load("alpaca-short"))
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,7 @@ import pytest
 
 from pipeline.config.schema import Config
 from pipeline.prompt.any_encoder import AnyEncoder
-from pipeline.prompt.template import load
 from tests.helpers.scripted_engine import Reply, Served, says, served, wait_for
-from tests.helpers.tiny import make_tokenizer
-from tests.helpers.tokenizers import encoder_of
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -26,13 +23,6 @@ pytestmark = pytest.mark.serving
 ANSWER = "The sky is 파란색 today."
 CHAT = "/v1/chat/completions"
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "Name a colour."}]}
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> AnyEncoder:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    make_tokenizer(folder)
-    return encoder_of(folder, load("alpaca-short"))
 
 
 def config(**serve: Any) -> Config:

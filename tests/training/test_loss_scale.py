@@ -14,11 +14,11 @@ from accelerate.state import AcceleratorState
 from pipeline.config.schema import Config
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
-from pipeline.training import checkpoint, loop, loss_scale, metrics
+from pipeline.training import loop, loss_scale, metrics
 from pipeline.training.loss_scale import LossScale
 from pipeline.training.schedule import learning_rate
 from tests.helpers.tiny import make_config, run_to, train_on_two
-from tests.helpers.training_runs import Killed, assert_same, branch, losses_of, tokens_of
+from tests.helpers.training_runs import assert_same, branch, killed_after, losses_of, tokens_of
 
 CPU = torch.device("cpu")
 FP16 = "model.dtype=fp16"
@@ -125,17 +125,8 @@ def test_a_run_that_was_killed_ends_bit_identical(
     fp16.setattr(loss_scale, "START", 2.0**22)
     fp16.setattr(loss_scale, "GROWTH_INTERVAL", 2)
     whole = branch(finished, tmp_path / "whole", FP16)
-    save = checkpoint.save
-
-    def killed(root: Path, step: int, *rest: Any) -> None:
-        save(root, step, *rest)
-        if step == last:
-            raise Killed
-
-    fp16.setattr(checkpoint, "save", killed)
-    with pytest.raises(Killed):
+    with killed_after(fp16, last):
         branch(finished, tmp_path / "cut", FP16)
-    fp16.setattr(checkpoint, "save", save)
     config = make_config(tmp_path / "cut", Path(finished[0].model.base), FP16)
     run = run_to(config, "train", tmp_path / "cut")
     assert f"resuming from step {last} of 6" in " ".join(capsys.readouterr().out.split())

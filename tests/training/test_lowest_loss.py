@@ -16,7 +16,7 @@ from pipeline.training import checkpoint, metrics
 from pipeline.training.lowest_loss import LowestLoss
 from pipeline.training.optimizer_state import Layout
 from tests.helpers.tiny import make_config, run_to
-from tests.helpers.training_runs import assert_same
+from tests.helpers.training_runs import assert_same, killed_after
 
 WORDS = (
     "train.lr=0.05", "train.max_steps=8", "train.eval_every=1", "train.save_every=3", "eval.prompts=[]",
@@ -76,17 +76,9 @@ def test_a_killed_run_keeps_the_same_weights(
     _rising(monkeypatch, 2)
     words = (*WORDS, "train.best=true", "train.early_stop=4", "train.keep=1", "train.save_every=1")
     whole = run_to(make_config(tmp_path, base, "name=whole", *words), "train", tmp_path)
-    config, save = make_config(tmp_path, base, *words), checkpoint.save
-
-    def dies(root: Path, step: int, *more: Any) -> None:
-        save(root, step, *more)
-        if step == last:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", dies)
-        with pytest.raises(KeyboardInterrupt):
-            run_to(config, "train", tmp_path)
+    config = make_config(tmp_path, base, *words)
+    with killed_after(monkeypatch, last):
+        run_to(config, "train", tmp_path)
     run = run_to(config, "train", tmp_path)
     assert_same(run, whole)
     assert [m["step"] for m in metrics.read(run.root / "metrics.jsonl") if "loss" in m] == [1, 2, 3, 4, 5, 6]
@@ -125,17 +117,9 @@ def test_other_optimizers_resume_bit_identical(
     words = ("adapter.method=full", "train.max_steps=4", "train.save_every=2", "train.lr=1e-3", "eval.prompts=[]",
              f"train.optimizer={optimizer}")  # fmt: skip
     whole = run_to(make_config(tmp_path, base, "name=whole", *words), "train", tmp_path)
-    config, save = make_config(tmp_path, base, *words), checkpoint.save
-
-    def dies(root: Path, step: int, *more: Any) -> None:
-        save(root, step, *more)
-        if step == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", dies)
-        with pytest.raises(KeyboardInterrupt):
-            run_to(config, "train", tmp_path)
+    config = make_config(tmp_path, base, *words)
+    with killed_after(monkeypatch, 2):
+        run_to(config, "train", tmp_path)
     run = run_to(config, "train", tmp_path)
     assert_same(run, whole)
     end = [load_file(r.folder("checkpoints") / "step-000004" / checkpoint.OPTIMIZER) for r in (run, whole)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -17,10 +16,18 @@ from pipeline.kernels.embedding_noise import EmbeddingNoise
 from pipeline.model.packed import cuda_graph
 from pipeline.prompt.token_noise import RowNoise
 from pipeline.run.folder import Run
-from pipeline.training import checkpoint
 from pipeline.training.micro_batches import PackedMicroBatches
 from tests.helpers.tiny import make_config, run_to
-from tests.helpers.training_runs import QUICK, UNDROPPED, assert_close, assert_same, both_paths, branch, losses_of
+from tests.helpers.training_runs import (
+    QUICK,
+    UNDROPPED,
+    assert_close,
+    assert_same,
+    both_paths,
+    branch,
+    killed_after,
+    losses_of,
+)
 
 NOISE = RowNoise(alpha=5.0, seed=7)
 
@@ -124,15 +131,7 @@ def test_a_killed_run_ends_bit_identical(
 ) -> None:
     words = (*QUICK, "train.neftune=5")
     whole = branch(finished, tmp_path / "whole", *words)
-    config, save = make_config(tmp_path, base, *words), checkpoint.save
-
-    def dies(root: Path, step: int, *more: Any) -> None:
-        save(root, step, *more)
-        if step == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", dies)
-        with pytest.raises(KeyboardInterrupt):
-            run_to(config, "train", tmp_path)
+    config = make_config(tmp_path, base, *words)
+    with killed_after(monkeypatch, 2):
+        run_to(config, "train", tmp_path)
     assert_same(run_to(config, "train", tmp_path), whole)
