@@ -1,7 +1,7 @@
 """Licences of bases and data as far as Suri knows them: the hub's identifier, and what a derived model must heed.
 
 These are facts from the licences' own texts and from model pages, no legal advice. Sources: docs/licences.md. What is
-not in these tables is not known, and is said to be so.
+not in these tables is not known, and the card says that.
 """
 
 from __future__ import annotations

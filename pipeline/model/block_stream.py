@@ -57,7 +57,7 @@ class CpuCopier:
 
 
 class CudaCopier:
-    """Copies on a stream of its own.
+    """Copies on a separate CUDA stream.
 
     Its storages come from this stream's pool of memory. A copy waits for all kernels that were launched before it, so
     also for those that read the block whose memory it gets.
@@ -238,7 +238,7 @@ def frozen_tensors(module: Any) -> Iterator[torch.Tensor]:
 
 
 def bytes_of(storage: Storage) -> torch.Tensor:
-    """A storage as a tensor of its bytes, with a version counter of its own: a copy into it is no change to autograd's
+    """A storage as a tensor of its bytes, with a separate version counter: a copy into it is no change to autograd's
     saved tensors, since the bytes are those that were there before."""
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 

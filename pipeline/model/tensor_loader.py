@@ -96,7 +96,7 @@ def check_finite(tensor: torch.Tensor, name: str, folder: Path, whose: str) -> N
 
 
 def _has_types_of_its_own(model: Any) -> bool:
-    """Whether some layers stay in float32 whatever the type of the model; transformers knows which."""
+    """Whether some layers stay in float32 in a model of another type; transformers knows which."""
     return any(getattr(model, f"_keep_in_fp32_modules{kind}", None) for kind in ("", "_strict"))
 
 

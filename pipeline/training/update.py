@@ -77,7 +77,7 @@ def _not_finite(step: int, loss: float, norm: float, where: str) -> UserError:
 
 
 def _no_scale(step: int, loss: float, skipped: int, where: str) -> UserError:
-    """Gradients overflow in fp16 whatever the scale. skipped: steps in a row."""
+    """Gradients overflow in fp16 at every scale. skipped: steps in a row."""
     why = f"gradients overflow in fp16 at any loss scale, {skipped} steps in a row"
     what = f"step {step + 1}: loss {loss}, {why}. {where}"
     fix = "set model.dtype=fp32, or bf16 on an Ampere card or newer; if the loss rose before, lower train.lr"

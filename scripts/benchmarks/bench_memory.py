@@ -1,6 +1,6 @@
 """Trains in little memory of a GPU: `python -m scripts.benchmarks.bench_memory [CASE ...]`; `--tiny` runs on a CPU.
 
-Each case runs in a process of its own, whose memory of the card is limited (torch.cuda.set_per_process_memory_fraction,
+Each case runs in a separate process, whose memory of the card is limited (torch.cuda.set_per_process_memory_fraction,
 so an allocation beyond the limit fails). Weights are random and loaded tensor by tensor as those of a base are, LoRA
 r=16 on all linear layers, rows without a shared preamble, half of each row labelled; a step is two passes and an
 update. Printed: the peak as torch saw it, allocated and reserved; what `make plan` predicts for this pass; the host's
@@ -88,7 +88,7 @@ class RandomTensors:
         self.block = few.repeat(-(-most // len(few)) + 1)
 
     def read(self, name: str) -> torch.Tensor:
-        """A tensor in memory of its own, as one that was read from a file."""
+        """A tensor that shares no memory, as one that was read from a file."""
         entry = self.entries[name]
         if len(entry.shape) == 1:
             return torch.ones(entry.shape, dtype=torch.bfloat16)
@@ -201,7 +201,7 @@ def bus() -> float:
 
 
 def _run(name: str) -> str:
-    """A case's line, from a process of its own."""
+    """A case's line, from a separate process."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "scripts.benchmarks.bench_memory", "--case", name]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

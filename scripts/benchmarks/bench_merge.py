@@ -158,7 +158,7 @@ CASES = {"copy": copy, "merge": merge, "export": export}
 
 
 def _case(name: str, folder: Path) -> dict[str, Any]:
-    """Runs a case in a process of its own, whose address space is limited, and adds its peak memory."""
+    """Runs a case in a separate process, whose address space is limited, and adds its peak memory."""
     limit = int(float(os.environ.get("LIMIT", "0")) * (1 << 30))
 
     def limited() -> None:

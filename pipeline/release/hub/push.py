@@ -26,7 +26,7 @@ class Request:
     """What the user asked for. what: formats, with commas. skip: files that are not sent, with commas.
 
     public: anyone may see it. agreed: sent without asking. unfinished: also an export whose answers do not end by
-    themselves. replace: the repository is made equal to what is sent, whatever it holds.
+    themselves. replace: the repository is made equal to what is sent, and other files in it are deleted.
     """
 
     what: str = ""

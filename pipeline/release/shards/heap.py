@@ -30,7 +30,7 @@ def reused_memory() -> Iterator[Callable[[], None]]:
     """What the main thread frees stays in this process, for its next blocks, until the end of the context.
 
     Blocks of many sizes leave holes, so the caller calls the function that it gets from time to time: it gives free
-    memory back when there is more than 1 GiB. Other threads have heaps of their own, which hold no large blocks. Where
+    memory back when there is more than 1 GiB. Other threads have separate heaps, which hold no large blocks. Where
     the C library cannot do it, nothing changes.
     """
     library = ctypes.CDLL(None)

@@ -71,7 +71,7 @@ class Batch:
         return sum(not slot.is_over for slot in list(self.slots))
 
     def problem(self, slot: Slot) -> str:
-        """Why a request cannot run here, whatever else does; empty if it can."""
+        """Why a request cannot run here, even alone; empty if it can."""
         ids = slot.request.ids
         if not ids:
             return "the prompt is empty"

@@ -7,7 +7,7 @@
     A  (rank 1 + rank 2 + ..., inputs)     B  (outputs, rank 1 + rank 2 + ...), scaled
     z = A x, masked to the columns of the row's adapter;  y = W x + B z
 
-So a batch that mixes adapters costs two small products a layer, whatever their number in the batch. peft's mixed batch
+So a batch that mixes adapters costs two small products a layer, for any number of adapters. peft's mixed batch
 computes the same with a loop over the adapters of each layer (tests compare the two).
 """
 

@@ -78,7 +78,7 @@ class PatientProtocol(H11Protocol):
 
 
 class HttpServer:
-    """Serves an ASGI application in a thread of its own.
+    """Serves an ASGI application in a separate thread.
 
     Args:
         listener: the socket; closed at the end. answers: that are generated or wait, at most.
