@@ -5,7 +5,8 @@ so an allocation beyond the limit fails). Weights are random and loaded tensor b
 r=16 on all linear layers, rows without a shared preamble, half of each row labelled; a step is two passes and an
 update. Printed: the peak as torch saw it, allocated and reserved; what `make plan` predicts for this pass; the host's
 peak; tok/s of the median step; and of streamed cases the copies a second that tok/s means, beside what the bus gives.
-Without a case: those of 7B and 13B. A case ends after eight steps or twelve seconds of them.
+Without a case: those of 7B and 13B. A case ends after eight steps or twelve seconds of them. `--tokens=N`: passes of so
+many tokens, whatever the case says.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -200,14 +201,14 @@ def bus() -> float:
     return size / statistics.median(spans)
 
 
-def _run(name: str) -> str:
-    """A case's line, from a separate process."""
+def _run(name: str, tokens: int) -> str:
+    """A case's line, from a separate process. tokens: of a pass; 0: those of the case."""
     started = time.perf_counter()
-    command = [sys.executable, "-m", "scripts.benchmarks.bench_memory", "--case", name]
+    command = [sys.executable, "-m", "scripts.benchmarks.bench_memory", "--case", name, str(tokens)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        return f"| {name:18} | failed: {last[:200]} |"
+        return f"| {name:18} | failed: {last[:600]} |"
     got = json.loads(done.stdout.strip().splitlines()[-1])
     seen = f"{got['allocated']:5.2f} | {got['reserved']:5.2f}" if "allocated" in got else "    - |     -"
     off = f"{got['predicted'] / got['allocated'] - 1:+.1%}" if "allocated" in got else "-"
@@ -221,10 +222,13 @@ def _run(name: str) -> str:
 
 def main() -> None:
     if sys.argv[1:2] == ["--case"]:
-        print(json.dumps(measure({**CASES, **TINY}[sys.argv[2]])), flush=True)
+        case = {**CASES, **TINY}[sys.argv[2]]
+        print(json.dumps(measure(replace(case, tokens=int(sys.argv[3]) or case.tokens))), flush=True)
         return
-    tiny = "--tiny" in sys.argv
-    names = [word for word in sys.argv[1:] if word != "--tiny"] or list(TINY if tiny else USUAL)
+    tiny, tokens = "--tiny" in sys.argv, 0
+    for word in sys.argv[1:]:
+        tokens = int(word.removeprefix("--tokens=")) if word.startswith("--tokens=") else tokens
+    names = [word for word in sys.argv[1:] if not word.startswith("--")] or list(TINY if tiny else USUAL)
     known = {**CASES, **TINY}
     if unknown := [name for name in names if name not in known]:
         raise UserError(f"no such case: {unknown[0]!r}", "CASE", f"there are {', '.join(map(repr, known))}")
@@ -234,7 +238,7 @@ def main() -> None:
     heads = ("case", "limit", "tokens", "alloc", "reserved", "plan", "off", "tok/s", "GB/s", "host", "ready", "s")
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
     for name in names:
-        print(_run(name), flush=True)
+        print(_run(name, tokens), flush=True)
 
 
 if __name__ == "__main__":
