@@ -24,6 +24,7 @@ import torch
 
 TRITON = (7, 0)  # the oldest that Triton compiles for
 MATRIX_UNITS = (8, 0)  # the oldest whose matrix units Triton uses
+LARGE = {(8, 0), (8, 7), (9, 0), (10, 0), (10, 3)}  # with 163 KiB of shared memory and more
 
 
 @functools.cache
@@ -45,6 +46,11 @@ def has_triton(device: torch.device) -> bool:
 def has_matrix_units(device: torch.device) -> bool:
     """Whether products inside Triton's kernels use a card's matrix units."""
     return capability(device) >= MATRIX_UNITS
+
+
+def has_room(device: torch.device) -> bool:
+    """Whether a block may use 128 KiB of shared memory, as attention's tiles for long rows do at heads of 128."""
+    return capability(device) in LARGE
 
 
 def runs_kernels(x: torch.Tensor) -> bool:

@@ -20,6 +20,7 @@
 
 Rows of instruction data are about a hundred tokens long, so a program handles `TILE` queries of one row and one head
 and loops over all their keys. The keys of a preamble are seen by thousands of queries, hence the partial sums.
+`long_tiles`, where rows are long, has `LONG_TILE` queries a program, for the forward pass and dq.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ import torch
 from pipeline.prompt.pack import Pack
 
 TILE = 64  # queries, or keys, of a program
+LONG_TILE = 128  # the same where rows are long, if the card has room (`card.has_room`)
+LONG_SEGMENT = 512  # tokens of the mean segment from which rows count as long
 QUERY_CHUNK = 512  # queries in one partial sum of a preamble's gradients
 MIN_BUCKET = 16  # tokens; shorter segments share one bucket of `PaddedSegments`
 LONG = 1024  # own tokens of a bucket from which its rows are computed whole, so that no mask is needed
@@ -56,6 +59,7 @@ class Layout:
         index of the first key's partial sum.
     reductions: int32, (preamble tokens, 3): index of the token's first partial sum, distance to the next, how many.
     partial_sums: how many there are, each (key heads * size).
+    long_tiles: as query_tiles, of `LONG_TILE` queries; None where rows are short, or shapes must stay the same.
     padded: for `attention.attend_plain`; None if the kernels are used.
     """
 
@@ -64,6 +68,7 @@ class Layout:
     reductions: torch.Tensor
     partial_sums: int
     padded: PaddedSegments | None = None
+    long_tiles: torch.Tensor | None = None
 
     @classmethod
     def of(cls, pack: Pack, device: torch.device, plain: bool, size: LayoutSize | None = None) -> Layout:
@@ -79,12 +84,14 @@ class Layout:
         def tensor(values: np.ndarray) -> torch.Tensor:
             return torch.as_tensor(np.ascontiguousarray(values), dtype=torch.int32).to(device, non_blocking=True)
 
+        is_long = size is None and not plain and len(pack.ids) >= LONG_SEGMENT * (len(pack.starts) - 1)
         return cls(
             query_tiles=tensor(query_tiles),
             preamble_tiles=tensor(preamble_tiles),
             reductions=tensor(reductions),
             partial_sums=partial_sums,
             padded=PaddedSegments.of(pack, device) if plain else None,
+            long_tiles=tensor(query_tiles_of(pack, LONG_TILE)) if is_long else None,
         )
 
 

@@ -12,8 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
-from pipeline.kernels.card import has_matrix_units
-from pipeline.kernels.layout import TILE, Layout
+from pipeline.kernels.card import has_matrix_units, has_room
+from pipeline.kernels.layout import LONG_TILE, TILE, Layout
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -44,26 +44,42 @@ def _softmax_step(q, k, v, m_i, l_i, acc, mask, scale):
 
 
 @triton.jit
+def _unmasked_step(q, k, v, m_i, l_i, acc, scale):
+    """As `_softmax_step`. Scale and maximum are one multiplication with an addition where no mask is between them."""
+    s = tl.dot(q, tl.trans(k))
+    new = tl.maximum(m_i, tl.max(s, 1) * (scale * LOG2E))
+    p = tl.exp2(s * (scale * LOG2E) - new[:, None])
+    old = tl.exp2(m_i - new)
+    return new, l_i * old + tl.sum(p, 1), tl.dot(p.to(v.dtype), v, acc * old[:, None])
+
+
+@triton.jit
 def _forward_kernel(
     q, k, v, out, lse, query_tiles, tokens, scale, q_row, k_row, v_row, group: tl.constexpr, heads: tl.constexpr,
-    size: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
+    size: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr, QUERIES: tl.constexpr,
 ):  # fmt: skip
+    """QUERIES: of a program, `BLOCK` times a whole number; BLOCK: keys at a time."""
     tile = query_tiles + tl.program_id(0) * 5
-    start, own, end = tl.load(tile) + tl.program_id(2) * BLOCK, tl.load(tile + 1), tl.load(tile + 2)
+    start, own, end = tl.load(tile) + tl.program_id(2) * QUERIES, tl.load(tile + 1), tl.load(tile + 2)
     shared, shared_end = tl.load(tile + 3), tl.load(tile + 4)
     head = tl.program_id(1)
     key_head = head // group
-    query = start + tl.arange(0, BLOCK)
+    query = start + tl.arange(0, QUERIES)
     q_tile = _load(q, query, q_row, head, end, size, PADDED)
-    m_i = tl.full((BLOCK,), float("-inf"), tl.float32)
-    l_i = tl.zeros((BLOCK,), tl.float32)
-    acc = tl.zeros((BLOCK, PADDED), tl.float32)
+    m_i = tl.full((QUERIES,), float("-inf"), tl.float32)
+    l_i = tl.zeros((QUERIES,), tl.float32)
+    acc = tl.zeros((QUERIES, PADDED), tl.float32)
     for at in range(shared, shared_end, BLOCK):
         key = at + tl.arange(0, BLOCK)
         k_tile = _load(k, key, k_row, key_head, shared_end, size, PADDED)
         v_tile = _load(v, key, v_row, key_head, shared_end, size, PADDED)
         m_i, l_i, acc = _softmax_step(q_tile, k_tile, v_tile, m_i, l_i, acc, (key < shared_end)[None, :], scale)
-    for at in range(own, start + BLOCK, BLOCK):
+    for at in range(own, start, BLOCK):  # whole tiles that all queries see
+        key = at + tl.arange(0, BLOCK)
+        k_tile = _load(k, key, k_row, key_head, tokens, size, PADDED)
+        v_tile = _load(v, key, v_row, key_head, tokens, size, PADDED)
+        m_i, l_i, acc = _unmasked_step(q_tile, k_tile, v_tile, m_i, l_i, acc, scale)
+    for at in range(start, tl.minimum(start + QUERIES, end), BLOCK):
         key = at + tl.arange(0, BLOCK)
         k_tile = _load(k, key, k_row, key_head, end, size, PADDED)
         v_tile = _load(v, key, v_row, key_head, end, size, PADDED)
@@ -73,9 +89,11 @@ def _forward_kernel(
 
 
 @triton.jit
-def _add_dq(q, k, do, v, lse, delta, mask, acc, scale):
+def _add_dq(q, k, do, v, lse, delta, mask, acc, scale, MASKED: tl.constexpr):
     """Adds the contribution of one tile of keys to dq."""
-    p = tl.where(mask, tl.exp2(tl.dot(q, tl.trans(k)) * (scale * LOG2E) - lse[:, None]), 0.0)
+    p = tl.exp2(tl.dot(q, tl.trans(k)) * (scale * LOG2E) - lse[:, None])
+    if MASKED:
+        p = tl.where(mask, p, 0.0)
     ds = p * (tl.dot(do, tl.trans(v)) - delta[:, None])
     return tl.dot(ds.to(k.dtype), k, acc)
 
@@ -83,32 +101,57 @@ def _add_dq(q, k, do, v, lse, delta, mask, acc, scale):
 @triton.jit
 def _query_gradient_kernel(
     grad, q, k, v, out, lse, delta, dq, query_tiles, tokens, scale, q_row, k_row, v_row, dq_row, group: tl.constexpr,
-    heads: tl.constexpr, size: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
+    heads: tl.constexpr, size: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr, QUERIES: tl.constexpr,
 ):  # fmt: skip
+    """QUERIES, BLOCK: as in `_forward_kernel`."""
     tile = query_tiles + tl.program_id(0) * 5
-    start, own, end = tl.load(tile) + tl.program_id(2) * BLOCK, tl.load(tile + 1), tl.load(tile + 2)
+    start, own, end = tl.load(tile) + tl.program_id(2) * QUERIES, tl.load(tile + 1), tl.load(tile + 2)
     shared, shared_end = tl.load(tile + 3), tl.load(tile + 4)
     head = tl.program_id(1)
     key_head = head // group
-    query = start + tl.arange(0, BLOCK)
+    query = start + tl.arange(0, QUERIES)
     q_tile = _load(q, query, q_row, head, end, size, PADDED)
     do = _load(grad, query, heads * size, head, end, size, PADDED)
     o = _load(out, query, heads * size, head, end, size, PADDED)
     delta_tile = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
     tl.store(delta + head * tokens + query, delta_tile, mask=query < end)
     lse_tile = tl.load(lse + head * tokens + query, mask=query < end, other=0.0)
-    acc = tl.zeros((BLOCK, PADDED), tl.float32)
+    acc = tl.zeros((QUERIES, PADDED), tl.float32)
     for at in range(shared, shared_end, BLOCK):
         key = at + tl.arange(0, BLOCK)
         k_tile = _load(k, key, k_row, key_head, shared_end, size, PADDED)
         v_tile = _load(v, key, v_row, key_head, shared_end, size, PADDED)
-        acc = _add_dq(q_tile, k_tile, do, v_tile, lse_tile, delta_tile, (key < shared_end)[None, :], acc, scale)
-    for at in range(own, start + BLOCK, BLOCK):
+        seen = (key < shared_end)[None, :]
+        acc = _add_dq(q_tile, k_tile, do, v_tile, lse_tile, delta_tile, seen, acc, scale, True)
+    for at in range(own, start, BLOCK):  # whole tiles that all queries see
+        key = at + tl.arange(0, BLOCK)
+        k_tile = _load(k, key, k_row, key_head, tokens, size, PADDED)
+        v_tile = _load(v, key, v_row, key_head, tokens, size, PADDED)
+        acc = _add_dq(q_tile, k_tile, do, v_tile, lse_tile, delta_tile, None, acc, scale, False)
+    for at in range(start, tl.minimum(start + QUERIES, end), BLOCK):
         key = at + tl.arange(0, BLOCK)
         k_tile = _load(k, key, k_row, key_head, end, size, PADDED)
         v_tile = _load(v, key, v_row, key_head, end, size, PADDED)
-        acc = _add_dq(q_tile, k_tile, do, v_tile, lse_tile, delta_tile, key[None, :] <= query[:, None], acc, scale)
+        seen = key[None, :] <= query[:, None]
+        acc = _add_dq(q_tile, k_tile, do, v_tile, lse_tile, delta_tile, seen, acc, scale, True)
     _store(dq, acc * scale, query, dq_row, head, end, size, PADDED)
+
+
+@triton.jit
+def _add_dk_dv(
+    grad, q, lse, delta, k_tile, v_tile, query, head, end, mask, dk_sum, dv_sum, tokens, scale, q_row,
+    MASKED: tl.constexpr, heads: tl.constexpr, size: tl.constexpr, PADDED: tl.constexpr,
+):  # fmt: skip
+    """Adds the contribution of one tile of queries to dk and dv of a tile of keys."""
+    q_tile = _load(q, query, q_row, head, end, size, PADDED)
+    do = _load(grad, query, heads * size, head, end, size, PADDED)
+    lse_tile = tl.load(lse + head * tokens + query, mask=query < end, other=0.0)
+    delta_tile = tl.load(delta + head * tokens + query, mask=query < end, other=0.0)
+    p = tl.exp2(tl.dot(k_tile, tl.trans(q_tile)) * (scale * LOG2E) - lse_tile[None, :])
+    if MASKED:
+        p = tl.where(mask, p, 0.0)
+    ds = p * (tl.dot(v_tile, tl.trans(do)) - delta_tile[None, :])
+    return tl.dot(ds.to(q_tile.dtype), q_tile, dk_sum), tl.dot(p.to(do.dtype), do, dv_sum)
 
 
 @triton.jit
@@ -122,20 +165,24 @@ def _key_gradients(
     v_tile = _load(v, key, v_row, key_head, key_end, size, PADDED)
     dk_sum = tl.zeros((BLOCK, PADDED), tl.float32)
     dv_sum = tl.zeros((BLOCK, PADDED), tl.float32)
+    masked_end = tl.minimum(begin + BLOCK, end) if OWN else end
     for n in range(group):
         head = key_head * group + n
-        for at in range(begin, end, BLOCK):
+        for at in range(begin, masked_end, BLOCK):
             query = at + tl.arange(0, BLOCK)
-            q_tile = _load(q, query, q_row, head, end, size, PADDED)
-            do = _load(grad, query, heads * size, head, end, size, PADDED)
-            lse_tile = tl.load(lse + head * tokens + query, mask=query < end, other=0.0)
-            delta_tile = tl.load(delta + head * tokens + query, mask=query < end, other=0.0)
             mask = key[:, None] <= query[None, :] if OWN else (key < key_end)[:, None]
-            s = tl.dot(k_tile, tl.trans(q_tile)) * (scale * LOG2E)
-            p = tl.where(mask & (query < end)[None, :], tl.exp2(s - lse_tile[None, :]), 0.0)
-            ds = p * (tl.dot(v_tile, tl.trans(do)) - delta_tile[None, :])
-            dv_sum = tl.dot(p.to(do.dtype), do, dv_sum)
-            dk_sum = tl.dot(ds.to(q_tile.dtype), q_tile, dk_sum)
+            dk_sum, dv_sum = _add_dk_dv(
+                grad, q, lse, delta, k_tile, v_tile, query, head, end, mask & (query < end)[None, :], dk_sum, dv_sum,
+                tokens, scale, q_row, True, heads, size, PADDED,
+            )  # fmt: skip
+        # Later queries see all keys of the tile. One from the end on adds zero, since q, its gradient, lse and delta
+        # are loaded as zeros.
+        for at in range(masked_end, end, BLOCK):
+            query = at + tl.arange(0, BLOCK)
+            dk_sum, dv_sum = _add_dk_dv(
+                grad, q, lse, delta, k_tile, v_tile, query, head, end, None, dk_sum, dv_sum, tokens, scale, q_row,
+                False, heads, size, PADDED,
+            )  # fmt: skip
     return dk_sum * scale, dv_sum
 
 
@@ -207,6 +254,14 @@ def _warps(shape: dict[str, int]) -> int:
     return 8 if shape["PADDED"] > 128 else 4
 
 
+def _queries(layout: Layout, shape: dict[str, int], stages: int) -> tuple[torch.Tensor, dict[str, int]]:
+    """Tiles of queries, and how a program computes one; of those tried on an H200 the fastest for long rows
+    (docs/benchmarks.md). stages: of loads, for short rows."""
+    if layout.long_tiles is not None and shape["PADDED"] <= 128 and has_room(layout.long_tiles.device):
+        return layout.long_tiles, {**shape, "QUERIES": LONG_TILE, "num_warps": 8, "num_stages": 3}
+    return layout.query_tiles, {**shape, "QUERIES": shape["BLOCK"], "num_warps": _warps(shape), "num_stages": stages}
+
+
 def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -215,10 +270,10 @@ def attend(
     (tokens, heads, _), shape = q.shape, _shape(q, k)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty((heads, tokens), dtype=torch.float32, device=q.device)
-    _forward_kernel[len(layout.query_tiles), heads, TILE // shape["BLOCK"]](
-        q, k, v, out, lse, layout.query_tiles, tokens, scale, q.stride(0), k.stride(0), v.stride(0), **shape,
-        num_warps=_warps(shape), num_stages=1,
-    )  # fmt: skip
+    tiles, sizes = _queries(layout, shape, stages=1)
+    _forward_kernel[len(tiles), heads, max(1, TILE // sizes["QUERIES"])](
+        q, k, v, out, lse, tiles, tokens, scale, q.stride(0), k.stride(0), v.stride(0), **sizes
+    )
     return out, lse
 
 
@@ -232,10 +287,10 @@ def attend_backward(
     parts = TILE // shape["BLOCK"]
     delta = torch.empty_like(lse)
     strides = q.stride(0), k.stride(0), v.stride(0)
-    _query_gradient_kernel[len(layout.query_tiles), heads, parts](
-        grad, q, k, v, out, lse, delta, dq, layout.query_tiles, tokens, scale, *strides, dq.stride(0), **shape,
-        num_warps=_warps(shape), num_stages=2,
-    )  # fmt: skip
+    tiles, sizes = _queries(layout, shape, stages=2)
+    _query_gradient_kernel[len(tiles), heads, max(1, TILE // sizes["QUERIES"])](
+        grad, q, k, v, out, lse, delta, dq, tiles, tokens, scale, *strides, dq.stride(0), **sizes
+    )
     _own_key_gradient_kernel[len(layout.query_tiles), key_heads, parts](
         grad, q, k, v, lse, delta, dk, dv, layout.query_tiles, tokens, scale, *strides, dk.stride(0), dv.stride(0),
         **shape, num_warps=_warps(shape), num_stages=2 if shape["PADDED"] > 64 else 1,

@@ -1,9 +1,7 @@
 """Long rows on one GPU: `python -m scripts.benchmarks.bench_long CASE [CASE ...]`.
 
-attention          our kernels beside torch's flash attention on rows of 2,048 to 16,384 tokens, 16,384 in all,
+attention          our kernels beside torch's flash attention on rows of 128 to 16,384 tokens, 16,384 in all,
                    32 heads of 128 as a 7B model has; microseconds forward + backward
-forward, dq, dkdv  the kernels of attention_candidates.py with several tiles, beside ours; first their results are
-                   compared with ours, and one that differs is not timed
 train              LoRA on a 7B geometry (random weights, bf16) on rows of 512 and of 8,192 tokens in packs of
                    8,192, activations kept and recomputed: tok/s, and the peak beside the one that the plan gives
 tiny               the same on a small model, for machines without a GPU
@@ -14,7 +12,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,16 +35,11 @@ from scripts.benchmarks.curves import where
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
-LENGTHS = (2048, 4096, 8192, 16384)
+LENGTHS = (128, 512, 2048, 4096, 8192, 16384)
 TOKENS = 16384
 HEADS, SIZE = 32, 128
 SCALE = SIZE**-0.5
 TIMES = 12
-# queries, keys, warps, stages of each kernel's tiles
-FORWARD = ((64, 64, 4, 2), (64, 64, 4, 3), (128, 64, 4, 2), (128, 64, 8, 2), (128, 64, 8, 3), (128, 128, 8, 2))
-QUERY = ((64, 64, 4, 2), (64, 64, 4, 3), (128, 32, 4, 3), (128, 64, 8, 2), (128, 64, 8, 3))
-KEYS = ((64, 64, 4, 2), (64, 64, 4, 3), (32, 128, 4, 3), (64, 128, 8, 2), (64, 128, 8, 3))
-DIFFERS = 1e-2  # relative, in bf16
 
 
 def rows_of(length: int, tokens: int = TOKENS, vocabulary: int = 32000) -> Pack:
@@ -126,65 +119,6 @@ def attention() -> None:
         print(f"| {length:,} | {times} | {ratio} | {apart:.1e} |", flush=True)
 
 
-def candidates(kernel: str) -> None:
-    """One kernel of `attention_candidates` with several tiles, microseconds for each length of row."""
-    from pipeline.kernels import triton_attention
-    from scripts.benchmarks import attention_candidates as variants
-    from scripts.benchmarks.attention_candidates import Tiles
-
-    q, k, v, grad = tensors()
-    packs = {length: rows_of(length) for length in LENGTHS}
-    layouts = {length: Layout.of(pack, DEVICE, plain=False) for length, pack in packs.items()}
-    known: dict[int, list[torch.Tensor]] = {}
-    for length, layout in layouts.items():
-        made = [torch.empty_like(t) for t in (q, k, v)]
-        out, lse = triton_attention.attend(q, k, v, layout, SCALE)
-        triton_attention.attend_backward(grad, q, k, v, out, lse, layout, SCALE, made)
-        delta = (grad.float() * out.float()).sum(-1).t().contiguous()
-        known[length] = [out, lse, delta, *made]
-    print(f"| {kernel} | {' | '.join(f'{length:,}' for length in LENGTHS)} |\n|---|{'---:|' * len(LENGTHS)}")
-    for name, times in _ours(kernel, q, k, v, layouts):
-        print(f"| {name} | {' | '.join(times)} |", flush=True)
-    sizes = {"forward": FORWARD, "dq": QUERY, "dkdv": KEYS}[kernel]
-    for tiles in [Tiles(*size, longest_first=first) for size in sizes for first in (False, True)]:
-        times = []
-        for length, pack in packs.items():
-            out, lse, delta, dq, dk, dv = known[length]
-            table = tiles.table(pack, DEVICE, of_keys=kernel == "dkdv")
-            call: Callable[[], Any] = partial(variants.forward, q, k, v, table, tiles, SCALE)
-            wanted = [out]
-            if kernel == "dq":
-                call = partial(variants.query_gradient, grad, q, k, v, out, lse, table, tiles, SCALE)
-                wanted = [dq]
-            elif kernel == "dkdv":
-                call = partial(variants.key_gradients, grad, q, k, v, lse, delta, table, tiles, SCALE)
-                wanted = [dk, dv]
-            try:
-                apart = max(difference(a, b) for a, b in zip(call(), wanted, strict=False))
-                times.append(f"{microseconds(call):,.0f}" if apart < DIFFERS else f"differs by {apart:.0e}")
-            except Exception as error:  # tiles that the card has no memory for, in one of Triton's errors
-                times.append(type(error).__name__)
-        print(f"| {tiles} | {' | '.join(times)} |", flush=True)
-
-
-def _ours(kernel: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layouts: dict[int, Layout]) -> Iterator[Any]:
-    """The kernels in use. Their backward pass is one call, so dq and dkdv are shown together."""
-    from pipeline.kernels import triton_attention
-
-    if kernel == "forward":
-        calls = [partial(triton_attention.attend, q, k, v, one, SCALE) for one in layouts.values()]
-        yield "in use", [f"{microseconds(call):,.0f}" for call in calls]
-        return
-    times = []
-    for layout in layouts.values():
-        out, lse = triton_attention.attend(q, k, v, layout, SCALE)
-        made = [torch.empty_like(t) for t in (q, k, v)]
-        back = partial(triton_attention.attend_backward, out, q, k, v, out, lse, layout, SCALE, made)
-        spans = microseconds(back)
-        times.append(f"{spans:,.0f}")
-    yield "in use, dq and dkdv together", times
-
-
 def train(shape: str, lengths: Sequence[int], tokens: int, steps: int = 6) -> None:
     """tok/s and peaks of packs of equal rows."""
     geometry = {**SHAPES[shape], "max_position_embeddings": 2048}
@@ -228,9 +162,6 @@ def train(shape: str, lengths: Sequence[int], tokens: int, steps: int = 6) -> No
 
 CASES: dict[str, Callable[[], None]] = {
     "attention": attention,
-    "forward": lambda: candidates("forward"),
-    "dq": lambda: candidates("dq"),
-    "dkdv": lambda: candidates("dkdv"),
     "train": lambda: train("7b", (512, 8192), 8192),
     "tiny": lambda: train("tiny", (128, 512), 512, 3),
 }

@@ -101,15 +101,20 @@ def long_pack(folder: Path, leading: Sequence[list[int]]) -> Pack:
         (2, 1, 160, torch.float16),
     ],
 )
-@pytest.mark.parametrize("is_old", [False, True], ids=["matrix units", "none"])
+@pytest.mark.parametrize(
+    ("capability", "long"),
+    [((9, 0), 512), ((9, 0), 1), ((7, 5), 1)],
+    ids=["short tiles", "long tiles", "no matrix units"],
+)
 def test_triton_attention(
     tmp_path: Path, triton_attention: Any, monkeypatch: pytest.MonkeyPatch, leading: list[list[int]], heads: int,
-    key_heads: int, size: int, kind: torch.dtype, is_old: bool,
+    key_heads: int, size: int, kind: torch.dtype, capability: tuple[int, int], long: int,
 ) -> None:  # fmt: skip
     """Against the dense formula; q, k and v are views of one tensor, and so are their gradients. A layout with room.
-    Tiles of new cards and of those before Ampere."""
+    Tiles of new cards, for rows that count as short and as long there, and of cards before Ampere."""
     monkeypatch.setattr(layouts, "QUERY_CHUNK", 100)
-    monkeypatch.setattr(card, "capability", lambda _: (7, 5) if is_old else (9, 0))
+    monkeypatch.setattr(layouts, "LONG_SEGMENT", long)
+    monkeypatch.setattr(card, "capability", lambda _: capability)
     bound = {torch.float32: 2e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}[kind]
     pack = long_pack(tmp_path, leading)
     tokens, ends = len(pack.ids), (heads, heads + key_heads)
@@ -121,6 +126,7 @@ def test_triton_attention(
     grads = torch.autograd.grad(wanted, leaves, grad.double().cpu())
     for room in (None, LayoutSize(40, 60, 9000)):
         layout = Layout.of(pack, DEVICE, plain=False, size=room)
+        assert (layout.long_tiles is not None) == (long == 1 and room is None)
         out, lse = triton_attention.attend(*parts, layout, 0.3)
         assert_close(out, wanted, bound)
         made = torch.full_like(wide, 7.0)

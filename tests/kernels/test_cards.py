@@ -10,11 +10,12 @@ code by the ptxas of Triton's own package instead. Each card is a process of its
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pytest
@@ -109,8 +110,8 @@ def _attention(dtype: torch.dtype) -> None:
     from pipeline.kernels import triton_attention
 
     tiles, partial, reductions = (torch.zeros(n, m, dtype=torch.int32) for n, m in ((4, 5), (3, 5), (7, 3)))
-    layout = Layout(tiles, partial, reductions, partial_sums=70)
-    for size in (64, 128, 256):
+    short = Layout(tiles, partial, reductions, partial_sums=70)
+    for size, layout in itertools.product((64, 128, 256), (short, replace(short, long_tiles=tiles))):
         q, k = torch.zeros(100, 8, size, dtype=dtype), torch.zeros(100, 2, size, dtype=dtype)
         out, lse = triton_attention.attend(q, k, k, layout, 0.1)
         triton_attention.attend_backward(q, q, k, k, out, lse, layout, 0.1, (q.clone(), k.clone(), k.clone()))

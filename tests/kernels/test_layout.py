@@ -53,9 +53,22 @@ def test_layout_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert layout.reductions.tolist() == [[0, 3, 2], [1, 3, 2], [2, 3, 2], [6, 4, 1], [7, 4, 1], [8, 4, 1], [9, 4, 1]]
     assert layout.partial_sums == 10
     assert layout.padded is None
+    assert layout.long_tiles is None
     more = Layout.of(pack, CPU, plain=False, size=LayoutSize(12, 7, 20))
     assert more.query_tiles[10:].tolist() == [[0] * 5] * 2
     assert (len(more.preamble_tiles), more.partial_sums) == (7, 20)
+
+
+def test_rows_are_long_by_their_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 tokens in 7 segments, two preambles among them; never where shapes must stay the same."""
+    monkeypatch.setattr(layouts, "LONG_TILE", 4)
+    pack = Packer(tokens_of(tmp_path, ROWS, [0] * 5), [A, B], 100).pack(range(5))
+    for mean, is_long in ((2, True), (3, False)):
+        monkeypatch.setattr(layouts, "LONG_SEGMENT", mean)
+        tiles = Layout.of(pack, CPU, plain=False).long_tiles
+        assert (tiles is not None) == is_long
+        assert tiles is None or tiles[:3].tolist() == [[0, 0, 3, 0, 0], [3, 3, 7, 0, 0], [7, 7, 10, 0, 3]]
+        assert Layout.of(pack, CPU, plain=False, size=LayoutSize(12, 7, 20)).long_tiles is None
 
 
 def by_layout(
