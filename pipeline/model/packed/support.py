@@ -87,6 +87,29 @@ def is_llama_block(layer: Any) -> bool:
     return inside == expected and activation_name(mlp) is not None
 
 
+def trains_llama_blocks(decoder: Any) -> bool:
+    """Whether every block has LLaMA's form, with plain layers that are trained in float32, norms and all."""
+    layers = getattr(decoder, "layers", None)
+    if not layers or not all(is_llama_block(layer) for layer in layers):
+        return False
+    linears = [part for layer in layers for part in layer.modules() if isinstance(part, torch.nn.Linear)]
+    is_plain = len(linears) == len(layers) * sum(map(len, LINEARS)) and {type(one) for one in linears} == {
+        torch.nn.Linear
+    }
+    # Gemma's norms are stored minus one, and a copy would have to follow them.
+    stored = all("Gemma" not in type(layer.input_layernorm).__name__ for layer in layers)
+    return is_plain and stored and all(p.requires_grad and p.dtype == torch.float32 for p in layers.parameters())
+
+
+def can_be_recorded(model: Any) -> bool:
+    """Whether passes through a model's own layers may be CUDA graphs: what they compute must not depend on numbers that
+    only the card knows, as the choice of experts does, nor on torch's own random numbers."""
+    return not any(
+        "expert" in name.lower() or "router" in name.lower() or (isinstance(module, torch.nn.Dropout) and module.p > 0)
+        for name, module in model.named_modules()
+    )
+
+
 def has_llama_blocks(model: Any) -> bool:
     """Whether every block of a causal LM has LLaMA's form."""
     layers = getattr(model.get_decoder(), "layers", None)
