@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from pipeline.kernels import attention, gated_mlp, rms_norm, rotary
+from pipeline.kernels.deterministic import deterministic
 from pipeline.kernels.layout import Layout
 from pipeline.kernels.lora import StackedLora
 from pipeline.kernels.trained_linear import TrainedLinear
@@ -126,7 +127,8 @@ class _BlockFunction(torch.autograd.Function):
         gradients = block.gate_up.backward_parameters(d_gate_up, n2, p, saved_gate_up) + gradients
         del d_gate_up, dn2, n2
         if ctx.kept_positions is not None:  # the other positions predict nothing, so their gradient is zero
-            dx2, dx2_fp8 = torch.zeros_like(x).index_copy_(0, ctx.kept_positions, dx2), None
+            with deterministic(False):  # in any order: only padding is named twice, and its gradient is zero
+                dx2, dx2_fp8 = torch.zeros_like(x).index_copy_(0, ctx.kept_positions, dx2), None
 
         # x2 = x + out(o)
         do, p = block.out.backward_input(dx2, saved_out, dy_fp8=dx2_fp8)

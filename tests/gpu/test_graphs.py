@@ -88,7 +88,7 @@ def test_graphs_give_what_their_passes_give(packs: list[Pack], kind: str, recomp
                     weight.add_(torch.randn_like(weight) * 0.01)
             fast.refresh()
     assert not graphs.disabled_because
-    assert 1 < len(graphs.recorded)
+    assert len(graphs.recorded) > 1
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
@@ -163,5 +163,5 @@ def test_the_time_of_a_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(found) == 1
     print(found)
     assert found[0].peak > 0
-    assert 0 < found[0].host
-    assert 0 < found[0].card
+    assert found[0].host > 0
+    assert found[0].card > 0

@@ -209,7 +209,7 @@ class PackedModel:
         """Whether passes may be recorded as CUDA graphs. Transformers' checkpointing reads the card's random state."""
         if self.plain_attention or self.stream is not None:
             return False
-        return bool(self.blocks) or (not self.recompute and can_be_recorded(self.causal_lm))
+        return bool(self.blocks) or (not self.recompute and can_be_recorded(self.causal_lm, self.uses_kernels))
 
     @property
     def recompute(self) -> bool:

@@ -93,21 +93,25 @@ def trains_llama_blocks(decoder: Any) -> bool:
     if not layers or not all(is_llama_block(layer) for layer in layers):
         return False
     linears = [part for layer in layers for part in layer.modules() if isinstance(part, torch.nn.Linear)]
-    is_plain = len(linears) == len(layers) * sum(map(len, LINEARS)) and {type(one) for one in linears} == {
-        torch.nn.Linear
-    }
+    is_plain = all(type(one) is torch.nn.Linear for one in linears)  # and there are no others: see `is_llama_block`
     # Gemma's norms are stored minus one, and a copy would have to follow them.
     stored = all("Gemma" not in type(layer.input_layernorm).__name__ for layer in layers)
     return is_plain and stored and all(p.requires_grad and p.dtype == torch.float32 for p in layers.parameters())
 
 
-def can_be_recorded(model: Any) -> bool:
+def can_be_recorded(model: Any, uses_kernels: bool) -> bool:
     """Whether passes through a model's own layers may be CUDA graphs: what they compute must not depend on numbers that
-    only the card knows, as the choice of experts does, nor on torch's own random numbers."""
-    return not any(
-        "expert" in name.lower() or "router" in name.lower() or (isinstance(module, torch.nn.Dropout) and module.p > 0)
+    only the card knows, as the choice of experts does, nor on torch's own random numbers.
+
+    uses_kernels: whether the dropout of adapters is our kernels'.
+    """
+    modules = [
+        (name.lower(), module)
         for name, module in model.named_modules()
-    )
+        if not (uses_kernels and "lora_dropout" in name)
+    ]
+    drops = any(isinstance(module, torch.nn.Dropout) and module.p > 0 for _, module in modules)
+    return not drops and not any("expert" in name or "router" in name for name, _ in modules)
 
 
 def has_llama_blocks(model: Any) -> bool:
