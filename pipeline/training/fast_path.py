@@ -201,7 +201,7 @@ def _choose_graphs(inputs: PathInputs, path: PackedMicroBatches) -> None:
     if decided is None:
         decided = _graphs_help(inputs, path)
     path.has_graphs = decided
-    if decided:
+    if decided and path.fast.can_be_recorded:  # not where the run resumes without a card
         sample, largest = _first_packs(path, inputs), _largest_pack(inputs, path)
         path.graphs = CudaGraphs(path.fast, inputs.weights, sample, largest) if sample else None
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from pipeline.kernels.adapter_copies import AdapterCopies
 from pipeline.model.packed.model import PackedModel
 from pipeline.prompt.pack import Packer
 from pipeline.prompt.tokens import Tokens
+from pipeline.run.folder import Run
 from tests.helpers.packed_models import (
     LONGEST,
     adapted,
@@ -24,6 +26,9 @@ from tests.helpers.packed_models import (
     take_gradients,
 )
 from tests.helpers.packs import A, B, random_tokens
+from tests.helpers.tiny import make_base, make_config, run_to
+from tests.helpers.training_runs import assert_same as runs_are_equal
+from tests.helpers.training_runs import killed_after
 
 KINDS = ("llama", "llama-biases", "llama-head-size", "mistral", "qwen2")
 
@@ -108,3 +113,32 @@ def test_where_the_model_computes_its_own_blocks() -> None:
     assert not PackedModel(trained, LONGEST, dtype=low).trains_blocks
     assert not PackedModel(adapted(), LONGEST, dtype=low).trains_blocks
     assert not take_gradients(trained)
+
+
+def test_a_run_passes_its_check_and_resumes_bit_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = make_base(tmp_path / "base", hidden_size=32, intermediate_size=64)
+    words = ("adapter.method=full", "model.dtype=bf16", "train.max_steps=4", "train.save_every=2", "train.lr=1e-3")
+    made: list[bool] = []
+    stock_check = PackedModel.prepare
+
+    def prepare(fast: PackedModel, *args: Any) -> Any:
+        made.append(fast.trains_blocks)
+        return stock_check(fast, *args)
+
+    monkeypatch.setattr(PackedModel, "prepare", prepare)
+
+    def trained(name: str) -> Run:
+        AcceleratorState._reset_state(True)
+        return run_to(make_config(tmp_path, base, f"name={name}", *words), "train", tmp_path)
+
+    whole = trained("whole")
+    assert "check passed" in capsys.readouterr().out
+    assert made
+    assert all(made)
+    assert (whole.manifest("adapter") or {})["counts"]["path"] == "fast"
+    with killed_after(monkeypatch, 2):
+        trained("killed")
+    runs_are_equal(whole, trained("killed"))
+    AcceleratorState._reset_state(True)
