@@ -206,8 +206,9 @@ def _choose_graphs(inputs: PathInputs, path: PackedMicroBatches) -> None:
         path.graphs = CudaGraphs(path.fast, inputs.weights, sample, largest) if sample else None
 
 
-def _graphs_help(inputs: PathInputs, path: PackedMicroBatches) -> bool:
-    """Whether passes of any rank wait for its host, and graphs fit into the memory of all. All ranks must call it."""
+def _graphs_help(inputs: PathInputs, path: PackedMicroBatches) -> bool | None:
+    """Whether passes of any rank wait for its host, and graphs fit into the memory of all; None where passes cannot be
+    recorded. All ranks must call it."""
     found = launch_time.measure(path, _rows_of_rank(0, path, inputs)) if path.fast.can_be_recorded else None
     is_bound, needed, free = found is not None and found.is_bound, 0, 0
     if found is not None and path.fast.device.type == "cuda":
@@ -223,7 +224,7 @@ def _graphs_help(inputs: PathInputs, path: PackedMicroBatches) -> bool:
         short = f"graphs need {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} are free"
         how = "no CUDA graphs" if none_is_bound else "CUDA graphs" if all_fit else f"no CUDA graphs: {short}"
         say(f"train: {what}: {how}")
-    return bool(can_be_recorded and not none_is_bound and all_fit)
+    return bool(not none_is_bound and all_fit) if can_be_recorded else None
 
 
 def _largest_pack(inputs: PathInputs, path: PackedMicroBatches) -> int:

@@ -101,11 +101,15 @@ def test_without_the_key_nothing_is_measured(
 
 
 @pytest.mark.parametrize(
-    ("flags", "expected"), [([1, 0, 1], True), ([1, 1, 1], False), ([1, 0, 0], False), ([0, 0, 1], False)]
+    ("flags", "expected"), [([1, 0, 1], True), ([1, 1, 1], False), ([1, 0, 0], False), ([0, 0, 1], None)]
 )
 @pytest.mark.usefixtures("card")
 def test_all_ranks_decide_alike(
-    finished: tuple[Config, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[int], expected: bool
+    finished: tuple[Config, Run],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[int],
+    expected: bool | None,
 ) -> None:
     """flags: the minimum over all ranks of: can be recorded, is not bound, fits."""
     measured(monkeypatch, FREE)
