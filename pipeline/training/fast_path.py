@@ -16,7 +16,8 @@ from pipeline.config.schema import Train
 from pipeline.kernels import card
 from pipeline.model.load import DTYPES
 from pipeline.model.memory import free_bytes
-from pipeline.model.packed.cuda_graph import SAMPLE_PACKS, CudaGraphs
+from pipeline.model.packed.cuda_graph import CudaGraphs
+from pipeline.model.packed.graph_shape import SAMPLE_PACKS
 from pipeline.model.packed.model import PackedModel
 from pipeline.model.packed.support import NotPackable
 from pipeline.prompt.pack import Pack

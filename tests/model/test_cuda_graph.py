@@ -14,7 +14,8 @@ from pipeline.config.schema import Adapter, Train
 from pipeline.kernels import layout as layouts
 from pipeline.kernels.layout import TILE, preamble_tiles_of
 from pipeline.model.packed.batch import PackedBatch
-from pipeline.model.packed.cuda_graph import GROWTH, SAMPLE_PACKS, CudaGraphs, GraphShape, ShapeTable, pad
+from pipeline.model.packed.cuda_graph import CudaGraphs
+from pipeline.model.packed.graph_shape import GROWTH, SAMPLE_PACKS, GraphShape, ShapeTable, pad
 from pipeline.model.packed.model import PackedModel
 from pipeline.prompt.pack import Pack, Packer
 from pipeline.training.fast_path import _first_packs

@@ -59,6 +59,7 @@ from pipeline.model.packed.support import (
     compute_dtype,
     is_llama_block,
     is_plain_lora,
+    norm_of,
     trains_llama_blocks,
 )
 from pipeline.prompt.pack import Pack
@@ -249,7 +250,7 @@ class PackedModel:
             for names in LINEARS
         )
         norms = layer.input_layernorm, layer.post_attention_layernorm
-        (norm1, eps), (norm2, _) = map(_norm_of, norms)
+        (norm1, eps), (norm2, _) = map(norm_of, norms)
         config, size = self.decoder.config, int(attn.head_dim)
         return Block(
             norm1=norm1,
@@ -295,14 +296,6 @@ class PackedModel:
             if adapter_of(module) is not None and isinstance(module.base_layer, torch.nn.Linear):
                 linear = self._linear([module])
                 self.packed_forwards.append((module, _lora_forward(linear, len(self.linears))))
-
-
-def _norm_of(norm: Any) -> tuple[torch.Tensor, float]:
-    """The factor that a norm multiplies with, in float32, and its epsilon. Gemma stores the factor minus one."""
-    weight = norm.weight.detach().float()
-    if "Gemma" in type(norm).__name__:
-        weight = weight + 1
-    return weight, float(getattr(norm, "variance_epsilon", None) or norm.eps)
 
 
 def _lora_forward(linear: Any, number: int) -> Callable[..., torch.Tensor]:

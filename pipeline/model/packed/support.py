@@ -148,3 +148,11 @@ def adapter_of(module: Any) -> LoraAdapter | None:
         raise NotPackable("an adapter with a bias")
     dropout = float(getattr(module.lora_dropout["default"], "p", 0.0))
     return LoraAdapter(a.weight, b.weight, float(module.scaling["default"]), dropout)
+
+
+def norm_of(norm: Any) -> tuple[torch.Tensor, float]:
+    """The factor that a norm multiplies with, in float32, and its epsilon. Gemma stores the factor minus one."""
+    weight = norm.weight.detach().float()
+    if "Gemma" in type(norm).__name__:
+        weight = weight + 1
+    return weight, float(getattr(norm, "variance_epsilon", None) or norm.eps)
