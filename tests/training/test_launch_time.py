@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.config.schema import Config
-from pipeline.model.packed.cuda_graph import CudaGraphs
+from pipeline.model.packed.cuda_graph import CudaGraphs, RecordedPass
 from pipeline.model.packed.model import PackedModel
 from pipeline.run.files import read_json
 from pipeline.run.folder import Run
@@ -116,3 +116,17 @@ def test_all_ranks_decide_alike(
     stock = paths.minimum
     monkeypatch.setattr(paths, "minimum", lambda acc, own: flags if len(own) == 3 else stock(acc, own))
     assert state_of(branch(finished, tmp_path, "train.max_steps=1")) is expected
+
+
+def test_graphs_are_given_up_before_passes_get_smaller(
+    finished: tuple[Config, Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed, _, weights = both_paths(finished)
+    capacity = packed.micro_tokens
+    packed.graphs = CudaGraphs(packed.fast, weights, list(packed.packer.packs(range(8))))
+    packed.graphs.recorded[()] = RecordedPass(Any, [], torch.zeros(()), [])  # type: ignore[arg-type]
+    paths.reduce_memory(packed, 100, 4, may_recompute=True)
+    assert (packed.micro_tokens, packed.graphs.recorded) == (capacity, {})
+    assert "going on without CUDA graphs: step 5: out of memory" in capsys.readouterr().out
+    paths.reduce_memory(packed, 100, 4, may_recompute=True)
+    assert packed.micro_tokens == capacity // 2
