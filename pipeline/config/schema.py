@@ -200,8 +200,8 @@ class Train(Section):
     false: padded rows through transformers and peft, with the same loss and gradients up to rounding. Set false to
     find the cause of a difference."""
     graphs: bool = True
-    """Records the passes of small models as CUDA graphs on the fast path, since these spend more time on launching
-    kernels than on computing. Set false when memory is short."""
+    """On the fast path, records passes as CUDA graphs where launching their kernels takes longer than computing them,
+    which is measured before the first step. Set false when memory is short."""
     checkpointing: Literal["auto", "none", "block", "offload", "stream"] = "auto"
     """What blocks keep for the backward pass: none = everything (no checkpointing); block = a quarter, the rest is
     recomputed; offload = a quarter, in main memory; stream = as block, and the frozen blocks themselves are in main

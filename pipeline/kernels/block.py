@@ -23,17 +23,20 @@ from typing import Any
 import torch
 
 from pipeline.kernels import attention, gated_mlp, rms_norm, rotary
+from pipeline.kernels.deterministic import deterministic
 from pipeline.kernels.layout import Layout
 from pipeline.kernels.lora import StackedLora
+from pipeline.kernels.trained_linear import TrainedLinear
 from pipeline.kernels.types import DropoutSeed
 
 
 @dataclass
 class Block:
-    """The frozen weights of a block and its adapters.
+    """The weights of a block: frozen ones and adapters, or all trained (`TrainedLinear`, and `trained_norms`).
 
     norm1, norm2: the factor that the normalized vector is multiplied with, (hidden,). size: of a head. scale: of the
-    attention scores. activation: a value of `gated_mlp.ACTIVATIONS`. recompute: see above.
+    attention scores. activation: a value of `gated_mlp.ACTIVATIONS`. recompute: see above. trained_norms: parameters of
+    norm1 and norm2, which share their memory; empty where these are frozen.
     """
 
     norm1: torch.Tensor
@@ -44,16 +47,18 @@ class Block:
     size: int
     scale: float
     activation: int
-    qkv: StackedLora
-    out: StackedLora
-    gate_up: StackedLora
-    down: StackedLora
+    qkv: StackedLora | TrainedLinear
+    out: StackedLora | TrainedLinear
+    gate_up: StackedLora | TrainedLinear
+    down: StackedLora | TrainedLinear
     recompute: bool = False
+    trained_norms: Sequence[torch.Tensor] = ()
     parameters: Sequence[torch.Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
         self.fp8 = self.qkv.frozen.takes_fp8
-        self.parameters = [p for lora in (self.qkv, self.out, self.gate_up, self.down) for p in lora.parameters]
+        linears = (self.qkv, self.out, self.gate_up, self.down)
+        self.parameters = [p for linear in linears for p in linear.parameters] + list(self.trained_norms)
 
     def __call__(
         self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, layout: Layout,
@@ -117,11 +122,13 @@ class _BlockFunction(torch.autograd.Function):
 
         # gate_up = gate_up(norm(x2))
         dn2, p = block.gate_up.backward_input(d_gate_up, saved_gate_up, dy_fp8=d_gate_up_fp8)
+        d_norm2 = [rms_norm.weight_gradient(dn2, x2, r2)] if block.trained_norms else []
         dx2, n2, dx2_fp8 = rms_norm.backward(dn2, x2, block.norm2, r2, dy, block.fp8)
         gradients = block.gate_up.backward_parameters(d_gate_up, n2, p, saved_gate_up) + gradients
         del d_gate_up, dn2, n2
         if ctx.kept_positions is not None:  # the other positions predict nothing, so their gradient is zero
-            dx2, dx2_fp8 = torch.zeros_like(x).index_copy_(0, ctx.kept_positions, dx2), None
+            with deterministic(False):  # in any order: only padding is named twice, and its gradient is zero
+                dx2, dx2_fp8 = torch.zeros_like(x).index_copy_(0, ctx.kept_positions, dx2), None
 
         # x2 = x + out(o)
         do, p = block.out.backward_input(dx2, saved_out, dy_fp8=dx2_fp8)
@@ -142,10 +149,12 @@ class _BlockFunction(torch.autograd.Function):
         rotary.rotate(dqk, cos, sin, inverse=True)
         del q, k, v, qkv, do
 
-        dn1, p = block.qkv.backward_input(dqkv, saved_qkv, ctx.needs_input_grad[0])
+        needs_dn1 = ctx.needs_input_grad[0] or bool(block.trained_norms)
+        dn1, p = block.qkv.backward_input(dqkv, saved_qkv, needs_dn1)
+        d_norm1 = [rms_norm.weight_gradient(dn1, x, r1)] if block.trained_norms else []
         if dn1 is not None:
             dx, n1, _ = rms_norm.backward(dn1, x, block.norm1, r1, dx2)
         else:  # the first block: nothing before it is trained
             dx, (n1, *_) = None, rms_norm.forward(x, block.norm1, block.eps)
         gradients = block.qkv.backward_parameters(dqkv, n1, p, saved_qkv) + gradients
-        return dx, None, None, None, None, None, None, *gradients
+        return dx, None, None, None, None, None, None, *gradients, *d_norm1, *d_norm2

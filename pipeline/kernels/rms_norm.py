@@ -1,7 +1,7 @@
-"""Root-mean-square norm (Zhang and Sennrich 2019) with a frozen weight.
+"""Root-mean-square norm (Zhang and Sennrich 2019).
 
 r = 1 / sqrt(mean(x^2) + eps),  n = x r w
-g = dn w,  dx = r (g - x r mean(g x r)) + gradient of the residual stream
+g = dn w,  dx = r (g - x r mean(g x r)) + gradient of the residual stream,  dw = sum of dn x r over the tokens
 """
 
 from __future__ import annotations
@@ -45,3 +45,8 @@ def backward(
     dx = r[:, None] * (g - unit * (g * unit).mean(-1, keepdim=True))
     dx = (dx if residual_grad is None else dx + residual_grad.float()).to(x.dtype)
     return dx, (unit * weight.float()).to(x.dtype), quantize_rows(dx) if fp8 else None
+
+
+def weight_gradient(grad: torch.Tensor, x: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
+    """dw (size,) in float32; call it before `backward`, which overwrites `grad` on CUDA."""
+    return (grad.float() * x).t() @ r

@@ -37,7 +37,7 @@ WEIGHTS, OPTIMIZER, STATE = FILES = ("weights.safetensors", "optimizer.safetenso
 BEST = "best.safetensors"
 SIZES = ("micro_tokens", "checkpointing")  # of `train`: how a step is split, which changes the order of its sums
 IRRELEVANT = ("graphs", "eval_every", "eval_rows")  # of `train`: no effect on the weights; unless looks decide
-START = {"step": 0, "micro_tokens": 0, "recompute": False, "seconds": 0.0, "learnt": 0}
+START = {"step": 0, "micro_tokens": 0, "recompute": False, "graphs": None, "seconds": 0.0, "learnt": 0}
 TYPES: dict[str, tuple[type, ...]] = {
     "step": (int,), "key": (str,), "sizes": (dict,), "micro_tokens": (int,), "recompute": (bool,), "learnt": (int,),
     "seconds": (int, float),
@@ -106,7 +106,7 @@ def newest(root: Path, key: str, sizes: dict[str, Any], verbose: bool = True) ->
     """The state of the newest checkpoint with this key.
 
     Args:
-        key, sizes: from `key_of`. With other sizes the state's `micro_tokens` and `recompute` are reset.
+        key, sizes: from `key_of`. With other sizes the state's `micro_tokens`, `recompute` and `graphs` are reset.
     """
     for step in reversed(steps(root)):
         state = read_json(folder_of(root, step) / STATE)
@@ -114,7 +114,7 @@ def newest(root: Path, key: str, sizes: dict[str, Any], verbose: bool = True) ->
             if state["sizes"] != sizes:
                 if verbose:
                     say("train: micro-batches are split anew, so the run may differ slightly from an uninterrupted one")
-                state |= {"micro_tokens": 0, "recompute": False}
+                state |= {"micro_tokens": 0, "recompute": False, "graphs": None}
             return state
     return None
 

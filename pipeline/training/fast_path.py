@@ -15,24 +15,24 @@ import torch
 from pipeline.config.schema import Train
 from pipeline.kernels import card
 from pipeline.model.load import DTYPES
-from pipeline.model.packed.cuda_graph import SAMPLE_PACKS, CudaGraphs
+from pipeline.model.memory import free_bytes
+from pipeline.model.packed.cuda_graph import CudaGraphs
+from pipeline.model.packed.graph_shape import SAMPLE_PACKS
 from pipeline.model.packed.model import PackedModel
 from pipeline.model.packed.support import NotPackable
-from pipeline.prompt.pack import Pack, Packer
+from pipeline.prompt.pack import Pack
 from pipeline.prompt.token_noise import RowNoise
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.progress import say
-from pipeline.training import self_check
+from pipeline.training import launch_time, self_check
 from pipeline.training.loss_scale import LossScale
 from pipeline.training.memory import RECOMPUTE, bytes_to_reserve, choose_packed, choose_padded
 from pipeline.training.micro_batches import MicroBatches, PackedMicroBatches, PaddedMicroBatches
 from pipeline.training.processes import minimum
+from pipeline.training.rank_rows import rank_rows
 from pipeline.training.schedule import step_rows
 
-# Parameters times tokens of a pass. A pass of 30 blocks launches some thousand kernels, which took 140 ms; an H200
-# computes 1.2e13 of these in that time (docs/benchmarks.md). Smaller passes wait for launches.
-LAUNCH_BOUND = 1.2e13
 GRAPHLESS = ("offload", "stream")  # values of `train.checkpointing` that copy in the middle of a pass
 
 
@@ -42,7 +42,8 @@ class PathInputs:
 
     Attributes:
         tokens, preambles: of the training rows, see `Encoder.preambles`.
-        state: of a checkpoint or `checkpoint.START`. Its `micro_tokens` and `recompute` are used again unless 0.
+        state: of a checkpoint or `checkpoint.START`. Its `micro_tokens` and `recompute` are used again unless 0, its
+            `graphs` unless None.
         weights: that are trained.
         scaling: of the run's gradients, in fp16.
     """
@@ -93,8 +94,8 @@ def choose_path(inputs: PathInputs, dtype: str, fp8: bool, never_packed: str = "
         path = _of_all_ranks(path, inputs)
     chosen = path or _padded(inputs)
     agree(chosen, inputs.accelerator)
-    if path and _is_launch_bound(inputs, path.fast):
-        path.graphs = CudaGraphs(path.fast, inputs.weights, _first_packs(path.packer, settings))
+    if path and settings.graphs and settings.checkpointing not in GRAPHLESS:
+        _choose_graphs(inputs, path)
     return chosen
 
 
@@ -193,29 +194,69 @@ def _padded(inputs: PathInputs) -> PaddedMicroBatches:
     return padded
 
 
-def _is_launch_bound(inputs: PathInputs, fast: PackedModel) -> bool:
-    """Whether launching kernels would take longer than computing them. The same on every start of a run."""
-    settings = inputs.settings
-    if not settings.graphs or fast.plain_attention or not fast.blocks or settings.checkpointing in GRAPHLESS:
-        return False
-    rows = -(-settings.batch_size // inputs.accelerator.num_processes)
-    count = min(rows * float(inputs.tokens.lengths.mean()), settings.micro_tokens or float("inf"))
-    return fast.parameter_count * count < LAUNCH_BOUND
+def _choose_graphs(inputs: PathInputs, path: PackedMicroBatches) -> None:
+    """Has passes recorded as CUDA graphs where they wait for the host, as before where a run resumes: packs for graphs
+    are padded, and their sums are rounded in another order. All ranks must call it."""
+    world = inputs.accelerator.num_processes
+    decided = inputs.state.get("graphs") if inputs.state.get("processes", world) == world else None
+    if decided is None:
+        decided = _graphs_help(inputs, path)
+    path.has_graphs = decided
+    if decided and path.fast.can_be_recorded:  # not where the run resumes without a card
+        sample, largest = _first_packs(path, inputs), _largest_pack(inputs, path)
+        path.graphs = CudaGraphs(path.fast, inputs.weights, sample, largest) if sample else None
 
 
-def _first_packs(packer: Packer, settings: Train) -> list[Pack]:
-    """Packs of the first steps, also for a resumed run: the shapes of graphs are the same on every start."""
-    steps = (step_rows(n, len(packer.tokens), settings) for n in range(SAMPLE_PACKS))
-    return list(islice((pack for rows in steps for pack in packer.packs(rows)), SAMPLE_PACKS))
+def _graphs_help(inputs: PathInputs, path: PackedMicroBatches) -> bool | None:
+    """Whether passes of any rank wait for its host, and graphs fit into the memory of all; None where passes cannot be
+    recorded. All ranks must call it."""
+    found = launch_time.measure(path, _rows_of_rank(0, path, inputs)) if path.fast.can_be_recorded else None
+    is_bound, needed, free = found is not None and found.is_bound, 0, 0
+    if found is not None and path.fast.device.type == "cuda":
+        torch.cuda.empty_cache()
+        gradients = sum(w.numel() * w.element_size() for w in inputs.weights)
+        needed = found.bytes_of_graphs(_largest_pack(inputs, path), gradients) + inputs.reserve
+        free = free_bytes(path.fast.device)
+    flags = [int(path.fast.can_be_recorded), int(not is_bound), int(needed <= free)]
+    can_be_recorded, none_is_bound, all_fit = minimum(inputs.accelerator, flags)
+    if found is not None and inputs.verbose:
+        what = f"a pass of {found.tokens:,} tokens takes {found.card * 1e3:,.0f} ms"
+        what += f", and the host {found.host * 1e3:,.0f} ms to start its kernels"
+        short = f"graphs need {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} are free"
+        how = "no CUDA graphs" if none_is_bound else "CUDA graphs" if all_fit else f"no CUDA graphs: {short}"
+        say(f"train: {what}: {how}")
+    return bool(not none_is_bound and all_fit) if can_be_recorded else None
+
+
+def _largest_pack(inputs: PathInputs, path: PackedMicroBatches) -> int:
+    """About the tokens of a rank's largest pack."""
+    step = path.largest_step(inputs.settings.batch_size, inputs.accelerator.num_processes)
+    return min(path.micro_tokens, step)
+
+
+def _rows_of_rank(step: int, path: PackedMicroBatches, inputs: PathInputs) -> list[int]:
+    accelerator = inputs.accelerator
+    rows = step_rows(step, len(inputs.tokens), inputs.settings)
+    return rank_rows(rows, path.costs, accelerator.process_index, accelerator.num_processes)
+
+
+def _first_packs(path: PackedMicroBatches, inputs: PathInputs) -> list[Pack]:
+    """This rank's packs of the first steps, also for a resumed run: graphs have the same shapes on every start."""
+    steps = (_rows_of_rank(n, path, inputs) for n in range(SAMPLE_PACKS))
+    return list(islice((pack for rows in steps for pack in path.packer.packs(rows)), SAMPLE_PACKS))
 
 
 def reduce_memory(path: MicroBatches, longest: int, step: int, may_recompute: bool) -> None:
-    """After the card ran out of memory: half as many tokens at once, or recomputation if that is not possible.
+    """After the card ran out of memory: without graphs, then half as many tokens at once, or recomputation if that is
+    not possible.
 
     Raises:
         UserError: the longest row does not fit by itself.
     """
     torch.cuda.empty_cache()
+    if isinstance(path, PackedMicroBatches) and path.graphs is not None and path.graphs.recorded:
+        path.graphs.give_up(f"step {step + 1}: out of memory")
+        return
     if path.micro_tokens <= longest:
         if may_recompute and isinstance(path, PackedMicroBatches) and path.start_recompute():
             say(f"train: step {step + 1}: out of memory; going on with activations recomputed")

@@ -82,7 +82,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         if is_main and step not in checkpoint.steps(root):
             now = {
                 "key": session.key, "sizes": session.sizes, "micro_tokens": path.micro_tokens,
-                "recompute": path.recompute, "checkpointing": settings.checkpointing,
+                "recompute": path.recompute, "graphs": path.has_graphs, "checkpointing": settings.checkpointing,
                 "learnt": labelled_so_far, "seconds": time.time() - started_at, "peak_gib": peak_gib(),
                 "joules": energy.joules(), "processes": world, **lowest.state(), **scaling.state(),
             }  # fmt: skip

@@ -37,7 +37,7 @@ class PaddedMicroBatches:
     """
 
     name = "plain"
-    recompute = False
+    recompute, has_graphs = False, None
 
     def __init__(
         self, model: Any, tokens: Tokens, accelerator: Any, micro_tokens: int, noise: RowNoise | None = None
@@ -79,7 +79,8 @@ class PackedMicroBatches:
 
     Attributes:
         micro_tokens: most tokens in a pack. offload: whether what blocks keep is moved to the computer's memory.
-        graphs: CUDA graphs of whole passes, None without. noise: on the embeddings of a step's rows; there are no
+        graphs: CUDA graphs of whole passes, None without. has_graphs: the decision for them, which a resumed run keeps;
+            None where there was none. noise: on the embeddings of a step's rows; there are no
             preambles then, since each row needs its own.
     """
 
@@ -95,6 +96,7 @@ class PackedMicroBatches:
         self.thread = ThreadPoolExecutor(1, **use_card) if fast.device.type == "cuda" else None
         self.next: tuple[tuple[list[int], int | None, int], Future[list[PackedBatch]]] | None = None
         self.graphs: CudaGraphs | None = None
+        self.has_graphs: bool | None = None
         self.packer = Packer(tokens, [] if noise else preambles, micro_tokens)
         self.offload = self.is_deterministic = False
 
@@ -107,7 +109,8 @@ class PackedMicroBatches:
         """Has blocks recomputed from now on; False if they are already or cannot be."""
         if self.fast.recompute or not self.fast.can_recompute:
             return False
-        self.graphs, self.fast.recompute = None, True  # graphs were recorded without recomputation
+        self.graphs, self.has_graphs = None, False  # they were recorded without recomputation
+        self.fast.recompute = True
         return True
 
     def largest_step(self, batch_size: int, world: int) -> int:

@@ -111,7 +111,7 @@ def largest_mask_error(fast: PackedModel) -> float:
     kinds = {
         (one.a.shape, *((group.count, group.dropout) for group in one.dropout_groups)): one
         for one in fast.linears
-        if one.has_dropout
+        if isinstance(one, StackedLora) and one.has_dropout
     }
     return float(np.max([mask_error(one) for one in kinds.values()], initial=0.0))
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import itertools
+import os
 import sys
 import tempfile
 import time
@@ -29,6 +30,7 @@ from peft import LoraConfig, get_peft_model
 
 from pipeline.command import guarded
 from pipeline.config.schema import Config
+from pipeline.kernels.deterministic import deterministic
 from pipeline.model.base import Base
 from pipeline.model.load import load_base
 from pipeline.model.packed.cuda_graph import CudaGraphs
@@ -76,12 +78,19 @@ CASES = {
     "shared, checkpointed": Case("ours", tokens=4096, recompute=True),
     "fp8": Case("ours", quantize="fp8"),
     "nf4, checkpointed": Case("ours", tokens=4096, quantize="nf4", recompute=True),
+    "bf16, 32 rows": Case("ours", tokens=4060),
+    "bf16, 32 rows, graphs": Case("ours", tokens=4060, graphs=True),
+    "fp8, 32 rows": Case("ours", tokens=4060, quantize="fp8"),
+    "fp8, 32 rows, graphs": Case("ours", tokens=4060, quantize="fp8", graphs=True),
+    "nf4 checkpointed, 8 rows": Case("ours", tokens=1015, quantize="nf4", recompute=True),
+    "nf4 checkpointed, 8 rows, graphs": Case("ours", tokens=1015, quantize="nf4", recompute=True, graphs=True),
     "135m packed": Case("ours", tokens=65536, shape="135m", share=False),
     "135m shared": Case("ours", tokens=65536, shape="135m"),
     "135m, 128 rows": Case("ours", tokens=15360, shape="135m"),
     "135m, 128 rows, graphs": Case("ours", tokens=15360, shape="135m", graphs=True),
     "135m, 128 rows, graphs, dropout": Case("ours", tokens=15360, shape="135m", graphs=True, dropout=0.05),
     "135m full, 128 rows": Case("ours", tokens=15360, shape="135m", full=True),
+    "135m full, 128 rows, graphs": Case("ours", tokens=15360, shape="135m", full=True, graphs=True),
     "135m full, hf grouped 128": Case("hf", rows=128, shape="135m", full=True),
     "tiny": Case("ours", tokens=2048, shape="tiny"),
     "tiny hf": Case("hf", rows=16, shape="tiny"),
@@ -142,7 +151,8 @@ def profile(name: str, case: Case, model: Any, tokens: Tokens, preambles: list[l
 
 
 def _steps(case: Case, model: Any, tokens: Tokens, preambles: list[list[int]]) -> Iterator[int]:
-    return ours(case, model, tokens, preambles) if case.how == "ours" else plain(case, model, tokens)
+    with deterministic(case.full):  # as a run that trains layers of torch's own
+        yield from ours(case, model, tokens, preambles) if case.how == "ours" else plain(case, model, tokens)
 
 
 def ours(case: Case, model: Any, tokens: Tokens, preambles: list[list[int]]) -> Iterator[int]:
@@ -157,7 +167,8 @@ def ours(case: Case, model: Any, tokens: Tokens, preambles: list[list[int]]) -> 
         sums = np.cumsum(tokens.lengths[order])
         cuts = np.searchsorted(sums, np.arange(1, 13) * case.tokens)
         packs += [packer.pack(order[a:b].tolist()) for a, b in zip([0, *cuts[:-1]], cuts, strict=True) if b > a]
-    passes = CudaGraphs(fast, [p for p in model.parameters() if p.requires_grad], packs) if case.graphs else fast
+    weights, largest = [p for p in model.parameters() if p.requires_grad], max(len(pack.ids) for pack in packs)
+    passes = CudaGraphs(fast, weights, packs, largest) if case.graphs else fast
     batches = [passes.prepare(pack) for pack in packs]
     for one in batches if case.graphs else []:  # records the graphs, as the first steps of a run do
         passes.loss_sum(one)
@@ -254,6 +265,7 @@ def _rate() -> float:
 
 
 def main() -> None:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as runs have it
     profiling = "--profile" in sys.argv
     words = [word for word in sys.argv[1:] if word != "--profile"]
     if len(words) < 2 or not Path(words[0]).is_file() or not Path(words[1]).is_dir():
@@ -273,7 +285,7 @@ def main() -> None:
                 lines.append(f"| {name:31} | not installed: pip install -e .[liger] |")
                 continue
             kind = case.shape, case.quantize, case.how, case.dropout, case.full
-            if loaded != kind:
+            if loaded != kind or case.quantize == "fp8":  # the weights in fp8 are a case's own
                 del model
                 gc.collect()
                 model, loaded = _model(case), kind

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,12 +14,13 @@ from pipeline.config.schema import Adapter, Train
 from pipeline.kernels import layout as layouts
 from pipeline.kernels.layout import TILE, preamble_tiles_of
 from pipeline.model.packed.batch import PackedBatch
-from pipeline.model.packed.cuda_graph import GROWTH, SAMPLE_PACKS, CudaGraphs, GraphShape, ShapeTable, pad
+from pipeline.model.packed.cuda_graph import CudaGraphs
+from pipeline.model.packed.graph_shape import GROWTH, SAMPLE_PACKS, GraphShape, ShapeTable, pad
 from pipeline.model.packed.model import PackedModel
 from pipeline.prompt.pack import Pack, Packer
 from pipeline.training.fast_path import _first_packs
 from pipeline.training.schedule import step_rows
-from tests.helpers.packed_models import LONGEST, adapted, assert_same, packed_pass, take_gradients
+from tests.helpers.packed_models import LONGEST, adapted, assert_same, packed_pass, stock, take_gradients
 from tests.helpers.packs import A, B, random_tokens, tokens_of
 
 CUDA = torch.cuda.is_available()
@@ -63,11 +65,19 @@ def test_shapes_come_from_the_first_steps(tmp_path: Path) -> None:
     tokens = random_tokens(tmp_path, [A, B], 40)
     packer, settings = Packer(tokens, [A, B], 1000), Train(batch_size=4)
     steps = [step_rows(n, 40, settings) for n in range(SAMPLE_PACKS)]
-    assert [pack.ids.tolist() for pack in _first_packs(packer, settings)] == [
+    ranks = SimpleNamespace(num_processes=1, process_index=0)
+    path: Any = SimpleNamespace(packer=packer, costs=tokens.lengths)
+    inputs: Any = SimpleNamespace(tokens=tokens, settings=settings, accelerator=ranks)
+    assert [pack.ids.tolist() for pack in _first_packs(path, inputs)] == [
         packer.pack(packer.bins(rows)[0]).ids.tolist() for rows in steps
     ]
     packer.capacity = 1
-    assert [pack.rows for pack in _first_packs(packer, settings)] == [1] * SAMPLE_PACKS
+    assert [pack.rows for pack in _first_packs(path, inputs)] == [1] * SAMPLE_PACKS
+    packer.capacity, ranks.num_processes = 1000, 2
+    counts = []
+    for ranks.process_index in (0, 1):
+        counts.append([pack.rows for pack in _first_packs(path, inputs)])
+    assert [a + b for a, b in zip(*counts, strict=True)] == [4] * SAMPLE_PACKS
 
 
 def test_packs_unlike_the_sample_get_no_more_tokens(tmp_path: Path) -> None:
@@ -223,3 +233,81 @@ def test_where_no_graph_can_be_made_passes_go_on_without(
     ours = total, take_gradients(model)
     tokens = random_tokens(tmp_path, [A, B], 120)
     assert_same(ours, packed_pass(fast, model, tokens, 150, []))
+
+
+class Repeated:
+    """In place of a graph on machines without a card: replaying it computes the pass again, from the same tensors."""
+
+    def __init__(self, run: Any) -> None:
+        self.replay = run
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CudaGraphs, "_run_once", lambda _, run: run())
+    monkeypatch.setattr(CudaGraphs, "_capture", lambda _, run: Repeated(run))
+
+
+MODELS = {
+    "lora": (adapted, torch.float32),
+    "lora, own layers": (lambda: adapted("qwen3"), torch.float32),
+    "full": (lambda: stock(tie_word_embeddings=True).requires_grad_(True), torch.bfloat16),
+    "full, own layers": (lambda: stock("qwen3").requires_grad_(True), torch.bfloat16),
+    "full, own layers, float32": (lambda: stock().requires_grad_(True), torch.float32),
+}
+
+
+@pytest.mark.usefixtures("stand_in")
+@pytest.mark.parametrize("name", MODELS)
+def test_replayed_passes_follow_the_weights(packs: list[Pack], name: str) -> None:
+    """One shape after the other, twice, with other weights the second time. All graphs write the same gradients."""
+    make, dtype = MODELS[name]
+    model = make()
+    fast = PackedModel(model, LONGEST, dtype=dtype)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    graphs = CudaGraphs(fast, weights, packs)
+    ready = {graphs._key(one, False): one for one in map(graphs.prepare, packs)}
+    for _ in range(2):
+        for one in ready.values():
+            (graphs.loss_sum(one) / 4).backward()
+            ours = take_gradients(model)
+            (fast.loss_sum(one) / 4).backward()
+            theirs = take_gradients(model)
+            assert ours.keys() == theirs.keys()
+            assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
+        with torch.no_grad():
+            for weight in weights:
+                weight.add_(torch.randn_like(weight) * 0.01)
+        fast.refresh()
+    assert graphs.recorded.keys() == ready.keys()
+    assert not graphs.disabled_because
+    assert all(recorded.gradients is graphs.gradients for recorded in graphs.recorded.values())
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_the_first_graph_is_of_the_largest_pack(packs: list[Pack], capsys: pytest.CaptureFixture[str]) -> None:
+    model = adapted()
+    fast = PackedModel(model, LONGEST)
+    graphs = CudaGraphs(fast, [p for p in model.parameters() if p.requires_grad], packs, largest=1000)
+    one = graphs.prepare(packs[0])
+    first = float(graphs.loss_sum(one).detach())
+    assert [recorded.inputs[0].shape[1] for recorded in graphs.recorded.values()] == [1049, one.ids.shape[1]]
+    graphs.give_up("for a test")
+    assert not graphs.recorded
+    assert not graphs.needs_recording(one)
+    assert float(graphs.loss_sum(one).detach()) == first
+    assert "going on without CUDA graphs: for a test" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_graph_that_differs_is_refused(packs: list[Pack], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = adapted()
+    weights = [p for p in model.parameters() if p.requires_grad]
+    graphs = CudaGraphs(PackedModel(model, LONGEST), weights, packs)
+
+    def capture(run: Any) -> Repeated:
+        return Repeated(lambda: (run(), graphs.gradients[3].mul_(1.01)))
+
+    monkeypatch.setattr(graphs, "_capture", capture)
+    graphs.loss_sum(graphs.prepare(packs[0]))
+    assert "off those without it" in graphs.disabled_because

@@ -6,110 +6,32 @@ A graph replays its kernels on the same memory with the same shapes. So packs ar
 dropout seed and adapter copies are where the graph was recorded with them. Padding is a segment that no row attends to
 and entries of weight zero in it, so loss and gradients are those of the pack.
 
+All graphs take their memory from one pool, and the first one is recorded for the largest pack that is expected: the
+others then find room in what it used. Their gradients are written to the same tensors.
+
 Each graph is compared with the same pass without it when it is recorded. If they differ, or memory runs out, the run
 goes on without graphs and with the same results.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-import math
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from pipeline.kernels.layout import TILE, LayoutSize, max_preamble_tiles, query_tiles_of
 from pipeline.kernels.types import DropoutSeed
 from pipeline.model.packed.batch import PackedBatch
+from pipeline.model.packed.graph_shape import ShapeTable, pad
 from pipeline.model.packed.model import PackedModel
 from pipeline.prompt.pack import Pack
 from pipeline.run.errors import one_line
 from pipeline.run.progress import say
 
 MAX_GRAPHS = 32  # packs of further shapes go without a graph
-GROWTH = 1.08  # from one shape to the next larger one, but at least `TILE` tokens: small passes take equally long
-SAMPLE_PACKS = 8  # from which `ShapeTable` learns what packs have per token
-
-
-class GraphShape(NamedTuple):
-    """The sizes that differ between packs."""
-
-    tokens: int
-    entries: int
-    kept_positions: int
-    query_tiles: int
-
-    @classmethod
-    def of(cls, pack: Pack) -> GraphShape:
-        """Those of the pack and one token of padding."""
-        tiles, kept = len(query_tiles_of(pack)) + 1, len(np.unique(pack.where)) + 1
-        return cls(len(pack.ids) + 1, len(pack.where) + 1, kept, tiles)
-
-    def layout_size(self, pack: Pack) -> LayoutSize:
-        """The preambles' part follows from their lengths, which are not padded, and from `tokens`: packs with the same
-        preambles share a shape, and no pack gets larger because others have more preambles."""
-        return LayoutSize(self.query_tiles, *max_preamble_tiles(pack, self.tokens))
-
-
-@dataclass(frozen=True)
-class ShapeTable:
-    """The shapes of a run. Tokens grow by `GROWTH`; the other sizes are these numbers per token.
-
-    One number decides all four, or a run would meet too many shapes. The ratios are the largest of several packs: too
-    many entries for the tokens of a pack cost less than tokens added to have enough entries.
-    """
-
-    entries: float
-    kept_positions: float
-    query_tiles: float
-
-    @classmethod
-    def of(cls, packs: Sequence[Pack]) -> ShapeTable:
-        """packs: a sample of those of the run; only the first `SAMPLE_PACKS` are used."""
-        shapes = np.array([GraphShape.of(pack) for pack in packs[:SAMPLE_PACKS]], np.float64)
-        return cls(*(shapes[:, 1:] / shapes[:, :1]).max(axis=0).tolist())
-
-    def shape_for(self, pack: Pack) -> GraphShape:
-        """The smallest shape that the pack fits into, with the query tiles of the padding. A pack unlike the sample may
-        not fit into the next three sizes; then the ratios are doubled until it does."""
-        needed = GraphShape.of(pack)
-        for doublings in itertools.count():
-            for tokens in _token_sizes(needed.tokens):
-                ratios = dataclasses.astuple(self)
-                shape = GraphShape(tokens, *(math.ceil(tokens * ratio) << doublings for ratio in ratios))
-                tiles = needed.query_tiles - 1 - (len(pack.ids) - tokens) // TILE
-                if all(need <= size for need, size in zip(needed._replace(query_tiles=tiles), shape, strict=True)):
-                    return shape
-        raise AssertionError("unreachable")
-
-
-def _token_sizes(tokens: int) -> list[int]:
-    """The three smallest sizes that are at least `tokens`."""
-    sizes = [TILE]
-    while len(sizes) < 3 or sizes[-3] < tokens:
-        sizes.append(max(sizes[-1] + TILE, math.ceil(sizes[-1] * GROWTH)))
-    return sizes[-3:]
-
-
-def pad(pack: Pack, shape: GraphShape) -> Pack:
-    """The pack with one more segment, and entries of weight zero in it."""
-    count, entries = len(pack.ids), shape.entries - len(pack.where)
-    tokens = shape.tokens - count
-    return dataclasses.replace(
-        pack,
-        ids=np.concatenate([pack.ids, np.zeros(tokens, np.int64)]),
-        # Zeros, since some rotary positions depend on the largest position.
-        positions=np.concatenate([pack.positions, np.zeros(tokens, np.int64)]),
-        starts=np.concatenate([pack.starts, [shape.tokens]]),
-        # All at one position of no row: they write the same zero gradient to it, in whatever order.
-        where=np.concatenate([pack.where, np.full(entries, shape.tokens - 1)]),
-        targets=np.concatenate([pack.targets, np.zeros(entries, np.int64)]),
-        weights=np.concatenate([pack.weights, np.zeros(entries, np.float32)]),
-    )
 
 
 def graph_inputs(batch: PackedBatch, seed: DropoutSeed | None) -> list[torch.Tensor]:
@@ -122,13 +44,19 @@ def graph_inputs(batch: PackedBatch, seed: DropoutSeed | None) -> list[torch.Ten
     return [*tensors, *(t for t in optional if t is not None)]
 
 
+class Graph(Protocol):
+    """What was recorded (`torch.cuda.CUDAGraph`)."""
+
+    def replay(self) -> None: ...
+
+
 @dataclass
 class RecordedPass:
     """inputs: the tensors that the graph reads. loss, gradients: the tensors that it writes, the latter multiplied with
     `scale` unless that is None: in fp16 the whole backward pass must be scaled, and the graph reads the factor itself.
     """
 
-    graph: Any
+    graph: Graph
     inputs: list[torch.Tensor]
     loss: torch.Tensor
     gradients: Sequence[torch.Tensor]
@@ -159,21 +87,27 @@ class CudaGraphs:
     Args:
         weights: the trained ones; each must get a gradient from every pack.
         sample: see `ShapeTable.of`.
+        largest: tokens of the largest pack that is expected, for which the first graph is recorded; 0: none is.
 
     Attributes:
-        disabled_because: why recording failed; empty if it did not.
+        gradients: of the weights, written by every graph.
+        disabled_because: why recording failed or was given up; empty if it was not.
     """
 
-    def __init__(self, model: PackedModel, weights: Sequence[torch.Tensor], sample: Sequence[Pack]) -> None:
+    def __init__(
+        self, model: PackedModel, weights: Sequence[torch.Tensor], sample: Sequence[Pack], largest: int = 0
+    ) -> None:
         self.model, self.weights, self.shapes = model, list(weights), ShapeTable.of(sample)
+        self.first, self.largest = sample[0], largest
         self.recorded: dict[tuple[int, ...], RecordedPass] = {}
+        self.gradients: list[torch.Tensor] = []
         self.pool: Any = None
         self.stream: Any = None  # a single one: each new stream takes 32 MiB of cuBLAS workspace for good
         self.disabled_because = ""
 
-    def prepare(self, pack: Pack) -> PackedBatch:
-        """As `PackedModel.prepare`, padded."""
-        shape, model = self.shapes.shape_for(pack), self.model
+    def prepare(self, pack: Pack, least: int = 0) -> PackedBatch:
+        """As `PackedModel.prepare`, padded. least: see `ShapeTable.shape_for`."""
+        shape, model = self.shapes.shape_for(pack, least), self.model
         size = shape.layout_size(pack)
         return PackedBatch.of(pad(pack, shape), model.device, model.plain_attention, size, shape.kept_positions)
 
@@ -189,18 +123,27 @@ class CudaGraphs:
         key = self._key(batch, seed is not None)
         if self.needs_recording(batch):
             try:
-                self.recorded[key] = self._record(batch, seed)
+                if self.largest and not self.recorded and not batch.noise:
+                    largest = self.prepare(self.first, self.largest)
+                    self.recorded[self._key(largest, seed is not None)] = self._record(largest, seed)
+                if key not in self.recorded:
+                    self.recorded[key] = self._record(batch, seed)
             except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
-                self.recorded.clear()
-                self.disabled_because = one_line(error, 200)
-                torch.cuda.empty_cache()
-                say(f"train: going on without CUDA graphs: {self.disabled_because}")
+                self.give_up(one_line(error, 200))
         recorded = self.recorded.get(key)
         if recorded is None:
             return self.model.loss_sum(batch, seed)
         recorded.replay(batch, seed)
         loss: torch.Tensor = _ReplayedLoss.apply(recorded, *self.weights)
         return loss
+
+    def give_up(self, reason: str) -> None:
+        """Goes on without graphs, whose memory is free then; results stay the same."""
+        self.recorded.clear()
+        self.gradients = []
+        self.disabled_because = reason
+        torch.cuda.empty_cache()
+        say(f"train: going on without CUDA graphs: {reason}")
 
     @staticmethod
     def _key(batch: PackedBatch, has_dropout: bool) -> tuple[int, ...]:
@@ -219,25 +162,62 @@ class CudaGraphs:
 
     def _record(self, batch: PackedBatch, seed: DropoutSeed | None) -> RecordedPass:
         """Raises RuntimeError if a replay differs from the pass without a graph."""
-        current = torch.cuda.current_stream()
-        self.stream = self.stream or torch.cuda.Stream()
-        self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):  # compiles and selects kernels before they are recorded
-            loss, gradients = self._pass(batch, seed)
-            expected = [loss.clone(), *(gradient.clone() for gradient in gradients)]
-            del loss, gradients
-        current.wait_stream(self.stream)
-        self.pool = self.pool or torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-            loss, gradients = self._pass(batch, seed)
-        recorded = RecordedPass(graph, graph_inputs(batch, seed), loss, gradients, self.model.gradient_scale)
+        loss = torch.zeros((), dtype=torch.float32, device=self.model.device)
+        self.gradients = self.gradients or [torch.empty_like(weight) for weight in self.weights]
+
+        def run() -> None:
+            value, gradients = self._pass(batch, seed)
+            loss.copy_(value)
+            torch._foreach_copy_(self.gradients, list(gradients))
+
+        self._run_once(run)
+        expected = [tensor.clone() for tensor in (loss, *self.gradients)]
+        graph = self._capture(run)
         graph.replay()
-        pairs = zip([loss, *gradients], expected, strict=True)
+        pairs = zip([loss, *self.gradients], expected, strict=True)
         difference = float(np.max([_relative_difference(a, b) for a, b in pairs]))
         if not difference <= 1e-6:
             raise RuntimeError(f"a graph's gradients are {difference:.1e} off those without it")
-        return recorded
+        return RecordedPass(graph, graph_inputs(batch, seed), loss, self.gradients, self.model.gradient_scale)
+
+    def _run_once(self, run: Callable[[], None]) -> None:
+        """On the stream of the graphs: compiles and selects kernels before they are recorded.
+
+        Raises:
+            RuntimeError: a model's own layers wait for the card. Recording them would fail, and leave torch's allocator
+                in the state of a recording.
+        """
+        current = torch.cuda.current_stream()
+        self.stream = self.stream or torch.cuda.Stream()
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
+            run()
+            if not self.model.blocks and not self.recorded:
+                with _without_waiting():
+                    run()
+        current.wait_stream(self.stream)
+
+    def _capture(self, run: Callable[[], None]) -> Graph:
+        self.pool = self.pool or torch.cuda.graph_pool_handle()
+        graph: Any = torch.cuda.CUDAGraph()
+        current = torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+                run()
+        finally:
+            torch.cuda.set_stream(current)  # torch leaves the other one after a failure
+        return graph
+
+
+@contextlib.contextmanager
+def _without_waiting() -> Iterator[None]:
+    """Context in which operations of torch that wait for the card raise RuntimeError."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def _relative_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:

@@ -5,6 +5,7 @@
     embedding          the model's own
         |
     blocks             LLaMA's form (LLaMA, Mistral, Qwen2, Gemma 1) with plain LoRA: kernels/block.py, one call a block
+        |              the same form but Gemma's, all trained, in bf16 or fp16: kernels/block.py too
         |              plain LoRA elsewhere: the model's own, with kernels/lora.py in place of its LoRA layers
         |              anything else trained: the model's own, under autocast if the dtype is bf16
         |              in all of them attention is kernels/attention.py, which stays within the rows of the pack
@@ -39,22 +40,27 @@ from pipeline.kernels.frozen_weights import FrozenWeights
 from pipeline.kernels.gated_mlp import ACTIVATIONS
 from pipeline.kernels.lora import LoraFunction, StackedLora
 from pipeline.kernels.quantized_weights import QuantizedWeights
+from pipeline.kernels.trained_linear import TrainedLinear
 from pipeline.kernels.types import DropoutSeed
 from pipeline.model.block_stream import stream_of
 from pipeline.model.loss import losses
 from pipeline.model.packed import context
 from pipeline.model.packed.batch import PackedBatch
 from pipeline.model.packed.context import PackedContext
+from pipeline.model.packed.leaves import replaced, replaced_weights
 from pipeline.model.packed.support import (
     LINEARS,
     LOGIT_SETTINGS,
     NotPackable,
     activation_name,
     adapter_of,
+    can_be_recorded,
     check_attention,
     compute_dtype,
     is_llama_block,
     is_plain_lora,
+    norm_of,
+    trains_llama_blocks,
 )
 from pipeline.prompt.pack import Pack
 
@@ -70,6 +76,7 @@ class PackedModel:
 
     Attributes:
         uses_kernels: whether our LoRA kernels replace the model's layers.
+        trains_blocks: whether its blocks are trained themselves, and computed by our kernels.
         blocks: its blocks as functions; empty unless all are of LLaMA's form.
         linears: every stack of linear layers that our kernels compute.
         gradient_scale: None, or in fp16 the factor that the backward pass will bring (`LossScale.factor`), settable.
@@ -91,14 +98,17 @@ class PackedModel:
         if fp8 and not self.uses_kernels:
             raise NotPackable("what is trained is not plain LoRA, and the kernels for fp8 support nothing else")
         self.dtype = compute_dtype(self.decoder) if self.uses_kernels else dtype
-        self.autocast = not self.uses_kernels and dtype != torch.float32
+        # In float32 products read the weights themselves, and copies of them in stacks would double their memory.
+        low = not self.uses_kernels and dtype != torch.float32
+        self.trains_blocks = low and trains_llama_blocks(self.decoder)
+        self.autocast = low and not self.trains_blocks
         has_kernels = self.device.type == "cuda" and has_triton(self.device)
         self.plain_attention = not has_kernels or self.dtype == torch.float32
         self.fp8 = fp8
         self.gradient_scale: torch.Tensor | None = None
-        self.linears: list[StackedLora] = []
+        self.linears: list[StackedLora | TrainedLinear] = []
         self.packed_forwards: list[tuple[Any, Callable[..., Any]]] = []  # modules, and their forward during a pass
-        self.blocks = self._llama_blocks() if self.uses_kernels else []
+        self.blocks = self._llama_blocks() if self.uses_kernels or self.trains_blocks else []
         if not self.blocks and self.uses_kernels:
             self._replace_lora_layers()
         checkpointing = bool(getattr(self.causal_lm, "supports_gradient_checkpointing", False))
@@ -184,15 +194,23 @@ class PackedModel:
 
     def without_dropout(self) -> AbstractContextManager[None]:
         """Context in which adapters drop nothing."""
-        return _replaced(self.linears, "has_dropout", [False] * len(self.linears))
+        return replaced(self.linears, "has_dropout", [False] * len(self.linears))
 
-    def gradients_to(
-        self, weights: Sequence[torch.Tensor], leaves: Sequence[torch.Tensor]
-    ) -> AbstractContextManager[None]:
-        """Context in which the gradients of our blocks' weights flow to `leaves`."""
+    @contextlib.contextmanager
+    def gradients_to(self, weights: Sequence[torch.Tensor], leaves: Sequence[torch.Tensor]) -> Iterator[None]:
+        """Context in which the weights' gradients flow to `leaves`."""
         leaf_of = {id(weight): leaf for weight, leaf in zip(weights, leaves, strict=True)}
-        parameters = [[leaf_of[id(parameter)] for parameter in block.parameters] for block in self.blocks]
-        return _replaced(self.blocks, "parameters", parameters)
+        functions = [*self.blocks, *self.linears]
+        parameters = [[leaf_of[id(parameter)] for parameter in one.parameters] for one in functions]
+        with replaced(functions, "parameters", parameters), replaced_weights(self.causal_lm, leaf_of):
+            yield
+
+    @property
+    def can_be_recorded(self) -> bool:
+        """Whether passes may be recorded as CUDA graphs. Transformers' checkpointing reads the card's random state."""
+        if self.plain_attention or self.stream is not None:
+            return False
+        return bool(self.blocks) or (not self.recompute and can_be_recorded(self.causal_lm, self.uses_kernels))
 
     @property
     def recompute(self) -> bool:
@@ -231,7 +249,8 @@ class PackedModel:
             self._linear([getattr(attn, name, None) or getattr(mlp, name) for name in names], len(names) > 1)
             for names in LINEARS
         )
-        (norm1, eps), (norm2, _) = _norm_of(layer.input_layernorm), _norm_of(layer.post_attention_layernorm)
+        norms = layer.input_layernorm, layer.post_attention_layernorm
+        (norm1, eps), (norm2, _) = map(norm_of, norms)
         config, size = self.decoder.config, int(attn.head_dim)
         return Block(
             norm1=norm1,
@@ -246,9 +265,13 @@ class PackedModel:
             out=out,
             gate_up=gate_up,
             down=down,
+            trained_norms=[norm.weight for norm in norms] if self.trains_blocks else (),
         )
 
-    def _linear(self, modules: Sequence[Any], spare_input_columns: bool = False) -> StackedLora:
+    def _linear(self, modules: Sequence[Any], spare_input_columns: bool = False) -> StackedLora | TrainedLinear:
+        if self.trains_blocks:
+            self.linears.append(TrainedLinear(modules, self.dtype))
+            return self.linears[-1]
         bases = [getattr(m, "base_layer", m) for m in modules]
         frozen = FrozenWeights if type(bases[0]) is torch.nn.Linear else QuantizedWeights
         weights = (Fp8Weights if self.fp8 else frozen)(bases, self.dtype)
@@ -275,30 +298,9 @@ class PackedModel:
                 self.packed_forwards.append((module, _lora_forward(linear, len(self.linears))))
 
 
-def _norm_of(norm: Any) -> tuple[torch.Tensor, float]:
-    """The factor that a norm multiplies with, in float32, and its epsilon. Gemma stores the factor minus one."""
-    weight = norm.weight.detach().float()
-    if "Gemma" in type(norm).__name__:
-        weight = weight + 1
-    return weight, float(getattr(norm, "variance_epsilon", None) or norm.eps)
-
-
-def _lora_forward(linear: StackedLora, number: int) -> Callable[..., torch.Tensor]:
+def _lora_forward(linear: Any, number: int) -> Callable[..., torch.Tensor]:
     def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         seed = context.current().seed
         return LoraFunction.apply(x, linear, None if seed is None else seed.child(number), *linear.parameters)
 
     return forward
-
-
-@contextlib.contextmanager
-def _replaced(objects: Sequence[Any], name: str, values: Sequence[Any]) -> Iterator[None]:
-    """Context in which an attribute of each object has another value."""
-    before = [getattr(one, name) for one in objects]
-    for one, value in zip(objects, values, strict=True):
-        setattr(one, name, value)
-    try:
-        yield
-    finally:
-        for one, value in zip(objects, before, strict=True):
-            setattr(one, name, value)

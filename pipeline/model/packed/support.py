@@ -87,6 +87,33 @@ def is_llama_block(layer: Any) -> bool:
     return inside == expected and activation_name(mlp) is not None
 
 
+def trains_llama_blocks(decoder: Any) -> bool:
+    """Whether every block has LLaMA's form, with plain layers that are trained in float32, norms and all."""
+    layers = getattr(decoder, "layers", None)
+    if not layers or not all(is_llama_block(layer) for layer in layers):
+        return False
+    linears = [part for layer in layers for part in layer.modules() if isinstance(part, torch.nn.Linear)]
+    is_plain = all(type(one) is torch.nn.Linear for one in linears)  # and there are no others: see `is_llama_block`
+    # Gemma's norms are stored minus one, and a copy would have to follow them.
+    stored = all("Gemma" not in type(layer.input_layernorm).__name__ for layer in layers)
+    return is_plain and stored and all(p.requires_grad and p.dtype == torch.float32 for p in layers.parameters())
+
+
+def can_be_recorded(model: Any, uses_kernels: bool) -> bool:
+    """Whether passes through a model's own layers may be CUDA graphs: what they compute must not depend on numbers that
+    only the card knows, as the choice of experts does, nor on torch's own random numbers.
+
+    uses_kernels: whether the dropout of adapters is our kernels'.
+    """
+    modules = [
+        (name.lower(), module)
+        for name, module in model.named_modules()
+        if not (uses_kernels and "lora_dropout" in name)
+    ]
+    drops = any(isinstance(module, torch.nn.Dropout) and module.p > 0 for _, module in modules)
+    return not drops and not any("expert" in name or "router" in name for name, _ in modules)
+
+
 def has_llama_blocks(model: Any) -> bool:
     """Whether every block of a causal LM has LLaMA's form."""
     layers = getattr(model.get_decoder(), "layers", None)
@@ -121,3 +148,11 @@ def adapter_of(module: Any) -> LoraAdapter | None:
         raise NotPackable("an adapter with a bias")
     dropout = float(getattr(module.lora_dropout["default"], "p", 0.0))
     return LoraAdapter(a.weight, b.weight, float(module.scaling["default"]), dropout)
+
+
+def norm_of(norm: Any) -> tuple[torch.Tensor, float]:
+    """The factor that a norm multiplies with, in float32, and its epsilon. Gemma stores the factor minus one."""
+    weight = norm.weight.detach().float()
+    if "Gemma" in type(norm).__name__:
+        weight = weight + 1
+    return weight, float(getattr(norm, "variance_epsilon", None) or norm.eps)
