@@ -19,6 +19,7 @@ from pipeline.model.base.folder import too_large
 from pipeline.model.base.rope_scaling import scale
 from pipeline.model.base.tensors import TensorFiles
 from pipeline.model.block_stream import BlockStream
+from pipeline.model.memory import use_expandable_segments
 from pipeline.model.tensor_loader import check_finite, load_by_tensor
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.nearest import nearest
@@ -121,6 +122,8 @@ def load_base(model: Model, base: Base, seed: int, float32: bool = False, stream
     dtype = torch.float32 if float32 else DTYPES[dtype_name(model)]
     if dtype == torch.bfloat16 and not torch.cuda.is_available():
         cpu_dtype.warn_if_slow()
+    if stream is not None:
+        use_expandable_segments()
     if base.folder is None:
         loaded = _random(model, dtype, seed).to(device()).eval()
     elif model.quantize in ("int8", "nf4"):

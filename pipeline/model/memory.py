@@ -6,6 +6,7 @@ batches of training, with what their backward pass keeps, are sized in `pipeline
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -42,6 +43,17 @@ def limit_card(gib: float) -> None:
     if gib and torch.cuda.is_available():
         whole = torch.cuda.mem_get_info()[1]
         torch.cuda.set_per_process_memory_fraction(min(1.0, gib * 2**30 / whole))
+
+
+def use_expandable_segments() -> None:
+    """Has torch extend its segments of the card's memory, so that tensors of different sizes leave fewer gaps.
+
+    Passes that recompute blocks of a 7B model reserved 23 % more than their tensors took, with this 11 % (H200, torch
+    2.11). Settings that the user made stay.
+    """
+    is_set = any(name in os.environ for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"))
+    if torch.cuda.is_available() and not is_set and hasattr(torch._C, "_accelerator_setAllocatorSettings"):
+        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
 
 
 def tokens_at_once(model: Any, longest: int) -> int:

@@ -28,19 +28,7 @@ from pipeline.training import metrics
 from scripts.benchmarks.curves import where
 from scripts.benchmarks.random_base import shape_of, write_base
 
-GIB = 2**30
 WARM = 5  # steps that are not timed
-
-
-def limit_memory(size: int) -> None:
-    """Makes torch and Suri see a card with `size` bytes."""
-    total = torch.cuda.mem_get_info()[1]
-    torch.cuda.set_per_process_memory_fraction(min(1.0, size / total))
-
-    def seen(device: object = None) -> tuple[int, int]:
-        return max(0, size - torch.cuda.memory_reserved()), size
-
-    torch.cuda.mem_get_info = seen
 
 
 def options() -> argparse.Namespace:
@@ -51,7 +39,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20, help="(default: %(default)s)")
     parser.add_argument("--folder", default="/tmp/suri-limited", help="of base and run (default: %(default)s)")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def main() -> None:
@@ -63,11 +51,10 @@ def main() -> None:
     config = load(args.config, [
         "name=limited", f"model.base={folder / 'base'}", "model.geometry=null", f"train.max_steps={args.steps}",
         "data.sources=" + json.dumps([{"path": args.data, "limit": 2000}]), "eval.prompts=[]", "eval.rows=1",
-        "eval.max_new_tokens=2", "eval.general_windows=1", f"train.save_every={args.steps}", *args.overrides,
+        "eval.max_new_tokens=2", "eval.general_windows=1", f"train.save_every={args.steps}",
+        f"train.gpu_memory={args.gib}", *args.overrides,
     ])  # fmt: skip
-    if torch.cuda.is_available():
-        limit_memory(int(args.gib * GIB))
-    elif args.gib:
+    if args.gib and not torch.cuda.is_available():
         raise UserError("there is no card whose memory could be limited", "--gib", "name --gib 0 to try it on a CPU")
     run = Run(folder / config.name)
     bring_up_to_date(config, run, "train")

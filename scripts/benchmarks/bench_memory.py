@@ -30,6 +30,7 @@ from pipeline.model import adapter as adapters
 from pipeline.model.base.safetensors_header import Entry
 from pipeline.model.block_stream import BlockStream
 from pipeline.model.load import device, four_bits, geometry_config
+from pipeline.model.memory import use_expandable_segments
 from pipeline.model.packed.model import PackedModel
 from pipeline.model.skeleton import Skeleton
 from pipeline.model.tensor_loader import load_by_tensor
@@ -137,6 +138,8 @@ def measure(case: Case) -> dict[str, float]:
 def _loaded(config: Config, shape: Any, stream: BlockStream | None) -> Any:
     quantization = four_bits(KIND) if config.model.quantize == "nf4" else None
     on_block = None if stream is None else stream.add
+    if stream is not None:
+        use_expandable_segments()
     model = load_by_tensor(RandomTensors(shape), shape, KIND, device(), "random", quantization, on_block)
     assert model is not None
     if stream is not None:
