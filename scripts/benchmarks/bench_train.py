@@ -26,7 +26,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from pipeline.config.schema import Config
 from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import UserError
-from pipeline.run.files import write_json
+from pipeline.run.files import read_json, write_json
 from pipeline.run.folder import Run
 from pipeline.stages import bring_up_to_date
 from scripts.benchmarks.bench_cases import CASES, UNSLOTH, default_cases
@@ -45,7 +45,7 @@ from scripts.benchmarks.bench_results import table
 
 RESULTS = Path("runs/bench.json")
 LIBRARIES = ("torch", "transformers", "peft", "triton", "liger-kernel", "unsloth", "bitsandbytes")
-PROCESSES = ("stock", "liger", "unsloth")  # in this order: the first writes the weights that Unsloth loads
+PROCESSES = ("liger", "stock", "unsloth")  # in this order: `stock` writes the weights that Unsloth loads
 
 
 def encoded(data: str, tokenizer: str, work: Path) -> tuple[Tokens, list[list[int]]]:
@@ -65,8 +65,13 @@ def tokens_file(work: Path) -> Path:
     return Run(work / "bench").folder("tokens") / "train.arrow"
 
 
-def run_cases(names: Sequence[str], data: str, tokenizer: str, profile: bool) -> list[dict[str, Any]]:
-    """Measures the cases, each library in its process; gives a record for each, in the order of the names.
+def run_cases(
+    names: Sequence[str], data: str, tokenizer: str, profile: bool, keep: Callable[[list[dict[str, Any]]], None]
+) -> None:
+    """Measures the cases, each library in its process.
+
+    Args:
+        keep: gets the records of all cases so far, in the order of the names, after each process.
 
     Raises:
         UserError: a process ended without its results.
@@ -89,10 +94,10 @@ def run_cases(names: Sequence[str], data: str, tokenizer: str, profile: bool) ->
             }  # fmt: skip
             if plan["cases"] or plan["save"]:
                 _run(process, plan, folder)
-        for line in results.read_text().splitlines() if results.is_file() else []:
-            record = json.loads(line)
-            records[record["name"]] = record
-    return [records[name] for name in names if name in records]
+            for line in results.read_text().splitlines() if results.is_file() else []:
+                record = json.loads(line)
+                records[record["name"]] = record
+            keep([dict(records[name]) for name in names if name in records])
 
 
 def _run(process: str, plan: dict[str, Any], folder: Path) -> None:
@@ -136,14 +141,13 @@ def main() -> None:
     names = words[2:] or default_cases(torch.cuda.is_available())
     if unknown := [w for w in names if w not in CASES]:
         raise UserError(f"no such case: {unknown[0]!r}", "CASE", f"there are {', '.join(map(repr, CASES))}")
-    profile = "--profile" in sys.argv
-    records = run_cases(names, words[0], words[1], profile)
-    if profile:
-        return
-    results = described(records, len(json.loads(Path(words[0]).read_text(encoding="utf-8"))))
+    rows = len(json.loads(Path(words[0]).read_text(encoding="utf-8")))
     RESULTS.parent.mkdir(exist_ok=True)
-    write_json(RESULTS, results)
-    print(f"\n{table(results)}\n\n{RESULTS}: the same for scripts.benchmarks.bench_results")
+    if "--profile" in sys.argv:
+        run_cases(names, words[0], words[1], True, lambda records: None)
+        return
+    run_cases(names, words[0], words[1], False, lambda records: write_json(RESULTS, described(records, rows)))
+    print(f"\n{table(read_json(RESULTS))}\n\n{RESULTS}: the same for scripts.benchmarks.bench_results")
 
 
 if __name__ == "__main__":

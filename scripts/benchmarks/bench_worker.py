@@ -82,7 +82,8 @@ class Worker:
         self.rows = checked_rows(self.tokens, self.preambles)
 
     def load(self, case: Case) -> Any:
-        """The case's model with an adapter that changes nothing yet."""
+        """The case's model in training mode, in which alone Liger Kernel and Unsloth compute head and loss in one, with
+        an adapter that changes nothing yet."""
         if self.loaded != case.model_key:
             self.model = None
             gc.collect()
@@ -93,7 +94,7 @@ class Worker:
         with torch.no_grad():
             for name, weight in self.model.named_parameters():
                 weight.zero_() if "lora_B" in name else None
-        return self.model
+        return self.model.train()
 
     def measure(self, case: Case) -> dict[str, Any]:
         """Speed, memory and the losses of a few rows, as `bench_results.py` describes them."""

@@ -12,7 +12,7 @@ import torch
 from pipeline.prompt.pack import Packer
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json
-from scripts.benchmarks import bench_train, peers
+from scripts.benchmarks import bench_train, bench_worker, peers
 from scripts.benchmarks.bench_cases import CASES, HF_PACKED, OURS, Case, default_cases
 from scripts.benchmarks.bench_results import (
     FILE,
@@ -72,6 +72,44 @@ def test_packed_rows_train_as_padded_ones(tmp_path: Path) -> None:
         model.zero_grad(set_to_none=True)
     assert gradients[0]
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_case_begins_in_training_mode_with_an_adapter_that_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outside of it Liger Kernel makes all logits. Cases that share a model do not see what the one before learnt."""
+    monkeypatch.setattr(bench_worker, "product_rate", lambda: 1.0)
+    worker = bench_worker.Worker(random_tokens(tmp_path, [A, B], count=12), [A, B], {})
+    model = worker.load(CASES["tiny hf"])
+    adapter = [p for name, p in model.named_parameters() if "lora_B" in name]
+    with torch.no_grad():
+        for weight in adapter:
+            weight.fill_(1)
+    model.eval()
+    assert worker.load(CASES["tiny hf"]) is model
+    assert model.get_base_model().training
+    assert adapter
+    assert not any(weight.any() for weight in adapter)
+
+
+def test_long_padded_rows_go_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "MOST_PADDED", 40)
+    tokens = random_tokens(tmp_path, [A, B], count=64)
+    taken: list[list[int]] = []
+
+    class Noted:
+        def __init__(self) -> None:
+            self.tokens = tokens
+
+        def loss(self, rows: list[int]) -> torch.Tensor:
+            taken.append(rows)
+            return torch.zeros((), requires_grad=True)
+
+    steps = peers.padded_steps(Case("hf", rows=4), Noted())  # type: ignore[arg-type]
+    for _ in range(30):
+        next(steps)
+    assert all(len(rows) * int(tokens.lengths[rows].max()) <= 40 or len(rows) == 1 for rows in taken)
+    assert {len(rows) for rows in taken} >= {2, 4}
 
 
 def test_every_packed_case_computes_the_same_rows(tmp_path: Path) -> None:
