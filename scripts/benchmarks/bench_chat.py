@@ -33,7 +33,8 @@ from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.stages import bring_up_to_date
 from scripts.benchmarks.bench_cases import Case
-from scripts.benchmarks.bench_worker import CUDA, fast_model, model_of, our_steps
+from scripts.benchmarks.bench_models import CUDA, fast_model, model_of
+from scripts.benchmarks.bench_worker import our_steps
 from scripts.benchmarks.curves import where
 from scripts.benchmarks.steady import timed
 

@@ -25,24 +25,19 @@ if __name__ == "__main__" and "unsloth" in sys.argv[2:]:  # before transformers 
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
 
 from pipeline.command import guarded
-from pipeline.config.schema import Config
-from pipeline.model.base import Base
-from pipeline.model.load import load_base
 from pipeline.model.packed.cuda_graph import CudaGraphs
 from pipeline.model.packed.model import PackedModel
 from pipeline.prompt.pack import Pack, Packer
 from pipeline.prompt.tokens import Tokens
 from scripts.benchmarks import peers
-from scripts.benchmarks.bench_cases import CASES, LIGER, LIGER_PACKED, OURS, UNSLOTH, Case
+from scripts.benchmarks.bench_cases import CASES, OURS, UNSLOTH, Case
+from scripts.benchmarks.bench_models import CUDA, KIND, fast_model, model_of, save_weights
 from scripts.benchmarks.bench_results import line_of
-from scripts.benchmarks.bench_shapes import PARAMETERS, SHAPES
+from scripts.benchmarks.bench_shapes import PARAMETERS
 from scripts.benchmarks.steady import Pace, kernels, timed
 
-CUDA = torch.cuda.is_available()
-KIND = torch.bfloat16 if CUDA else torch.float32
 PACKS = 12  # different ones, used in turn
 PADDED_STEPS = peers.GROUP  # warm-up, and measured: padded rows of all lengths never become steady
 SMOKE_STEPS = 4  # of the tiny cases, whose speed says nothing
@@ -177,13 +172,6 @@ class Worker:
             print(f"{event.microseconds / 2e3:9.1f} ms {share:5.1%} {event.calls // 2:5} x  {event.name[:90]}")
 
 
-def fast_model(case: Case, model: Any, tokens: Tokens) -> PackedModel:
-    """The model on this project's fast path."""
-    fast = PackedModel(model, int(tokens.lengths.max()), fp8=case.quantize == "fp8", dtype=KIND)
-    fast.recompute = case.recompute
-    return fast
-
-
 def our_steps(case: Case, model: Any, fast: PackedModel, packer: Packer) -> Iterator[int]:
     """Backward passes of packs through the fast path; yields the rows' own tokens of each."""
     packs = [packer.pack(rows) for rows in draw_packs(packer.tokens, case.tokens)]
@@ -223,52 +211,6 @@ def only_row(pack: Pack, n: int) -> Pack:
     weights = np.where((pack.where >= start) & (pack.where < end), pack.weights, 0).astype(np.float32)
     fields = {name: getattr(pack, name) for name in Pack.__slots__}
     return Pack(**{**fields, "weights": weights})
-
-
-def model_of(case: Case) -> Any:
-    """The case's model with its adapter, from random weights; not for Unsloth, which loads its own."""
-    base = random_model(case)
-    if case.how in (LIGER, LIGER_PACKED):
-        peers.apply_liger(base)
-    if case.quantize == "nf4":
-        _four_bits(base)
-    base.config.use_cache = False
-    base.requires_grad_(case.full)
-    if case.full:
-        return base
-    # As alpaca-lora's users run it today: everything in bf16, no autocast around it.
-    common = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-    lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=case.dropout, **common)
-    return get_peft_model(base, lora, autocast_adapter_dtype=case.how == OURS)
-
-
-def random_model(case: Case) -> Any:
-    """The base with random weights, the same for every case of a shape."""
-    adapter = {"method": "full" if case.full else "lora"}
-    config = Config.model_validate({"name": "bench", "model": {"geometry": SHAPES[case.shape]}, "adapter": adapter})
-    return load_base(config.model, Base(None, Path(), 0, ()), config.train.seed, case.full)
-
-
-def _four_bits(model: Any) -> None:
-    """Replaces the blocks' linear layers by bitsandbytes' 4-bit layers, as transformers does while loading."""
-    from bitsandbytes.nn import Linear4bit, Params4bit
-
-    for name, layer in list(model.get_decoder().layers.named_modules()):
-        if type(layer) is torch.nn.Linear:
-            small = Linear4bit(layer.in_features, layer.out_features, False, torch.bfloat16, quant_type="nf4")
-            weight = Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True)
-            small.weight = weight.to(layer.weight.device)
-            parent, _, last = name.rpartition(".")
-            setattr(model.get_decoder().layers.get_submodule(parent), last, small)
-            layer.weight.data = layer.weight.data.new_empty(0)
-
-
-def save_weights(shape: str, folder: Path) -> None:
-    """Writes the random base as a folder with a tokenizer, for Unsloth, which loads nothing else."""
-    from scripts.benchmarks.random_base import write_tokenizer
-
-    random_model(Case(OURS, shape=shape)).save_pretrained(folder)
-    write_tokenizer(folder)
 
 
 def _wait() -> None:

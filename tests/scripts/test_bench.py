@@ -14,6 +14,7 @@ from pipeline.run.errors import UserError
 from pipeline.run.files import read_json
 from scripts.benchmarks import bench_train, bench_worker, peers
 from scripts.benchmarks.bench_cases import CASES, HF_PACKED, OURS, Case, default_cases
+from scripts.benchmarks.bench_models import fast_model, model_of
 from scripts.benchmarks.bench_results import (
     FILE,
     PAGES,
@@ -24,7 +25,7 @@ from scripts.benchmarks.bench_results import (
     table,
     with_results,
 )
-from scripts.benchmarks.bench_worker import checked_rows, draw_packs, fast_model, model_of, only_row
+from scripts.benchmarks.bench_worker import checked_rows, draw_packs, only_row
 from tests.helpers.packs import A, B, random_tokens, tokens_of
 
 ROOT = Path(__file__).parents[2]
