@@ -6,7 +6,8 @@ import importlib.util
 from dataclasses import dataclass
 
 HF, HF_PACKED, LIGER, LIGER_PACKED, UNSLOTH, OURS = "hf", "hf packed", "liger", "liger packed", "unsloth", "ours"
-INSTALL = {  # of libraries that are only measured against
+INSTALL = {  # of libraries that not every machine has
+    "bitsandbytes": "pip install bitsandbytes",
     "liger_kernel": 'pip install -e ".[liger]"',
     "unsloth": "pip install unsloth, in an environment of its own: it chooses the versions of torch and transformers",
 }
@@ -52,9 +53,10 @@ class Case:
         return self.shape, self.quantize == "nf4"
 
     def missing(self) -> str:
-        """How to install the library it needs; empty if there is none, or if it is installed."""
-        library = NEEDS.get(self.how, "")
-        return INSTALL[library] if library and importlib.util.find_spec(library) is None else ""
+        """How to install the libraries it needs; empty if they are installed."""
+        needed = [NEEDS[self.how]] if self.how in NEEDS else []
+        needed += ["bitsandbytes"] if self.quantize == "nf4" else []
+        return "; ".join(INSTALL[library] for library in needed if importlib.util.find_spec(library) is None)
 
 
 CASES = {

@@ -13,7 +13,8 @@ as with padded rows. `of products`: the share of what matrix products alone allo
 `row losses`: six fixed rows in one micro-batch, their losses before the first step, and the largest difference from
 this project's bf16 case: bf16's rounding if the peer computes the same work (`!` if more).
 
-Everything is written to runs/bench.json too, from which `bench_results.py` makes what the pages quote.
+Everything is written to runs/bench.json too, after each process, from which `bench_results.py` makes what the pages
+quote. Environment variable COMMIT: the commit of a copy without .git.
 With `--profile CASE ...` each case writes a trace and prints its ten largest kernels instead, each counted once.
 """
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -112,7 +114,7 @@ def _run(process: str, plan: dict[str, Any], folder: Path) -> None:
 def described(records: list[dict[str, Any]], rows: int) -> dict[str, Any]:
     """The whole call, as `bench_results.py` describes it."""
     found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    versions = {}
+    commit, versions = found.stdout.strip() or os.environ.get("COMMIT", "unknown"), {}
     for library in LIBRARIES:
         try:
             versions[library] = importlib.metadata.version(library)
@@ -121,7 +123,7 @@ def described(records: list[dict[str, Any]], rows: int) -> dict[str, Any]:
     products = [record.pop("products") for record in records if "products" in record]
     return {
         "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU", "versions": versions,
-        "commit": found.stdout.strip() or "unknown", "date": datetime.date.today().isoformat(),
+        "commit": commit, "date": datetime.date.today().isoformat(),
         "command": command_of(sys.argv[1:]), "rows": rows,
         "products": products[0] if products else 0.0, "cases": records,
     }  # fmt: skip

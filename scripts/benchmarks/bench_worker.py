@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from pipeline.model.packed.cuda_graph import CudaGraphs
 from pipeline.model.packed.model import PackedModel
 from pipeline.prompt.pack import Pack, Packer
 from pipeline.prompt.tokens import Tokens
+from pipeline.run.errors import one_line
 from scripts.benchmarks import peers
 from scripts.benchmarks.bench_cases import CASES, OURS, UNSLOTH, Case
 from scripts.benchmarks.bench_models import CUDA, KIND, fast_model, model_of, save_weights
@@ -248,6 +250,11 @@ def main() -> None:
                 result = worker.measure(CASES[name])
             except torch.cuda.OutOfMemoryError:
                 result = {"failed": "out of memory"}
+            # A peer's library raises errors of any type on versions that it does not know; the other cases go on.
+            except Exception as error:
+                traceback.print_exc()
+                result = {"failed": one_line(f"{type(error).__name__}: {error}", 120)}
+            if "failed" in result:
                 worker.model, worker.loaded = None, None
             record = {"name": name, **result, "products": worker.products}
             print(line_of(record), flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,33 @@ def test_a_missing_library_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert CASES["Liger packed, varlen"].missing() == 'pip install -e ".[liger]"'
     assert CASES["Unsloth, grouped 64"].missing().startswith("pip install unsloth")
+    assert CASES["Unsloth 4-bit, checkpointed"].missing().endswith("; pip install bitsandbytes")
     assert not CASES["shared"].missing()
+
+
+def test_a_case_that_fails_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random_tokens(tmp_path, [A, B], count=12)
+    plan = {
+        "cases": ["tiny hf", "tiny"], "profile": False, "tokens": str(tmp_path / "rows.arrow"), "preambles": [A, B],
+        "results": str(tmp_path / "results.jsonl"), "weights": {}, "save": {},
+    }  # fmt: skip
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+
+    def measured(worker: bench_worker.Worker, case: Case) -> dict[str, Any]:
+        if case.how == "hf":
+            raise AttributeError("no such thing\nin this version")
+        return results(OURS_7B)["cases"][0]
+
+    monkeypatch.setattr(bench_worker, "product_rate", lambda: 1.0)
+    monkeypatch.setattr(bench_worker.Worker, "measure", measured)
+    monkeypatch.setattr("sys.argv", ["bench_worker", str(tmp_path / "plan.json"), "stock"])
+    bench_worker.main()
+    failed, done = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
+    assert failed["failed"].startswith("AttributeError: no such thing")
+    assert done["tokens_per_second"] == 28_000
+    assert "in this version" in capsys.readouterr().err
 
 
 def case(name: str, rate: float, losses: list[float], **more: Any) -> dict[str, Any]:
