@@ -48,7 +48,7 @@ HOST = 8  # cards of a host
 # `predict` replaces link and share by a measured bandwidth.
 LINK_SHARE = 0.8
 LATENCY_MS = 0.05  # of one message among the cards of a host, by hand; between hosts it grows with log2 of their number
-BUCKET_NUMBERS = 1 << 24  # of gradients in a message: `BUCKET` in processes.py
+BUCKET_NUMBERS = 1 << 24  # of gradients in a message, as if all were sent after the last pass (gradient_exchange.py)
 SMALL_MESSAGES = 2  # of a step besides its gradients: whether a rank was told to stop, and the loss
 # Tokens a second of one H200: LoRA on 7B at 128 rows of Alpaca a step, measured on 2026-11-29 (docs/scaling.md), and
 # the operations of such a token, of which steps of another base need more or fewer.

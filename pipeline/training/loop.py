@@ -68,6 +68,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     session = Session.open(config, run, base, run_base, stage_key)
     config, accelerator, path, scaling = session.config, session.accelerator, session.path, session.scaling
     settings, tokens, total, state = config.train, session.tokens, session.total, session.state
+    exchange = session.exchange
     world, rank, is_main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
     root, log, model, weights = session.root, session.log, session.model, session.weights
     eval_every, save_every = every(settings.eval_every, total, 4), every(settings.save_every, total, 12)
@@ -119,6 +120,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             rows = step_rows(step, len(tokens), settings)
             labelled = int(tokens.labelled[rows].sum())
             scaling.start_step(labelled)
+            exchange.start_step()
             loss = torch.zeros((), device=accelerator.device)
             try:
                 micro_batches = path.split(rank_rows(rows, path.costs, rank, world), step)
@@ -128,14 +130,18 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
                 for n, micro_batch in enumerate(micro_batches):
                     # Dropout is a function of seed and place, so it is the same after resume.
                     torch.manual_seed(((settings.seed << 40) + (step << 16) + n * world + rank) % (1 << 63))
-                    loss += scaling.backward(path.loss(micro_batch))
+                    value = path.loss(micro_batch)
+                    exchange.start_pass(is_last=n + 1 == len(micro_batches))
+                    loss += scaling.backward(value)
                     if stop.code and world == 1:  # with more ranks the others wait for this one's gradients
                         break
             except torch.cuda.OutOfMemoryError:
                 session.optimizer.zero_grad(set_to_none=True)
                 reduce_memory(path, int(tokens.lengths.max()), step, settings.checkpointing == "auto")
                 continue
+            exchange.send_rest()
             if any_rank(accelerator, stop.code != 0):
+                exchange.wait()
                 session.optimizer.zero_grad(set_to_none=True)
                 save()
                 raise _stopped(accelerator, step, total, stop.code)
@@ -164,6 +170,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         mark(FREE)
         if any_rank(accelerator, stop.code != 0):  # a signal during the last evaluation
             raise _stopped(accelerator, step, total, stop.code)
+    exchange.close()
     if is_main:
         lowest.tell(step, total)
         scaling.tell(step)

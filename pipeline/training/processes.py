@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,8 +21,6 @@ from pipeline.ranks.group import join_group
 from pipeline.ranks.place import Place
 from pipeline.ranks.watch import CONNECT, FREE, exchanging, mark, watch
 from pipeline.run.errors import UserError
-
-BUCKET = 1 << 24  # numbers per message: few messages, little memory
 
 
 def start_accelerator(dtype: str, tracker: str, folder: Path) -> Accelerator:
@@ -76,22 +74,6 @@ def minimum(accelerator: Accelerator, numbers: list[int]) -> list[int]:
         return accelerator.gather(torch.tensor([numbers], device=accelerator.device)).min(dim=0).values.tolist()
 
 
-def sum_gradients(accelerator: Accelerator, weights: Iterable[torch.nn.Parameter]) -> None:
-    """Replaces every gradient by its sum over all ranks; a rank without rows adds zeros."""
-    if accelerator.num_processes == 1:
-        return
-    bucket: list[torch.Tensor] = []
-    with exchanging():
-        for weight in weights:
-            if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
-            bucket.append(weight.grad)
-            if sum(g.numel() for g in bucket) >= BUCKET:
-                _sum(accelerator, bucket)
-                bucket = []
-        _sum(accelerator, bucket)
-
-
 def of_main(accelerator: Accelerator, value: float) -> float:
     """The main process's value, on every rank."""
     own = torch.tensor(value if accelerator.is_main_process else 0.0, dtype=torch.float64, device=accelerator.device)
@@ -109,14 +91,6 @@ def wait_for_all(accelerator: Accelerator) -> None:
     """Returns once every rank has come here."""
     with exchanging():
         accelerator.wait_for_everyone()
-
-
-def _sum(accelerator: Accelerator, bucket: list[torch.Tensor]) -> None:
-    if not bucket:
-        return
-    total = accelerator.reduce(torch.cat([g.reshape(-1) for g in bucket]), "sum")
-    for gradient, values in zip(bucket, total.split([g.numel() for g in bucket]), strict=True):
-        gradient.copy_(values.view_as(gradient))
 
 
 class StopFlag:

@@ -25,6 +25,7 @@ from pipeline.run.progress import say, working
 from pipeline.training import checkpoint, ewc, metrics
 from pipeline.training.archive import open_checkpoints
 from pipeline.training.fast_path import PathInputs, choose_path
+from pipeline.training.gradient_exchange import GradientExchange
 from pipeline.training.loss_scale import LossScale
 from pipeline.training.micro_batches import MicroBatches
 from pipeline.training.optimizer import build_optimizer, embedding_names
@@ -47,6 +48,7 @@ class Session:
         root: folder of checkpoints. log: metrics.jsonl. key, sizes: what a checkpoint belongs to.
         weights: that are trained, by name. parameters: of the model, before weights in fp8 leave their layers.
         state: of the checkpoint; `step` 0 without one. path: how passes are computed.
+        exchange: of gradients with other ranks.
     """
 
     config: Config
@@ -66,6 +68,7 @@ class Session:
     state: dict[str, Any]
     scaling: LossScale
     path: MicroBatches
+    exchange: GradientExchange
     evaluation: PeriodicEval
 
     @classmethod
@@ -111,6 +114,7 @@ class Session:
         trained, shared = list(weights.values()), encoder.preambles(read_examples(dataset, "train"))
         inputs = PathInputs(settings, model, tokens, shared, accelerator, state, trained, scaling)
         path = choose_path(inputs, dtype, config.model.quantize == "fp8", method.spec.never_packed)
+        exchange = GradientExchange(trained, accelerator.num_processes)
         evaluation = PeriodicEval(model, encoder, val, settings.eval_rows, dataset, config.eval, context or WINDOW)
         if is_main:
             metrics.rewind(log, state["step"] or -1)
@@ -119,7 +123,7 @@ class Session:
             accelerator.init_trackers("tracker", config=_flat(config))
         return cls(
             config, accelerator, tokens, len(val), total, root, log, key, sizes, model, weights, parameters, optimizer,
-            penalties, state, scaling, path, evaluation,
+            penalties, state, scaling, path, exchange, evaluation,
         )  # fmt: skip
 
 

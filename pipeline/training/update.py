@@ -15,7 +15,7 @@ from pipeline.run.errors import UserError
 from pipeline.training import checkpoint
 from pipeline.training.optimizer import take_step
 from pipeline.training.penalty import add_gradients
-from pipeline.training.processes import any_rank, sum_gradients, sum_over_ranks
+from pipeline.training.processes import any_rank, sum_over_ranks
 from pipeline.training.schedule import learning_rate
 from pipeline.training.session import Session
 
@@ -50,7 +50,7 @@ def update(session: Session, step: int, rows: list[int], loss: torch.Tensor, lab
     """
     accelerator, scaling, settings = session.accelerator, session.scaling, session.config.train
     weights = list(session.weights.values())
-    sum_gradients(accelerator, weights)
+    session.exchange.wait()
     scaling.unscale(weights)
     penalty = add_gradients(session.penalties)
     norm = torch.nn.utils.clip_grad_norm_(weights, settings.clip or math.inf)

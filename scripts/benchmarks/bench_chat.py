@@ -26,12 +26,15 @@ import torch
 from pipeline.command import guarded
 from pipeline.config.schema import Config
 from pipeline.dataset.examples import read_examples
+from pipeline.prompt.pack import Packer
 from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.stages import bring_up_to_date
-from scripts.benchmarks.bench_train import CUDA, Case, _model, ours
+from scripts.benchmarks.bench_cases import Case
+from scripts.benchmarks.bench_models import CUDA, fast_model, model_of
+from scripts.benchmarks.bench_worker import our_steps
 from scripts.benchmarks.curves import where
 from scripts.benchmarks.steady import timed
 
@@ -86,18 +89,16 @@ def main() -> None:
     rows = json.loads(Path(words[0]).read_text(encoding="utf-8"))
     rows = [row for row in rows if row["instruction"].strip() and row["output"].strip()]
     lines = []
-    model = _model(Case("ours", shape=shape))
+    case = Case("ours", tokens=16384 if CUDA else 2048, shape=shape)
+    model = model_of(case)
     with tempfile.TemporaryDirectory() as folder:
         for name in CASES:
             tokens, preambles = _tokens(name, rows, words[1], Path(folder))
             share = int(tokens.labelled.sum()) / int(tokens.lengths.sum())
             if CUDA:
                 torch.cuda.empty_cache()
-            pace = timed(
-                _stepping(
-                    ours(Case("ours", tokens=16384 if CUDA else 2048, shape=shape), model, tokens, preambles), model
-                )
-            )
+            packer = Packer(tokens, preambles, 1 << 40)
+            pace = timed(_stepping(our_steps(case, model, fast_model(case, model, tokens), packer), model))
             low, high = pace.quartiles
             lines.append(
                 f"| {name:22} | {len(tokens):8,} | {tokens.lengths.mean():8.1f} | {'' if pace.is_steady else '~'}"

@@ -1,6 +1,7 @@
 """Measures data parallel training on the cards of one host:
 
-    python -m scripts.benchmarks.bench_scaling DATA TOKENIZER [--cards=1,2] [--types=bf16,fp8] [--rows=128] [--tiny]
+    python -m scripts.benchmarks.bench_scaling DATA TOKENIZER [--cards=1,2] [--types=bf16,fp8] [--rows=128]
+        [--exchange=overlapped,single] [--tiny]
 
 DATA: instruction data in Alpaca form. TOKENIZER: a folder with tokenizer.model. A 7B LLaMA with random weights (speed
 does not depend on them), LoRA r=16 on all linear layers, the rows of each step dealt to the ranks as a run does, packs
@@ -8,8 +9,9 @@ through the fast path, gradients summed, AdamW: everything of a step but checkpo
 number of cards, steps until they are steady, then timed ones (`steady.py`). Columns: tokens a second of all ranks
 together, `linear` = share of N times one card, median step, mean over its steps of the imbalance of tokens, an
 all-reduce of the gradients alone (median of ten) with its bus bandwidth, what `make plan` predicts from the one card
-for that bandwidth, and peak memory of the fullest card. `--tiny`: another geometry, on CPUs (gloo) where there is no
-card; to try the script.
+for that bandwidth, and peak memory of the fullest card. `--exchange`: gradients are sent bucket by bucket during the
+last pass (`overlapped`), as in a run, or in one message after it (`single`). `--tiny`: another geometry, on CPUs (gloo)
+where there is no card; to try the script.
 """
 
 from __future__ import annotations
@@ -39,8 +41,9 @@ from pipeline.ranks.card import card_count, card_name, uses_cpu
 from pipeline.ranks.launch import launch_command
 from pipeline.run.errors import UserError
 from pipeline.training.cost import CARDS, Work, predict
+from pipeline.training.gradient_exchange import GradientExchange
 from pipeline.training.micro_batches import PackedMicroBatches
-from pipeline.training.processes import any_rank, sum_gradients
+from pipeline.training.processes import any_rank
 from pipeline.training.rank_rows import imbalance, rank_rows
 from pipeline.training.schedule import step_rows
 from scripts.benchmarks.bench_shapes import PARAMETERS, SHAPES
@@ -51,7 +54,8 @@ from scripts.benchmarks.steady import timed
 CUDA = torch.cuda.is_available()
 KIND = torch.bfloat16 if CUDA else torch.float32
 WORKER = "SURI_BENCH_SCALING"  # environment variable: the worker's settings
-DEFAULTS = {"cards": "1,2", "types": "bf16,fp8", "rows": "128"}
+DEFAULTS = {"cards": "1,2", "types": "bf16,fp8", "rows": "128", "exchange": "overlapped"}
+EXCHANGES = ("overlapped", "single")
 TRIED = 8  # steps with --tiny, steady or not
 MOST_PACK = 16384  # tokens, as in bench_train
 
@@ -69,14 +73,15 @@ def work() -> None:
     weights = [p for p in model.parameters() if p.requires_grad]
     train = Train(batch_size=settings["rows"])
     shares: list[float] = []
-    pace = timed(itertools.islice(_steps(accelerator, path, weights, train, shares), settings["most"]))
+    exchange = GradientExchange(weights, world, overlapped=settings["exchange"] == "overlapped")
+    pace = timed(itertools.islice(_steps(accelerator, path, exchange, train, shares), settings["most"]))
     peak = torch.cuda.max_memory_allocated() / 2**30 if CUDA else 0.0
     peaks = accelerator.gather(torch.tensor([peak], device=accelerator.device)).tolist()
-    exchange = _exchange(accelerator, weights) if world > 1 else 0.0
+    seconds = _exchange_seconds(accelerator, exchange) if world > 1 else 0.0
     if rank == 0:
         result = {
             "rate": pace.rate, "ms": pace.milliseconds, "steady": pace.is_steady, "quartiles": pace.quartiles,
-            "imbalance": statistics.mean(shares), "peak": max(peaks), "exchange": exchange,
+            "imbalance": statistics.mean(shares), "peak": max(peaks), "exchange": seconds,
             "trained": sum(w.numel() for w in weights), "tokens": float(tokens.lengths.mean()),
         }  # fmt: skip
         Path(settings["result"]).write_text(json.dumps(result))
@@ -85,11 +90,11 @@ def work() -> None:
 
 
 def _steps(
-    accelerator: Accelerator, path: PackedMicroBatches, weights: list[Any], train: Train, shares: list[float]
+    accelerator: Accelerator, path: PackedMicroBatches, exchange: GradientExchange, train: Train, shares: list[float]
 ) -> Iterator[int]:
     """Steps as those of `pipeline/training/loop.py`; yields the tokens of all ranks after each."""
     world, rank, tokens = accelerator.num_processes, accelerator.process_index, path.tokens
-    optimizer = torch.optim.AdamW(weights, lr=1e-4, fused=CUDA)
+    optimizer = torch.optim.AdamW(exchange.weights, lr=1e-4, fused=CUDA)
     step = 0
     while True:
         rows = step_rows(step, len(tokens), train)
@@ -97,16 +102,19 @@ def _steps(
         micro_batches = path.split(rank_rows(rows, path.costs, rank, world))
         path.prefetch(rank_rows(step_rows(step + 1, len(tokens), train), path.costs, rank, world))
         loss = torch.zeros((), device=accelerator.device)
-        for micro_batch in micro_batches:
+        exchange.start_step()
+        for n, micro_batch in enumerate(micro_batches):
             part = path.loss(micro_batch)
+            exchange.start_pass(is_last=n + 1 == len(micro_batches))
             if part.requires_grad:
                 (part / labelled).backward()
             loss += part.detach()
+        exchange.send_rest()
         any_rank(accelerator, False)
-        sum_gradients(accelerator, weights)
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        exchange.wait()
+        torch.nn.utils.clip_grad_norm_(exchange.weights, 1.0)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=False)
+        optimizer.zero_grad(set_to_none=True)
         path.after_step()
         float(accelerator.reduce(loss, "sum"))  # waits for the card, as a run does
         shares.append(imbalance(rows, path.costs, world))
@@ -114,13 +122,14 @@ def _steps(
         yield int(tokens.lengths[rows].sum())
 
 
-def _exchange(accelerator: Accelerator, weights: list[Any]) -> float:
-    """Median seconds of the gradients' sum over all ranks."""
+def _exchange_seconds(accelerator: Accelerator, exchange: GradientExchange) -> float:
+    """Median seconds of the gradients' sum over all ranks, with nothing else to do."""
     spans = []
     for _ in range(10):
         accelerator.wait_for_everyone()
         started = time.perf_counter()
-        sum_gradients(accelerator, weights)
+        exchange.send_rest()
+        exchange.wait()
         if CUDA:
             torch.cuda.synchronize()
         spans.append(time.perf_counter() - started)
@@ -142,7 +151,7 @@ def _measure(settings: dict[str, Any], count: int) -> dict[str, Any]:
     return dict(json.loads(Path(settings["result"]).read_text()))
 
 
-def _line(kind: str, count: int, rows: int, shape: str, one: dict[str, Any], now: dict[str, Any]) -> str:
+def _line(kind: str, count: int, way: str, rows: int, shape: str, one: dict[str, Any], now: dict[str, Any]) -> str:
     size = 4 * now["trained"]
     moved = 2 * (count - 1) / count * size
     bandwidth = moved / now["exchange"] / 1e9 if now["exchange"] else 0.0
@@ -150,7 +159,7 @@ def _line(kind: str, count: int, rows: int, shape: str, one: dict[str, Any], now
     planned = Work(rows, one["tokens"], 1, 4 * PARAMETERS[shape], now["trained"], blocks, kind)
     predicted = predict(planned, count, CARDS["h200"], one["rate"], bandwidth).step * 1000
     off = f"{predicted:,.1f} ({predicted / now['ms'] - 1:+.0%})" if count > 1 else ""
-    exchange = f"{now['exchange'] * 1000:,.1f} ({bandwidth:,.1f} GB/s)" if count > 1 else ""
+    exchange = f"{way} {now['exchange'] * 1000:,.1f} ({bandwidth:,.1f} GB/s)" if count > 1 else ""
     rate = f"{'' if now['steady'] else '~'}{now['rate']:,.0f}"
     return (
         f"| {kind} | {count} | {rate} | {now['rate'] / one['rate'] / count:.1%} | {now['ms']:,.1f} | "
@@ -173,7 +182,7 @@ def _options(words: list[str]) -> tuple[list[str], dict[str, str], bool]:
             options[name] = value
         elif word.startswith("--"):
             raise UserError(
-                f"no such option: {word!r}", "bench_scaling", "there is --cards, --types, --rows and --tiny"
+                f"no such option: {word!r}", "bench_scaling", "there is --cards, --types, --rows, --exchange and --tiny"
             )
         else:
             plain.append(word)
@@ -191,21 +200,24 @@ def main() -> None:
         raise UserError("no card", "bench_scaling", "--tiny tries the script on CPUs")
     shape, kinds = ("tiny", ["bf16"]) if tiny else ("7b", options["types"].split(","))
     counts = [1, *(count for count in counts if count > 1)]  # the others are compared with one
-    rows, lines = int(options["rows"]), []
+    rows, lines, exchanges = int(options["rows"]), [], options["exchange"].split(",")
+    if unknown := set(exchanges) - set(EXCHANGES):
+        raise UserError(f"no such exchange: {unknown.pop()!r}", "--exchange", f"there are {', '.join(EXCHANGES)}")
     with tempfile.TemporaryDirectory() as folder:
         tokens, preambles = encoded(words[0], words[1], Path(folder))
         del tokens
         for kind in kinds:
             one: dict[str, Any] = {}
-            for count in counts:
+            for count, exchange in [(1, exchanges[0]), *((n, way) for n in counts[1:] for way in exchanges)]:
                 settings = {
                     "tokens": f"{folder}/bench/tokens/train.arrow", "preambles": [list(map(int, p)) for p in preambles],
                     "shape": shape, "type": kind, "rows": rows, "result": f"{folder}/result.json",
+                    "exchange": exchange,
                     "most": TRIED if tiny else None,
                 }  # fmt: skip
                 now = _measure(settings, count)
                 one = one or now
-                lines.append(_line(kind, count, rows, shape, one, now))
+                lines.append(_line(kind, count, exchange if count > 1 else "", rows, shape, one, now))
                 print(lines[-1], flush=True)
     print(f"\n{where()}, {card_name(0)}, {rows} rows a step, {shape}\n")
     print("| type | cards | tok/s | linear | ms a step | imbalance | exchange, ms | predicted, ms | GiB |")

@@ -42,6 +42,11 @@ class Pace:
         return first, third
 
     @property
+    def mean(self) -> float:
+        """Tokens of all steps by their seconds: what counts where steps are not alike, as with padded rows."""
+        return sum(rate * span for rate, span in zip(self.rates, self.spans, strict=True)) / sum(self.spans)
+
+    @property
     def milliseconds(self) -> float:
         """Median of a step."""
         return statistics.median(self.spans) * 1e3
@@ -53,11 +58,14 @@ def is_steady(rates: Sequence[float]) -> bool:
     return len(last) == WINDOW and max(last) - min(last) <= SPREAD * statistics.median(last)
 
 
-def timed(steps: Iterable[int], clock: Callable[[], float] = time.perf_counter) -> Pace:
-    """Goes through steps until they are steady, then through `STEPS` more.
+def timed(
+    steps: Iterable[int], clock: Callable[[], float] = time.perf_counter, most: int = MAX_WARM_UP, count: int = STEPS
+) -> Pace:
+    """Goes through steps until they are steady, then through some more, which count.
 
     Args:
-        steps: gives the tokens of each step when it has ended; longer than `MAX_WARM_UP` + `STEPS` + 1.
+        steps: gives the tokens of each step when it has ended; longer than `most` + `count` + 1.
+        most: steps before those that count, even if not steady. count: how many count.
     """
     rates: list[float] = []
     spans: list[float] = []
@@ -70,8 +78,8 @@ def timed(steps: Iterable[int], clock: Callable[[], float] = time.perf_counter) 
         before = now
         if not warm:
             steady = is_steady(rates)
-            warm = len(rates) if steady or len(rates) == MAX_WARM_UP else 0
-        elif len(rates) == warm + STEPS:
+            warm = len(rates) if steady or len(rates) == most else 0
+        elif len(rates) == warm + count:
             break
     return Pace(tuple(rates[warm:]), tuple(spans[warm:]), warm, steady)
 

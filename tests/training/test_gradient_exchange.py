@@ -1,0 +1,90 @@
+"""Gradients sent during the last pass are to the bit those that one message after it sums."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.multiprocessing import get_context
+
+from pipeline.training.gradient_exchange import GradientExchange
+from tests.helpers.gradient_ranks import LAYERS, SCENARIOS, STEPS, WORLD, Net, rank_main
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
+
+Ranks = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+    """What each rank got in each scenario."""
+    folder = tmp_path_factory.mktemp("gradients")
+    context = get_context("spawn")
+    processes = [context.Process(target=rank_main, args=(rank, str(folder))) for rank in range(WORLD)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert codes == [0] * WORLD
+    return [torch.load(folder / f"rank-{rank}.pt") for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_sums_are_those_of_one_message(ranks: Ranks, name: str) -> None:
+    for rank in ranks:
+        for got, wanted in zip(rank[name]["got"], rank[name]["wanted"], strict=True):
+            assert torch.equal(got, wanted)
+    for a, b in zip(ranks[0][name]["got"], ranks[1][name]["got"], strict=True):
+        assert torch.equal(a, b)
+        assert a.abs().sum() > 0
+
+
+def test_most_buckets_leave_while_the_pass_computes(ranks: Ranks) -> None:
+    """From the second pass on, one for each layer; that of the weight without a gradient goes out afterwards."""
+    for rank in ranks:
+        assert rank["plain"]["buckets"] == LAYERS + 1
+        assert rank["plain"]["early"] == [rank["plain"]["buckets"] - 1] * STEPS
+
+
+def test_one_message_if_not_overlapped(ranks: Ranks) -> None:
+    for rank in ranks:
+        assert rank["single"]["buckets"] == 1
+        assert rank["single"]["early"] == [0] * STEPS
+
+
+def test_a_rank_without_rows_sends_zeros_afterwards(ranks: Ranks) -> None:
+    assert ranks[0]["no rows"]["early"][1] > 0
+    assert ranks[1]["no rows"]["early"][1:] == [0, 0]
+
+
+def test_memory_runs_out_after_buckets_were_sent(ranks: Ranks) -> None:
+    """They are not sent again; the step's sums are right (compared above) and the other rank notices nothing."""
+    (kept,) = ranks[0]["memory"]["kept"]
+    assert 0 < kept < ranks[0]["memory"]["buckets"]
+    assert ranks[1]["memory"]["kept"] == []
+
+
+def test_gradients_that_come_twice_in_a_pass_are_sent_afterwards(ranks: Ranks) -> None:
+    for rank in ranks:
+        assert rank["repeats"]["early"] == [0] * STEPS
+
+
+def test_nothing_is_left_on_the_weights(ranks: Ranks) -> None:
+    assert all(rank[name]["hooks"] == 0 for rank in ranks for name in SCENARIOS)
+
+
+def test_one_rank_keeps_its_gradients_as_they_are() -> None:
+    net = Net()
+    exchange = GradientExchange(net.parameters(), 1)
+    exchange.start_step()
+    exchange.start_pass(is_last=True)
+    net(torch.ones(1, 8)).sum().backward()
+    exchange.send_rest()
+    exchange.wait()
+    assert not exchange.buckets
+    assert net.unused.grad is None
+    assert net.layers[0].weight.grad is not None
