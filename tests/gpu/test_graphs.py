@@ -115,8 +115,8 @@ def decision_of(run: Run) -> Any:
 
 
 WAYS = {
-    "full": ("adapter.method=full", "train.lr=1e-3"),
-    "fp8": ("model.quantize=fp8",),
+    "full": ("model.dtype=bf16", "adapter.method=full", "train.lr=1e-3"),
+    "fp8": ("model.dtype=bf16", "model.quantize=fp8"),
     "fp16, full": ("model.dtype=fp16", "adapter.method=full", "train.lr=1e-3"),
 }
 
@@ -159,7 +159,9 @@ def test_the_time_of_a_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(launch_time, "measure", noted)
     base = make_base(tmp_path / "base", hidden_size=128, intermediate_size=256, head_dim=32)
-    run_to(make_config(tmp_path, base, "train.max_steps=2", "train.batch_size=16"), "train", tmp_path)
+    run_to(
+        make_config(tmp_path, base, "model.dtype=bf16", "train.max_steps=2", "train.batch_size=16"), "train", tmp_path
+    )
     assert len(found) == 1
     print(found)
     assert found[0].peak > 0

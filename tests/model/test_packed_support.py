@@ -16,6 +16,7 @@ from pipeline.model.packed.support import NotPackable
 from pipeline.prompt.tokens import Tokens
 from tests.helpers.packed_models import (
     DYNAMIC,
+    KINDS,
     LONG,
     LONGEST,
     NESTED,
@@ -40,6 +41,18 @@ def test_every_weight_trained(tokens: Tokens, kind: str, tied: bool) -> None:
     fast = PackedModel(model, LONGEST)
     assert_same(packed_pass(fast, model, tokens), wanted)
     assert_same(recomputed_pass(fast, model, tokens), wanted)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_transformers_does_not_wait_for_the_card_to_see_its_rows(
+    monkeypatch: pytest.MonkeyPatch, tokens: Tokens, kind: str
+) -> None:
+    """It would look for the bounds of rows in the positions, which are on the card, at the start of each pass."""
+    looked: list[str] = []
+    monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda *_: looked.append(kind))
+    model = adapted(kind)
+    packed_pass(PackedModel(model, LONGEST), model, tokens)
+    assert looked == []
 
 
 def with_dora(model: Any) -> Any:

@@ -61,6 +61,7 @@ from pipeline.model.packed.support import (
     is_plain_lora,
     norm_of,
     trains_llama_blocks,
+    unused_mask,
 )
 from pipeline.prompt.pack import Pack
 
@@ -104,7 +105,7 @@ class PackedModel:
         self.autocast = low and not self.trains_blocks
         has_kernels = self.device.type == "cuda" and has_triton(self.device)
         self.plain_attention = not has_kernels or self.dtype == torch.float32
-        self.fp8 = fp8
+        self.fp8, self.mask = fp8, unused_mask(self.decoder, self.device)
         self.gradient_scale: torch.Tensor | None = None
         self.linears: list[StackedLora | TrainedLinear] = []
         self.packed_forwards: list[tuple[Any, Callable[..., Any]]] = []  # modules, and their forward during a pass
@@ -150,7 +151,7 @@ class PackedModel:
         with noise, self._packed_layers(PackedContext(batch, seed or self.draw_seed(), self.dtype)):
             if not self.fused_head:
                 return self._loss_of_own_head(batch)
-            hidden = self.decoder(input_ids=batch.ids, position_ids=batch.positions, use_cache=False)[0]
+            hidden = self.decoder(**self._inputs(batch))[0]
         hidden = self._of_entries(hidden, batch).to(self.dtype)
         inputs = hidden, self.head.weight, batch.targets, batch.weights, self.gradient_scale
         loss: torch.Tensor = HeadCrossEntropy.apply(*inputs)
@@ -159,10 +160,19 @@ class PackedModel:
     def _loss_of_own_head(self, batch: PackedBatch) -> torch.Tensor:
         hook = self.head.register_forward_pre_hook(lambda _, args: (self._of_entries(args[0], batch),))
         try:
-            logits = self.causal_lm(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).logits
+            logits = self.causal_lm(**self._inputs(batch)).logits
         finally:
             hook.remove()
         return (losses(logits, batch.targets) * batch.weights).sum()
+
+    def _inputs(self, batch: PackedBatch) -> dict[str, Any]:
+        """Arguments of the decoder."""
+        return {
+            "input_ids": batch.ids,
+            "position_ids": batch.positions,
+            "attention_mask": self.mask,
+            "use_cache": False,
+        }
 
     def _of_entries(self, hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         """(entries, hidden) from (1, tokens, hidden), or from (1, kept, hidden) after our last block."""

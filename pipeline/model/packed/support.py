@@ -6,6 +6,7 @@ gradients without an error. What is accepted here is still compared with the pla
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -45,6 +46,19 @@ def check_attention(model: Any, longest: int) -> None:
     window = getattr(config, "sliding_window", None)
     if window and getattr(config, "use_sliding_window", True) and longest > window:
         raise NotPackable(f"rows are longer than the attention window of {window} tokens")
+
+
+def unused_mask(decoder: Any, device: torch.device) -> torch.Tensor | None:
+    """A mask that the model hands to its attention as it is, which then ignores it (`context.py`); None where positions
+    or layers depend on it.
+
+    Without one transformers looks for the bounds of rows in the positions, and waits for the card to see them: each
+    pass would begin with an idle card, and with such a wait it could not be recorded.
+    """
+    modules = [sys.modules.get(one.__module__) for one in type(decoder).__mro__]
+    makes_mask = any(hasattr(module, "create_causal_mask") for module in modules)
+    has_alibi = bool(getattr(decoder.config, "alibi", False))
+    return torch.zeros(1, 1, 1, 1, device=device) if makes_mask and not has_alibi else None
 
 
 def max_length_of_fixed_rotation(config: Any) -> float:
