@@ -28,6 +28,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def run_cases(
     """Measures the cases, each library in its process.
 
     Args:
-        keep: gets the records of all cases so far, in the order of the names, after each process.
+        keep: gets the records of all cases so far, in the order of the names, after each case.
 
     Raises:
         UserError: a process ended without its results.
@@ -88,6 +89,15 @@ def run_cases(
         shapes = {CASES[name].shape for name in wanted if CASES[name].how == UNSLOTH}
         weights = {shape: str(folder / f"base-{shape}") for shape in sorted(shapes)}
         results = folder / "results.jsonl"
+
+        def collect() -> None:
+            text = results.read_text() if results.is_file() else ""
+            found = [json.loads(line) for line in text.rpartition("\n")[0].splitlines()]  # not a line in the making
+            if any(record["name"] not in records for record in found):
+                records.update((record["name"], record) for record in found)
+                keep([dict(records[name]) for name in names if name in records])
+
+        keep([dict(records[name]) for name in names if name in records])
         for process in PROCESSES:
             plan = {
                 "cases": [name for name in wanted if CASES[name].process == process], "profile": profile,
@@ -95,26 +105,28 @@ def run_cases(
                 "save": weights if process == "stock" else {},
             }  # fmt: skip
             if plan["cases"] or plan["save"]:
-                _run(process, plan, folder)
-            for line in results.read_text().splitlines() if results.is_file() else []:
-                record = json.loads(line)
-                records[record["name"]] = record
-            keep([dict(records[name]) for name in names if name in records])
+                _run(process, plan, folder, collect)
 
 
-def _run(process: str, plan: dict[str, Any], folder: Path) -> None:
+def _run(process: str, plan: dict[str, Any], folder: Path, collect: Callable[[], None]) -> None:
+    """collect: takes over the results so far, so that those of a call that is cut off are kept."""
     path = folder / f"{process}.json"
     path.write_text(json.dumps(plan))
     words = [sys.executable, "-m", "scripts.benchmarks.bench_worker", str(path), process]
-    if code := subprocess.run(words, check=False).returncode:
-        message = f"the process of the {process} cases ended with code {code}"
+    with subprocess.Popen(words) as worker:
+        while worker.poll() is None:
+            time.sleep(1)
+            collect()
+    collect()
+    if worker.returncode:
+        message = f"the process of the {process} cases ended with code {worker.returncode}"
         raise UserError(message, ", ".join(plan["cases"]), "its last lines say why; name the cases that work")
 
 
 def described(records: list[dict[str, Any]], rows: int) -> dict[str, Any]:
     """The whole call, as `bench_results.py` describes it."""
     found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    commit, versions = found.stdout.strip() or os.environ.get("COMMIT", "unknown"), {}
+    commit, versions = os.environ.get("COMMIT") or found.stdout.strip() or "unknown", {}
     for library in LIBRARIES:
         try:
             versions[library] = importlib.metadata.version(library)
