@@ -1,0 +1,115 @@
+"""A Ray cluster of several nodes, of which one is killed half-way and another joins late: the bytes are those of the
+local engine. The nodes are separate raylets on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.dataset import ray_engine, stage
+from pipeline.dataset.chunk import ChunkPipeline
+from pipeline.dataset.ray_engine import RayEngine
+from pipeline.run.errors import UserError
+from pipeline.run.folder import Run
+from tests.helpers.data_stage import config_of, story
+
+pytestmark = pytest.mark.ray
+ray = pytest.importorskip("ray", reason="needs the extra `ray`, which is not here")
+
+ROWS, KILLED, JOINED = 12_000, 3, 5  # the chunk after which a node is killed, and the one after which another joins
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A head without CPUs and two worker nodes with one CPU each."""
+    from ray.cluster_utils import Cluster
+
+    if ray.is_initialized():
+        ray.shutdown()
+    there = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    there.add_node(num_cpus=1)
+    there.add_node(num_cpus=1)
+    monkeypatch.setenv("RAY_ADDRESS", there.address)
+    yield there
+    ray.shutdown()
+    there.shutdown()
+
+
+def results(run: Run) -> dict[str, bytes]:
+    files = {path.name: path.read_bytes() for path in run.folder("dataset").iterdir() if path.name != "README.md"}
+    files.pop("manifest.json")
+    return files
+
+
+class Slow:
+    """A chunk's work, slowed down so that tasks run and wait while the cluster changes; says which node did it."""
+
+    def __init__(self, inner: ChunkPipeline, log: Path) -> None:
+        self.inner, self.log, self.whole = inner, log, inner.whole
+
+    def __call__(self, chunk: Any) -> Any:
+        result = self.inner(chunk)
+        time.sleep(0.5)
+        with open(self.log, "a") as file:
+            file.write(f"{ray.get_runtime_context().get_node_id()}\n")
+        return result
+
+
+def test_a_node_is_killed_and_another_joins(
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text("".join(json.dumps(story(i % (ROWS - 300), 12)) + "\n" for i in range(ROWS)))
+    local, remote, log = Run(tmp_path / "local"), Run(tmp_path / "ray"), tmp_path / "log"
+    stage.build(config_of(source, val=0.1), local)
+
+    plain = RayEngine.map
+    nodes: list[str] = []
+
+    def changing(self: RayEngine, function: Any, items: Any) -> Iterator[Any]:
+        for number, result in enumerate(plain(self, Slow(function, log), items)):
+            yield result
+            if number == KILLED:
+                victim = list(cluster.worker_nodes)[-1]
+                nodes.append(victim.node_id)
+                kill(victim)
+            if number == JOINED:
+                nodes.append(cluster.add_node(num_cpus=1).node_id)
+
+    monkeypatch.setattr(RayEngine, "map", changing)
+    stage.build(config_of(source, val=0.1, engine="ray"), remote)
+    assert results(remote) == results(local)
+    worked = log.read_text().split()
+    killed, joined = nodes
+    assert killed in worked  # it had results that were lost with it
+    assert joined in worked
+    assert len(set(worked)) == 3
+    assert len(worked) >= ROWS // 1000  # some chunks were done twice
+
+
+def kill(node: Any) -> None:
+    """kill -9 of all processes of a node, as if its machine had lost its power."""
+    import psutil
+
+    pids = [info[0].process.pid for info in node.all_processes.values() if info]
+    everything = [p for pid in pids for p in (*psutil.Process(pid).children(recursive=True), psutil.Process(pid))]
+    for process in everything:
+        with_suppressed(process)
+
+
+def with_suppressed(process: Any) -> None:
+    import contextlib
+
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        os.kill(process.pid, signal.SIGKILL)
