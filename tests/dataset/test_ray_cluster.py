@@ -3,16 +3,15 @@ local engine. The nodes are separate raylets on this machine."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from pipeline.dataset import ray_engine, stage
@@ -51,22 +50,28 @@ def results(run: Run) -> dict[str, bytes]:
 
 
 class Slow:
-    """A chunk's work, slowed down so that tasks run and wait while the cluster changes; says which node did it."""
+    """A chunk's work, slowed down so that tasks run and wait while the cluster changes; logs the node that did it.
+
+    Once a node has joined (its id is in the file `late`), the others wait until it has done something.
+    """
 
     def __init__(self, inner: ChunkPipeline, log: Path) -> None:
-        self.inner, self.log, self.whole = inner, log, inner.whole
+        self.inner, self.log, self.late, self.whole = inner, log, log.with_name("late"), inner.whole
 
     def __call__(self, chunk: Any) -> Any:
         result = self.inner(chunk)
         time.sleep(0.5)
+        mine = ray.get_runtime_context().get_node_id()
+        for _ in range(600):
+            if not self.late.exists() or self.late.read_text() in (mine, *self.log.read_text().split()):
+                break
+            time.sleep(0.1)
         with open(self.log, "a") as file:
-            file.write(f"{ray.get_runtime_context().get_node_id()}\n")
+            file.write(f"{mine}\n")
         return result
 
 
-def test_a_node_is_killed_and_another_joins(
-    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_is_killed_and_another_joins(tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "a.jsonl"
     source.write_text("".join(json.dumps(story(i % (ROWS - 300), 12)) + "\n" for i in range(ROWS)))
     local, remote, log = Run(tmp_path / "local"), Run(tmp_path / "ray"), tmp_path / "log"
@@ -84,6 +89,8 @@ def test_a_node_is_killed_and_another_joins(
                 kill(victim)
             if number == JOINED:
                 nodes.append(cluster.add_node(num_cpus=1).node_id)
+                (tmp_path / "new").write_text(nodes[-1])
+                os.replace(tmp_path / "new", tmp_path / "late")
 
     monkeypatch.setattr(RayEngine, "map", changing)
     stage.build(config_of(source, val=0.1, engine="ray"), remote)
@@ -98,18 +105,35 @@ def test_a_node_is_killed_and_another_joins(
 
 def kill(node: Any) -> None:
     """kill -9 of all processes of a node, as if its machine had lost its power."""
-    import psutil
-
-    pids = [info[0].process.pid for info in node.all_processes.values() if info]
-    everything = [p for pid in pids for p in (*psutil.Process(pid).children(recursive=True), psutil.Process(pid))]
-    for process in everything:
-        with_suppressed(process)
+    tops = [psutil.Process(info[0].process.pid) for info in node.all_processes.values() if info]
+    for process in [child for top in tops for child in (*top.children(recursive=True), top)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
-def with_suppressed(process: Any) -> None:
-    import contextlib
+def test_a_lost_head_is_one_message(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = RayEngine()
+    assert engine.slices == 2
+    results = engine.map(Sleep(), range(100))
+    assert next(results) == 0
+    kill(cluster.head_node)
+    with pytest.raises(UserError, match=r"the head of the Ray cluster at .+ does not answer") as caught:
+        list(results)
+    assert "engine: local" in caught.value.fix
 
-    import psutil
 
-    with contextlib.suppress(psutil.NoSuchProcess):
-        os.kill(process.pid, signal.SIGKILL)
+def test_a_cluster_without_workers_is_one_message(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_engine, "PATIENCE", 5.0)
+    engine = RayEngine()
+    results = engine.map(Sleep(), range(100))
+    assert next(results) == 0
+    for node in list(cluster.worker_nodes):
+        kill(node)
+    with pytest.raises(UserError, match="no CPU for 5 s: its worker nodes are lost"):
+        list(results)
+
+
+class Sleep:
+    def __call__(self, item: int) -> int:
+        time.sleep(0.2)
+        return item
