@@ -162,14 +162,14 @@ def described(address: str) -> Object:
         UserError: it is not, or as `errors`.
     """
     path = path_of(address)
-    with errors(address), connected().open_input_stream(path) as stream:  # one HEAD; nothing is read yet
+    with errors(address), connected().open_input_stream(path, None) as stream:  # one HEAD; nothing is read yet
         return _object(address, stream)
 
 
 def _object(address: str, stream: Any) -> Object:
     """What the store said of an object when its stream was opened."""
     facts = stream.metadata()
-    return Object(address, int(facts[b"Content-Length"]), facts.get(b"ETag", b"").decode().strip('"'))
+    return Object(address, int(facts["Content-Length"]), facts.get("ETag", b"").decode().strip('"'))
 
 
 def objects(pattern: str) -> list[Object]:
@@ -187,12 +187,8 @@ def objects(pattern: str) -> list[Object]:
     if kind == "Directory":
         fix = f"name its files: {pattern.rstrip('/')}/*.jsonl"
         raise UserError("a folder of a bucket, not an object", pattern, fix)
+    _check_bucket(path, pattern)
     if not MAGIC.search(path):
-        bucket = path.partition("/")[0]
-        with errors(f"s3://{bucket}"):
-            exists = connected().get_file_info(bucket).type.name != "NotFound"
-        if not exists:
-            raise UserError("no such bucket", f"s3://{bucket}", CAUSES[0][2])
         return [described(pattern)]  # raises: it is not there
     found = sorted(name for name in _listed(pattern, path) if _fits(name.split("/"), path.split("/")))
     if not found:
@@ -201,15 +197,26 @@ def objects(pattern: str) -> list[Object]:
         return list(pool.map(described, (f"s3://{name}" for name in found)))
 
 
+def _check_bucket(path: str, address: str) -> None:
+    """Raises:
+    UserError: there is no such bucket, or its name holds a wildcard.
+    """
+    bucket = path.partition("/")[0]
+    if MAGIC.search(bucket):
+        raise UserError("the name of the bucket holds a wildcard", address, "name one bucket: s3://bucket/*.jsonl")
+    with errors(f"s3://{bucket}"):
+        exists = connected().get_file_info(bucket).type.name != "NotFound"
+    if not exists:
+        raise UserError("no such bucket", f"s3://{bucket}", CAUSES[0][2])
+
+
 def _listed(pattern: str, path: str) -> list[str]:
     """Names of the objects below the last folder before the first wildcard."""
     from pyarrow.fs import FileSelector
 
     parts = path.split("/")
     first = next(i for i, part in enumerate(parts) if MAGIC.search(part))
-    if not first:
-        raise UserError("the name of the bucket holds a wildcard", pattern, "name one bucket: s3://bucket/*.jsonl")
-    selector = FileSelector("/".join(parts[:first]), allow_not_found=first > 1, recursive=first < len(parts) - 1)
+    selector = FileSelector("/".join(parts[:first]), allow_not_found=True, recursive=first < len(parts) - 1)
     with errors(pattern):
         return [info.path for info in connected().get_file_info(selector) if info.type.name == "File"]
 
@@ -228,7 +235,8 @@ class _Stream(io.RawIOBase):
     def __init__(self, there: Object, count: Callable[[int], Any]) -> None:
         self._object, self._count, self._left = there, count, there.size
         with errors(there.address):
-            self._inner = connected().open_input_stream(path_of(there.address), buffer_size=BLOCK)
+            # Without compression=None pyarrow unpacks what is called .gz, whatever it holds.
+            self._inner = connected().open_input_stream(path_of(there.address), compression=None, buffer_size=BLOCK)
             self._check(_object(there.address, self._inner))
 
     def readable(self) -> bool:
