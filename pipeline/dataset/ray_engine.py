@@ -19,6 +19,7 @@ import contextlib
 import itertools
 import logging
 import os
+import re
 import socket
 import time
 from collections import deque
@@ -34,6 +35,7 @@ TASKS = 4  # in flight for each CPU: enough to keep it busy, few enough to bound
 RETRIES = 10  # of one task, each after a node or worker process was lost
 LOOK = 2.0  # seconds between two looks at a cluster that gives no result
 PATIENCE = 120.0  # seconds without any CPU in the cluster, for nodes that are replaced
+ADDRESS = re.compile(r"[^/:]+:\d+")
 RESUME = "start it again (ray status lists its nodes), then run the same command again; or engine: local"
 _functions: dict[str, Callable[[Any], Any]] = {}  # of a worker process: the last one
 
@@ -53,10 +55,7 @@ class RayEngine:
         except ImportError:
             raise UserError("ray is not installed", "data.engine", "make .venv/.ray, or engine: local") from None
         if not ray.is_initialized():
-            try:
-                ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                raise UserError(f"no Ray cluster: {one_line(error)}", "data.engine", "check RAY_ADDRESS") from None
+            _start(ray)
         self._ray = ray
         self._task = ray.remote(_apply).options(max_retries=RETRIES, retry_exceptions=False)
         self._address = ray.get_runtime_context().gcs_address
@@ -137,6 +136,24 @@ class RayEngine:
         """CPUs of the nodes that are alive."""
         nodes = (node for node in self._ray.nodes() if node["Alive"])
         return int(sum(node["Resources"].get("CPU", 0) for node in nodes))
+
+
+def _start(ray: Any) -> None:
+    """Connects to the cluster of RAY_ADDRESS, or starts one on this machine.
+
+    Raises:
+        UserError: there is none at that address.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    fix = "check RAY_ADDRESS and `ray status`, or unset it to use this machine"
+    if ADDRESS.fullmatch(address) and not _answers(address):  # Ray itself would try for minutes
+        raise UserError(f"no Ray cluster answers at {address}", "data.engine: ray", fix)
+    # By itself Ray would take a cluster of this machine that somebody else started, even one that is gone.
+    own = {} if address else {"address": "local", "include_dashboard": False}
+    try:
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **own)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(f"no Ray cluster: {one_line(error)}", "data.engine: ray", fix) from None
 
 
 def _answers(address: str) -> bool:

@@ -32,7 +32,7 @@ CASES = ("local", "s3", "ray")
 
 @dataclass
 class Peak:
-    """The largest sizes so far, in bytes. memory: of all processes; own: without mapped files; main: of the first one."""
+    """The largest sizes so far, in bytes. memory: of all processes; own: without mapped files; main: of the first."""
 
     memory: int = 0
     own: int = 0
@@ -89,9 +89,8 @@ def measure(case: str, rows: Path, work: Path) -> str:
     if process.returncode:
         raise UserError(f"the stage ended with {process.returncode}", str(config), "see above")
     seconds = time.perf_counter() - started
-    sizes = " | ".join(
-        readable_size(n) for n in (peak.memory, peak.own, peak.main, peak.disk, folder_size(runs / case))
-    )
+    result = folder_size(runs / case)
+    sizes = " | ".join(readable_size(n) for n in (peak.memory, peak.own, peak.main, peak.disk, result))
     return f"| {case} | {seconds:.1f} s | {sizes} |"
 
 

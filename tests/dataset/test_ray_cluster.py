@@ -20,6 +20,7 @@ from pipeline.dataset.ray_engine import RayEngine
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from tests.helpers.data_stage import config_of, story
+from tests.helpers.object_store import free_port
 
 pytestmark = pytest.mark.ray
 ray = pytest.importorskip("ray", reason="needs the extra `ray`, which is not here")
@@ -40,7 +41,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("RAY_ADDRESS", there.address)
     yield there
     ray.shutdown()
-    there.shutdown()
+    with contextlib.suppress(Exception):  # of nodes that were killed
+        there.shutdown()
 
 
 def results(run: Run) -> dict[str, bytes]:
@@ -120,6 +122,13 @@ def test_a_lost_head_is_one_message(cluster: Any, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UserError, match=r"the head of the Ray cluster at .+ does not answer") as caught:
         list(results)
     assert "engine: local" in caught.value.fix
+
+
+def test_an_address_where_no_cluster_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
+    with pytest.raises(UserError, match=r"no Ray cluster answers at 127\.0\.0\.1:") as caught:
+        RayEngine()
+    assert "RAY_ADDRESS" in caught.value.fix
 
 
 def test_a_cluster_without_workers_is_one_message(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
