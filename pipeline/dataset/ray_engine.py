@@ -77,9 +77,10 @@ class RayEngine:
             while waiting:
                 yield self._result(waiting.popleft())
         finally:
-            for task in waiting:
-                with contextlib.suppress(Exception):  # the cluster may be lost
-                    self._ray.cancel(task)
+            if waiting and _answers(self._address):
+                for task in waiting:
+                    with contextlib.suppress(Exception):  # the cluster may be lost
+                        self._ray.cancel(task)
 
     def spread(self, function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
         return self.map(function, items)
@@ -119,11 +120,8 @@ class RayEngine:
         Raises:
             UserError: its head does not answer, or it has had no CPU for `PATIENCE`.
         """
-        if not _answers(self._address):
-            raise UserError(f"the head of the Ray cluster at {self._address} does not answer", "data.engine: ray",
-                            RESUME)  # fmt: skip
-        now = time.monotonic()
-        if self._cpus():
+        has_cpus, now = self._cpus() > 0, time.monotonic()
+        if has_cpus:
             return now
         if now - since > PATIENCE:
             what = f"the Ray cluster has had no CPU for {PATIENCE:.0f} s: its worker nodes are lost"
@@ -133,7 +131,14 @@ class RayEngine:
         return since
 
     def _cpus(self) -> int:
-        """CPUs of the nodes that are alive."""
+        """CPUs of the nodes that are alive.
+
+        Raises:
+            UserError: the head of the cluster does not answer; Ray would wait for it, and then end this process.
+        """
+        if not _answers(self._address):
+            what = f"the head of the Ray cluster at {self._address} does not answer"
+            raise UserError(what, "data.engine: ray", RESUME)
         nodes = (node for node in self._ray.nodes() if node["Alive"])
         return int(sum(node["Resources"].get("CPU", 0) for node in nodes))
 
@@ -157,7 +162,7 @@ def _start(ray: Any) -> None:
 
 
 def _answers(address: str) -> bool:
-    """Whether somebody listens there. Ray itself would end this process after a minute without its head."""
+    """Whether somebody listens there."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
