@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +27,7 @@ from tests.helpers.object_store import free_port
 pytestmark = pytest.mark.ray
 ray = pytest.importorskip("ray", reason="needs the extra `ray`, which is not here")
 
+ROOT = Path(__file__).parents[2]
 ROWS, KILLED, JOINED = 12_000, 3, 5  # the chunk after which a node is killed, and the one after which another joins
 
 
@@ -113,15 +116,34 @@ def kill(node: Any) -> None:
             process.kill()
 
 
-def test_a_lost_head_is_one_message(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = RayEngine()
-    assert engine.slices == 2
-    results = engine.map(Sleep(), range(100))
-    assert next(results) == 0
-    kill(cluster.head_node)
-    with pytest.raises(UserError, match=r"the head of the Ray cluster at .+ does not answer") as caught:
-        list(results)
-    assert "engine: local" in caught.value.fix
+DRIVER = """
+from pipeline.command import guarded
+from pipeline.dataset.ray_engine import RayEngine
+from tests.dataset.test_ray_cluster import Sleep
+
+def main():
+    for result in RayEngine().map(Sleep(), range(200)):
+        print(result, flush=True)
+
+raise SystemExit(guarded(main))
+"""
+
+
+def test_a_lost_head_is_one_message(cluster: Any) -> None:
+    # A process of its own: Ray in this one would not get over the loss.
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    try:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "0\n"
+        kill(cluster.head_node)
+        _, errors = driver.communicate(timeout=90)
+    finally:
+        driver.kill()
+    assert driver.returncode == 2
+    assert "the head of the Ray cluster at" in errors
+    assert "Traceback" not in errors
 
 
 def test_an_address_where_no_cluster_is(monkeypatch: pytest.MonkeyPatch) -> None:
