@@ -40,7 +40,7 @@ DATA ?=
 TOKENIZER ?=
 CASES ?=
 # Tests of `make test`: those that need no extra and are quick. `make test-all` adds the others.
-CORE := not (slow or report or ray or browser or eval or judge or documents or llama or notebook or serving or vllm)
+CORE := not (slow or report or ray or browser or eval or judge or documents or llama or notebook or serving or vllm or s3)
 # Of the adapter store.
 ADAPTER ?=
 SHOW ?=
@@ -54,6 +54,8 @@ REPLACE ?=
 YES ?=
 # Of `make push`.
 REPO ?=
+# Of `make publish`.
+TO ?=
 WHAT ?=
 SKIP ?=
 PUBLIC ?=
@@ -63,7 +65,7 @@ BASE ?=
 DIFF ?=
 OUT ?=
 # Paths and names reach the shell as environment variables, never as text of a command, so they may hold spaces, quotes.
-export GPUS RESTARTS CARD PRICE RATE LINK CONFIG A B DATA TOKENIZER ADAPTER SHOW REMOVE MEASURE COMBINE HOW RANK DENSITY BASE DIFF OUT REPO WHAT SKIP
+export GPUS RESTARTS CARD PRICE RATE LINK CONFIG A B DATA TOKENIZER ADAPTER SHOW REMOVE MEASURE COMBINE HOW RANK DENSITY BASE DIFF OUT REPO WHAT SKIP TO
 STORE = $(PY) -m scripts.adapters
 # PYTHON is started first: it may be missing, or a pyenv shim of a version that is not active.
 SETUP = $(PYTHON) -c '' > /dev/null 2>&1 || { echo 'suri: $(PYTHON) is missing or does not start' >&2; \
@@ -73,7 +75,7 @@ SETUP = $(PYTHON) -c '' > /dev/null 2>&1 || { echo 'suri: $(PYTHON) is missing o
 unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 
-.PHONY: help demo-base documents-extra data train export report verify eval preview plan chat serve ui generate keep adapters ask compare judge methods forgetting curves data-diff diff recover push bench profile test test-all check clean clean-runs
+.PHONY: help demo-base documents-extra data train export report verify eval preview plan chat serve ui generate keep adapters ask compare judge methods forgetting curves data-diff diff recover push publish bench profile test test-all check clean clean-runs
 help:
 	@echo 'Start'
 	@echo '  make export        data, tokens, training, merge, measurements: the demo'
@@ -111,6 +113,7 @@ help:
 	@echo '  make recover BASE=FOLDER DIFF=FOLDER OUT=NEW       and the model again'
 	@echo '  make push REPO=you/name          send the export to a hub, private unless'
 	@echo '                                   PUBLIC=1, after showing what goes'
+	@echo '  make publish TO=s3://bucket/folder      send the data to an object store'
 	@echo
 	@echo 'Advanced'
 	@echo '  make methods       compare the ways to adapt a model (half an hour)'
@@ -183,6 +186,9 @@ push: $(READY)
 	  $(if $(filter 1 yes,$(PUBLIC)),--public) $(if $(filter 1 yes,$(YES)),--yes) \
 	  $(if $(filter 1 yes,$(UNFINISHED)),--unfinished) $(if $(REPLACE),--replace) -- "$$REPO" $(ARGS)
 
+publish: $(READY)
+	@$(PY) -m scripts.publish --config="$$CONFIG" -- "$$TO" $(ARGS)
+
 curves: $(READY) $(DEMO)
 	@$(PY) -m scripts.benchmarks.curves "$$DATA" $(ARGS)
 
@@ -193,7 +199,7 @@ bench profile: $(READY)
 test: $(READY)
 	@$(PY) -m pytest -m "$(CORE)" $(ARGS)
 
-test-all: $(VENV)/.report $(VENV)/.ray $(VENV)/.browser $(VENV)/.eval $(VENV)/.judge $(VENV)/.documents $(VENV)/.notebook $(VENV)/.serving $(VENV)/.clients $(DEMO)
+test-all: $(VENV)/.report $(VENV)/.ray $(VENV)/.browser $(VENV)/.eval $(VENV)/.judge $(VENV)/.documents $(VENV)/.notebook $(VENV)/.serving $(VENV)/.clients $(VENV)/.moto $(DEMO)
 	@$(PY) -m pytest $(ARGS)
 
 check: $(READY)
@@ -210,6 +216,12 @@ $(READY): pyproject.toml constraints.txt
 $(VENV)/.report $(VENV)/.ray $(VENV)/.browser $(VENV)/.eval $(VENV)/.judge $(VENV)/.documents $(VENV)/.notebook $(VENV)/.serving $(VENV)/.clients: $(VENV)/.%: $(READY)
 	@$(SETUP) $* $(PIP_ARGS)
 	@test $* != report || $(PY) -m scripts.fetch_grammar || echo 'without it the report has no English verb chart'
+	@touch $@
+
+# An object store for tests. It needs an older python-dateutil than constraints.txt has, so it is apart.
+$(VENV)/.moto: $(READY)
+	@$(PY) -m venv $(VENV)/moto
+	@$(VENV)/moto/bin/python -m pip install --quiet --disable-pip-version-check -r tests/helpers/moto.txt $(PIP_ARGS)
 	@touch $@
 
 $(DEMO): $(READY)

@@ -15,7 +15,7 @@ import pytest
 from pipeline.cli.table import COMMANDS, GROUPS
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("report", "ray", "browser", "eval", "judge", "documents", "notebook", "serving", "clients")
+EXTRAS = ("report", "ray", "browser", "eval", "judge", "documents", "notebook", "serving", "clients", "moto")
 DEMO = ".cache/demo/SmolLM2-135M-Instruct.Q4_1.gguf"
 # In place of the venv's Python: writes down what it was called with.
 STUB = f"""#!{sys.executable}
@@ -279,7 +279,7 @@ def test_the_core_of_the_tests_needs_no_extra(checkout: Path) -> None:
         (checkout / ".venv" / f".{mark}").unlink()
     ((words, _),) = make(checkout, "test", "ARGS=-k word")
     assert words[:3] == ["-m", "pytest", "-m"]
-    markers = {*EXTRAS} - {"clients"}  # its tests have the marker `serving`
+    markers = {*EXTRAS, "s3"} - {"clients", "moto"}  # whose tests have the markers `serving` and `s3`
     assert all(mark in words[3] for mark in ("slow", *markers))
     assert words[4:] == ["-k", "word"]
 

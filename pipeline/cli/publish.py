@@ -1,4 +1,4 @@
-"""The command `push`: an export to a hub."""
+"""The commands `push` and `publish`: an export to a hub, and data to an object store."""
 
 from __future__ import annotations
 
@@ -15,3 +15,15 @@ def push(given: Given) -> None:
     flags = {name: name in options for name in ("public", "unfinished", "replace")}
     request = Request(options.get("what", ""), options.get("skip", ""), agreed="yes" in options, **flags)
     push(config, run, Repository(given.words[0].strip()), request)
+
+
+def publish(given: Given) -> None:
+    """Makes the data, where that is not done, and sends it."""
+    config, run = given.load()
+    from pipeline.dataset.publish import publish
+    from pipeline.run.object_store import path_of
+    from pipeline.stages import bring_up_to_date
+
+    target = given.words[0].strip()
+    path_of(target)  # a wrong address is told before the work
+    publish(bring_up_to_date(config, run, "data"), run, target)

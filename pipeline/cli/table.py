@@ -147,6 +147,8 @@ COMMANDS = (
                      Option("yes", "", "send without asking"),
                      Option("unfinished", "", "send an export whose answers do not end by themselves"),
                      Option("replace", "", "make a repository that holds something else equal to the export"))),
+    Command("publish", "share", "send the data to an object store, in parts", publish.publish, words=("TO",),
+            variables=("TO",), model=False, fetch=False, keys=("data", "prompt"), makes_first=("data",)),
     Command("bench", "advanced", "training speed on this GPU, beside Hugging Face", benchmarks.bench,
             words=("DATA", "TOKENIZER"), more="[CASE]", config=False),
     Command("profile", "advanced", "the largest kernels of bench's cases, and a trace", benchmarks.bench,

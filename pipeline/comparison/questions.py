@@ -28,6 +28,7 @@ from pipeline.dataset.read.row import Rejected, check
 from pipeline.dataset.read.tool_calls import text_of
 from pipeline.dataset.turn import Turn
 from pipeline.run.errors import UserError
+from pipeline.run.object_store import DataFile
 
 WHERE = "compare.questions"
 ENDING = re.compile(r"\.(jsonl?|csv|tsv|parquet|arrow)?(\.(gz|zip|xz|bz2|zst))?$", re.IGNORECASE)
@@ -79,7 +80,7 @@ class CompareQuestion:
 TooLong = tuple[CompareQuestion, int]  # a question and the tokens of its prompt
 
 
-def files(paths: Sequence[str]) -> list[Path]:
+def files(paths: Sequence[str]) -> list[DataFile]:
     """The files of all sets; none for hub ids.
 
     Raises:
@@ -87,7 +88,7 @@ def files(paths: Sequence[str]) -> list[Path]:
     """
     if not paths:
         raise UserError("no question set is named", WHERE, "compare.questions=[data/questions_ko.jsonl]")
-    paths_found = []
+    paths_found: list[DataFile] = []
     for path in paths:
         if path == "families":
             raise UserError("families are generated tasks, not a question set", WHERE, "name a file or a hub id")

@@ -85,7 +85,7 @@ def _of_data(data: Data) -> list[Problem]:
         key = ("data", "sources", i)
         if source.path == "families" and source.rows is None:
             problems.append(((*key, "rows"), "missing; say how many rows `families` shall make"))
-        if source.revision and (source.path == "families" or os.path.exists(source.path)):
+        if source.revision and (source.path == "families" or "://" in source.path or os.path.exists(source.path)):
             problems.append(((*key, "revision"), LOCAL))
         if source.path == "families" and source.columns:
             problems.append(((*key, "columns"), "`families` has the fields it needs; remove this"))

@@ -15,8 +15,8 @@ class Source(Section):
     needs: ClassVar[tuple[str, ...]] = ("instruction", "output")
     """Fields without which a row is rejected. Not a key: questions (`pipeline.comparison`) need no output."""
     path: Annotated[str, Field(min_length=1)]
-    """A file, a glob such as data/*.jsonl.gz, a folder or hub id that `datasets` loads, or `families` (the generated
-    tasks of the demo). Set it for every source."""
+    """A file, a glob such as data/*.jsonl.gz, s3://bucket/part-*.jsonl, a folder or hub id that `datasets` loads, or
+    `families` (the generated tasks of the demo). Set it for every source."""
     columns: dict[Literal["instruction", "input", "output", "task"], str] = {}
     """The source's names of the fields, such as {instruction: Q, output: A}. Set it when the columns of a CSV file or
     the fields of a JSON file have other names."""

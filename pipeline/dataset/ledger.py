@@ -1,7 +1,8 @@
-"""Every row that was read, in order: its text on disk, its features in memory, and why it was dropped.
+"""Every row that was read, in order: its text and signature on disk, its other features in memory, and why it was
+dropped.
 
-Texts are in a temporary file, so that the data may be larger than memory; about 400 bytes for each row and 4 bytes for
-each word (in Korean: each letter) are in memory.
+Texts and signatures (`SignatureFiles`) are in temporary files, so that the data may be larger than memory; signatures
+are mapped, so that the system keeps as much of them in memory as there is room for. docs/scaling.md has the bytes.
 
     at    0  1  2  3  4  5      every row that was read
     row   0     1  2     3      accepted by checks and rules; `where[row]` is `at`
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.dataset.chunk import SEPARATOR, ChunkResult, Features
-from pipeline.dataset.select.duplicates import Signatures
+from pipeline.dataset.signature_files import SignatureFiles
 
 
 class Drop(NamedTuple):
@@ -55,6 +56,7 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._signatures = SignatureFiles(path)
         self._file = open(path, "w+b")  # noqa: SIM115  (closed by `__exit__`)
         self._ends = array("q", [0])
         self.sources = array("l")
@@ -68,6 +70,7 @@ class Ledger:
     def __exit__(self, *exception: object) -> None:
         self._file.close()
         self._path.unlink()
+        self._signatures.close()
 
     def __len__(self) -> int:
         """Rows read."""
@@ -79,13 +82,16 @@ class Ledger:
             self._ends.append(self._ends[-1] + len(line) + 1)
         self.sources.extend([result.source] * len(result.lines))
         self._accepted += result.accepted.astype(np.uint8).tobytes()
-        self._features.append(result.features)
+        self._features.append(replace(result.features, signatures=None))
+        if result.features.signatures is not None:
+            self._signatures.add(result.features.signatures)
 
     def finish_reading(self) -> None:
         """No row is added after this; sets `where` and `features`."""
         self._file.flush()
         self.where = np.flatnonzero(np.frombuffer(bytes(self._accepted), np.uint8))
         self.features = _joined(self._features)
+        self.features.signatures = self._signatures.mapped()
         self._features = []
 
     @property
@@ -139,8 +145,6 @@ def _joined(chunks: list[Features]) -> Features:
         values = [getattr(chunk, field.name) for chunk in chunks]
         if not values or values[0] is None:
             joined[field.name] = None
-        elif isinstance(values[0], Signatures):
-            joined[field.name] = Signatures.joined(values)
         elif isinstance(values[0], list):
             joined[field.name] = [item for value in values for item in value]
         else:

@@ -13,6 +13,7 @@ from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.read.source import files_of
 from pipeline.dataset.summary import Summary
 from pipeline.run.errors import UserError
+from pipeline.run.object_store import size_of
 from pipeline.run.progress import bar, say
 
 FIXES = {  # by the rule that rejected most rows of a source without any accepted row
@@ -43,7 +44,7 @@ def read_source(
     """
     source, label = data.sources[number], summary.labels[number]
     before, accepted = len(ledger), 0
-    size = sum(path.stat().st_size for path in files_of(source))
+    size = sum(size_of(path) for path in files_of(source))
     with bar(what=f"data: reading {Path(source.path).name}", total=source.rows) as progress:
         for result in engine.map(pipeline, chunks(number, source, data.seed, pipeline.whole)):
             ledger.add(result)

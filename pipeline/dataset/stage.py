@@ -38,6 +38,7 @@ from pipeline.dataset.writer import Writer
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_json, write_text
 from pipeline.run.folder import SPLITS, Run, input_hashes
+from pipeline.run.object_store import DataFile
 from pipeline.run.progress import say, working
 
 NOT_IN_KEY = ("engine",)  # settings of `data` that do not change the result
@@ -50,7 +51,7 @@ def key(config: Config, run: Run) -> dict[str, Any]:
     """
     if not config.data.sources:
         raise UserError("data.sources is empty", "data.sources", "name at least one file, folder or hub id")
-    files = [path for source in config.data.sources for path in files_of(source)]
+    files: list[DataFile] = [path for source in config.data.sources for path in files_of(source)]
     files += [path for benchmark in config.data.benchmarks for path in benchmark_files(benchmark.path)]
     data = {name: value for name, value in config.value("data").items() if name not in NOT_IN_KEY}
     for source in data["sources"]:

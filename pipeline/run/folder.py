@@ -29,7 +29,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -41,6 +41,7 @@ from pipeline.run.files import read_json, replace_folder, sealed, sha256_file, s
 from pipeline.run.hash_cache import cached_sha256
 from pipeline.run.leftovers import half_written, locked
 from pipeline.run.next_command import next_command
+from pipeline.run.object_store import DataFile, Object, size_of
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "sentencepiece", "peft", "accelerate", "datasets", "safetensors")
 
@@ -225,17 +226,18 @@ class StageOutput:
     counts: dict[str, Any] = field(default_factory=dict)
 
 
-def difference(path: Path, entry: dict[str, Any], progress: Callable[[int], Any] | None = None) -> str:
-    """In what a file differs from its entry in a manifest (`bytes`, `sha256`); empty when in nothing.
+def difference(path: DataFile, entry: dict[str, Any], progress: Callable[[int], Any] | None = None) -> str:
+    """In what a file or object differs from its entry in a manifest (`bytes`, `sha256`); empty when in nothing.
 
     Args:
         progress: as for `sha256_file`.
     """
     try:
-        size = path.stat().st_size
+        size = size_of(path)
         if size != entry["bytes"]:
             return f"{size:,} bytes instead of {entry['bytes']:,}"
-        return "" if sha256_file(path, progress) == entry["sha256"] else "its bytes have changed (sha256)"
+        digest = path.sha256(progress) if isinstance(path, Object) else sha256_file(path, progress)
+        return "" if digest == entry["sha256"] else "its bytes have changed (sha256)"
     except OSError as error:
         return "it is gone" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
 
@@ -278,9 +280,9 @@ def _libraries() -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-def input_hashes(paths: list[Path]) -> dict[str, dict[str, Any]]:
+def input_hashes(paths: Sequence[DataFile]) -> dict[str, dict[str, Any]]:
     """Size and sha256 of input files, for a stage's key; a file that has not changed is not read again."""
-    return {str(path): _described(path, cached_sha256) for path in paths}
+    return {str(path): {"bytes": size_of(path), "sha256": cached_sha256(path)} for path in paths}
 
 
 def _described(path: Path, sha256: Callable[[Path], str]) -> dict[str, Any]:

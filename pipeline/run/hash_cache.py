@@ -17,7 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.run.errors import UserError
-from pipeline.run.files import SETTLED, exclusive, file_state, read_json, readable_size, sha256_file, sha256_json
+from pipeline.run.files import (
+    SETTLED,
+    byte_bar,
+    exclusive,
+    file_state,
+    read_json,
+    readable_size,
+    sha256_file,
+    sha256_json,
+)  # fmt: skip
+from pipeline.run.object_store import DataFile, Object, endpoint
 from pipeline.run.progress import say
 
 LARGE = 1 << 28  # bytes from which processes wait for each other instead of reading the same file at once
@@ -30,13 +40,25 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SURI_CACHE", ".cache"))
 
 
-def cached_sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes; a file that has not changed is not read again.
+def cached_sha256(path: DataFile) -> str:
+    """Hex sha256 of a file's bytes; a file that has not changed is not read again. An object has changed if its size or
+    ETag has.
 
     Raises:
         OSError: it cannot be read.
     """
-    return _cached(path, "bytes", sha256_file)
+    return _cached_of_object(path) if isinstance(path, Object) else _cached(path, "bytes", sha256_file)
+
+
+def _cached_of_object(there: Object) -> str:
+    where = f"object:{endpoint()}:{there.address}"
+    entry, stamp = _entry(where), [there.size, there.etag]
+    if there.etag and (known := _stored(entry, where, stamp)):
+        return known
+    with byte_bar(there.size, f"hashing {there.name}") as progress:
+        digest = there.sha256(progress.update)
+    _store(entry, {"path": where, "stamp": stamp, "sha256": digest})
+    return digest
 
 
 def cached_json_sha256(path: Path, ignored: tuple[str, ...] = ()) -> str:
@@ -64,14 +86,14 @@ def cached_json_sha256(path: Path, ignored: tuple[str, ...] = ()) -> str:
 def _cached(path: Path, what: str, compute: Callable[[Path], str]) -> str:
     real = Path(os.path.realpath(path))
     size = real.stat().st_size
-    entry = cache_folder() / "hashes" / f"{hashlib.sha256(os.fsencode(f'{what}:{real}')).hexdigest()[:32]}.json"
-    if known := _stored(entry, real):
+    entry = _entry(f"{what}:{real}")
+    if known := _stored(entry, str(real), _stamp(real)):
         return known
     with contextlib.ExitStack() as stack:
         if size >= LARGE:
             with contextlib.suppress(UserError, OSError):  # without the lock it only takes longer
                 stack.enter_context(exclusive(entry.with_suffix(".lock"), wait=True))
-            if known := _stored(entry, real):  # by the process that held the lock
+            if known := _stored(entry, str(real), _stamp(real)):  # by the process that held the lock
                 return known
         if size >= ANNOUNCED:
             say(f"hashing {real.name} ({readable_size(size)}); this is done once")
@@ -87,13 +109,18 @@ def _stamp(path: Path) -> list[int]:
     return list(file_state(path)[2:])
 
 
-def _stored(entry: Path, path: Path) -> str:
+def _entry(name: str) -> Path:
+    """The file that holds the hash of what has this name."""
+    return cache_folder() / "hashes" / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.json"
+
+
+def _stored(entry: Path, path: str, stamp: list[Any]) -> str:
     """The stored hash of a file that has not changed since; empty when there is none."""
     known = read_json(entry)
     if not isinstance(known, dict) or known.pop("check", None) != sha256_json(known):
         return ""
     digest = known.get("sha256")
-    same = known.get("path") == str(path) and known.get("stamp") == _stamp(path)
+    same = known.get("path") == path and known.get("stamp") == stamp
     return digest if same and isinstance(digest, str) and HASH.fullmatch(digest) else ""
 
 

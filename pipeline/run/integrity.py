@@ -14,9 +14,10 @@ from pipeline.run.errors import UserError
 from pipeline.run.files import byte_bar, read_json, sealed
 from pipeline.run.folder import VISIBLE, Run, difference
 from pipeline.run.next_command import next_command
+from pipeline.run.object_store import DataFile, described, is_address
 from pipeline.run.progress import say
 
-Entries = dict[Path, dict[str, Any]]  # `bytes` and `sha256` of files
+Entries = dict[DataFile, dict[str, Any]]  # `bytes` and `sha256` of files
 
 
 @dataclass
@@ -87,7 +88,11 @@ def _stage(run: Run, name: str, folder: str) -> Item:
         return item
     item.own = {run.folder(folder) / name: entry for name, entry in _entries(manifest["files"]).items()}
     recorded = {**dict(_inputs(manifest["key"])), **_entries(manifest.get("made_from"))}
-    item.sources = {Path(name): entry for name, entry in recorded.items()}
+    for name, entry in recorded.items():
+        try:
+            item.sources[described(name) if is_address(name) else Path(name)] = entry
+        except UserError as error:
+            item.wrong.append(f"{name}: {error.what}")
     before = [stage for stage in VISIBLE if isinstance(manifest["key"].get(stage), str)]
     old = [s for s in before if manifest["key"][s] not in (run.result(s), run.content(s))]
     item.note = f"made from another result of {', '.join(old)} than is there now" if old else ""

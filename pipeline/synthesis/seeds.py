@@ -15,7 +15,6 @@ import hashlib
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from pipeline.config.data import Source
 from pipeline.config.synthesis import Synthesis
@@ -24,6 +23,7 @@ from pipeline.dataset.read.alpaca_form import to_alpaca
 from pipeline.dataset.read.row import Rejected, check
 from pipeline.dataset.read.source import files_of, read
 from pipeline.run.errors import UserError
+from pipeline.run.object_store import DataFile
 
 KEY = "synthesis.seeds"
 FIX = "each seed needs instruction and output, and may have an input (data/seed_tasks.en.jsonl)"
@@ -62,7 +62,7 @@ def read_seeds(settings: Synthesis) -> list[Example]:
     return list(seeds.values())
 
 
-def seed_files(settings: Synthesis) -> list[Path]:
+def seed_files(settings: Synthesis) -> list[DataFile]:
     """The files of the seeds, for the key of the stage.
 
     Raises:

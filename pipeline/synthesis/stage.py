@@ -25,6 +25,7 @@ from pipeline.run.errors import UserError
 from pipeline.run.files import write_json, write_json_lines, write_text
 from pipeline.run.folder import Run, input_hashes
 from pipeline.run.next_command import command_without, next_command, verb_started
+from pipeline.run.object_store import DataFile
 from pipeline.run.progress import bar, say
 from pipeline.synthesis import receipts
 from pipeline.synthesis.asker import Asker
@@ -73,7 +74,7 @@ def _is_made_again(settings: Synthesis, run: Run) -> bool:
     return settings.replay or bool(missing)
 
 
-def input_files(settings: Synthesis) -> list[Path]:
+def input_files(settings: Synthesis) -> list[DataFile]:
     """The files that requests are made from, and that rows are compared with."""
     benchmarks = [path for benchmark in settings.benchmarks for path in benchmark_files(benchmark.path)]
     sources = [path for source in settings.sources for path in source_files(source)]

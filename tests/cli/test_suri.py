@@ -86,7 +86,7 @@ def test_every_script_is_a_command_of_the_table() -> None:
             started[path.stem] = name[1]
     assert {name.replace("_", "-") for name in started} == set(started.values())
     assert set(started.values()) <= set(BY_NAME)
-    assert len(started) == 20
+    assert len(started) == 21
 
 
 def test_a_script_has_the_help_of_its_command() -> None:

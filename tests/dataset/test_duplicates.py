@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.dataset.chunk import _own_units
 from pipeline.dataset.example import Example
-from pipeline.dataset.select.duplicates import HASHES, Signatures, near, repeated, rows_per_band, shingles, signatures
+from pipeline.dataset.select.duplicates import HASHES, near, repeated, rows_per_band, shingles, signatures
 from pipeline.dataset.select.text_units import hashes, mostly_letters, ngrams, normalise, units
+from pipeline.dataset.signature_files import SignatureFiles
 from pipeline.demo.families import generate
 
 Row = tuple[str, str, str]
@@ -26,7 +29,14 @@ def compare(
     half = len(rows) // 2
     parts = [signatures(whole[:half], own[:half], threshold), signatures(whole[half:], own[half:], threshold)]
     everyone = np.ones(len(rows), np.bool_)
-    return list(near(Signatures.joined(parts), threshold, everyone, np.array(threads or [0] * len(rows), np.uint64)))
+    with tempfile.TemporaryDirectory() as folder:
+        files = SignatureFiles(Path(folder, "rows"))
+        for part in parts:
+            files.add(part)
+        joined = files.mapped()
+        files.close()
+    assert joined is not None
+    return list(near(joined, threshold, everyone, np.array(threads or [0] * len(rows), np.uint64)))
 
 
 def jaccard(a: Row, b: Row) -> float:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 LIST = Path(__file__).parents[1] / "slow.txt"
 LIMIT = 0.35  # seconds
-EXTRAS = "report or ray or browser or eval or judge or documents or llama or notebook or serving"
+EXTRAS = "report or ray or browser or eval or judge or documents or llama or notebook or serving or s3"
 
 
 def listed() -> frozenset[str]:

@@ -9,7 +9,6 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import Source
@@ -17,6 +16,7 @@ from pipeline.dataset.read.compressed import MOST_GROWTH, READ, Bomb, Damaged, S
 from pipeline.dataset.read.forms import require_columns
 from pipeline.dataset.read.row import RawRow
 from pipeline.run.errors import UserError, one_line
+from pipeline.run.object_store import DataFile, Object
 
 BATCH = 1000  # rows that are Python objects at once
 PARQUET, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
@@ -27,7 +27,7 @@ def is_columnar(head: bytes) -> bool:
     return head.startswith((PARQUET, ARROW_FILE, ARROW_STREAM))
 
 
-def rows(stream: Stream, path: Path, source: Source) -> Iterator[RawRow]:
+def rows(stream: Stream, path: DataFile, source: Source) -> Iterator[RawRow]:
     """Rows of a Parquet file, an Arrow file, or an Arrow stream such as `datasets` writes.
 
     Raises:
@@ -47,7 +47,8 @@ def rows(stream: Stream, path: Path, source: Source) -> Iterator[RawRow]:
                 shutil.copyfileobj(stream, spool)
                 file = stack.enter_context(pyarrow.PythonFile(spool, "r"))
             else:
-                file = stack.enter_context(pyarrow.memory_map(str(path)))
+                where = path.random_access() if isinstance(path, Object) else pyarrow.memory_map(str(path))
+                file = stack.enter_context(where)
             if kind == "Parquet":
                 opened = stack.enter_context(parquet.ParquetFile(file))
                 _check_growth(opened.metadata, file.size(), path)
@@ -68,7 +69,7 @@ def rows(stream: Stream, path: Path, source: Source) -> Iterator[RawRow]:
             raise Damaged(f"the {kind} file is damaged or cut off ({one_line(error, 100)})") from None
 
 
-def _check_growth(metadata: Any, size: int, path: Path) -> None:
+def _check_growth(metadata: Any, size: int, path: DataFile) -> None:
     """Checks the sizes that the file states before anything is read.
 
     Raises:

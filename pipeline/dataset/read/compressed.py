@@ -14,10 +14,10 @@ import lzma
 import re
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from pipeline.run.errors import UserError, one_line
+from pipeline.run.object_store import DataFile, Object, size_of
 
 CHUNK = 1 << 20  # bytes read at once
 MAGIC = {
@@ -56,6 +56,10 @@ class ReadSoFar:
         """Begins a source."""
         self.count, self.is_known = 0, True
 
+    def add(self, count: int) -> None:
+        """Counts bytes that were read."""
+        self.count += count
+
 
 READ = ReadSoFar()
 
@@ -65,19 +69,20 @@ class _Counted(io.FileIO):
 
     def readinto(self, buffer: Any) -> int:
         count = super().readinto(buffer) or 0
-        READ.count += count
+        READ.add(count)
         return count
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[Stream]:
+def opened(path: DataFile) -> Iterator[Stream]:
     """The file's bytes, decompressed if necessary. Memory: a few `CHUNK`s, however large the file.
 
     Raises:
         UserError: a zip archive, which can hold several files.
         Damaged: (by the stream, while reading) compressed data is broken or truncated, or (`Bomb`) grows too much.
     """
-    with io.BufferedReader(_Counted(path), CHUNK) as file:
+    raw = path.stream(READ.add) if isinstance(path, Object) else _Counted(path)
+    with io.BufferedReader(raw, CHUNK) as file:
         compression = compression_of(file.peek(16))
         if compression == "zip":
             fix = "unpack it and name the file inside; save a spreadsheet (.xlsx) as CSV"
@@ -90,9 +95,9 @@ def opened(path: Path) -> Iterator[Stream]:
             yield stream
 
 
-def most_of(path: Path) -> int:
+def most_of(path: DataFile) -> int:
     """Bytes that a file of this size may decompress to."""
-    return max(HARMLESS, MOST_GROWTH * path.stat().st_size)
+    return max(HARMLESS, MOST_GROWTH * size_of(path))
 
 
 def is_compressed(stream: Stream) -> bool:

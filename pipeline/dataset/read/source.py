@@ -27,6 +27,7 @@ from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.run.nearest import nearest_file
 from pipeline.run.next_command import is_suri, program
+from pipeline.run.object_store import DataFile, is_address, objects
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 DATA_FILE = re.compile(r"\.(jsonl?|csv|tsv|txt|parquet|arrow|ya?ml|gz|zip|xz|bz2|zst)$", re.IGNORECASE)
@@ -64,13 +65,16 @@ def _config_argument(run: Path) -> str:
 
 
 def kind_of(source: Source) -> str:
-    """`families`, `generated` (the folder that `generate` writes), `file`, `files` (a glob), `folder` or `hub`.
+    """`families`, `objects` (s3://), `generated` (what `generate` writes), `file`, `files` (a glob), `folder`
+    or `hub`.
 
     Raises:
         UserError: a path that does not exist and cannot be a hub id, or a glob that matches no file.
     """
     if source.path == "families":
         return "families"
+    if is_address(source.path):
+        return "objects"
     path = located(source.path)
     if path.name == GENERATED and os.path.isfile(path / GENERATED_ROWS):
         return "generated"
@@ -91,19 +95,21 @@ def kind_of(source: Source) -> str:
     raise UserError(f"{what}: {source.path}", "data.sources", fix)
 
 
-def files_of(source: Source) -> list[Path]:
+def files_of(source: Source) -> list[DataFile]:
     """The files of the source, in the order of reading; none for families and hub data sets.
 
     Raises:
-        UserError: as `kind_of`.
+        UserError: as `kind_of`; an object store cannot be read, or has no such object.
     """
     kind = kind_of(source)
+    if kind == "objects":
+        return [*objects(source.path)]
     if kind == "generated":
         return [located(source.path) / GENERATED_ROWS]
     if kind == "file":
         return [Path(source.path)]
     if kind == "files":
-        return _matches(source.path)
+        return [*_matches(source.path)]
     if kind == "folder":
         return [p for p in sorted(Path(source.path).rglob("*")) if p.is_file() and not p.name.startswith(".")]
     return []
@@ -132,7 +138,7 @@ def _read(source: Source, seed: int) -> Iterator[RawRow]:
     if kind == "families":
         yield from _families(source, seed)
         return
-    files = hub.split_files(source) if kind == "folder" else files_of(source)
+    files: Sequence[DataFile] | None = hub.split_files(source) if kind == "folder" else files_of(source)
     if kind == "hub" or files is None:
         yield from hub.loaded(source, kind)
         return
@@ -149,7 +155,7 @@ def _families(source: Source, seed: int) -> Iterator[RawRow]:
         yield RawRow(row, f"families:{i + 1}")
 
 
-def _file(path: Path, source: Source) -> Iterator[RawRow]:
+def _file(path: DataFile, source: Source) -> Iterator[RawRow]:
     number = 0
     try:
         with opened(path) as stream:
@@ -166,7 +172,7 @@ def _file(path: Path, source: Source) -> Iterator[RawRow]:
         raise UserError(f"cannot be read: {error.strerror or error}", str(path), "check the file's rights") from None
 
 
-def _rows(stream: Stream, path: Path, source: Source) -> Iterator[RawRow]:
+def _rows(stream: Stream, path: DataFile, source: Source) -> Iterator[RawRow]:
     head = stream.peek(64)
     if columnar.is_columnar(head):
         return columnar.rows(stream, path, source)

@@ -39,7 +39,8 @@ def decide(
     _duplicates(ledger, data)
     if data.duplicates.novelty:
         _novelty(ledger, data, engine)
-    _leave_out(ledger, limited(_candidates(ledger, _remaining(ledger)), data.sources, data.seed))
+    if any(source.limit for source in data.sources):
+        _leave_out(ledger, limited(_candidates(ledger, _remaining(ledger)), data.sources, data.seed))
     rows = _remaining(ledger)
     f = ledger.features
     split_rows = [SplitRow(int(f.ids[i]), f.tasks[i], bool(f.exact[i]), int(f.threads[i])) for i in rows]

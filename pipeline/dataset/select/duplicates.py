@@ -57,12 +57,6 @@ class Sets:
         ends = np.cumsum([len(s) for s in sets], dtype=np.int64)
         return cls(np.concatenate([np.zeros(0, np.uint32), *sets]), ends)
 
-    @classmethod
-    def joined(cls, chunks: Sequence[Sets]) -> Sets:
-        shift = np.cumsum([0, *(len(c.flat) for c in chunks)])
-        ends = [c.ends + shift[i] for i, c in enumerate(chunks)]
-        return cls(np.concatenate([c.flat for c in chunks]), np.concatenate(ends))
-
 
 @dataclass(frozen=True)
 class Signatures:
@@ -77,15 +71,6 @@ class Signatures:
     own: Sets
     minima: NDArray[np.uint8]
     bands: Hashes
-
-    @classmethod
-    def joined(cls, chunks: Sequence[Signatures]) -> Signatures:
-        return cls(
-            Sets.joined([c.shingles for c in chunks]),
-            Sets.joined([c.own for c in chunks]),
-            np.concatenate([c.minima for c in chunks]),
-            np.concatenate([c.bands for c in chunks]),
-        )
 
 
 def rows_per_band(threshold: float) -> int:

@@ -58,10 +58,16 @@ def _share(rest: Sequence[SplitRow], data: Data) -> set[int]:
     Empty if nothing would be left to train on.
     """
     limit = int(data.val * (1 << 256))
-    numbers = {_unit(r): int(rank(_name(_unit(r)), data.seed), 16) for r in rest if r.exact or not data.val_exact_only}
-    chosen = {unit for unit, number in numbers.items() if number < limit}
-    if not chosen and numbers and len({_unit(r) for r in rest}) > 1:
-        return {min(numbers, key=lambda unit: numbers[unit])}
+    chosen: set[int] = set()
+    lowest: tuple[int, int] | None = None  # number and unit; the numbers of all rows would be 200 bytes each
+    for unit in (_unit(r) for r in rest if r.exact or not data.val_exact_only):
+        number = int(rank(_name(unit), data.seed), 16)
+        if number < limit:
+            chosen.add(unit)
+        elif lowest is None or number < lowest[0]:
+            lowest = number, unit
+    if not chosen and lowest and len({_unit(r) for r in rest}) > 1:
+        return {lowest[1]}
     return chosen
 
 
