@@ -34,7 +34,7 @@ PAGES = {
 HEADER = ("case", "tok/s", "quartiles", "mean", "ms", "GiB", "of products", "row losses")
 WIDTHS = (31, 9, 20, 9, 8, 6, 11, 26)
 # Largest difference of a row's mean loss that rounding explains, as a share of the loss, by the type of the base; the
-# check before each run allows the same (`pipeline.training.self_check.ROUNDING`). A case that is further away is marked.
+# check before each run allows the same (`pipeline.training.self_check.ROUNDING`). Cases further away are marked.
 ROUNDING = {"fp8": 3e-2}
 BF16_ROUNDING = 1e-2
 
