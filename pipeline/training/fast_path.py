@@ -18,6 +18,7 @@ from pipeline.model.load import DTYPES
 from pipeline.model.packed.cuda_graph import SAMPLE_PACKS, CudaGraphs
 from pipeline.model.packed.model import PackedModel
 from pipeline.model.packed.support import NotPackable
+from pipeline.model.sharded import is_sharded, local
 from pipeline.prompt.pack import Pack, Packer
 from pipeline.prompt.token_noise import RowNoise
 from pipeline.prompt.tokens import Tokens
@@ -69,10 +70,14 @@ class PathInputs:
     @property
     def reserve(self) -> int:
         """Bytes that gradients and moments still need."""
-        return bytes_to_reserve(self.weights, "" if self.state["step"] else self.settings.optimizer)
+        parts = [local(weight) for weight in self.weights]
+        return bytes_to_reserve(parts, "" if self.state["step"] else self.settings.optimizer)
 
     def is_deterministic(self, path: MicroBatches) -> bool:
-        """`self_check.is_deterministic` on the longest row."""
+        """`self_check.is_deterministic` on the longest row; not asked of a sharded model, whose pass would end in the
+        middle."""
+        if is_sharded(self.model):
+            return False
         row, verbose = int(self.tokens.lengths.argmax()), self.accelerator.is_main_process
         return self_check.is_deterministic(path, row, self.weights, verbose)
 
@@ -196,7 +201,7 @@ def _padded(inputs: PathInputs) -> PaddedMicroBatches:
 def _is_launch_bound(inputs: PathInputs, fast: PackedModel) -> bool:
     """Whether launching kernels would take longer than computing them. The same on every start of a run."""
     settings = inputs.settings
-    if not settings.graphs or fast.plain_attention or not fast.blocks or settings.checkpointing in GRAPHLESS:
+    if not settings.graphs or is_sharded(inputs.model) or fast.plain_attention or not fast.blocks or settings.checkpointing in GRAPHLESS:
         return False
     rows = -(-settings.batch_size // inputs.accelerator.num_processes)
     count = min(rows * float(inputs.tokens.lengths.mean()), settings.micro_tokens or float("inf"))

@@ -12,6 +12,7 @@ import torch
 from pipeline.model.loss import loss_sum
 from pipeline.model.memory import CPU_TOKENS, free_bytes
 from pipeline.model.packed.model import PackedModel
+from pipeline.model.sharded import is_sharded
 from pipeline.prompt.batch import PaddedBatch
 from pipeline.prompt.pack import Pack
 from pipeline.run.errors import UserError
@@ -98,6 +99,9 @@ def _measure(fast: PackedModel, offload: bool, sizes: Sequence[int]) -> tuple[in
         try:
             small, large = (_packed_peak(fast, n, offload) for n in (tokens, 2 * tokens))
         except torch.cuda.OutOfMemoryError:
+            if is_sharded(fast.causal_lm):  # the other ranks wait in this pass
+                fix = "set train.checkpointing=block, model.quantize=nf4, or start more cards"
+                raise UserError(f"{2 * tokens} tokens do not fit into the card's memory", "train", fix) from None
             small = large = 0
         if large:
             per_token = max(1, (large - small) // tokens)

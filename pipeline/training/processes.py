@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import ProjectConfiguration
+from torch import distributed
 
 from pipeline.ranks.card import check_card_exists
 from pipeline.ranks.group import join_group
@@ -60,6 +61,24 @@ def start_accelerator(dtype: str, tracker: str, folder: Path) -> Accelerator:
     return accelerator
 
 
+@contextlib.contextmanager
+def own_group() -> Iterator[None]:
+    """Context at whose end the group of a run with one process is gone (`open_own_group`), so that others can start."""
+    was_open = distributed.is_initialized()
+    try:
+        yield
+    finally:
+        if not was_open and distributed.is_initialized() and distributed.get_world_size() == 1:
+            distributed.destroy_process_group()
+
+
+def open_own_group() -> None:
+    """A group of this process alone where there is none: sharded weights need one, also with one process."""
+    if not distributed.is_initialized():
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
+
+
 def any_rank(accelerator: Accelerator, flag: bool) -> bool:
     """Whether the flag is set in any rank; costs nothing with one rank."""
     if accelerator.num_processes == 1:
@@ -97,6 +116,16 @@ def of_main(accelerator: Accelerator, value: float) -> float:
     own = torch.tensor(value if accelerator.is_main_process else 0.0, dtype=torch.float64, device=accelerator.device)
     with exchanging():
         return float(accelerator.reduce(own, "sum"))
+
+
+def join(accelerator: Accelerator, values: dict[str, Any]) -> dict[str, Any]:
+    """The entries of all ranks, on every rank."""
+    if accelerator.num_processes == 1:
+        return values
+    parts: list[Any] = [None] * accelerator.num_processes
+    with exchanging():
+        distributed.all_gather_object(parts, values)
+    return {name: value for part in parts for name, value in part.items()}
 
 
 def sum_over_ranks(accelerator: Accelerator, value: torch.Tensor) -> torch.Tensor:

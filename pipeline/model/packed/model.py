@@ -56,6 +56,7 @@ from pipeline.model.packed.support import (
     is_llama_block,
     is_plain_lora,
 )
+from pipeline.model.sharded import through_root
 from pipeline.prompt.pack import Pack
 
 
@@ -135,6 +136,9 @@ class PackedModel:
         """
         if not len(batch.targets):
             return torch.zeros((), device=self.device)
+        return through_root(self.causal_lm, self._loss_sum, batch, seed)
+
+    def _loss_sum(self, batch: PackedBatch, seed: DropoutSeed | None) -> torch.Tensor:
         embeddings = self.causal_lm.get_input_embeddings()
         noise = batch.noise.added_to(embeddings) if batch.noise else contextlib.nullcontext()
         with noise, self._packed_layers(PackedContext(batch, seed or self.draw_seed(), self.dtype)):

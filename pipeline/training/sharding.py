@@ -1,0 +1,104 @@
+"""Whether a run shards its weights over its ranks: `train.shard`, decided before anything is loaded.
+
+    none   every card holds the whole base, and the optimizer's state; ranks exchange gradients once a step
+    full   every card holds 1/N of it; ranks exchange every block in every pass (`pipeline/model/sharded.py`)
+
+`auto` is none while a card holds the base, with activations recomputed, and full when it does not.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Any
+
+import torch
+
+from pipeline.config.method_rules import not_sharded, spec_of
+from pipeline.config.schema import Config
+from pipeline.model.load import device, dtype_name
+from pipeline.model.memory import free_bytes
+from pipeline.run.errors import UserError
+from pipeline.run.progress import say
+from pipeline.training.plan import GIB, Plan, plan
+
+FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"  # as `accelerate launch` sets them
+SHARE = 0.9  # of a card's free memory that a run may need by the prediction and still not be sharded
+
+
+def shares(config: Config) -> bool:
+    """Whether a config, after `decide`, shards its weights."""
+    return config.train.shard == "full"
+
+
+def shards_trained(config: Config) -> bool:
+    """Whether the trained weights are sharded; else adapters, which are in every rank."""
+    return shares(config) and spec_of(config.adapter).name == "full"
+
+
+def decide(config: Config, shape: Any, longest: int, world: int, any_rank: Any, verbose: bool = True) -> Config:
+    """The config with `train.shard` decided: none or full.
+
+    Args:
+        shape: the base's transformers config. longest: tokens of the longest row. any_rank: whether a flag is set in
+            any rank; all ranks must take the same.
+
+    Raises:
+        UserError: the run must be sharded, and something in the config excludes it.
+    """
+    wanted = config.train.shard
+    if wanted == "auto":
+        asked = uses_fsdp_config()
+        needed = asked or (world > 1 and torch.cuda.is_available() and not _fits(config, shape, longest))
+        wanted = "full" if any_rank(needed) else "none"
+        if wanted == "full" and verbose:
+            why = "accelerate was started with FSDP" if asked else "the run does not fit into one card"
+            say(f"train: {why}: weights are sharded over {world} cards (train.shard=full)")
+    if wanted == "full" and (problem := problem_of(config)):
+        what, fix = problem
+        raise UserError(f"the weights cannot be sharded: {what}", "train.shard", fix)
+    return config.model_copy(update={"train": config.train.model_copy(update={"shard": wanted})})
+
+
+def problem_of(config: Config) -> tuple[str, str] | None:
+    """What excludes sharding, and what to do, for reasons that only this machine knows or that the config has."""
+    if problem := not_sharded(config):
+        return problem
+    if spec_of(config.adapter).name == "full" and dtype_name(config.model) == "fp16":
+        return "gradients of sharded weights are not scaled, as fp16 needs", "set model.dtype=bf16 or fp32"
+    return None
+
+
+def uses_fsdp_config() -> bool:
+    """Whether `accelerate launch` was started with a config of type FSDP.
+
+    Raises:
+        UserError: with one of type DeepSpeed.
+    """
+    if os.environ.get(DEEPSPEED, "").lower() in ("1", "true"):
+        what = "DeepSpeed's engine would replace Suri's training loop, its optimizer and its checkpoints"
+        fix = "set train.shard=full, which shards as ZeRO-3 does, and use configs/accelerate/fsdp.yaml"
+        raise UserError(what, "accelerate launch", fix)
+    return os.environ.get(FSDP, "").lower() in ("1", "true")
+
+
+def card_bytes(config: Config, planned: Plan, longest: int, world: int) -> float:
+    """About the least bytes of a card that a run needs for a row of so many tokens, with activations recomputed.
+
+    Args:
+        world: ranks over which weights are sharded; 1: not sharded.
+    """
+    if planned.fast is not None:
+        return planned.fast.sharded(world).peak(longest, "block")
+    activations = longest * planned.recomputed_mib * 2**20
+    trained, base = planned.training_gib * GIB, planned.weights_gib * GIB
+    gathered = 2 * base / max(1, planned.blocks) if world > 1 else 0.0
+    if spec_of(config.adapter).name == "full":
+        return (base + trained) / world + gathered + activations
+    return base / world + gathered + trained + activations
+
+
+def _fits(config: Config, shape: Any, longest: int) -> bool:
+    """Whether a card holds the whole run."""
+    planned = plan(config, {"rows": 1, "tokens": 1}, copy.deepcopy(shape))
+    return card_bytes(config, planned, longest, 1) <= SHARE * free_bytes(device())
