@@ -92,7 +92,7 @@ def each_group(model: Any, lengths: Sequence[int], work: Callable[[list[int]], T
             result = work(group)
         except torch.cuda.OutOfMemoryError:
             if is_sharded(model):  # the other ranks wait in this pass, so there is no second try
-                raise
+                raise OutOfMemory(max(lengths[i] for i in group)) from None
             result = None
         if result is not None:
             yield group, result

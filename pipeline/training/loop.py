@@ -26,7 +26,7 @@ from pipeline.model.run_base import RunBase
 from pipeline.model.sharded import has_sharded_weights
 from pipeline.prompt.tokens import Tokens
 from pipeline.ranks.watch import FREE, STEP, mark
-from pipeline.run.errors import Interrupted
+from pipeline.run.errors import Interrupted, UserError
 from pipeline.run.files import disk_errors
 from pipeline.run.folder import Run
 from pipeline.run.interrupt import answering
@@ -143,7 +143,7 @@ def _train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
                         break
             except torch.cuda.OutOfMemoryError:
                 if session.is_together:  # the other ranks wait in this pass
-                    raise
+                    raise _no_memory(step, path.micro_tokens) from None
                 session.optimizer.zero_grad(set_to_none=True)
                 reduce_memory(path, int(tokens.lengths.max()), step, settings.checkpointing == "auto")
                 continue
@@ -195,6 +195,13 @@ def _train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
             take_part(config, run, run_base, model, use_best)
     wait_for_all(accelerator)
     accelerator.end_training()
+
+
+def _no_memory(step: int, tokens: int) -> UserError:
+    """Memory ran out in a pass of sharded weights. tokens: of a pass at most."""
+    what = f"step {step + 1}: a pass of up to {tokens:,} tokens does not fit into the card's memory"
+    fix = f"set train.micro_tokens={max(1, tokens // 2)} or train.checkpointing=block, or start more cards"
+    return UserError(what, "train", fix)
 
 
 def _mark_spike(line: dict[str, Any], spikes: metrics.Spikes, tokens: Tokens, rows: list[int]) -> None:

@@ -12,7 +12,7 @@ import torch
 from pipeline.model.loss import loss_sum
 from pipeline.model.memory import CPU_TOKENS, free_bytes
 from pipeline.model.packed.model import PackedModel
-from pipeline.model.sharded import is_sharded
+from pipeline.model.sharded import is_sharded, least_of_ranks
 from pipeline.prompt.batch import PaddedBatch
 from pipeline.prompt.pack import Pack
 from pipeline.run.errors import UserError
@@ -57,7 +57,12 @@ def choose_packed(
     if not torch.cuda.is_available():
         return max(wanted or CPU_TOKENS, longest), always and fast.can_recompute
     measured: dict[bool, tuple[int, int]] = {}
-    for recompute in (True,) if always and fast.can_recompute else (False, True) if fast.can_recompute else (False,):
+    ways = (True,) if always and fast.can_recompute else (False, True) if fast.can_recompute else (False,)
+    if is_sharded(fast.causal_lm):  # where no probe may fail, the smaller one comes first
+        ways = ways[::-1]
+    for recompute in ways:
+        if not recompute and True in measured and checkpointing == "auto" and not _is_safe(fast, measured[True], reserve):
+            continue
         fast.recompute = recompute
         can_be_left_out = not recompute and checkpointing == "auto" and fast.can_recompute
         sizes = _measure(fast, checkpointing == "offload", PROBES[:1] if can_be_left_out else PROBES)
@@ -87,6 +92,21 @@ def choose_packed(
             f"{free / 2**30:.1f} GiB are free, {reserve / 2**30:.1f} of them for gradients and optimiser"
         )
     return tokens, recompute
+
+
+def _is_safe(fast: PackedModel, recomputed: tuple[int, int], reserve: int) -> bool:
+    """Whether a probe of a sharded model that keeps everything fits in any case, on all ranks; of another model, always.
+
+    Its bytes are bounded by one with recomputation, in whose backward pass one block is there with all that it keeps.
+
+    Args:
+        recomputed: bytes of a token, and of a pass whatever its tokens, by that probe.
+    """
+    if not is_sharded(fast.causal_lm):
+        return True
+    most = recomputed[0] * fast.causal_lm.config.num_hidden_layers * 2 * PROBES[0] + recomputed[1]
+    room = free_bytes(torch.device("cuda", torch.cuda.current_device())) - reserve
+    return least_of_ranks(fast.causal_lm, int(room)) > most
 
 
 def _measure(fast: PackedModel, offload: bool, sizes: Sequence[int]) -> tuple[int, int] | None:
