@@ -137,10 +137,17 @@ def load_base(model: Model, base: Base, seed: int, float32: bool = False, stream
 def _complete(stream: Blocks, model: Any) -> None:
     """Makes a stream that of the model, and adds the blocks where loading has not done so."""
     if not stream.blocks:
-        for layer in model.get_decoder().layers:
+        for layer in _layers(model):
             stream.add(layer)
     if isinstance(stream, BlockStream):
         model.block_stream = stream
+
+
+def _layers(model: Any) -> Any:
+    """The blocks of a decoder, whatever its class calls them."""
+    count, decoder = model.config.num_hidden_layers, model.get_decoder()
+    lists = [m for m in decoder.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
+    return getattr(decoder, "layers", lists[0] if lists else [])
 
 
 def load_folder(folder: Path, dtype: torch.dtype, whose: str = "the model", stream: Blocks | None = None) -> Any:

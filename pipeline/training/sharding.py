@@ -20,9 +20,11 @@ from pipeline.model.load import device, dtype_name
 from pipeline.model.memory import free_bytes
 from pipeline.run.errors import UserError
 from pipeline.run.progress import say
+from pipeline.training.cost import Card, bandwidth_of
 from pipeline.training.plan import GIB, Plan, plan
 
 FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"  # as `accelerate launch` sets them
+GATHERED = 2.5
 SHARE = 0.9  # of a card's free memory that a run may need by the prediction and still not be sharded
 
 
@@ -87,15 +89,55 @@ def card_bytes(config: Config, planned: Plan, longest: int, world: int) -> float
 
     Args:
         world: ranks over which weights are sharded; 1: not sharded.
+
+    Of sharded trained weights a card also holds two blocks in 16 bits, the gradients of one in 16 and in 32 bits, and
+    the same for embedding and head, which are one group: `GATHERED` times their size in float32.
     """
     if planned.fast is not None:
         return planned.fast.sharded(world).peak(longest, "block")
     activations = longest * planned.recomputed_mib * 2**20
-    trained, base = planned.training_gib * GIB, planned.weights_gib * GIB
-    gathered = 2 * base / max(1, planned.blocks) if world > 1 else 0.0
+    trained, base, outside = (gib * GIB for gib in (planned.training_gib, planned.weights_gib, planned.outside_gib))
+    if spec_of(config.adapter).name != "full" or world == 1:
+        return base + trained + activations
+    gathered = GATHERED * ((base - outside) / max(1, planned.blocks) + outside)
+    return (base + trained) / world + gathered + activations
+
+
+def gathered_bytes(config: Config, planned: Plan) -> float:
+    """Bytes that a pass of sharded weights gathers or reduces, over all ranks together: blocks forward and backward,
+    and of trained weights their gradients in float32."""
     if spec_of(config.adapter).name == "full":
-        return (base + trained) / world + gathered + activations
-    return base / world + gathered + trained + activations
+        return planned.parameters * (2 * 2 + 4)
+    return 2 * planned.fast.blocks if planned.fast else 0.0
+
+
+def lines(config: Config, planned: Plan, count: int, card: Card, link: float = 0.0) -> list[str]:
+    """What each of several cards needs, for `make plan`; none where sharding is excluded.
+
+    Args:
+        link: see `cost.predict`.
+    """
+    if count == 1 or not_sharded(config) or (planned.fast is None and spec_of(config.adapter).name != "full"):
+        return []
+    longest = planned.longest or config.prompt.cutoff
+    room = card.memory * 1e9
+    needs = {"none": card_bytes(config, planned, longest, 1), "full": card_bytes(config, planned, longest, count)}
+    how = [f"{way} {size / GIB:.1f} GiB{'' if size <= SHARE * room else ' (too much)'}" for way, size in needs.items()]
+    taken = config.train.shard
+    if taken == "auto":
+        taken = "none" if needs["none"] <= SHARE * room else "full"
+    moved = (count - 1) / count * gathered_bytes(config, planned)
+    seconds = moved / (bandwidth_of(count, card, link) * 1e9)
+    shown = [
+        f"sharding   at least on each {card.name}, of {room / GIB:.0f} GiB, for a row of {longest:,} tokens, by "
+        f"train.shard: {', '.join(how)}; this run takes {taken}"
+    ]
+    if taken == "full":
+        shown.append(
+            f"           a pass exchanges {moved / 1e9:,.1f} GB a card, {seconds * 1000:,.0f} ms at the link's speed, "
+            "hidden as far as computing takes longer"
+        )
+    return shown
 
 
 def _fits(config: Config, shape: Any, longest: int) -> bool:
