@@ -73,7 +73,10 @@ def _cost(config: Config, planned: Plan, run: Run, options: Mapping[str, str]) -
         )
     if not planned.exact:
         source += "; as if every row had the most tokens"
-    return [*cost.lines(work, count, card, rate, source, price, link), *sharding.lines(config, planned, count, card, link)]
+    return [
+        *cost.lines(work, count, card, rate, source, price, link),
+        *sharding.lines(config, planned, count, card, link),
+    ]
 
 
 def _show_forecast(config: Config, run: Run) -> bool:

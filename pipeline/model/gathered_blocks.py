@@ -52,7 +52,9 @@ class GatherCopier:
     def start(self, pairs: list[Pair]) -> list[Any]:
         messages = []
         for storage, own in pairs:
-            storage.resize_(own.numel() * self.world)  # may be a few bytes longer than the weight, whose views end before
+            storage.resize_(
+                own.numel() * self.world
+            )  # may be a few bytes longer than the weight, whose views end before
             messages.append(_gather(bytes_of(storage), own, async_op=True))
         return messages
 

@@ -56,9 +56,7 @@ def _tensors(model: Any) -> dict[str, torch.Tensor]:
     """Parameters, tied ones under their first name, and buffers that are saved."""
     parameters = dict(model.named_parameters())
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - parameters.keys()
-    buffers = {
-        name: value for name, value in model.state_dict().items() if name not in parameters and name not in tied
-    }
+    buffers = {name: value for name, value in model.state_dict().items() if name not in parameters and name not in tied}
     return {**parameters, **buffers}
 
 

@@ -61,7 +61,12 @@ def choose_packed(
     if is_sharded(fast.causal_lm):  # where no probe may fail, the smaller one comes first
         ways = ways[::-1]
     for recompute in ways:
-        if not recompute and True in measured and checkpointing == "auto" and not _is_safe(fast, measured[True], reserve):
+        if (
+            not recompute
+            and True in measured
+            and checkpointing == "auto"
+            and not _is_safe(fast, measured[True], reserve)
+        ):
             continue
         fast.recompute = recompute
         can_be_left_out = not recompute and checkpointing == "auto" and fast.can_recompute

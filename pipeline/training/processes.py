@@ -23,6 +23,7 @@ from pipeline.ranks.place import Place
 from pipeline.ranks.watch import CONNECT, FREE, exchanging, mark, watch
 from pipeline.run.errors import UserError
 
+FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"  # as `accelerate launch` sets them
 BUCKET = 1 << 24  # numbers per message: few messages, little memory
 
 
@@ -30,8 +31,12 @@ def start_accelerator(dtype: str, tracker: str, folder: Path) -> Accelerator:
     """The Accelerator of this process. dtype: `bf16`, `fp16` or `fp32`. folder: where a tracker writes.
 
     Raises:
-        UserError: the tracker is not installed, or there is no card for this rank.
+        UserError: the tracker is not installed, there is no card for this rank, or it was started with DeepSpeed.
     """
+    if _is_set(DEEPSPEED):
+        what = "DeepSpeed's engine would replace the training loop, its optimizer and its checkpoints"
+        fix = "set train.shard=full, which shards as ZeRO-3 does, and start with configs/accelerate/fsdp.yaml"
+        raise UserError(what, "accelerate launch", fix)
     if tracker != "none":
         from accelerate.tracking import get_available_trackers
 
@@ -50,15 +55,42 @@ def start_accelerator(dtype: str, tracker: str, folder: Path) -> Accelerator:
     if dtype == "fp16":  # partial sums of a product may be too large for fp16 where their sum is not
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     AcceleratorState._reset_state()  # an earlier run of this process may have had another type
-    accelerator = Accelerator(
+    with _without(
+        FSDP
+    ):  # its plugin shards models that the Accelerator prepares; here they are sharded while they load
+        accelerator = _accelerator(dtype, tracker, folder, on_card)
+    any_rank(accelerator, False)  # the first exchange opens the connections
+    mark(FREE)
+    return accelerator
+
+
+def launched_with_fsdp() -> bool:
+    """Whether `accelerate launch` had a config of type FSDP."""
+    return _is_set(FSDP)
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("1", "true")
+
+
+@contextlib.contextmanager
+def _without(name: str) -> Iterator[None]:
+    """Context in which an environment variable is not set."""
+    before = os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[name] = before
+
+
+def _accelerator(dtype: str, tracker: str, folder: Path, on_card: bool) -> Accelerator:
+    return Accelerator(
         mixed_precision="bf16" if dtype == "bf16" else "fp16" if dtype == "fp16" and on_card else "no",
         cpu=not on_card,
         log_with=None if tracker == "none" else tracker,
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
     )
-    any_rank(accelerator, False)  # the first exchange opens the connections
-    mark(FREE)
-    return accelerator
 
 
 @contextlib.contextmanager

@@ -15,8 +15,8 @@ from pipeline.dataset.examples import read_examples
 from pipeline.model import adapter as adapters
 from pipeline.model.base import Base
 from pipeline.model.block_stream import BlockStream
-from pipeline.model.load import DTYPES, Blocks, base_shape, dtype_name
 from pipeline.model.gathered_blocks import GatherCopier
+from pipeline.model.load import DTYPES, Blocks, base_shape, dtype_name
 from pipeline.model.memory import limit_card
 from pipeline.model.run_base import RunBase
 from pipeline.model.sharded import FullyShard, mark_gathered
@@ -32,11 +32,11 @@ from pipeline.training.loss_scale import LossScale
 from pipeline.training.micro_batches import MicroBatches
 from pipeline.training.optimizer import build_optimizer, embedding_names
 from pipeline.training.optimizer_state import Layout
+from pipeline.training.passes import EvenPasses, Pass
 from pipeline.training.penalty import Penalty
 from pipeline.training.periodic_eval import PeriodicEval
 from pipeline.training.placement import place
 from pipeline.training.preflight import check_export_tokenizer, check_ranks, open_tokens
-from pipeline.training.passes import EvenPasses, Pass
 from pipeline.training.processes import any_rank, open_own_group, start_accelerator
 from pipeline.training.rank_rows import rank_rows
 from pipeline.training.schedule import steps_per_epoch, total_steps, warmup_steps
@@ -136,7 +136,6 @@ class Session:
             config, accelerator, tokens, len(val), total, root, log, key, sizes, model, weights, parameters, optimizer,
             penalties, state, scaling, path, even, evaluation,
         )  # fmt: skip
-
 
     def passes(self, rows: Sequence[int], step: int) -> Sequence[Pass]:
         """The micro-batches of this rank in a step, and what their losses are multiplied with. rows: of all ranks."""

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from typing import Any
 
 import torch
@@ -22,8 +21,8 @@ from pipeline.run.errors import UserError
 from pipeline.run.progress import say
 from pipeline.training.cost import Card, bandwidth_of
 from pipeline.training.plan import GIB, Plan, plan
+from pipeline.training.processes import launched_with_fsdp
 
-FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"  # as `accelerate launch` sets them
 GATHERED = 2.5
 SHARE = 0.9  # of a card's free memory that a run may need by the prediction and still not be sharded
 
@@ -50,7 +49,7 @@ def decide(config: Config, shape: Any, longest: int, world: int, any_rank: Any, 
     """
     wanted = config.train.shard
     if wanted == "auto":
-        asked = uses_fsdp_config()
+        asked = launched_with_fsdp()
         needed = asked or (world > 1 and torch.cuda.is_available() and not _fits(config, shape, longest))
         wanted = "full" if any_rank(needed) else "none"
         if wanted == "full" and verbose:
@@ -69,19 +68,6 @@ def problem_of(config: Config) -> tuple[str, str] | None:
     if spec_of(config.adapter).name == "full" and dtype_name(config.model) == "fp16":
         return "gradients of sharded weights are not scaled, as fp16 needs", "set model.dtype=bf16 or fp32"
     return None
-
-
-def uses_fsdp_config() -> bool:
-    """Whether `accelerate launch` was started with a config of type FSDP.
-
-    Raises:
-        UserError: with one of type DeepSpeed.
-    """
-    if os.environ.get(DEEPSPEED, "").lower() in ("1", "true"):
-        what = "DeepSpeed's engine would replace Suri's training loop, its optimizer and its checkpoints"
-        fix = "set train.shard=full, which shards as ZeRO-3 does, and use configs/accelerate/fsdp.yaml"
-        raise UserError(what, "accelerate launch", fix)
-    return os.environ.get(FSDP, "").lower() in ("1", "true")
 
 
 def card_bytes(config: Config, planned: Plan, longest: int, world: int) -> float:

@@ -39,7 +39,9 @@ def is_sharded(tensors: Tensors) -> bool:
 def write(folder: Path, name: str, tensors: Tensors) -> None:
     """Writes whole tensors, as a file; or sharded ones, as a folder that exists already: then all ranks must call it."""
     if not is_sharded(tensors):
-        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, folder / f"{name}{SUFFIX}")
+        save_file(
+            {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, folder / f"{name}{SUFFIX}"
+        )
         return
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint import HuggingFaceStorageWriter

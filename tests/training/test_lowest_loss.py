@@ -122,6 +122,8 @@ def test_other_optimizers_resume_bit_identical(
         run_to(config, "train", tmp_path)
     run = run_to(config, "train", tmp_path)
     assert_same(run, whole)
-    end = [load_file(r.folder("checkpoints") / "step-000004" / f"{checkpoint.OPTIMIZER}.safetensors") for r in (run, whole)]
+    end = [
+        load_file(r.folder("checkpoints") / "step-000004" / f"{checkpoint.OPTIMIZER}.safetensors") for r in (run, whole)
+    ]
     assert end[0].keys() == end[1].keys()
     assert all(torch.equal(tensor, end[1][name]) for name, tensor in end[0].items())
