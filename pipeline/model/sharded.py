@@ -1,8 +1,8 @@
 """Models whose weights are spread over the ranks of a run: every pass through them is a message of all ranks.
 
-    frozen weights     `gathered_blocks.py`: blocks as bytes, of any type; adapters, embedding and head are in every rank
-    trained weights    PyTorch's FSDP2 (`torch.distributed.fsdp.fully_shard`), a group for each block and one for the
-                       rest: weights, gradients and the optimizer's moments are DTensors, sharded by rows, in float32
+    frozen weights    `gathered_blocks.py`: blocks as bytes, of any type; adapters, embedding and head are in every rank
+    trained weights   PyTorch's FSDP2 (`torch.distributed.fsdp.fully_shard`), a group for each block and one for the
+                      rest: weights, gradients and the optimizer's moments are DTensors, sharded by rows, in float32
 
 FSDP2 gathers a block in the type of the arithmetic before it computes, and adds its gradients up over the ranks, in
 float32, after its backward pass. It does so in every pass, not once a step: gradients that wait for the end of a step

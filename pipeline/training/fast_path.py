@@ -201,13 +201,9 @@ def _padded(inputs: PathInputs) -> PaddedMicroBatches:
 def _is_launch_bound(inputs: PathInputs, fast: PackedModel) -> bool:
     """Whether launching kernels would take longer than computing them. The same on every start of a run."""
     settings = inputs.settings
-    if (
-        not settings.graphs
-        or is_sharded(inputs.model)
-        or fast.plain_attention
-        or not fast.blocks
-        or settings.checkpointing in GRAPHLESS
-    ):
+    if not settings.graphs or settings.checkpointing in GRAPHLESS or is_sharded(inputs.model):
+        return False
+    if fast.plain_attention or not fast.blocks:
         return False
     rows = -(-settings.batch_size // inputs.accelerator.num_processes)
     count = min(rows * float(inputs.tokens.lengths.mean()), settings.micro_tokens or float("inf"))

@@ -100,7 +100,7 @@ def choose_packed(
 
 
 def _is_safe(fast: PackedModel, recomputed: tuple[int, int], reserve: int) -> bool:
-    """Whether a probe of a sharded model that keeps everything fits in any case, on all ranks; of another model, always.
+    """Whether a probe of a sharded model that keeps everything fits on all ranks in any case; of others, always.
 
     Its bytes are bounded by one with recomputation, in whose backward pass one block is there with all that it keeps.
 
@@ -126,7 +126,7 @@ def _measure(fast: PackedModel, offload: bool, sizes: Sequence[int]) -> tuple[in
         except torch.cuda.OutOfMemoryError:
             if is_sharded(fast.causal_lm):  # the other ranks wait in this pass
                 fix = "set train.checkpointing=block, model.quantize=nf4, or start more cards"
-                raise UserError(f"{2 * tokens} tokens do not fit into the card's memory", "train", fix) from None
+                raise UserError(f"{2 * tokens:,} tokens do not fit into the card's memory", "train", fix) from None
             small = large = 0
         if large:
             per_token = max(1, (large - small) // tokens)

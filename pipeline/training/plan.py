@@ -44,7 +44,8 @@ class Plan:
     parameters: of the base. everything: with those that the method adds. token_mib: per token on the plain path, an
     estimate; recomputed_mib: with blocks recomputed. blocks: of the base. fast: footprint of the fast path if it has
     LLaMA's blocks. penalty_gib: starts and importances that `train.l2_sp` and `train.ewc` keep. context: tokens that
-    the model sees, None without a limit. longest: tokens of the longest row, None if unknown. outside_gib: weights of embedding and head.
+    the model sees, None without a limit. longest: tokens of the longest row, None if unknown.
+    outside_gib: weights of embedding and head.
     """
 
     rows: int | None

@@ -37,7 +37,7 @@ def is_sharded(tensors: Tensors) -> bool:
 
 
 def write(folder: Path, name: str, tensors: Tensors) -> None:
-    """Writes whole tensors, as a file; or sharded ones, as a folder that exists already: then all ranks must call it."""
+    """Writes whole tensors, as a file; or sharded ones, into a folder that is there: then all ranks must call it."""
     if not is_sharded(tensors):
         save_file(
             {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, folder / f"{name}{SUFFIX}"
