@@ -15,11 +15,12 @@ not depend on them), `--rows` rows a step. Cases:
 Steps until they are steady, then timed ones (`steady.py`). Columns: steps a second, tokens a second of all ranks
 together, median step, peak memory of the fullest card, most tokens of a pass, and hours for Stanford Alpaca's three
 epochs (1,218 steps) at that speed. `--tiny`: another geometry, on CPUs (gloo) where there is no card; to try the
-script.
+script; accelerate then takes DDP, since its FSDP needs cards.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -169,9 +170,9 @@ def _stock(accelerator: Accelerator, tokens: Tokens, settings: dict[str, Any]) -
         for n, part in enumerate(parts):
             is_last = n == len(parts) - 1
             batch = {key: value.to(accelerator.device) for key, value in collate([tokens.row(r) for r in part]).items()}
-            model.set_requires_gradient_sync(is_last)  # as accelerate's `accumulate`
-            value = model(**batch, use_cache=False).loss / len(parts)
-            accelerator.backward(value)
+            with contextlib.nullcontext() if is_last else accelerator.no_sync(model):
+                value = model(**batch, use_cache=False).loss / len(parts)
+                accelerator.backward(value)
             loss += value.detach()
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
