@@ -129,6 +129,22 @@ def test_the_plain_path_gives_the_same_bits(quantize: str, recompute: bool, wide
     same(*results)
 
 
+@pytest.mark.parametrize("quantize", ["none", "nf4"])
+def test_layers_with_biases_that_are_replaced_one_by_one(
+    quantize: str, tokens: Tokens, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Blocks of another form than LLaMA's: their biases are read while their block is away."""
+    folder = make_base(tmp_path_factory.mktemp("neox") / "base", model_type="gpt_neox", num_hidden_layers=3)
+    results = []
+    for stream in (BlockStream(LateCopier(), smallest=0), None):
+        model = loaded(folder, quantize, stream)
+        fast = PackedModel(model, 64)
+        assert fast.linears
+        assert not fast.blocks
+        results.append(packed_pass(fast, model, tokens))
+    same(*results)
+
+
 def test_each_block_is_copied_once_each_way(wide: Path, tokens: Tokens) -> None:
     """Those at both turns stay: 5 blocks forward, 3 backward, then 3 and 3. Every copy but the first was ahead."""
     copier = LateCopier()

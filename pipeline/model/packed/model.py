@@ -273,8 +273,19 @@ class PackedModel:
         return forward
 
     def _replace_lora_layers(self) -> None:
-        for module in self.causal_lm.modules():
-            if adapter_of(module) is not None and isinstance(module.base_layer, torch.nn.Linear):
+        replaced: set[int] = set()
+        for n, block in enumerate(self.stream.blocks if self.stream else ()):
+            assert self.stream is not None
+            with self.stream.rebuilding(n):  # biases are read now
+                self._replace_in(block.layer, replaced)
+        self._replace_in(self.causal_lm, replaced)
+
+    def _replace_in(self, part: Any, replaced: set[int]) -> None:
+        """Replaces the LoRA layers of a part of the model but for those that are. replaced: ids, which are added."""
+        for module in part.modules():
+            is_lora = adapter_of(module) is not None and isinstance(module.base_layer, torch.nn.Linear)
+            if is_lora and id(module) not in replaced:
+                replaced.add(id(module))
                 linear = self._linear([module])
                 self.packed_forwards.append((module, _lora_forward(linear, len(self.linears))))
 
