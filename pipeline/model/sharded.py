@@ -32,6 +32,7 @@ class FullyShard:
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self.blocks: list[Any] = []
+        self.mesh: Any = None
 
     def add(self, layer: Any) -> None:
         """Keeps this rank's part of the decoder's next block; the rest of its memory is freed."""
@@ -57,12 +58,12 @@ class FullyShard:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-        kind = next(module.parameters()).device.type
-        mesh = init_device_mesh(kind, (distributed.get_world_size(),))
+        if self.mesh is None:
+            self.mesh = init_device_mesh(next(module.parameters()).device.type, (distributed.get_world_size(),))
         low = None if self.dtype == torch.float32 else self.dtype
         policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32)
         # The root too: its gathered weights would outlive a pass without gradients, and an update of the weights.
-        sharded = fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+        sharded = fully_shard(module, mesh=self.mesh, mp_policy=policy, reshard_after_forward=True)
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)  # the factor alone would be NCCL's own kind of sum
 

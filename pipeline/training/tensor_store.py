@@ -44,7 +44,7 @@ def write(folder: Path, name: str, tensors: Tensors) -> None:
         )
         return
     from torch.distributed import checkpoint
-    from torch.distributed.checkpoint import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
     parts = {key: tensor.detach() for key, tensor in tensors.items()}
     with _quiet():
@@ -95,7 +95,7 @@ def read(folder: Path, name: str, into: Tensors) -> None:
                 tensor.copy_(_spread(file.get_tensor(key), tensor))
         return
     from torch.distributed import checkpoint
-    from torch.distributed.checkpoint import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
     alone = not is_sharded(into)
     with _quiet(), torch.no_grad():

@@ -16,7 +16,9 @@ from transformers import AutoModelForCausalLM
 from pipeline.config.schema import Config
 from pipeline.model import block_stream
 from pipeline.model.gathered_blocks import GatherCopier
+from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
+from pipeline.run.integrity import verify
 from pipeline.training import checkpoint, loop, passes, processes
 from pipeline.training.loss_scale import LossScale
 from tests.helpers.tiny import make_base, make_config, run_ranks, run_to, train_on
@@ -206,6 +208,10 @@ def test_a_killed_rank_and_a_damaged_part(
     data = bytearray(part.read_bytes())
     data[-1] ^= 1
     part.write_bytes(data)
+    with pytest.raises(UserError) as error:
+        verify(run, [])
+    assert error.value.what.startswith("1 files have changed")
+    assert str(part) in error.value.what
     capfd.readouterr()
     train_on(2, config, folder)
     said = " ".join(capfd.readouterr().out.split())
