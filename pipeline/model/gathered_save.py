@@ -6,7 +6,7 @@ ever holds the model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def save_gathered(model: Any, folder: Path, limit: int = FILE) -> None:
     Args:
         limit: bytes of a file.
     """
-    groups = _groups({name: tensor.numel() * tensor.element_size() for name, tensor in _tensors(model).items()}, limit)
+    groups = grouped({name: tensor.numel() * tensor.element_size() for name, tensor in _tensors(model).items()}, limit)
     names = [f"model-{n:05d}-of-{len(groups):05d}.safetensors" for n in range(1, len(groups) + 1)]
     names = names if len(groups) > 1 else ["model.safetensors"]
     tensors = gathered(model)
@@ -60,7 +60,7 @@ def _tensors(model: Any) -> dict[str, torch.Tensor]:
     return {**parameters, **buffers}
 
 
-def _groups(sizes: dict[str, int], limit: int) -> list[list[str]]:
+def grouped(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
     """Names in their order, cut into groups of at most `limit` bytes, or one tensor."""
     groups: list[list[str]] = []
     room = 0

@@ -23,10 +23,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from pipeline.model.gathered_save import grouped
+from pipeline.model.sharded import local
 from pipeline.run.link_file import link_or_copy
 from pipeline.training.optimizer_state import DTYPES, Shape
 
 SUFFIX = ".safetensors"
+FILE = 2 * 10**9  # bytes of a rank's file at most, if its tensors are smaller
 PLACES, START = "DCP_SHARDING_INFO", "saved_offsets"  # in the headers of torch.distributed.checkpoint
 Tensors = Mapping[str, torch.Tensor]
 
@@ -47,8 +50,13 @@ def write(folder: Path, name: str, tensors: Tensors) -> None:
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
     parts = {key: tensor.detach() for key, tensor in tensors.items()}
+    # A rank holds a file twice in main memory while it writes it.
+    groups = grouped({key: local(part).numel() * part.element_size() for key, part in parts.items()}, FILE)
+    number = {key: n for n, group in enumerate(groups, 1) for key in group}
     with _quiet():
-        checkpoint.save(parts, storage_writer=HuggingFaceStorageWriter(str(folder / name), save_distributed=True))
+        checkpoint.save(
+            parts, storage_writer=HuggingFaceStorageWriter(str(folder / name), number, save_distributed=True)
+        )
 
 
 def files(folder: Path, name: str) -> list[Path]:

@@ -19,7 +19,7 @@ from pipeline.model.gathered_blocks import GatherCopier
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.run.integrity import verify
-from pipeline.training import checkpoint, loop, passes, processes
+from pipeline.training import checkpoint, loop, passes, processes, tensor_store
 from pipeline.training.loss_scale import LossScale
 from tests.helpers.tiny import make_base, make_config, run_ranks, run_to, train_on
 from tests.helpers.training_runs import assert_close, assert_same, losses_of, tokens_of
@@ -158,9 +158,11 @@ def test_every_rank_takes_part_in_every_pass(
 
 
 def test_a_run_goes_on_with_other_numbers_of_ranks(
-    begin: Start, alone: dict[str, Run], capfd: pytest.CaptureFixture[str]
+    begin: Start, alone: dict[str, Run], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two ranks, then one that shards, one that does not, and four: checkpoints of both forms are read by all."""
+    """Two ranks, then one that shards, one that does not, and four: checkpoints of both forms are read by all, and
+    those of ranks with several files each."""
+    monkeypatch.setattr(tensor_store, "FILE", 40_000)
     config, folder = begin(*FULL, SHARDED)
     run = Run(folder / "tiny")
     whole, _ = begin(*FULL, folder=folder)
@@ -176,6 +178,7 @@ def test_a_run_goes_on_with_other_numbers_of_ranks(
     assert_close(run, alone["full"])
     forms = [(checkpoint.folder_of(run.folder("checkpoints"), n) / "weights").is_dir() for n in range(1, 7)]
     assert forms == [True, True, False, True, True, True]
+    assert len(list((run.folder("checkpoints") / "step-000001" / "weights").iterdir())) > 2
 
 
 def test_a_killed_rank_and_a_damaged_part(
