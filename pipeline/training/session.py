@@ -189,7 +189,8 @@ def _print_plan(
     )
     percent = f"{share:.2%}" if share >= 1e-3 else f"{100 * share:.1g} %"
     say(f"train: {config.adapter.method}: {trained:,} of {parameters:,} parameters are trained ({percent})")
-    say(f"train: {path.name} path, at most {path.micro_tokens:,} tokens in one pass")
+    parts = ", weights sharded over the processes" if sharding.shares(config) else ""
+    say(f"train: {path.name} path, at most {path.micro_tokens:,} tokens in one pass{parts}")
 
 
 def _flat(config: Config) -> dict[str, Any]:

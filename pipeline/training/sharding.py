@@ -45,19 +45,21 @@ def decide(config: Config, shape: Any, longest: int, world: int, any_rank: Any, 
             any rank; all ranks must take the same.
 
     Raises:
-        UserError: the run must be sharded, and something in the config excludes it.
+        UserError: sharding was asked for, and something in the config excludes it.
     """
-    wanted = config.train.shard
+    wanted, problem = config.train.shard, problem_of(config)
     if wanted == "auto":
         asked = launched_with_fsdp()
         needed = asked or (world > 1 and torch.cuda.is_available() and not _fits(config, shape, longest))
         wanted = "full" if any_rank(needed) else "none"
-        if wanted == "full" and verbose:
-            why = "accelerate was started with FSDP" if asked else "the run does not fit into one card"
+        why = "accelerate was started with FSDP" if asked else "the run does not fit into one card by the plan"
+        if wanted == "full" and problem and not asked:  # the plan is an estimate, so the run may try
+            wanted = "none"
+            say(f"train: {why}, and its weights cannot be sharded: {problem[0]}") if verbose else None
+        elif wanted == "full" and verbose:
             say(f"train: {why}: weights are sharded over {world} cards (train.shard=full)")
-    if wanted == "full" and (problem := problem_of(config)):
-        what, fix = problem
-        raise UserError(f"the weights cannot be sharded: {what}", "train.shard", fix)
+    if wanted == "full" and problem:
+        raise UserError(f"the weights cannot be sharded: {problem[0]}", "train.shard", problem[1])
     return config.model_copy(update={"train": config.train.model_copy(update={"shard": wanted})})
 
 
