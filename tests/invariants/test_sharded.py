@@ -221,6 +221,8 @@ def test_a_killed_rank_and_a_damaged_part(
     assert f"optimizer/{part.name} is not what was written" in said
     assert "train: resuming from step 2 of 6" in said
     assert_close(run, alone["full"])
+    config, folder = begin(*FULL, SHARDED)
+    assert_same(run, train_on(2, config, folder))  # as if nothing had happened
 
 
 def test_the_best_weights_and_a_penalty(begin: Start, monkeypatch: pytest.MonkeyPatch) -> None:
