@@ -24,6 +24,8 @@ from pipeline.ranks.watch import CONNECT, FREE, exchanging, mark, watch
 from pipeline.run.errors import UserError
 
 FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"  # as `accelerate launch` sets them
+# By it and FSDP transformers loads weights in the first rank only; the others' would be empty.
+FIRST_RANK_LOADS = "FSDP_CPU_RAM_EFFICIENT_LOADING"
 BUCKET = 1 << 24  # numbers per message: few messages, little memory
 
 
@@ -43,6 +45,8 @@ def start_accelerator(dtype: str, tracker: str, folder: Path) -> Accelerator:
         if tracker not in [str(t) for t in get_available_trackers()]:
             fix = f".venv/bin/pip install {tracker}, or set train.tracker=none"
             raise UserError(f"the tracker {tracker!r} is not installed", "train.tracker", fix)
+    if launched_with_fsdp():
+        os.environ[FIRST_RANK_LOADS] = "false"
     # cuBLAS needs it for a fixed order of sums, and reads it at the first product. The default of an H200.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     place = Place.here()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ def test_too_small_a_card(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 def test_a_launch_with_fsdp_shards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """And the Accelerator is the plain one."""
     monkeypatch.setenv(processes.FSDP, "true")
+    monkeypatch.setenv(processes.FIRST_RANK_LOADS, "true")  # as accelerate does by default
     asked = config()
     assert sharding.decide(asked, geometry_config(asked.model), 512, 4, bool).train.shard == "full"
     with pytest.raises(UserError, match=r"the weights cannot be sharded: train\.optimizer=adafactor"):
@@ -87,6 +89,7 @@ def test_a_launch_with_fsdp_shards(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     accelerator = processes.start_accelerator("fp32", "none", tmp_path)
     assert str(accelerator.distributed_type) == "DistributedType.NO"
     assert processes.launched_with_fsdp()
+    assert os.environ[processes.FIRST_RANK_LOADS] == "false"
 
 
 def test_a_launch_with_deepspeed_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
