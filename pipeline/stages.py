@@ -44,7 +44,7 @@ from pipeline.synthesis import stage as synthesis
 from pipeline.synthesis_report import page as synthesis_page
 
 # Keys of `train` that change how a run is watched, not what comes out.
-WATCHING = ("tracker", "save_every", "keep", "gpu_memory")
+WATCHING = ("tracker", "save_every", "keep", "gpu_memory", "shard")
 # Keys of `train` that earlier runs lack, with their defaults, which are left out of the stage's key.
 SINCE_VERSION_2 = {"accumulation_4_28": 0, "optimizer": "adamw", "early_stop": 0, "best": False, "neftune": 0.0}
 # Keys of `eval` that the export's own measurements depend on.

@@ -38,6 +38,7 @@ def done(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ru
     [
         ("train.lr=0.02", ["train", "export"]),
         ("train.keep=5", []),
+        ("train.shard=full", []),
         ("train.tracker=tensorboard", []),
         ("train.save_every=2", []),
         ("export.dtype=bf16", ["export"]),

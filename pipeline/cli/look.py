@@ -52,7 +52,7 @@ def _cost(config: Config, planned: Plan, run: Run, options: Mapping[str, str]) -
     """Lines on the cost with several cards; none where they are not asked for, or the rows are not known."""
     if not options or not planned.rows or not planned.tokens or not planned.steps or not planned.trained:
         return []
-    from pipeline.training import cost, duration
+    from pipeline.training import cost, duration, sharding
 
     given = {name.upper(): value for name, value in options.items()}
     count = int(cost.number_of(given.get("GPUS", "1"), "GPUS", whole=True))
@@ -73,7 +73,10 @@ def _cost(config: Config, planned: Plan, run: Run, options: Mapping[str, str]) -
         )
     if not planned.exact:
         source += "; as if every row had the most tokens"
-    return cost.lines(work, count, card, rate, source, price, link)
+    return [
+        *cost.lines(work, count, card, rate, source, price, link),
+        *sharding.lines(config, planned, count, card, link),
+    ]
 
 
 def _show_forecast(config: Config, run: Run) -> bool:

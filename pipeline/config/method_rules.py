@@ -56,6 +56,8 @@ def method_problems(config: Config) -> list[Problem]:
         problems.append((("model", "add_tokens"), what))
     if config.train.checkpointing == "stream" and (why := _not_streamed(config)):
         problems.append((("train", "checkpointing"), f"no stream with {why}; set block or offload"))
+    if config.train.shard == "full" and (problem := not_sharded(config)):
+        problems.append((("train", "shard"), f"{problem[0]}; {problem[1]}"))
     problems += _format_problems(spec, config.export.formats)
     return problems + _OF_METHOD.get(spec.name, lambda config: [])(config)
 
@@ -72,6 +74,28 @@ def _not_streamed(config: Config) -> str:
     if config.model.quantize == "fp8":
         return "a base in fp8, whose copies by rows and by columns are as large as bf16"
     return ""
+
+
+def not_sharded(config: Config) -> tuple[str, str] | None:
+    """What excludes `train.shard=full`, and what to do; None where nothing does."""
+    adapter, train, is_full = config.adapter, config.train, config.adapter.method == "full"
+    if train.checkpointing in ("offload", "stream"):
+        what = f"train.checkpointing={train.checkpointing} moves to main memory what the ranks gather"
+        return what, "set train.checkpointing=block"
+    if adapter.init != "default":
+        what = f"adapter.init={adapter.init} changes the base's weights, of which a rank has a part"
+        return what, "set adapter.init=default"
+    if config.model.quantize == "fp8":
+        return "fp8 keeps copies of the base by rows and by columns, as large as bf16", "set model.quantize=none or nf4"
+    if train.ewc:
+        return "train.ewc reads whole gradients, row by row", "set train.l2_sp instead, or train.shard=none"
+    if not (is_full or has_kernels(adapter)):
+        name = "DoRA" if adapter.dora else spec_of(adapter).name
+        return f"{name} is not among the methods for it", "use plain lora or full, or set train.shard=none"
+    if is_full and train.optimizer != "adamw":
+        what = f"train.optimizer={train.optimizer} needs whole weights, of which a rank has a part"
+        return what, "set train.optimizer=adamw, whose moments are sharded too"
+    return None
 
 
 def _unused_keys(spec: MethodSpec, adapter: Adapter) -> list[Problem]:

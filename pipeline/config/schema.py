@@ -206,6 +206,10 @@ class Train(Section):
     """What blocks keep for the backward pass: none = everything (no checkpointing); block = a quarter, the rest is
     recomputed; offload = a quarter, in main memory; stream = as block, and the frozen blocks themselves are in main
     memory; auto = the fastest that fits. Set another one to trade speed for memory."""
+    shard: Literal["auto", "none", "full"] = "auto"
+    """Several cards: none = each holds the whole base; full = each holds a part of it, and with adapter.method=full
+    also of gradients and moments (FSDP); auto = full where one card is too small. Set full for weights that fit no
+    single card (docs/scaling.md)."""
     gpu_memory: Annotated[float, BeforeValidator(number), Field(ge=0, le=4096)] = 0.0
     """GiB of the card that training may use, and that `plan` plans for; 0 = all that is free. Set it to share a card,
     or to ask `plan` about another one."""

@@ -21,6 +21,7 @@ from pipeline.model.adapter import adapter_disabled
 from pipeline.model.generate import answering, greedy
 from pipeline.model.loss import label_logits
 from pipeline.model.memory import OutOfMemory, each_group
+from pipeline.model.sharded import is_sharded
 from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.prompt.batch import pad
 from pipeline.prompt.encode import IGNORE
@@ -60,6 +61,8 @@ def probe_model(
         ids = greedy(model, prompts, end_id=encoder.end_id, max_new_tokens=limit, what="probes")
         is_as_base = as_base(model, prompts[:COMPARED], ids[:COMPARED])
     except (torch.cuda.OutOfMemoryError, OutOfMemory):
+        if is_sharded(model):  # the other ranks wait in this pass
+            raise
         torch.cuda.empty_cache()
         return {"missing": "out of GPU memory", "warnings": []}
     answers = [read(encoder, example, ids_) for example, ids_ in zip(questions, ids, strict=True)]

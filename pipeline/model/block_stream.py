@@ -1,4 +1,4 @@
-"""Frozen blocks that live in main memory and are on the card only while they compute.
+"""Frozen blocks that are on the card only while they compute, and else in main memory.
 
     main memory   [0] [1] [2] [3] ... [n-1]     one buffer a block, page-locked
                            |
@@ -9,14 +9,15 @@
 A block is brought by a hook before its forward pass, and by one on its output's gradient before its backward pass, so
 this serves packs as well as transformers' own layers, recomputed or not. What leaves the card is the memory behind its
 tensors: their storages are emptied and filled again, as in PyTorch's FSDP. So all views of a weight stay valid, and
-layers, adapters and kernels need not know.
+layers, adapters and kernels need not know. Where the bytes stay meanwhile is the copier's: here main memory, in
+`gathered_blocks.py` a part in each rank of a run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -25,14 +26,23 @@ SMALLEST = 1 << 16  # bytes; smaller tensors, such as norms and code books, stay
 ALIGNMENT = 512  # bytes, of each tensor in a buffer
 PAGE = 4096  # bytes of main memory
 Storage = Any  # torch.UntypedStorage
-Pair = tuple[Storage, torch.Tensor]  # on the card, and its bytes in main memory
+Pair = tuple[Storage, torch.Tensor]  # on the card, and what is kept of its bytes elsewhere
 
 
 class Copier(Protocol):
-    """How blocks are copied to the device."""
+    """Where the bytes of blocks stay, and how they come to the device.
 
-    def lock(self, buffer: torch.Tensor) -> None:
-        """Prepares a buffer in main memory for fast copies."""
+    Attributes:
+        own_pool: whether storages on the device come from another pool of memory than that of the main stream.
+    """
+
+    own_pool: bool
+
+    def part(self, whole: torch.Tensor) -> torch.Tensor:
+        """What is kept of the bytes of a storage."""
+
+    def buffer(self, size: int, device: torch.device) -> torch.Tensor:
+        """So many bytes in which a block is kept. device: on which it computes."""
 
     def start(self, pairs: list[Pair]) -> Any:
         """Fills the storages, which are empty, possibly later than this returns; returns what `wait` takes."""
@@ -44,8 +54,13 @@ class Copier(Protocol):
 class CpuCopier:
     """Copies at once: the twin for tests, where the card is the CPU too."""
 
-    def lock(self, buffer: torch.Tensor) -> None:
-        pass
+    own_pool = True
+
+    def part(self, whole: torch.Tensor) -> torch.Tensor:
+        return whole
+
+    def buffer(self, size: int, device: torch.device) -> torch.Tensor:
+        return _pages(size)
 
     def start(self, pairs: list[Pair]) -> None:
         for storage, host in pairs:
@@ -63,14 +78,21 @@ class CudaCopier:
     also for those that read the block whose memory it gets.
     """
 
+    own_pool = True
+
     def __init__(self) -> None:
         self.stream: Any = torch.cuda.Stream()
 
-    def lock(self, buffer: torch.Tensor) -> None:
+    def part(self, whole: torch.Tensor) -> torch.Tensor:
+        return whole
+
+    def buffer(self, size: int, device: torch.device) -> torch.Tensor:
+        buffer = _pages(size)
         # torch's own page-locked memory is rounded up to a power of two. Where locking fails, copies are slower.
         cudart = torch.cuda.cudart()
         if int(cudart.cudaHostRegister(buffer.data_ptr(), buffer.numel(), 0)) == 0:
             weakref.finalize(buffer, cudart.cudaHostUnregister, buffer.data_ptr())
+        return buffer
 
     def start(self, pairs: list[Pair]) -> Any:
         self.stream.wait_stream(torch.cuda.current_stream())
@@ -93,14 +115,15 @@ class BlockStream:
     """
 
     def __init__(self, copier: Copier | None = None, smallest: int | None = None) -> None:
-        self.copier, self.smallest = copier, SMALLEST if smallest is None else smallest
+        self.copier: Any = copier
+        self.smallest = SMALLEST if smallest is None else smallest
         self.blocks: list[_Block] = []
         self.copying: dict[int, Any] = {}  # blocks on the card; what their copies are waited for by, None when done
         self.last = 0
 
     @property
     def bytes(self) -> int:
-        """Main memory that the blocks take."""
+        """Memory in which this process keeps the blocks."""
         return sum(host.numel() for block in self.blocks for _, host in block.pairs)
 
     def add(self, layer: Any) -> None:
@@ -111,13 +134,12 @@ class BlockStream:
         if self.copier is None:
             self.copier = CudaCopier() if next(layer.parameters()).is_cuda else CpuCopier()
         number = len(self.blocks)
-        self.blocks.append(_Block(layer, self.smallest, self.copier.lock))
+        self.blocks.append(_Block(layer, self.smallest, self.copier))
         layer.register_forward_pre_hook(lambda *_: self.bring(number))
         layer.register_forward_hook(lambda *passed: self._bring_for_backward(number, passed[2]))
 
     def bring(self, number: int) -> None:
         """Has a block's weights on the card, and the copy of the next one begun; no other block stays there."""
-        assert self.copier is not None
         following = self._following(number)
         for other in [n for n in self.copying if n not in (number, following)]:
             self._release(other)
@@ -133,14 +155,12 @@ class BlockStream:
     def rebuilding(self, number: int) -> Iterator[None]:
         """Context in which a block's weights are on the card and may be replaced by others."""
         block = self.blocks[number]
-        assert self.copier is not None
         for other, copying in list(self.copying.items()):
             if copying is not _DONE:
                 self.copier.wait(copying)  # its buffer may be written below
+                self.copying[other] = _DONE
             self._release(other)
-        for storage, host in block.pairs:
-            storage.resize_(host.numel())
-            bytes_of(storage).copy_(host)
+        self.copier.wait(self.copier.start(block.pairs))
         try:
             yield
         finally:
@@ -157,7 +177,6 @@ class BlockStream:
 
     def _start(self, number: int) -> None:
         """Begins the copy of a block that is not on the card."""
-        assert self.copier is not None
         block = self.blocks[number]
         if number in self.copying:
             return
@@ -168,7 +187,9 @@ class BlockStream:
             raise
 
     def _release(self, number: int) -> None:
-        del self.copying[number]
+        copying = self.copying.pop(number)
+        if copying is not _DONE and not self.copier.own_pool:  # the main stream may use its memory again at once
+            self.copier.wait(copying)
         self.blocks[number].empty()
 
     def _bring_for_backward(self, number: int, output: Any) -> None:
@@ -181,33 +202,31 @@ _DONE = object()  # in place of a copy that has been waited for
 
 
 class _Block:
-    """A block's frozen storages and their bytes in main memory."""
+    """A block's frozen storages and their bytes where they are kept."""
 
-    def __init__(self, layer: Any, smallest: int, lock: Callable[[torch.Tensor], None]) -> None:
-        self.layer, self.smallest, self.lock = layer, smallest, lock
+    def __init__(self, layer: Any, smallest: int, copier: Copier) -> None:
+        self.layer, self.smallest, self.copier = layer, smallest, copier
         self.pairs: list[Pair] = []
         self.buffer = torch.empty(0, dtype=torch.uint8)
         self.leave()
 
     def leave(self) -> None:
-        """Empties the storages, after their bytes were copied to main memory if they are others than before."""
+        """Empties the storages, after their bytes were copied to the buffer if they are others than before."""
         storages = self._storages()
         if [s._cdata for s in storages] != [s._cdata for s, _ in self.pairs]:
             self.pairs = []
             places, size = [], 0
-            for storage in storages:
+            parts = [self.copier.part(bytes_of(storage)) for storage in storages]
+            for part in parts:
                 places.append(size)
-                size += -(-storage.nbytes() // ALIGNMENT) * ALIGNMENT
+                size += -(-part.numel() // ALIGNMENT) * ALIGNMENT
             size += -size % PAGE
             if size != self.buffer.numel():  # layers that were stacked have the same bytes in all
-                whole = torch.empty(size + PAGE, dtype=torch.uint8)
-                start = -whole.data_ptr() % PAGE  # pages are locked whole, so no two buffers may share one
-                self.buffer = whole[start : start + size]
-                self.lock(self.buffer)
-            for storage, start in zip(storages, places, strict=True):
-                host = self.buffer[start : start + storage.nbytes()]
-                host.copy_(bytes_of(storage))
-                self.pairs.append((storage, host))
+                self.buffer = self.copier.buffer(size, next(self.layer.parameters()).device)
+            for storage, part, start in zip(storages, parts, places, strict=True):
+                kept = self.buffer[start : start + part.numel()]
+                kept.copy_(part)
+                self.pairs.append((storage, kept))
         self.empty()
 
     def empty(self) -> None:
@@ -223,6 +242,13 @@ class _Block:
                 if storage.nbytes() >= self.smallest:
                     found.setdefault(storage._cdata, storage)
         return list(found.values())
+
+
+def _pages(size: int) -> torch.Tensor:
+    """A buffer in main memory that begins with a page: pages are locked whole, so no two buffers may share one."""
+    whole = torch.empty(size + PAGE, dtype=torch.uint8)
+    start = -whole.data_ptr() % PAGE
+    return whole[start : start + size]
 
 
 def frozen_tensors(module: Any) -> Iterator[torch.Tensor]:

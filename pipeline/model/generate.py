@@ -18,6 +18,7 @@ from transformers import (
 
 from pipeline.model.load import context_length
 from pipeline.model.memory import free_bytes
+from pipeline.model.sharded import is_sharded, least_of_ranks
 from pipeline.run.errors import UserError
 from pipeline.run.progress import bar
 
@@ -130,7 +131,9 @@ def generate_batch(
     if adapters is not None:
         options["adapter_names"] = adapters
     new = None
-    with contextlib.suppress(*([torch.cuda.OutOfMemoryError] if len(prompts) > 1 else [])):
+    if is_together := is_sharded(model):  # ranks whose rounding differs would end at different tokens
+        options["synced_gpus"] = True
+    with contextlib.suppress(*([torch.cuda.OutOfMemoryError] if len(prompts) > 1 and not is_together else [])):
         new = generator.generate(**inputs, **options, generation_config=settings)  # from embeddings: new ids only
     if new is None:
         torch.cuda.empty_cache()  # after the except clause, whose error refers to the tensors of the pass
@@ -200,7 +203,8 @@ def rows_at_once(model: Any, tokens: int) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     cached = 2 * config.num_hidden_layers * heads * size * torch.finfo(parameter.dtype).bits // 8
-    return max(1, min(GPU_ROWS, int(free_bytes(parameter.device) / 2 / (cached * tokens))))
+    rows = max(1, min(GPU_ROWS, int(free_bytes(parameter.device) / 2 / (cached * tokens))))
+    return least_of_ranks(model, rows)
 
 
 @contextlib.contextmanager

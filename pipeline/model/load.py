@@ -20,10 +20,12 @@ from pipeline.model.base.rope_scaling import scale
 from pipeline.model.base.tensors import TensorFiles
 from pipeline.model.block_stream import BlockStream
 from pipeline.model.memory import use_expandable_segments
+from pipeline.model.sharded import FullyShard
 from pipeline.model.tensor_loader import check_finite, load_by_tensor
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.nearest import nearest
 
+Blocks = BlockStream | FullyShard  # what gets the blocks of a decoder while it is loaded
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 OLDER_KEYS = ("rope_theta", "rope_scaling")  # in every config.json of 2023; transformers 5 keeps them elsewhere
 DIVIDE = "sizes must divide: hidden_size by num_attention_heads, that by num_key_value_heads"
@@ -109,12 +111,12 @@ def read_shape(place: str, local: bool = True) -> Any:
     return shape
 
 
-def load_base(model: Model, base: Base, seed: int, float32: bool = False, stream: BlockStream | None = None) -> Any:
+def load_base(model: Model, base: Base, seed: int, float32: bool = False, stream: Blocks | None = None) -> Any:
     """The base as a causal LM on the device, in evaluation mode.
 
     Args:
         seed: of random weights. float32: whatever `model.dtype` says, as methods need that train the base's weights.
-        stream: gets the decoder's blocks, which then are on the device only while they compute.
+        stream: gets the decoder's blocks, which then are on the device only while they compute, or sharded.
 
     Raises:
         UserError: transformers does not know the model, or weights and config disagree.
@@ -135,15 +137,23 @@ def load_base(model: Model, base: Base, seed: int, float32: bool = False, stream
     return loaded
 
 
-def _complete(stream: BlockStream, model: Any) -> None:
-    """Makes it the stream of the model, and adds its blocks where loading has not done so."""
+def _complete(stream: Blocks, model: Any) -> None:
+    """Makes a stream that of the model, and adds the blocks where loading has not done so."""
     if not stream.blocks:
-        for layer in model.get_decoder().layers:
+        for layer in _layers(model):
             stream.add(layer)
-    model.block_stream = stream
+    if isinstance(stream, BlockStream):
+        model.block_stream = stream
 
 
-def load_folder(folder: Path, dtype: torch.dtype, whose: str = "the model", stream: BlockStream | None = None) -> Any:
+def _layers(model: Any) -> Any:
+    """The blocks of a decoder, whatever its class calls them."""
+    count, decoder = model.config.num_hidden_layers, model.get_decoder()
+    lists = [m for m in decoder.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
+    return getattr(decoder, "layers", lists[0] if lists else [])
+
+
+def load_folder(folder: Path, dtype: torch.dtype, whose: str = "the model", stream: Blocks | None = None) -> Any:
     """A causal LM from a folder with safetensors, on the device, in evaluation mode.
 
     Args:
@@ -296,7 +306,7 @@ def four_bits(dtype: torch.dtype) -> Any:
     return BitsAndBytesConfig(load_in_4bit=True, **nf4)
 
 
-def _quantised(model: Model, folder: Path, dtype: torch.dtype, stream: BlockStream | None = None) -> Any:
+def _quantised(model: Model, folder: Path, dtype: torch.dtype, stream: Blocks | None = None) -> Any:
     try:
         settings = four_bits(dtype) if model.quantize == "nf4" else BitsAndBytesConfig(load_in_8bit=True)
         on_block = None if stream is None else stream.add

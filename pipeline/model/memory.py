@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from pipeline.model.sharded import is_sharded, least_of_ranks
 from pipeline.prompt.batch import micro_rows
 from pipeline.run.errors import UserError
 
@@ -68,7 +69,8 @@ def tokens_at_once(model: Any, longest: int) -> int:
     size = torch.finfo(parameter.dtype).bits // 8 if parameter.is_floating_point() else 2
     logits = LOGITS * (2 * size + 8)  # two slices as they are, one in float32 with its exponentials
     room = free_bytes(parameter.device) * SHARE - logits
-    return max(1, min(GPU_TOKENS, int(room / _bytes_per_token(model.config, size, longest))))
+    tokens = max(1, min(GPU_TOKENS, int(room / _bytes_per_token(model.config, size, longest))))
+    return least_of_ranks(model, tokens)
 
 
 def _bytes_per_token(config: Any, size: int, longest: int) -> int:
@@ -87,7 +89,7 @@ def _bytes_per_token(config: Any, size: int, longest: int) -> int:
 def each_group(model: Any, lengths: Sequence[int], work: Callable[[list[int]], T]) -> Iterator[tuple[list[int], T]]:
     """Calls `work` on groups of rows of similar length that fit into memory; yields each group and its result.
 
-    When the card's memory does not suffice, the rest continues in groups of half the size.
+    When the card's memory does not suffice, the rest continues in groups of half the size; not with a sharded model.
 
     Args:
         lengths: tokens of each row. work: takes row numbers.
@@ -101,6 +103,8 @@ def each_group(model: Any, lengths: Sequence[int], work: Callable[[list[int]], T
         try:
             result = work(group)
         except torch.cuda.OutOfMemoryError:
+            if is_sharded(model):  # the other ranks wait in this pass, so there is no second try
+                raise OutOfMemory(max(lengths[i] for i in group)) from None
             result = None
         if result is not None:
             yield group, result

@@ -9,8 +9,7 @@ from pipeline.config.method_rules import spec_of
 from pipeline.config.schema import Adapter, Config, Model
 from pipeline.model.base import Base, kind_of
 from pipeline.model.base.fingerprint import fingerprint
-from pipeline.model.block_stream import BlockStream
-from pipeline.model.load import add_tokens, base_shape, context_length, load_base
+from pipeline.model.load import Blocks, add_tokens, base_shape, context_length, load_base
 from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.prompt.stage import encoder_of
 
@@ -53,7 +52,7 @@ class RunBase:
         """Whether the base is loaded in float32 for every `model.dtype`, since its own weights are trained."""
         return spec_of(self.adapter).float32
 
-    def load(self, stream: BlockStream | None = None) -> Any:
+    def load(self, stream: Blocks | None = None) -> Any:
         """The model with embeddings for the new tokens, in the type that the method needs.
 
         Args:

@@ -35,6 +35,11 @@ class PaddedBatch:
     noise: TokenNoise | None = None
 
     @property
+    def has_targets(self) -> bool:
+        """Whether a pass computes anything: one without labels does too."""
+        return True
+
+    @property
     def labelled(self) -> int:
         """Number of labelled tokens; the first token of a row has no prediction, so it does not count."""
         return int((self.labels[:, 1:] != IGNORE).sum())

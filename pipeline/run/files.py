@@ -139,6 +139,11 @@ def recover(folder: Path) -> None:
             os.replace(old, folder)
 
 
+def temporary_of(folder: Path) -> Path:
+    """The folder that `replace_folder` yields."""
+    return folder.with_name(f".{folder.name}.tmp")
+
+
 @contextlib.contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
     """Yields a new empty folder that takes the place of `folder` when the block ends without an error.
@@ -146,7 +151,7 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full.
     """
-    temporary = folder.with_name(f".{folder.name}.tmp")
+    temporary = temporary_of(folder)
     make_folder(folder.parent)
     with disk_errors(folder):
         recover(folder)

@@ -115,6 +115,7 @@ class _Screen:
         self.stack: list[Bar] = []
         self.shown = 0  # columns of the line that is on the terminal
         self.thread: threading.Thread | None = None
+        self.is_silent = False
 
     def push(self, bar: Bar) -> None:
         with self.lock:
@@ -206,13 +207,13 @@ def bar(
     if total is None and isinstance(items, Sized):
         total = len(items)
     made = Bar(items, total, what, unit, initial, is_phase=False)
-    return made if disable else made.open()
+    return made if disable or _screen.is_silent else made.open()
 
 
 def working(what: str, disable: bool = False) -> Bar:
     """`with working("loading"):` shows how long a phase without steps has taken, from three seconds on."""
     made = Bar(None, None, what, "", 0, is_phase=True)
-    return made if disable else made.open()
+    return made if disable or _screen.is_silent else made.open()
 
 
 def say(*words: object, hanging: int = HANGING) -> None:
@@ -223,8 +224,20 @@ def say(*words: object, hanging: int = HANGING) -> None:
     Args:
         hanging: columns by which the rest of a broken line is indented, more than the line itself.
     """
+    if _screen.is_silent:
+        return
     text = " ".join(printable(word) for word in words)
     _print(text if any(isinstance(word, Styled) for word in words) else wrapped(text, hanging), sys.stdout)
+
+
+@contextlib.contextmanager
+def silent(wanted: bool = True) -> Iterator[None]:
+    """Context without bars and lines on stdout: of ranks that do the same work as the one that tells of it."""
+    before, _screen.is_silent = _screen.is_silent, _screen.is_silent or wanted
+    try:
+        yield
+    finally:
+        _screen.is_silent = before
 
 
 def warn(text: str) -> None:

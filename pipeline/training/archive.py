@@ -45,7 +45,7 @@ def open_checkpoints(
     if accelerator.is_main_process:
         with disk_errors(root):
             settle(root, key, layout, files)
-        archived = sum(p.stat().st_size for p in root.glob("*/step-*/*.safetensors"))
+        archived = sum(p.stat().st_size for p in root.glob("*/step-*/**/*.safetensors"))
         note = f" (besides {readable_size(archived)} of other settings in {root})" if archived else ""
         need_space(root, checkpoint.space(root, layout, keep), f"checkpoints{note}")
     wait_for_all(accelerator)  # no rank may read before the first one has moved everything

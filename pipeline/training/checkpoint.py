@@ -4,18 +4,21 @@ step-000400/weights.safetensors      trained weights by name
             optimizer.safetensors    NAME|exp_avg, NAME|exp_avg_sq, NAME|step (of AdamW; optimizer_state.py has others)
             best.safetensors         with `train.best`: weights of the lowest held-out loss so far
             state.json               step, counts, settings' key; sha256 of the files and of itself
+
+Of weights that are sharded over the ranks, `weights/`, `optimizer/` and `best/` hold a file for each (tensor_store.py).
+A run goes on from either form, with any number of ranks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 
 from pipeline.run.files import (  # fmt: skip
     disk_errors,
@@ -24,17 +27,19 @@ from pipeline.run.files import (  # fmt: skip
     sealed,
     sha256_file,
     sha256_json,
+    temporary_of,
     write_json,
 )
 from pipeline.run.leftovers import remove_whole
-from pipeline.run.link_file import link_or_copy
 from pipeline.run.progress import say
+from pipeline.training import tensor_store
 from pipeline.training.optimizer_state import Layout, Shape, put_states, state_tensors
+from pipeline.training.processes import join, wait_for_all
 
 NAME = re.compile(r"^step-(\d{6,})$")
 KEY = re.compile(r"^[0-9a-f]{64}$")
-WEIGHTS, OPTIMIZER, STATE = FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
-BEST = "best.safetensors"
+STATE = "state.json"
+WEIGHTS, OPTIMIZER, BEST = "weights", "optimizer", "best"  # names of tensors, see `tensor_store`
 SIZES = ("micro_tokens", "checkpointing")  # of `train`: how a step is split, which changes the order of its sums
 IRRELEVANT = ("graphs", "eval_every", "eval_rows")  # of `train`: no effect on the weights; unless looks decide
 START = {"step": 0, "micro_tokens": 0, "recompute": False, "graphs": None, "seconds": 0.0, "learnt": 0}
@@ -63,37 +68,72 @@ def key_of(stage_key: dict[str, Any], commit: str | None) -> tuple[str, dict[str
 
 
 def save(
-    root: Path, step: int, weights: dict[str, torch.nn.Parameter], optimizer: Any, state: dict[str, Any], keep: int
-) -> None:
+    root: Path, step: int, weights: dict[str, torch.nn.Parameter], optimizer: Any, state: dict[str, Any], keep: int,
+    accelerator: Any = None,
+) -> None:  # fmt: skip
     """Writes `root`/step-NNNNNN atomically, then removes all but the newest `keep`.
 
     Args:
         state: with `best`, `{"step": N, ...}`, the weights of that step go with the checkpoint: its own, or those that
-            the newest checkpoint has.
+            the newest checkpoint has. accelerator: with sharded weights, which all ranks write together.
     """
-    with replace_folder(folder_of(root, step)) as folder:
-        save_file({name: p.detach().cpu().contiguous() for name, p in weights.items()}, folder / WEIGHTS)
-        moments = {}
-        for name, parameter in weights.items():
-            for moment, value in state_tensors(optimizer, parameter).items():
-                moments[f"{name}|{moment}"] = value
-        save_file(moments, folder / OPTIMIZER)
-        names = [WEIGHTS, OPTIMIZER]
-        if best := state.get("best"):
-            is_own = best["step"] == step
-            link_or_copy(folder / WEIGHTS if is_own else folder_of(root, steps(root)[-1]) / BEST, folder / BEST)
-            names.append(BEST)
-        files = {name: sha256_file(folder / name) for name in names}
-        write_json(folder / STATE, sealed({"step": step, **state, "files": files}))
+    moments = {}
+    for name, parameter in weights.items():
+        for moment, value in state_tensors(optimizer, parameter).items():
+            moments[f"{name}|{moment}"] = value
+    if not tensor_store.is_sharded(weights):
+        with replace_folder(folder_of(root, step)) as folder:
+            tensor_store.write(folder, WEIGHTS, weights)
+            tensor_store.write(folder, OPTIMIZER, moments)
+            _complete(folder, root, step, state, {})
+    else:
+        _save_together(root, step, weights, moments, state, accelerator)
+        if not accelerator.is_main_process:
+            return
     for old in steps(root)[:-keep]:
         remove_whole(folder_of(root, old))
+
+
+def _save_together(
+    root: Path, step: int, weights: dict[str, torch.nn.Parameter], moments: dict[str, torch.Tensor],
+    state: dict[str, Any], accelerator: Any,
+) -> None:  # fmt: skip
+    """Every rank writes its part into the folder that the first one makes, completes, and puts in place."""
+    target, is_main = folder_of(root, step), accelerator.is_main_process
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(replace_folder(target)) if is_main else temporary_of(target)
+        if is_main:
+            for name in (WEIGHTS, OPTIMIZER):
+                (folder / name).mkdir()
+        wait_for_all(accelerator)
+        with disk_errors(target):
+            tensor_store.write(folder, WEIGHTS, weights)
+            tensor_store.write(folder, OPTIMIZER, moments)
+        wait_for_all(accelerator)
+        written = [path for name in (WEIGHTS, OPTIMIZER) for path in tensor_store.files(folder, name)]
+        own = written[accelerator.process_index :: accelerator.num_processes]  # hashing 80 GB takes a minute
+        hashes = join(accelerator, {str(path.relative_to(folder)): sha256_file(path) for path in own})
+        if is_main:
+            _complete(folder, root, step, state, hashes)
+    wait_for_all(accelerator)
+
+
+def _complete(folder: Path, root: Path, step: int, state: dict[str, Any], hashes: dict[str, str]) -> None:
+    """Adds the best weights, if they are kept, and the state. hashes: of the files, as far as they are known."""
+    if best := state.get("best"):
+        owner = (folder, WEIGHTS) if best["step"] == step else (folder_of(root, steps(root)[-1]), BEST)
+        tensor_store.link(*owner, folder, BEST)
+    names = [path for name in (WEIGHTS, OPTIMIZER, BEST) for path in tensor_store.files(folder, name)]
+    files = {str(path.relative_to(folder)): path for path in names}
+    sums = {name: hashes.get(name) or sha256_file(path) for name, path in files.items()}
+    write_json(folder / STATE, sealed({"step": step, **state, "files": sums}))
 
 
 def space(root: Path, layout: Layout, keep: int) -> int:
     """Bytes that this run's checkpoints still need: `keep` of them and one while it is written, without those that
     exist. Checkpoints of other settings are not replaced."""
     one = layout.bytes
-    existing = sum(path.stat().st_size for path in root.glob("step-*/*.safetensors"))
+    existing = sum(path.stat().st_size for path in root.glob("step-*/**/*.safetensors"))
     return max(one, (keep + 1) * one - existing)
 
 
@@ -162,14 +202,14 @@ def damage(root: Path, step: int, layout: Layout | None = None) -> str:
             for name, wanted in (state.get("files") or {}).items():
                 if sha256_file(folder / name) != wanted:
                     return f"{name} is not what was written"
-            saved, moments = _tensors(folder / WEIGHTS), _tensors(folder / OPTIMIZER)
+            saved, moments = tensor_store.shapes(folder, WEIGHTS), tensor_store.shapes(folder, OPTIMIZER)
             all_skipped = (state.get("loss_scale") or {}).get("skipped") == step  # then there are no moments yet
             if saved and not moments and not all_skipped:
                 return f"{OPTIMIZER} is empty"
             return _tensor_problem(saved, moments, layout)
         except PermissionError:
             raise
-        except (OSError, SafetensorError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             return f"a file cannot be read ({error})"
 
 
@@ -184,13 +224,6 @@ def _state_problem(state: Any, step: int) -> str:
     if state["step"] != step:
         return f"is of step {state['step']}"
     return "" if KEY.match(state["key"]) else "has no valid `key`"
-
-
-def _tensors(path: Path) -> dict[str, Shape]:
-    """Type and shape of every tensor of a file."""
-    with safe_open(path, "pt") as file:
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        return {name: (tensor.get_dtype(), tuple(tensor.get_shape())) for name, tensor in slices.items()}
 
 
 def _tensor_problem(saved: dict[str, Shape], moments: dict[str, Shape], layout: Layout) -> str:
@@ -223,28 +256,26 @@ def _text(shape: Shape) -> str:
 
 
 def restore(root: Path, step: int, weights: dict[str, torch.nn.Parameter], optimizer: Any, layout: Layout) -> None:
-    """Loads weights and the optimizer's state, bit for bit.
+    """Loads weights and the optimizer's state, bit for bit; all ranks must call it.
 
     Raises:
         ValueError: the checkpoint holds tensors of other names, shapes or types.
     """
     folder = folder_of(root, step)
-    saved, moments = load_file(folder / WEIGHTS), load_file(folder / OPTIMIZER)
-    if problem := _tensor_problem(_tensors(folder / WEIGHTS), _tensors(folder / OPTIMIZER), layout):
+    moments = tensor_store.shapes(folder, OPTIMIZER)
+    if problem := _tensor_problem(tensor_store.shapes(folder, WEIGHTS), moments, layout):
         raise ValueError(f"{folder}: {problem}")
+    tensor_store.read(folder, WEIGHTS, weights)
+    filled = {key: tensor_store.blank(shape, weights[key.rpartition("|")[0]]) for key, shape in moments.items()}
+    tensor_store.read(folder, OPTIMIZER, filled)
     states: dict[str, dict[str, torch.Tensor]] = {}
-    for key, value in moments.items():
+    for key, value in filled.items():
         name, _, moment = key.rpartition("|")
         states.setdefault(name, {})[moment] = value
     with torch.no_grad():
-        for name, parameter in weights.items():
-            parameter.copy_(saved[name])
         put_states(optimizer, weights, states)
 
 
 def restore_best(root: Path, weights: dict[str, torch.nn.Parameter]) -> None:
-    """Loads the weights of the lowest held-out loss, of the newest checkpoint."""
-    saved = load_file(folder_of(root, steps(root)[-1]) / BEST)
-    with torch.no_grad():
-        for name, parameter in weights.items():
-            parameter.copy_(saved[name])
+    """Loads the weights of the lowest held-out loss, of the newest checkpoint; all ranks must call it."""
+    tensor_store.read(folder_of(root, steps(root)[-1]), BEST, weights)

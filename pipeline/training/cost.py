@@ -25,23 +25,25 @@ from pipeline.run.progress import readable_time
 @dataclass(frozen=True)
 class Card:
     """Speeds from NVIDIA's data sheets. bf16, fp8: dense products, in TFLOP/s; fp8 is 0 without. link: to the other
-    cards of a host, in GB/s and one direction. network: of a card's share of the host's network, likewise."""
+    cards of a host, in GB/s and one direction. network: of a card's share of the host's network, likewise. memory: in
+    GB, as in its name."""
 
     name: str
     bf16: float
     fp8: float
     link: float
     network: float
+    memory: float
 
 
 # network: DGX A100 has eight 200 Gb/s adapters for eight cards, DGX H100, H200 and B200 have eight of 400 Gb/s. Of an
 # L40S it is an assumption: 100 Gb/s for eight cards.
 CARDS = {
-    "a100": Card("A100", 312, 0, 300, 25),
-    "h100": Card("H100", 989, 1979, 450, 50),
-    "h200": Card("H200", 989, 1979, 450, 50),
-    "b200": Card("B200", 2250, 4500, 900, 50),
-    "l40s": Card("L40S", 362, 733, 32, 1.6),
+    "a100": Card("A100", 312, 0, 300, 25, 80),
+    "h100": Card("H100", 989, 1979, 450, 50, 80),
+    "h200": Card("H200", 989, 1979, 450, 50, 141),
+    "b200": Card("B200", 2250, 4500, 900, 50, 180),
+    "l40s": Card("L40S", 362, 733, 32, 1.6, 48),
 }
 HOST = 8  # cards of a host
 # Share of a link's speed that large messages reach, a convention of planning and not measured here; `link` of
@@ -132,13 +134,17 @@ def exchange_seconds(size: float, count: int, card: Card, link: float = 0.0) -> 
     """Seconds of the messages of a step. size: bytes of the gradients."""
     if count == 1:
         return 0.0
-    hosts = math.ceil(count / HOST)
-    inside = card.link * LINK_SHARE
-    between = HOST * card.network * LINK_SHARE  # a ring leaves a host once, over all of its adapters
-    bandwidth = link or (inside if hosts == 1 else min(inside, between))
+    hosts, bandwidth = math.ceil(count / HOST), bandwidth_of(count, card, link)
     messages = math.ceil(size / 4 / BUCKET_NUMBERS) + SMALL_MESSAGES
     latency = LATENCY_MS / 1000 * (1 + math.log2(hosts))
     return 2 * (count - 1) / count * size / (bandwidth * 1e9) + messages * latency
+
+
+def bandwidth_of(count: int, card: Card, link: float = 0.0) -> float:
+    """GB/s of a ring of so many cards. link: as in `predict`."""
+    inside = card.link * LINK_SHARE
+    between = HOST * card.network * LINK_SHARE  # a ring leaves a host once, over all of its adapters
+    return link or (inside if count <= HOST else min(inside, between))
 
 
 def imbalance_of(rows: float) -> float:

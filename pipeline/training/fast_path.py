@@ -20,6 +20,7 @@ from pipeline.model.packed.cuda_graph import CudaGraphs
 from pipeline.model.packed.graph_shape import SAMPLE_PACKS
 from pipeline.model.packed.model import PackedModel
 from pipeline.model.packed.support import NotPackable
+from pipeline.model.sharded import is_sharded, local
 from pipeline.prompt.pack import Pack
 from pipeline.prompt.token_noise import RowNoise
 from pipeline.prompt.tokens import Tokens
@@ -70,10 +71,14 @@ class PathInputs:
     @property
     def reserve(self) -> int:
         """Bytes that gradients and moments still need."""
-        return bytes_to_reserve(self.weights, "" if self.state["step"] else self.settings.optimizer)
+        parts = [local(weight) for weight in self.weights]
+        return bytes_to_reserve(parts, "" if self.state["step"] else self.settings.optimizer)
 
     def is_deterministic(self, path: MicroBatches) -> bool:
-        """`self_check.is_deterministic` on the longest row."""
+        """`self_check.is_deterministic` on the longest row; not asked of a sharded model, whose pass would end in the
+        middle."""
+        if is_sharded(self.model):
+            return False
         row, verbose = int(self.tokens.lengths.argmax()), self.accelerator.is_main_process
         return self_check.is_deterministic(path, row, self.weights, verbose)
 
@@ -94,7 +99,7 @@ def choose_path(inputs: PathInputs, dtype: str, fp8: bool, never_packed: str = "
         path = _of_all_ranks(path, inputs)
     chosen = path or _padded(inputs)
     agree(chosen, inputs.accelerator)
-    if path and settings.graphs and settings.checkpointing not in GRAPHLESS:
+    if path and settings.graphs and settings.checkpointing not in GRAPHLESS and not is_sharded(inputs.model):
         _choose_graphs(inputs, path)
     return chosen
 

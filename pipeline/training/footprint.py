@@ -16,7 +16,7 @@ computed in a block. docs/benchmarks.md compares predictions with measurements.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.kernels.cross_entropy import SLICE
@@ -55,7 +55,7 @@ class Footprint:
     and optimizer. copies: of adapters. layers: number of blocks. Of a token, in one block: kept, recomputed: without
     and with recomputation; small: what offload leaves there; working, working_recomputed: in its backward pass.
     hidden, vocabulary: sizes; size: bytes of a number. dequantized: a block's gate and up weights in full precision; 0
-    where products read the weights as they are.
+    where products read the weights as they are. shards: ranks over which the blocks are spread; 1: not spread.
     """
 
     blocks: float
@@ -72,6 +72,11 @@ class Footprint:
     vocabulary: int
     size: int
     dequantized: float
+    shards: int = 1
+
+    def sharded(self, ranks: int) -> Footprint:
+        """The same with frozen blocks that are spread over so many ranks."""
+        return replace(self, shards=ranks)
 
     def peak(self, tokens: int, way: str, labelled: float = 1.0) -> float:
         """Peak for packs of so many tokens; shared tokens count once.
@@ -87,7 +92,8 @@ class Footprint:
 
     def static(self, way: str) -> float:
         """What does not depend on the pass."""
-        blocks = self.blocks if way != "stream" else self.blocks * min(1.0, ON_CARD / self.layers)
+        here = self.blocks * min(1.0, ON_CARD / self.layers)
+        blocks = here if way == "stream" else self.blocks if self.shards == 1 else self.blocks / self.shards + here
         return blocks + self.rest + self.trained + self.copies
 
     def usable(self, way: str, budget: float) -> float:

@@ -23,14 +23,15 @@ from pipeline.model import adapter as adapters
 from pipeline.model.base import Base
 from pipeline.model.load import check_card, dtype_name
 from pipeline.model.run_base import RunBase
+from pipeline.model.sharded import has_sharded_weights
 from pipeline.prompt.tokens import Tokens
 from pipeline.ranks.watch import FREE, STEP, mark
-from pipeline.run.errors import Interrupted
+from pipeline.run.errors import Interrupted, UserError
 from pipeline.run.files import disk_errors
 from pipeline.run.folder import Run
 from pipeline.run.interrupt import answering
 from pipeline.run.next_command import next_command
-from pipeline.run.progress import bar, say
+from pipeline.run.progress import bar, say, silent
 from pipeline.training import checkpoint, metrics
 from pipeline.training.fast_path import agree, reduce_memory
 from pipeline.training.lowest_loss import LowestLoss
@@ -39,6 +40,7 @@ from pipeline.training.power import EnergyMeter, device_name
 from pipeline.training.processes import (
     any_rank,
     of_main,
+    own_group,
     stop_on_signal,
     wait_for_all,
 )
@@ -49,7 +51,7 @@ from pipeline.training.schedule import (
     step_rows,
 )
 from pipeline.training.session import Session
-from pipeline.training.trained_adapter import finish, write_untrained
+from pipeline.training.trained_adapter import finish, take_part, write_untrained
 from pipeline.training.update import update
 
 
@@ -60,6 +62,11 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         UserError: the loss is not finite, the disk is full, or the base cannot be trained this way.
         Interrupted: Ctrl-C, SIGTERM or SIGHUP, after a checkpoint.
     """
+    with own_group():
+        _train(config, run, base, stage_key)
+
+
+def _train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> None:
     run_base = RunBase.of(config, base)
     check_card(config.model)
     if adapters.method_of(config.adapter).spec.export == "nothing":
@@ -80,23 +87,25 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
     def save() -> None:
         mark(FREE)
         agree(path, accelerator)
-        if is_main and step not in checkpoint.steps(root):
+        is_new = any_rank(accelerator, is_main and step not in checkpoint.steps(root))
+        if is_new and (is_main or has_sharded_weights(model)):
             now = {
                 "key": session.key, "sizes": session.sizes, "micro_tokens": path.micro_tokens,
                 "recompute": path.recompute, "graphs": path.has_graphs, "checkpointing": settings.checkpointing,
                 "learnt": labelled_so_far, "seconds": time.time() - started_at, "peak_gib": peak_gib(),
                 "joules": energy.joules(), "processes": world, **lowest.state(), **scaling.state(),
             }  # fmt: skip
-            checkpoint.save(root, step, weights, session.optimizer, now, settings.keep)
+            checkpoint.save(root, step, weights, session.optimizer, now, settings.keep, accelerator)
         wait_for_all(accelerator)
 
     def evaluate() -> bool:  # whether these weights are to be kept
         nonlocal is_evaluating
         mark(FREE)
         is_evaluating, loss = True, 0.0
-        if is_main:
-            with accelerator.autocast(), deterministic(False):
+        if is_main or session.is_together:
+            with accelerator.autocast(), deterministic(False), silent(not is_main):
                 line = session.evaluation.measure(step)
+        if is_main:
             metrics.append(log, line)
             accelerator.log(losses_of(line), step=step)
             loss = line.get("val_loss", 0.0)
@@ -123,19 +132,21 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             exchange.start_step()
             loss = torch.zeros((), device=accelerator.device)
             try:
-                micro_batches = path.split(rank_rows(rows, path.costs, rank, world), step)
+                passes = session.passes(rows, step)
                 if step + 1 < total:
                     following = step_rows(step + 1, len(tokens), settings)
                     path.prefetch(rank_rows(following, path.costs, rank, world), step + 1)
-                for n, micro_batch in enumerate(micro_batches):
+                for n, (micro_batch, factor) in enumerate(passes):
                     # Dropout is a function of seed and place, so it is the same after resume.
                     torch.manual_seed(((settings.seed << 40) + (step << 16) + n * world + rank) % (1 << 63))
                     value = path.loss(micro_batch)
-                    exchange.start_pass(is_last=n + 1 == len(micro_batches))
-                    loss += scaling.backward(value)
+                    exchange.start_pass(is_last=n + 1 == len(passes))
+                    loss += scaling.backward(value if factor == 1 else value * factor)
                     if stop.code and world == 1:  # with more ranks the others wait for this one's gradients
                         break
             except torch.cuda.OutOfMemoryError:
+                if session.is_together:  # the other ranks wait in this pass
+                    raise _no_memory(step, path.micro_tokens) from None
                 session.optimizer.zero_grad(set_to_none=True)
                 reduce_memory(path, int(tokens.lengths.max()), step, settings.checkpointing == "auto")
                 continue
@@ -171,6 +182,7 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
         if any_rank(accelerator, stop.code != 0):  # a signal during the last evaluation
             raise _stopped(accelerator, step, total, stop.code)
     exchange.close()
+    use_best = functools.partial(checkpoint.restore_best, root, weights) if lowest.is_before(step) else None
     if is_main:
         lowest.tell(step, total)
         scaling.tell(step)
@@ -182,11 +194,20 @@ def train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> No
             "processes": world, "dtype": dtype_name(config.model), "device": str(accelerator.device),
             "device_name": device_name(accelerator.device), "joules": energy.joules(), "watts": energy.watts,
         }  # fmt: skip
-        use_best = functools.partial(checkpoint.restore_best, root, weights)
         with accelerator.autocast():
-            finish(config, run, run_base, model, stage_key, counts, use_best if lowest.is_before(step) else None)
+            finish(config, run, run_base, model, stage_key, counts, use_best)
+    elif session.is_together:
+        with accelerator.autocast(), silent():
+            take_part(config, run, run_base, model, use_best)
     wait_for_all(accelerator)
     accelerator.end_training()
+
+
+def _no_memory(step: int, tokens: int) -> UserError:
+    """Memory ran out in a pass of sharded weights. tokens: of a pass at most."""
+    what = f"step {step + 1}: a pass of up to {tokens:,} tokens does not fit into the card's memory"
+    fix = f"set train.micro_tokens={max(1, tokens // 2)} or train.checkpointing=block, or start more cards"
+    return UserError(what, "train", fix)
 
 
 def _mark_spike(line: dict[str, Any], spikes: metrics.Spikes, tokens: Tokens, rows: list[int]) -> None:

@@ -12,6 +12,7 @@ import torch
 from pipeline.model.loss import loss_sum
 from pipeline.model.memory import CPU_TOKENS, free_bytes
 from pipeline.model.packed.model import PackedModel
+from pipeline.model.sharded import is_sharded, least_of_ranks
 from pipeline.prompt.batch import PaddedBatch
 from pipeline.prompt.pack import Pack
 from pipeline.run.errors import UserError
@@ -56,7 +57,17 @@ def choose_packed(
     if not torch.cuda.is_available():
         return max(wanted or CPU_TOKENS, longest), always and fast.can_recompute
     measured: dict[bool, tuple[int, int]] = {}
-    for recompute in (True,) if always and fast.can_recompute else (False, True) if fast.can_recompute else (False,):
+    ways = (True,) if always and fast.can_recompute else (False, True) if fast.can_recompute else (False,)
+    if is_sharded(fast.causal_lm):  # where no probe may fail, the smaller one comes first
+        ways = ways[::-1]
+    for recompute in ways:
+        if (
+            not recompute
+            and True in measured
+            and checkpointing == "auto"
+            and not _is_safe(fast, measured[True], reserve)
+        ):
+            continue
         fast.recompute = recompute
         can_be_left_out = not recompute and checkpointing == "auto" and fast.can_recompute
         sizes = _measure(fast, checkpointing == "offload", PROBES[:1] if can_be_left_out else PROBES)
@@ -88,6 +99,21 @@ def choose_packed(
     return tokens, recompute
 
 
+def _is_safe(fast: PackedModel, recomputed: tuple[int, int], reserve: int) -> bool:
+    """Whether a probe of a sharded model that keeps everything fits on all ranks in any case; of others, always.
+
+    Its bytes are bounded by one with recomputation, in whose backward pass one block is there with all that it keeps.
+
+    Args:
+        recomputed: bytes of a token, and of a pass whatever its tokens, by that probe.
+    """
+    if not is_sharded(fast.causal_lm):
+        return True
+    most = recomputed[0] * fast.causal_lm.config.num_hidden_layers * 2 * PROBES[0] + recomputed[1]
+    room = free_bytes(torch.device("cuda", torch.cuda.current_device())) - reserve
+    return least_of_ranks(fast.causal_lm, int(room)) > most
+
+
 def _measure(fast: PackedModel, offload: bool, sizes: Sequence[int]) -> tuple[int, int] | None:
     """Bytes of a token, and of a pass whatever its tokens, by two probes; None if they do not fit.
 
@@ -98,6 +124,9 @@ def _measure(fast: PackedModel, offload: bool, sizes: Sequence[int]) -> tuple[in
         try:
             small, large = (_packed_peak(fast, n, offload) for n in (tokens, 2 * tokens))
         except torch.cuda.OutOfMemoryError:
+            if is_sharded(fast.causal_lm):  # the other ranks wait in this pass
+                fix = "set train.checkpointing=block, model.quantize=nf4, or start more cards"
+                raise UserError(f"{2 * tokens:,} tokens do not fit into the card's memory", "train", fix) from None
             small = large = 0
         if large:
             per_token = max(1, (large - small) // tokens)

@@ -20,7 +20,7 @@ from pipeline.model.loss import loss_sum
 from pipeline.model.packed.batch import PackedBatch
 from pipeline.model.packed.cuda_graph import CudaGraphs
 from pipeline.model.packed.model import PackedModel
-from pipeline.prompt.batch import PaddedBatch, batches
+from pipeline.prompt.batch import PaddedBatch, batches, micro_rows
 from pipeline.prompt.pack import Packer
 from pipeline.prompt.token_noise import RowNoise
 from pipeline.prompt.tokens import Tokens
@@ -54,6 +54,10 @@ class PaddedMicroBatches:
         """Some rows as micro-batches. step: that they are of; None for checks, which have no noise on embeddings."""
         noise = None if step is None else self.noise
         return list(batches(self.tokens, rows, self.micro_tokens, noise, step or 0))
+
+    def count(self, rows: Sequence[int]) -> int:
+        """Number of micro-batches that `split` makes of rows."""
+        return len(micro_rows([int(self.tokens.lengths[i]) for i in rows], self.micro_tokens))
 
     def loss(self, micro_batch: Any) -> torch.Tensor:
         """Sum of -log p over the labelled tokens of a micro-batch."""
@@ -139,6 +143,10 @@ class PackedMicroBatches:
         if prefetched is not None and prefetched[0] == (list(rows), step, self.micro_tokens):
             return prefetched[1].result()
         return self._prepare(rows, step)
+
+    def count(self, rows: Sequence[int]) -> int:
+        """As `PaddedMicroBatches.count`."""
+        return len(self.packer.bins(rows))
 
     def _prepare(self, rows: Sequence[int], step: int | None) -> list[PackedBatch]:
         prepare = self.graphs.prepare if self.graphs else self.fast.prepare

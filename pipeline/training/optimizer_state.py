@@ -18,7 +18,10 @@ from typing import Any
 import torch
 
 Shape = tuple[str, tuple[int, ...]]
-DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
+DTYPES = {
+    torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64",
+    torch.int64: "I64", torch.uint8: "U8",
+}  # fmt: skip
 BYTES = {"F32": 4, "BF16": 2, "F16": 2, "F64": 8, "I64": 8, "U8": 1}
 SMALL = 4096  # numbers; bitsandbytes keeps the state of smaller weights in float32
 BLOCK = 256  # of its 8-bit state
@@ -86,9 +89,9 @@ def _adafactor(shape: tuple[int, ...]) -> dict[str, Shape]:
 
 
 def state_tensors(optimizer: torch.optim.Optimizer, weight: torch.nn.Parameter) -> dict[str, torch.Tensor]:
-    """The state of one weight on the CPU; empty if it has had no gradient so far."""
+    """The state of one weight, on the CPU unless it is sharded; empty if it has had no gradient so far."""
     return {
-        name: torch.as_tensor(value).detach().cpu().contiguous()
+        name: value.detach() if hasattr(value, "to_local") else torch.as_tensor(value).detach().cpu().contiguous()
         for name, value in optimizer.state.get(weight, {}).items()
         if not name.startswith(TABLE)
     }

@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 
+from pipeline.model.sharded import whole
 from pipeline.run.errors import UserError
 
 
@@ -73,7 +74,7 @@ class WeightTerm:
         change = self.weight.detach() - self.start
         slope = change if self.importance is None else change * self.importance
         _add(self.weight, slope, strength)
-        return 0.5 * strength * (slope * change).sum()
+        return 0.5 * strength * whole((slope * change).sum())
 
 
 def _add(weight: torch.nn.Parameter, slope: torch.Tensor, factor: float) -> None:

@@ -42,6 +42,8 @@ def ways_of(config: Config) -> tuple[str, ...]:
     asked = config.train.checkpointing
     if asked != "auto":
         return (asked,)
+    if config.train.shard == "full":
+        return WAYS[:2]
     can_stream = config.adapter.init == "default" and config.model.quantize != "fp8"
     return WAYS if can_stream else WAYS[:-1]
 
@@ -58,8 +60,10 @@ def place(config: Config, shape: Any, longest: int, resumed: str = "", verbose: 
         UserError: main memory is too small for `offload` or `stream`.
     """
     way: Any = config.train.checkpointing
-    if way == "auto" and resumed:
+    if way == "auto" and resumed in ways_of(config):
         way = resumed
+    elif way == "auto" and config.train.shard == "full":
+        pass  # the ways that remain are chosen by measurement
     elif way == "auto" and torch.cuda.is_available():
         way = _choose(config, shape, longest, verbose)
     if way in ("offload", "stream"):

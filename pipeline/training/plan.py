@@ -45,6 +45,7 @@ class Plan:
     estimate; recomputed_mib: with blocks recomputed. blocks: of the base. fast: footprint of the fast path if it has
     LLaMA's blocks. penalty_gib: starts and importances that `train.l2_sp` and `train.ewc` keep. context: tokens that
     the model sees, None without a limit. longest: tokens of the longest row, None if unknown.
+    outside_gib: weights of embedding and head.
     """
 
     rows: int | None
@@ -64,6 +65,7 @@ class Plan:
     context: int | None = None
     longest: int | None = None
     recomputed_mib: float = 0.0
+    outside_gib: float = 0.0
 
 
 def plan(config: Config, counted: dict[str, int] | None = None, shape: Any = None) -> Plan:
@@ -84,7 +86,7 @@ def plan(config: Config, counted: dict[str, int] | None = None, shape: Any = Non
     model = _empty(shape)
     parameters = sum(p.numel() for p in model.parameters())
     method, dtype = adapters.method_of(config.adapter), dtype_name(config.model)
-    weights = sum(_weight_bytes(model, "fp32" if method.spec.float32 else dtype, config.model.quantize))
+    inside, outside = _weight_bytes(model, "fp32" if method.spec.float32 else dtype, config.model.quantize)
     packed = config.train.fast and has_kernels(config.adapter) and has_llama_blocks(model)
     with init_empty_weights():
         adapted = adapters.attach(model, config.adapter, 0, tuple(range(old, shape.vocab_size)))
@@ -101,7 +103,8 @@ def plan(config: Config, counted: dict[str, int] | None = None, shape: Any = Non
         parameters=parameters,
         everything=everything,
         trained=trained,
-        weights_gib=weights / GIB,
+        weights_gib=(inside + outside) / GIB,
+        outside_gib=outside / GIB,
         training_gib=(trained * per_trained + state) / GIB,
         checkpoint_gb=(trained * 4 + state) / 1e9,
         token_mib=_token_bytes(shape, dtype, not method.spec.float32, config.prompt.mask_prompt) / 2**20,

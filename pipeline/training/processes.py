@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import ProjectConfiguration
+from torch import distributed
 
 from pipeline.ranks.card import check_card_exists
 from pipeline.ranks.group import join_group
@@ -22,19 +23,29 @@ from pipeline.ranks.place import Place
 from pipeline.ranks.watch import CONNECT, FREE, exchanging, mark, watch
 from pipeline.run.errors import UserError
 
+FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"  # as `accelerate launch` sets them
+# By it and FSDP transformers loads weights in the first rank only; the others' would be empty.
+FIRST_RANK_LOADS = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+
 
 def start_accelerator(dtype: str, tracker: str, folder: Path) -> Accelerator:
     """The Accelerator of this process. dtype: `bf16`, `fp16` or `fp32`. folder: where a tracker writes.
 
     Raises:
-        UserError: the tracker is not installed, or there is no card for this rank.
+        UserError: the tracker is not installed, there is no card for this rank, or it was started with DeepSpeed.
     """
+    if _is_set(DEEPSPEED):
+        what = "DeepSpeed's engine would replace the training loop, its optimizer and its checkpoints"
+        fix = "set train.shard=full, which shards as ZeRO-3 does, and start with configs/accelerate/fsdp.yaml"
+        raise UserError(what, "accelerate launch", fix)
     if tracker != "none":
         from accelerate.tracking import get_available_trackers
 
         if tracker not in [str(t) for t in get_available_trackers()]:
             fix = f".venv/bin/pip install {tracker}, or set train.tracker=none"
             raise UserError(f"the tracker {tracker!r} is not installed", "train.tracker", fix)
+    if launched_with_fsdp():
+        os.environ[FIRST_RANK_LOADS] = "false"
     # cuBLAS needs it for a fixed order of sums, and reads it at the first product. The default of an H200.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     place = Place.here()
@@ -47,15 +58,60 @@ def start_accelerator(dtype: str, tracker: str, folder: Path) -> Accelerator:
     if dtype == "fp16":  # partial sums of a product may be too large for fp16 where their sum is not
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     AcceleratorState._reset_state()  # an earlier run of this process may have had another type
-    accelerator = Accelerator(
+    with _without(
+        FSDP
+    ):  # its plugin shards models that the Accelerator prepares; here they are sharded while they load
+        accelerator = _accelerator(dtype, tracker, folder, on_card)
+    any_rank(accelerator, False)  # the first exchange opens the connections
+    mark(FREE)
+    return accelerator
+
+
+def launched_with_fsdp() -> bool:
+    """Whether `accelerate launch` had a config of type FSDP."""
+    return _is_set(FSDP)
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("1", "true")
+
+
+@contextlib.contextmanager
+def _without(name: str) -> Iterator[None]:
+    """Context in which an environment variable is not set."""
+    before = os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[name] = before
+
+
+def _accelerator(dtype: str, tracker: str, folder: Path, on_card: bool) -> Accelerator:
+    return Accelerator(
         mixed_precision="bf16" if dtype == "bf16" else "fp16" if dtype == "fp16" and on_card else "no",
         cpu=not on_card,
         log_with=None if tracker == "none" else tracker,
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
     )
-    any_rank(accelerator, False)  # the first exchange opens the connections
-    mark(FREE)
-    return accelerator
+
+
+@contextlib.contextmanager
+def own_group() -> Iterator[None]:
+    """Context at whose end the group of a run with one process is gone (`open_own_group`), so that others can start."""
+    was_open = distributed.is_initialized()
+    try:
+        yield
+    finally:
+        if not was_open and distributed.is_initialized() and distributed.get_world_size() == 1:
+            distributed.destroy_process_group()
+
+
+def open_own_group() -> None:
+    """A group of this process alone where there is none: sharded weights need one, also with one process."""
+    if not distributed.is_initialized():
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
 
 
 def any_rank(accelerator: Accelerator, flag: bool) -> bool:
@@ -79,6 +135,16 @@ def of_main(accelerator: Accelerator, value: float) -> float:
     own = torch.tensor(value if accelerator.is_main_process else 0.0, dtype=torch.float64, device=accelerator.device)
     with exchanging():
         return float(accelerator.reduce(own, "sum"))
+
+
+def join(accelerator: Accelerator, values: dict[str, Any]) -> dict[str, Any]:
+    """The entries of all ranks, on every rank."""
+    if accelerator.num_processes == 1:
+        return values
+    parts: list[Any] = [None] * accelerator.num_processes
+    with exchanging():
+        distributed.all_gather_object(parts, values)
+    return {name: value for part in parts for name, value in part.items()}
 
 
 def sum_over_ranks(accelerator: Accelerator, value: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from pipeline.kernels import dropout
 from pipeline.kernels.deterministic import deterministic
 from pipeline.kernels.lora import StackedLora
 from pipeline.kernels.types import DropoutSeed
+from pipeline.model.sharded import is_sharded, whole
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.progress import say
 from pipeline.run.width import small
@@ -65,8 +66,8 @@ def _difference(
     padded.model.train(was_training)
     (packed_loss, packed_grads), (padded_loss, padded_grads) = results
     pairs = [(0 if a is None else a, 0 if b is None else b) for a, b in zip(packed_grads, padded_grads, strict=True)]
-    distance = sum(float(torch.as_tensor(a - b).pow(2).sum()) for a, b in pairs) ** 0.5
-    size = sum(float(torch.as_tensor(b).pow(2).sum()) for _, b in pairs) ** 0.5
+    distance = sum(float(whole(torch.as_tensor(a - b).pow(2).sum())) for a, b in pairs) ** 0.5
+    size = sum(float(whole(torch.as_tensor(b).pow(2).sum())) for _, b in pairs) ** 0.5
     return abs(packed_loss - padded_loss) / max(abs(padded_loss), 1e-12), distance / max(size, 1e-12)
 
 
@@ -166,6 +167,8 @@ def is_equal(
             reason = f"dropout's kernels differ by {error:.0%} from each other"
         loss, gradient = difference(packed, padded, rows, weights, scaling)
     except torch.cuda.OutOfMemoryError:  # the plain path keeps everything; packs may still fit
+        if is_sharded(packed.fast.causal_lm):  # the other ranks wait in this pass
+            raise
         for weight in weights:
             weight.grad = None
         torch.cuda.empty_cache()

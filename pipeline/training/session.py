@@ -5,6 +5,7 @@ config, base, tokens ─> Session.open ─> loop.train
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,17 @@ from pipeline.dataset.examples import read_examples
 from pipeline.model import adapter as adapters
 from pipeline.model.base import Base
 from pipeline.model.block_stream import BlockStream
-from pipeline.model.load import base_shape, dtype_name
+from pipeline.model.gathered_blocks import GatherCopier
+from pipeline.model.load import DTYPES, Blocks, base_shape, dtype_name
 from pipeline.model.memory import limit_card
 from pipeline.model.run_base import RunBase
+from pipeline.model.sharded import FullyShard, mark_gathered
 from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.prompt.general_text import WINDOW
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.folder import Run
 from pipeline.run.progress import say, working
-from pipeline.training import checkpoint, ewc, metrics
+from pipeline.training import checkpoint, ewc, metrics, sharding
 from pipeline.training.archive import open_checkpoints
 from pipeline.training.fast_path import PathInputs, choose_path
 from pipeline.training.gradient_exchange import GradientExchange
@@ -30,11 +33,13 @@ from pipeline.training.loss_scale import LossScale
 from pipeline.training.micro_batches import MicroBatches
 from pipeline.training.optimizer import build_optimizer, embedding_names
 from pipeline.training.optimizer_state import Layout
+from pipeline.training.passes import EvenPasses, Pass
 from pipeline.training.penalty import Penalty
 from pipeline.training.periodic_eval import PeriodicEval
 from pipeline.training.placement import place
 from pipeline.training.preflight import check_export_tokenizer, check_ranks, open_tokens
-from pipeline.training.processes import start_accelerator
+from pipeline.training.processes import any_rank, open_own_group, start_accelerator
+from pipeline.training.rank_rows import rank_rows
 from pipeline.training.schedule import steps_per_epoch, total_steps, warmup_steps
 
 
@@ -49,6 +54,7 @@ class Session:
         weights: that are trained, by name. parameters: of the model, before weights in fp8 leave their layers.
         state: of the checkpoint; `step` 0 without one. path: how passes are computed.
         exchange: of gradients with other ranks.
+        even: the same number of passes on all ranks, where weights are sharded; None where ranks compute by themselves.
     """
 
     config: Config
@@ -69,7 +75,13 @@ class Session:
     scaling: LossScale
     path: MicroBatches
     exchange: GradientExchange
+    even: EvenPasses | None
     evaluation: PeriodicEval
+
+    @property
+    def is_together(self) -> bool:
+        """Whether all ranks run every pass together, in evaluations too."""
+        return self.even is not None
 
     @classmethod
     def open(cls, config: Config, run: Run, base: Base, run_base: RunBase, stage_key: dict[str, Any]) -> Session:
@@ -94,7 +106,9 @@ class Session:
         root, log = run.folder("checkpoints"), run.root / "metrics.jsonl"
         key, sizes = checkpoint.key_of(stage_key, base.commit)
         shape, resumed = base_shape(config.model, base), checkpoint.earlier_placement(root, key, sizes)
-        config = place(config, shape, int(tokens.lengths.max()), resumed, is_main)
+        longest, world = int(tokens.lengths.max()), accelerator.num_processes
+        config = sharding.decide(config, shape, longest, world, lambda flag: any_rank(accelerator, flag), is_main)
+        config = place(config, shape, longest, resumed, is_main)
         settings = config.train
         model = _load_model(config, run_base, quiet=not is_main)
         weights = adapters.trained(model)
@@ -114,7 +128,10 @@ class Session:
         trained, shared = list(weights.values()), encoder.preambles(read_examples(dataset, "train"))
         inputs = PathInputs(settings, model, tokens, shared, accelerator, state, trained, scaling)
         path = choose_path(inputs, dtype, config.model.quantize == "fp8", method.spec.never_packed)
-        exchange = GradientExchange(trained, accelerator.num_processes)
+        # FSDP2 sums the gradients of sharded weights itself; gathered blocks are messages that buckets must not meet.
+        own = [] if sharding.shards_trained(config) else trained
+        exchange = GradientExchange(own, world, overlapped=not sharding.shares(config))
+        even = EvenPasses(path, tokens, accelerator.process_index, world) if sharding.shares(config) else None
         evaluation = PeriodicEval(model, encoder, val, settings.eval_rows, dataset, config.eval, context or WINDOW)
         if is_main:
             metrics.rewind(log, state["step"] or -1)
@@ -123,16 +140,39 @@ class Session:
             accelerator.init_trackers("tracker", config=_flat(config))
         return cls(
             config, accelerator, tokens, len(val), total, root, log, key, sizes, model, weights, parameters, optimizer,
-            penalties, state, scaling, path, exchange, evaluation,
+            penalties, state, scaling, path, exchange, even, evaluation,
         )  # fmt: skip
+
+    def passes(self, rows: Sequence[int], step: int) -> Sequence[Pass]:
+        """The micro-batches of this rank in a step, and what their losses are multiplied with. rows: of all ranks."""
+        if self.even is not None:
+            return self.even.of_step(rows, step)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        return [(part, 1.0) for part in self.path.split(rank_rows(rows, self.path.costs, rank, world), step)]
 
 
 def _load_model(config: Config, run_base: RunBase, quiet: bool) -> Any:
     """The base with its adapter. quiet: shows no progress."""
-    stream = BlockStream() if config.train.checkpointing == "stream" else None
     added = tuple(run_base.encoder.tokenizer.added.values())
     with working("train: loading the base", disable=quiet):
-        return adapters.attach(run_base.load(stream), config.adapter, config.train.seed, added)
+        blocks = _blocks(config)
+        base = run_base.load(blocks)
+        if isinstance(blocks, FullyShard):
+            blocks.finish(base)
+        elif sharding.shares(config):
+            mark_gathered(base)
+        return adapters.attach(base, config.adapter, config.train.seed, added)
+
+
+def _blocks(config: Config) -> Blocks | None:
+    """What gets the blocks of the decoder; None where they stay on the card."""
+    if sharding.shares(config):
+        open_own_group()
+    if sharding.shards_trained(config):
+        return FullyShard(DTYPES[dtype_name(config.model)])
+    if sharding.shares(config):
+        return BlockStream(GatherCopier())
+    return BlockStream() if config.train.checkpointing == "stream" else None
 
 
 def _ewc_rows(config: Config, dataset: Path, tokens: Tokens, encoder: AnyEncoder, longest: int) -> list[ewc.Row]:
@@ -155,7 +195,8 @@ def _print_plan(
     )
     percent = f"{share:.2%}" if share >= 1e-3 else f"{100 * share:.1g} %"
     say(f"train: {config.adapter.method}: {trained:,} of {parameters:,} parameters are trained ({percent})")
-    say(f"train: {path.name} path, at most {path.micro_tokens:,} tokens in one pass")
+    parts = ", weights sharded over the processes" if sharding.shares(config) else ""
+    say(f"train: {path.name} path, at most {path.micro_tokens:,} tokens in one pass{parts}")
 
 
 def _flat(config: Config) -> dict[str, Any]:

@@ -50,6 +50,22 @@ def finish(
     tell(probes)
 
 
+def take_part(
+    config: Config, run: Run, base: RunBase, model: Any, use_best: Callable[[], None] | None = None
+) -> None:  # fmt: skip
+    """What `finish` needs of the other ranks, where they have parts of the weights: the same passes, in its order.
+
+    Args, raises: as `finish`.
+    """
+    method, facts = adapters.method_of(base.adapter), Facts.of(config.prompt, config.train, run, {})
+    if use_best:
+        method.give_parts(model)
+        use_best()
+    longest = context_length(model.config, config.adapter)
+    probe_model(model, base.encoder, run.folder("dataset"), config.eval, longest, facts)
+    method.give_parts(model)
+
+
 def write_untrained(name: str, run: Run, base: RunBase, key: dict[str, Any]) -> None:
     """`adapter/` of `adapter.method=none`, without weights. name: of the run."""
     if int(os.environ.get("RANK", "0")) == 0:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from pipeline.model.sharded import whole
 from pipeline.run.errors import UserError
 from pipeline.training import checkpoint
 from pipeline.training.optimizer import take_step
@@ -53,7 +54,7 @@ def update(session: Session, step: int, rows: list[int], loss: torch.Tensor, lab
     session.exchange.wait()
     scaling.unscale(weights)
     penalty = add_gradients(session.penalties)
-    norm = torch.nn.utils.clip_grad_norm_(weights, settings.clip or math.inf)
+    norm = clip(weights, settings.clip or math.inf)
     rate, scale = learning_rate(step - scaling.skipped, session.total, settings), scaling.metric()
     is_skipped = scaling.factor is not None and any_rank(accelerator, scaling.overflows(norm))
     if is_skipped:
@@ -69,6 +70,14 @@ def update(session: Session, step: int, rows: list[int], loss: torch.Tensor, lab
     if not (is_skipped or (torch.isfinite(loss) and torch.isfinite(norm))):
         raise _not_finite(step, float(loss), float(norm), _where(session, rows))
     return Update(loss, norm, rate, penalty, scale, is_skipped)
+
+
+def clip(weights: list[torch.nn.Parameter], largest: float) -> torch.Tensor:
+    """Scales gradients to at most this norm of them all; returns the norm before, of whole gradients also where they
+    are sharded."""
+    norm = whole(torch.nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None]))
+    torch.nn.utils.clip_grads_with_norm_(weights, largest, norm)
+    return norm
 
 
 def _not_finite(step: int, loss: float, norm: float, where: str) -> UserError:

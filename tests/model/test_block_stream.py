@@ -28,13 +28,18 @@ class LateCopier:
         log: what was started and waited for. present: blocks' storages that are filled.
     """
 
+    own_pool = True
+
     def __init__(self) -> None:
         self.log: list[str] = []
         self.most = 0
         self.started: list[list[Pair]] = []
 
-    def lock(self, buffer: torch.Tensor) -> None:
-        self.log.append("lock")
+    def part(self, whole: torch.Tensor) -> torch.Tensor:
+        return whole
+
+    def buffer(self, size: int, device: torch.device) -> torch.Tensor:
+        return torch.empty(size, dtype=torch.uint8)
 
     def start(self, pairs: list[Pair]) -> list[Pair]:
         self.log.append("start")
@@ -83,6 +88,9 @@ def test_packs_give_the_same_bits(
         if copier is None:
             monkeypatch.setattr(BlockStream, "_release", lambda *_: None)
         fast = PackedModel(model, 64)
+        if copier is not None:
+            copier.most = 0
+            copier.started.clear()  # blocks as they were before their layers were stacked
         fast.recompute = recompute
         torch.manual_seed(3)
         model.train()
@@ -118,6 +126,22 @@ def test_the_plain_path_gives_the_same_bits(quantize: str, recompute: bool, wide
             model.enable_input_require_grads()
             model.train()
         results.append(plain_pass(model, tokens))
+    same(*results)
+
+
+@pytest.mark.parametrize("quantize", ["none", "nf4"])
+def test_layers_with_biases_that_are_replaced_one_by_one(
+    quantize: str, tokens: Tokens, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Blocks of another form than LLaMA's: their biases are read while their block is away."""
+    folder = make_base(tmp_path_factory.mktemp("neox") / "base", model_type="gpt_neox", num_hidden_layers=3)
+    results = []
+    for stream in (BlockStream(LateCopier(), smallest=0), None):
+        model = loaded(folder, quantize, stream)
+        fast = PackedModel(model, 64)
+        assert fast.linears
+        assert not fast.blocks
+        results.append(packed_pass(fast, model, tokens))
     same(*results)
 
 

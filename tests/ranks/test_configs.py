@@ -10,7 +10,10 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 from torch.distributed.run import get_args_parser
+
+from pipeline.training import processes
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "accelerate"
@@ -31,8 +34,20 @@ def test_accelerate_reads_its_configs(name: str, processes: int, machines: int) 
         assert config.main_process_port
 
 
+def test_accelerate_reads_the_config_of_sharded_runs() -> None:
+    """By which `accelerate launch` sets the variable that Suri reads."""
+    path = str(CONFIGS / "fsdp.yaml")
+    config = load_config_from_file(path)
+    assert (config.num_processes, config.distributed_type) == (4, "FSDP")
+    parsed = launch_command_parser().parse_args(["--config_file", path, "-m", "scripts.train"])
+    parsed, *_ = _validate_launch_command(parsed)
+    assert parsed.use_fsdp
+    environment = prepare_multi_gpu_env(parsed)
+    assert environment[processes.FSDP] == "true"
+
+
 def test_every_accelerate_config_is_tested() -> None:
-    assert {path.stem for path in CONFIGS.iterdir()} == {"2-cards", "4-cards", "8-cards", "machines"}
+    assert {path.stem for path in CONFIGS.iterdir()} == {"2-cards", "4-cards", "8-cards", "machines", "fsdp"}
 
 
 def test_the_command_in_the_header_is_accelerates() -> None:

@@ -15,7 +15,7 @@ import torch
 
 from pipeline.config.schema import Config
 from pipeline.run.folder import Run
-from pipeline.training import checkpoint, loop
+from pipeline.training import checkpoint, loop, tensor_store
 from pipeline.training.loss_scale import LossScale
 from tests.helpers.tiny import TOO_LONG, run_ranks, run_to
 from tests.helpers.training_runs import losses_of
@@ -110,22 +110,25 @@ def test_the_run_goes_on_after_a_failure(start: Start, monkeypatch: pytest.Monke
     assert losses_of(run) == pytest.approx(losses_of(whole), rel=1e-6)
 
 
-def test_a_full_disk_of_the_rank_that_writes(
-    start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    stock = checkpoint.save_file
+@pytest.mark.parametrize(("rank", "settings"), [(0, ()), (1, ("adapter={method: full}", "train.shard=full"))])
+def test_a_full_disk_of_a_rank_that_writes(
+    rank: int, settings: tuple[str, ...], start: Start, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Whole weights are written by the first rank, sharded ones by all."""
+    stock = tensor_store.write
 
-    def save_file(tensors: dict[str, torch.Tensor], path: Path) -> None:
-        if "step-000002" in str(path):
+    def write(folder: Path, name: str, tensors: tensor_store.Tensors) -> None:
+        if "step-000002" in str(folder) and os.environ.get("RANK") == str(rank):
             full()
-        stock(tensors, path)
+        stock(folder, name, tensors)
 
-    monkeypatch.setattr(checkpoint, "save_file", save_file)
-    config, run = start()
+    monkeypatch.setattr(tensor_store, "write", write)
+    config, run = start(*settings)
     assert run_ranks(2, lambda: run_to(config, "train", run.root.parent)) == [2, 2]
     error = capfd.readouterr().err
     assert error.count("suri: ") == 1
-    assert f"rank 0 on {HOST}: no space left on the disk" in " ".join(error.split())
+    assert f"rank {rank} on {HOST}: no space left on the disk" in " ".join(error.split())
     assert checkpoint.steps(run.folder("checkpoints")) == [1]
 
 

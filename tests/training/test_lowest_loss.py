@@ -91,7 +91,7 @@ def test_damaged_best_weights_are_a_damaged_checkpoint(
     _rising(monkeypatch, 1)
     run = run_to(make_config(tmp_path, base, *WORDS, "train.best=true", "train.max_steps=2"), "train", tmp_path)
     root = run.folder("checkpoints")
-    path = root / "step-000002" / checkpoint.BEST
+    path = root / "step-000002" / f"{checkpoint.BEST}.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.unlink()  # a hard link of step 1's weights
@@ -122,6 +122,8 @@ def test_other_optimizers_resume_bit_identical(
         run_to(config, "train", tmp_path)
     run = run_to(config, "train", tmp_path)
     assert_same(run, whole)
-    end = [load_file(r.folder("checkpoints") / "step-000004" / checkpoint.OPTIMIZER) for r in (run, whole)]
+    end = [
+        load_file(r.folder("checkpoints") / "step-000004" / f"{checkpoint.OPTIMIZER}.safetensors") for r in (run, whole)
+    ]
     assert end[0].keys() == end[1].keys()
     assert all(torch.equal(tensor, end[1][name]) for name, tensor in end[0].items())

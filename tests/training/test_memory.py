@@ -43,7 +43,7 @@ def test_what_fits_into_a_card(
     monkeypatch.setattr(
         memory, "_packed_peak", lambda fast, tokens, offload: 500 + tokens * (2 if fast.recompute else 10)
     )
-    fast = SimpleNamespace(can_recompute=True, recompute=False)
+    fast = SimpleNamespace(can_recompute=True, recompute=False, causal_lm=SimpleNamespace())
     assert memory.choose_packed(fast, wanted, checkpointing, longest, 6000, reserve=1000) == chosen
 
 
@@ -64,7 +64,7 @@ def test_a_card_that_holds_only_what_is_computed_again(
         return tokens * (2 if fast.recompute else 10)
 
     monkeypatch.setattr(memory, "_packed_peak", peak)
-    fast = SimpleNamespace(can_recompute=True, recompute=False)
+    fast = SimpleNamespace(can_recompute=True, recompute=False, causal_lm=SimpleNamespace())
     if checkpointing == "auto":
         assert memory.choose_packed(fast, 0, "auto", longest, 6000, 0) == (6000, True)
     elif longest == 300:
@@ -80,3 +80,43 @@ def test_a_probe_leaves_no_gradient(base: Path, monkeypatch: pytest.MonkeyPatch)
     model = adapters.attach(load_folder(base, torch.float32), Adapter(r=4), 1, (7,))
     memory._packed_peak(PackedModel(model, 128), 256, False)
     assert [name for name, weight in adapters.trained(model).items() if weight.grad is not None] == []
+
+
+@pytest.mark.parametrize(
+    ("free", "chosen", "tried"),
+    [(300_000, (6000, False), [1024, 2048, 1024, 2048]), (60_000, (6000, True), [1024, 2048])],
+)
+def test_a_sharded_model_is_never_probed_beyond_its_memory(
+    free: int, chosen: tuple[int, bool], tried: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other ranks would wait in a pass that ends for memory. With 10 blocks a token that keeps all needs at most ten
+    times the bytes of one that is recomputed: 2 * 10 * 2048 = 40,960 bytes are enough, whatever the probe gives."""
+    probes: list[int] = []
+
+    def peak(fast: SimpleNamespace, tokens: int, offload: bool) -> int:
+        probes.append(tokens)
+        return tokens * (2 if fast.recompute else 10)
+
+    monkeypatch.setattr(memory, "_packed_peak", peak)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+    monkeypatch.setattr(memory, "least_of_ranks", lambda model, value: value - 30_000)  # of another rank
+    for name, value in (("is_available", True), ("current_device", 0), ("empty_cache", None)):
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    config = SimpleNamespace(num_hidden_layers=10)
+    fast = SimpleNamespace(
+        can_recompute=True, recompute=False, causal_lm=SimpleNamespace(config=config, sharded="trained")
+    )
+    assert memory.choose_packed(fast, 0, "auto", 300, 6000, 0) == chosen
+    assert probes == tried
+
+
+def test_a_sharded_model_that_has_no_room_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def peak(*_: object) -> int:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(memory, "_packed_peak", peak)
+    for name in ("is_available", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda: True)
+    fast = SimpleNamespace(can_recompute=True, recompute=False, causal_lm=SimpleNamespace(sharded="frozen"))
+    with pytest.raises(UserError, match="2,048 tokens do not fit"):
+        memory.choose_packed(fast, 0, "auto", 300, 6000, 0)

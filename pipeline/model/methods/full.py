@@ -7,8 +7,10 @@ from typing import Any
 
 from pipeline.config.methods import METHODS
 from pipeline.config.schema import Adapter
+from pipeline.model.gathered_save import gathered, save_gathered
 from pipeline.model.load import load_folder
 from pipeline.model.methods.method import Method
+from pipeline.model.sharded import has_sharded_weights
 
 
 class Full(Method):
@@ -18,7 +20,15 @@ class Full(Method):
         return model.requires_grad_(True)
 
     def save(self, model: Any, folder: Path, base: str) -> None:
-        model.save_pretrained(folder, safe_serialization=True)
+        if has_sharded_weights(model):
+            save_gathered(model, folder)
+        else:
+            model.save_pretrained(folder, safe_serialization=True)
+
+    def give_parts(self, model: Any) -> None:
+        if has_sharded_weights(model):
+            for _ in gathered(model):
+                pass
 
     def load(self, model: Any, folder: Path) -> Any:
         return load_folder(folder, next(model.parameters()).dtype).requires_grad_(False)

@@ -35,6 +35,9 @@ class Method(abc.ABC):
     def save(self, model: Any, folder: Path, base: str) -> None:
         """Writes the trained parameters; `base` names the base."""
 
+    def give_parts(self, model: Any) -> None:  # noqa: B027  # most methods have nothing to give
+        """What `save` on the first rank needs of the others, where trained weights are sharded; else nothing."""
+
     @abc.abstractmethod
     def load(self, model: Any, folder: Path) -> Any:
         """The base with the saved parameters, frozen, in evaluation mode.

@@ -32,6 +32,11 @@ class PackedBatch:
     weights: torch.Tensor
     noise: EmbeddingNoise | None = None
 
+    @property
+    def has_targets(self) -> bool:
+        """Whether a pass computes anything."""
+        return len(self.targets) > 0
+
     @classmethod
     def of(
         cls, pack: Pack, device: torch.device, plain_attention: bool, size: LayoutSize | None = None, min_kept: int = 0

@@ -63,6 +63,7 @@ from pipeline.model.packed.support import (
     trains_llama_blocks,
     unused_mask,
 )
+from pipeline.model.sharded import has_sharded_weights, through_root
 from pipeline.prompt.pack import Pack
 
 
@@ -101,7 +102,7 @@ class PackedModel:
         self.dtype = compute_dtype(self.decoder) if self.uses_kernels else dtype
         # In float32 products read the weights themselves, and copies of them in stacks would double their memory.
         low = not self.uses_kernels and dtype != torch.float32
-        self.trains_blocks = low and trains_llama_blocks(self.decoder)
+        self.trains_blocks = low and trains_llama_blocks(self.decoder) and not has_sharded_weights(self.causal_lm)
         self.autocast = low and not self.trains_blocks
         has_kernels = self.device.type == "cuda" and has_triton(self.device)
         self.plain_attention = not has_kernels or self.dtype == torch.float32
@@ -146,6 +147,9 @@ class PackedModel:
         """
         if not len(batch.targets):
             return torch.zeros((), device=self.device)
+        return through_root(self.causal_lm, self._loss_sum, batch, seed)
+
+    def _loss_sum(self, batch: PackedBatch, seed: DropoutSeed | None) -> torch.Tensor:
         embeddings = self.causal_lm.get_input_embeddings()
         noise = batch.noise.added_to(embeddings) if batch.noise else contextlib.nullcontext()
         with noise, self._packed_layers(PackedContext(batch, seed or self.draw_seed(), self.dtype)):
@@ -302,8 +306,19 @@ class PackedModel:
         return forward
 
     def _replace_lora_layers(self) -> None:
-        for module in self.causal_lm.modules():
-            if adapter_of(module) is not None and isinstance(module.base_layer, torch.nn.Linear):
+        replaced: set[int] = set()
+        for n, block in enumerate(self.stream.blocks if self.stream else ()):
+            assert self.stream is not None
+            with self.stream.rebuilding(n):  # biases are read now
+                self._replace_in(block.layer, replaced)
+        self._replace_in(self.causal_lm, replaced)
+
+    def _replace_in(self, part: Any, replaced: set[int]) -> None:
+        """Replaces the LoRA layers of a part of the model but for those that are. replaced: ids, which are added."""
+        for module in part.modules():
+            is_lora = adapter_of(module) is not None and isinstance(module.base_layer, torch.nn.Linear)
+            if is_lora and id(module) not in replaced:
+                replaced.add(id(module))
                 linear = self._linear([module])
                 self.packed_forwards.append((module, _lora_forward(linear, len(self.linears))))
 

@@ -1,0 +1,134 @@
+"""Whether a run shards its weights over its ranks: `train.shard`, decided before anything is loaded.
+
+    none   every card holds the whole base, and the optimizer's state; ranks exchange gradients once a step
+    full   every card holds 1/N of it; ranks exchange every block in every pass (`pipeline/model/sharded.py`)
+
+`auto` is none while a card holds the base, with activations recomputed, and full when it does not.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from pipeline.config.method_rules import not_sharded, spec_of
+from pipeline.config.schema import Config
+from pipeline.model.load import device, dtype_name
+from pipeline.model.memory import free_bytes
+from pipeline.run.errors import UserError
+from pipeline.run.progress import say
+from pipeline.training.cost import Card, bandwidth_of
+from pipeline.training.plan import GIB, Plan, plan
+from pipeline.training.processes import launched_with_fsdp
+
+GATHERED = 2.5
+SHARE = 0.9  # of a card's free memory that a run may need by the prediction and still not be sharded
+
+
+def shares(config: Config) -> bool:
+    """Whether a config, after `decide`, shards its weights."""
+    return config.train.shard == "full"
+
+
+def shards_trained(config: Config) -> bool:
+    """Whether the trained weights are sharded; else adapters, which are in every rank."""
+    return shares(config) and spec_of(config.adapter).name == "full"
+
+
+def decide(config: Config, shape: Any, longest: int, world: int, any_rank: Any, verbose: bool = True) -> Config:
+    """The config with `train.shard` decided: none or full.
+
+    Args:
+        shape: the base's transformers config. longest: tokens of the longest row. any_rank: whether a flag is set in
+            any rank; all ranks must take the same.
+
+    Raises:
+        UserError: sharding was asked for, and something in the config excludes it.
+    """
+    wanted, problem = config.train.shard, problem_of(config)
+    if wanted == "auto":
+        asked = launched_with_fsdp()
+        needed = asked or (world > 1 and torch.cuda.is_available() and not _fits(config, shape, longest))
+        wanted = "full" if any_rank(needed) else "none"
+        why = "accelerate was started with FSDP" if asked else "the run does not fit into one card by the plan"
+        if wanted == "full" and problem and not asked:  # the plan is an estimate, so the run may try
+            wanted = "none"
+            say(f"train: {why}, and its weights cannot be sharded: {problem[0]}") if verbose else None
+        elif wanted == "full" and verbose:
+            say(f"train: {why}: weights are sharded over {world} cards (train.shard=full)")
+    if wanted == "full" and problem:
+        raise UserError(f"the weights cannot be sharded: {problem[0]}", "train.shard", problem[1])
+    return config.model_copy(update={"train": config.train.model_copy(update={"shard": wanted})})
+
+
+def problem_of(config: Config) -> tuple[str, str] | None:
+    """What excludes sharding, and what to do, for reasons that only this machine knows or that the config has."""
+    if problem := not_sharded(config):
+        return problem
+    if spec_of(config.adapter).name == "full" and dtype_name(config.model) == "fp16":
+        return "gradients of sharded weights are not scaled, as fp16 needs", "set model.dtype=bf16 or fp32"
+    return None
+
+
+def card_bytes(config: Config, planned: Plan, longest: int, world: int) -> float:
+    """About the least bytes of a card that a run needs for a row of so many tokens, with activations recomputed.
+
+    Args:
+        world: ranks over which weights are sharded; 1: not sharded.
+
+    Of sharded trained weights a card also holds two blocks in 16 bits, the gradients of one in 16 and in 32 bits, and
+    the same for embedding and head, which are one group: `GATHERED` times their size in float32.
+    """
+    if planned.fast is not None:
+        return planned.fast.sharded(world).peak(longest, "block")
+    activations = longest * planned.recomputed_mib * 2**20
+    trained, base, outside = (gib * GIB for gib in (planned.training_gib, planned.weights_gib, planned.outside_gib))
+    if spec_of(config.adapter).name != "full" or world == 1:
+        return base + trained + activations
+    gathered = GATHERED * ((base - outside) / max(1, planned.blocks) + outside)
+    return (base + trained) / world + gathered + activations
+
+
+def gathered_bytes(config: Config, planned: Plan) -> float:
+    """Bytes that a pass of sharded weights gathers or reduces, over all ranks together: blocks forward and backward,
+    and of trained weights their gradients in float32."""
+    if spec_of(config.adapter).name == "full":
+        return planned.parameters * (2 * 2 + 4)
+    return 2 * planned.fast.blocks if planned.fast else 0.0
+
+
+def lines(config: Config, planned: Plan, count: int, card: Card, link: float = 0.0) -> list[str]:
+    """What each of several cards needs, for `make plan`; none where sharding is excluded.
+
+    Args:
+        link: see `cost.predict`.
+    """
+    if count == 1 or not_sharded(config) or (planned.fast is None and spec_of(config.adapter).name != "full"):
+        return []
+    longest = planned.longest or config.prompt.cutoff
+    room = card.memory * 1e9
+    needs = {"none": card_bytes(config, planned, longest, 1), "full": card_bytes(config, planned, longest, count)}
+    how = [f"{way} {size / GIB:.1f} GiB{'' if size <= SHARE * room else ' (too much)'}" for way, size in needs.items()]
+    taken = config.train.shard
+    if taken == "auto":
+        taken = "none" if needs["none"] <= SHARE * room else "full"
+    moved = (count - 1) / count * gathered_bytes(config, planned)
+    seconds = moved / (bandwidth_of(count, card, link) * 1e9)
+    shown = [
+        f"sharding   at least on each {card.name}, of {room / GIB:.0f} GiB, for a row of {longest:,} tokens, by "
+        f"train.shard: {', '.join(how)}; this run takes {taken}"
+    ]
+    if taken == "full":
+        shown.append(
+            f"           a pass exchanges {moved / 1e9:,.1f} GB a card, {seconds * 1000:,.0f} ms at the link's speed, "
+            "hidden as far as computing takes longer"
+        )
+    return shown
+
+
+def _fits(config: Config, shape: Any, longest: int) -> bool:
+    """Whether a card holds the whole run."""
+    planned = plan(config, {"rows": 1, "tokens": 1}, copy.deepcopy(shape))
+    return card_bytes(config, planned, longest, 1) <= SHARE * free_bytes(device())

@@ -1,0 +1,270 @@
+"""Measures training with sharded weights on the cards of one host:
+
+    python -m scripts.benchmarks.bench_sharded DATA TOKENIZER [--cards=1,2,4] [--cases=full,stock,lora,nf4] [--rows=128]
+        [--shape=7b] [--stock_rows=8] [--tiny]
+
+DATA: instruction data in Alpaca form. TOKENIZER: a folder with tokenizer.model. A LLaMA with random weights (speed does
+not depend on them), `--rows` rows a step. Cases:
+
+    full    all weights, FSDP2 as `train.shard=full` uses it (recipe A1)
+    stock   all weights, transformers with accelerate's FSDP2, `--stock_rows` padded rows in a micro-batch, activations
+            recomputed
+    lora    LoRA r=16 on all linear layers of a base in bf16 whose blocks are gathered
+    nf4     the same on a base in 4 bits; needs weights on disk, so a base is written first
+
+Steps until they are steady, then timed ones (`steady.py`). Columns: steps a second, tokens a second of all ranks
+together, median step, peak memory of the fullest card, most tokens of a pass, and hours for Stanford Alpaca's three
+epochs (1,218 steps) at that speed. `--tiny`: another geometry, on CPUs (gloo) where there is no card; to try the
+script; accelerate then takes DDP, since its FSDP needs cards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from pipeline.command import guarded
+from pipeline.config.schema import Config
+from pipeline.model import adapter as adapters
+from pipeline.model.base import Base
+from pipeline.model.block_stream import BlockStream
+from pipeline.model.gathered_blocks import GatherCopier
+from pipeline.model.load import geometry_config, load_base
+from pipeline.model.packed.model import PackedModel
+from pipeline.model.sharded import FullyShard, local, mark_gathered
+from pipeline.prompt.tokens import Tokens
+from pipeline.ranks.card import card_count, card_name, uses_cpu
+from pipeline.ranks.launch import launch_command
+from pipeline.run.errors import UserError
+from pipeline.training.fast_path import agree
+from pipeline.training.gradient_exchange import GradientExchange
+from pipeline.training.memory import bytes_to_reserve, choose_packed
+from pipeline.training.micro_batches import PackedMicroBatches
+from pipeline.training.passes import EvenPasses
+from pipeline.training.processes import any_rank, open_own_group, own_group
+from pipeline.training.schedule import step_rows
+from pipeline.training.update import clip
+from scripts.benchmarks.bench_shapes import SHAPES
+from scripts.benchmarks.bench_train import encoded
+from scripts.benchmarks.curves import where
+from scripts.benchmarks.hf_trainer import collate
+from scripts.benchmarks.random_base import write_base
+from scripts.benchmarks.steady import timed
+
+CUDA = torch.cuda.is_available()
+KIND = torch.bfloat16 if CUDA else torch.float32
+WORKER = "SURI_BENCH_SHARDED"  # environment variable: the worker's settings
+DEFAULTS = {"cards": "1", "cases": "full,stock,lora", "rows": "128", "shape": "7b", "stock_rows": "8"}
+CASES = ("full", "stock", "lora", "nf4")
+TRIED = 4  # steps with --tiny, steady or not
+ALPACA_STEPS = 1218  # of 128 rows, three epochs
+
+
+def work() -> None:
+    """One rank: measures, and rank 0 writes the result."""
+    settings = json.loads(os.environ[WORKER])
+    torch.manual_seed(0)
+    tokens = Tokens(Path(settings["tokens"]))
+    with own_group():
+        accelerator = _stock_accelerator() if settings["case"] == "stock" else Accelerator(cpu=not CUDA)
+        open_own_group()
+        steps = _stock if settings["case"] == "stock" else _suri
+        made = steps(accelerator, tokens, settings)
+        note = next(made)  # the first value is what a pass holds
+        pace = timed(itertools.islice(made, settings["most"]))
+        peak = torch.cuda.max_memory_allocated() / 2**30 if CUDA else 0.0
+        peaks = accelerator.gather(torch.tensor([peak], device=accelerator.device)).tolist()
+        if accelerator.is_main_process:
+            result = {"rate": pace.rate, "ms": pace.milliseconds, "steady": pace.is_steady, "peak": max(peaks)}
+            Path(settings["result"]).write_text(json.dumps({**result, "pass": note}))
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
+
+
+def _config(settings: dict[str, Any]) -> Config:
+    method = {"method": "full"} if settings["case"] == "full" else {"method": "lora"}
+    model: dict[str, Any] = {"geometry": SHAPES[settings["shape"]], "dtype": "bf16" if CUDA else "fp32"}
+    if settings["case"] == "nf4":
+        model = {"base": settings["base"], "quantize": "nf4", "dtype": model["dtype"]}
+    train = {"batch_size": settings["rows"], "lr": 2e-5, "shard": "full"}
+    return Config.model_validate({"name": "bench", "model": model, "adapter": method, "train": train})
+
+
+def _suri(accelerator: Accelerator, tokens: Tokens, settings: dict[str, Any]) -> Iterator[int]:
+    """Steps as those of `pipeline/training/loop.py`; yields the most tokens of a pass, and then those of each step."""
+    config, is_full = _config(settings), settings["case"] == "full"
+    blocks = FullyShard(KIND) if is_full else BlockStream(GatherCopier(), smallest=None if CUDA else 16)
+    folder = Path(settings["base"]) if settings["case"] == "nf4" else None
+    base = load_base(config.model, Base(folder, Path(), 0, ()), config.train.seed, is_full, blocks)
+    blocks.finish(base) if isinstance(blocks, FullyShard) else mark_gathered(base)
+    model = adapters.attach(base, config.adapter, config.train.seed)
+    weights = list(adapters.trained(model).values())
+    longest, world = int(tokens.lengths.max()), accelerator.num_processes
+    fast = PackedModel(model, longest, dtype=KIND)
+    path = PackedMicroBatches(fast, tokens, settings["preambles"], longest)
+    reserve = bytes_to_reserve([local(weight) for weight in weights], "adamw")
+    step = path.largest_step(settings["rows"], world)
+    is_main = accelerator.is_main_process
+    path.micro_tokens, fast.recompute = choose_packed(fast, 0, "auto", longest, step, reserve, is_main)
+    agree(path, accelerator)
+    even = EvenPasses(path, tokens, accelerator.process_index, world)
+    exchange = GradientExchange([] if is_full else weights, world, overlapped=False)
+    optimizer = torch.optim.AdamW(weights, lr=2e-5, fused=CUDA)
+    model.train()
+    yield path.micro_tokens
+    for number in itertools.count():
+        rows = step_rows(number, len(tokens), config.train)
+        labelled = max(1, int(tokens.labelled[rows].sum()))
+        loss = torch.zeros((), device=accelerator.device)
+        exchange.start_step()
+        for micro_batch, factor in even.of_step(rows, number):
+            part = path.loss(micro_batch) * factor
+            exchange.start_pass(is_last=False)
+            (part / labelled).backward()
+            loss += part.detach()
+        exchange.send_rest()
+        any_rank(accelerator, False)
+        exchange.wait()
+        clip(weights, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        path.after_step()
+        float(accelerator.reduce(loss, "sum"))  # waits for the card, as a run does
+        yield int(tokens.lengths[rows].sum())
+
+
+def _stock_accelerator() -> Accelerator:
+    from accelerate.utils import FullyShardedDataParallelPlugin
+
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["LlamaDecoderLayer"],
+        reshard_after_forward=True, cpu_ram_efficient_loading=False, activation_checkpointing=True,
+    )  # fmt: skip
+    return Accelerator(cpu=not CUDA, mixed_precision="bf16" if CUDA else "no", fsdp_plugin=plugin)
+
+
+def _stock(accelerator: Accelerator, tokens: Tokens, settings: dict[str, Any]) -> Iterator[int]:
+    """Steps as users of transformers and accelerate write them; yields as `_suri`."""
+    from transformers import AutoModelForCausalLM
+
+    config, size = _config({**settings, "case": "full"}), settings["stock_rows"]
+    world, rank = accelerator.num_processes, accelerator.process_index
+    with torch.device(accelerator.device):
+        model = AutoModelForCausalLM.from_config(geometry_config(config.model), dtype=torch.float32)
+    model.config.use_cache = False
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, fused=CUDA)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    model.train()
+    yield size * int(tokens.lengths.max())
+    for step in itertools.count():
+        rows = step_rows(step, len(tokens), config.train)
+        own = rows[rank::world]
+        parts = [own[start : start + size] for start in range(0, len(own), size)]
+        loss = torch.zeros((), device=accelerator.device)
+        for n, part in enumerate(parts):
+            is_last = n == len(parts) - 1
+            batch = {key: value.to(accelerator.device) for key, value in collate([tokens.row(r) for r in part]).items()}
+            with contextlib.nullcontext() if is_last else accelerator.no_sync(model):
+                value = model(**batch, use_cache=False).loss / len(parts)
+                accelerator.backward(value)
+            loss += value.detach()
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        float(loss)
+        yield int(tokens.lengths[rows].sum())
+
+
+def _measure(settings: dict[str, Any], count: int) -> dict[str, Any] | None:
+    """Starts the ranks and reads what they measured; None where they failed."""
+    os.environ[WORKER] = json.dumps(settings)
+    result = Path(settings["result"])
+    result.unlink(missing_ok=True)
+    try:
+        launch_command(count, ["-m", "scripts.benchmarks.bench_sharded"])
+    except (SystemExit, UserError) as error:
+        print(f"{settings['case']} on {count}: failed: {error}", flush=True)
+    finally:
+        del os.environ[WORKER]
+    return dict(json.loads(result.read_text())) if result.is_file() else None
+
+
+def _line(case: str, count: int, now: dict[str, Any] | None) -> str:
+    if now is None:
+        return f"| {case} | {count} | failed | | | | | |"
+    sign = "" if now["steady"] else "~"
+    hours = ALPACA_STEPS * now["ms"] / 1000 / 3600
+    return (
+        f"| {case} | {count} | {sign}{1000 / now['ms']:.3f} | {now['rate']:,.0f} | {now['ms']:,.1f} | "
+        f"{now['peak']:.1f} | {now['pass']:,} | {hours:.2f} |"
+    )
+
+
+def _options(words: list[str]) -> tuple[list[str], dict[str, str], bool]:
+    """Words, options and whether it is a trial.
+
+    Raises:
+        UserError: an option or a case that there is not.
+    """
+    options, plain, tiny = dict(DEFAULTS), [], False
+    for word in words:
+        name, _, value = word.removeprefix("--").partition("=")
+        if word == "--tiny":
+            tiny = True
+        elif word.startswith("--") and name in options and value:
+            options[name] = value
+        elif word.startswith("--"):
+            known = ", ".join(f"--{name}" for name in options)
+            raise UserError(f"no such option: {word!r}", "bench_sharded", f"there is {known} and --tiny")
+        else:
+            plain.append(word)
+    if unknown := set(options["cases"].split(",")) - set(CASES):
+        raise UserError(f"no such case: {unknown.pop()!r}", "--cases", f"there is {', '.join(CASES)}")
+    return plain, options, tiny
+
+
+def main() -> None:
+    words, options, tiny = _options(sys.argv[1:])
+    if len(words) != 2 or not Path(words[0]).is_file() or not Path(words[1]).is_dir():
+        raise UserError("no data and tokenizer's folder", "DATA TOKENIZER", "see docs/scaling.md")
+    counts, rows = [int(text) for text in options["cards"].split(",")], int(options["rows"])
+    if not uses_cpu() and max(counts) > card_count():
+        raise UserError(f"{max(counts)} cards, and torch sees {card_count()}", "--cards", "name fewer")
+    if uses_cpu() and not tiny:
+        raise UserError("no card", "bench_sharded", "--tiny tries the script on CPUs")
+    shape, lines = "tiny" if tiny else options["shape"], []
+    with tempfile.TemporaryDirectory() as folder:
+        _, preambles = encoded(words[0], words[1], Path(folder))
+        base = f"{folder}/base"
+        if "nf4" in options["cases"]:
+            described = Config.model_validate({"name": "bench", "model": {"geometry": SHAPES[shape]}})
+            geometry = geometry_config(described.model)
+            geometry.architectures = ["LlamaForCausalLM"]
+            write_base(Path(base), geometry, KIND)
+        for count, case in itertools.product(counts, options["cases"].split(",")):
+            settings = {
+                "case": case, "tokens": f"{folder}/bench/tokens/train.arrow", "shape": shape, "rows": rows,
+                "base": base,
+                "preambles": [list(map(int, p)) for p in preambles], "result": f"{folder}/result.json",
+                "stock_rows": int(options["stock_rows"]), "most": TRIED if tiny else None,
+            }  # fmt: skip
+            lines.append(_line(case, count, _measure(settings, count)))
+            print(lines[-1], flush=True)
+    print(f"\n{where()}, {card_name(0)}, {rows} rows a step, {shape}\n")
+    print("| case | cards | steps/s | tok/s | ms a step | GiB a card | tokens of a pass | hours, Alpaca |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    raise SystemExit(guarded(work if WORKER in os.environ else main))
