@@ -35,7 +35,8 @@ def show_plan(config: Config, run: Run, options: Mapping[str, str]) -> None:
         from pipeline.model import cpu_dtype
         from pipeline.stages import stale
         from pipeline.training import card_plan, duration
-        from pipeline.training.plan import lines, plan
+        from pipeline.training.plan import plan
+        from pipeline.training.plan_lines import lines
 
     manifest = run.manifest("tokens")
     counted = manifest["counts"]["train"] if manifest and not stale(config, run, "tokens") else None
