@@ -22,7 +22,7 @@ from pipeline.training.rank_rows import deal, imbalance
 from pipeline.training.schedule import step_rows, steps_per_epoch
 from scripts.benchmarks.bench_train import encoded
 
-WORLDS = (2, 4, 8, 16)
+WORLDS = (2, 4, 8, 16, 32, 64, 128)
 BATCH_SIZES = (128, 512)
 
 
