@@ -79,7 +79,7 @@ MEASURED = {"bf16": 28_048.0, "fp8": 41_209.0}
 MEASURED_ON, MEASURED_OPERATIONS = CARDS["h200"], 4 * 6.74e9
 # By rows of a rank: by how much the rank with the most tokens exceeds the mean, in Alpaca, mean over the steps of an
 # epoch (scripts/benchmarks/imbalance.py, docs/scaling.md), and over the numbers of ranks of which that was counted.
-IMBALANCE = {128: 0.0001, 64: 0.0006, 32: 0.003, 16: 0.009, 8: 0.022, 4: 0.16, 2: 1.04, 1: 3.08}
+IMBALANCE = {128: 0.0001, 64: 0.0006, 32: 0.003, 16: 0.01, 8: 0.023, 4: 0.2, 2: 1.3, 1: 3.5}
 WORTH = 0.8  # efficiency from which more cards pay, a convention
 MOST_ROWS = 4096  # of a rank that `rows_worth` tries
 

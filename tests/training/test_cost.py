@@ -126,15 +126,15 @@ def test_more_cards_are_never_slower_and_less_efficient() -> None:
 
 
 def test_the_slowest_rank_decides() -> None:
-    """Of two rows a rank one has twice the mean's tokens; between measured numbers the share lies between theirs."""
-    assert cost.imbalance_of(2) == 1.04
-    assert cost.imbalance_of(0.5) == cost.imbalance_of(1) == 3.08
+    """Of ranks with two rows one has more than twice the mean's tokens. More rows are never dealt less evenly."""
+    assert cost.imbalance_of(2) == 1.3
+    assert cost.imbalance_of(0.5) == cost.imbalance_of(1) == 3.5
     assert cost.imbalance_of(1000) == cost.imbalance_of(128)
     shares = [cost.imbalance_of(rows) for rows in range(1, 130)]
     assert shares == sorted(shares, reverse=True)
     now = predict(ALPACA, 64, H200, 28_048)
     even = (2 * 126.9 + FIXED["bf16"]) / (PASS + FIXED["bf16"]) * PASS / 28_048
-    assert now.compute / even == pytest.approx((2 * 126.9 * 2.04 + FIXED["bf16"]) / (2 * 126.9 + FIXED["bf16"]))
+    assert now.compute / even == pytest.approx((2 * 126.9 * 2.3 + FIXED["bf16"]) / (2 * 126.9 + FIXED["bf16"]))
 
 
 @pytest.mark.parametrize("count", [2, 8, 64, 512])
