@@ -104,7 +104,10 @@ def main() -> None:
     card, tokens = cost.card_of(options["card"]), number_of(options["tokens"], "--tokens")
     price = number_of(options["price"], "--price")
     works: dict[str, Work] = {}
-    for dtype in options["types"].split(","):
+    types = options["types"].split(",")
+    if unknown := set(types) - set(cost.POINTS):
+        raise UserError(f"no such type: {min(unknown)!r}", "--types", f"there is {', '.join(cost.POINTS)}")
+    for dtype in types:
         quantize = ["model.quantize=fp8"] if dtype == "fp8" else []
         config = load(Path(words[0]), [*words[1:], *quantize])
         planned = plan(config)
