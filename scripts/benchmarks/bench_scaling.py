@@ -5,7 +5,8 @@
 
 DATA: instruction data in Alpaca form. TOKENIZER: a folder with tokenizer.model. A 7B LLaMA with random weights (speed
 does not depend on them), LoRA r=16 on all linear layers, the rows of each step dealt to the ranks as a run does, packs
-through the fast path, gradients summed, AdamW: everything of a step but checkpoints and evaluation. For each type and
+through the fast path, gradients summed, AdamW: everything of a step but checkpoints, evaluation and CUDA graphs (a run
+records passes that wait for the host, so it is faster where a rank has few rows). For each type and
 number of cards, steps until they are steady, then timed ones (`steady.py`). Columns: tokens a second of all ranks
 together, `linear` = share of N times one card, median step, mean over its steps of the imbalance of tokens, an
 all-reduce of the gradients alone (median of ten) with its bus bandwidth, what `make plan` predicts from the one card
