@@ -107,7 +107,8 @@ def test_columns_are_aligned() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
 def test_the_plan_of_every_config(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from pipeline.training.plan import lines, plan
+    from pipeline.training.plan import plan
+    from pipeline.training.plan_lines import lines
 
     config = load(path)
     if config.model.geometry is None:

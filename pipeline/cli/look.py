@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.config.schema import Config
 from pipeline.demo.base_model import fetch_if_named
@@ -12,9 +11,6 @@ from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.run.next_command import next_command
 from pipeline.run.progress import say, working
-
-if TYPE_CHECKING:  # it loads torch
-    from pipeline.training.plan import Plan
 
 INDENT = 11  # columns in front of the values of a plan
 
@@ -34,8 +30,9 @@ def show_plan(config: Config, run: Run, options: Mapping[str, str]) -> None:
     with working("plan: loading torch and transformers"):
         from pipeline.model import cpu_dtype
         from pipeline.stages import stale
-        from pipeline.training import card_plan, duration
-        from pipeline.training.plan import lines, plan
+        from pipeline.training import card_plan, cost_plan, duration
+        from pipeline.training.plan import plan
+        from pipeline.training.plan_lines import lines
 
     manifest = run.manifest("tokens")
     counted = manifest["counts"]["train"] if manifest and not stale(config, run, "tokens") else None
@@ -44,39 +41,8 @@ def show_plan(config: Config, run: Run, options: Mapping[str, str]) -> None:
         planned = plan(config, counted)
         times = duration.lines(planned, duration.duration(config, planned, run.root.parent))
         card = card_plan.lines(config, planned)
-    for line in (*lines(config, planned, times, card), *_cost(config, planned, run, options)):
+    for line in (*lines(config, planned, times, card), *cost_plan.lines(config, planned, options)):
         say(line, hanging=0 if line.startswith(" ") else INDENT)
-
-
-def _cost(config: Config, planned: Plan, run: Run, options: Mapping[str, str]) -> list[str]:
-    """Lines on the cost with several cards; none where they are not asked for, or the rows are not known."""
-    if not options or not planned.rows or not planned.tokens or not planned.steps or not planned.trained:
-        return []
-    from pipeline.training import cost, duration, sharding
-
-    given = {name.upper(): value for name, value in options.items()}
-    count = int(cost.number_of(given.get("GPUS", "1"), "GPUS", whole=True))
-    card = cost.card_of(given.get("CARD", "h200"))
-    price, link = (cost.number_of(given[name], name) if name in given else 0.0 for name in ("PRICE", "LINK"))
-    work = cost.Work(
-        config.train.batch_size, planned.tokens / planned.rows, planned.steps,
-        duration.operations(config.adapter, planned), planned.trained, planned.blocks if planned.fast else 0,
-        "fp8" if config.model.quantize == "fp8" else "bf16",
-    )  # fmt: skip
-    if "RATE" in given:
-        rate, source = cost.number_of(given["RATE"], "RATE"), "from RATE, tokens a second of one card"
-    else:
-        rate = cost.rate_of(card, work)
-        source = (
-            f"from {rate:,.0f} tokens/s of one {card.name}: a 7B LoRA on an H200, by peak speed and operations; "
-            "RATE= takes your own"
-        )
-    if not planned.exact:
-        source += "; as if every row had the most tokens"
-    return [
-        *cost.lines(work, count, card, rate, source, price, link),
-        *sharding.lines(config, planned, count, card, link),
-    ]
 
 
 def _show_forecast(config: Config, run: Run) -> bool:

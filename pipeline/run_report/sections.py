@@ -15,7 +15,8 @@ from pipeline.pages.text import escape
 from pipeline.run.errors import UserError
 from pipeline.run_report.contents import STAGES, Contents
 from pipeline.run_report.verdict import verdict
-from pipeline.training.plan import lines, plan
+from pipeline.training.plan import plan
+from pipeline.training.plan_lines import lines
 
 
 def summary(contents: Contents, warnings: list[str]) -> str:

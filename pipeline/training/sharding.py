@@ -99,21 +99,37 @@ def gathered_bytes(config: Config, planned: Plan) -> float:
     return 2 * planned.fast.blocks if planned.fast else 0.0
 
 
+def planned_way(config: Config, planned: Plan, count: int, card: Card) -> str:
+    """`train.shard` as a run on so many cards would decide it, by the card's name: none or full."""
+    if count == 1 or _is_excluded(config, planned):
+        return "none"
+    if config.train.shard != "auto":
+        return config.train.shard
+    fits = card_bytes(config, planned, _longest(config, planned), 1) <= SHARE * card.memory * 1e9
+    return "none" if fits else "full"
+
+
+def _is_excluded(config: Config, planned: Plan) -> bool:
+    """Whether weights cannot be sharded, or nothing is known of what that would need."""
+    return not_sharded(config) is not None or (planned.fast is None and spec_of(config.adapter).name != "full")
+
+
+def _longest(config: Config, planned: Plan) -> int:
+    return planned.longest or config.prompt.cutoff
+
+
 def lines(config: Config, planned: Plan, count: int, card: Card, link: float = 0.0) -> list[str]:
     """What each of several cards needs, for `make plan`; none where sharding is excluded.
 
     Args:
         link: see `cost.predict`.
     """
-    if count == 1 or not_sharded(config) or (planned.fast is None and spec_of(config.adapter).name != "full"):
+    if count == 1 or _is_excluded(config, planned):
         return []
-    longest = planned.longest or config.prompt.cutoff
-    room = card.memory * 1e9
+    longest, room = _longest(config, planned), card.memory * 1e9
     needs = {"none": card_bytes(config, planned, longest, 1), "full": card_bytes(config, planned, longest, count)}
     how = [f"{way} {size / GIB:.1f} GiB{'' if size <= SHARE * room else ' (too much)'}" for way, size in needs.items()]
-    taken = config.train.shard
-    if taken == "auto":
-        taken = "none" if needs["none"] <= SHARE * room else "full"
+    taken = planned_way(config, planned, count, card)
     moved = (count - 1) / count * gathered_bytes(config, planned)
     seconds = moved / (bandwidth_of(count, card, link) * 1e9)
     shown = [

@@ -5,7 +5,8 @@
 
 DATA: instruction data in Alpaca form. TOKENIZER: a folder with tokenizer.model. A 7B LLaMA with random weights (speed
 does not depend on them), LoRA r=16 on all linear layers, the rows of each step dealt to the ranks as a run does, packs
-through the fast path, gradients summed, AdamW: everything of a step but checkpoints and evaluation. For each type and
+through the fast path, gradients summed, AdamW: everything of a step but checkpoints, evaluation and CUDA graphs (a run
+records passes that wait for the host, so it is faster where a rank has few rows). For each type and
 number of cards, steps until they are steady, then timed ones (`steady.py`). Columns: tokens a second of all ranks
 together, `linear` = share of N times one card, median step, mean over its steps of the imbalance of tokens, an
 all-reduce of the gradients alone (median of ten) with its bus bandwidth, what `make plan` predicts from the one card
@@ -40,7 +41,7 @@ from pipeline.prompt.tokens import Tokens
 from pipeline.ranks.card import card_count, card_name, uses_cpu
 from pipeline.ranks.launch import launch_command
 from pipeline.run.errors import UserError
-from pipeline.training.cost import CARDS, Work, predict
+from pipeline.training.cost import CARDS, HOST_MS, Work, predict
 from pipeline.training.gradient_exchange import GradientExchange
 from pipeline.training.micro_batches import PackedMicroBatches
 from pipeline.training.processes import any_rank
@@ -155,9 +156,12 @@ def _line(kind: str, count: int, way: str, rows: int, shape: str, one: dict[str,
     size = 4 * now["trained"]
     moved = 2 * (count - 1) / count * size
     bandwidth = moved / now["exchange"] / 1e9 if now["exchange"] else 0.0
-    blocks = SHAPES[shape]["num_hidden_layers"] if CUDA else 0
-    planned = Work(rows, one["tokens"], 1, 4 * PARAMETERS[shape], now["trained"], blocks, kind)
-    predicted = predict(planned, count, CARDS["h200"], one["rate"], bandwidth).step * 1000
+    blocks, size_of_base = SHAPES[shape]["num_hidden_layers"] if CUDA else 0, PARAMETERS[shape]
+    host = blocks * HOST_MS[kind] / 1000
+    planned = Work(
+        rows, one["tokens"], 1, 4 * size_of_base, 2 * size_of_base, now["trained"], kind, host=host, graphs=False
+    )
+    predicted = predict(planned, count, CARDS["h200"], one["rate"], bandwidth, way == "overlapped").step * 1000
     off = f"{predicted:,.1f} ({predicted / now['ms'] - 1:+.0%})" if count > 1 else ""
     exchange = f"{way} {now['exchange'] * 1000:,.1f} ({bandwidth:,.1f} GB/s)" if count > 1 else ""
     rate = f"{'' if now['steady'] else '~'}{now['rate']:,.0f}"

@@ -1,6 +1,9 @@
-"""How evenly the tokens of a step are dealt to ranks: `python -m scripts.benchmarks.imbalance DATA TOKENIZER`.
+"""How evenly the tokens of a step are dealt to ranks:
 
-DATA: instruction data in Alpaca form. TOKENIZER: a folder with tokenizer.model. The rows are encoded as a run does
+    python -m scripts.benchmarks.imbalance DATA TOKENIZER [ROWSxRANKS ...]
+
+DATA: instruction data in Alpaca form. TOKENIZER: a folder with tokenizer.model. ROWSxRANKS: rows of a step and ranks,
+such as 4096x512; without, `BATCH_SIZES` and `WORLDS`. The rows are encoded as a run does
 (Alpaca's template, cut at 512), dealt for each step of an epoch, and counted: no model, no GPU. The imbalance of a step
 is by how much the rank with the most tokens exceeds the mean; a step takes that much longer than with equal ranks. A
 token of a preamble counts once for each pack, as it is computed; here a rank's rows are one pack.
@@ -8,6 +11,8 @@ token of a preamble counts once for each pack, as it is computed; here a rank's 
 
 from __future__ import annotations
 
+import itertools
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -22,7 +27,7 @@ from pipeline.training.rank_rows import deal, imbalance
 from pipeline.training.schedule import step_rows, steps_per_epoch
 from scripts.benchmarks.bench_train import encoded
 
-WORLDS = (2, 4, 8, 16)
+WORLDS = (2, 4, 8, 16, 32, 64, 128)
 BATCH_SIZES = (128, 512)
 
 
@@ -44,8 +49,9 @@ def measure(packer: Packer, batch_size: int, world: int) -> tuple[np.ndarray, np
 
 def main() -> None:
     words = sys.argv[1:]
-    if len(words) != 2 or not Path(words[0]).is_file() or not Path(words[1]).is_dir():
-        raise UserError("no data and tokenizer's folder", "DATA TOKENIZER", "see docs/scaling.md")
+    pairs = [tuple(map(int, word.split("x"))) for word in words[2:] if re.fullmatch(r"[1-9]\d*x[1-9]\d*", word)]
+    if len(words) < 2 or len(pairs) != len(words[2:]) or not Path(words[0]).is_file() or not Path(words[1]).is_dir():
+        raise UserError("no data and tokenizer's folder", "DATA TOKENIZER [ROWSxRANKS ...]", "see docs/scaling.md")
     with tempfile.TemporaryDirectory() as folder:
         tokens, preambles = encoded(words[0], words[1], Path(folder))
         packer = Packer(tokens, preambles, 1 << 40)
@@ -54,11 +60,10 @@ def main() -> None:
         )
         print("| rows a step | ranks | steps | mean | worst step | mean of packs | worst step of packs |")
         print("|---:|---:|---:|---:|---:|---:|---:|")
-        for batch_size in BATCH_SIZES:
-            for world in WORLDS:
-                own, packed = measure(packer, batch_size, world)
-                cells = [f"{x:.2%}" for x in (own.mean(), own.max(), packed.mean(), packed.max())]
-                print(f"| {batch_size} | {world} | {len(own)} | {' | '.join(cells)} |", flush=True)
+        for batch_size, world in pairs or itertools.product(BATCH_SIZES, WORLDS):
+            own, packed = measure(packer, batch_size, world)
+            cells = [f"{x:.2%}" for x in (own.mean(), own.max(), packed.mean(), packed.max())]
+            print(f"| {batch_size} | {world} | {len(own)} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

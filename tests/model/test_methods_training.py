@@ -22,7 +22,8 @@ from pipeline.model.loss import loss_sum
 from pipeline.model.methods import BY_NAME
 from pipeline.model.methods.bottleneck import Bottleneck
 from pipeline.prompt.batch import pad
-from pipeline.training.plan import lines, plan
+from pipeline.training.plan import plan
+from pipeline.training.plan_lines import lines
 from tests.helpers.methods import KINDS, VOCABULARY, adapter_of, logits, moved, shape_of, stock
 from tests.helpers.tiny import SHAPE
 

@@ -17,7 +17,8 @@ from pipeline.model.load import load_folder
 from pipeline.run.errors import Interrupted, UserError
 from pipeline.training.ewc import with_importances, zero_sums
 from pipeline.training.penalty import terms_of
-from pipeline.training.plan import Plan, lines, plan
+from pipeline.training.plan import Plan, plan
+from pipeline.training.plan_lines import lines
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BASES = CONFIGS.parent / "docs" / "bases.md"
