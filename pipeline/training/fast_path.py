@@ -100,7 +100,7 @@ def choose_path(inputs: PathInputs, dtype: str, fp8: bool, never_packed: str = "
     chosen = path or _padded(inputs)
     agree(chosen, inputs.accelerator)
     if path and settings.graphs and settings.checkpointing not in GRAPHLESS and not is_sharded(inputs.model):
-        _choose_graphs(inputs, path)
+        choose_graphs(inputs, path)
     return chosen
 
 
@@ -199,7 +199,7 @@ def _padded(inputs: PathInputs) -> PaddedMicroBatches:
     return padded
 
 
-def _choose_graphs(inputs: PathInputs, path: PackedMicroBatches) -> None:
+def choose_graphs(inputs: PathInputs, path: PackedMicroBatches) -> None:
     """Has passes recorded as CUDA graphs where they wait for the host, as before where a run resumes: packs for graphs
     are padded, and their sums are rounded in another order. All ranks must call it."""
     world = inputs.accelerator.num_processes

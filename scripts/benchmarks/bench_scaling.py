@@ -5,12 +5,12 @@
 
 DATA: instruction data in Alpaca form. TOKENIZER: a folder with tokenizer.model. A 7B LLaMA with random weights (speed
 does not depend on them), LoRA r=16 on all linear layers, the rows of each step dealt to the ranks as a run does, packs
-through the fast path, gradients summed, AdamW: everything of a step but checkpoints, evaluation and CUDA graphs (a run
-records passes that wait for the host, so it is faster where a rank has few rows). For each type and
-number of cards, steps until they are steady, then timed ones (`steady.py`). Columns: tokens a second of all ranks
-together, `linear` = share of N times one card, median step, mean over its steps of the imbalance of tokens, an
-all-reduce of the gradients alone (median of ten) with its bus bandwidth, what `make plan` predicts from the one card
-for that bandwidth, and peak memory of the fullest card. `--exchange`: gradients are sent bucket by bucket during the
+through the fast path and as CUDA graphs where they wait for the host, gradients summed, AdamW: everything of a step but
+checkpoints and evaluation. For each type and number of cards, steps until they are steady, then timed ones
+(`steady.py`). Columns: tokens a second of all ranks together, `linear` = share of N times one card, median step (`g`:
+passes are graphs), mean over its steps of the imbalance of tokens, an all-reduce of the gradients alone (median of ten)
+with its bus bandwidth, what `make plan` predicts from the one card for that bandwidth, and peak memory of the fullest
+card. `--exchange`: gradients are sent bucket by bucket during the
 last pass (`overlapped`), as in a run, or in one message after it (`single`). `--tiny`: another geometry, on CPUs (gloo)
 where there is no card; to try the script.
 """
@@ -41,8 +41,11 @@ from pipeline.prompt.tokens import Tokens
 from pipeline.ranks.card import card_count, card_name, uses_cpu
 from pipeline.ranks.launch import launch_command
 from pipeline.run.errors import UserError
+from pipeline.training.checkpoint import START
 from pipeline.training.cost import CARDS, HOST_MS, Work, predict
+from pipeline.training.fast_path import PathInputs, choose_graphs
 from pipeline.training.gradient_exchange import GradientExchange
+from pipeline.training.loss_scale import LossScale
 from pipeline.training.micro_batches import PackedMicroBatches
 from pipeline.training.processes import any_rank
 from pipeline.training.rank_rows import imbalance, rank_rows
@@ -72,7 +75,8 @@ def work() -> None:
     fast = PackedModel(model, int(tokens.lengths.max()), fp8=settings["type"] == "fp8", dtype=KIND)
     path = PackedMicroBatches(fast, tokens, settings["preambles"], MOST_PACK)
     weights = [p for p in model.parameters() if p.requires_grad]
-    train = Train(batch_size=settings["rows"])
+    train = Train(batch_size=settings["rows"], micro_tokens=MOST_PACK)
+    choose_graphs(PathInputs(train, model, tokens, (), accelerator, START, weights, LossScale(None)), path)
     shares: list[float] = []
     exchange = GradientExchange(weights, world, overlapped=settings["exchange"] == "overlapped")
     pace = timed(itertools.islice(_steps(accelerator, path, exchange, train, shares), settings["most"]))
@@ -83,6 +87,7 @@ def work() -> None:
         result = {
             "rate": pace.rate, "ms": pace.milliseconds, "steady": pace.is_steady, "quartiles": pace.quartiles,
             "imbalance": statistics.mean(shares), "peak": max(peaks), "exchange": seconds,
+            "graphs": path.graphs is not None,
             "trained": sum(w.numel() for w in weights), "tokens": float(tokens.lengths.mean()),
         }  # fmt: skip
         Path(settings["result"]).write_text(json.dumps(result))
@@ -159,15 +164,16 @@ def _line(kind: str, count: int, way: str, rows: int, shape: str, one: dict[str,
     blocks, size_of_base = SHAPES[shape]["num_hidden_layers"] if CUDA else 0, PARAMETERS[shape]
     host = blocks * HOST_MS[kind] / 1000
     planned = Work(
-        rows, one["tokens"], 1, 4 * size_of_base, 2 * size_of_base, now["trained"], kind, host=host, graphs=False
-    )
+        rows, one["tokens"], 1, 4 * size_of_base, 2 * size_of_base, now["trained"], kind, host=host,
+        graphs=bool(now["graphs"]),
+    )  # fmt: skip
     predicted = predict(planned, count, CARDS["h200"], one["rate"], bandwidth, way == "overlapped").step * 1000
     off = f"{predicted:,.1f} ({predicted / now['ms'] - 1:+.0%})" if count > 1 else ""
     exchange = f"{way} {now['exchange'] * 1000:,.1f} ({bandwidth:,.1f} GB/s)" if count > 1 else ""
     rate = f"{'' if now['steady'] else '~'}{now['rate']:,.0f}"
     return (
-        f"| {kind} | {count} | {rate} | {now['rate'] / one['rate'] / count:.1%} | {now['ms']:,.1f} | "
-        f"{now['imbalance']:.2%} | {exchange} | {off} | {now['peak']:.1f} |"
+        f"| {kind} | {count} | {rate} | {now['rate'] / one['rate'] / count:.1%} | {now['ms']:,.1f}"
+        f"{' g' if now['graphs'] else ''} | {now['imbalance']:.2%} | {exchange} | {off} | {now['peak']:.1f} |"
     )
 
 
