@@ -64,8 +64,12 @@ def _fitting(config: Config, fast: Footprint, step: int, budget: float, main: fl
     cutoff, ways = config.prompt.cutoff, ways_of(config)
     way = ways[0] if len(ways) == 1 else fastest(fast, cutoff, budget, main, ways)
     if not way or fast.peak(cutoff, way) > budget:
-        least = min(fast.peak(cutoff, one) for one in ways) / GIB
-        return f"no way fits; {least:.2f} GiB are needed at least"
+        least = min(ways, key=lambda one: fast.peak(cutoff, one))
+        needed, peak = fast.main_memory(least, cutoff) + ROOM, fast.peak(cutoff, least)
+        if needed > main and peak <= budget:
+            here = f"{main / GIB:.1f} are free here"
+            return f"only {least} fits, and it needs {needed / GIB:.1f} GiB of main memory; {here}"
+        return f"no way fits; {peak / GIB:.2f} GiB are needed at least"
     if way == "none" and len(ways) > 1 and _most(fast, "none", budget) < max(cutoff, min(step, FULL_SPEED)):
         way = "block"
     tokens = max(cutoff, min(step, config.train.micro_tokens or step, _most(fast, way, budget)))

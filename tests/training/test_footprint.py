@@ -84,6 +84,13 @@ def test_a_block_matrix() -> None:
     assert wide.copies(2, False) == 2 * (2 * 200 * 10 + 2 * 100 * 8)
 
 
+def test_the_plan_names_main_memory_where_that_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(card_plan, "free_memory_bytes", lambda: 1 << 33)
+    config = load(CONFIGS / "alpaca-lora-7b.yaml", ["model.dtype=bf16", "train.gpu_memory=10"])
+    card = next(line for line in card_plan.lines(config, plan(config)) if line.startswith("card"))
+    assert card.endswith("only stream fits, and it needs 13.1 GiB of main memory; 8.0 are free here")
+
+
 def test_seven_billion() -> None:
     """Against what an H200 showed for a step of 4,096 tokens of Alpaca, 26 % of them shared: 7.2 GiB in nf4, and 48.5
     for 16,384 in bf16 (docs/benchmarks.md)."""
