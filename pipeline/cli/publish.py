@@ -21,9 +21,9 @@ def publish(given: Given) -> None:
     """Makes the data, where that is not done, and sends it."""
     config, run = given.load()
     from pipeline.dataset.publish import publish
-    from pipeline.run.object_store import path_of
+    from pipeline.run.object_store import check_target
     from pipeline.stages import bring_up_to_date
 
     target = given.words[0].strip()
-    path_of(target)  # a wrong address is told before the work
+    check_target(target)  # a wrong address is told before the work
     publish(bring_up_to_date(config, run, "data"), run, target)

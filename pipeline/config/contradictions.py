@@ -7,6 +7,7 @@ import os
 from pipeline.config.method_rules import Problem, method_problems
 from pipeline.config.schema import DATE, Config, Data, Prompt
 from pipeline.config.synthesis_rules import synthesis_problems
+from pipeline.run.object_store import NO_CREDENTIALS, holds_credentials
 
 LOCAL = "is for hub ids; what lies here is what it is: remove this"
 
@@ -87,6 +88,8 @@ def _of_data(data: Data) -> list[Problem]:
             problems.append(((*key, "rows"), "missing; say how many rows `families` shall make"))
         if source.revision and (source.path == "families" or "://" in source.path or os.path.exists(source.path)):
             problems.append(((*key, "revision"), LOCAL))
+        if holds_credentials(source.path):
+            problems.append(((*key, "path"), f"the address holds credentials; {NO_CREDENTIALS}"))
         if source.path == "families" and source.columns:
             problems.append(((*key, "columns"), "`families` has the fields it needs; remove this"))
         if source.rehearsal and source.weight is not None:

@@ -11,6 +11,7 @@ or after, never a mixture. Parts that are there with their size are not sent aga
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
@@ -109,11 +110,18 @@ def _is_there(address: str, part: Part) -> bool:
 
 def _write(address: str, part: Part) -> None:
     """Writes a part; the object exists when all of it is there."""
-    digest = hashlib.sha256()
-    with errors(address), connected().open_output_stream(path_of(address), None) as stream:
-        for block in part.blocks():
-            digest.update(block)
-            stream.write(block)
+    digest, path = hashlib.sha256(), path_of(address)
+    try:
+        with errors(address), connected().open_output_stream(path, None) as stream:
+            for block in part.blocks():
+                digest.update(block)
+                stream.write(block)
+    except UserError:  # the store failed, so it has no object
+        raise
+    except BaseException:  # Ctrl-C: leaving the block closed the stream, and what was sent became an object
+        with contextlib.suppress(Exception):
+            connected().delete_file(path)
+        raise
     if digest.hexdigest() != part.sha256:
-        connected().delete_file(path_of(address))
+        connected().delete_file(path)
         raise UserError("the file changed while it was sent", str(part.file), "run the same command again")

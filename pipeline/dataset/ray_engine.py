@@ -35,7 +35,7 @@ TASKS = 4  # in flight for each CPU: enough to keep it busy, few enough to bound
 RETRIES = 10  # of one task, each after a node or worker process was lost
 LOOK = 2.0  # seconds between two looks at a cluster that gives no result
 PATIENCE = 120.0  # seconds without any CPU in the cluster, for nodes that are replaced
-ADDRESS = re.compile(r"[^/:]+:\d+")
+ADDRESS = re.compile(r"(\[[^\]/]*\]|[^/:]*):\d+")
 RESUME = "start it again (ray status lists its nodes), then run the same command again; or engine: local"
 _functions: dict[str, Callable[[Any], Any]] = {}  # of a worker process: the last one
 

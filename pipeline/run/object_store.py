@@ -42,6 +42,11 @@ CAUSES = (  # by what the client says: what is wrong, and the fix
 )  # fmt: skip
 
 
+NO_CREDENTIALS = (
+    "remove them, since addresses are written into the run's folder; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+)
+
+
 @dataclass(frozen=True)
 class Object:
     """An object, as it was when it was described. address: s3://bucket/key. etag: changes with its content."""
@@ -96,27 +101,52 @@ def is_address(path: str) -> bool:
     return SCHEME.match(path) is not None
 
 
+def holds_credentials(address: str) -> bool:
+    """Whether an address has the form s3://KEY:SECRET@bucket/key. A secret may hold a slash; no bucket has : or @."""
+    match = SCHEME.match(address)
+    host = match[2].partition("/")[0] if match else ""
+    return "@" in host or (":" in host and match is not None and match[1].lower() == "s3")
+
+
 def path_of(address: str) -> str:
     """Bucket and key of an address.
 
     Raises:
-        UserError: another scheme than s3, or no bucket.
+        UserError: another scheme than s3, credentials, no bucket, or a key that pyarrow's client cannot name.
     """
     match = SCHEME.match(address)
-    scheme, path = (match[1], match[2].strip("/")) if match else ("", "")
+    scheme, path = (match[1], match[2].rstrip("/")) if match else ("", "")
+    if holds_credentials(address):
+        raise UserError("the address holds credentials", f"{scheme}://***@{path.rpartition('@')[2]}", NO_CREDENTIALS)
+    if not match:
+        raise UserError("not an address of object storage", address, "s3://bucket/folder")
     if scheme != "s3":
         fix = "use s3://bucket/key (any store with the S3 API), or a copy on a disk"
         raise UserError(f"addresses of the kind {scheme}:// cannot be read", address, fix)
-    if not path:
+    if not path or path.startswith("/"):
         raise UserError("the address names no bucket", address, "s3://bucket/key")
+    if {"", ".", ".."} & set(path.split("/")):
+        fix = "check the address; an object whose key really holds one needs a copy under another key"
+        raise UserError("the address holds an empty folder name (//), . or ..", address, fix)
     return path
+
+
+def check_target(address: str) -> None:
+    """Checks an address to write to.
+
+    Raises:
+        UserError: as `path_of`, or it holds a wildcard.
+    """
+    if MAGIC.search(path_of(address)):
+        raise UserError("the address to write to holds a wildcard", address, "name one folder: s3://bucket/folder")
+    endpoint()
 
 
 def connected() -> Any:
     """pyarrow's client for the environment as it is now.
 
     Raises:
-        UserError: this build of pyarrow has no S3.
+        UserError: this build of pyarrow has no S3, or the environment names no store.
     """
     return _client(*(os.environ.get(name, "") for name in ENVIRONMENT))
 
@@ -130,12 +160,21 @@ def _client(*environment: str) -> Any:
         raise UserError("the installed pyarrow was built without S3", "s3://", fix) from None
     scheme, _, host = (endpoint() or "https://").partition("://")
     more = {"scheme": scheme, "endpoint_override": host.strip("/")} if host else {}
-    return S3FileSystem(connect_timeout=CONNECT, request_timeout=WAIT, **more)
+    try:
+        return S3FileSystem(connect_timeout=CONNECT, request_timeout=WAIT, **more)
+    except ValueError as error:
+        raise UserError(f"no object store: {one_line(error)}", "AWS_ENDPOINT_URL", "https://host:port") from None
 
 
 def endpoint() -> str:
-    """AWS_ENDPOINT_URL with its scheme; empty: Amazon's own."""
+    """AWS_ENDPOINT_URL with its scheme; empty: Amazon's own.
+
+    Raises:
+        UserError: it holds credentials.
+    """
     url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    if "@" in url:
+        raise UserError("the address of the object store holds credentials", "AWS_ENDPOINT_URL", NO_CREDENTIALS)
     return url if not url or "://" in url else f"https://{url}"
 
 

@@ -108,7 +108,8 @@ def _save_together(
         wait_for_all(accelerator)
         with disk_errors(target):
             tensor_store.write(folder, WEIGHTS, weights)
-            tensor_store.write(folder, OPTIMIZER, moments)
+            if moments or is_main:  # before the first update there are none, and an empty file is of one rank
+                tensor_store.write(folder, OPTIMIZER, moments)
         wait_for_all(accelerator)
         written = [path for name in (WEIGHTS, OPTIMIZER) for path in tensor_store.files(folder, name)]
         own = written[accelerator.process_index :: accelerator.num_processes]  # hashing 80 GB takes a minute
@@ -203,8 +204,8 @@ def damage(root: Path, step: int, layout: Layout | None = None) -> str:
                 if sha256_file(folder / name) != wanted:
                     return f"{name} is not what was written"
             saved, moments = tensor_store.shapes(folder, WEIGHTS), tensor_store.shapes(folder, OPTIMIZER)
-            all_skipped = (state.get("loss_scale") or {}).get("skipped") == step  # then there are no moments yet
-            if saved and not moments and not all_skipped:
+            all_skipped = (state.get("loss_scale") or {}).get("skipped") == step
+            if saved and not moments and state["learnt"] and not all_skipped:  # else there are no moments yet
                 return f"{OPTIMIZER} is empty"
             return _tensor_problem(saved, moments, layout)
         except PermissionError:

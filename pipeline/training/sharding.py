@@ -56,8 +56,11 @@ def decide(config: Config, shape: Any, longest: int, world: int, any_rank: Any, 
         if wanted == "full" and problem and not asked:  # the plan is an estimate, so the run may try
             wanted = "none"
             say(f"train: {why}, and its weights cannot be sharded: {problem[0]}") if verbose else None
-        elif wanted == "full" and verbose:
-            say(f"train: {why}: weights are sharded over {world} cards (train.shard=full)")
+        elif wanted == "full" and verbose and not problem:
+            cards = f"{world} card{'s' if world > 1 else ''}"
+            say(f"train: {why}: weights are sharded over {cards} (train.shard=full)")
+    elif wanted == "none" and launched_with_fsdp() and verbose:
+        say("train: accelerate was started with FSDP, and train.shard=none keeps the weights whole on every card")
     if wanted == "full" and problem:
         raise UserError(f"the weights cannot be sharded: {problem[0]}", "train.shard", problem[1])
     return config.model_copy(update={"train": config.train.model_copy(update={"shard": wanted})})

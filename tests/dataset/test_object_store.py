@@ -17,6 +17,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from pipeline.config.contradictions import contradictions
 from pipeline.config.schema import Source
 from pipeline.dataset import stage
 from pipeline.dataset.read.source import files_of, read
@@ -131,6 +132,9 @@ def test_a_change_while_it_is_read_is_noticed(store: Store) -> None:
         ("s3://bucket/x", "a folder of a bucket, not an object"),
         ("s3://buck*/x", "the name of the bucket holds a wildcard"),
         ("s3://", "the address names no bucket"),
+        ("s3:///x", "the address names no bucket"),
+        ("s3://bucket//x", "the address holds an empty folder name (//), . or .."),
+        ("s3://bucket/x/../y", "the address holds an empty folder name (//), . or .."),
         ("gopher://bucket/x", "addresses of the kind gopher:// cannot be read"),
     ],
 )
@@ -149,6 +153,47 @@ def test_credentials_are_missing_or_wrong(has_keys: bool, monkeypatch: pytest.Mo
         message = refused(Run(tmp_path / "run"), "s3://bucket/a.jsonl")
     assert message.startswith("the object store refuses: no credentials, wrong ones, or without rights to this")
     assert "not-a-secret" not in message
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["s3://ANNE:H1DDEN@bucket/a", "s3://ANNE:H1D/DEN@bucket/a", "S3://ANNE:H1DDEN@bucket/a", "gs://ANNE:H1DDEN@b/a"],
+)
+def test_credentials_in_an_address_are_refused_and_not_shown(address: str, tmp_path: Path) -> None:
+    config = config_of(address)
+    message = refused(Run(tmp_path / "run"), address)
+    assert message.startswith("the address holds credentials\n  where: ")
+    problems = [text for key, text in contradictions(config, model=False) if key == ("data", "sources", 0, "path")]
+    assert len(problems) == 1
+    assert problems[0].startswith("the address holds credentials")
+    assert not any(secret in text for text in (message, *problems) for secret in ("ANNE", "H1D", "DEN"))
+
+
+def test_an_at_sign_in_a_key_is_no_credential() -> None:
+    assert object_store.path_of("s3://bucket/mails@host:1/a@b.jsonl") == "bucket/mails@host:1/a@b.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "what"),
+    [
+        ("http://ANNE:H1DDEN@host", "the address of the object store holds credentials"),
+        ("ftp://host", "no object store: Invalid S3 connection scheme"),
+    ],
+)
+def test_endpoints_that_are_refused(
+    endpoint: str, what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:  # fmt: skip
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    message = refused(Run(tmp_path / "run"), "s3://bucket/a.jsonl")
+    assert message.startswith(what)
+    assert "  where: AWS_ENDPOINT_URL" in message
+    assert "H1DDEN" not in message
+
+
+@pytest.mark.parametrize("target", ["", "folder", "s3://", "s3:///x", "s3://bucket/a*", "s3://k:s@bucket/a"])
+def test_targets_that_are_refused(target: str) -> None:
+    with pytest.raises(UserError):
+        object_store.check_target(target)
 
 
 def test_the_store_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

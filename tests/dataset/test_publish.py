@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,3 +96,25 @@ def test_a_target_that_cannot_be_written(store: Store, tmp_path: Path) -> None:
         publish.publish(config, run, "s3://nobucket/out")
     with pytest.raises(UserError, match="addresses of the kind ftp:// cannot be"):
         publish.publish(config, run, "ftp://bucket/out")
+
+
+@needs_moto
+@pytest.mark.s3
+def test_a_part_that_is_interrupted_leaves_no_object(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """A reader of `train-*.jsonl` would take half of a part for all of it."""
+    monkeypatch.setattr(publish, "BLOCK", 6 << 20)  # beyond the 5 MB from which uploads are in pieces
+    file = tmp_path / "train.jsonl"
+    file.write_bytes(b"x" * (20 << 20))
+    (part,) = publish.parts_of(file, 1)
+    blocks = publish.Part.blocks
+
+    def interrupted(part: publish.Part) -> Iterator[bytes]:
+        yield from itertools.islice(blocks(part), 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(publish.Part, "blocks", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publish._write("s3://bucket/out/train-00000.jsonl", part)
+    assert store.names("bucket/out") == []

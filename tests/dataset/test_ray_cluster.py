@@ -153,6 +153,14 @@ def test_an_address_where_no_cluster_is(monkeypatch: pytest.MonkeyPatch) -> None
     assert "RAY_ADDRESS" in caught.value.fix
 
 
+@pytest.mark.parametrize("address", ["[::1]:{}", ":{}", "localhost:{}"])
+def test_addresses_that_ray_would_try_for_minutes(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray is not asked: an IPv6 address, one without a host, and a name."""
+    monkeypatch.setenv("RAY_ADDRESS", address.format(free_port()))
+    with pytest.raises(UserError, match="no Ray cluster answers at"):
+        ray_engine._start(None)
+
+
 def test_a_cluster_without_workers_is_one_message(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_engine, "PATIENCE", 5.0)
     engine = RayEngine()

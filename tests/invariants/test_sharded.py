@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ from pipeline.model.gathered_blocks import GatherCopier
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.run.integrity import verify
-from pipeline.training import checkpoint, loop, passes, processes, tensor_store
+from pipeline.training import checkpoint, loop, metrics, passes, processes, tensor_store
 from pipeline.training.loss_scale import LossScale
 from tests.helpers.tiny import make_base, make_config, run_ranks, run_to, train_on
 from tests.helpers.training_runs import assert_close, assert_same, losses_of, tokens_of
@@ -257,3 +258,38 @@ def test_all_ranks_exchange_as_often(begin: Start, monkeypatch: pytest.MonkeyPat
     config, folder = begin(*FULL, SHARDED, "train.max_steps=2")
     train_on(2, config, folder)
     assert (tmp_path / "count-0").read_text() == (tmp_path / "count-1").read_text()
+
+
+def test_a_step_without_labels_changes_nothing(
+    deep: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    """Whatever the ranks: AdamW must not take the zeros that ranks exchange for gradients, and a checkpoint without
+    moments is whole."""
+    longer = " and then explain at great length why it is what it is, please, thoroughly and slowly" * 2
+    rows = [
+        {"instruction": f"Say the number {i} twice{longer if i % 2 else ''}", "output": f"{i} {i}"} for i in range(24)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings = (
+        *FULL, f"data.sources=[{{path: {tmp_path / 'rows.jsonl'}}}]", "data.holdout=[]", "data.val=4",
+        "data.duplicates.near=0", "prompt.cutoff=60", "train.batch_size=2",
+    )  # fmt: skip
+    runs = {}
+    for name, world, shard in (("one", 1, "none"), ("two", 2, "none"), ("sharded", 2, "full")):
+        folder = tmp_path / name
+        folder.mkdir()
+        config = make_config(folder, deep, *settings, f"train.shard={shard}")
+        runs[name] = train_on(world, config, folder) if world > 1 else run_to(config, "train", folder)
+    learnt = [line["learnt"] for line in metrics.read(runs["one"].root / "metrics.jsonl") if "learnt" in line]
+    assert learnt[0] == 0 < sum(learnt)
+    for name in ("two", "sharded"):
+        assert losses_of(runs[name]) == pytest.approx(losses_of(runs["one"]), rel=1e-6)
+
+    run = runs["sharded"]  # `config` is its
+    shutil.rmtree(run.folder("adapter"))
+    for step in checkpoint.steps(run.folder("checkpoints"))[1:]:
+        shutil.rmtree(checkpoint.folder_of(run.folder("checkpoints"), step))
+    capfd.readouterr()
+    train_on(2, config, tmp_path / "sharded")
+    assert "resuming from step 1 of 6" in capfd.readouterr().out
+    assert losses_of(run) == pytest.approx(losses_of(runs["one"]), rel=1e-6)

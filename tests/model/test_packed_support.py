@@ -129,6 +129,28 @@ def test_windows_that_rows_fit_into(tokens: Tokens) -> None:
     PackedModel(adapted("qwen2", sliding_window=8, use_sliding_window=False), LONGEST)
 
 
+SELECTING = {
+    "model_type": "glm_moe_dsa", "num_key_value_heads": 4, "q_lora_rank": 8, "kv_lora_rank": 8, "v_head_dim": 8,
+    "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "head_dim": 4, "index_n_heads": 2, "index_head_dim": 8,
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1,
+}  # fmt: skip
+
+
+def test_attention_that_selects_its_keys(tokens: Tokens) -> None:
+    """Our attention sees all keys of a row, so no row may be longer than what the model's own selects."""
+    model = stock("glm-dsa", **SELECTING, index_topk=LONGEST)
+    assert_same(packed_pass(PackedModel(model, LONGEST), model, tokens), plain_pass(model, tokens))
+    with pytest.raises(NotPackable, match="rows are longer than the 20 tokens that its attention selects"):
+        PackedModel(model, LONGEST + 1)
+
+
+def test_routers_that_would_read_the_mask(tokens: Tokens) -> None:
+    """With `output_router_logits` a model computes the routers' loss, of which nothing is used."""
+    shape = {"num_local_experts": 4, "num_experts_per_tok": 2, "logits_scaling": 4.0}
+    model = stock("granitemoe", **shape, output_router_logits=True)
+    assert_same(packed_pass(PackedModel(model, LONGEST), model, tokens), plain_pass(model, tokens))
+
+
 @pytest.mark.parametrize(
     ("kind", "shape"),
     [

@@ -78,14 +78,21 @@ def test_too_small_a_card(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert "its weights cannot be sharded: train.optimizer=adafactor" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_launch_with_fsdp_shards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """And the Accelerator is the plain one."""
+def test_a_launch_with_fsdp_shards(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    """And the Accelerator is the plain one. A config that says none is followed, and says so."""
     monkeypatch.setenv(processes.FSDP, "true")
     monkeypatch.setenv(processes.FIRST_RANK_LOADS, "true")  # as accelerate does by default
     asked = config()
     assert sharding.decide(asked, geometry_config(asked.model), 512, 4, bool).train.shard == "full"
     with pytest.raises(UserError, match=r"the weights cannot be sharded: train\.optimizer=adafactor"):
         sharding.decide(config("train.optimizer=adafactor"), geometry_config(asked.model), 512, 4, bool)
+    said = capsys.readouterr().out
+    assert said.count("weights are sharded") == 1  # not before it is refused
+    none = config("train.shard=none")
+    assert sharding.decide(none, geometry_config(asked.model), 512, 4, bool).train.shard == "none"
+    assert "train.shard=none keeps the weights whole" in " ".join(capsys.readouterr().out.split())
     accelerator = processes.start_accelerator("fp32", "none", tmp_path)
     assert str(accelerator.distributed_type) == "DistributedType.NO"
     assert processes.launched_with_fsdp()

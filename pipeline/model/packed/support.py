@@ -46,6 +46,8 @@ def check_attention(model: Any, longest: int) -> None:
     window = getattr(config, "sliding_window", None)
     if window and getattr(config, "use_sliding_window", True) and longest > window:
         raise NotPackable(f"rows are longer than the attention window of {window} tokens")
+    if any(name.endswith(".indexer") for name, _ in model.named_modules()) and longest > keys_selected(config):
+        raise NotPackable(f"rows are longer than the {keys_selected(config)} tokens that its attention selects")
 
 
 def unused_mask(decoder: Any, device: torch.device) -> torch.Tensor | None:
@@ -57,8 +59,16 @@ def unused_mask(decoder: Any, device: torch.device) -> torch.Tensor | None:
     """
     modules = [sys.modules.get(one.__module__) for one in type(decoder).__mro__]
     makes_mask = any(hasattr(module, "create_causal_mask") for module in modules)
-    has_alibi = bool(getattr(decoder.config, "alibi", False))
-    return torch.zeros(1, 1, 1, 1, device=device) if makes_mask and not has_alibi else None
+    # ALiBi counts positions by the mask, and the routers' auxiliary loss, which is not used, takes only one of padding.
+    reads_mask = any(getattr(decoder.config, name, False) for name in ("alibi", "output_router_logits"))
+    return torch.zeros(1, 1, 1, 1, device=device) if makes_mask and not reads_mask else None
+
+
+def keys_selected(config: Any) -> int:
+    """Tokens up to which an indexer selects all of a row for its attention (DeepSeek-V3.2, GLM-5, MiniMax-M3); 0 if the
+    config does not say."""
+    blocks = getattr(config, "index_topk_blocks", 0) * getattr(config, "index_block_size", 0)
+    return int(getattr(config, "index_topk", 0) or blocks)
 
 
 def max_length_of_fixed_rotation(config: Any) -> float:
