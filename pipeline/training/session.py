@@ -49,7 +49,7 @@ class Session:
 
     Attributes:
         config: with `train.checkpointing` as it was decided. accelerator: of this process.
-        val_rows: number of held-out rows. total: steps.
+        val_rows: number of held-out rows that are measured while training and have a labelled token. total: steps.
         root: folder of checkpoints. log: metrics.jsonl. key, sizes: what a checkpoint belongs to.
         weights: that are trained, by name. parameters: of the model, before weights in fp8 leave their layers.
         state: of the checkpoint; `step` 0 without one. path: how passes are computed.
@@ -139,8 +139,8 @@ class Session:
         if settings.tracker != "none":
             accelerator.init_trackers("tracker", config=_flat(config))
         return cls(
-            config, accelerator, tokens, len(val), total, root, log, key, sizes, model, weights, parameters, optimizer,
-            penalties, state, scaling, path, exchange, even, evaluation,
+            config, accelerator, tokens, evaluation.labelled_rows, total, root, log, key, sizes, model, weights,
+            parameters, optimizer, penalties, state, scaling, path, exchange, even, evaluation,
         )  # fmt: skip
 
     def passes(self, rows: Sequence[int], step: int) -> Sequence[Pass]:
