@@ -299,7 +299,7 @@ def _hint(last: str) -> None:
 
 def _facts(config: Config, run: Run) -> dict[str, str]:
     """What must be the same on all ranks of a run: versions as they are, the rest as hashes."""
-    from pipeline.model.load import dtype_name
+    from pipeline.model.precision import dtype_name
     from pipeline.ranks.card import card_name
 
     hashed = {"config": config.model_dump(mode="json"), "base": identity.identity(config.model)}

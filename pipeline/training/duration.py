@@ -21,7 +21,7 @@ import torch
 from pipeline.config.method_rules import spec_of
 from pipeline.config.schema import Adapter, Config, Model
 from pipeline.model.base import identity
-from pipeline.model.load import DTYPES, device, dtype_name
+from pipeline.model.precision import DTYPES, device, dtype_name
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.run.progress import readable_time

@@ -14,12 +14,12 @@ import torch
 
 from pipeline.config.schema import Train
 from pipeline.kernels import card
-from pipeline.model.load import DTYPES
 from pipeline.model.memory import free_bytes
 from pipeline.model.packed.cuda_graph import CudaGraphs
 from pipeline.model.packed.graph_shape import SAMPLE_PACKS
 from pipeline.model.packed.model import PackedModel
 from pipeline.model.packed.support import NotPackable
+from pipeline.model.precision import DTYPES
 from pipeline.model.sharded import is_sharded, local
 from pipeline.prompt.pack import Pack
 from pipeline.prompt.token_noise import RowNoise

@@ -16,8 +16,9 @@ from pipeline.model import adapter as adapters
 from pipeline.model.base import Base
 from pipeline.model.block_stream import BlockStream
 from pipeline.model.gathered_blocks import GatherCopier
-from pipeline.model.load import DTYPES, Blocks, base_shape, dtype_name
+from pipeline.model.load import Blocks, base_shape
 from pipeline.model.memory import limit_card
+from pipeline.model.precision import DTYPES, dtype_name
 from pipeline.model.run_base import RunBase
 from pipeline.model.sharded import FullyShard, mark_gathered
 from pipeline.prompt.any_encoder import AnyEncoder

@@ -29,9 +29,10 @@ from pipeline.config.schema import Config
 from pipeline.model import adapter as adapters
 from pipeline.model.base.safetensors_header import Entry
 from pipeline.model.block_stream import BlockStream
-from pipeline.model.load import device, four_bits, geometry_config
+from pipeline.model.load import four_bits, geometry_config
 from pipeline.model.memory import use_expandable_segments
 from pipeline.model.packed.model import PackedModel
+from pipeline.model.precision import device
 from pipeline.model.skeleton import Skeleton
 from pipeline.model.tensor_loader import load_by_tensor
 from pipeline.prompt.pack import Pack

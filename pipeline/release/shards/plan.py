@@ -10,8 +10,9 @@ import torch
 
 from pipeline.model import adapter as adapters
 from pipeline.model.base.tensors import TensorFiles
-from pipeline.model.load import DTYPES, dtype_name, read_shape
+from pipeline.model.load import read_shape
 from pipeline.model.methods.full import FULL
+from pipeline.model.precision import DTYPES, dtype_name
 from pipeline.model.run_base import RunBase
 from pipeline.model.skeleton import Names, Skeleton
 from pipeline.release.shards.layout import Layout
