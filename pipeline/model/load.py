@@ -68,7 +68,8 @@ def load_base(model: Model, base: Base, seed: int, float32: bool = False, stream
     """The base as a causal LM on the device, in evaluation mode.
 
     Args:
-        seed: of random weights. float32: whatever `model.dtype` says, as methods need that train the base's weights.
+        seed: of random weights.
+        float32: use it instead of `model.dtype`, as methods need that train the base's weights.
         stream: gets the decoder's blocks, which then are on the device only while they compute, or sharded.
 
     Raises:
@@ -100,7 +101,7 @@ def _complete(stream: Blocks, model: Any) -> None:
 
 
 def _layers(model: Any) -> Any:
-    """The blocks of a decoder, whatever its class calls them."""
+    """The blocks of a decoder; classes have different names for the list."""
     count, decoder = model.config.num_hidden_layers, model.get_decoder()
     lists = [m for m in decoder.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
     return getattr(decoder, "layers", lists[0] if lists else [])

@@ -2,9 +2,9 @@
 
     s3://bucket/folder/part-*.jsonl -> objects() -> [Object] -> Object.stream() -> bytes, a few MB in memory
 
-By pyarrow's client, which is installed anyway. Keys, region and endpoint come from where every S3 client looks:
-AWS_ACCESS_KEY_ID and the like, ~/.aws, the machine's role; AWS_REGION; AWS_ENDPOINT_URL. Nothing of them is written
-anywhere.
+It uses pyarrow's client, which every installation of Suri has. Keys, region and endpoint come from the places that all
+S3 clients use: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws, the machine's role; AWS_REGION; AWS_ENDPOINT_URL.
+They are never written to a file or a message.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ ENVIRONMENT = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_AC
                "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION")  # fmt: skip
 BLOCK = 8 << 20  # bytes that one request asks for
 HEADS = 16  # objects that are described at a time
-CONNECT, WAIT = 10, 60  # seconds: until a connection stands, and until something comes through it
-CAUSES = (  # by what the client says: what is wrong, and the fix
+CONNECT, WAIT = 10, 60  # seconds: to connect, and to wait for the next bytes
+CAUSES = (  # text in the client's error: what is wrong, and the fix
     ("NO_SUCH_BUCKET", "no such bucket", "check the name, and AWS_ENDPOINT_URL if the store is not AWS"),
     ("NETWORK_CONNECTION|curlCode|REQUEST_TIMEOUT|timed out", "the object store cannot be reached",
      "check the network, AWS_ENDPOINT_URL (now {endpoint}) and AWS_REGION"),
@@ -173,7 +173,7 @@ def _object(address: str, stream: Any) -> Object:
 
 
 def objects(pattern: str) -> list[Object]:
-    """The objects of an address, or of a pattern with * ? [...] and ** for any folders, in the order of their names.
+    """The objects of an address or a pattern (* ? [...], and ** for any folders), sorted by name.
 
     Raises:
         UserError: there is none, or as `errors`.
@@ -235,7 +235,7 @@ class _Stream(io.RawIOBase):
     def __init__(self, there: Object, count: Callable[[int], Any]) -> None:
         self._object, self._count, self._left = there, count, there.size
         with errors(there.address):
-            # Without compression=None pyarrow unpacks what is called .gz, whatever it holds.
+            # Without compression=None pyarrow unpacks every object that is called .gz, also one that is not packed.
             self._inner = connected().open_input_stream(path_of(there.address), compression=None, buffer_size=BLOCK)
             self._check(_object(there.address, self._inner))
 
@@ -258,7 +258,7 @@ class _Stream(io.RawIOBase):
 
     def _check(self, now: Object) -> None:
         if now != self._object:
-            fix = "wait until nobody writes it, then run the same command again"
+            fix = "wait until no other program writes it, then run the same command again"
             raise UserError("the object changed while it was read", self._object.address, fix)
 
     def close(self) -> None:

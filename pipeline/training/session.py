@@ -55,7 +55,7 @@ class Session:
         weights: that are trained, by name. parameters: of the model, before weights in fp8 leave their layers.
         state: of the checkpoint; `step` 0 without one. path: how passes are computed.
         exchange: of gradients with other ranks.
-        even: the same number of passes on all ranks, where weights are sharded; None where ranks compute by themselves.
+        even: the same number of passes on all ranks, where weights are sharded; None where each rank computes alone.
     """
 
     config: Config

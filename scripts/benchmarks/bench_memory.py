@@ -6,7 +6,7 @@ r=16 on all linear layers, rows without a shared preamble, half of each row labe
 update. Printed: the peak as torch saw it, allocated and reserved; what `make plan` predicts for this pass; the host's
 peak; tok/s of the median step; and of streamed cases the copies a second that tok/s means, beside what the bus gives.
 Without a case: those of 7B and 13B. A case ends after eight steps or twelve seconds of them. `--tokens=N`: passes of so
-many tokens, whatever the case says.
+many tokens instead of the number in the case.
 """
 
 from __future__ import annotations

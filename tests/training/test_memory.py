@@ -90,7 +90,7 @@ def test_a_sharded_model_is_never_probed_beyond_its_memory(
     free: int, chosen: tuple[int, bool], tried: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Other ranks would wait in a pass that ends for memory. With 10 blocks a token that keeps all needs at most ten
-    times the bytes of one that is recomputed: 2 * 10 * 2048 = 40,960 bytes are enough, whatever the probe gives."""
+    times the bytes of one that is recomputed: 2 * 10 * 2048 = 40,960 bytes are enough for any result of the probe."""
     probes: list[int] = []
 
     def peak(fast: SimpleNamespace, tokens: int, offload: bool) -> int:
