@@ -1,4 +1,4 @@
-"""What the tokens, the adapter and the export of a run depend on; the other stages have their keys in their rooms.
+"""What the tokens, the adapter and the export of a run depend on; the keys of other stages are in their packages.
 
 Keys of earlier versions of Suri stay valid: a setting that they lack is left out of a key while it has its default.
 """

@@ -1,12 +1,12 @@
-r"""The stages of a run: which there are, what each depends on, and making those whose results are missing or stale.
+r"""The stages of a run: their table, and making those whose results are missing or stale.
 
     [generate ->] data -> tokens -> train -> export -+-> eval
                                \-> report            +-> compare -> judge
 
 Data is generated first where a source of the config is its own run's `generated` folder.
 
-This module may use every room, and no room uses it. A room that needs torch is imported when its stage is made, so that
-"up to date" takes no torch.
+`stage_keys.py` says what tokens, adapter and export depend on. This module may import every package, and no package
+imports it. Packages that need torch are imported when their stage is made, so that "up to date" takes no torch.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ BaseOf = Callable[[], bases.Base]  # resolves the config's base at the first cal
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a run, with its result in a folder of its own.
+    """One step of a run, whose result has a separate folder.
 
     name: as in messages, and in `make NAME`.
     folder: of the result, in the run folder.

@@ -263,7 +263,7 @@ class ChatEncoder:
     # What training and reports ask for
 
     def preambles(self, examples: Iterable[Example] = ()) -> list[list[int]]:
-        """Ids that rows begin with, whatever their first question: the template's text before it.
+        """Ids that rows with any first question begin with: the template's text before it.
 
         Args:
             examples: whose system texts, where several have the same, are part of a preamble.

@@ -73,7 +73,7 @@ def lines(planned: Plan, estimate: Duration | None) -> list[str]:
 
 
 def from_earlier_runs(model: Model, adapter: Adapter, tokens: float, runs: Path) -> Duration | None:
-    """By the newest run of the same base, adapter and kind of device, whatever its data."""
+    """By the newest run of the same base, adapter and kind of device, with any data."""
     folders = (path.parent.parent for path in runs.glob("*/adapter/manifest.json"))
     for root in sorted(folders, key=lambda path: -Run(path).written("adapter")):
         speeds = _speeds(model, adapter, Run(root))

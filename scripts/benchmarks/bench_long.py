@@ -156,9 +156,9 @@ def train(shape: str, lengths: Sequence[int], tokens: int, steps: int = 6) -> No
             low, middle, high = statistics.quantiles(rates[2:], n=4)
             peak = torch.cuda.max_memory_allocated() / 2**30 if CUDA else 0.0
             how = "recomputed" if recompute else "kept"
-            foretold = fast_plan.peak(tokens, "block" if recompute else "none") / 2**30
+            predicted = fast_plan.peak(tokens, "block" if recompute else "none") / 2**30
             print(f"| rows of {length:,}, {how} | {middle:,.0f} | {low:,.0f} to {high:,.0f} | {peak:.1f} | "
-                  f"{foretold:.1f} |", flush=True)  # fmt: skip
+                  f"{predicted:.1f} |", flush=True)  # fmt: skip
 
 
 CASES: dict[str, Callable[[], None]] = {

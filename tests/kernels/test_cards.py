@@ -4,7 +4,7 @@
     PYTHONPATH=FOLDER .venv/bin/python -m pytest tests/kernels/test_cards.py
 
 The wrappers run as in training, on tensors of the CPU; where they would launch a kernel it is compiled down to machine
-code by the ptxas of Triton's own package instead. Each card is a process of its own, since Triton keeps its driver.
+code by the ptxas of Triton's own package instead. Each card has a separate process, since Triton keeps its driver.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from pipeline.training import memory
         ("none", 40_000, 0, 300, (3550, False)),
         ("block", 100_000, 0, 300, (6000, True)),
         ("offload", 10_000, 0, 300, (4250, True)),
-        ("none", 10_000, 8000, 300, (8000, False)),  # whoever names a number gets it
+        ("none", 10_000, 8000, 300, (8000, False)),  # a number that is set is used
     ],
 )
 def test_what_fits_into_a_card(

@@ -216,8 +216,8 @@ class PackedModel:
 
     @property
     def recompute(self) -> bool:
-        """Whether blocks are recomputed in the backward pass: our blocks by themselves, a model's own by transformers'
-        gradient checkpointing, which works in training mode only."""
+        """Whether blocks are recomputed in the backward pass: our blocks do it themselves; a model's own blocks need
+        transformers' gradient checkpointing, which works in training mode only."""
         return self._recompute
 
     @recompute.setter

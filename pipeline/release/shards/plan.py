@@ -98,7 +98,7 @@ def _why_in_memory(skeleton: Skeleton, files: TensorFiles, dtypes: set[torch.dty
 
 
 def _is_table(skeleton: Skeleton, name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Whether a tensor gets rows for new tokens. A head's bias does not: transformers fills it by rules of its own."""
+    """Whether a tensor gets rows for new tokens. A head's bias does not: transformers fills it by other rules."""
     return name.rpartition(".")[0] in skeleton.tables and len(wanted) == 2 and given[0] == skeleton.old_rows
 
 
