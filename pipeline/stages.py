@@ -1,12 +1,12 @@
-r"""The stages of a run: which there are, what each depends on, and making those whose results are missing or stale.
+r"""The stages of a run: their table, and making those whose results are missing or stale.
 
     [generate ->] data -> tokens -> train -> export -+-> eval
                                \-> report            +-> compare -> judge
 
 Data is generated first where a source of the config is its own run's `generated` folder.
 
-This module may use every room, and no room uses it. A room that needs torch is imported when its stage is made, so that
-"up to date" takes no torch.
+`stage_keys.py` says what tokens, adapter and export depend on. This module may import every package, and no package
+imports it. Packages that need torch are imported when their stage is made, so that "up to date" takes no torch.
 """
 
 from __future__ import annotations
@@ -16,22 +16,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.api import endpoint
 from pipeline.comparison import judge as verdicts
 from pipeline.comparison import stage as comparison
-from pipeline.config.chat_forms import BASE
 from pipeline.config.load import dump
-from pipeline.config.method_rules import spec_of
 from pipeline.config.schema import Config
 from pipeline.data_report import stage as report
 from pipeline.dataset import stage as dataset
-from pipeline.evaluation import known_questions, tasks
+from pipeline.evaluation import tasks
 from pipeline.model import base as bases
 from pipeline.model import cpu_dtype
 from pipeline.model.base import identity, input_files
-from pipeline.prompt import general_text
 from pipeline.prompt import stage as tokens
 from pipeline.ranks.place import Place
 from pipeline.ranks.together import together
@@ -40,15 +36,9 @@ from pipeline.run.files import sha256_json, write_text
 from pipeline.run.folder import Run, versions
 from pipeline.run.next_command import next_command, verb_started
 from pipeline.run.progress import say, working
+from pipeline.stage_keys import Key, export_key, tokens_key, train_key
 from pipeline.synthesis import stage as synthesis
 from pipeline.synthesis_report import page as synthesis_page
-
-# Keys of `train` that change how a run is watched, not what comes out.
-WATCHING = ("tracker", "save_every", "keep", "gpu_memory", "shard")
-# Keys of `train` that earlier runs lack, with their defaults, which are left out of the stage's key.
-SINCE_VERSION_2 = {"accumulation_4_28": 0, "optimizer": "adamw", "early_stop": 0, "best": False, "neftune": 0.0}
-# Keys of `eval` that the export's own measurements depend on.
-MEASURED = ("rows", "max_new_tokens", "general", "general_windows", "prompts", "known")
 
 # What comes after a stage, for the last lines of its command: a purpose, and the verb of the command.
 ON_ONE_PAGE = ("All results on one page", "report")
@@ -62,13 +52,12 @@ NEXT = {
     "judge": (ON_ONE_PAGE,),
 }
 
-Key = dict[str, Any]  # all that a result depends on, as it stands in the stage's manifest
 BaseOf = Callable[[], bases.Base]  # resolves the config's base at the first call, once a command
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a run, with its result in a folder of its own.
+    """One step of a run, whose result has a separate folder.
 
     name: as in messages, and in `make NAME`.
     folder: of the result, in the run folder.
@@ -92,30 +81,8 @@ class Stage:
     is_wanted: Callable[[Config], bool] = lambda config: True
 
 
-def _tokens_key(config: Config, run: Run) -> Key:
-    return tokens.key(config, run, identity.tokenizer_identity(config.model, config.prompt.template == BASE))
-
-
 def _build_tokens(config: Config, run: Run, key: Key, base: BaseOf) -> None:
     tokens.build(config, run, tokens.Vocabulary(base().tokenizer, base().vocabulary, base().eos), key)
-
-
-def _train_key(config: Config, run: Run) -> Key:
-    settings = {name: value for name, value in config.value("train").items() if name not in WATCHING}
-    for name, default in SINCE_VERSION_2.items():
-        if settings[name] == default:
-            del settings[name]
-    excludes_biases = settings["weight_decay"] and spec_of(config.adapter).not_decayed
-    return {
-        "version": 2,
-        **({"not_decayed": "biases and norms"} if excludes_biases else {}),  # keys without it: they were decayed
-        "model": identity.settings(config.model),
-        "base": identity.identity(config.model),
-        "adapter": config.value("adapter"),
-        "train": settings,
-        "tokens": run.result("tokens"),
-        "ewc_data": general_text.file_hash(config.train.ewc_data, "train.ewc_data") if config.train.ewc_data else "",
-    }
 
 
 def _build_adapter(config: Config, run: Run, key: Key, base: BaseOf) -> None:
@@ -126,34 +93,6 @@ def _build_adapter(config: Config, run: Run, key: Key, base: BaseOf) -> None:
 
     if rank > 0 or not take_over(config, run, base(), key):
         train(config, run, base(), key)
-
-
-def _export_key(config: Config, run: Run) -> Key:
-    settings = config.value("export")
-    if settings["formats"] == ["hf"]:  # keys of the first versions lack it
-        del settings["formats"]
-    if "gguf" not in config.export.formats:
-        del settings["gguf"]
-    if settings["merge_into"] == "dequantized" or config.model.quantize not in ("nf4", "int8"):
-        del settings["merge_into"]
-    return {
-        "version": 1,
-        "name": config.name,
-        "export": settings,
-        "eval": {name: config.value("eval")[name] for name in MEASURED},
-        "general": general_text.file_hash(config.eval.general),
-        "known": known_questions.file_hash(config.eval.known),
-        "groups": config.value("data.groups"),
-        **_stated_licences(config),
-        "counts": (run.manifest("dataset") or {}).get("counts"),  # shown in the model card, and used by the probes
-        "adapter": run.result("adapter"),
-    }
-
-
-def _stated_licences(config: Config) -> Key:
-    """The licences that the config states, which the model card shows; nothing where it states none."""
-    stated = {source.path: source.licence for source in config.data.sources if source.licence}
-    return {"licences": stated} if stated else {}
 
 
 def _build_export(config: Config, run: Run, key: Key, base: BaseOf) -> None:
@@ -181,9 +120,9 @@ STAGES = (
           lambda c, r, key, _: synthesis.build(c, r, key, synthesis_page.write),
           check=synthesis.check, is_wanted=synthesis.is_source),
     Stage("data", "dataset", ("generate",), ("generated",), dataset.key, lambda c, r, key, _: dataset.build(c, r, key)),
-    Stage("tokens", "tokens", ("data",), ("dataset",), _tokens_key, _build_tokens, input_files.of_tokens),
-    Stage("train", "adapter", ("tokens",), ("dataset", "tokens"), _train_key, _build_adapter, input_files.of_train),
-    Stage("export", "export", ("train",), ("dataset", "tokens", "adapter"), _export_key, _build_export,
+    Stage("tokens", "tokens", ("data",), ("dataset",), tokens_key, _build_tokens, input_files.of_tokens),
+    Stage("train", "adapter", ("tokens",), ("dataset", "tokens"), train_key, _build_adapter, input_files.of_train),
+    Stage("export", "export", ("train",), ("dataset", "tokens", "adapter"), export_key, _build_export,
           input_files.of_export, check=early.check),
     Stage("report", "report", ("tokens",), ("dataset", "tokens"), report.key,
           lambda c, r, key, _: report.build(c, r, key)),
@@ -299,7 +238,7 @@ def _hint(last: str) -> None:
 
 def _facts(config: Config, run: Run) -> dict[str, str]:
     """What must be the same on all ranks of a run: versions as they are, the rest as hashes."""
-    from pipeline.model.load import dtype_name
+    from pipeline.model.precision import dtype_name
     from pipeline.ranks.card import card_name
 
     hashed = {"config": config.model_dump(mode="json"), "base": identity.identity(config.model)}
@@ -327,4 +266,4 @@ def _help_to_train(config: Config, run: Run) -> None:
         before = now
         time.sleep(0.5)
     if stale(config, run, "train"):
-        _build_adapter(config, run, _train_key(config, run), lambda: bases.resolve(config.model))
+        _build_adapter(config, run, train_key(config, run), lambda: bases.resolve(config.model))

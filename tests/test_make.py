@@ -1,4 +1,4 @@
-"""The Makefile: what reaches a command, whatever letters paths are made of, and what `make clean` leaves alone."""
+"""The Makefile: what reaches a command, also with paths of unusual characters, and what `make clean` leaves alone."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ ROOMS = ["run", "config", "demo", "api", "dataset", "prompt", "kernels", "pages"
          "training", "store", "release", "serving", "data_report", "comparison", "synthesis",
          "synthesis_report", "run_report"]  # fmt: skip
 # With the room `cli` they may use every room, and no room uses them.
-FRONT = {"pipeline.stages", "pipeline.command", "pipeline.config_files", "pipeline.__main__"}
+FRONT = {"pipeline.stages", "pipeline.stage_keys", "pipeline.command", "pipeline.config_files", "pipeline.__main__"}
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pipeline.evaluation.shots import Shots, shots_from
 from pipeline.model import base as bases
 from pipeline.model.exported import export_dtype, export_kind
 from pipeline.model.generate import NotFinite
-from pipeline.model.load import device
+from pipeline.model.precision import device
 from pipeline.model.run_base import RunBase
 from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.run.errors import UserError

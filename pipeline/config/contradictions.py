@@ -7,7 +7,7 @@ import os
 from pipeline.config.method_rules import Problem, method_problems
 from pipeline.config.schema import DATE, Config, Data, Prompt
 from pipeline.config.synthesis_rules import synthesis_problems
-from pipeline.run.object_store import NO_CREDENTIALS, holds_credentials
+from pipeline.run.object_address import NO_CREDENTIALS, holds_credentials
 
 LOCAL = "is for hub ids; what lies here is what it is: remove this"
 

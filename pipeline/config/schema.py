@@ -15,12 +15,11 @@ from pipeline.config.data import Benchmark, Data, Duplicates, Source
 from pipeline.config.evaluation import Compare, Eval, Judge
 from pipeline.config.methods import check_name
 from pipeline.config.rope import check_rope
-from pipeline.config.serving import Serve
+from pipeline.config.serving import Chat, Serve
 from pipeline.config.synthesis import Synthesis
 from pipeline.config.values import (  # fmt: skip
     Action,
     Count,
-    Length,
     Name,
     Positive,
     Rate,
@@ -29,7 +28,6 @@ from pipeline.config.values import (  # fmt: skip
     Share,
     Shots,
     Width,
-    adapter_name,
     iso_date,
     number,
 )
@@ -256,27 +254,6 @@ class Export(Section):
     gguf: Literal["f16", "bf16", "q8_0", "q4_k_m"] = "f16"
     """Type of the weights in the GGUF file; q4_k_m needs `llama-quantize` of llama.cpp. Set q8_0 for half the size of
     f16, q4_k_m for a third."""
-
-
-class Chat(Section):
-    """Answers in `chat` and `ask`."""
-
-    max_new_tokens: Length = 512
-    """Longest answer in tokens. Raise it when answers are cut off."""
-    temperature: Rate = 0.0
-    """Sampling temperature; 0 = always the most likely token. Raise it for varied answers."""
-    top_p: Share = 1.0
-    """Samples from the most likely tokens that together have this probability (nucleus sampling). Lower it when
-    sampled answers go astray."""
-    top_k: Count = 0
-    """Samples from this many of the most likely tokens; 0 = from all. Set it when sampled answers go astray."""
-    repetition_penalty: Annotated[float, BeforeValidator(number), Field(gt=0, le=100)] = 1.0
-    """Divides the logits of tokens that are in the prompt or the answer (CTRL); 1 = no penalty. Raise it to 1.1 or
-    1.2 when answers repeat themselves."""
-    seed: Seed | None = None
-    """Seed of sampling; empty = another answer each time. Set it to get the same answers again."""
-    adapter: Annotated[str, AfterValidator(adapter_name)] = ""
-    """Adapter of the store that is put on the base; empty = the run's export. Set it to talk to a stored adapter."""
 
 
 class Config(Section):

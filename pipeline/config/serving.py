@@ -1,4 +1,4 @@
-"""Keys of `serve` and `ui`."""
+"""Keys of answers in the terminal (`chat`, `ask`), and of the server (`serve`, `ui`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,39 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from pipeline.config.values import Length, Positive, Section, number, variable_name
+from pipeline.config.values import (
+    Count,
+    Length,
+    Positive,
+    Rate,
+    Section,
+    Seed,
+    Share,
+    adapter_name,
+    number,
+    variable_name,
+)
+
+
+class Chat(Section):
+    """Answers in `chat` and `ask`."""
+
+    max_new_tokens: Length = 512
+    """Longest answer in tokens. Raise it when answers are cut off."""
+    temperature: Rate = 0.0
+    """Sampling temperature; 0 = always the most likely token. Raise it for varied answers."""
+    top_p: Share = 1.0
+    """Samples from the most likely tokens that together have this probability (nucleus sampling). Lower it when
+    sampled answers go astray."""
+    top_k: Count = 0
+    """Samples from this many of the most likely tokens; 0 = from all. Set it when sampled answers go astray."""
+    repetition_penalty: Annotated[float, BeforeValidator(number), Field(gt=0, le=100)] = 1.0
+    """Divides the logits of tokens that are in the prompt or the answer (CTRL); 1 = no penalty. Raise it to 1.1 or
+    1.2 when answers repeat themselves."""
+    seed: Seed | None = None
+    """Seed of sampling; empty = another answer each time. Set it to get the same answers again."""
+    adapter: Annotated[str, AfterValidator(adapter_name)] = ""
+    """Adapter of the store that is put on the base; empty = the run's export. Set it to talk to a stored adapter."""
 
 
 class Serve(Section):

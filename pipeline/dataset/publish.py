@@ -22,7 +22,8 @@ from pipeline.config.schema import Config
 from pipeline.run.errors import UserError
 from pipeline.run.files import byte_bar
 from pipeline.run.folder import SPLITS, Run
-from pipeline.run.object_store import connected, errors, path_of
+from pipeline.run.object_address import path_of
+from pipeline.run.object_store import connected, errors
 from pipeline.run.progress import say
 
 PART = 256 << 20  # bytes of a part, about; it ends with a line

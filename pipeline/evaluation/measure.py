@@ -29,9 +29,9 @@ from pipeline.evaluation.shots import Shots
 from pipeline.model.base import identity
 from pipeline.model.exported import exported_model, free_memory
 from pipeline.model.generate import NotFinite, greedy
-from pipeline.model.load import dtype_name
 from pipeline.model.loss import row_losses
 from pipeline.model.memory import each_group
+from pipeline.model.precision import dtype_name
 from pipeline.model.run_base import RunBase
 from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.prompt.batch import pad

@@ -28,7 +28,7 @@ from pipeline.prompt.encode import IGNORE
 from pipeline.run.progress import say
 
 ROWS = 16
-LIMIT = 64  # new tokens at most, whatever `eval.max_new_tokens` allows
+LIMIT = 64  # new tokens at most, also if `eval.max_new_tokens` allows more
 COMPARED = 8  # answers compared with the base's, at the cost of a pass over them
 POOL = 256  # rows that the questions are chosen from
 TIE = {torch.float32: 1e-4, torch.bfloat16: 2.0**-6, torch.float16: 2.0**-9}  # of a logit's size: rounding

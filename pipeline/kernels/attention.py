@@ -5,7 +5,8 @@
     D_i  = do_i o_i,   ds_ij = p_ij (do_i v_j - D_i),   dq_i = scale sum_j ds_ij k_j
     dk_j = scale sum_i ds_ij q_i,   dv_j = sum_i p_ij do_i                        (Dao et al. 2022)
 
-    layout.padded is None (CUDA) -----> triton_attention.py, one program a tile of queries as layout.py draws it
+    layout.padded is None (CUDA) -----> triton_attention.py and triton_attention_gradients.py, one program a tile of
+                                        queries as layout.py draws it
     else (CPU, float32, tests) -------> attend_plain: torch's attention, segments padded to similar lengths
 
 Shapes: q (tokens, heads, size); k and v (tokens, key heads, size).
@@ -64,9 +65,9 @@ def backward(
     """Writes the gradients of q, k and v into `out`. grad, o: (tokens, heads, size), contiguous."""
     q, k, v = qkv
     if lse is not None:
-        from pipeline.kernels import triton_attention
+        from pipeline.kernels import triton_attention_gradients
 
-        triton_attention.attend_backward(grad, q, k, v, o, lse, layout, scale, out)
+        triton_attention_gradients.attend_backward(grad, q, k, v, o, lse, layout, scale, out)
         return
     assert layout.padded is not None
     with torch.enable_grad():  # recomputed by autograd

@@ -9,7 +9,7 @@
 A block is brought by a hook before its forward pass, and by one on its output's gradient before its backward pass, so
 this serves packs as well as transformers' own layers, recomputed or not. What leaves the card is the memory behind its
 tensors: their storages are emptied and filled again, as in PyTorch's FSDP. So all views of a weight stay valid, and
-layers, adapters and kernels need not know. Where the bytes stay meanwhile is the copier's: here main memory, in
+layers, adapters and kernels need no change. A copier decides where the bytes are meanwhile: here in main memory, in
 `gathered_blocks.py` a part in each rank of a run.
 """
 
@@ -48,7 +48,7 @@ class Copier(Protocol):
         """Fills the storages, which are empty, possibly later than this returns; returns what `wait` takes."""
 
     def wait(self, copying: Any) -> None:
-        """Has all that is computed from now on wait for the copy."""
+        """Makes all later computations wait for the copy."""
 
 
 class CpuCopier:
@@ -139,7 +139,7 @@ class BlockStream:
         layer.register_forward_hook(lambda *passed: self._bring_for_backward(number, passed[2]))
 
     def bring(self, number: int) -> None:
-        """Has a block's weights on the card, and the copy of the next one begun; no other block stays there."""
+        """Brings a block's weights to the card and begins to copy the next block's; all other blocks leave the card."""
         following = self._following(number)
         for other in [n for n in self.copying if n not in (number, following)]:
             self._release(other)

@@ -11,7 +11,8 @@ import torch
 
 from pipeline.config.schema import Export, Model
 from pipeline.model import adapter as adapters
-from pipeline.model.load import DTYPES, dtype_name, load_folder
+from pipeline.model.load import load_folder
+from pipeline.model.precision import DTYPES, dtype_name
 from pipeline.model.run_base import RunBase
 from pipeline.run.files import read_json
 

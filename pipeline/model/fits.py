@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.model.load import device
 from pipeline.model.memory import free_bytes
+from pipeline.model.precision import device
 from pipeline.run.files import readable_size
 from pipeline.run.free_memory import free_memory_bytes
 

@@ -6,9 +6,9 @@
     all      [1][2]                   at most two whole blocks: 1 computes while 2 is gathered
 
 This is what PyTorch's FSDP does with parameters (Zhao et al. 2023, "PyTorch FSDP: Experiences on Scaling Fully Sharded
-Data Parallel", arXiv 2304.11277, section 3). FSDP itself shards floating-point parameters; here bytes are gathered,
-whatever they mean, so bases in nf4 and int8 are sharded too, and every rank computes with the very bytes that an
-unsharded base has. Frozen weights have no gradients, so nothing has to be reduced.
+Data Parallel", arXiv 2304.11277, section 3). FSDP itself shards floating-point parameters; here the bytes of
+weights of any type are gathered, so bases in nf4 and int8 are sharded too, and every rank computes with exactly the
+bytes that an unsharded base has. Frozen weights have no gradients, so nothing has to be reduced.
 
 All ranks must run the same passes in the same order: each block is a message of all of them.
 """
@@ -30,8 +30,8 @@ _gather = getattr(distributed, "all_gather_single", None) or distributed.all_gat
 class GatherCopier:
     """Keeps this rank's part of every storage on its own device.
 
-    Messages go through the run's own process group, so that on a card all messages of a rank are in one order; they
-    overlap with what was launched after them.
+    Messages use the process group of the run, so that on a card all messages of a rank are in one order. They overlap
+    with kernels that are launched after them.
     """
 
     own_pool = False

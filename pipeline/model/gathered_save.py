@@ -1,7 +1,7 @@
 """Writes a model whose weights are sharded over the ranks as transformers' `save_pretrained` would the whole one.
 
-A tensor at a time is put together and moved to main memory, and a file at a time is written: neither a card nor a host
-ever holds the model.
+One tensor at a time is gathered and moved to main memory, and one file at a time is written, so neither a card nor a
+host ever holds the whole model.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def save_gathered(model: Any, folder: Path, limit: int = FILE) -> None:
         held = {key: value.cpu().contiguous() for _, (key, value) in zip(group, tensors, strict=False)}
         save_file(held, folder / name, metadata={"format": "pt"})
         del held
-    for _ in tensors:  # to its end, as the other ranks
+    for _ in tensors:  # all of them, since the other ranks take part in each
         pass
     if len(groups) > 1:
         sizes = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(model).values())

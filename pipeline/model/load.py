@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,61 +19,15 @@ from pipeline.model.base.rope_scaling import scale
 from pipeline.model.base.tensors import TensorFiles
 from pipeline.model.block_stream import BlockStream
 from pipeline.model.memory import use_expandable_segments
+from pipeline.model.precision import DTYPES, device, dtype_name
 from pipeline.model.sharded import FullyShard
 from pipeline.model.tensor_loader import check_finite, load_by_tensor
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.nearest import nearest
 
 Blocks = BlockStream | FullyShard  # what gets the blocks of a decoder while it is loaded
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 OLDER_KEYS = ("rope_theta", "rope_scaling")  # in every config.json of 2023; transformers 5 keeps them elsewhere
 DIVIDE = "sizes must divide: hidden_size by num_attention_heads, that by num_key_value_heads"
-BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
-VOLTA, AMPERE, HOPPER = (7, 0), (8, 0), (9, 0)  # compute capabilities: the first with fp16, bf16 and fp8 matrix units
-
-
-def dtype_name(model: Model) -> str:
-    """`bf16`, `fp16` or `fp32`; `auto` is `card_dtype` on a GPU, fp32 on a CPU."""
-    if model.dtype != "auto":
-        return model.dtype
-    return card_dtype(torch.cuda.get_device_capability()) if torch.cuda.is_available() else "fp32"
-
-
-def card_dtype(capability: tuple[int, int]) -> str:
-    """The type in which a card's matrix units compute: bf16 from Ampere on (8.0); fp16 on Volta and Turing (7.0, 7.5),
-    which only emulate bf16, slowly; fp32 on cards before, which have no such units."""
-    return "bf16" if capability >= AMPERE else "fp16" if capability >= VOLTA else "fp32"
-
-
-def check_card(model: Model) -> None:
-    """Checks, before anything is loaded, that the card can compute in `model.dtype` and with `model.quantize`.
-
-    Raises:
-        UserError: fp8 or fp16 on a card without it, or on none; bf16 on a card without it; fp8 together with fp16.
-    """
-    capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
-    card = "there is no GPU here"
-    if capability:
-        card = f"{torch.cuda.get_device_name()} has compute capability {capability[0]}.{capability[1]}"
-    if model.dtype == "fp16" and (capability or (0, 0)) < VOLTA:
-        fix = "set model.dtype=auto, which chooses what this machine is fast in"
-        raise UserError(f"fp16 needs a Volta card or newer (7.0): {card}", "model.dtype", fix)
-    if model.dtype == "bf16" and capability and capability < AMPERE:
-        message = f"bf16 needs an Ampere card or newer (8.0): {card}"
-        raise UserError(message, "model.dtype", "set model.dtype=auto or fp16")
-    if model.quantize == "fp8" and (capability or (0, 0)) < HOPPER:
-        other = "set model.quantize=none, or nf4 when memory is short"
-        raise UserError(f"fp8 needs a Hopper card or newer (9.0): {card}", "model.quantize", other)
-    if model.quantize == "fp8" and model.dtype == "fp16":
-        what = "products in fp8 have results in bf16 on this card, not in fp16"
-        raise UserError(what, "model.quantize", "set model.dtype=auto, or model.quantize=none")
-
-
-def device() -> torch.device:
-    """The card of this process, or the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
 
 
 def context_length(shape: Any, adapter: Adapter | None = None) -> int | None:
@@ -115,7 +68,8 @@ def load_base(model: Model, base: Base, seed: int, float32: bool = False, stream
     """The base as a causal LM on the device, in evaluation mode.
 
     Args:
-        seed: of random weights. float32: whatever `model.dtype` says, as methods need that train the base's weights.
+        seed: of random weights.
+        float32: use it instead of `model.dtype`, as methods need that train the base's weights.
         stream: gets the decoder's blocks, which then are on the device only while they compute, or sharded.
 
     Raises:
@@ -147,7 +101,7 @@ def _complete(stream: Blocks, model: Any) -> None:
 
 
 def _layers(model: Any) -> Any:
-    """The blocks of a decoder, whatever its class calls them."""
+    """The blocks of a decoder; classes have different names for the list."""
     count, decoder = model.config.num_hidden_layers, model.get_decoder()
     lists = [m for m in decoder.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
     return getattr(decoder, "layers", lists[0] if lists else [])

@@ -65,11 +65,11 @@ class FullyShard:
         # The root too: its gathered weights would outlive a pass without gradients, and an update of the weights.
         sharded = fully_shard(module, mesh=self.mesh, mp_policy=policy, reshard_after_forward=True)
         sharded.set_gradient_divide_factor(1.0)
-        sharded.set_force_sum_reduction_for_comms(True)  # the factor alone would be NCCL's own kind of sum
+        sharded.set_force_sum_reduction_for_comms(True)  # a factor would choose a sum that only NCCL has
 
 
 def through_root(model: Any, function: Callable[..., T], *args: Any) -> T:
-    """Calls a function that uses parts of a model other than by the model's own forward, with their weights at hand.
+    """Calls a function that uses parts of a model without the model's forward; their weights are gathered before.
 
     model: a causal LM, sharded or not.
     """

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pipeline.model.load import device
+from pipeline.model.precision import device
 from pipeline.model.skeleton import Skeleton
 
 Read = Callable[[str], torch.Tensor]  # a tensor of the base by its name in the model

@@ -30,7 +30,7 @@ from pipeline.prompt.chat_split import split_rows
 from pipeline.prompt.chat_template import ChatTemplate
 from pipeline.prompt.conversation import Conversation, Conversations, Message, Rendered
 from pipeline.prompt.encode import FOLLOWING, IGNORE, MIN_PREAMBLE, Row
-from pipeline.prompt.rendered_text import PRIVATE, EncodedText, RenderedTokenizer, Span
+from pipeline.prompt.rendered_text import PRIVATE, EncodedText, RenderedTokenizer
 from pipeline.prompt.text_calls import with_calls
 from pipeline.prompt.tokenizer import Tokenizer
 from pipeline.prompt.tokens import PART
@@ -88,15 +88,7 @@ class ChatEncoder:
         return self._folded(with_calls(conversation) if self.form.knows_tools else conversation)
 
     def _folded(self, given: Conversation) -> Conversation:
-        messages = given.messages
-        if not (self.form.folds_system and messages and messages[0]["role"] == "system"):
-            return given
-        rest = list(messages[1:])
-        first = next((i for i, message in enumerate(rest) if message["role"] == "user"), None)
-        if first is None:
-            return given
-        rest[first] = {**rest[first], "content": f"{messages[0]['content']}\n\n{rest[first]['content']}"}
-        return replace(given, messages=rest, learn=given.learn[1:])
+        return given.with_folded_system() if self.form.folds_system else given
 
     # Prompts
 
@@ -249,7 +241,7 @@ class ChatEncoder:
         except chat_labels.Unplaced as error:
             return Row([], [], 0, cut=False, seam=False, problem=str(error))
         ids = encoded.ids
-        labels = _labels(encoded, spans)
+        labels = chat_labels.of_tokens(encoded, spans)
         seam = any(self._is_seam(text, start, real, encoded) for start, _ in answers.values())
         prompt = next((i for i, label in enumerate(labels[:cutoff]) if label != IGNORE), len(ids[:cutoff]))
         return Row(ids[:cutoff], labels[:cutoff], prompt, cut=len(ids) > cutoff, seam=seam)
@@ -271,7 +263,7 @@ class ChatEncoder:
     # What training and reports ask for
 
     def preambles(self, examples: Iterable[Example] = ()) -> list[list[int]]:
-        """Ids that rows begin with, whatever their first question: the template's text before it.
+        """Ids that rows with any first question begin with: the template's text before it.
 
         Args:
             examples: whose system texts, where several have the same, are part of a preamble.
@@ -298,14 +290,3 @@ class ChatEncoder:
     def writes_eos(self) -> bool:
         """Whether the template asks for the tokenizer's end token, which an export must then leave as it is."""
         return "eos_token" in self.template.text
-
-
-def _labels(encoded: EncodedText, spans: Sequence[Span]) -> list[int]:
-    """Labels of a text's ids: of the tokens that begin inside a span."""
-    labels = [IGNORE] * len(encoded.ids)
-    starts = [start for start, _ in spans]
-    for n, (start, _) in enumerate(encoded.spans):
-        i = bisect.bisect_right(starts, start) - 1
-        if i >= 0 and start < spans[i][1]:
-            labels[n] = encoded.ids[n]
-    return labels

@@ -1,4 +1,4 @@
-"""Which characters of a rendered conversation carry loss.
+"""Which characters of a rendered conversation carry loss, and the labels of its tokens.
 
     <|user|>Q1<|end|><|assistant|>A1<|end|>\\n<|user|>Q2<|end|><|assistant|>A2<|end|>\\n
                                   ^^^^^^^^^                                 ^^^^^^^^^          loss: answers
@@ -11,12 +11,15 @@ stopped before.
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.prompt.chat_form import ChatForm
 from pipeline.prompt.chat_spans import Message, Places, Span, ends_of
+from pipeline.prompt.encode import IGNORE
+from pipeline.prompt.rendered_text import EncodedText
 
 
 class Unplaced(Exception):
@@ -128,3 +131,14 @@ def learnt(
             spans.append((at, start))
         at = max(at, end)
     return spans
+
+
+def of_tokens(encoded: EncodedText, spans: Sequence[Span]) -> list[int]:
+    """Labels of a text's ids: of the tokens that begin inside a span. spans: in the order of the text."""
+    labels = [IGNORE] * len(encoded.ids)
+    starts = [start for start, _ in spans]
+    for n, (start, _) in enumerate(encoded.spans):
+        i = bisect.bisect_right(starts, start) - 1
+        if i >= 0 and start < spans[i][1]:
+            labels[n] = encoded.ids[n]
+    return labels

@@ -38,6 +38,17 @@ class Conversation:
         messages = self.messages[:first] + self.messages[start:end]
         return replace(self, messages=messages, learn=learn[:first] + learn[start:end])
 
+    def with_folded_system(self) -> Conversation:
+        """The system message in front of the first user turn, for templates without system messages."""
+        if not (self.messages and self.messages[0]["role"] == "system"):
+            return self
+        rest = list(self.messages[1:])
+        first = next((i for i, message in enumerate(rest) if message["role"] == "user"), None)
+        if first is None:
+            return self
+        rest[first] = {**rest[first], "content": f"{self.messages[0]['content']}\n\n{rest[first]['content']}"}
+        return replace(self, messages=rest, learn=self.learn[1:])
+
     @property
     def answers(self) -> list[int]:
         """Indices of the assistant's messages."""

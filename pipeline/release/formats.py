@@ -22,8 +22,9 @@ from pipeline.dataset.examples import read_examples
 from pipeline.model.adapter_folder import copy_companions
 from pipeline.model.card import base_name
 from pipeline.model.exported import free_memory
-from pipeline.model.load import DTYPES, dtype_name, load_folder
+from pipeline.model.load import load_folder
 from pipeline.model.methods.method import SETTINGS, WEIGHTS
+from pipeline.model.precision import DTYPES, dtype_name
 from pipeline.prompt.template import Template
 from pipeline.prompt.tokens import Tokens
 from pipeline.release import verify

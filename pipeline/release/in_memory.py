@@ -10,7 +10,7 @@ import torch
 
 from pipeline.config.method_rules import spec_of
 from pipeline.config.schema import Export as Settings
-from pipeline.model.load import BYTES
+from pipeline.model.precision import BYTES
 from pipeline.release.export import Export
 from pipeline.release.formats import check_gguf, extra_space
 from pipeline.release.merge import merge, save_merged

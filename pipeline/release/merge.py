@@ -11,9 +11,10 @@ from transformers import GenerationConfig
 from pipeline.model import adapter as adapters
 from pipeline.model import hf_tokenizer
 from pipeline.model.exported import free_memory
-from pipeline.model.load import DTYPES, cast, context_length, dtype_name, load_folder
+from pipeline.model.load import cast, context_length, load_folder
 from pipeline.model.methods.full import FULL
 from pipeline.model.methods.own_form import OwnForm
+from pipeline.model.precision import DTYPES, dtype_name
 from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.release import verify
 from pipeline.release.export import Export

@@ -40,7 +40,7 @@ def sha256_file(path: Path, progress: Callable[[int], Any] | None = None) -> str
     """Hex digest of a file's bytes; a process reads a file once, as long as its state is the same.
 
     Args:
-        progress: is called with the number of bytes of each block; without it a large file draws a bar of its own.
+        progress: is called with the number of bytes of each block; without it a large file draws its own bar.
     """
     state = file_state(path)
     size = state[2]

@@ -14,7 +14,8 @@ from pipeline.run.errors import UserError
 from pipeline.run.files import byte_bar, read_json, sealed
 from pipeline.run.folder import VISIBLE, Run, difference
 from pipeline.run.next_command import next_command
-from pipeline.run.object_store import DataFile, described, is_address
+from pipeline.run.object_address import is_address
+from pipeline.run.object_store import DataFile, described
 from pipeline.run.progress import say
 
 Entries = dict[DataFile, dict[str, Any]]  # `bytes` and `sha256` of files

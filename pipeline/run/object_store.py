@@ -2,9 +2,9 @@
 
     s3://bucket/folder/part-*.jsonl -> objects() -> [Object] -> Object.stream() -> bytes, a few MB in memory
 
-By pyarrow's client, which is installed anyway. Keys, region and endpoint come from where every S3 client looks:
-AWS_ACCESS_KEY_ID and the like, ~/.aws, the machine's role; AWS_REGION; AWS_ENDPOINT_URL. Nothing of them is written
-anywhere.
+It uses pyarrow's client, which every installation of Suri has. Keys, region and endpoint come from the places that all
+S3 clients use: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws, the machine's role; AWS_REGION; AWS_ENDPOINT_URL.
+They are never written to a file or a message.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from pipeline.run.errors import UserError, one_line
+from pipeline.run.object_address import path_of
 
-SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 MAGIC = re.compile(r"[*?[]")
 ENVIRONMENT = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
                "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION")  # fmt: skip
 BLOCK = 8 << 20  # bytes that one request asks for
 HEADS = 16  # objects that are described at a time
-CONNECT, WAIT = 10, 60  # seconds: until a connection stands, and until something comes through it
-CAUSES = (  # by what the client says: what is wrong, and the fix
+CONNECT, WAIT = 10, 60  # seconds: to connect, and to wait for the next bytes
+CAUSES = (  # text in the client's error: what is wrong, and the fix
     ("NO_SUCH_BUCKET", "no such bucket", "check the name, and AWS_ENDPOINT_URL if the store is not AWS"),
     ("NETWORK_CONNECTION|curlCode|REQUEST_TIMEOUT|timed out", "the object store cannot be reached",
      "check the network, AWS_ENDPOINT_URL (now {endpoint}) and AWS_REGION"),
@@ -40,11 +40,6 @@ CAUSES = (  # by what the client says: what is wrong, and the fix
      "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (AWS_SESSION_TOKEN too if you have one), or AWS_PROFILE"),
     ("HTTP status 301|PermanentRedirect", "the bucket is in another region", "set AWS_REGION to it"),
 )  # fmt: skip
-
-
-NO_CREDENTIALS = (
-    "remove them, since addresses are written into the run's folder; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-)
 
 
 @dataclass(frozen=True)
@@ -94,41 +89,6 @@ DataFile: TypeAlias = Path | Object
 def size_of(file: DataFile) -> int:
     """Bytes of a file or object."""
     return file.size if isinstance(file, Object) else file.stat().st_size
-
-
-def is_address(path: str) -> bool:
-    """Whether a path is an address such as s3://bucket/key."""
-    return SCHEME.match(path) is not None
-
-
-def holds_credentials(address: str) -> bool:
-    """Whether an address has the form s3://KEY:SECRET@bucket/key. A secret may hold a slash; no bucket has : or @."""
-    match = SCHEME.match(address)
-    host = match[2].partition("/")[0] if match else ""
-    return "@" in host or (":" in host and match is not None and match[1].lower() == "s3")
-
-
-def path_of(address: str) -> str:
-    """Bucket and key of an address.
-
-    Raises:
-        UserError: another scheme than s3, credentials, no bucket, or a key that pyarrow's client cannot name.
-    """
-    match = SCHEME.match(address)
-    scheme, path = (match[1], match[2].rstrip("/")) if match else ("", "")
-    if holds_credentials(address):
-        raise UserError("the address holds credentials", f"{scheme}://***@{path.rpartition('@')[2]}", NO_CREDENTIALS)
-    if not match:
-        raise UserError("not an address of object storage", address, "s3://bucket/folder")
-    if scheme != "s3":
-        fix = "use s3://bucket/key (any store with the S3 API), or a copy on a disk"
-        raise UserError(f"addresses of the kind {scheme}:// cannot be read", address, fix)
-    if not path or path.startswith("/"):
-        raise UserError("the address names no bucket", address, "s3://bucket/key")
-    if {"", ".", ".."} & set(path.split("/")):
-        fix = "check the address; an object whose key really holds one needs a copy under another key"
-        raise UserError("the address holds an empty folder name (//), . or ..", address, fix)
-    return path
 
 
 def check_target(address: str) -> None:
@@ -212,7 +172,7 @@ def _object(address: str, stream: Any) -> Object:
 
 
 def objects(pattern: str) -> list[Object]:
-    """The objects of an address, or of a pattern with * ? [...] and ** for any folders, in the order of their names.
+    """The objects of an address or a pattern (* ? [...], and ** for any folders), sorted by name.
 
     Raises:
         UserError: there is none, or as `errors`.
@@ -274,7 +234,7 @@ class _Stream(io.RawIOBase):
     def __init__(self, there: Object, count: Callable[[int], Any]) -> None:
         self._object, self._count, self._left = there, count, there.size
         with errors(there.address):
-            # Without compression=None pyarrow unpacks what is called .gz, whatever it holds.
+            # Without compression=None pyarrow unpacks every object that is called .gz, also one that is not packed.
             self._inner = connected().open_input_stream(path_of(there.address), compression=None, buffer_size=BLOCK)
             self._check(_object(there.address, self._inner))
 
@@ -297,7 +257,7 @@ class _Stream(io.RawIOBase):
 
     def _check(self, now: Object) -> None:
         if now != self._object:
-            fix = "wait until nobody writes it, then run the same command again"
+            fix = "wait until no other program writes it, then run the same command again"
             raise UserError("the object changed while it was read", self._object.address, fix)
 
     def close(self) -> None:

@@ -34,7 +34,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.model.adapter import WEIGHTS
 from pipeline.model.adapter_folder import copy_companions
 from pipeline.model.card import CARD, combined_card
-from pipeline.model.load import device
+from pipeline.model.precision import device
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_text
 from pipeline.run.progress import bar

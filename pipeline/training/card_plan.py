@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from pipeline.config.schema import Config
-from pipeline.model.load import device
 from pipeline.model.memory import free_bytes
+from pipeline.model.precision import device
 from pipeline.run.free_memory import free_memory_bytes
 from pipeline.training.footprint import Footprint
 from pipeline.training.memory import FULL_SPEED

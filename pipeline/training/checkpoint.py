@@ -41,7 +41,8 @@ KEY = re.compile(r"^[0-9a-f]{64}$")
 STATE = "state.json"
 WEIGHTS, OPTIMIZER, BEST = "weights", "optimizer", "best"  # names of tensors, see `tensor_store`
 SIZES = ("micro_tokens", "checkpointing")  # of `train`: how a step is split, which changes the order of its sums
-IRRELEVANT = ("graphs", "eval_every", "eval_rows")  # of `train`: no effect on the weights; unless looks decide
+# Keys of `train` without effect on the weights, unless `early_stop` or `best` is set.
+IRRELEVANT = ("graphs", "eval_every", "eval_rows")
 START = {"step": 0, "micro_tokens": 0, "recompute": False, "graphs": None, "seconds": 0.0, "learnt": 0}
 TYPES: dict[str, tuple[type, ...]] = {
     "step": (int,), "key": (str,), "sizes": (dict,), "micro_tokens": (int,), "recompute": (bool,), "learnt": (int,),
@@ -61,8 +62,8 @@ def key_of(stage_key: dict[str, Any], commit: str | None) -> tuple[str, dict[str
         stage_key: of the training stage. commit: of the base.
     """
     settings = stage_key["train"]
-    looks_decide = settings.get("early_stop") or settings.get("best")
-    left_out = (*SIZES, "graphs") if looks_decide else (*SIZES, *IRRELEVANT)
+    measurements_decide = settings.get("early_stop") or settings.get("best")
+    left_out = (*SIZES, "graphs") if measurements_decide else (*SIZES, *IRRELEVANT)
     relevant = {name: value for name, value in settings.items() if name not in left_out}
     return sha256_json({**stage_key, "train": relevant, "commit": commit}), {name: settings[name] for name in SIZES}
 

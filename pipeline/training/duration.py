@@ -21,7 +21,7 @@ import torch
 from pipeline.config.method_rules import spec_of
 from pipeline.config.schema import Adapter, Config, Model
 from pipeline.model.base import identity
-from pipeline.model.load import DTYPES, device, dtype_name
+from pipeline.model.precision import DTYPES, device, dtype_name
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.run.progress import readable_time
@@ -73,7 +73,7 @@ def lines(planned: Plan, estimate: Duration | None) -> list[str]:
 
 
 def from_earlier_runs(model: Model, adapter: Adapter, tokens: float, runs: Path) -> Duration | None:
-    """By the newest run of the same base, adapter and kind of device, whatever its data."""
+    """By the newest run of the same base, adapter and kind of device, with any data."""
     folders = (path.parent.parent for path in runs.glob("*/adapter/manifest.json"))
     for root in sorted(folders, key=lambda path: -Run(path).written("adapter")):
         speeds = _speeds(model, adapter, Run(root))

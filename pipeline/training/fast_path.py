@@ -14,12 +14,12 @@ import torch
 
 from pipeline.config.schema import Train
 from pipeline.kernels import card
-from pipeline.model.load import DTYPES
 from pipeline.model.memory import free_bytes
 from pipeline.model.packed.cuda_graph import CudaGraphs
 from pipeline.model.packed.graph_shape import SAMPLE_PACKS
 from pipeline.model.packed.model import PackedModel
 from pipeline.model.packed.support import NotPackable
+from pipeline.model.precision import DTYPES
 from pipeline.model.sharded import is_sharded, local
 from pipeline.prompt.pack import Pack
 from pipeline.prompt.token_noise import RowNoise
@@ -114,8 +114,8 @@ def agree(path: MicroBatches, accelerator: Any) -> None:
 
 
 def _of_all_ranks(path: PackedMicroBatches | None, inputs: PathInputs) -> PackedMicroBatches | None:
-    """Packs if all ranks can take them: ranks deal the rows of a step by what a path computes of each, and they must
-    deal alike. All ranks must call it."""
+    """Packs if all ranks can take them: ranks divide the rows of a step by the costs that their path computes, so all
+    must have the same path. All ranks must call it."""
     if minimum(inputs.accelerator, [int(path is not None)])[0]:
         return path
     if path is not None:
@@ -141,7 +141,7 @@ def _checked_packs(inputs: PathInputs, dtype: str, fp8: bool, never_packed: str)
             return packed
     except (torch.cuda.OutOfMemoryError, UserError):
         raise
-    # Models and kernels raise errors of any type; each is printed, and the plain path does without them.
+    # Models and kernels raise errors of any type; each is printed, and the plain path is used.
     except Exception as error:
         reason = one_line(str(error) if isinstance(error, NotPackable) else f"{type(error).__name__}: {error}")
         if fp8:
@@ -207,7 +207,7 @@ def choose_graphs(inputs: PathInputs, path: PackedMicroBatches) -> None:
     if decided is None:
         decided = _graphs_help(inputs, path)
     path.has_graphs = decided
-    if decided and path.fast.can_be_recorded:  # not where the run resumes without a card
+    if decided and path.fast.can_be_recorded:  # not if the run resumes without a card
         sample, largest = _first_packs(path, inputs), _largest_pack(inputs, path)
         path.graphs = CudaGraphs(path.fast, inputs.weights, sample, largest) if sample else None
 
@@ -256,7 +256,7 @@ def reduce_memory(path: MicroBatches, longest: int, step: int, may_recompute: bo
     not possible.
 
     Raises:
-        UserError: the longest row does not fit by itself.
+        UserError: even the longest row alone does not fit.
     """
     torch.cuda.empty_cache()
     if isinstance(path, PackedMicroBatches) and path.graphs is not None and path.graphs.recorded:

@@ -5,8 +5,8 @@
 
 All gradients are views into one buffer, so a message is a slice of it and nothing is copied. Every rank sends the same
 buckets in the same order, each once a step: a bucket goes out in the last pass if all before it have, and the others
-after it (a rank without rows sends zeros). So when a rank sends is its own affair, and no rank has to know of the
-others' packs. The same idea: DistributedDataParallel (Li et al. 2020, arXiv 2006.15704).
+after it (a rank without rows sends zeros). So each rank may send at another time, and no rank has to know the
+packs of the others. The same idea: DistributedDataParallel (Li et al. 2020, arXiv 2006.15704).
 
 A step calls `start_step`, `start_pass` before each backward pass, `send_rest` before any other exchange, `wait`. If
 memory runs out in a pass, the step starts again at `start_step`: buckets that were sent hold all of this rank's

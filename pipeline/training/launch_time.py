@@ -4,8 +4,8 @@
             that the card is never waited for
     card    time of a pass of this run until the card is done; of one that waits for the host it is the host's time
 
-The host's time cannot be read from the large pass itself: a card queues about a thousand kernels, and a host that is
-further ahead waits, while it looks as if it were starting kernels.
+The large pass does not show the host's time: a card queues about a thousand kernels, and a host that is further ahead
+has to wait, which looks like time spent on starting kernels.
 """
 
 from __future__ import annotations

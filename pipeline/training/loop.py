@@ -21,7 +21,7 @@ from pipeline.config.schema import Config
 from pipeline.kernels.deterministic import deterministic
 from pipeline.model import adapter as adapters
 from pipeline.model.base import Base
-from pipeline.model.load import check_card, dtype_name
+from pipeline.model.precision import check_card, dtype_name
 from pipeline.model.run_base import RunBase
 from pipeline.model.sharded import has_sharded_weights
 from pipeline.prompt.tokens import Tokens

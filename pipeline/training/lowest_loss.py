@@ -28,15 +28,16 @@ class LowestLoss:
 
     @classmethod
     def of(cls, settings: Train, state: dict[str, Any], rows: int) -> LowestLoss:
-        """state: of a checkpoint, or `checkpoint.START`. rows: held-out ones.
+        """state: of a checkpoint, or `checkpoint.START`. rows: measured held-out rows that have a labelled token.
 
         Raises:
-            UserError: there are none, and a key needs them.
+            UserError: there are none, and a key needs them: without labelled tokens the loss is not a number.
         """
         for key in ("early_stop", "best"):
             if getattr(settings, key) and not rows:
-                fix = "raise data.val, or remove this key"
-                raise UserError("no held-out row is left to measure the loss on", f"train.{key}", fix)
+                what = "no held-out row that is measured while training has a labelled token, so there is no loss"
+                fix = "raise data.val, train.eval_rows or prompt.cutoff, or remove this key"
+                raise UserError(what, f"train.{key}", fix)
         return cls(settings.early_stop, settings.best, **state.get("lowest", {}))
 
     def add(self, step: int, loss: float) -> bool:

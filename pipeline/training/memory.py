@@ -105,7 +105,7 @@ def _is_safe(fast: PackedModel, recomputed: tuple[int, int], reserve: int) -> bo
     Its bytes are bounded by one with recomputation, in whose backward pass one block is there with all that it keeps.
 
     Args:
-        recomputed: bytes of a token, and of a pass whatever its tokens, by that probe.
+        recomputed: bytes of a token, and bytes of a pass that do not depend on its tokens, by that probe.
     """
     if not is_sharded(fast.causal_lm):
         return True
@@ -115,7 +115,7 @@ def _is_safe(fast: PackedModel, recomputed: tuple[int, int], reserve: int) -> bo
 
 
 def _measure(fast: PackedModel, offload: bool, sizes: Sequence[int]) -> tuple[int, int] | None:
-    """Bytes of a token, and of a pass whatever its tokens, by two probes; None if they do not fit.
+    """Bytes of a token, and bytes of a pass that do not depend on its tokens, by two probes; None if they do not fit.
 
     Args:
         sizes: tokens of the smaller probe; the next one is tried where it does not fit.

@@ -47,7 +47,7 @@ class PaddedMicroBatches:
 
     @property
     def costs(self) -> np.ndarray:
-        """Tokens that each row of the data has to be computed by itself, shape (rows,)."""
+        """Tokens that are computed for each row of the data when it is alone, shape (rows,)."""
         return self.tokens.lengths
 
     def split(self, rows: Sequence[int], step: int | None = None) -> Sequence[MicroBatch]:

@@ -1,10 +1,10 @@
-"""As many passes on every rank, where each pass is a message of all ranks.
+"""The same number of passes on every rank, for models whose passes are messages of all ranks.
 
     rank 0   [pack][pack][pack]
-    rank 1   [pack][pack][ - ]        - : one short row, whose loss counts 0
+    rank 1   [pack][pack][ - ]        - : one short row, whose loss is multiplied with 0
 
-Ranks split their rows into different numbers of micro-batches, and have none in a step with fewer rows than ranks. All
-know the rows of all, so they know the largest number without asking.
+Ranks split their rows into different numbers of micro-batches; some have none in a step with fewer rows than ranks.
+Every rank knows the rows of all ranks, so it computes the largest number without a message.
 """
 
 from __future__ import annotations

@@ -25,6 +25,9 @@ class PeriodicEval:
     Args:
         val: held-out rows. rows: how many of them. dataset: folder of the data stage. longest: tokens of a window.
 
+    Attributes:
+        labelled_rows: number of the measured rows that have a labelled token; with 0 the held-out loss is NaN.
+
     Raises:
         UserError: the general text cannot be read.
     """
@@ -33,6 +36,7 @@ class PeriodicEval:
         self, model: Any, encoder: AnyEncoder, val: Tokens, rows: int, dataset: Path, settings: Eval, longest: int
     ) -> None:
         self.model, self.encoder, self.val, self.rows = model, encoder, val, range(min(rows, len(val)))
+        self.labelled_rows = int((val.labelled[: len(self.rows)] > 0).sum())
         self.examples = list(read_examples(dataset, "val", SAMPLES))
         self.windows = general_windows(settings, encoder, longest, LOOK)
         self.max_new_tokens = min(settings.max_new_tokens, SAMPLE_TOKENS)

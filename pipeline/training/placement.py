@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from pipeline.config.schema import Config
-from pipeline.model.load import device
 from pipeline.model.memory import free_bytes
+from pipeline.model.precision import device
 from pipeline.run.errors import UserError
 from pipeline.run.files import readable_size
 from pipeline.run.free_memory import free_memory_bytes

@@ -21,8 +21,9 @@ from pipeline.dataset.read.source import read
 from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
 from pipeline.model.base.rope_scaling import scale
-from pipeline.model.load import BYTES, DIVIDE, context_length, dtype_name, geometry_config, read_shape
+from pipeline.model.load import DIVIDE, context_length, geometry_config, read_shape
 from pipeline.model.packed.support import LINEARS, has_llama_blocks
+from pipeline.model.precision import BYTES, dtype_name
 from pipeline.run.errors import UserError, one_line
 from pipeline.training.footprint import Footprint, Stack, predict_footprint
 from pipeline.training.memory import FULL_SPEED, MAX_TOKENS

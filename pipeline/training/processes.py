@@ -24,7 +24,7 @@ from pipeline.ranks.watch import CONNECT, FREE, exchanging, mark, watch
 from pipeline.run.errors import UserError
 
 FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"  # as `accelerate launch` sets them
-# By it and FSDP transformers loads weights in the first rank only; the others' would be empty.
+# With it and FSDP, transformers loads weights in the first rank only, and those of the other ranks stay empty.
 FIRST_RANK_LOADS = "FSDP_CPU_RAM_EFFICIENT_LOADING"
 
 

@@ -16,8 +16,9 @@ from pipeline.model import adapter as adapters
 from pipeline.model.base import Base
 from pipeline.model.block_stream import BlockStream
 from pipeline.model.gathered_blocks import GatherCopier
-from pipeline.model.load import DTYPES, Blocks, base_shape, dtype_name
+from pipeline.model.load import Blocks, base_shape
 from pipeline.model.memory import limit_card
+from pipeline.model.precision import DTYPES, dtype_name
 from pipeline.model.run_base import RunBase
 from pipeline.model.sharded import FullyShard, mark_gathered
 from pipeline.prompt.any_encoder import AnyEncoder
@@ -49,12 +50,12 @@ class Session:
 
     Attributes:
         config: with `train.checkpointing` as it was decided. accelerator: of this process.
-        val_rows: number of held-out rows. total: steps.
+        val_rows: number of held-out rows that are measured while training and have a labelled token. total: steps.
         root: folder of checkpoints. log: metrics.jsonl. key, sizes: what a checkpoint belongs to.
         weights: that are trained, by name. parameters: of the model, before weights in fp8 leave their layers.
         state: of the checkpoint; `step` 0 without one. path: how passes are computed.
         exchange: of gradients with other ranks.
-        even: the same number of passes on all ranks, where weights are sharded; None where ranks compute by themselves.
+        even: the same number of passes on all ranks, where weights are sharded; None where each rank computes alone.
     """
 
     config: Config
@@ -139,8 +140,8 @@ class Session:
         if settings.tracker != "none":
             accelerator.init_trackers("tracker", config=_flat(config))
         return cls(
-            config, accelerator, tokens, len(val), total, root, log, key, sizes, model, weights, parameters, optimizer,
-            penalties, state, scaling, path, exchange, even, evaluation,
+            config, accelerator, tokens, evaluation.labelled_rows, total, root, log, key, sizes, model, weights,
+            parameters, optimizer, penalties, state, scaling, path, exchange, even, evaluation,
         )  # fmt: skip
 
     def passes(self, rows: Sequence[int], step: int) -> Sequence[Pass]:

@@ -15,8 +15,8 @@ import torch
 
 from pipeline.config.method_rules import not_sharded, spec_of
 from pipeline.config.schema import Config
-from pipeline.model.load import device, dtype_name
 from pipeline.model.memory import free_bytes
+from pipeline.model.precision import device, dtype_name
 from pipeline.run.errors import UserError
 from pipeline.run.progress import say
 from pipeline.training.cost import Card, bandwidth_of

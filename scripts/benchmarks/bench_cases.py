@@ -9,7 +9,7 @@ HF, HF_PACKED, LIGER, LIGER_PACKED, UNSLOTH, OURS = "hf", "hf packed", "liger", 
 INSTALL = {  # of libraries that not every machine has
     "bitsandbytes": "pip install bitsandbytes",
     "liger_kernel": 'pip install -e ".[liger]"',
-    "unsloth": "pip install unsloth, in an environment of its own: it chooses the versions of torch and transformers",
+    "unsloth": "pip install unsloth, in a separate environment: it chooses the versions of torch and transformers",
 }
 NEEDS = {LIGER: "liger_kernel", LIGER_PACKED: "liger_kernel", UNSLOTH: "unsloth"}
 
@@ -97,7 +97,7 @@ CASES = {
 }
 SMALL_PASSES = tuple(
     name for name in CASES if ", 32 rows" in name or ", 8 rows" in name
-)  # as ranks of several cards have
+)  # as each rank has on several cards
 ONLY_BY_NAME = ("hf padded 4", "135m packed", "135m, 128 rows", *SMALL_PASSES)
 
 

@@ -4,7 +4,7 @@ docs/benchmarks.md says what FOLDER holds.
 
 Cases: whole (52,002 rows: rules, duplicates, contamination, split, report), growth (1, 4 and 16 times as many rows),
 novelty (against rouge_score's algorithm), tokens (LLaMA). Without a case: all of them, about ten minutes on two cores.
-Each case runs as a command of its own; memory is the largest sum over its processes.
+Each case runs as a separate command; memory is the largest sum over its processes.
 """
 
 from __future__ import annotations

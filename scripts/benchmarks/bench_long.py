@@ -82,7 +82,8 @@ def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 def attention() -> None:
     """Ours beside flash attention."""
-    from pipeline.kernels import triton_attention
+    from pipeline.kernels.triton_attention import attend
+    from pipeline.kernels.triton_attention_gradients import attend_backward
 
     print("| rows of | flash, forward + backward | the same, fixed order | ours | ours / fixed order | differs |")
     print("|---:|---:|---:|---:|---:|---:|")
@@ -91,10 +92,10 @@ def attention() -> None:
         pack = rows_of(length)
         layout = Layout.of(pack, DEVICE, plain=False)
         made = [torch.empty_like(t) for t in (q, k, v)]
-        out, lse = triton_attention.attend(q, k, v, layout, SCALE)
+        out, lse = attend(q, k, v, layout, SCALE)
         ours = (
-            microseconds(partial(triton_attention.attend, q, k, v, layout, SCALE)),
-            microseconds(partial(triton_attention.attend_backward, grad, q, k, v, out, lse, layout, SCALE, made)),
+            microseconds(partial(attend, q, k, v, layout, SCALE)),
+            microseconds(partial(attend_backward, grad, q, k, v, out, lse, layout, SCALE, made)),
         )
         ends = torch.arange(0, TOKENS + 1, length, device=DEVICE, dtype=torch.int32)
         fixed = (ends, ends, length, length, 0.0, True)
@@ -155,9 +156,9 @@ def train(shape: str, lengths: Sequence[int], tokens: int, steps: int = 6) -> No
             low, middle, high = statistics.quantiles(rates[2:], n=4)
             peak = torch.cuda.max_memory_allocated() / 2**30 if CUDA else 0.0
             how = "recomputed" if recompute else "kept"
-            foretold = fast_plan.peak(tokens, "block" if recompute else "none") / 2**30
+            predicted = fast_plan.peak(tokens, "block" if recompute else "none") / 2**30
             print(f"| rows of {length:,}, {how} | {middle:,.0f} | {low:,.0f} to {high:,.0f} | {peak:.1f} | "
-                  f"{foretold:.1f} |", flush=True)  # fmt: skip
+                  f"{predicted:.1f} |", flush=True)  # fmt: skip
 
 
 CASES: dict[str, Callable[[], None]] = {

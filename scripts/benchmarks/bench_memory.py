@@ -6,7 +6,7 @@ r=16 on all linear layers, rows without a shared preamble, half of each row labe
 update. Printed: the peak as torch saw it, allocated and reserved; what `make plan` predicts for this pass; the host's
 peak; tok/s of the median step; and of streamed cases the copies a second that tok/s means, beside what the bus gives.
 Without a case: those of 7B and 13B. A case ends after eight steps or twelve seconds of them. `--tokens=N`: passes of so
-many tokens, whatever the case says.
+many tokens instead of the number in the case.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from pipeline.config.schema import Config
 from pipeline.model import adapter as adapters
 from pipeline.model.base.safetensors_header import Entry
 from pipeline.model.block_stream import BlockStream
-from pipeline.model.load import device, four_bits, geometry_config
+from pipeline.model.load import four_bits, geometry_config
 from pipeline.model.memory import use_expandable_segments
 from pipeline.model.packed.model import PackedModel
+from pipeline.model.precision import device
 from pipeline.model.skeleton import Skeleton
 from pipeline.model.tensor_loader import load_by_tensor
 from pipeline.prompt.pack import Pack

@@ -2,7 +2,7 @@
 
 Rows are those of Alpaca and copies with every fourth word changed, 1,000,000 by default. Cases: local (a local file),
 s3 (the same as an object; AWS_ENDPOINT_URL names the store and BUCKET a bucket), ray (RAY_ADDRESS, or a cluster on this
-machine). Each runs as a command of its own. Memory is the largest sum over its processes, with and without the pages of
+machine). Each runs as a separate command. Memory is the largest sum over its processes, with and without the pages of
 mapped files, which the system drops when memory is short; disk is the largest size of the run folder.
 """
 

@@ -1,6 +1,6 @@
 """Measures requests to a teacher and the journal: `python -m scripts.benchmarks.bench_synthesis [CASE ...]`.
 
-A stub in a process of its own answers each request after 50 ms, so that 64 at once can be at most 1,280 a second.
+A stub in a separate process answers each request after 50 ms, so that 64 at once can be at most 1,280 a second.
 
 Cases: layers (2,000 requests through the openai client alone, with this project's transport, through the whole way of
 a request: asker, budget, journal with fsync; and through the loop of `generate`), parallel (the whole way with 1 to

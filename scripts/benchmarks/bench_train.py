@@ -3,7 +3,7 @@
 DATA: instruction data in Alpaca form. TOKENIZER: a folder with tokenizer.model. Weights are random (speed does not
 depend on them), the rows are real, cut at 512, LoRA r=16 on all linear layers (`full`: every weight is trained, under
 autocast), an optimizer step per micro-batch. `bench_cases.py` lists the cases, this project's and its peers'; those of
-a library that replaces parts of others run in a process of their own (`bench_worker.py`).
+a library that replaces parts of others run in a separate process (`bench_worker.py`).
 
 tok/s counts the rows' own tokens: padding and shared preambles are not counted twice. Each case: steps until they are
 steady, then timed ones (`steady.py`), the card waited for after each; tok/s and ms are medians, with the quartiles of

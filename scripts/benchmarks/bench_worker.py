@@ -1,4 +1,4 @@
-"""Measures cases of `make bench` in a process of their own: python -m scripts.benchmarks.bench_worker PLAN
+"""Measures cases of `make bench` in a separate process: python -m scripts.benchmarks.bench_worker PLAN
 
 Unsloth and Liger Kernel replace parts of transformers and torch, so their cases must not share a process with others.
 PLAN: a JSON file that `bench_train.py` writes. Prints a line for each case, and appends its result to the plan's
@@ -254,7 +254,7 @@ def main() -> None:
                 result = worker.measure(CASES[name])
             except torch.cuda.OutOfMemoryError:
                 result = {"failed": "out of memory"}
-            # A peer's library raises errors of any type on versions that it does not know; the other cases go on.
+            # A peer's library raises errors of any type on versions that it does not know; the other cases continue.
             except Exception as error:
                 traceback.print_exc()
                 result = {"failed": one_line(f"{type(error).__name__}: {error}", 120)}

@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.command import guarded
 from pipeline.config.load import load
 from pipeline.config.schema import Config
-from pipeline.model.load import check_card
+from pipeline.model.precision import check_card
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.run.progress import say

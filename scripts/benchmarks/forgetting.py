@@ -2,7 +2,7 @@
 
     python -m scripts.benchmarks.forgetting [--steps N] [--only none,l2_sp] --config FILE key=value ...
 
-Every variant is a run of its own, `forgetting-VARIANT`, from the same base on the same rows, exported and measured like
+Every variant is a separate run, `forgetting-VARIANT`, from the same base on the same rows, exported and measured like
 any other; a finished one is not repeated. Rehearsal rows and EWC's general text are this project's English seed tasks,
 which are removed from the config's sources.
 """

@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from pipeline.config.schema import Config
 from pipeline.model.base import Base
-from pipeline.model.load import DTYPES, dtype_name
+from pipeline.model.precision import DTYPES, dtype_name
 from pipeline.prompt.batch import pad
 from pipeline.prompt.encode import IGNORE
 from pipeline.prompt.tokens import Tokens

@@ -2,7 +2,7 @@
 
     python -m scripts.benchmarks.methods [--steps N] [--only lora,ia3] --config FILE key=value ...
 
-Each method is a run of its own, `methods-NAME`, in a process of its own (for its peak of memory), exported and measured
+Each method is a separate run, `methods-NAME`, in a separate process (for its peak of memory), exported and measured
 like any other. A finished run is not repeated, so a stopped call resumes with the next. Learning rates are usual for
 each method; they were not searched.
 """

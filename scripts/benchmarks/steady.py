@@ -96,7 +96,7 @@ class Kernel:
 def kernels(events: Iterable[Any], on_card: bool) -> list[Kernel]:
     """What ran on the device, each once, longest first.
 
-    An operation such as aten::mm has the time of the kernel that it launched, which is an event of its own: only events
+    An operation such as aten::mm has the time of the kernel that it launched, which is a separate event: only events
     of the device count, without named ranges (`is_user_annotation`), which span kernels.
 
     Args:

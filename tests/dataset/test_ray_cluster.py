@@ -130,7 +130,7 @@ raise SystemExit(guarded(main))
 
 
 def test_a_lost_head_is_one_message(cluster: Any) -> None:
-    # A process of its own: Ray in this one would not get over the loss.
+    # In a separate process: Ray in this one would not work after the loss.
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
     )

@@ -41,7 +41,7 @@ def test_packed_rows_have_the_losses_of_padded_ones(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("liger_kernel") is None, reason="Liger Kernel is not installed")
 def test_liger_computes_the_same(tmp_path: Path) -> None:
-    """In a process of its own, since it replaces parts of transformers."""
+    """In a separate process, since it replaces parts of transformers."""
     script = f"""
 import json
 from pathlib import Path

@@ -31,7 +31,7 @@ class Net(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for number, layer in enumerate(self.layers):
-            if self.repeats:  # twice, each time with a backward pass of its own inside the outer one
+            if self.repeats:  # twice, each time in a separate backward pass inside the outer one
                 for _ in range(2):
                     x = torch.tanh(checkpoint(layer, x, use_reentrant=True))
             else:

@@ -1,4 +1,4 @@
-"""An object store with the S3 API for tests: moto's server, in a process and an environment of its own.
+"""An object store with the S3 API for tests: moto's server, in a separate process and environment.
 
 moto needs another python-dateutil than constraints.txt pins, so `make .venv/.moto` makes it a separate environment.
 """

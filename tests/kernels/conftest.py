@@ -44,6 +44,11 @@ def triton_attention() -> Any:
 
 
 @pytest.fixture(scope="session")
+def triton_attention_gradients() -> Any:
+    return _kernels("triton_attention_gradients")
+
+
+@pytest.fixture(scope="session")
 def triton_lora() -> Any:
     return _kernels("triton_lora")
 

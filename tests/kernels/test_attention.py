@@ -107,8 +107,9 @@ def long_pack(folder: Path, leading: Sequence[list[int]]) -> Pack:
     ids=["short tiles", "long tiles", "no matrix units"],
 )
 def test_triton_attention(
-    tmp_path: Path, triton_attention: Any, monkeypatch: pytest.MonkeyPatch, leading: list[list[int]], heads: int,
-    key_heads: int, size: int, kind: torch.dtype, capability: tuple[int, int], long: int,
+    tmp_path: Path, triton_attention: Any, triton_attention_gradients: Any, monkeypatch: pytest.MonkeyPatch,
+    leading: list[list[int]], heads: int, key_heads: int, size: int, kind: torch.dtype,
+    capability: tuple[int, int], long: int,
 ) -> None:  # fmt: skip
     """Against the dense formula; q, k and v are views of one tensor, and so are their gradients. A layout with room.
     Tiles of new cards, for rows that count as short and as long there, and of cards before Ampere."""
@@ -130,6 +131,6 @@ def test_triton_attention(
         out, lse = triton_attention.attend(*parts, layout, 0.3)
         assert_close(out, wanted, bound)
         made = torch.full_like(wide, 7.0)
-        triton_attention.attend_backward(grad, *parts, out, lse, layout, 0.3, made.tensor_split(ends, dim=1))
+        triton_attention_gradients.attend_backward(grad, *parts, out, lse, layout, 0.3, made.tensor_split(ends, dim=1))
         for ours, theirs in zip(made.tensor_split(ends, dim=1), grads, strict=True):
             assert_close(ours, theirs, bound)

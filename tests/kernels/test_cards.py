@@ -4,7 +4,7 @@
     PYTHONPATH=FOLDER .venv/bin/python -m pytest tests/kernels/test_cards.py
 
 The wrappers run as in training, on tensors of the CPU; where they would launch a kernel it is compiled down to machine
-code by the ptxas of Triton's own package instead. Each card is a process of its own, since Triton keeps its driver.
+code by the ptxas of Triton's own package instead. Each card has a separate process, since Triton keeps its driver.
 """
 
 from __future__ import annotations
@@ -107,14 +107,14 @@ def compile_all(target: int, dtype: torch.dtype) -> list[Compiled]:
 
 
 def _attention(dtype: torch.dtype) -> None:
-    from pipeline.kernels import triton_attention
+    from pipeline.kernels import triton_attention, triton_attention_gradients
 
     tiles, partial, reductions = (torch.zeros(n, m, dtype=torch.int32) for n, m in ((4, 5), (3, 5), (7, 3)))
     short = Layout(tiles, partial, reductions, partial_sums=70)
     for size, layout in itertools.product((64, 128, 256), (short, replace(short, long_tiles=tiles))):
         q, k = torch.zeros(100, 8, size, dtype=dtype), torch.zeros(100, 2, size, dtype=dtype)
         out, lse = triton_attention.attend(q, k, k, layout, 0.1)
-        triton_attention.attend_backward(q, q, k, k, out, lse, layout, 0.1, (q.clone(), k.clone(), k.clone()))
+        triton_attention_gradients.attend_backward(q, q, k, k, out, lse, layout, 0.1, (q.clone(), k.clone(), k.clone()))
 
 
 def _adapters(dtype: torch.dtype) -> None:

@@ -15,7 +15,7 @@ from pipeline import stages
 from pipeline.config.schema import Config
 from pipeline.model import cpu_dtype
 from pipeline.model.cpu_dtype import ProductSeconds
-from pipeline.model.load import dtype_name
+from pipeline.model.precision import dtype_name
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from tests.helpers.tiny import make_config, run_to

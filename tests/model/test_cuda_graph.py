@@ -111,7 +111,7 @@ def test_padding_is_apart_from_the_rows(packs: list[Pack]) -> None:
 
 
 def test_a_shape_has_room_for_all_preambles_of_a_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of five queries; packs with both preambles, one or none, whatever the sample had."""
+    """Chunks of five queries; packs with both preambles, one or none, also if the sample had others."""
     monkeypatch.setattr(layouts, "QUERY_CHUNK", 5)
     leading = [A * 30, B]
     packer, kinds = Packer(random_tokens(tmp_path, leading, 120), leading, 100_000), set()

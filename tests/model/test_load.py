@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM
 from pipeline.config.schema import Model
 from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
-from pipeline.model.load import cast, check_card, dtype_name, load_base, load_folder
+from pipeline.model.load import cast, load_base, load_folder
 from pipeline.model.loss import loss_sum
+from pipeline.model.precision import check_card, dtype_name
 from pipeline.prompt.batch import PaddedBatch, pad
 from pipeline.prompt.stage import encoder_of
 from pipeline.release import verify

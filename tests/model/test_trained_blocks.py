@@ -11,6 +11,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from pipeline.kernels.adapter_copies import AdapterCopies
+from pipeline.model.packed.kernel_layers import KernelLayers
 from pipeline.model.packed.model import PackedModel
 from pipeline.prompt.pack import Packer
 from pipeline.prompt.tokens import Tokens
@@ -46,8 +47,10 @@ def in_float32(model: Any) -> PackedModel:
     fast = PackedModel(model, LONGEST, dtype=torch.bfloat16)
     assert fast.trains_blocks
     assert not fast.autocast
-    fast.dtype, fast.linears, fast.packed_forwards = torch.float32, [], []
-    fast.blocks = fast._llama_blocks()
+    fast.dtype = torch.float32
+    layers = KernelLayers(fast.causal_lm, fast.decoder, fast.dtype, None, fp8=False, trains_blocks=True)
+    layers.add()
+    fast.blocks, fast.linears, fast.packed_forwards = layers.blocks, layers.linears, layers.forwards
     fast.copies = AdapterCopies([copy for linear in fast.linears for copy in linear.copies()])
     fast.refresh()
     return fast

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from pipeline.config.schema import Config
 from pipeline.model import adapter as adapters
 from pipeline.model.base.tensors import TensorFiles
-from pipeline.model.load import DTYPES, cast, load_folder, read_shape
+from pipeline.model.load import cast, load_folder, read_shape
 from pipeline.model.methods.own_form import OwnForm
+from pipeline.model.precision import DTYPES
 from pipeline.model.skeleton import Skeleton
 from pipeline.release.shards import plan as planning
 from pipeline.release.shards.layout import Layout

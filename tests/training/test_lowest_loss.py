@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 from pipeline.config.load import load
 from pipeline.config.schema import Train
+from pipeline.prompt.encode import IGNORE
+from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import UserError
 from pipeline.training import checkpoint, metrics
 from pipeline.training.lowest_loss import LowestLoss
@@ -106,8 +108,31 @@ def test_without_held_out_rows_it_is_refused(base: Path, tmp_path: Path) -> None
         load(path, [])
     text = str(error.value)
     assert text.count("needs held-out rows, and data.val is 0") == 2
-    with pytest.raises(UserError, match="no held-out row is left"):
+    with pytest.raises(UserError, match="no held-out row that is measured"):
         LowestLoss.of(Train(best=True), {}, rows=0)
+
+
+@pytest.mark.parametrize("key", ["early_stop=2", "best=true"])
+def test_held_out_rows_without_labelled_tokens_are_refused(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """Only the rows that are measured count: here the first two, and the third has labelled tokens."""
+    config = make_config(tmp_path, base, *WORDS, "train.eval_rows=2", f"train.{key}")
+    val = run_to(config, "tokens", tmp_path).folder("tokens") / "val.arrow"
+
+    def read(path: Path) -> Tokens:
+        tokens = Tokens(path)
+        if path == val:
+            tokens.labels = tokens.labels.copy()
+            tokens.labels[: tokens.offsets[2]] = IGNORE
+            tokens.labelled[:2] = 0
+            assert tokens.labelled[2] > 0
+        return tokens
+
+    monkeypatch.setattr("pipeline.training.preflight.Tokens", read)
+    with pytest.raises(UserError, match="measured while training has a labelled token") as error:
+        run_to(config, "train", tmp_path)
+    assert error.value.where == f"train.{key.partition('=')[0]}"
 
 
 @pytest.mark.parametrize("optimizer", ["adamw8bit", "adafactor"])

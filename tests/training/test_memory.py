@@ -28,7 +28,7 @@ from pipeline.training import memory
         ("none", 40_000, 0, 300, (3550, False)),
         ("block", 100_000, 0, 300, (6000, True)),
         ("offload", 10_000, 0, 300, (4250, True)),
-        ("none", 10_000, 8000, 300, (8000, False)),  # whoever names a number gets it
+        ("none", 10_000, 8000, 300, (8000, False)),  # a number that is set is used
     ],
 )
 def test_what_fits_into_a_card(
@@ -90,7 +90,7 @@ def test_a_sharded_model_is_never_probed_beyond_its_memory(
     free: int, chosen: tuple[int, bool], tried: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Other ranks would wait in a pass that ends for memory. With 10 blocks a token that keeps all needs at most ten
-    times the bytes of one that is recomputed: 2 * 10 * 2048 = 40,960 bytes are enough, whatever the probe gives."""
+    times the bytes of one that is recomputed: 2 * 10 * 2048 = 40,960 bytes are enough for any result of the probe."""
     probes: list[int] = []
 
     def peak(fast: SimpleNamespace, tokens: int, offload: bool) -> int:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Trainer
 
-from pipeline import stages
 from pipeline.config.methods import METHODS
 from pipeline.config.schema import Adapter, Train
 from pipeline.model import adapter as adapters
@@ -17,6 +16,7 @@ from pipeline.model.methods import BY_NAME
 from pipeline.prompt.stage import prompt_settings
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.folder import Run
+from pipeline.stage_keys import train_key
 from pipeline.training import metrics
 from pipeline.training.optimizer import (
     build_optimizer,
@@ -94,7 +94,7 @@ def test_what_was_trained_under_the_old_rule_is_not_gone_on_with(base: Path, tmp
 
     def key(*words: str) -> dict[str, Any]:
         config = make_config(tmp_path, base, *words)
-        return stages._train_key(config, Run(tmp_path / "run"))
+        return train_key(config, Run(tmp_path / "run"))
 
     run_to(make_config(tmp_path, base, "name=run"), "tokens", tmp_path)
     assert key("train.weight_decay=0.1", "adapter.method=full").pop("not_decayed") == "biases and norms"

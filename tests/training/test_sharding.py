@@ -61,7 +61,7 @@ def test_one_process_is_not_sharded_by_itself() -> None:
 
 
 def test_too_small_a_card(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A1 needs 100 GiB by itself: cards of 80 are too small, and what excludes sharding is told then."""
+    """Without sharding it needs 100 GiB: cards of 80 are too small, and the message says what excludes sharding."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(sharding, "device", lambda: torch.device("cpu"))
     for module in ("pipeline.training.plan", "pipeline.training.sharding"):

@@ -27,7 +27,8 @@ from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.run.nearest import nearest_file
 from pipeline.run.next_command import is_suri, program
-from pipeline.run.object_store import DataFile, is_address, objects
+from pipeline.run.object_address import is_address
+from pipeline.run.object_store import DataFile, objects
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 DATA_FILE = re.compile(r"\.(jsonl?|csv|tsv|txt|parquet|arrow|ya?ml|gz|zip|xz|bz2|zst)$", re.IGNORECASE)

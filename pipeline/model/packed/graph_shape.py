@@ -92,7 +92,7 @@ def pad(pack: Pack, shape: GraphShape) -> Pack:
         # Zeros, since some rotary positions depend on the largest position.
         positions=np.concatenate([pack.positions, np.zeros(tokens, np.int64)]),
         starts=np.concatenate([pack.starts, [shape.tokens]]),
-        # All at one position of no row: they write the same zero gradient to it, in whatever order.
+        # All at one position of no row: they write the same zero gradient to it, so their order does not matter.
         where=np.concatenate([pack.where, np.full(entries, shape.tokens - 1)]),
         targets=np.concatenate([pack.targets, np.zeros(entries, np.int64)]),
         weights=np.concatenate([pack.weights, np.zeros(entries, np.float32)]),

@@ -25,41 +25,30 @@ unchanged model. The plain path is `pipeline.model.loss.loss_sum`; both are comp
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
 from pipeline.kernels.adapter_copies import AdapterCopies
-from pipeline.kernels.block import Block
 from pipeline.kernels.card import has_triton
 from pipeline.kernels.cross_entropy import HeadCrossEntropy
-from pipeline.kernels.fp8_weights import Fp8Weights
-from pipeline.kernels.frozen_weights import FrozenWeights
-from pipeline.kernels.gated_mlp import ACTIVATIONS
-from pipeline.kernels.lora import LoraFunction, StackedLora
-from pipeline.kernels.quantized_weights import QuantizedWeights
-from pipeline.kernels.trained_linear import TrainedLinear
 from pipeline.kernels.types import DropoutSeed
 from pipeline.model.block_stream import stream_of
 from pipeline.model.loss import losses
 from pipeline.model.packed import context
 from pipeline.model.packed.batch import PackedBatch
 from pipeline.model.packed.context import PackedContext
+from pipeline.model.packed.kernel_layers import KernelLayers
 from pipeline.model.packed.leaves import replaced, replaced_weights
 from pipeline.model.packed.support import (
-    LINEARS,
     LOGIT_SETTINGS,
     NotPackable,
-    activation_name,
-    adapter_of,
     can_be_recorded,
     check_attention,
     compute_dtype,
-    is_llama_block,
     is_plain_lora,
-    norm_of,
     trains_llama_blocks,
     unused_mask,
 )
@@ -108,11 +97,10 @@ class PackedModel:
         self.plain_attention = not has_kernels or self.dtype == torch.float32
         self.fp8, self.mask = fp8, unused_mask(self.decoder, self.device)
         self.gradient_scale: torch.Tensor | None = None
-        self.linears: list[StackedLora | TrainedLinear] = []
-        self.packed_forwards: list[tuple[Any, Callable[..., Any]]] = []  # modules, and their forward during a pass
-        self.blocks = self._llama_blocks() if self.uses_kernels or self.trains_blocks else []
-        if not self.blocks and self.uses_kernels:
-            self._replace_lora_layers()
+        layers = KernelLayers(self.causal_lm, self.decoder, self.dtype, self.stream, fp8, self.trains_blocks)
+        if self.uses_kernels or self.trains_blocks:
+            layers.add()
+        self.blocks, self.linears, self.packed_forwards = layers.blocks, layers.linears, layers.forwards
         checkpointing = bool(getattr(self.causal_lm, "supports_gradient_checkpointing", False))
         self.can_recompute = bool(self.blocks) or checkpointing
         self._recompute = False
@@ -228,8 +216,8 @@ class PackedModel:
 
     @property
     def recompute(self) -> bool:
-        """Whether blocks are recomputed in the backward pass: our blocks by themselves, a model's own by transformers'
-        gradient checkpointing, which works in training mode only."""
+        """Whether blocks are recomputed in the backward pass: our blocks do it themselves; a model's own blocks need
+        transformers' gradient checkpointing, which works in training mode only."""
         return self._recompute
 
     @recompute.setter
@@ -243,89 +231,3 @@ class PackedModel:
             else:
                 self.causal_lm.gradient_checkpointing_disable()
         self._recompute = value
-
-    def _llama_blocks(self) -> list[Block]:
-        """The model's blocks as functions; empty if one of them has another form."""
-        layers = getattr(self.decoder, "layers", None) or []
-        if not all(is_llama_block(layer) for layer in layers):
-            return []
-        blocks = []
-        for n, layer in enumerate(layers):
-            with contextlib.nullcontext() if self.stream is None else self.stream.rebuilding(n):
-                blocks.append(self._block(layer))
-        for n, (layer, block) in enumerate(zip(layers, blocks, strict=True)):
-            self.packed_forwards.append((layer, self._block_forward(block, n, is_last=n == len(blocks) - 1)))
-        return blocks
-
-    def _block(self, layer: Any) -> Block:
-        attn, mlp = layer.self_attn, layer.mlp
-        qkv, out, gate_up, down = (
-            self._linear([getattr(attn, name, None) or getattr(mlp, name) for name in names], len(names) > 1)
-            for names in LINEARS
-        )
-        norms = layer.input_layernorm, layer.post_attention_layernorm
-        (norm1, eps), (norm2, _) = map(norm_of, norms)
-        config, size = self.decoder.config, int(attn.head_dim)
-        return Block(
-            norm1=norm1,
-            norm2=norm2,
-            eps=eps,
-            heads=config.num_attention_heads,
-            key_heads=config.num_key_value_heads,
-            size=size,
-            scale=float(getattr(attn, "scaling", size**-0.5)),
-            activation=ACTIVATIONS[str(activation_name(mlp))],
-            qkv=qkv,
-            out=out,
-            gate_up=gate_up,
-            down=down,
-            trained_norms=[norm.weight for norm in norms] if self.trains_blocks else (),
-        )
-
-    def _linear(self, modules: Sequence[Any], spare_input_columns: bool = False) -> StackedLora | TrainedLinear:
-        if self.trains_blocks:
-            self.linears.append(TrainedLinear(modules, self.dtype))
-            return self.linears[-1]
-        bases = [getattr(m, "base_layer", m) for m in modules]
-        frozen = FrozenWeights if type(bases[0]) is torch.nn.Linear else QuantizedWeights
-        weights = (Fp8Weights if self.fp8 else frozen)(bases, self.dtype)
-        # Spare columns behind W hold copies of adapters, which cannot leave the card with W.
-        has_spare = spare_input_columns and self.stream is None
-        linear = StackedLora(weights, [adapter_of(m) for m in modules], has_spare)
-        self.linears.append(linear)
-        return linear
-
-    def _block_forward(self, block: Block, number: int, is_last: bool) -> Callable[..., torch.Tensor]:
-        def forward(hidden_states: torch.Tensor, *args: Any, position_embeddings: Any = None, **kwargs: Any) -> Any:
-            now = context.current()
-            cos, sin = (t[0].to(self.dtype) for t in position_embeddings)
-            kept_positions = now.batch.kept_positions if is_last else None
-            seed = None if now.seed is None else now.seed.child(number)
-            return block(hidden_states[0].to(self.dtype), cos, sin, now.batch.layout, kept_positions, seed)[None]
-
-        return forward
-
-    def _replace_lora_layers(self) -> None:
-        replaced: set[int] = set()
-        for n, block in enumerate(self.stream.blocks if self.stream else ()):
-            assert self.stream is not None
-            with self.stream.rebuilding(n):  # biases are read now
-                self._replace_in(block.layer, replaced)
-        self._replace_in(self.causal_lm, replaced)
-
-    def _replace_in(self, part: Any, replaced: set[int]) -> None:
-        """Replaces the LoRA layers of a part of the model but for those that are. replaced: ids, which are added."""
-        for module in part.modules():
-            is_lora = adapter_of(module) is not None and isinstance(module.base_layer, torch.nn.Linear)
-            if is_lora and id(module) not in replaced:
-                replaced.add(id(module))
-                linear = self._linear([module])
-                self.packed_forwards.append((module, _lora_forward(linear, len(self.linears))))
-
-
-def _lora_forward(linear: Any, number: int) -> Callable[..., torch.Tensor]:
-    def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        seed = context.current().seed
-        return LoraFunction.apply(x, linear, None if seed is None else seed.child(number), *linear.parameters)
-
-    return forward

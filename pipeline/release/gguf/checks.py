@@ -20,7 +20,7 @@ from transformers import AutoConfig
 from pipeline.evaluation.measure import row_sums
 from pipeline.model.base.gguf import load_model
 from pipeline.model.generate import greedy
-from pipeline.model.load import device
+from pipeline.model.precision import device
 from pipeline.prompt.tokens import Tokens
 from pipeline.release.gguf.reader import tokenizer_of
 from pipeline.release.verify import REPORT, Checks

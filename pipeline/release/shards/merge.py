@@ -20,8 +20,9 @@ from pipeline.model import adapter as adapters
 from pipeline.model import hf_tokenizer
 from pipeline.model.exported import free_memory
 from pipeline.model.fits import why_too_large
-from pipeline.model.load import DTYPES, cast, dtype_name, load_folder
+from pipeline.model.load import cast, load_folder
 from pipeline.model.methods.full import FULL
+from pipeline.model.precision import DTYPES, dtype_name
 from pipeline.release import merge, verify
 from pipeline.release.export import Export
 from pipeline.release.shards import streaming

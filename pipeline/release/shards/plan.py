@@ -10,8 +10,9 @@ import torch
 
 from pipeline.model import adapter as adapters
 from pipeline.model.base.tensors import TensorFiles
-from pipeline.model.load import DTYPES, dtype_name, read_shape
+from pipeline.model.load import read_shape
 from pipeline.model.methods.full import FULL
+from pipeline.model.precision import DTYPES, dtype_name
 from pipeline.model.run_base import RunBase
 from pipeline.model.skeleton import Names, Skeleton
 from pipeline.release.shards.layout import Layout
@@ -97,7 +98,7 @@ def _why_in_memory(skeleton: Skeleton, files: TensorFiles, dtypes: set[torch.dty
 
 
 def _is_table(skeleton: Skeleton, name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Whether a tensor gets rows for new tokens. A head's bias does not: transformers fills it by rules of its own."""
+    """Whether a tensor gets rows for new tokens. A head's bias does not: transformers fills it by other rules."""
     return name.rpartition(".")[0] in skeleton.tables and len(wanted) == 2 and given[0] == skeleton.old_rows
 
 

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from pipeline.dataset.example import Example
 from pipeline.model.base.tensors import TensorFiles
-from pipeline.model.load import device, read_shape
+from pipeline.model.load import read_shape
+from pipeline.model.precision import device
 from pipeline.model.skeleton import Skeleton
 from pipeline.model.streamed import Read, streamed
 from pipeline.prompt.any_encoder import AnyEncoder

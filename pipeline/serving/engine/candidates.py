@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.config.adapter_name import BASE
 from pipeline.config.schema import Config
 from pipeline.model.exported import export_dtype, export_kind
-from pipeline.model.load import dtype_name
+from pipeline.model.precision import dtype_name
 from pipeline.model.run_base import RunBase
 from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.prompt.stage import encoder_of

@@ -12,7 +12,8 @@ from pipeline.config.adapter_name import BASE
 from pipeline.config.schema import Config
 from pipeline.model.base import resolve
 from pipeline.model.exported import export_dtype
-from pipeline.model.load import DTYPES, load_folder
+from pipeline.model.load import load_folder
+from pipeline.model.precision import DTYPES
 from pipeline.model.run_base import RunBase
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
