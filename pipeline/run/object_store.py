@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from pipeline.run.errors import UserError, one_line
-from pipeline.run.object_address import path_of
+from pipeline.run.object_address import NO_CREDENTIALS, path_of
 
 MAGIC = re.compile(r"[*?[]")
 ENVIRONMENT = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
