@@ -13,6 +13,8 @@ import contextlib
 import functools
 import hashlib
 import io
+import itertools
+import operator
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -221,11 +223,14 @@ def _listed(pattern: str, path: str) -> list[str]:
 
 
 def _fits(names: Sequence[str], patterns: Sequence[str]) -> bool:
-    if not patterns:
-        return not names
-    if patterns[0] == "**":
-        return _fits(names, patterns[1:]) or (bool(names) and _fits(names[1:], patterns))
-    return bool(names) and fnmatchcase(names[0], patterns[0]) and _fits(names[1:], patterns[1:])
+    """Whether the folders and the name of an object fit a pattern of them, in which ** stands for any number."""
+    fits = [True] + [False] * len(names)  # for each number of names: whether the patterns so far take exactly those
+    for pattern in patterns:
+        if pattern == "**":
+            fits = list(itertools.accumulate(fits, operator.or_))
+        else:
+            fits = [False, *(before and fnmatchcase(name, pattern) for before, name in zip(fits, names, strict=False))]
+    return fits[-1]
 
 
 class _Stream(io.RawIOBase):

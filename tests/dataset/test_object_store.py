@@ -26,6 +26,7 @@ from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.run.hash_cache import cached_sha256
 from pipeline.run.integrity import verify
+from pipeline.run.object_store import _fits
 from tests.helpers.data_stage import config_of, refused, story
 from tests.helpers.object_store import KEYS, Store, free_port, needs_moto, running
 
@@ -44,6 +45,19 @@ def store(server: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sto
         monkeypatch.setenv(name, value)
     server.reset()
     return server
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern", "is_found"),
+    [
+        ("in/a.jsonl", "in/*.jsonl", True), ("in/x/a.jsonl", "in/*.jsonl", False), ("in/a.jsonl", "in/**/a.jsonl", True),
+        ("in/x/y/a.jsonl", "in/**/a.jsonl", True), ("in/x/y", "**", True), ("in/x/y/b.jsonl", "in/**/a.jsonl", False),
+        ("/".join("a" * 60), "/".join(["**"] * 30 + ["b"]), False),
+    ],
+)  # fmt: skip
+def test_wildcards(path: str, pattern: str, is_found: bool) -> None:
+    """The last one would take longer than a life if each way to place the folders were tried."""
+    assert _fits(path.split("/"), pattern.split("/")) is is_found
 
 
 def lines(*numbers: int) -> bytes:
