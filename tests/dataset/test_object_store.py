@@ -50,8 +50,9 @@ def store(server: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sto
 @pytest.mark.parametrize(
     ("path", "pattern", "is_found"),
     [
-        ("in/a.jsonl", "in/*.jsonl", True), ("in/x/a.jsonl", "in/*.jsonl", False), ("in/a.jsonl", "in/**/a.jsonl", True),
-        ("in/x/y/a.jsonl", "in/**/a.jsonl", True), ("in/x/y", "**", True), ("in/x/y/b.jsonl", "in/**/a.jsonl", False),
+        ("in/a.jsonl", "in/*.jsonl", True), ("in/x/a.jsonl", "in/*.jsonl", False), ("in/x/y", "**", True),
+        ("in/a.jsonl", "in/**/a.jsonl", True), ("in/x/y/a.jsonl", "in/**/a.jsonl", True),
+        ("in/x/y/b.jsonl", "in/**/a.jsonl", False),
         ("/".join("a" * 60), "/".join(["**"] * 30 + ["b"]), False),
     ],
 )  # fmt: skip
