@@ -5,6 +5,7 @@ It needs no weights: the model is built on the meta device from the base's confi
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +79,7 @@ def plan(config: Config, counted: dict[str, int] | None = None, shape: Any = Non
         UserError: neither the base's config.json nor a geometry can be read.
     """
     rows, tokens, exact = _rows(config.data, config.prompt.cutoff, counted)
-    shape = shape or _shape(config.model)
+    shape = _shape(config.model) if shape is None else copy.deepcopy(shape)
     old = shape.vocab_size
     shape.vocab_size += len(config.model.add_tokens)
     logging.set_verbosity_error()

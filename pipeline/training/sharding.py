@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -149,5 +148,5 @@ def lines(config: Config, planned: Plan, count: int, card: Card, link: float = 0
 
 def _fits(config: Config, shape: Any, longest: int) -> bool:
     """Whether a card holds the whole run."""
-    planned = plan(config, {"rows": 1, "tokens": 1}, copy.deepcopy(shape))
+    planned = plan(config, {"rows": 1, "tokens": 1}, shape)
     return card_bytes(config, planned, longest, 1) <= SHARE * free_bytes(device())

@@ -25,7 +25,10 @@ from pipeline.training.loss_scale import LossScale
 from tests.helpers.tiny import make_base, make_config, run_ranks, run_to, train_on
 from tests.helpers.training_runs import assert_close, assert_same, losses_of, tokens_of
 
-pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
+pytestmark = [
+    pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo"),
+    pytest.mark.slow,  # some dozen starts of ranks: `make test-all` runs them
+]
 LAYERS = 5
 COMMON = ("eval.prompts=[]", "eval.rows=2", "train.micro_tokens=250", "train.keep=9")
 FULL = (*COMMON, "adapter.method=full", "train.lr=1e-3")
