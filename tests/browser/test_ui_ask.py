@@ -285,6 +285,7 @@ def test_it_works_without_storage(browser: Any) -> None:
                              "Object.defineProperty(window, name, {get() { throw new Error('no') }})")  # fmt: skip
         page.reload()
         expect(page.locator("#not-kept")).to_be_visible()
+        page.locator("#dot[data-state=ready]").wait_for(state="attached")
         ask(page, "A question")
         answered(page)
         assert text_of(page) == ANSWERS["demo"]

@@ -53,8 +53,15 @@ def ask(page: Any, instruction: str, input: str = "") -> None:
 
 
 def answered(page: Any) -> None:
-    """Waits until no answer is being written."""
+    """Waits until no answer is being written, and the last one is painted."""
+    _painted(page)  # a click before this has had its effect
     page.locator("#ask:not([disabled])").wait_for()
+    _painted(page)
+
+
+def _painted(page: Any) -> None:
+    """Waits for two frames."""
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 def text_of(page: Any, side: str = "a") -> str:

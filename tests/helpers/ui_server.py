@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import sys
 import threading
 import time
@@ -221,6 +223,18 @@ class UiServer(ThreadingHTTPServer):
     def __init__(self, port: int, script: Script) -> None:
         super().__init__(("127.0.0.1", port), Handler)
         self.script = script
+        self.connections: list[socket.socket] = []
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections.append(request)
+        super().process_request(request, client_address)
+
+    def server_close(self) -> None:
+        """As a process that ends does: also connections that browsers keep open for the next request are gone."""
+        super().server_close()
+        for connection in self.connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     @property
     def address(self) -> str:
