@@ -6,12 +6,21 @@ import os
 import pty
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.training import processes
+
+
+@pytest.fixture(autouse=True)
+def without_nohup() -> Iterator[None]:
+    """As in a terminal, also where the tests were started with nohup, which ignores SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
