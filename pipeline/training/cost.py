@@ -85,7 +85,7 @@ MOST_ROWS = 4096  # of a rank that `rows_worth` tries
 
 
 def fixed_tokens(large: tuple[int, float], small: tuple[int, float]) -> float:
-    """Tokens whose time a pass takes besides that of its own; from two passes, each its tokens and its time."""
+    """The fixed time of a pass, as the number of tokens that take as long; from two passes, (tokens, time) of each."""
     per_token = (large[1] - small[1]) / (large[0] - small[0])
     return large[1] / per_token - large[0]
 
