@@ -28,23 +28,9 @@ from pipeline.run.hash_cache import cached_sha256
 from pipeline.run.integrity import verify
 from pipeline.run.object_store import _fits
 from tests.helpers.data_stage import config_of, refused, story
-from tests.helpers.object_store import KEYS, Store, free_port, needs_moto, running
+from tests.helpers.object_store import KEYS, Store, free_port, needs_moto
 
 pytestmark = pytest.mark.s3
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Store]:
-    with running() as store:
-        yield store
-
-
-@pytest.fixture
-def store(server: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
-    for name, value in {**server.environment, "SURI_CACHE": str(tmp_path / "cache")}.items():
-        monkeypatch.setenv(name, value)
-    server.reset()
-    return server
 
 
 @pytest.mark.parametrize(

@@ -14,21 +14,7 @@ from pipeline.dataset import publish, stage
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from tests.helpers.data_stage import config_of, lines_of, story
-from tests.helpers.object_store import Store, needs_moto, running
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Store]:
-    with running() as store:
-        yield store
-
-
-@pytest.fixture
-def store(server: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
-    for name, value in {**server.environment, "SURI_CACHE": str(tmp_path / "cache")}.items():
-        monkeypatch.setenv(name, value)
-    server.reset()
-    return server
+from tests.helpers.object_store import Store, needs_moto
 
 
 def test_parts_are_whole_lines_and_the_file_again(tmp_path: Path) -> None:
