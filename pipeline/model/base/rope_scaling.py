@@ -5,8 +5,8 @@
     llama3      high frequencies as they are, low ones divided, smoothly between            (Llama 3.1)
     dynamic     as the base up to its context; beyond, by the longest row of the batch
 
-Weights do not change, only config.json. So a scaled base is a folder with links to the base's files and a config.json
-of its own, and all that reads a base reads the scaled one: training, fingerprint, merge, export.
+Weights do not change, only config.json. So a scaled base is a folder with links to the base's files and a changed
+config.json; everything that reads a base reads this folder: training, fingerprint, merge, export.
 """
 
 from __future__ import annotations
