@@ -31,9 +31,9 @@ def _activation(g: torch.Tensor, activation: int) -> tuple[torch.Tensor, torch.T
 def forward(gate_up: torch.Tensor, activation: int, fp8: bool = False) -> tuple[torch.Tensor, Fp8Rows | None]:
     """gate_up (tokens, 2 size) -> h (tokens, size), and with `fp8` also h quantized."""
     if runs_kernels(gate_up):
-        from pipeline.kernels import triton_rowwise
+        from pipeline.kernels import triton_gated_mlp
 
-        return triton_rowwise.gated_mlp(gate_up, activation, fp8)
+        return triton_gated_mlp.gated_mlp(gate_up, activation, fp8)
     g, u = gate_up.float().chunk(2, dim=1)
     h = (_activation(g, activation)[0] * u).to(gate_up.dtype)
     return h, quantize_rows(h) if fp8 else None
@@ -44,9 +44,9 @@ def backward(
 ) -> tuple[torch.Tensor, torch.Tensor, Fp8Rows | None]:
     """Gradient of gate_up, h recomputed (written over `grad` on CUDA), and with `fp8` that gradient quantized."""
     if runs_kernels(gate_up):
-        from pipeline.kernels import triton_rowwise
+        from pipeline.kernels import triton_gated_mlp
 
-        return triton_rowwise.gated_mlp_backward(grad, gate_up, activation, fp8)
+        return triton_gated_mlp.gated_mlp_backward(grad, gate_up, activation, fp8)
     g, u = gate_up.float().chunk(2, dim=1)
     act, slope = _activation(g, activation)
     dh = grad.float()

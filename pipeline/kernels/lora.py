@@ -135,9 +135,10 @@ class StackedLora:
             xt = x_TD.as_strided((len(x_TD), self.frozen.extended.shape[1]), x_TD.stride())  # (T, D + R)
             xt[:, self.frozen.inputs :] = saved.t
             return self.frozen.forward_extended(xt)
-        y_TO = self.frozen.forward(x_TD, add_to, x_fp8)
+        add_later = add_to is not None and len(self.b) == len(self.frozen.sizes) == 1 and _in_one_pass(x_TD, self.b[0])
+        y_TO = self.frozen.forward(x_TD, None if add_later else add_to, x_fp8)
         for b, out, rank in zip(self.b, self.outputs, self.ranks, strict=True):
-            add_low_rank(y_TO[:, out], saved.t[:, rank], b.t())
+            add_low_rank(y_TO[:, out], saved.t[:, rank], b.t(), add_to if add_later else None)
         return y_TO
 
     def backward_input(
@@ -180,14 +181,25 @@ def sum_over_tokens(left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype)
     return (left.t() @ right).to(dtype)
 
 
-def add_low_rank(y: torch.Tensor, t: torch.Tensor, b: torch.Tensor) -> None:
-    """y += t b, in place. y (tokens, out) and t (tokens, rank), any row stride; b (rank, out), any strides."""
-    if runs_kernels(y) and has_matrix_units(y.device) and y.dtype != torch.float32 and len(b) <= MAX_RANKS:
+def add_low_rank(y: torch.Tensor, t: torch.Tensor, b: torch.Tensor, add_to: torch.Tensor | None = None) -> None:
+    """y += t b + add_to, in place. y, add_to (tokens, out) and t (tokens, rank), any row stride; b (rank, out), any
+    strides."""
+    if _in_one_pass(y, b.t()):
         from pipeline.kernels import triton_lora
 
-        triton_lora.add_low_rank(y, t, b)
+        triton_lora.add_low_rank(y, t, b, add_to)
         return
     y.addmm_(t, b)
+    if add_to is not None:
+        y += add_to
+
+
+def _in_one_pass(like: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether a kernel of ours adds products with b (out, rank) to tensors of this type and device. What else is added
+    costs one more read then; `addmm` would copy it first."""
+    return (
+        runs_kernels(like) and has_matrix_units(like.device) and like.dtype != torch.float32 and b.shape[1] <= MAX_RANKS
+    )
 
 
 class LoraFunction(torch.autograd.Function):

@@ -11,8 +11,8 @@ TILE = 32, 256  # tokens, columns; the fastest of those tried on an H200, within
 
 @triton.jit
 def _add_low_rank_kernel(
-    y, t, b, rows, size, rank, y_row, t_row, b_row, b_column,
-    RANK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    y, t, b, add_to, rows, size, rank, y_row, t_row, b_row, b_column, add_row,
+    WITH_ADD: tl.constexpr, RANK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -22,17 +22,22 @@ def _add_low_rank_kernel(
     inside = (m[:, None] < rows) & (n < size)
     tile = y + m[:, None] * y_row + n
     total = tl.load(tile, mask=inside, other=0.0).to(tl.float32) + tl.dot(left, right, input_precision="ieee")
+    if WITH_ADD:
+        total += tl.load(add_to + m[:, None] * add_row + n, mask=inside, other=0.0).to(tl.float32)
     tl.store(tile, total, mask=inside)
 
 
-def add_low_rank(y: torch.Tensor, t: torch.Tensor, b: torch.Tensor) -> None:
-    """As `lora.add_low_rank`. One program per tile of y; the time is that of reading and writing y once."""
+def add_low_rank(y: torch.Tensor, t: torch.Tensor, b: torch.Tensor, add_to: torch.Tensor | None = None) -> None:
+    """As `lora.add_low_rank`. One program per tile of y; the time is that of reading and writing y once, and of reading
+    `add_to`."""
     rows, size = y.shape
     tile_rows, block = TILE
     grid = (triton.cdiv(rows, tile_rows), triton.cdiv(size, block))
+    other = y if add_to is None else add_to
     _add_low_rank_kernel[grid](
-        y, t, b, rows, size, len(b), y.stride(0), t.stride(0), b.stride(0), b.stride(1),
-        RANK=max(16, int(triton.next_power_of_2(len(b)))), ROWS=tile_rows, BLOCK=block, num_warps=8,
+        y, t, b, other, rows, size, len(b), y.stride(0), t.stride(0), b.stride(0), b.stride(1), other.stride(0),
+        WITH_ADD=add_to is not None, RANK=max(16, int(triton.next_power_of_2(len(b)))), ROWS=tile_rows, BLOCK=block,
+        num_warps=8,
     )  # fmt: skip
 
 

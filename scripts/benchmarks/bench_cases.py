@@ -69,6 +69,7 @@ CASES = {
     "fp8": Case(OURS, quantize="fp8"),
     "nf4, checkpointed": Case(OURS, tokens=4096, quantize="nf4", recompute=True),
     "135m shared": Case(OURS, tokens=65536, shape="135m"),
+    "135m shared, graphs": Case(OURS, tokens=65536, shape="135m", graphs=True),
     "135m, 128 rows, graphs": Case(OURS, tokens=15360, shape="135m", graphs=True),
     "135m, 128 rows, graphs, dropout": Case(OURS, tokens=15360, shape="135m", graphs=True, dropout=0.05),
     "135m full, 128 rows": Case(OURS, tokens=15360, shape="135m", full=True),

@@ -1,7 +1,7 @@
 """Measures training with sharded weights on the cards of one host:
 
     python -m scripts.benchmarks.bench_sharded DATA TOKENIZER [--cards=1,2,4] [--cases=full,stock,lora,nf4] [--rows=128]
-        [--shape=7b] [--stock_rows=8] [--tiny]
+        [--shape=7b] [--stock_rows=8] [--steps=N] [--tiny]
 
 DATA: instruction data in Alpaca form. TOKENIZER: a folder with tokenizer.model. A LLaMA with random weights (speed does
 not depend on them), `--rows` rows a step. Cases:
@@ -12,10 +12,10 @@ not depend on them), `--rows` rows a step. Cases:
     lora    LoRA r=16 on all linear layers of a base in bf16 whose blocks are gathered
     nf4     the same on a base in 4 bits; needs weights on disk, so a base is written first
 
-Steps until they are steady, then timed ones (`steady.py`). Columns: steps a second, tokens a second of all ranks
-together, median step, peak memory of the fullest card, most tokens of a pass, and hours for Stanford Alpaca's three
-epochs (1,218 steps) at that speed. `--tiny`: another geometry, on CPUs (gloo) where there is no card; to try the
-script; accelerate then takes DDP, since its FSDP needs cards.
+Steps until they are steady, then timed ones (`steady.py`); with `--steps=N` so many are timed, after as many others.
+Columns: steps a second, tokens a second of all ranks together, median step, peak memory of the fullest card, most
+tokens of a pass, and hours for Stanford Alpaca's three epochs (1,218 steps) at that speed. `--tiny`: another geometry,
+on CPUs (gloo) where there is no card; to try the script; accelerate then takes DDP, since its FSDP needs cards.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ from scripts.benchmarks.steady import timed
 CUDA = torch.cuda.is_available()
 KIND = torch.bfloat16 if CUDA else torch.float32
 WORKER = "SURI_BENCH_SHARDED"  # environment variable: the worker's settings
-DEFAULTS = {"cards": "1", "cases": "full,stock,lora", "rows": "128", "shape": "7b", "stock_rows": "8"}
+DEFAULTS = {"cards": "1", "cases": "full,stock,lora", "rows": "128", "shape": "7b", "stock_rows": "8", "steps": "0"}
 CASES = ("full", "stock", "lora", "nf4")
-TRIED = 4  # steps with --tiny, steady or not
+TRIED = 2  # steps with --tiny
 ALPACA_STEPS = 1218  # of 128 rows, three epochs
 
 
@@ -81,7 +81,7 @@ def work() -> None:
         steps = _stock if settings["case"] == "stock" else _suri
         made = steps(accelerator, tokens, settings)
         note = next(made)  # the first value is what a pass holds
-        pace = timed(itertools.islice(made, settings["most"]))
+        pace = timed(made, most=settings["steps"], count=settings["steps"]) if settings["steps"] else timed(made)
         peak = torch.cuda.max_memory_allocated() / 2**30 if CUDA else 0.0
         peaks = accelerator.gather(torch.tensor([peak], device=accelerator.device)).tolist()
         if accelerator.is_main_process:
@@ -256,7 +256,7 @@ def main() -> None:
                 "case": case, "tokens": f"{folder}/bench/tokens/train.arrow", "shape": shape, "rows": rows,
                 "base": base,
                 "preambles": [list(map(int, p)) for p in preambles], "result": f"{folder}/result.json",
-                "stock_rows": int(options["stock_rows"]), "most": TRIED if tiny else None,
+                "stock_rows": int(options["stock_rows"]), "steps": TRIED if tiny else int(options["steps"]),
             }  # fmt: skip
             lines.append(_line(case, count, _measure(settings, count)))
             print(lines[-1], flush=True)

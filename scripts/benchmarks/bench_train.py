@@ -15,6 +15,7 @@ this project's bf16 case: bf16's rounding if the peer computes the same work (`!
 
 Everything is written to runs/bench.json too, after each process, from which `bench_results.py` makes what the pages
 quote. Environment variable COMMIT: the commit of a copy without .git.
+`--more` keeps the cases of an earlier call with the same commit, machine and libraries, which is for short calls.
 With `--profile CASE ...` each case writes a trace and prints its ten largest kernels instead, each counted once.
 """
 
@@ -136,9 +137,25 @@ def described(records: list[dict[str, Any]], rows: int) -> dict[str, Any]:
     return {
         "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU", "versions": versions,
         "commit": commit, "date": datetime.date.today().isoformat(),
-        "command": command_of(sys.argv[1:]), "rows": rows,
+        "command": command_of([word for word in sys.argv[1:] if word != "--more"]), "rows": rows,
         "products": products[0] if products else 0.0, "cases": records,
     }  # fmt: skip
+
+
+def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Both calls as one, in the order of `CASES`; a case that both have is taken from the later one.
+
+    Raises:
+        UserError: they differ in more than their cases.
+    """
+    for name in ("commit", "machine", "versions", "rows"):
+        if before[name] != now[name]:
+            what = f"the cases there have another {name}: {before[name]}, not {now[name]}"
+            raise UserError(what, str(RESULTS), "leave --more away, which measures anew")
+    cases = {case["name"]: case for one in (before, now) for case in one["cases"]}
+    command = before["command"] if not now["cases"] else f"{before['command']}, then {now['command']}"
+    return {**now, "command": command, "products": before["products"] or now["products"],
+            "cases": [cases[name] for name in CASES if name in cases]}  # fmt: skip
 
 
 def command_of(words: Sequence[str]) -> str:
@@ -149,7 +166,7 @@ def command_of(words: Sequence[str]) -> str:
 
 
 def main() -> None:
-    words = [word for word in sys.argv[1:] if word != "--profile"]
+    words = [word for word in sys.argv[1:] if word not in ("--profile", "--more")]
     if len(words) < 2 or not Path(words[0]).is_file() or not Path(words[1]).is_dir():
         raise UserError("no data and tokenizer's folder", "DATA TOKENIZER [CASE ...]", "see docs/benchmarks.md")
     names = words[2:] or default_cases(torch.cuda.is_available())
@@ -160,7 +177,13 @@ def main() -> None:
     if "--profile" in sys.argv:
         run_cases(names, words[0], words[1], True, lambda records: None)
         return
-    run_cases(names, words[0], words[1], False, lambda records: write_json(RESULTS, described(records, rows)))
+    before = read_json(RESULTS) if "--more" in sys.argv and RESULTS.is_file() else None
+
+    def keep(records: list[dict[str, Any]]) -> None:
+        now = described(records, rows)
+        write_json(RESULTS, merged(before, now) if before else now)
+
+    run_cases(names, words[0], words[1], False, keep)
     print(f"\n{table(read_json(RESULTS))}\n\n{RESULTS}: the same for scripts.benchmarks.bench_results")
 
 

@@ -98,12 +98,16 @@ def unsloth_model(case: Case, folder: Path) -> Any:
     """Unsloth's model with its LoRA. folder: the base, as transformers saves it, with a tokenizer."""
     from unsloth import FastLanguageModel
 
+    # It compiles each block; the graphs of a model before this one would count towards the limit, after which it stops.
+    torch.compiler.reset()
+    checkpointing = "unsloth" if case.recompute else False
     model, _ = FastLanguageModel.from_pretrained(
-        str(folder), max_seq_length=512, dtype=torch.bfloat16, load_in_4bit=case.quantize == "nf4"
-    )
+        str(folder), max_seq_length=512, dtype=torch.bfloat16, load_in_4bit=case.quantize == "nf4",
+        use_gradient_checkpointing=checkpointing,
+    )  # fmt: skip
     return FastLanguageModel.get_peft_model(
         model, r=16, target_modules=list(LINEAR), lora_alpha=32, lora_dropout=0.0, bias="none",
-        use_gradient_checkpointing="unsloth" if case.recompute else False, random_state=42, max_seq_length=512,
+        use_gradient_checkpointing=checkpointing, random_state=42, max_seq_length=512,
     )  # fmt: skip
 
 

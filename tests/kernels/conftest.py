@@ -34,6 +34,16 @@ def triton_rowwise() -> Any:
 
 
 @pytest.fixture(scope="session")
+def triton_gated_mlp() -> Any:
+    return _kernels("triton_gated_mlp")
+
+
+@pytest.fixture(scope="session")
+def triton_fp8() -> Any:
+    return _kernels("triton_fp8")
+
+
+@pytest.fixture(scope="session")
 def triton_rotary() -> Any:
     return _kernels("triton_rotary")
 

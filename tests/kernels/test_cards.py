@@ -36,6 +36,7 @@ KERNELS = {
     "_copy_kernel",
 }  # fmt: skip
 LOW_RANK = "_add_low_rank_kernel"  # with matrix units only
+QUANTIZE, FP8_CARDS = "_quantize_kernel", 90  # the first on which fp8 is offered
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def test_kernels_compile_for_a_card(target: int) -> None:
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         compiled = [Compiled(**line) for line in json.loads(done.stdout.splitlines()[-1])]
-        assert {one.name for one in compiled} == (KERNELS if target < 80 else {*KERNELS, LOW_RANK})
+        wanted = KERNELS | ({LOW_RANK} if target >= 80 else set()) | ({QUANTIZE} if target >= FP8_CARDS else set())
+        assert {one.name for one in compiled} == wanted
         limit = SHARED_KIB[target] * 1024
         assert [one for one in compiled if one.shared > limit] == []
         assert any(one.has_matrix_units for one in compiled) == (target >= 80)
@@ -102,7 +104,8 @@ def compile_all(target: int, dtype: torch.dtype) -> list[Compiled]:
     JITFunction.run = compile_only
     _attention(dtype)
     _adapters(dtype)
-    _rows(dtype)
+    for fp8 in (False, True)[: 1 + (target >= FP8_CARDS)]:
+        _rows(dtype, fp8)
     return compiled
 
 
@@ -129,22 +132,26 @@ def _adapters(dtype: torch.dtype) -> None:
         triton_dropout.weight_gradient(t, x, group, seed)
     if card.has_matrix_units(x.device):
         for rank in (8, lora.MAX_RANKS):
-            triton_lora.add_low_rank(x, torch.zeros(600, rank, dtype=dtype), torch.zeros(rank, 4096, dtype=dtype))
+            t, b = torch.zeros(600, rank, dtype=dtype), torch.zeros(rank, 4096, dtype=dtype)
+            triton_lora.add_low_rank(x, t, b)
+            triton_lora.add_low_rank(x, t, b, x)
     table, ones = torch.zeros(2, 5, dtype=torch.int64), torch.ones(2)
     triton_lora.copy_scaled(table, ones, ones, x, 100)
 
 
-def _rows(dtype: torch.dtype) -> None:
-    from pipeline.kernels import triton_rotary, triton_rowwise
+def _rows(dtype: torch.dtype, fp8: bool) -> None:
+    from pipeline.kernels import triton_fp8, triton_gated_mlp, triton_rotary, triton_rowwise
 
     cos = torch.zeros(10, 128, dtype=dtype)
     triton_rotary.rotate(torch.zeros(10, 40, 128, dtype=dtype), cos, cos, inverse=False)
     x, gate_up = torch.zeros(10, 4096, dtype=dtype), torch.zeros(10, 2 * 11008, dtype=dtype)
-    _, r, _ = triton_rowwise.rms_norm(x, torch.ones(4096), 1e-5, 16, fp8=False)
-    triton_rowwise.rms_norm_backward(x, x, torch.ones(4096), r, x, fp8=False)
+    _, r, _ = triton_rowwise.rms_norm(x, torch.ones(4096), 1e-5, 16, fp8)
+    triton_rowwise.rms_norm_backward(x, x, torch.ones(4096), r, x, fp8)
     for activation in (0, 1):
-        triton_rowwise.gated_mlp(gate_up, activation, fp8=False)
-        triton_rowwise.gated_mlp_backward(gate_up[:, :11008].contiguous(), gate_up, activation, fp8=False)
+        triton_gated_mlp.gated_mlp(gate_up, activation, fp8)
+        triton_gated_mlp.gated_mlp_backward(gate_up[:, :11008].contiguous(), gate_up, activation, fp8)
+    if fp8:
+        triton_fp8.quantize_rows(x)
     weights, targets = torch.ones(10), torch.zeros(10, dtype=torch.int64)
     triton_rowwise.loss_and_gradient(torch.zeros(10, 32000, dtype=dtype), targets, weights, weights.sum())
 

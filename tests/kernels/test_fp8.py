@@ -50,15 +50,15 @@ def test_fp8_products(bias: bool) -> None:
 
 
 @pytest.mark.skipif(not CUDA, reason="Triton's interpreter cuts off where a card rounds to 8 bits")
-def test_triton_fp8(triton_rowwise: Any) -> None:
+def test_triton_fp8(triton_fp8: Any) -> None:
     x = torch.randn(5, 300) * torch.logspace(-9, 9, 5, base=2)[:, None]
     wanted = quantize_rows(x)
-    ours = triton_rowwise.quantize_rows(x.to(DEVICE))
+    ours = triton_fp8.quantize_rows(x.to(DEVICE))
     assert torch.equal(ours.values.float().cpu(), wanted.values.float())
     assert_close(ours.scales, wanted.scales, 1e-7)  # Triton divides to within a last digit
 
 
-def test_triton_fp8_scales(triton_rowwise: Any) -> None:
+def test_triton_fp8_scales(triton_fp8: Any) -> None:
     """A row longer than a program reads at once, with room behind it."""
     x = torch.randn(3, 9016)
-    assert_close(triton_rowwise.quantize_rows(x.to(DEVICE)[:, :9000]).scales, quantize_rows(x[:, :9000]).scales, 1e-7)
+    assert_close(triton_fp8.quantize_rows(x.to(DEVICE)[:, :9000]).scales, quantize_rows(x[:, :9000]).scales, 1e-7)

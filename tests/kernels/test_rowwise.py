@@ -108,11 +108,11 @@ def test_triton_norm(triton_rowwise: Any, dtype: torch.dtype, past: bool) -> Non
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("act", [0, 1])
-def test_triton_gate(triton_rowwise: Any, dtype: torch.dtype, act: int) -> None:
+def test_triton_gate(triton_gated_mlp: Any, dtype: torch.dtype, act: int) -> None:
     gu, grad = torch.randn(3, 2 * 2100).to(dtype), torch.randn(3, 2100).to(dtype)  # more than a program takes
     for small in (False, True):
-        assert_same_results(triton_rowwise.gated_mlp, gated_mlp.forward, gu, act, small)
-        assert_same_results(triton_rowwise.gated_mlp_backward, gated_mlp.backward, grad, gu, act, small)
+        assert_same_results(triton_gated_mlp.gated_mlp, gated_mlp.forward, gu, act, small)
+        assert_same_results(triton_gated_mlp.gated_mlp_backward, gated_mlp.backward, grad, gu, act, small)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

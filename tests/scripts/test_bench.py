@@ -225,6 +225,18 @@ def test_the_table_has_a_line_for_each_case() -> None:
     assert "commit abc1234, 2026-12-01" in lines[-2]
 
 
+def test_two_calls_make_one_table() -> None:
+    """The later one counts, in the table's order; never of two commits."""
+    call = {"commit": "a", "machine": "card", "versions": {}, "rows": 1, "products": 2.0}
+    first = {**call, "command": "make bench fp8 packed", "cases": [{"name": n, "n": 1} for n in ("fp8", "packed")]}
+    later = {**call, "command": "make bench shared fp8", "cases": [{"name": n, "n": 2} for n in ("shared", "fp8")]}
+    both = bench_train.merged(first, later)
+    assert [(case["name"], case["n"]) for case in both["cases"]] == [("packed", 1), ("shared", 2), ("fp8", 2)]
+    assert both["command"] == "make bench fp8 packed, then make bench shared fp8"
+    with pytest.raises(UserError, match="another commit: a, not b"):
+        bench_train.merged(first, {**later, "commit": "b"})
+
+
 def test_a_page_without_its_place_is_an_error() -> None:
     with pytest.raises(UserError, match="no place for 'speed'"):
         with_results("nothing", Path("README.md"), results(OURS_7B, PEER))
