@@ -148,13 +148,16 @@ def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: they differ in more than their cases.
     """
+    in_both = before["versions"].keys() & now["versions"].keys()
+    known = [{**call, "versions": {name: call["versions"][name] for name in in_both}} for call in (before, now)]
     for name in ("commit", "machine", "versions", "rows"):
-        if before[name] != now[name]:
+        if known[0][name] != known[1][name]:
             what = f"the cases there have another {name}: {before[name]}, not {now[name]}"
             raise UserError(what, str(RESULTS), "leave --more away, which measures anew")
     cases = {case["name"]: case for one in (before, now) for case in one["cases"]}
     command = before["command"] if not now["cases"] else f"{before['command']}, then {now['command']}"
-    return {**now, "command": command, "products": before["products"] or now["products"],
+    versions = {**before["versions"], **now["versions"]}
+    return {**now, "command": command, "versions": versions, "products": before["products"] or now["products"],
             "cases": [cases[name] for name in CASES if name in cases]}  # fmt: skip
 
 

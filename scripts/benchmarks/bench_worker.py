@@ -82,7 +82,8 @@ class Worker:
     def load(self, case: Case) -> Any:
         """The case's model in training mode, in which alone Liger Kernel and Unsloth compute head and loss in one, with
         an adapter that changes nothing yet."""
-        if self.loaded != case.model_key or case.quantize == "fp8":  # whose layers lose their weights
+        # A model in fp8 has lost its weights, and one that was trained whole has others.
+        if self.loaded != case.model_key or case.quantize == "fp8" or case.full:
             self.model = None
             gc.collect()
             torch.cuda.empty_cache() if CUDA else None

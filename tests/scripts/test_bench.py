@@ -193,6 +193,9 @@ def test_the_sentence_compares_with_the_fastest_liger_case() -> None:
     )
     assert "1.6배 빠릅니다" in str(korean(call))
     assert "on packed rows" not in str(english(results(OURS_7B, grouped)))
+    beside = results(OURS_7B, PEER, case("Unsloth, grouped 64", 14_000.0, [11.0, 11.2]))
+    assert "on packed rows and 2.0 times that of Unsloth (LoRA" in str(english(beside))
+    assert "1.6배, Unsloth보다 2.0배 빠릅니다" in str(korean(beside))
 
 
 def test_without_the_peer_the_sentence_stays(tmp_path: Path) -> None:
