@@ -13,6 +13,8 @@ from pipeline.training import cost, duration, sharding
 from pipeline.training.cost import WORTH, Card, Cost, Work
 from pipeline.training.plan import Plan
 
+SHARDED = 1.65  # measured by predicted time of a step that trains all weights (docs/scaling.md, 2e7c259)
+
 
 def lines(config: Config, planned: Plan, options: Mapping[str, str]) -> list[str]:
     """Time, efficiency and price; none where they are not asked for, or the rows are not known.
@@ -113,6 +115,11 @@ def _parts(work: Work, predicted: Cost) -> list[str]:
         parts.append(
             f"           weights are sharded: passes take at least the gathering, {_span(predicted.gather)}, and the "
             f"host's time to start kernels, {_span(predicted.host)}"
+        )
+    if work.gathered and not work.exchanged:
+        parts.append(
+            f"           take it as the best case: all weights of 7B, sharded over a group of one H200, took "
+            f"{SHARDED:g} times the prediction (docs/scaling.md)"
         )
     return parts
 

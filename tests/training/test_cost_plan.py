@@ -57,6 +57,8 @@ def test_sharded_weights() -> None:
     whole = shown("alpaca-7b-full", gpus="8", card="h200")
     assert "this run takes none" in whole
     assert "exchange of 26,954 MB" in whole
+    assert "took 1.65 times the prediction" in text
+    assert "best case" not in whole + shown("alpaca-lora-7b", "train.shard=full", gpus="8")
 
 
 def test_more_cards_than_rows() -> None:
