@@ -93,7 +93,7 @@ def test_the_plan_names_main_memory_where_that_is_short(monkeypatch: pytest.Monk
 
 def test_seven_billion() -> None:
     """Against what an H200 showed for a step of 4,096 tokens of Alpaca, 26 % of them shared: 7.2 GiB in nf4, and 48.5
-    for 16,384 in bf16 (docs/benchmarks.md)."""
+    for 16,384 in bf16 (docs/benchmarks-earlier.md)."""
     words = ["model.dtype=bf16", "adapter.r=16", "adapter.targets=[all-linear]"]
     shares = {"nf4": ("block", 4096, 7.2), "none": ("none", 16384, 48.5)}
     for quantize, (way, tokens, seen) in shares.items():
