@@ -37,6 +37,7 @@ WIDTHS = (31, 9, 20, 9, 8, 6, 11, 26)
 # check before each run allows the same (`pipeline.training.self_check.ROUNDING`). Cases further away are marked.
 ROUNDING = {"fp8": 3e-2}
 BF16_ROUNDING = 1e-2
+THEN = ", then "  # between the commands of several calls
 
 
 def cells_of(case: dict[str, Any], reference: list[float] | None) -> tuple[str, ...]:
@@ -95,7 +96,8 @@ def table(results: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     made = f"{results['machine']}, {versions}, commit {results['commit']}, {results['date']}"
     below = f"{made}; large bf16 products {results['products'] / 1e12:,.1f} TFLOP/s; {results['rows']:,} rows."
-    return "\n".join([f"| {heads} |", f"|{rule}|", *lines, "", below, f"Command: `{results['command']}`"])
+    commands = [f"`{command}`" for command in results["command"].split(THEN)]
+    return "\n".join([f"| {heads} |", f"|{rule}|", *lines, "", below, f"Command: {THEN.join(commands)}"])
 
 
 def speed(results: dict[str, Any]) -> tuple[float, str] | None:

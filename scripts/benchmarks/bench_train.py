@@ -45,7 +45,7 @@ from pipeline.run.files import read_json, write_json
 from pipeline.run.folder import Run
 from pipeline.stages import bring_up_to_date
 from scripts.benchmarks.bench_cases import CASES, UNSLOTH, default_cases
-from scripts.benchmarks.bench_results import table
+from scripts.benchmarks.bench_results import THEN, table
 
 RESULTS = Path("runs/bench.json")
 LIBRARIES = ("torch", "transformers", "peft", "triton", "liger-kernel", "unsloth", "bitsandbytes")
@@ -155,7 +155,7 @@ def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
             what = f"the cases there have another {name}: {before[name]}, not {now[name]}"
             raise UserError(what, str(RESULTS), "leave --more away, which measures anew")
     cases = {case["name"]: case for one in (before, now) for case in one["cases"]}
-    command = before["command"] if not now["cases"] else f"{before['command']}, then {now['command']}"
+    command = before["command"] if not now["cases"] else before["command"] + THEN + now["command"]
     versions = {**before["versions"], **now["versions"]}
     return {**now, "command": command, "versions": versions, "products": before["products"] or now["products"],
             "cases": [cases[name] for name in CASES if name in cases]}  # fmt: skip
