@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -116,10 +116,16 @@ def open_own_group() -> None:
 
 def any_rank(accelerator: Accelerator, flag: bool) -> bool:
     """Whether the flag is set in any rank; costs nothing with one rank."""
+    return any_rank_each(accelerator, [flag])[0]
+
+
+def any_rank_each(accelerator: Accelerator, flags: Sequence[bool]) -> list[bool]:
+    """`any_rank` of several flags, in one message."""
     if accelerator.num_processes == 1:
-        return flag
+        return list(flags)
     with exchanging():
-        return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum") > 0)
+        own = torch.tensor(flags, dtype=torch.float32, device=accelerator.device)
+        return [count > 0 for count in accelerator.reduce(own, "sum").tolist()]
 
 
 def minimum(accelerator: Accelerator, numbers: list[int]) -> list[int]:
