@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.model.sharded import FullyShard
 from pipeline.training.gradient_exchange import GradientExchange
 
 WORLD, LAYERS, SIZE = 2, 4, 8
 STEPS = 3
+FSDP_SENDS_ZEROS = hasattr(FSDPModule, "set_reduce_scatter_unused_params")  # torch 2.13 has it
 
 
 # Inputs of the two ranks in each step, as words; r: reaches the branch, -: does not.
@@ -169,6 +172,18 @@ def branches(rank: int, world: int, overlapped: bool = True) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def sharded_branch(rank: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Gradients of weights that FSDP2 shards, and those of one rank, by name; only rank 1 reaches the branch."""
+    alone, net = Branched().float(), Branched().float()
+    inputs = [batches(owner, 0, 1)[0] for owner in range(WORLD)]
+    for owner, x in enumerate(inputs):
+        alone(x, owner == 1).square().sum().backward()
+    FullyShard(torch.float32).add(net)
+    net(inputs[rank], rank == 1).square().sum().backward()
+    wanted = {name: weight.grad for name, weight in alone.named_parameters()}
+    return {name: (weight.grad.full_tensor(), wanted[name]) for name, weight in net.named_parameters()}  # type: ignore
+
+
 @contextlib.contextmanager
 def counted_messages() -> Iterator[list[int]]:
     """Yields a list with the number of sums over ranks that this process started in the block."""
@@ -196,5 +211,6 @@ def rank_main(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=WORLD)
     results = {name: scenario(rank, name) for name in SCENARIOS}
     results |= {f"branches {way}": branches(rank, WORLD, way == "overlapped") for way in WAYS}
+    results["sharded"] = sharded_branch(rank) if FSDP_SENDS_ZEROS else {}
     torch.save(results, Path(folder) / f"rank-{rank}.pt")
     torch.distributed.destroy_process_group()

@@ -102,8 +102,9 @@ def _note_rows(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(micro_batches.PackedMicroBatches, "split", noted)
 
 
+@pytest.mark.parametrize("shard", ["none", "full"])
 def test_an_adapter_that_some_steps_do_not_reach(
-    finished: tuple[Config, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Config, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: str
 ) -> None:
     """As that of an expert: only some rows pass an adapter, none of step 2, 3 and 5, in step 4 one of one rank. Then
     its weights keep, and AdamW counts no step for them; zeros would decay both."""
@@ -114,7 +115,7 @@ def test_an_adapter_that_some_steps_do_not_reach(
     words = ("adapter.dropout=0", "train.fast=false", "train.weight_decay=0.1", "train.keep=9")
     alone = branch(finished, tmp_path / "alone", *words)
     tokens_in(finished, tmp_path)
-    two = train_on(2, make_config(tmp_path, Path(finished[0].model.base), *words), tmp_path)
+    two = train_on(2, make_config(tmp_path, Path(finished[0].model.base), *words, f"train.shard={shard}"), tmp_path)
     assert_close(two, alone, weight=1e-6)
     for step in range(1, 7):
         states, wanted = (load_file(checkpoint.folder_of(run.folder("checkpoints"), step) / "optimizer.safetensors")

@@ -9,7 +9,18 @@ import torch
 from torch.multiprocessing import get_context
 
 from pipeline.training.gradient_exchange import GradientExchange
-from tests.helpers.gradient_ranks import LAYERS, REACHED, SCENARIOS, STEPS, WAYS, WORLD, Net, branches, rank_main
+from tests.helpers.gradient_ranks import (
+    FSDP_SENDS_ZEROS,
+    LAYERS,
+    REACHED,
+    SCENARIOS,
+    STEPS,
+    WAYS,
+    WORLD,
+    Net,
+    branches,
+    rank_main,
+)
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
 
@@ -110,6 +121,27 @@ def test_one_more_message_only_where_a_rank_lacks_a_gradient(ranks: Ranks, way: 
         assert result["messages"] == [result["buckets"] + 1 + more for more in lacks]
     assert 0 in lacks
     assert 1 in lacks
+
+
+@pytest.mark.skipif(not FSDP_SENDS_ZEROS, reason="this torch has no zeros for weights without a gradient")
+def test_sharded_weights_that_one_rank_reaches_have_its_gradient(ranks: Ranks) -> None:
+    """Else the ranks' messages differ in size, and the run ends."""
+    for rank in ranks:
+        assert "branch.weight" in rank["sharded"]
+        for name, (got, wanted) in rank["sharded"].items():
+            torch.testing.assert_close(got, wanted, msg=name)
+
+
+def test_a_pass_whose_loss_counts_nothing_gives_no_gradients() -> None:
+    net = Net()
+    del net.unused
+    exchange = GradientExchange(net.parameters(), 2, overlapped=False)
+    exchange.start_step()
+    for is_filler in (True, False):
+        assert exchange.is_incomplete
+        exchange.start_pass(is_last=False, is_filler=is_filler)
+        (net(torch.ones(1, 8)).sum() * (0 if is_filler else 1)).backward()
+    assert not exchange.is_incomplete
 
 
 def test_nothing_is_left_on_the_weights(ranks: Ranks) -> None:
