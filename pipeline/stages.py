@@ -39,6 +39,7 @@ from pipeline.run.progress import say, working
 from pipeline.stage_keys import Key, export_key, tokens_key, train_key
 from pipeline.synthesis import stage as synthesis
 from pipeline.synthesis_report import page as synthesis_page
+from pipeline.training import early as training
 
 # What comes after a stage, for the last lines of its command: a purpose, and the verb of the command.
 ON_ONE_PAGE = ("All results on one page", "report")
@@ -109,6 +110,16 @@ def _build_eval(config: Config, run: Run, key: Key, base: BaseOf) -> None:
     evaluate(config, run, base(), key)
 
 
+def check_train(config: Config, run: Run, world: int) -> None:
+    """Whether so many ranks can train is asked only when there is something to train.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if stale(config, run, "train"):
+        training.check(config, world)
+
+
 def _check_judge(config: Config, run: Run) -> None:
     """A judge that is set up is asked whether it answers only when there is something to judge."""
     if not config.judge.model or stale(config, run, "judge"):
@@ -121,7 +132,8 @@ STAGES = (
           check=synthesis.check, is_wanted=synthesis.is_source),
     Stage("data", "dataset", ("generate",), ("generated",), dataset.key, lambda c, r, key, _: dataset.build(c, r, key)),
     Stage("tokens", "tokens", ("data",), ("dataset",), tokens_key, _build_tokens, input_files.of_tokens),
-    Stage("train", "adapter", ("tokens",), ("dataset", "tokens"), train_key, _build_adapter, input_files.of_train),
+    Stage("train", "adapter", ("tokens",), ("dataset", "tokens"), train_key, _build_adapter, input_files.of_train,
+          check=lambda c, r: check_train(c, r, Place.here().world)),
     Stage("export", "export", ("train",), ("dataset", "tokens", "adapter"), export_key, _build_export,
           input_files.of_export, check=early.check),
     Stage("report", "report", ("tokens",), ("dataset", "tokens"), report.key,
@@ -160,7 +172,7 @@ def bring_up_to_date(config: Config, run: Run, last: str) -> Config:
     place = Place.here()
     if place.world == 1:
         return _check_and_make(config, run, last)
-    with together(place, lambda: _facts(config, run), run.root):
+    with together(place, lambda: _facts(config, run, place), run.root):
         if not place.rank:
             return _check_and_make(config, run, last)
         _help_to_train(config, run)
@@ -236,8 +248,15 @@ def _hint(last: str) -> None:
             say(f"{what}:\n  {next_command(verb)}")
 
 
-def _facts(config: Config, run: Run) -> dict[str, str]:
-    """What must be the same on all ranks of a run: versions as they are, the rest as hashes."""
+def _facts(config: Config, run: Run, place: Place) -> dict[str, str]:
+    """What must be the same on all ranks of a run: versions as they are, the rest as hashes.
+
+    Raises:
+        UserError: this rank cannot train.
+    """
+    if stale(config, run, "train"):
+        training.check(config, place.world)
+        training.check_rank(config, place)
     from pipeline.model.precision import dtype_name
     from pipeline.ranks.card import card_name
 
@@ -248,7 +267,7 @@ def _facts(config: Config, run: Run) -> dict[str, str]:
         **versions(),
         **{name: sha256_json(value)[:16] for name, value in hashed.items()},
         "dtype": dtype_name(config.model),
-        "card": card_name(Place.here().local),
+        "card": card_name(place.local),
     }
 
 

@@ -65,6 +65,9 @@ class FullyShard:
         # The root too: its gathered weights would outlive a pass without gradients, and an update of the weights.
         sharded = fully_shard(module, mesh=self.mesh, mp_policy=policy, reshard_after_forward=True)
         sharded.set_gradient_divide_factor(1.0)
+        if hasattr(sharded, "set_reduce_scatter_unused_params"):  # torch 2.13 has it
+            # A weight may get a gradient on some ranks alone; without this their messages would differ in size.
+            sharded.set_reduce_scatter_unused_params(True)
         sharded.set_force_sum_reduction_for_comms(True)  # a factor would choose a sum that only NCCL has
 
 

@@ -120,14 +120,21 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def restarts_of(text: str, place: str) -> int:
+def restarts_of(text: str, place: str, count: int = 2, ranks: str = "GPUS") -> int:
     """The number of restarts that a user asked for; none where nothing is set.
 
+    Args:
+        place: the option, for the message. count: of ranks. ranks: the option for it.
+
     Raises:
-        UserError: it is no number.
+        UserError: it is no number, or one process is to run, which nothing would start again.
     """
     if not text:
         return 0
     if not text.isdecimal() or int(text) > 1000:
         raise UserError(f"{text!r} is no number of restarts", place, f"such as {place}=3")
+    if int(text) and count == 1:
+        what = f"{place}={text}: only the processes of several cards are started again"
+        fix = f"leave it out, or set {ranks}=2 or more; started again by hand, the command goes on from its checkpoint"
+        raise UserError(what, place, fix)
     return int(text)

@@ -2,7 +2,8 @@
 
     all      agree on a name for this attempt of the run
     rank 0   writes a file with a random name into the run folder, and a note with that name
-    all      look for the file; note their host and facts (versions, hashes of config, data and base)
+    all      look for the file; note their host and facts (versions, hashes of config, data and base), or why they
+             cannot take part
     rank 0   compares the notes with its own, and notes the verdict: empty, or what is wrong
 
 Nothing of the run has been made by then, so ranks that do not fit are refused within seconds.
@@ -10,6 +11,7 @@ Nothing of the run has been made by then, so ranks that do not fit are refused w
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
@@ -32,35 +34,43 @@ TOLERATED = {"card": "each step takes as long as on the slowest"}
 Facts = Mapping[str, str]
 
 
-def meet(board: Board, place: Place, facts: Facts, folder: Path, patience: float) -> tuple[Board, list[str]]:
+def meet(
+    board: Board, place: Place, facts: Facts, folder: Path, patience: float, refusal: UserError | None = None
+) -> tuple[Board, list[str]]:
     """Returns once all ranks are there and agree; the board of this attempt, and the hosts by rank.
 
     Args:
         facts: what must be the same on all ranks, short texts by name. folder: of the run, which all must see.
-        patience: seconds to wait for the other ranks.
+        patience: seconds to wait for the other ranks. refusal: why this rank cannot take part.
 
     Raises:
-        UserError: ranks are missing, differ from rank 0, or do not see its run folder.
+        UserError: ranks are missing, cannot take part, differ from rank 0, or do not see its run folder.
     """
     deadline = time.monotonic() + patience
     board = _attempt(board, place, deadline, patience)
     if place.rank == 0:
+        is_new = not folder.exists()
         make_folder(folder)
         mark = folder / f".ranks-{secrets.token_hex(8)}.tmp"
         with disk_errors(folder):
             mark.touch()
         try:
             board.write("folder", {"mark": mark.name, "path": str(folder.resolve())})
-            notes = _all_notes(board, place, dict(facts), folder, deadline, patience)
+            own = _note(place, facts, refusal, folder, True)
+            notes = [own, *_other_notes(board, place, deadline, patience)]
         finally:
             mark.unlink(missing_ok=True)
-        _tell_tolerated(notes)
         problem = _problem(notes)
+        if not problem:
+            _tell_tolerated(notes)
+        elif is_new:
+            with contextlib.suppress(OSError):  # another command has begun there
+                folder.rmdir()
         board.write("verdict", {"problem": problem, "hosts": [note["host"] for note in notes]})
     else:
         first = _wait(board, "folder", place, deadline, patience)
         sees = _appears(folder / first["mark"])
-        board.write(f"note/{place.rank}", _note(place, facts, folder, sees))
+        board.write(f"note/{place.rank}", _note(place, facts, refusal, folder, sees))
     verdict = _wait(board, "verdict", place, deadline + SEEN_AFTER, patience)
     board.count("heard")
     if place.rank == 0:  # which may hold the store
@@ -109,16 +119,15 @@ def _check_time(board: Board, place: Place, deadline: float, patience: float) ->
     time.sleep(POLL)
 
 
-def _note(place: Place, facts: Facts, folder: Path, sees: bool) -> dict[str, Any]:
-    return {"host": place.host, "facts": dict(facts), "folder": str(folder.resolve()), "sees": sees, "cwd": os.getcwd()}
+def _note(place: Place, facts: Facts, refusal: UserError | None, folder: Path, sees: bool) -> dict[str, Any]:
+    refused = [refusal.what, refusal.where, refusal.fix] if refusal else None
+    where = {"host": place.host, "folder": str(folder.resolve()), "cwd": os.getcwd()}
+    return {"facts": dict(facts), "refused": refused, "sees": sees, **where}
 
 
-def _all_notes(
-    board: Board, place: Place, facts: Facts, folder: Path, deadline: float, patience: float
-) -> list[dict[str, Any]]:
-    """The notes by rank, that of rank 0 first."""
-    others = (_wait(board, f"note/{rank}", place, deadline + SEEN_AFTER, patience) for rank in range(1, place.world))
-    return [_note(place, facts, folder, True), *others]
+def _other_notes(board: Board, place: Place, deadline: float, patience: float) -> list[dict[str, Any]]:
+    """The notes of all ranks but the first, by rank."""
+    return [_wait(board, f"note/{rank}", place, deadline + SEEN_AFTER, patience) for rank in range(1, place.world)]
 
 
 def _wait(board: Board, name: str, place: Place, deadline: float, patience: float) -> Any:
@@ -161,6 +170,10 @@ def _appears(path: Path) -> bool:
 def _problem(notes: list[dict[str, Any]]) -> tuple[str, str, str] | None:
     """What is wrong, where, and what to do; None if the ranks agree."""
     first = notes[0]
+    if refused := [note["refused"] for note in notes if note["refused"]]:
+        what, where, fix = refused[0]
+        ranks = [rank for rank, note in enumerate(notes) if note["refused"] == refused[0]]
+        return what if len(ranks) == len(notes) else f"{_who(notes, ranks)}: {what}", where, fix
     blind = [rank for rank, note in enumerate(notes) if not note["sees"]]
     if blind:
         note = notes[blind[0]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from pipeline.run.errors import Interrupted, UserError, one_line
 WAIT = 300.0  # seconds for all ranks to come
 # What libraries say when another rank has gone, in errors that have no class of their own.
 BROKEN = ("connection closed by peer", "connection reset by peer", "broken pipe", "nccl", "gloo", "socket")
+SILENCE = 1.0  # seconds in which the first rank of a host says what is wrong, before a launcher ends all of them
 SPOKEN = 2  # exit code of a rank whose failure was told
 
 
@@ -25,7 +27,7 @@ def together(place: Place, facts: Callable[[], Mapping[str, str]], folder: Path)
     """The block runs in all ranks, once they have met.
 
     Args:
-        facts: that must be the same on all ranks. folder: of the run.
+        facts: that must be the same on all ranks; a `UserError` of it on any rank refuses all. folder: of the run.
 
     An error of the block ends the process with exit code 2: it is printed with the number and host of this rank, unless
     another rank of this host has already said what is wrong.
@@ -38,9 +40,11 @@ def together(place: Place, facts: Callable[[], Mapping[str, str]], folder: Path)
     patience = float(text) if text.isdecimal() and int(text) else WAIT
     board = open_board(place, patience)
     try:
-        board, hosts = meet(board, place, facts(), folder, patience)
+        own, refusal = _facts_or_refusal(facts)
+        board, hosts = meet(board, place, own, folder, patience, refusal)
     except UserError:
         if place.local:
+            time.sleep(SILENCE)
             raise SystemExit(SPOKEN) from None  # the first rank of this host says it
         raise
     with watching(board, place, hosts, Limits.from_environment()) as watch:
@@ -59,6 +63,14 @@ def together(place: Place, facts: Callable[[], Mapping[str, str]], folder: Path)
             if is_first and not isinstance(error, UserError) and not _is_memory(error):
                 traceback.print_exc()
             watch.leave(str(failure) if is_first else "")
+
+
+def _facts_or_refusal(facts: Callable[[], Mapping[str, str]]) -> tuple[Mapping[str, str], UserError | None]:
+    """What this rank notes for the others: its facts, or why it cannot take part."""
+    try:
+        return facts(), None
+    except UserError as error:
+        return {}, error
 
 
 def _own_failure(error: Exception, place: Place, watch: Watch) -> UserError:

@@ -8,9 +8,16 @@ buckets in the same order, each once a step: a bucket goes out in the last pass 
 after it (a rank without rows sends zeros). So each rank may send at another time, and no rank has to know the
 packs of the others. The same idea: DistributedDataParallel (Li et al. 2020, arXiv 2006.15704).
 
-A step calls `start_step`, `start_pass` before each backward pass, `send_rest` before any other exchange, `wait`. If
-memory runs out in a pass, the step starts again at `start_step`: buckets that were sent hold all of this rank's
-gradients already, so they are not sent again and their new gradients are dropped.
+A weight may get no gradient in a step, such as the adapter of an expert that no token reached. With one rank its
+`.grad` is then None, and optimizers skip it: no weight decay, no update of moments. With several ranks its message has
+zeros, which an optimizer would not skip. So each rank tells whether it lacks any gradient (`is_incomplete`), in a
+message that is sent anyway; if some rank does, all send one more, and `.grad` of a weight that no rank has a gradient
+for is None after `wait`.
+
+A step calls `start_step`, `start_pass` before each backward pass, `send_rest` before any other exchange,
+`find_ungiven` if any rank is incomplete, `wait`. If memory runs out in a pass, the step starts again at `start_step`:
+buckets that were sent hold all of this rank's gradients already, so they are not sent again and their new gradients
+are dropped.
 """
 
 from __future__ import annotations
@@ -75,7 +82,10 @@ class GradientExchange:
         # the first pass of a run, and the first after memory ran out, is only watched.
         self.is_known = False
         self.in_pass = self.is_sending = self.repeats = False
-        self.arrived: set[int] = set()
+        self.arrived: set[int] = set()  # ids of the weights that this pass gave a gradient
+        self.given: set[int] = set()  # of those that a pass of this step did, on this rank
+        self.is_filler = False
+        self.ungiven: list[torch.nn.Parameter] = []  # those without a gradient on any rank
 
     def start_step(self) -> None:
         """Sets all gradients to zero; again if memory ran out since the last call."""
@@ -84,21 +94,27 @@ class GradientExchange:
         if not self.buckets:
             self._allocate()
         self.in_pass, self.is_known = False, self.is_known and not self.sent
+        self.given, self.ungiven = set(), []
         for number, bucket in enumerate(self.buckets):
             bucket.is_kept = number < self.sent
-            if bucket.is_kept:
+            if bucket.is_kept:  # a pass sent it, so it has the gradients of all its weights
+                self.given.update(map(id, bucket.weights))
                 bucket.detach()
             else:
                 bucket.numbers.zero_()
                 bucket.attach()
 
-    def start_pass(self, is_last: bool) -> None:
-        """Before a backward pass. is_last: of the step on this rank."""
+    def start_pass(self, is_last: bool, is_filler: bool = False) -> None:
+        """Before a backward pass.
+
+        Args:
+            is_last: of the step on this rank. is_filler: its loss is multiplied with 0, so its gradients are none.
+        """
         if self.world == 1:
             return
         if self.in_pass and self.arrived:
             self.is_known = True
-        self.in_pass, self.arrived = True, set()
+        self.in_pass, self.arrived, self.is_filler = True, set(), is_filler
         self.is_sending = is_last and self.overlapped and self.is_known and not self.repeats
         for bucket in self.buckets:
             bucket.missing = len(bucket.weights)
@@ -111,8 +127,24 @@ class GradientExchange:
         while self.sent < len(self.buckets):
             self._send()
 
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether this rank has no gradient for some weight in this step; after `send_rest`."""
+        return self.world > 1 and len(self.given) < sum(len(bucket.weights) for bucket in self.buckets)
+
+    def find_ungiven(self) -> None:
+        """One message that finds the weights without a gradient on any rank. All ranks call it or none does."""
+        if not self.buckets:
+            return
+        weights = [weight for bucket in self.buckets for weight in bucket.weights]
+        flags = torch.tensor([id(w) in self.given for w in weights], dtype=torch.int32, device=weights[0].device)
+        with exchanging():
+            torch.distributed.all_reduce(flags)
+        self.ungiven = [weight for weight, ranks in zip(weights, flags.tolist(), strict=True) if not ranks]
+
     def wait(self) -> None:
-        """Returns once every gradient is its sum over all ranks (on a card: once its stream waits for that)."""
+        """Returns once every gradient is its sum over all ranks (on a card: once its stream waits for that), or None
+        where `find_ungiven` found that no rank has one."""
         if self.world == 1:
             return
         with exchanging():
@@ -123,6 +155,8 @@ class GradientExchange:
             if bucket.is_kept:
                 bucket.attach()
                 bucket.is_kept = False
+        for weight in self.ungiven:
+            weight.grad = None
         self.sent = self.sent_early = 0
 
     def close(self) -> None:
@@ -154,6 +188,8 @@ class GradientExchange:
         """After a weight's gradient was added. bucket: of this weight."""
         if not self.in_pass:  # a check or an estimate between steps
             return
+        if not self.is_filler:
+            self.given.add(id(weight))
         if bucket.is_kept:
             weight.grad = None
             return

@@ -39,6 +39,7 @@ from pipeline.training.periodic_eval import losses_of
 from pipeline.training.power import EnergyMeter, device_name
 from pipeline.training.processes import (
     any_rank,
+    any_rank_each,
     of_main,
     own_group,
     stop_on_signal,
@@ -140,7 +141,7 @@ def _train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
                     # Dropout is a function of seed and place, so it is the same after resume.
                     torch.manual_seed(((settings.seed << 40) + (step << 16) + n * world + rank) % (1 << 63))
                     value = path.loss(micro_batch)
-                    exchange.start_pass(is_last=n + 1 == len(passes))
+                    exchange.start_pass(is_last=n + 1 == len(passes), is_filler=factor == 0)
                     loss += scaling.backward(value if factor == 1 else value * factor)
                     if stop.code and world == 1:  # with more ranks the others wait for this one's gradients
                         break
@@ -151,11 +152,14 @@ def _train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
                 reduce_memory(path, int(tokens.lengths.max()), step, settings.checkpointing == "auto")
                 continue
             exchange.send_rest()
-            if any_rank(accelerator, stop.code != 0):
+            is_stopping, is_incomplete = any_rank_each(accelerator, (stop.code != 0, exchange.is_incomplete))
+            if is_stopping:
                 exchange.wait()
                 session.optimizer.zero_grad(set_to_none=True)
                 save()
                 raise _stopped(accelerator, step, total, stop.code)
+            if is_incomplete:
+                exchange.find_ungiven()
 
             done = update(session, step, rows, loss, labelled)
             step += 1

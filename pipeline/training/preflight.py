@@ -55,12 +55,3 @@ def check_export_tokenizer(dataset: Path, base: Base, encoder: AnyEncoder) -> No
             "tokenizer.json; try another base or another version of transformers"
         )
         raise UserError(what, str(encoder.tokenizer.folder), fix)
-
-
-def check_ranks(world: int, batch_size: int) -> None:
-    """Raises:
-    UserError: some ranks would never have a row.
-    """
-    if world > batch_size:
-        what = f"{world} processes, and a step has {batch_size} rows: some would compute nothing"
-        raise UserError(what, "train.batch_size", f"start at most {batch_size} processes, or raise train.batch_size")

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,11 +19,11 @@ from torch import distributed
 
 from pipeline.ranks.card import check_card_exists
 from pipeline.ranks.group import join_group
+from pipeline.ranks.launcher import FSDP, check_launcher, launched_with_fsdp
 from pipeline.ranks.place import Place
 from pipeline.ranks.watch import CONNECT, FREE, exchanging, mark, watch
-from pipeline.run.errors import UserError
+from pipeline.training.early import no_tracker
 
-FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"  # as `accelerate launch` sets them
 # With it and FSDP, transformers loads weights in the first rank only, and those of the other ranks stay empty.
 FIRST_RANK_LOADS = "FSDP_CPU_RAM_EFFICIENT_LOADING"
 
@@ -34,16 +34,12 @@ def start_accelerator(dtype: str, tracker: str, folder: Path) -> Accelerator:
     Raises:
         UserError: the tracker is not installed, there is no card for this rank, or it was started with DeepSpeed.
     """
-    if _is_set(DEEPSPEED):
-        what = "DeepSpeed's engine would replace the training loop, its optimizer and its checkpoints"
-        fix = "set train.shard=full, which shards as ZeRO-3 does, and start with configs/accelerate/fsdp.yaml"
-        raise UserError(what, "accelerate launch", fix)
+    check_launcher()
     if tracker != "none":
         from accelerate.tracking import get_available_trackers
 
         if tracker not in [str(t) for t in get_available_trackers()]:
-            fix = f".venv/bin/pip install {tracker}, or set train.tracker=none"
-            raise UserError(f"the tracker {tracker!r} is not installed", "train.tracker", fix)
+            raise no_tracker(tracker)
     if launched_with_fsdp():
         os.environ[FIRST_RANK_LOADS] = "false"
     # cuBLAS needs it for a fixed order of sums, and reads it at the first product. The default of an H200.
@@ -65,15 +61,6 @@ def start_accelerator(dtype: str, tracker: str, folder: Path) -> Accelerator:
     any_rank(accelerator, False)  # the first exchange opens the connections
     mark(FREE)
     return accelerator
-
-
-def launched_with_fsdp() -> bool:
-    """Whether `accelerate launch` had a config of type FSDP."""
-    return _is_set(FSDP)
-
-
-def _is_set(name: str) -> bool:
-    return os.environ.get(name, "").lower() in ("1", "true")
 
 
 @contextlib.contextmanager
@@ -116,10 +103,16 @@ def open_own_group() -> None:
 
 def any_rank(accelerator: Accelerator, flag: bool) -> bool:
     """Whether the flag is set in any rank; costs nothing with one rank."""
+    return any_rank_each(accelerator, [flag])[0]
+
+
+def any_rank_each(accelerator: Accelerator, flags: Sequence[bool]) -> list[bool]:
+    """`any_rank` of several flags, in one message."""
     if accelerator.num_processes == 1:
-        return flag
+        return list(flags)
     with exchanging():
-        return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum") > 0)
+        own = torch.tensor(flags, dtype=torch.float32, device=accelerator.device)
+        return [count > 0 for count in accelerator.reduce(own, "sum").tolist()]
 
 
 def minimum(accelerator: Accelerator, numbers: list[int]) -> list[int]:

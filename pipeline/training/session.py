@@ -28,6 +28,7 @@ from pipeline.run.folder import Run
 from pipeline.run.progress import say, working
 from pipeline.training import checkpoint, ewc, metrics, sharding
 from pipeline.training.archive import open_checkpoints
+from pipeline.training.early import check_ranks
 from pipeline.training.fast_path import PathInputs, choose_path
 from pipeline.training.gradient_exchange import GradientExchange
 from pipeline.training.loss_scale import LossScale
@@ -38,7 +39,7 @@ from pipeline.training.passes import EvenPasses, Pass
 from pipeline.training.penalty import Penalty
 from pipeline.training.periodic_eval import PeriodicEval
 from pipeline.training.placement import place
-from pipeline.training.preflight import check_export_tokenizer, check_ranks, open_tokens
+from pipeline.training.preflight import check_export_tokenizer, open_tokens
 from pipeline.training.processes import any_rank, open_own_group, start_accelerator
 from pipeline.training.rank_rows import rank_rows
 from pipeline.training.schedule import steps_per_epoch, total_steps, warmup_steps

@@ -16,11 +16,11 @@ from pipeline.config.method_rules import not_sharded, spec_of
 from pipeline.config.schema import Config
 from pipeline.model.memory import free_bytes
 from pipeline.model.precision import device, dtype_name
+from pipeline.ranks.launcher import launched_with_fsdp
 from pipeline.run.errors import UserError
 from pipeline.run.progress import say
 from pipeline.training.cost import Card, bandwidth_of
 from pipeline.training.plan import GIB, Plan, plan
-from pipeline.training.processes import launched_with_fsdp
 
 GATHERED = 2.5
 SHARE = 0.9  # of a card's free memory that a run may need by the prediction and still not be sharded
@@ -61,8 +61,20 @@ def decide(config: Config, shape: Any, longest: int, world: int, any_rank: Any, 
     elif wanted == "none" and launched_with_fsdp() and verbose:
         say("train: accelerate was started with FSDP, and train.shard=none keeps the weights whole on every card")
     if wanted == "full" and problem:
-        raise UserError(f"the weights cannot be sharded: {problem[0]}", "train.shard", problem[1])
+        raise _refused(problem)
     return config.model_copy(update={"train": config.train.model_copy(update={"shard": wanted})})
+
+
+def check_sharding(config: Config) -> None:
+    """Raises:
+    UserError: something in the config excludes sharding, which config or launcher ask for.
+    """
+    if problem := problem_of(config):
+        raise _refused(problem)
+
+
+def _refused(problem: tuple[str, str]) -> UserError:
+    return UserError(f"the weights cannot be sharded: {problem[0]}", "train.shard", problem[1])
 
 
 def problem_of(config: Config) -> tuple[str, str] | None:

@@ -52,7 +52,7 @@ def update(session: Session, step: int, rows: list[int], loss: torch.Tensor, lab
     accelerator, scaling, settings = session.accelerator, session.scaling, session.config.train
     weights = list(session.weights.values())
     session.exchange.wait()
-    if not labelled:  # gradients are zeros with several ranks, and there are none with one: AdamW would tell them apart
+    if not labelled:  # gradients are zeros or None, by the path, and AdamW would tell them apart
         session.optimizer.zero_grad(set_to_none=True)
     scaling.unscale(weights)
     penalty = add_gradients(session.penalties)

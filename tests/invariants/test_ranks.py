@@ -7,11 +7,17 @@ import os
 import shutil
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from peft.tuners.lora.layer import Linear
+from safetensors.torch import load_file
 
 from pipeline.config.schema import Config
+from pipeline.prompt.batch import PaddedBatch
+from pipeline.prompt.encode import IGNORE
 from pipeline.run.folder import Run
 from pipeline.training import checkpoint, loop, micro_batches, processes
 from pipeline.training.schedule import step_rows
@@ -94,6 +100,64 @@ def _note_rows(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 
     monkeypatch.setattr(loop, "mark", mark)
     monkeypatch.setattr(micro_batches.PackedMicroBatches, "split", noted)
+
+
+@pytest.mark.parametrize("shard", ["none", "full"])
+def test_an_adapter_that_some_steps_do_not_reach(
+    finished: tuple[Config, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: str
+) -> None:
+    """As that of an expert: only some rows pass an adapter, none of step 2, 3 and 5, in step 4 one of one rank. Then
+    its weights keep, and AdamW counts no step for them; zeros would decay both."""
+    tokens, settings = tokens_of(finished[1]), finished[0].train
+    routed = {0: 8, 3: 1, 5: 8}  # step: rows that pass the adapter
+    rows = [row for step, count in routed.items() for row in step_rows(step, len(tokens), settings)[:count]]
+    _route(monkeypatch, {tokens.row(row)[0].astype(np.int64).tobytes() for row in rows})
+    words = ("adapter.dropout=0", "train.fast=false", "train.weight_decay=0.1", "train.keep=9")
+    alone = branch(finished, tmp_path / "alone", *words)
+    tokens_in(finished, tmp_path)
+    two = train_on(2, make_config(tmp_path, Path(finished[0].model.base), *words, f"train.shard={shard}"), tmp_path)
+    assert_close(two, alone, weight=1e-6)
+    for step in range(1, 7):
+        states, wanted = (load_file(checkpoint.folder_of(run.folder("checkpoints"), step) / "optimizer.safetensors")
+                          for run in (two, alone))  # fmt: skip
+        assert states.keys() == wanted.keys()
+        for name, state in wanted.items():
+            apart = float((states[name] - state).norm())
+            assert apart <= (0 if name.endswith("|step") else 1e-5) * float(state.norm()), f"step {step}: {name}"
+        counted = {int(state) for name, state in wanted.items() if name.endswith("|step")}
+        assert counted == {step, sum(at < step for at in routed)}
+
+
+def _route(monkeypatch: pytest.MonkeyPatch, routed: set[bytes]) -> None:
+    """While rows are trained, the adapter of one layer computes only these. routed: ids of rows, as bytes."""
+    start, loss = micro_batches.PaddedMicroBatches.__init__, micro_batches.PaddedMicroBatches.loss
+    stock, layer = Linear.forward, list[Linear]()
+    passing: list[torch.Tensor | None] = [None]  # numbers of the rows of a micro-batch; None: all
+
+    def starting(path: micro_batches.PaddedMicroBatches, model: Any, *rest: Any) -> None:
+        layer[:] = [next(module for module in model.modules() if isinstance(module, Linear))]
+        start(path, model, *rest)
+
+    def routing(path: micro_batches.PaddedMicroBatches, part: PaddedBatch) -> torch.Tensor:
+        lengths = (part.labels != IGNORE).cumsum(axis=1).argmax(axis=1) + 1  # the last token has a label
+        names = [ids[:length].tobytes() for ids, length in zip(part.ids, lengths, strict=True)]
+        passing[0] = torch.tensor([n for n, name in enumerate(names) if name in routed], dtype=torch.long)
+        try:
+            return loss(path, part)
+        finally:
+            passing[0] = None
+
+    def forward(module: Linear, x: torch.Tensor) -> torch.Tensor:
+        if passing[0] is None or module is not layer[0]:
+            return stock(module, x)
+        result = module.base_layer(x)
+        if not len(passing[0]):
+            return result
+        return result.index_copy(0, passing[0], stock(module, x[passing[0]]))
+
+    monkeypatch.setattr(micro_batches.PaddedMicroBatches, "__init__", starting)
+    monkeypatch.setattr(micro_batches.PaddedMicroBatches, "loss", routing)
+    monkeypatch.setattr(Linear, "forward", forward)
 
 
 def test_every_rank_exchanges_as_often(

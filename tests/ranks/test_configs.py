@@ -13,7 +13,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_multi_gpu_env
 from torch.distributed.run import get_args_parser
 
-from pipeline.training import processes
+from pipeline.ranks import launcher
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "accelerate"
@@ -43,7 +43,7 @@ def test_accelerate_reads_the_config_of_sharded_runs() -> None:
     parsed, *_ = _validate_launch_command(parsed)
     assert parsed.use_fsdp
     environment = prepare_multi_gpu_env(parsed)
-    assert environment[processes.FSDP] == "true"
+    assert environment[launcher.FSDP] == "true"
 
 
 def test_every_accelerate_config_is_tested() -> None:

@@ -6,11 +6,13 @@ import faulthandler
 import os
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from pipeline.cli import main
 from pipeline.command import guarded
 from pipeline.config.schema import Config
 from pipeline.ranks import launch as launching
@@ -18,7 +20,7 @@ from pipeline.ranks.launch import check_count, launch_command, restarts_of
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.training import checkpoint
-from tests.helpers.tiny import run_to
+from tests.helpers.tiny import make_config, run_to
 from tests.helpers.training_runs import losses_of
 from tests.ranks.conftest import SETTINGS
 from tests.ranks.test_failure import in_step, kill
@@ -60,6 +62,32 @@ def test_restarts() -> None:
     assert restarts_of("3", "RESTARTS") == 3
     with pytest.raises(UserError, match="'many' is no number of restarts"):
         restarts_of("many", "RESTARTS")
+    assert restarts_of("0", "RESTARTS", count=1) == 0
+    with pytest.raises(UserError, match="only the processes of several cards are started again"):
+        restarts_of("3", "RESTARTS", count=1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--gpus=2", "train.batch_size=1"), "2 processes, and a step has 1 rows"),
+        (("--gpus=2", "train.tracker=clearml"), "the tracker 'clearml' is not installed"),
+        (("--restarts=3",), "only the processes of several cards are started again"),
+        (("--gpus=1", "--restarts=3"), "only the processes of several cards are started again"),
+    ],
+)
+def test_refused_before_any_process_is_started(
+    words: tuple[str, ...], message: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    make_config(tmp_path, base)
+    monkeypatch.setenv("RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr(launching, "launch", lambda *_: pytest.fail("was started"))
+    assert main.start(["train", str(tmp_path / "tiny.yaml"), *words]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "runs").exists()
 
 
 def ranks(config: Config, run: Run) -> Callable[[], None]:

@@ -20,9 +20,13 @@ FACTS = {"torch": "2.13.0", "config": "c0ffee", "card": "H200"}
 
 
 def gather(
-    facts: list[dict[str, str]], folders: list[Path], world: int = 0, patience: float = 5
+    facts: list[dict[str, str]],
+    folders: list[Path],
+    world: int = 0,
+    patience: float = 5,
+    refusals: dict[int, UserError] | None = None,
 ) -> list[list[str] | UserError]:
-    """What each rank that comes gets: the hosts, or an error. world: of more ranks than come."""
+    """What each rank that comes gets: the hosts, or an error. world: of more ranks than come. refusals: by rank."""
     store = TCPStore("127.0.0.1", 0, None, True, timedelta(seconds=5), wait_for_workers=False)
     results: list[list[str] | UserError] = [[] for _ in facts]
 
@@ -30,7 +34,8 @@ def gather(
         place = Place(rank, world or len(facts), rank, f"host{rank // 2}")
         board = Board(TCPStore("127.0.0.1", store.port, None, False, timedelta(seconds=5)), "")
         try:
-            _, results[rank] = meet(board, place, facts[rank], folders[rank], patience)
+            refusal = (refusals or {}).get(rank)
+            _, results[rank] = meet(board, place, facts[rank], folders[rank], patience, refusal)
         except UserError as error:
             results[rank] = error
 
@@ -45,6 +50,17 @@ def gather(
 def test_all_agree(tmp_path: Path) -> None:
     assert gather([FACTS] * 4, [tmp_path] * 4) == [["host0", "host0", "host1", "host1"]] * 4
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("ranks", "who"), [([2], "rank 2 (host1): "), ([1, 2], "ranks 1, 2 (host0, host1): "),
+                                          ([0, 1, 2, 3], "")])  # fmt: skip
+def test_a_rank_that_cannot_take_part(tmp_path: Path, ranks: list[int], who: str) -> None:
+    """All hear why, and a run folder that the meeting made is gone."""
+    refusals = {rank: UserError("no card", "LOCAL_RANK", "start fewer") for rank in ranks}
+    for result in gather([FACTS] * 4, [tmp_path / "run"] * 4, refusals=refusals):
+        assert isinstance(result, UserError)
+        assert (result.what, result.where, result.fix) == (f"{who}no card", "LOCAL_RANK", "start fewer")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["torch", "config"])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from pipeline import stages
 from pipeline.config.schema import Config
-from pipeline.ranks import meeting
+from pipeline.ranks import card, launcher, meeting
 from pipeline.run.folder import Run
-from tests.helpers.tiny import run_ranks, run_to
+from tests.helpers.tiny import make_config, run_ranks, run_to
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
 Start = Callable[..., tuple[Config, Run]]
@@ -29,6 +31,45 @@ def test_other_configs_are_refused(start: Start, capfd: pytest.CaptureFixture[st
     assert error.count("suri: ") == 1
     assert "the ranks differ in config: " in error
     assert sorted(run.root.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("environment", "settings", "message"),
+    [
+        ({launcher.DEEPSPEED: "true"}, (), "suri: DeepSpeed's engine would replace the training loop"),
+        ({launcher.FSDP: "true"}, ("adapter.dora=true",), "suri: the weights cannot be sharded: DoRA is not among"),
+        ({}, ("train.batch_size=1",), "suri: 2 processes, and a step has 1 rows"),
+        ({}, ("train.tracker=clearml",), "suri: the tracker 'clearml' is not installed"),
+        ({}, ("model.dtype=fp16",), "suri: fp16 needs a Volta card or newer"),
+    ],
+)
+def test_what_no_data_can_change_is_refused_before_they_are_made(
+    environment: dict[str, str], settings: tuple[str, ...], message: str, base: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    config = make_config(tmp_path, base, *settings)
+    assert run_ranks(2, lambda: run_to(config, "train", tmp_path)) == [2, 2]
+    error = " ".join(capfd.readouterr().err.split())
+    assert error.count("suri: ") == 1
+    assert message in error
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_a_missing_card_is_refused_before_data_are_made(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As torchrun starts it, which counts no cards."""
+    monkeypatch.setattr(card, "uses_cpu", lambda: False)
+    monkeypatch.setattr(card, "card_count", lambda: 1)
+    monkeypatch.setattr(card, "card_name", lambda local: "a card")
+    config = make_config(tmp_path, base)
+    assert run_ranks(2, lambda: run_to(config, "train", tmp_path)) == [2, 2]
+    error = " ".join(capfd.readouterr().err.split())
+    host = socket.gethostname()
+    assert f"suri: rank 1 ({host}): there is no card for the 2. process of {host}: torch sees 1" in error
+    assert not (tmp_path / "tiny").exists()
 
 
 def test_other_folders_are_refused(

@@ -9,7 +9,18 @@ import torch
 from torch.multiprocessing import get_context
 
 from pipeline.training.gradient_exchange import GradientExchange
-from tests.helpers.gradient_ranks import LAYERS, SCENARIOS, STEPS, WORLD, Net, rank_main
+from tests.helpers.gradient_ranks import (
+    FSDP_SENDS_ZEROS,
+    LAYERS,
+    REACHED,
+    SCENARIOS,
+    STEPS,
+    WAYS,
+    WORLD,
+    Net,
+    branches,
+    rank_main,
+)
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
 
@@ -43,6 +54,12 @@ def test_sums_are_those_of_one_message(ranks: Ranks, name: str) -> None:
         assert a.abs().sum() > 0
 
 
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_only_the_weight_that_is_unused_has_no_gradient(ranks: Ranks, name: str) -> None:
+    """Also where one rank has no rows, and for buckets that were sent before memory ran out."""
+    assert all(rank[name]["ungiven"] == [["unused"]] * STEPS for rank in ranks)
+
+
 def test_most_buckets_leave_while_the_pass_computes(ranks: Ranks) -> None:
     """From the second pass on, one for each layer; that of the weight without a gradient goes out afterwards."""
     for rank in ranks:
@@ -71,6 +88,60 @@ def test_memory_runs_out_after_buckets_were_sent(ranks: Ranks) -> None:
 def test_gradients_that_come_twice_in_a_pass_are_sent_afterwards(ranks: Ranks) -> None:
     for rank in ranks:
         assert rank["repeats"]["early"] == [0] * STEPS
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_weight_that_no_rank_has_a_gradient_for_is_skipped_as_on_one_rank(ranks: Ranks, way: str) -> None:
+    """No weight decay, no change of the moments, no step counted; zeros in its place would have all three."""
+    alone = branches(0, 1)
+    assert int(alone["states"]["branch.weight"]["step"]) == sum("r" in "".join(words) for words in REACHED) == 5
+    assert int(alone["states"]["layers.0.weight"]["step"]) == len(REACHED)
+    for rank in ranks:
+        result = rank[f"branches {way}"]
+        for name, weight in alone["weights"].items():
+            assert float((result["weights"][name] - weight).abs().max()) < 1e-6, name
+            own, wanted = result["states"][name], alone["states"][name]
+            assert own.keys() == wanted.keys()
+            for key in wanted:
+                torch.testing.assert_close(own[key], wanted[key], rtol=1e-6, atol=1e-12, msg=f"{name} {key}")
+
+
+def test_ways_to_send_give_the_same_bits_where_gradients_are_missing(ranks: Ranks) -> None:
+    for rank in ranks:
+        first, second = (rank[f"branches {way}"]["weights"] for way in WAYS)
+        assert all(torch.equal(weight, second[name]) for name, weight in first.items())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_more_message_only_where_a_rank_lacks_a_gradient(ranks: Ranks, way: str) -> None:
+    """Besides the buckets and the flag, on all ranks alike."""
+    for rank in ranks:
+        result = rank[f"branches {way}"]
+        lacks = [int(not all("r" in word for word in words)) for words in REACHED]
+        assert result["messages"] == [result["buckets"] + 1 + more for more in lacks]
+    assert 0 in lacks
+    assert 1 in lacks
+
+
+@pytest.mark.skipif(not FSDP_SENDS_ZEROS, reason="this torch has no zeros for weights without a gradient")
+def test_sharded_weights_that_one_rank_reaches_have_its_gradient(ranks: Ranks) -> None:
+    """Else the ranks' messages differ in size, and the run ends."""
+    for rank in ranks:
+        assert "branch.weight" in rank["sharded"]
+        for name, (got, wanted) in rank["sharded"].items():
+            torch.testing.assert_close(got, wanted, msg=name)
+
+
+def test_a_pass_whose_loss_counts_nothing_gives_no_gradients() -> None:
+    net = Net()
+    del net.unused
+    exchange = GradientExchange(net.parameters(), 2, overlapped=False)
+    exchange.start_step()
+    for is_filler in (True, False):
+        assert exchange.is_incomplete
+        exchange.start_pass(is_last=False, is_filler=is_filler)
+        (net(torch.ones(1, 8)).sum() * (0 if is_filler else 1)).backward()
+    assert not exchange.is_incomplete
 
 
 def test_nothing_is_left_on_the_weights(ranks: Ranks) -> None:

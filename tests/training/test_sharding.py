@@ -10,15 +10,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pipeline import stages
 from pipeline.config.load import load
 from pipeline.config.schema import Config
 from pipeline.model.load import geometry_config
 from pipeline.model.methods.full import FULL
+from pipeline.ranks import launcher
 from pipeline.run.errors import UserError
+from pipeline.run.folder import Run
 from pipeline.training import processes, sharding, tensor_store
 from pipeline.training.cost import CARDS
 from pipeline.training.plan import plan
 from pipeline.training.tensor_store import PLACES
+from tests.helpers.tiny import make_config, run_to
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -82,7 +86,7 @@ def test_a_launch_with_fsdp_shards(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     """And the Accelerator is the plain one. A config that says none is followed, and says so."""
-    monkeypatch.setenv(processes.FSDP, "true")
+    monkeypatch.setenv(launcher.FSDP, "true")
     monkeypatch.setenv(processes.FIRST_RANK_LOADS, "true")  # as accelerate does by default
     asked = config()
     assert sharding.decide(asked, geometry_config(asked.model), 512, 4, bool).train.shard == "full"
@@ -95,15 +99,28 @@ def test_a_launch_with_fsdp_shards(
     assert "train.shard=none keeps the weights whole" in " ".join(capsys.readouterr().out.split())
     accelerator = processes.start_accelerator("fp32", "none", tmp_path)
     assert str(accelerator.distributed_type) == "DistributedType.NO"
-    assert processes.launched_with_fsdp()
+    assert launcher.launched_with_fsdp()
     assert os.environ[processes.FIRST_RANK_LOADS] == "false"
 
 
 def test_a_launch_with_deepspeed_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(processes.DEEPSPEED, "true")
+    monkeypatch.setenv(launcher.DEEPSPEED, "true")
     with pytest.raises(UserError, match="DeepSpeed's engine would replace") as error:
         processes.start_accelerator("fp32", "none", tmp_path)
     assert "train.shard=full" in error.value.fix
+
+
+def test_one_process_with_deepspeed_is_refused_before_data_are_made(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is up to date trains nothing, so it is not refused."""
+    config = make_config(tmp_path, base, "train.max_steps=1", "eval.prompts=[]", "eval.rows=1")
+    run_to(config, "train", tmp_path)
+    monkeypatch.setenv(launcher.DEEPSPEED, "true")
+    stages.bring_up_to_date(config, Run(tmp_path / "tiny"), "train")
+    with pytest.raises(UserError, match="DeepSpeed's engine would replace"):
+        run_to(make_config(tmp_path, base, "name=other"), "export", tmp_path)
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_memory_of_a_card() -> None:
