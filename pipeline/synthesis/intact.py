@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from pipeline.dataset.language import PATTERNS
+from pipeline.run.width import excerpt
 from pipeline.synthesis.quantities import plain, quantities, values
 from pipeline.synthesis.script_check import ALLOWED
 
@@ -164,5 +165,4 @@ def _runs(text: str) -> Iterator[str]:
 
 
 def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return excerpt(text, LONGEST)
