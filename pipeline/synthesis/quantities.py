@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -123,6 +123,11 @@ def quantities(text: str) -> Iterator[Quantity]:
                 readings = [frozenset(v * factor for v in readings[0]), *readings]
             end = scale.end()
         yield Quantity(text[start:end].strip(), start, end, tuple(dict.fromkeys(readings)))
+
+
+def without_value(wanted: Iterable[Quantity], values: Set[Decimal]) -> list[str]:
+    """The quantities, as they are written, none of whose readings is among these values."""
+    return [quantity.text for quantity in wanted if not any(reading <= values for reading in quantity.readings)]
 
 
 def values(text: str, language: str) -> set[Decimal]:
