@@ -107,7 +107,7 @@ class Generation:
         self.method, self.filters, self.asker = method, filters, asker
         self.wanted, self.parallel, self.progress = rows, parallel, progress
         self.result = Result()
-        self._started, self._filtered, self._barren = 0, 0, (0, 0)
+        self._started, self._barren = 0, (0, 0)
         self._drafting: deque[asyncio.Task[list[Draft] | None]] = deque()
         self._finishing: deque[_Finishing] = deque()
         self._out_of_replies, self._missing = "", 0

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 SMALL = 12  # largest number that languages without a table of number words may write as a word
-WORD_LANGUAGES = ("en", "ko")
 
 DIGITS = re.compile(r"\d+(?:[.,'’\u00a0\u202f]\d+)*")
 LONGEST = 40  # digits of a number that is compared by value

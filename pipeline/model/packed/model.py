@@ -83,7 +83,6 @@ class PackedModel:
         self.decoder = self.causal_lm.get_decoder() if has_decoder else self.causal_lm.base_model
         check_attention(self.causal_lm, longest)
         self.stream = stream_of(self.causal_lm)
-        self.parameter_count = self.causal_lm.num_parameters()  # before fp8 frees the layers' weights
         self.device = next(model.parameters()).device
         self.uses_kernels = is_plain_lora(self.causal_lm)
         if fp8 and not self.uses_kernels:
