@@ -7,6 +7,7 @@ these files, so the front door collects them.
 from __future__ import annotations
 
 import glob
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,7 @@ def file_problems(values: dict[str, Any]) -> list[Problem]:
         problems += [(("prompt", "template"), line) for line in template.problems(name)]
     if _section(values, "chat").get("adapter"):  # the chat with a stored adapter reads no data
         return problems
-    sources = _section(values, "data").get("sources")
-    for i, source in enumerate(sources if isinstance(sources, list) else ()):
-        path = source.get("path") if isinstance(source, dict) else None
-        if isinstance(path, str) and path and not _is_made_first(values, path):
-            try:
-                kind_of_source(Source.model_construct(path=path))
-            except UserError as error:
-                problems.append((("data", "sources", i, "path"), _line(error)))
+    problems += _of_sources(_section(values, "data"), "data", lambda path: _is_made_first(values, path))
     problems += _of_synthesis(_section(values, "synthesis"))
     base = _section(values, "model").get("base")
     if isinstance(base, str):
@@ -64,14 +58,22 @@ def _of_synthesis(section: dict[str, Any]) -> list[Problem]:
             if isinstance(path, str) and path and not _is_there(path, only_file=name == "seeds"):
                 what = "no such file" if name == "seeds" else "no such file or folder"
                 problems.append((("synthesis", name, i), f"{what}: {path}; {nearest_file(Path(path), NAME_ONE)}"))
+    return problems + _of_sources(section, "synthesis")
+
+
+def _of_sources(
+    section: dict[str, Any], name: str, is_made_first: Callable[[str], bool] = lambda path: False
+) -> list[Problem]:
+    """Of the files that `sources` of a section names, but for those that the command makes first."""
+    problems: list[Problem] = []
     sources = section.get("sources")
     for i, source in enumerate(sources if isinstance(sources, list) else ()):
         path = source.get("path") if isinstance(source, dict) else None
-        if isinstance(path, str) and path:
+        if isinstance(path, str) and path and not is_made_first(path):
             try:
                 kind_of_source(Source.model_construct(path=path))
             except UserError as error:
-                problems.append((("synthesis", "sources", i, "path"), _line(error)))
+                problems.append(((name, "sources", i, "path"), _line(error)))
     return problems
 
 

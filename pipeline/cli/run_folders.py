@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pipeline.run.errors import UserError
 from pipeline.run.files import folder_size, readable_size
-from pipeline.run.folder import Run
+from pipeline.run.folder import Run, runs_folder
 from pipeline.run.leftovers import remove
 from pipeline.run.progress import say
 
@@ -40,7 +39,7 @@ def show_runs(root: Path) -> list[Path]:
 
 def clean() -> None:
     """Removes half-written folders of killed processes, in all runs."""
-    for folder in run_folders(_root()):
+    for folder in run_folders(runs_folder()):
         Run(folder).sweep()
 
 
@@ -50,15 +49,12 @@ def clean_runs(agreed: bool) -> None:
     Raises:
         UserError: it was not, or a run is in use.
     """
-    folders = show_runs(_root())
+    folders = show_runs(runs_folder())
     if not agreed:
-        raise UserError("these runs would be removed, with all that was trained in them; nothing was", str(_root()),
-                        "to remove them: make clean-runs YES=1, or suri clean-runs --yes")  # fmt: skip
+        what = "these runs would be removed, with all that was trained in them; nothing was"
+        fix = "to remove them: make clean-runs YES=1, or suri clean-runs --yes"
+        raise UserError(what, str(runs_folder()), fix)
     for folder in folders:
         with Run(folder).lock():
             remove(folder)
         say(f"removed: {folder}")
-
-
-def _root() -> Path:
-    return Path(os.environ.get("RUNS") or "runs")

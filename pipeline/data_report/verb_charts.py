@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,10 +11,19 @@ from pipeline.data_report.charts import word
 from pipeline.data_report.numbers import share
 from pipeline.data_report.sunburst import sunburst
 from pipeline.data_report.verbs import LANGUAGES
-from pipeline.pages.figure import number, table
+from pipeline.pages.figure import Rows, number, table
 from pipeline.pages.phrases import Phrase, html_of, joined, labelled, phrase
 
 COVERED = 0.2  # share of the parsed rows below which a picture would look as if it spoke for all
+
+
+def numbers_of(entry: Mapping[str, Any]) -> tuple[Sequence[str], Rows]:
+    """Head and rows of the table of verbs and their nouns. entry: of one language, or of one set of instructions."""
+    rows = [
+        (v["verb"], f"{v['rows']:,}", ", ".join(f"{o['object']} {o['rows']:,}" for o in v["objects"]))
+        for v in entry["verbs"]
+    ]
+    return (phrase("head-verb"), number(word("rows")), phrase("head-nouns")), rows
 
 
 def html(figure: Callable[..., str], language: str, entry: Mapping[str, Any]) -> str:
@@ -25,11 +34,7 @@ def html(figure: Callable[..., str], language: str, entry: Mapping[str, Any]) ->
         return f"{heading}<p>{html_of(entry['missing'])}</p>"
     if not entry["verbs"]:
         return f"{heading}<p>{html_of(phrase('verbs-none', parsed=f'{parsed:,}'))}</p>"
-    head = (phrase("head-verb"), number(word("rows")), phrase("head-nouns"))
-    rows = [
-        (v["verb"], f"{v['rows']:,}", ", ".join(f"{o['object']} {o['rows']:,}" for o in v["objects"]))
-        for v in entry["verbs"]
-    ]
+    head, rows = numbers_of(entry)
     if covered(entry) < COVERED:
         warning = phrase("verbs-few", share=share(entry["with_object"], parsed))
         note = f'<ul class="warnings"><li>{html_of(warning)}</li></ul>'

@@ -128,7 +128,7 @@ def _making(report: Mapping[str, Any], data: Data) -> Iterable[str]:
     )
     yield _duplicates(report, data)
     yield _benchmarks(report)
-    yield _split(report, data)
+    yield _split(data)
     yield _mixture(report)
 
 
@@ -172,7 +172,7 @@ def _checkable(benchmark: Mapping[str, Any]) -> int:
     return int(benchmark.get("checkable", benchmark.get("questions", 0)))
 
 
-def _split(report: Mapping[str, Any], data: Data) -> str:
+def _split(data: Data) -> str:
     size = f"a share of {data.val:g}" if 0 < data.val < 1 else f"{int(data.val):,} rows"
     text = (
         f"**Split.** By content hash with seed {data.seed}; val is {size}."

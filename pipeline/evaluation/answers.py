@@ -57,9 +57,16 @@ def answer(
 
 def read(encoder: AnyEncoder, example: Example, ids: Sequence[int]) -> Answer:
     """The answer from its new ids."""
-    stopped = bool(ids) and ids[-1] == encoder.end_id
-    text = encoder.tokenizer.decode(list(ids[:-1] if stopped else ids)).removeprefix(encoder.template.answer_prefix)
+    text, stopped = text_of(encoder, ids)
     return Answer(example.instruction, example.input, example.output, text, stopped, example.task)
+
+
+def text_of(encoder: AnyEncoder, ids: Sequence[int]) -> tuple[str, bool]:
+    """The text of an answer's new ids, without what the template puts in front of it, and whether it ended with the
+    end token."""
+    stopped = bool(ids) and ids[-1] == encoder.end_id
+    text = encoder.tokenizer.decode(list(ids[:-1] if stopped else ids))
+    return text.removeprefix(encoder.template.answer_prefix), stopped
 
 
 def marks(answers: Sequence[Answer]) -> dict[str, Any]:

@@ -115,10 +115,10 @@ class Harness:
             lm=self.model, task_dict=loaded, limit=limit or None, bootstrap_iters=BOOTSTRAP, log_samples=True,
             apply_chat_template=template, fewshot_as_multiturn=template and self.as_turns,
         )  # fmt: skip
-        return {**_results(results, name), "cut": self.model.cut}
+        return {**_results(results), "cut": self.model.cut}
 
 
-def _results(evaluated: dict[str, Any], name: str) -> dict[str, Any]:
+def _results(evaluated: dict[str, Any]) -> dict[str, Any]:
     leaves = sorted(evaluated["samples"])
     results = {**evaluated["results"], **evaluated.get("groups", {})}
     return {

@@ -12,7 +12,6 @@ can only be complete or not (`evaluation.known`).
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 from pipeline.run.encoding import read_text
 from pipeline.run.errors import UserError
 from pipeline.run.files import sha256_file
+from pipeline.run.json_file import json_or_none
 
 BUILT_IN = Path(__file__).with_name("known.jsonl")
 KEY = "eval.known"
@@ -71,10 +71,7 @@ def _path(named: str) -> Path | None:
 
 
 def _question(line: str, place: str) -> Question:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        row = None
+    row = json_or_none(line)
     if not isinstance(row, dict):
         raise UserError("no JSON object", place, FIX)
     answers = row.get("answers", [])

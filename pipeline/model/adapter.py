@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pipeline.config.schema import Adapter
+from pipeline.model.causal_lm import causal_lm_of
 from pipeline.model.methods import BY_NAME
 from pipeline.model.methods.full import FULL
 from pipeline.model.methods.method import SETTINGS, WEIGHTS, Method
@@ -47,7 +48,7 @@ def trained(model: Any) -> dict[str, torch.nn.Parameter]:
 
 def parameter_counts(model: Any) -> tuple[int, int]:
     """Number of trainable parameters, and of all with the adapter; two 4-bit weights in one byte count as two."""
-    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole = causal_lm_of(model)
     inside = {id(p) for p in whole.parameters()}
     outside = sum(p.numel() for p in model.parameters() if id(p) not in inside)  # virtual tokens
     return sum(p.numel() for p in trained(model).values()), whole.num_parameters() + outside

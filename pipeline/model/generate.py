@@ -80,12 +80,11 @@ def greedy(
     answers: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     settings = GenerationConfig(do_sample=False, num_beams=1, eos_token_id=end_id, pad_token_id=end_id)
-    context = context_length(model.config) or sys.maxsize
     with answering(model), bar(total=len(prompts), what=what, unit="answer") as progress:
         start = 0
         while start < len(order):
             width = len(prompts[order[start]])  # the longest of the rest
-            settings.max_new_tokens = max(0, min(max_new_tokens, context - prefix_length(model) - width))
+            settings.max_new_tokens = max(0, min(max_new_tokens, most_tokens(model) - width))
             rows = order[start : start + (batch or rows_at_once(model, width + max_new_tokens))]
             if settings.max_new_tokens < max_new_tokens or _needs_equal_lengths(model, width + max_new_tokens):
                 rows = [i for i in rows if len(prompts[i]) == width]
@@ -158,6 +157,11 @@ def prefix_length(model: Any) -> int:
     """Number of virtual tokens in front of each row."""
     config = getattr(model, "active_peft_config", None)
     return int(config.num_virtual_tokens) if config is not None and config.is_prompt_learning else 0
+
+
+def most_tokens(model: Any) -> int:
+    """Tokens that the model sees of prompt and answer together, besides virtual ones."""
+    return (context_length(model.config) or sys.maxsize) - prefix_length(model)
 
 
 def _needs_equal_lengths(model: Any, tokens: int) -> bool:

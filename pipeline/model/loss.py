@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from pipeline.kernels.embedding_noise import EmbeddingNoise
+from pipeline.model.causal_lm import causal_lm_of
 from pipeline.model.memory import LOGITS
 from pipeline.prompt.batch import PaddedBatch
 from pipeline.prompt.encode import IGNORE
@@ -69,7 +70,7 @@ def label_logits(
 
     The model has hooks until the generator is closed, so close it when an error ends the loop early.
     """
-    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole = causal_lm_of(model)
     decoder = whole.get_decoder() if hasattr(whole, "get_decoder") else whole.base_model
     head = whole.get_output_embeddings()
     ids, targets = _inputs(whole, batch)

@@ -15,11 +15,13 @@ import torch
 from pipeline.model.sharded import is_sharded, least_of_ranks
 from pipeline.prompt.batch import micro_rows
 from pipeline.run.errors import UserError
+from pipeline.run.free_memory import free_memory_bytes
 
 T = TypeVar("T")
 CPU_TOKENS = 2048  # more are not faster on a CPU
 GPU_TOKENS = 16384  # more are not faster on a GPU
 LOGITS = 1 << 27  # most logits at once: 2,730 positions of 49,152 words, 880 of 152,000
+ASSUMED = 8 << 30  # bytes of free main memory on a system that does not tell
 SHARE = 0.75  # of the free memory; the rest is for fragmentation and errors of the estimate
 
 
@@ -37,6 +39,11 @@ def free_bytes(device: torch.device) -> int:
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     allowed = int(torch.cuda.get_per_process_memory_fraction(device) * whole)
     return max(0, min(int(free + unused), allowed - torch.cuda.memory_allocated(device)))
+
+
+def available_bytes(device: torch.device) -> int:
+    """Free memory of the card or of the machine, within the limits of this process."""
+    return free_bytes(device) if device.type == "cuda" else free_memory_bytes() or ASSUMED
 
 
 def limit_card(gib: float) -> None:

@@ -22,8 +22,7 @@ from typing import Any, Literal
 import torch
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
-from pipeline.model.generate import answering, generate_batch, prefix_length, rows_at_once
-from pipeline.model.load import context_length
+from pipeline.model.generate import answering, generate_batch, most_tokens, rows_at_once
 from pipeline.model.memory import OutOfMemory
 
 NUCLEUS = 1024  # most tokens that top_p chooses from: sorting the whole vocabulary would take longer than the model
@@ -80,7 +79,7 @@ def sample(
         NotFinite: logits of a prompt are NaN or infinite. OutOfMemory: one row alone does not fit.
     """
     answers: dict[int, Answer] = {}
-    context = (context_length(model.config) or sys.maxsize) - prefix_length(model)
+    context = most_tokens(model)
     order = sorted(range(len(questions)), key=lambda i: -len(questions[i].ids))
     most = len(order)
     with answering(model):

@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
+from pipeline.model.causal_lm import causal_lm_of
+
 T = TypeVar("T")
 PASS = "pass_through_root"  # name of the method that `through_root` calls
 
@@ -118,5 +120,5 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _kind(model: Any) -> str:
-    causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
+    causal_lm = causal_lm_of(model)
     return str(getattr(causal_lm, "sharded", ""))

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from pipeline.model.causal_lm import causal_lm_of
 from pipeline.model.precision import device
 from pipeline.model.skeleton import Skeleton
 
@@ -26,7 +27,7 @@ def streamed(skeleton: Skeleton, model: Any, names: Mapping[int, str], read: Rea
         names: of the base's parameters by `id`, from before the adapter was attached. read: gives their weights.
     """
     target, handles = device(), []
-    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole = causal_lm_of(model)
     for module in model.modules():
         for own in (module._parameters, module._buffers):
             for tensor in own.values():

@@ -6,11 +6,9 @@ dialogue, code, arithmetic, advice), written for this project under its licence,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +16,7 @@ from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.run.encoding import read_text
 from pipeline.run.errors import UserError
 from pipeline.run.files import sha256_file
+from pipeline.run.json_file import json_or_none
 
 BUILT_IN = Path(__file__).with_name("general.jsonl")
 WINDOW = 256  # most tokens in a window
@@ -63,20 +62,13 @@ def read_passages(path: Path, key: str = "eval.general") -> list[Passage]:
     numbered = [(n, line.strip()) for n, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise UserError("the file is empty", str(path), FIX)
-    if path.suffix == ".jsonl" or isinstance(_parsed(numbered[0][1]), dict):
+    if path.suffix == ".jsonl" or isinstance(json_or_none(numbered[0][1]), dict):
         return [_passage(line, f"{path}:{n}") for n, line in numbered]
     return [Passage(line) for _, line in numbered]
 
 
-def _parsed(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-
-
 def _passage(line: str, place: str) -> Passage:
-    row = _parsed(line)
+    row = json_or_none(line)
     if not isinstance(row, dict):
         raise UserError("not a JSON object", place, FIX)
     text, kind = row.get("text"), row.get("kind", "")

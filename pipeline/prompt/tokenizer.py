@@ -147,7 +147,7 @@ class Tokenizer:
 
         Such a tokenizer is given the text after a line break, which is a token of its own and is cut off again.
         """
-        if not self._opens_with_space:
+        if not self.opens_with_space:
             return self.encode(texts)
         lead = self.encode(["\n"])[0]
         encoded = self.encode(["\n" + text for text in texts])
@@ -171,7 +171,7 @@ class Tokenizer:
         Args:
             after: the text follows other ids, see `encode_after`.
         """
-        lead = "\n" if after and self._opens_with_space else ""
+        lead = "\n" if after and self.opens_with_space else ""
         pieces = self._with_places(lead + text)
         if not lead:
             return pieces
@@ -212,7 +212,8 @@ class Tokenizer:
         return fast
 
     @cached_property
-    def _opens_with_space(self) -> bool:
+    def opens_with_space(self) -> bool:
+        """Whether it puts a space in front of a text, as LLaMA's does."""
         ids = self.encode(["a"])[0]
         return bool(ids) and self.token(ids[0]).startswith("\u2581")
 

@@ -75,6 +75,11 @@ VISIBLE = {
 NOT_READ = ("README.md", "probes.json", "adapter_config.json")
 
 
+def runs_folder() -> Path:
+    """RUNS (default `runs`), which holds the run folders."""
+    return Path(os.environ.get("RUNS") or "runs")
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder on disk. Nothing is created before the first write.
@@ -89,8 +94,8 @@ class Run:
 
     @classmethod
     def of(cls, name: str) -> Run:
-        """The folder of a run, under RUNS (default `runs`)."""
-        return cls(Path(os.environ.get("RUNS") or "runs") / name)
+        """The folder of a run, under `runs_folder`."""
+        return cls(runs_folder() / name)
 
     def folder(self, stage: str) -> Path:
         return self.root / stage

@@ -98,6 +98,14 @@ def parse(data: bytes) -> Any:
     return value
 
 
+def json_or_none(text: str | bytes) -> Any:
+    """The value of a JSON text; None where it is not JSON, or nested too deeply for Python."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 def read_object(path: Path, fields: Mapping[str, Kind], fix: str, largest: int = LARGEST) -> dict[str, Any]:
     """The JSON object in a file.
 

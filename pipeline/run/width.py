@@ -84,6 +84,12 @@ def clipped(text: str, most: int) -> str:
     return flat + "..."
 
 
+def excerpt(text: str, most: int) -> str:
+    """The beginning of the text in one line of at most so many characters; `…` stands for what is left out."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= most else flat[: most - 1] + "…"
+
+
 def small(number: float, digits: int = 1) -> str:
     """A small number as a person writes it: `7e-8`, `1.2e-8`."""
     text = f"{number:.{digits - 1}e}" if number else "0"

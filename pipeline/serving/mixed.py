@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from pipeline.config.adapter_name import BASE
+from pipeline.evaluation.answers import text_of
 from pipeline.model.generate import greedy
 from pipeline.model.load import context_length
 from pipeline.model.run_base import RunBase
-from pipeline.prompt.any_encoder import AnyEncoder
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.next_command import next_command
 from pipeline.serving.questions import AdapterQuestion
@@ -93,14 +93,8 @@ class MixedModel:
                 self.model, [prompts[i] for i in rows], end_id=end, max_new_tokens=room, what="answers", adapters=names
             )
             for i, ids in zip(rows, answers, strict=True):
-                replies[i] = self._reply(self.encoders[questions[i].adapter], ids)
+                replies[i] = Reply(*text_of(self.encoders[questions[i].adapter], ids))
         return [replies[i] for i in range(len(questions))]
-
-    @staticmethod
-    def _reply(encoder: AnyEncoder, ids: list[int]) -> Reply:
-        stopped = bool(ids) and ids[-1] == encoder.end_id
-        text = encoder.tokenizer.decode(ids[:-1] if stopped else ids)
-        return Reply(text.removeprefix(encoder.template.answer_prefix), stopped)
 
 
 @torch.inference_mode()

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import resource
 import time
 from dataclasses import replace
 from typing import Any
@@ -23,6 +22,7 @@ from pipeline.api.failure import AGAIN, FREE, Failure, Who, failure_of, user_err
 from pipeline.api.key import OPENAI, clean, key_of
 from pipeline.config.synthesis import Asked
 from pipeline.run.errors import UserError
+from pipeline.run.open_files import connections_allowed
 from pipeline.synthesis.asker import GaveUp
 from pipeline.synthesis.breaker import TRIES, Breaker
 from pipeline.synthesis.chat import ChatForm, NotTheApi, failed, most_of, reply_of
@@ -33,7 +33,6 @@ from pipeline.synthesis.spend import Budget
 FIRST_PAUSE = 0.5  # seconds before the second try; doubled each time
 LONGEST_PAUSE = 60.0  # and at most, also where the server asks for more
 BYTES_A_TOKEN = 32  # of a reply's JSON, at most; with escapes and what surrounds the text
-OTHER_FILES = 128  # that are open besides connections
 TYPICAL_BYTES = 4  # of a prompt's token
 
 
@@ -72,7 +71,7 @@ class ApiTeacher:
         self.asked, self.budget, self.openai = asked, budget, openai
         self.who = who_of(asked, role)
         self.key = key_of(asked, self.who.section)
-        at_once = min(asked.parallel, max(1, open_files(asked.parallel + OTHER_FILES) - OTHER_FILES))
+        at_once = min(asked.parallel, max(1, connections_allowed(asked.parallel)))
         self.limiter, self.breaker, self.form = Limiter(at_once), Breaker(self.who), ChatForm(asked)
         self._too_long = 0
         self.client = client_of(self.who, self.key, asked.timeout, max(MOST, BYTES_A_TOKEN * asked.max_tokens))
@@ -183,13 +182,3 @@ class ApiTeacher:
             fix = f"lower {self.who.section}.max_tokens, make prompts shorter, or correct {where}"
             raise UserError(f"{what}, and so with {TRIES} requests in a row", where, fix)
         raise GaveUp(f"{what} tokens ({where})")
-
-
-def open_files(wanted: int) -> int:
-    """Files that this process may have open, after as many as `wanted` were asked for; each connection is one, and the
-    usual limit is 1,024."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return soft

@@ -12,7 +12,7 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.api.failure import Failure
+from pipeline.api.failure import Failure, text_of
 from pipeline.api.key import clean, without_key
 from pipeline.config.synthesis import Asked
 from pipeline.synthesis.request import Reply, Request
@@ -104,9 +104,9 @@ def reply_of(data: Any, most: tuple[int, int], key: str) -> Reply:
         text, refusal = choice["message"].get("content"), choice["message"].get("refusal")
         finish, model = choice.get("finish_reason"), data.get("model")
     except (AttributeError, LookupError, TypeError):
-        raise NotTheApi(_shown(data)) from None
+        raise NotTheApi(text_of(data)) from None
     if not isinstance(text, str | None):
-        raise NotTheApi(_shown(data))
+        raise NotTheApi(text_of(data))
     text = without_key(text or "", key)
     failure = f"the model refuses: {without_key(refusal, key)[:300]}" if isinstance(refusal, str) and refusal else ""
     return Reply(
@@ -141,10 +141,3 @@ def _tokens(usage: Any, name: str, least: int, most: int) -> int:
 def _sendable(text: str) -> str:
     """The text with `?` for halves of characters (surrogates), which no server takes."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
-
-def _shown(data: Any) -> str:
-    try:
-        return str(data)[:1000]
-    except RecursionError:
-        return "its JSON is nested too deeply"

@@ -25,6 +25,7 @@ from pipeline.dataset.select.rouge_tokens import tokens
 from pipeline.dataset.select.text_units import fingerprint, hashes, normalise, units
 from pipeline.run.errors import UserError
 from pipeline.run.progress import say
+from pipeline.run.width import excerpt
 from pipeline.synthesis.classification import GROUP
 from pipeline.synthesis.evolve import EVOLVED
 from pipeline.synthesis.language_names import name_of
@@ -101,11 +102,8 @@ class DraftFilters:
         if self._index is None:
             return draft
         text = f"{draft.instruction}\n{draft.input}\n{draft.output}"
-        if not (hits := self._index.find([hashes(units(text))])[0]):
-            return draft
-        question = self._questions[hits[0].question]
-        reason = f"holds {hits[0].score:.0%} of a question of {question.benchmark} ({question.place}): "
-        return draft.reject("contaminated", reason + _shown(question.text))
+        hits = self._index.find([hashes(units(text))])[0]
+        return draft.reject("contaminated", hits[0].reason(self._questions)) if hits else draft
 
 
 class _Passed:
@@ -139,7 +137,7 @@ class _Passed:
         if (like := self._pool.nearest(words, self.threshold, parents)) is None:
             return draft
         text = self._instructions[like.number]
-        rejected = draft.reject("not-novel", f"its instruction has ROUGE-L {like.f:.2f} with: {_shown(text)}")
+        rejected = draft.reject("not-novel", f"its instruction has ROUGE-L {like.f:.2f} with: {excerpt(text, SHOWN)}")
         return replace(rejected, notes={**draft.notes, SIMILAR: {"instruction": text, "rouge_l": round(like.f, 4)}})
 
     def reject_equal(self, draft: Draft) -> Draft:
@@ -190,8 +188,3 @@ def _of_fit_length(draft: Draft, longest: int, has_output: bool) -> Draft:
 
 def _fingerprint(draft: Draft) -> int:
     return fingerprint("\x1f".join(map(normalise, (draft.instruction, draft.input, draft.output))))
-
-
-def _shown(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"

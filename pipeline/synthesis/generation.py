@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from pipeline.run.errors import UserError
 from pipeline.synthesis.asker import Asker, GaveUp, NotJournaled
-from pipeline.synthesis.request import Draft, Reply, Work
+from pipeline.synthesis.request import Draft, Work, drafts_of
 from pipeline.synthesis.spend import BudgetReached
 
 MISSING = 500  # items in a row that are not in the journal, after which there are none behind them
@@ -107,7 +107,7 @@ class Generation:
         self.method, self.filters, self.asker = method, filters, asker
         self.wanted, self.parallel, self.progress = rows, parallel, progress
         self.result = Result()
-        self._started, self._filtered, self._barren = 0, 0, (0, 0)
+        self._started, self._barren = 0, (0, 0)
         self._drafting: deque[asyncio.Task[list[Draft] | None]] = deque()
         self._finishing: deque[_Finishing] = deque()
         self._out_of_replies, self._missing = "", 0
@@ -234,14 +234,9 @@ class Generation:
 
     async def _drive(self, work: Work) -> list[Draft] | None:
         """Runs work to its end; None where a reply is not to be had now."""
-        reply: Reply | None = None
         try:
-            while True:
-                request = next(work) if reply is None else work.send(reply)
-                reply = await self.asker.ask(request)
-        except StopIteration as end:
+            drafts = await drafts_of(work, self.asker.ask)
             self._missing = 0
-            drafts: list[Draft] = end.value
             return drafts
         except BudgetReached:  # what the journal holds of later items is used all the same, as a replay would
             self._out_of_replies = "budget"

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from pipeline.dataset.language import PATTERNS
-from pipeline.synthesis.quantities import plain, quantities, values
+from pipeline.run.width import excerpt
+from pipeline.synthesis.quantities import plain, quantities, values, without_value
 from pipeline.synthesis.script_check import ALLOWED
 
 MOST = 8  # differences that are named
@@ -137,10 +138,10 @@ def _numbers(source: str, translation: str, whole: str, language: str) -> list[s
     if not wanted:
         return []
     have = values(translation, language) | {v for q in quantities(whole) for reading in q.readings for v in reading}
-    lost = [q.text for q in wanted if not any(reading <= have for reading in q.readings)]
+    lost = without_value(wanted, have)
     if lost:
         before = values(source, "en") | values(source, "ko")
-        added = [q.text for q in quantities(translation) if not any(reading <= before for reading in q.readings)]
+        added = without_value(quantities(translation), before)
         more = f" (new: {', '.join(map(_short, dict.fromkeys(added)))})" if added else ""
         return [f"number missing: {', '.join(map(_short, dict.fromkeys(lost)))}{more}"]
     sequence = Counter(_runs(source))
@@ -164,5 +165,4 @@ def _runs(text: str) -> Iterator[str]:
 
 
 def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return excerpt(text, LONGEST)

@@ -16,12 +16,10 @@ from pipeline.synthesis.asker import Asker, GaveUp
 from pipeline.synthesis.filters import DraftFilters
 from pipeline.synthesis.generation import Method
 from pipeline.synthesis.journal import Journal
-from pipeline.synthesis.methods import note
-from pipeline.synthesis.readiness import places_of
-from pipeline.synthesis.request import Draft, Reply, Request, Work
-from pipeline.synthesis.spend import Budget, BudgetReached, NotJournaled
+from pipeline.synthesis.methods import open_asker
+from pipeline.synthesis.request import Draft, Reply, Request, Work, drafts_of
+from pipeline.synthesis.spend import BudgetReached, NotJournaled
 from pipeline.synthesis.summary import Spent
-from pipeline.synthesis.teachers import teachers_of
 
 LONGEST = 4000  # characters of a text that are shown
 
@@ -58,28 +56,21 @@ def preview(settings: Synthesis, maker: Method, journal: Journal) -> None:
 
 
 async def _ask(settings: Synthesis, maker: Method, journal: Journal) -> list[Item]:
-    budget = Budget(settings, journal)
-    teachers = {} if settings.replay else teachers_of(settings, budget)
-    if teachers:
-        note(settings, journal)
-    asker = Asker(journal, budget, teachers, places_of(settings))
     count = settings.preview if maker.items is None else min(settings.preview, maker.items)
     items = [Item(number) for number in range(count)]
     places = asyncio.Semaphore(settings.teacher.parallel)
-    try:
-        await _all(_draft(item, maker, asker, places) for item in items)
-        filters = DraftFilters(settings)
-        for item in items:
-            item.drafts = [draft if draft.rejected else filters.draft(draft) for draft in item.drafts]
-        await _all(_finish(item, maker, asker, places) for item in items)
-        for item in items:
-            item.rows = [row if row.rejected else filters.row(row) for row in item.rows]
-        return items
-    finally:
-        await asker.drain()
-        for teacher in set(teachers.values()):
-            await teacher.close()
-        journal.close()
+    async with open_asker(settings, journal) as asker:
+        try:
+            await _all(_draft(item, maker, asker, places) for item in items)
+            filters = DraftFilters(settings)
+            for item in items:
+                item.drafts = [draft if draft.rejected else filters.draft(draft) for draft in item.drafts]
+            await _all(_finish(item, maker, asker, places) for item in items)
+            for item in items:
+                item.rows = [row if row.rejected else filters.row(row) for row in item.rows]
+            return items
+        finally:
+            await asker.drain()
 
 
 async def _all(work: Iterable[object]) -> None:
@@ -103,15 +94,14 @@ async def _finish(item: Item, maker: Method, asker: Asker, places: asyncio.Semap
 
 async def _drive(item: Item, work: Work, asker: Asker) -> list[Draft]:
     """Runs work to its end; empty where a reply is not to be had."""
-    reply: Reply | None = None
+
+    async def ask(request: Request) -> Reply:
+        reply = await asker.ask(request)
+        item.exchanges.append((request, reply))
+        return reply
+
     try:
-        while True:
-            request = next(work) if reply is None else work.send(reply)
-            reply = await asker.ask(request)
-            item.exchanges.append((request, reply))
-    except StopIteration as end:
-        drafts: list[Draft] = end.value
-        return drafts
+        return await drafts_of(work, ask)
     except BudgetReached:
         item.failure = "the budget allows no further request"
     except NotJournaled:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from decimal import Decimal
 
 SMALL = 12  # largest number that languages without a table of number words may write as a word
-WORD_LANGUAGES = ("en", "ko")
 
 DIGITS = re.compile(r"\d+(?:[.,'’\u00a0\u202f]\d+)*")
 LONGEST = 40  # digits of a number that is compared by value
@@ -123,6 +122,11 @@ def quantities(text: str) -> Iterator[Quantity]:
                 readings = [frozenset(v * factor for v in readings[0]), *readings]
             end = scale.end()
         yield Quantity(text[start:end].strip(), start, end, tuple(dict.fromkeys(readings)))
+
+
+def without_value(wanted: Iterable[Quantity], values: Set[Decimal]) -> list[str]:
+    """The quantities, as they are written, none of whose readings is among these values."""
+    return [quantity.text for quantity in wanted if not any(reading <= values for reading in quantity.readings)]
 
 
 def values(text: str, language: str) -> set[Decimal]:

@@ -40,7 +40,7 @@ from pipeline.synthesis.repair import Fault, asked, unread
 from pipeline.synthesis.reply_form import Field, record, records
 from pipeline.synthesis.request import Draft, Reply, Request, Work
 from pipeline.synthesis.script_check import foreign_script
-from pipeline.synthesis.source_rows import source_rows
+from pipeline.synthesis.source_rows import rejected, source_rows
 from pipeline.synthesis.standalone import mention
 from pipeline.synthesis.support import unsupported
 from pipeline.synthesis.untranslated import in_wrong_language
@@ -109,8 +109,7 @@ class Questions:
         """Questions about a passage, or the user's own."""
         item = self.list[number]
         if isinstance(item, Rejected):
-            raw = json.dumps(item.row, ensure_ascii=False, default=str)
-            return [Draft(origin={"source": item.source, "place": item.place}).reject(item.rule, item.reason, raw)]
+            return [rejected(item)]
         draft = Draft(origin={**item.origin, "prompt": self.prompt}, task=item.task, notes={"item": number})
         if item.question:
             return [replace(draft, instruction=item.question, input=item.input)]

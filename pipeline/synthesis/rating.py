@@ -6,12 +6,12 @@ alone on the last line. Rating generated rows by a model: AlpaGasus (Chen et al.
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from pipeline.api.judge_form import decision, decision_line, filled, mark_of
 from pipeline.config.synthesis import Synthesis
 from pipeline.run.files import sha256_json
+from pipeline.run.width import excerpt
 from pipeline.synthesis.asking import request_of
 from pipeline.synthesis.language_names import name_of
 from pipeline.synthesis.reply_form import without_thoughts
@@ -81,6 +81,4 @@ def rating_request(settings: Synthesis, row: Draft, draw: int = 0) -> Request:
 
 def _reason(text: str) -> str:
     """The judge's words before the last line, as one line."""
-    words = " ".join(line for line in text.split("\n") if not LINE.fullmatch(line))
-    words = re.sub(r"\s+", " ", words).strip()
-    return words if len(words) <= REASON else words[: REASON - 1] + "…"
+    return excerpt(" ".join(line for line in text.split("\n") if not LINE.fullmatch(line)), REASON)

@@ -54,7 +54,7 @@ def asked(request: Request, read: Read[T]) -> Generator[Request, Reply, Answer[T
     value, fault = _read(reply, read)
     if not fault or not fault.told:
         return Answer(value, fault, (request,), reply.text)
-    messages = (*request.messages, ("assistant", _shown(reply.text)), ("user", fault.told))
+    messages = (*request.messages, ("assistant", shown(reply)), ("user", fault.told))
     again = replace(request, messages=messages, purpose="repair")
     reply = yield again
     value, fault = _read(reply, read)
@@ -76,8 +76,9 @@ def unread(reply: Reply, problem: str, told: str = "") -> Fault:
     return Fault("unparsable", problem, told)
 
 
-def _shown(text: str) -> str:
-    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + " […]"
+def shown(reply: Reply) -> str:
+    """A reply as the request for its repair shows it."""
+    return reply.text if len(reply.text) <= LONGEST_SHOWN else reply.text[:LONGEST_SHOWN] + " […]"
 
 
 def _read(reply: Reply, read: Read[T]) -> tuple[T | None, Fault | None]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -121,3 +121,19 @@ Work = Generator[Request, Reply, list[Draft]]
 """The work of an item or a draft: yields requests, is sent their replies, ends with drafts."""
 Step = Generator[Request, Reply, Draft]
 """A part of a work, for `yield from`: it ends with one draft."""
+
+
+async def drafts_of(work: Work, ask: Callable[[Request], Awaitable[Reply]]) -> list[Draft]:
+    """Runs work to its end.
+
+    Args:
+        ask: replies to its requests; what it raises ends the work.
+    """
+    reply: Reply | None = None
+    try:
+        while True:
+            request = next(work) if reply is None else work.send(reply)
+            reply = await ask(request)
+    except StopIteration as end:
+        drafts: list[Draft] = end.value
+        return drafts

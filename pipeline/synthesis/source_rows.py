@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,7 @@ from pipeline.dataset.read.row import Rejected, check
 from pipeline.dataset.read.source import labels, read
 from pipeline.dataset.reading import FIXES
 from pipeline.run.errors import UserError
+from pipeline.synthesis.request import Draft
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,12 @@ def source_rows(sources: Sequence[Source], seed: int) -> list[SourceRow | Reject
             own = [row for row in usable if id(row) in taken]
         rows += own
     return rows
+
+
+def rejected(row: Rejected) -> Draft:
+    """The draft in place of a row that cannot be used."""
+    raw = json.dumps(row.row, ensure_ascii=False, default=str)
+    return Draft(origin={"source": row.source, "place": row.place}).reject(row.rule, row.reason, raw)
 
 
 def _rows(source: Source, label: str, seed: int) -> Iterator[SourceRow | Rejected]:

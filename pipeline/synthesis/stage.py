@@ -28,22 +28,20 @@ from pipeline.run.next_command import command_without, next_command, verb_starte
 from pipeline.run.object_store import DataFile
 from pipeline.run.progress import bar, say
 from pipeline.synthesis import receipts
-from pipeline.synthesis.asker import Asker
 from pipeline.synthesis.documents.read import files_of as document_files
 from pipeline.synthesis.filters import DraftFilters
 from pipeline.synthesis.generation import Generation, Method, Result
 from pipeline.synthesis.journal import Journal
-from pipeline.synthesis.methods import method, note
+from pipeline.synthesis.methods import method, open_asker
 from pipeline.synthesis.other_journal import warning
 from pipeline.synthesis.progress import Progress
-from pipeline.synthesis.readiness import check_method, check_teachers, places_of
+from pipeline.synthesis.readiness import check_method, check_teachers
 from pipeline.synthesis.readme import readme
 from pipeline.synthesis.report import report
 from pipeline.synthesis.row import RowWriter
 from pipeline.synthesis.seeds import seed_files
-from pipeline.synthesis.spend import Budget
 from pipeline.synthesis.summary import Spent, lines
-from pipeline.synthesis.teachers import parallel_of, teachers_of
+from pipeline.synthesis.teachers import parallel_of
 
 # Keys that change how a teacher is asked, not what it is asked.
 HOW = ("base_url", "key", "parallel", "retries", "timeout", "kind", "price", "context")
@@ -155,21 +153,12 @@ def _no_draft(settings: Synthesis, result: Result) -> UserError:
 
 
 async def _generate(settings: Synthesis, maker: Method, journal: Journal) -> Result:
-    budget = Budget(settings, journal)
-    teachers = {} if settings.replay else teachers_of(settings, budget)
-    if teachers:
-        note(settings, journal)
-    try:
-        asker = Asker(journal, budget, teachers, places_of(settings))
+    async with open_asker(settings, journal) as asker:
         with bar(total=settings.rows, what="generate") as drawn:
             show = Progress(drawn, asker, settings)
             parallel = parallel_of(settings.teacher)
             generation = Generation(maker, DraftFilters(settings), asker, settings.rows, parallel, show)
             return await _run(generation, settings.replay)
-    finally:
-        for teacher in set(teachers.values()):
-            await teacher.close()
-        journal.close()
 
 
 async def _run(generation: Generation, replay: bool) -> Result:

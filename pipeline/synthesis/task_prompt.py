@@ -18,6 +18,7 @@ from pipeline.run.files import sha256_json
 from pipeline.synthesis.asking import FLAG, TEXT, list_schema, object_schema, request_of, wants_json
 from pipeline.synthesis.classification import TASK
 from pipeline.synthesis.language_names import Wording, name_of, wording
+from pipeline.synthesis.repair import shown
 from pipeline.synthesis.reply_form import Field, Records, records
 from pipeline.synthesis.request import Reply, Request
 from pipeline.synthesis.teachers import asked_of
@@ -94,7 +95,6 @@ FIELDS = (
 )  # fmt: skip
 SCHEMA = object_schema(tasks=list_schema(object_schema(instruction=TEXT, input=TEXT, output=TEXT, classification=FLAG)))
 PROMPT_HASH = sha256_json([PROMPT, IN_JSON, TEXT_PROMPT, MORE, LABELS])[:16]
-LONGEST_SHOWN = 6000  # characters of a reply that a repair request shows
 Task = Mapping[str, Any]
 """instruction, input, output: str; classification: bool."""
 
@@ -121,9 +121,8 @@ def tasks_request(settings: Synthesis, tasks: Sequence[Task], draw: int) -> Requ
 
 def repair_request(settings: Synthesis, request: Request, reply: Reply, problem: str) -> Request:
     """Asks again, with the reply and what is wrong with it."""
-    text = reply.text if len(reply.text) <= LONGEST_SHOWN else reply.text[:LONGEST_SHOWN] + " […]"
     words = REPAIR[wording(settings.language)].replace("{problem}", problem)
-    messages = (*request.messages, ("assistant", text), ("user", words))
+    messages = (*request.messages, ("assistant", shown(reply)), ("user", words))
     return request_of(settings, messages, "repair", SCHEMA, draw=request.draw)
 
 

@@ -29,7 +29,7 @@ from pipeline.synthesis.repair import Fault, asked, unread
 from pipeline.synthesis.reply_form import Field, record, without_thoughts
 from pipeline.synthesis.request import Draft, Reply, Request, Work
 from pipeline.synthesis.script_check import foreign_script
-from pipeline.synthesis.source_rows import source_rows
+from pipeline.synthesis.source_rows import rejected, source_rows
 from pipeline.synthesis.translate_prompts import (  # fmt: skip
     ANSWER,
     ANSWER_FAULT,
@@ -81,9 +81,7 @@ class Translate:
         """The translated instruction and input of a row; with `rewrite: false` its output, too."""
         row = self.rows[number]
         if isinstance(row, Rejected):
-            origin = {"source": row.source, "place": row.place}
-            raw = json.dumps(row.row, ensure_ascii=False, default=str)
-            return [Draft(origin=origin).reject(row.rule, row.reason, raw)]
+            return [rejected(row)]
         example = row.example
         origin = {"source": example.source, "place": row.place, "id": example.id, "prompt": self.prompt}
         draft = Draft(task=example.task, origin=origin, notes={"item": number})

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.data_report.sunburst import sunburst
-from pipeline.data_report.verb_charts import COVERED, covered
+from pipeline.data_report.verb_charts import COVERED, covered, numbers_of
 from pipeline.dataset.generated import money
 from pipeline.pages.drawing import NARROW, Drawing, svg
 from pipeline.pages.figure import Figure, Rows, number, table
@@ -97,12 +97,7 @@ class Sections:
         rows = counted.get("rows")
         if not rows or not rows["verbs"]:
             return f"<p>{html_of(phrase('gen-verbs-none'))}</p>"
-        head = (phrase("head-verb"), number(phrase("word-rows")), phrase("head-nouns"))
-        pairs = [
-            (v["verb"], f"{v['rows']:,}", ", ".join(f"{o['object']} {o['rows']:,}" for o in v["objects"]))
-            for v in rows["verbs"]
-        ]
-        html = _figure(partial(charts.verbs, counted), self._counted(counted), head, pairs)
+        html = _figure(partial(charts.verbs, counted), self._counted(counted), *numbers_of(rows))
         return html + f'<div class="two">{self._ring("seeds")}{self._ring("rows")}</div>'
 
     def _counted(self, counted: Mapping[str, Any]) -> Phrase:

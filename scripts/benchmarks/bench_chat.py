@@ -29,13 +29,12 @@ from pipeline.dataset.examples import read_examples
 from pipeline.prompt.pack import Packer
 from pipeline.prompt.stage import encoder_of
 from pipeline.prompt.tokens import Tokens
-from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.stages import bring_up_to_date
+from scripts.benchmarks.bench_call import check_places, where
 from scripts.benchmarks.bench_cases import Case
 from scripts.benchmarks.bench_models import CUDA, fast_model, model_of
 from scripts.benchmarks.bench_worker import our_steps
-from scripts.benchmarks.curves import where
 from scripts.benchmarks.steady import timed
 
 SYSTEM = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -83,8 +82,7 @@ def _tokens(case: str, rows: list[dict[str, str]], tokenizer: str, work: Path) -
 
 def main() -> None:
     words = sys.argv[1:]
-    if len(words) < 2 or not Path(words[0]).is_file() or not Path(words[1]).is_dir():
-        raise UserError("no data and tokenizer's folder", "DATA TOKENIZER [SHAPE]", "see docs/benchmarks.md")
+    check_places(words, "[SHAPE]")
     shape = words[2] if len(words) > 2 else "7b" if CUDA else "tiny"
     rows = json.loads(Path(words[0]).read_text(encoding="utf-8"))
     rows = [row for row in rows if row["instruction"].strip() and row["output"].strip()]

@@ -9,6 +9,7 @@ Each case runs as a separate command; memory is the largest sum over its process
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -45,7 +46,7 @@ def growth(data: Path, work: Path) -> Table:
     lines: Table = []
     for times in (1, 4, 16):
         source = work / f"rows{times}.jsonl"
-        count = _grown(data / "alpaca_data.json", source, times)
+        count = write_rows(data / "alpaca_data.json", source, times=times)
         config = _config(data, work, f"growth{times}", source)
         seconds, memory = _run(["scripts.benchmarks.bench_data", "--stage", str(config)], work)
         lines.append((f"data stage: {count:,} rows", seconds, memory))
@@ -145,16 +146,16 @@ def _config(data: Path, work: Path, name: str, source: Path, more: Mapping[str, 
     return path
 
 
-def _grown(source: Path, target: Path, times: int) -> int:
-    """Writes the rows, and copies of them in which words were changed; returns how many."""
-    rows = json.loads(source.read_text())
+def write_rows(source: Path, target: Path, count: int = 0, times: int = 1) -> int:
+    """Writes the rows of `source`, then copies with changed words; returns how many. count: 0 = `times` all rows."""
+    rows = json.loads(source.read_text(encoding="utf-8"))
     words = sorted({word for row in rows for word in row["output"].split()})
-    rng = random.Random(1)
+    rng, count = random.Random(1), count or times * len(rows)
     with open(target, "w", encoding="utf-8") as file:
-        for copy in range(times):
-            for row in rows:
-                file.write(json.dumps({k: _other_words(v, words, rng) for k, v in row.items()} if copy else row) + "\n")
-    return times * len(rows)
+        for number, row in enumerate(itertools.islice(itertools.cycle(rows), count)):
+            changed = {k: _other_words(v, words, rng) for k, v in row.items()} if number >= len(rows) else row
+            file.write(json.dumps(changed) + "\n")
+    return count
 
 
 def _other_words(text: str, words: list[str], rng: random.Random) -> str:

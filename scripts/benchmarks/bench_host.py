@@ -33,8 +33,8 @@ import yaml
 from pipeline.command import guarded
 from pipeline.ranks.card import card_count, card_name, uses_cpu
 from pipeline.run.errors import UserError
+from scripts.benchmarks.bench_call import check_places, where
 from scripts.benchmarks.bench_shapes import SHAPES
-from scripts.benchmarks.curves import where
 
 RECIPE = "configs/alpaca-lora-7b.yaml"
 MODULE = (sys.executable, "-m")
@@ -130,8 +130,7 @@ def main() -> None:
     options = dict(word[2:].partition("=")[::2] for word in sys.argv[1:] if word.startswith("--"))
     if unknown := options.keys() - {"cards", "out", "tiny"}:
         raise UserError(f"no such option: --{unknown.pop()}", "bench_host", "there is --cards, --out and --tiny")
-    if len(words) != 2 or not Path(words[0]).is_file() or not Path(words[1]).is_dir():
-        raise UserError("no data and tokenizer's folder", "DATA TOKENIZER", "see docs/scaling.md")
+    check_places(words, page="docs/scaling.md")
     number, tiny = options.get("cards", ""), "tiny" in options
     if not number.isdecimal() or int(number) < 2:
         raise UserError(f"{number!r} is no number of cards above 1", "--cards", "such as --cards=8")

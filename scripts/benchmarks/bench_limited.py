@@ -25,7 +25,7 @@ from pipeline.run.folder import Run
 from pipeline.run.progress import say
 from pipeline.stages import bring_up_to_date
 from pipeline.training import metrics
-from scripts.benchmarks.curves import where
+from scripts.benchmarks.bench_call import where
 from scripts.benchmarks.random_base import shape_of, write_base
 
 WARM = 5  # steps that are not timed

@@ -30,8 +30,8 @@ from pipeline.model.packed.model import PackedModel
 from pipeline.prompt.pack import Pack
 from pipeline.run.errors import UserError
 from pipeline.training.plan import plan
+from scripts.benchmarks.bench_call import where
 from scripts.benchmarks.bench_shapes import SHAPES
-from scripts.benchmarks.curves import where
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")

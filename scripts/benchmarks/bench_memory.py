@@ -39,8 +39,8 @@ from pipeline.prompt.pack import Pack
 from pipeline.run.errors import UserError
 from pipeline.training.footprint import Footprint
 from pipeline.training.plan import footprint_of
+from scripts.benchmarks.bench_call import where
 from scripts.benchmarks.bench_shapes import SHAPES
-from scripts.benchmarks.curves import where
 
 CUDA = torch.cuda.is_available()
 KIND = torch.bfloat16 if CUDA else torch.float32

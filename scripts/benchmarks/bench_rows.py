@@ -8,10 +8,7 @@ mapped files, which the system drops when memory is short; disk is the largest s
 
 from __future__ import annotations
 
-import itertools
-import json
 import os
-import random
 import sys
 import tempfile
 import time
@@ -25,7 +22,7 @@ from pipeline.command import guarded
 from pipeline.run.errors import UserError
 from pipeline.run.files import folder_size, readable_size
 from pipeline.run.object_store import connected, errors
-from scripts.benchmarks.bench_data import _children, _other_words
+from scripts.benchmarks.bench_data import _children, write_rows
 
 CASES = ("local", "s3", "ray")
 
@@ -56,17 +53,6 @@ def _memory(process: psutil.Process) -> tuple[int, int]:
     except psutil.Error:
         return 0, 0
     return info.rss, info.rss - getattr(info, "shared", 0)
-
-
-def write_rows(source: Path, target: Path, count: int) -> None:
-    """Writes `count` rows: those of `source`, then copies with changed words."""
-    rows = json.loads(source.read_text(encoding="utf-8"))
-    words = sorted({word for row in rows for word in row["output"].split()})
-    rng = random.Random(1)
-    with open(target, "w", encoding="utf-8") as file:
-        for number, row in enumerate(itertools.islice(itertools.cycle(rows), count)):
-            changed = {k: _other_words(v, words, rng) for k, v in row.items()} if number >= len(rows) else row
-            file.write(json.dumps(changed) + "\n")
 
 
 def measure(case: str, rows: Path, work: Path) -> str:

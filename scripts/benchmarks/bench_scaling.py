@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -32,14 +31,11 @@ import torch
 from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 
-from pipeline.command import guarded
 from pipeline.config.schema import Config, Train
 from pipeline.model.base import Base
 from pipeline.model.load import load_base
 from pipeline.model.packed.model import PackedModel
 from pipeline.prompt.tokens import Tokens
-from pipeline.ranks.card import card_count, card_name, uses_cpu
-from pipeline.ranks.launch import launch_command
 from pipeline.run.errors import UserError
 from pipeline.training.checkpoint import START
 from pipeline.training.cost import CARDS, HOST_MS, Work, predict
@@ -50,23 +46,23 @@ from pipeline.training.micro_batches import PackedMicroBatches
 from pipeline.training.processes import any_rank
 from pipeline.training.rank_rows import imbalance, rank_rows
 from pipeline.training.schedule import step_rows
+from scripts.benchmarks.bench_ranks import CUDA, KIND, Call, fullest_card, measure, run, told
 from scripts.benchmarks.bench_shapes import PARAMETERS, SHAPES
-from scripts.benchmarks.bench_train import encoded
-from scripts.benchmarks.curves import where
 from scripts.benchmarks.steady import timed
 
-CUDA = torch.cuda.is_available()
-KIND = torch.bfloat16 if CUDA else torch.float32
-WORKER = "SURI_BENCH_SCALING"  # environment variable: the worker's settings
 DEFAULTS = {"cards": "1,2", "types": "bf16,fp8", "rows": "128", "exchange": "overlapped"}
 EXCHANGES = ("overlapped", "single")
 TRIED = 8  # steps with --tiny, steady or not
 MOST_PACK = 16384  # tokens, as in bench_train
+HEAD = (
+    "| type | cards | tok/s | linear | ms a step | imbalance | exchange, ms | predicted, ms | GiB |\n"
+    "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+)
 
 
 def work() -> None:
     """One rank: measures, and rank 0 writes the result."""
-    settings = json.loads(os.environ[WORKER])
+    settings = told()
     torch.manual_seed(0)
     accelerator = Accelerator(cpu=not CUDA)
     world, rank = accelerator.num_processes, accelerator.process_index
@@ -80,13 +76,12 @@ def work() -> None:
     shares: list[float] = []
     exchange = GradientExchange(weights, world, overlapped=settings["exchange"] == "overlapped")
     pace = timed(itertools.islice(_steps(accelerator, path, exchange, train, shares), settings["most"]))
-    peak = torch.cuda.max_memory_allocated() / 2**30 if CUDA else 0.0
-    peaks = accelerator.gather(torch.tensor([peak], device=accelerator.device)).tolist()
+    peak = fullest_card(accelerator)
     seconds = _exchange_seconds(accelerator, exchange) if world > 1 else 0.0
     if rank == 0:
         result = {
             "rate": pace.rate, "ms": pace.milliseconds, "steady": pace.is_steady, "quartiles": pace.quartiles,
-            "imbalance": statistics.mean(shares), "peak": max(peaks), "exchange": seconds,
+            "imbalance": statistics.mean(shares), "peak": peak, "exchange": seconds,
             "graphs": path.graphs is not None,
             "trained": sum(w.numel() for w in weights), "tokens": float(tokens.lengths.mean()),
         }  # fmt: skip
@@ -150,13 +145,6 @@ def _model(shape: str) -> Any:
     return get_peft_model(base, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
 
 
-def _measure(settings: dict[str, Any], count: int) -> dict[str, Any]:
-    """Starts the ranks and reads what they measured."""
-    os.environ[WORKER] = json.dumps(settings)
-    launch_command(count, ["-m", "scripts.benchmarks.bench_scaling"])
-    return dict(json.loads(Path(settings["result"]).read_text()))
-
-
 def _line(kind: str, count: int, way: str, rows: int, shape: str, one: dict[str, Any], now: dict[str, Any]) -> str:
     size = 4 * now["trained"]
     moved = 2 * (count - 1) / count * size
@@ -177,63 +165,24 @@ def _line(kind: str, count: int, way: str, rows: int, shape: str, one: dict[str,
     )
 
 
-def _options(words: list[str]) -> tuple[list[str], dict[str, str], bool]:
-    """Words, options and whether it is a trial.
-
-    Raises:
-        UserError: an option that there is not.
-    """
-    options, plain, tiny = dict(DEFAULTS), [], False
-    for word in words:
-        name, _, value = word.removeprefix("--").partition("=")
-        if word == "--tiny":
-            tiny = True
-        elif word.startswith("--") and name in options and value:
-            options[name] = value
-        elif word.startswith("--"):
-            raise UserError(
-                f"no such option: {word!r}", "bench_scaling", "there is --cards, --types, --rows, --exchange and --tiny"
-            )
-        else:
-            plain.append(word)
-    return plain, options, tiny
-
-
 def main() -> None:
-    words, options, tiny = _options(sys.argv[1:])
-    if len(words) != 2 or not Path(words[0]).is_file() or not Path(words[1]).is_dir():
-        raise UserError("no data and tokenizer's folder", "DATA TOKENIZER", "see docs/scaling.md")
-    counts = [int(text) for text in options["cards"].split(",")]
-    if not uses_cpu() and max(counts) > card_count():
-        raise UserError(f"{max(counts)} cards, and torch sees {card_count()}", "--cards", "name fewer")
-    if uses_cpu() and not tiny:
-        raise UserError("no card", "bench_scaling", "--tiny tries the script on CPUs")
-    shape, kinds = ("tiny", ["bf16"]) if tiny else ("7b", options["types"].split(","))
-    counts = [1, *(count for count in counts if count > 1)]  # the others are compared with one
-    rows, lines, exchanges = int(options["rows"]), [], options["exchange"].split(",")
+    call = Call.of(sys.argv[1:], DEFAULTS, "bench_scaling")
+    shape, kinds = ("tiny", ["bf16"]) if call.is_trial else ("7b", call.options["types"].split(","))
+    counts = [1, *(count for count in call.cards if count > 1)]  # the others are compared with one
+    lines, exchanges = [], call.options["exchange"].split(",")
     if unknown := set(exchanges) - set(EXCHANGES):
         raise UserError(f"no such exchange: {unknown.pop()!r}", "--exchange", f"there are {', '.join(EXCHANGES)}")
     with tempfile.TemporaryDirectory() as folder:
-        tokens, preambles = encoded(words[0], words[1], Path(folder))
-        del tokens
+        common = {**call.settings(shape, Path(folder)), "most": TRIED if call.is_trial else None}
         for kind in kinds:
             one: dict[str, Any] = {}
             for count, exchange in [(1, exchanges[0]), *((n, way) for n in counts[1:] for way in exchanges)]:
-                settings = {
-                    "tokens": f"{folder}/bench/tokens/train.arrow", "preambles": [list(map(int, p)) for p in preambles],
-                    "shape": shape, "type": kind, "rows": rows, "result": f"{folder}/result.json",
-                    "exchange": exchange,
-                    "most": TRIED if tiny else None,
-                }  # fmt: skip
-                now = _measure(settings, count)
+                now = measure("bench_scaling", {**common, "type": kind, "exchange": exchange}, count)
                 one = one or now
-                lines.append(_line(kind, count, exchange if count > 1 else "", rows, shape, one, now))
+                lines.append(_line(kind, count, exchange if count > 1 else "", common["rows"], shape, one, now))
                 print(lines[-1], flush=True)
-    print(f"\n{where()}, {card_name(0)}, {rows} rows a step, {shape}\n")
-    print("| type | cards | tok/s | linear | ms a step | imbalance | exchange, ms | predicted, ms | GiB |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
-    print("\n".join(lines))
+    call.print_table(HEAD, lines, shape)
 
 
 if __name__ == "__main__":
-    raise SystemExit(guarded(work if WORKER in os.environ else main))
+    raise SystemExit(run(work, main))

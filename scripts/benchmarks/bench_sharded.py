@@ -23,7 +23,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -33,7 +32,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from pipeline.command import guarded
 from pipeline.config.schema import Config
 from pipeline.model import adapter as adapters
 from pipeline.model.base import Base
@@ -43,8 +41,6 @@ from pipeline.model.load import geometry_config, load_base
 from pipeline.model.packed.model import PackedModel
 from pipeline.model.sharded import FullyShard, local, mark_gathered
 from pipeline.prompt.tokens import Tokens
-from pipeline.ranks.card import card_count, card_name, uses_cpu
-from pipeline.ranks.launch import launch_command
 from pipeline.run.errors import UserError
 from pipeline.training.fast_path import agree
 from pipeline.training.gradient_exchange import GradientExchange
@@ -54,25 +50,25 @@ from pipeline.training.passes import EvenPasses
 from pipeline.training.processes import any_rank, open_own_group, own_group
 from pipeline.training.schedule import step_rows
 from pipeline.training.update import clip
+from scripts.benchmarks.bench_ranks import CUDA, KIND, Call, fullest_card, measure, run, told
 from scripts.benchmarks.bench_shapes import SHAPES
-from scripts.benchmarks.bench_train import encoded
-from scripts.benchmarks.curves import where
 from scripts.benchmarks.hf_trainer import collate
 from scripts.benchmarks.random_base import write_base
 from scripts.benchmarks.steady import timed
 
-CUDA = torch.cuda.is_available()
-KIND = torch.bfloat16 if CUDA else torch.float32
-WORKER = "SURI_BENCH_SHARDED"  # environment variable: the worker's settings
 DEFAULTS = {"cards": "1", "cases": "full,stock,lora", "rows": "128", "shape": "7b", "stock_rows": "8", "steps": "0"}
 CASES = ("full", "stock", "lora", "nf4")
 TRIED = 2  # steps with --tiny
 ALPACA_STEPS = 1218  # of 128 rows, three epochs
+HEAD = (
+    "| case | cards | steps/s | tok/s | ms a step | GiB a card | tokens of a pass | hours, Alpaca |\n"
+    "|---|---:|---:|---:|---:|---:|---:|---:|"
+)
 
 
 def work() -> None:
     """One rank: measures, and rank 0 writes the result."""
-    settings = json.loads(os.environ[WORKER])
+    settings = told()
     torch.manual_seed(0)
     tokens = Tokens(Path(settings["tokens"]))
     with own_group():
@@ -82,10 +78,9 @@ def work() -> None:
         made = steps(accelerator, tokens, settings)
         note = next(made)  # the first value is what a pass holds
         pace = timed(made, most=settings["steps"], count=settings["steps"]) if settings["steps"] else timed(made)
-        peak = torch.cuda.max_memory_allocated() / 2**30 if CUDA else 0.0
-        peaks = accelerator.gather(torch.tensor([peak], device=accelerator.device)).tolist()
+        peak = fullest_card(accelerator)
         if accelerator.is_main_process:
-            result = {"rate": pace.rate, "ms": pace.milliseconds, "steady": pace.is_steady, "peak": max(peaks)}
+            result = {"rate": pace.rate, "ms": pace.milliseconds, "steady": pace.is_steady, "peak": peak}
             Path(settings["result"]).write_text(json.dumps({**result, "pass": note}))
         accelerator.wait_for_everyone()
         accelerator.end_training()
@@ -186,17 +181,12 @@ def _stock(accelerator: Accelerator, tokens: Tokens, settings: dict[str, Any]) -
 
 
 def _measure(settings: dict[str, Any], count: int) -> dict[str, Any] | None:
-    """Starts the ranks and reads what they measured; None where they failed."""
-    os.environ[WORKER] = json.dumps(settings)
-    result = Path(settings["result"])
-    result.unlink(missing_ok=True)
+    """As `measure`; None where a rank failed."""
     try:
-        launch_command(count, ["-m", "scripts.benchmarks.bench_sharded"])
+        return measure("bench_sharded", settings, count)
     except (SystemExit, UserError) as error:
         print(f"{settings['case']} on {count}: failed: {error}", flush=True)
-    finally:
-        del os.environ[WORKER]
-    return dict(json.loads(result.read_text())) if result.is_file() else None
+    return None
 
 
 def _line(case: str, count: int, now: dict[str, Any] | None) -> str:
@@ -210,61 +200,27 @@ def _line(case: str, count: int, now: dict[str, Any] | None) -> str:
     )
 
 
-def _options(words: list[str]) -> tuple[list[str], dict[str, str], bool]:
-    """Words, options and whether it is a trial.
-
-    Raises:
-        UserError: an option or a case that there is not.
-    """
-    options, plain, tiny = dict(DEFAULTS), [], False
-    for word in words:
-        name, _, value = word.removeprefix("--").partition("=")
-        if word == "--tiny":
-            tiny = True
-        elif word.startswith("--") and name in options and value:
-            options[name] = value
-        elif word.startswith("--"):
-            known = ", ".join(f"--{name}" for name in options)
-            raise UserError(f"no such option: {word!r}", "bench_sharded", f"there is {known} and --tiny")
-        else:
-            plain.append(word)
-    if unknown := set(options["cases"].split(",")) - set(CASES):
-        raise UserError(f"no such case: {unknown.pop()!r}", "--cases", f"there is {', '.join(CASES)}")
-    return plain, options, tiny
-
-
 def main() -> None:
-    words, options, tiny = _options(sys.argv[1:])
-    if len(words) != 2 or not Path(words[0]).is_file() or not Path(words[1]).is_dir():
-        raise UserError("no data and tokenizer's folder", "DATA TOKENIZER", "see docs/scaling.md")
-    counts, rows = [int(text) for text in options["cards"].split(",")], int(options["rows"])
-    if not uses_cpu() and max(counts) > card_count():
-        raise UserError(f"{max(counts)} cards, and torch sees {card_count()}", "--cards", "name fewer")
-    if uses_cpu() and not tiny:
-        raise UserError("no card", "bench_sharded", "--tiny tries the script on CPUs")
-    shape, lines = "tiny" if tiny else options["shape"], []
+    call = Call.of(sys.argv[1:], DEFAULTS, "bench_sharded")
+    options, cases = call.options, call.options["cases"].split(",")
+    if unknown := set(cases) - set(CASES):
+        raise UserError(f"no such case: {unknown.pop()!r}", "--cases", f"there is {', '.join(CASES)}")
+    shape, lines = "tiny" if call.is_trial else options["shape"], []
     with tempfile.TemporaryDirectory() as folder:
-        _, preambles = encoded(words[0], words[1], Path(folder))
-        base = f"{folder}/base"
-        if "nf4" in options["cases"]:
+        common = {
+            **call.settings(shape, Path(folder)), "base": f"{folder}/base", "stock_rows": int(options["stock_rows"]),
+            "steps": TRIED if call.is_trial else int(options["steps"]),
+        }  # fmt: skip
+        if "nf4" in cases:
             described = Config.model_validate({"name": "bench", "model": {"geometry": SHAPES[shape]}})
             geometry = geometry_config(described.model)
             geometry.architectures = ["LlamaForCausalLM"]
-            write_base(Path(base), geometry, KIND)
-        for count, case in itertools.product(counts, options["cases"].split(",")):
-            settings = {
-                "case": case, "tokens": f"{folder}/bench/tokens/train.arrow", "shape": shape, "rows": rows,
-                "base": base,
-                "preambles": [list(map(int, p)) for p in preambles], "result": f"{folder}/result.json",
-                "stock_rows": int(options["stock_rows"]), "steps": TRIED if tiny else int(options["steps"]),
-            }  # fmt: skip
-            lines.append(_line(case, count, _measure(settings, count)))
+            write_base(Path(common["base"]), geometry, KIND)
+        for count, case in itertools.product(call.cards, cases):
+            lines.append(_line(case, count, _measure({**common, "case": case}, count)))
             print(lines[-1], flush=True)
-    print(f"\n{where()}, {card_name(0)}, {rows} rows a step, {shape}\n")
-    print("| case | cards | steps/s | tok/s | ms a step | GiB a card | tokens of a pass | hours, Alpaca |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|")
-    print("\n".join(lines))
+    call.print_table(HEAD, lines, shape)
 
 
 if __name__ == "__main__":
-    raise SystemExit(guarded(work if WORKER in os.environ else main))
+    raise SystemExit(run(work, main))

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,42 +142,38 @@ class _NoFilters:
 
 
 def _generation(url: str, at_once: int, count: int) -> str:
-    settings = _settings(url, at_once)
-
-    async def main(folder: str) -> str:
-        journal = Journal(Path(folder) / "journal.jsonl")
-        budget = Budget(settings, journal)
-        teachers = teachers_of(settings, budget)
-        asker = Asker(journal, budget, teachers)
-        begin, processor = time.perf_counter(), time.process_time()
-        result = await Generation(_OneRequest(count), _NoFilters(), asker, count, at_once).run()
-        seconds, processor = time.perf_counter() - begin, time.process_time() - processor
+    async def main() -> str:
+        async with _asker(_settings(url, at_once)) as asker:
+            begin, processor = time.perf_counter(), time.process_time()
+            result = await Generation(_OneRequest(count), _NoFilters(), asker, count, at_once).run()
+            seconds, processor = time.perf_counter() - begin, time.process_time() - processor
         assert len(result.rows) == count
-        await teachers["teacher"].close()
         return _told(count, seconds, processor)
 
-    with tempfile.TemporaryDirectory() as folder:
-        return asyncio.run(main(folder))
+    return asyncio.run(main())
 
 
 def _whole(url: str, at_once: int, count: int) -> str:
-    settings = _settings(url, at_once)
+    async def main() -> str:
+        async with _asker(_settings(url, at_once)) as asker:
 
-    async def main(folder: str) -> str:
+            async def ask(number: int) -> None:
+                assert (await asker.ask(_request(number))).text == ANSWER
+
+            return await _rate(ask, 4 * at_once, count)  # as many items as `generation.py` begins at a time
+
+    return asyncio.run(main())
+
+
+@contextlib.asynccontextmanager
+async def _asker(settings: Synthesis) -> AsyncIterator[Asker]:
+    """With an empty journal."""
+    with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "journal.jsonl")
         budget = Budget(settings, journal)
         teachers = teachers_of(settings, budget)
-        asker = Asker(journal, budget, teachers)
-
-        async def ask(number: int) -> None:
-            assert (await asker.ask(_request(number))).text == ANSWER
-
-        rate = await _rate(ask, 4 * at_once, count)  # as many items as `generation.py` begins at a time
+        yield Asker(journal, budget, teachers)
         await teachers["teacher"].close()
-        return rate
-
-    with tempfile.TemporaryDirectory() as folder:
-        return asyncio.run(main(folder))
 
 
 async def _rate(ask: Callable[[int], Awaitable[None]], at_once: int, count: int) -> str:

@@ -44,6 +44,7 @@ from pipeline.run.errors import UserError
 from pipeline.run.files import read_json, write_json
 from pipeline.run.folder import Run
 from pipeline.stages import bring_up_to_date
+from scripts.benchmarks.bench_call import check_places, commit, machine
 from scripts.benchmarks.bench_cases import CASES, UNSLOTH, default_cases
 from scripts.benchmarks.bench_results import THEN, table
 
@@ -126,8 +127,7 @@ def _run(process: str, plan: dict[str, Any], folder: Path, collect: Callable[[],
 
 def described(records: list[dict[str, Any]], rows: int) -> dict[str, Any]:
     """The whole call, as `bench_results.py` describes it."""
-    found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    commit, versions = os.environ.get("COMMIT") or found.stdout.strip() or "unknown", {}
+    versions = {}
     for library in LIBRARIES:
         try:
             versions[library] = importlib.metadata.version(library)
@@ -135,8 +135,8 @@ def described(records: list[dict[str, Any]], rows: int) -> dict[str, Any]:
             continue
     products = [record.pop("products") for record in records if "products" in record]
     return {
-        "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU", "versions": versions,
-        "commit": commit, "date": datetime.date.today().isoformat(),
+        "machine": machine(), "versions": versions,
+        "commit": os.environ.get("COMMIT") or commit() or "unknown", "date": datetime.date.today().isoformat(),
         "command": command_of([word for word in sys.argv[1:] if word != "--more"]), "rows": rows,
         "products": products[0] if products else 0.0, "cases": records,
     }  # fmt: skip
@@ -170,8 +170,7 @@ def command_of(words: Sequence[str]) -> str:
 
 def main() -> None:
     words = [word for word in sys.argv[1:] if word not in ("--profile", "--more")]
-    if len(words) < 2 or not Path(words[0]).is_file() or not Path(words[1]).is_dir():
-        raise UserError("no data and tokenizer's folder", "DATA TOKENIZER [CASE ...]", "see docs/benchmarks.md")
+    check_places(words, "[CASE ...]")
     names = words[2:] or default_cases(torch.cuda.is_available())
     if unknown := [w for w in names if w not in CASES]:
         raise UserError(f"no such case: {unknown[0]!r}", "CASE", f"there are {', '.join(map(repr, CASES))}")

@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.command import guarded
@@ -35,6 +33,7 @@ from pipeline.run.folder import Run
 from pipeline.run.progress import say
 from pipeline.stages import bring_up_to_date
 from pipeline.training import metrics
+from scripts.benchmarks.bench_call import where
 from scripts.benchmarks.hf_trainer import MICRO_ROWS, stock_model, train_stock
 from scripts.benchmarks.loss_curves import OURS, TRAINER, curve, draw, numbers, table
 
@@ -72,13 +71,6 @@ def adapters_apart(run: Run) -> float:
     names = [name for name in theirs if "lora_B" in name]
     distance = sum(float((ours[n].float() - theirs[n].float()).pow(2).sum()) for n in names)
     return float((distance / sum(float(theirs[n].float().pow(2).sum()) for n in names)) ** 0.5)
-
-
-def where() -> str:
-    """Device, versions and commit, for the line below a table."""
-    found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    return f"{card}, torch {torch.__version__}, commit {found.stdout.strip() or 'unknown'}"
 
 
 def parser(purpose: str | None) -> argparse.ArgumentParser:

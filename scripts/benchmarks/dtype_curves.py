@@ -22,7 +22,8 @@ from pipeline.run.folder import Run
 from pipeline.run.progress import say
 from pipeline.stages import bring_up_to_date
 from pipeline.training import metrics
-from scripts.benchmarks.curves import parser, where, words_of
+from scripts.benchmarks.bench_call import where
+from scripts.benchmarks.curves import parser, words_of
 from scripts.benchmarks.loss_curves import Curve, curve, smoothed
 
 REFERENCE = "fp32"

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.model.causal_lm import causal_lm_of
 from pipeline.prompt.batch import pad
 from pipeline.prompt.encode import IGNORE
 from pipeline.prompt.tokens import Tokens
@@ -140,7 +141,7 @@ class PackedRows:
         self.model, self.tokens = model, tokens
         self.device = next(model.parameters()).device
         self.attention = VarlenAttention()
-        self.attention.use_in(model.get_base_model() if hasattr(model, "get_base_model") else model)
+        self.attention.use_in(causal_lm_of(model))
 
     def loss(self, rows: Sequence[int], labelled: int | None = None, leaking: bool = False) -> torch.Tensor:
         """As `PaddedRows.loss`. leaking: rows see the rows before them, a fault that a check can be tried on."""

@@ -12,7 +12,8 @@ from pipeline.dataset.example import Example
 from pipeline.dataset.read.row import RawRow
 from pipeline.dataset.read.source import read
 from pipeline.run.folder import Run
-from tests.helpers.data_stage import ROWS, A, B, Build, config_of, lines_of, refused, rules_of
+from tests.helpers.data_stage import Build, config_of, lines_of, refused, rules_of
+from tests.helpers.sources import BAD_ROWS, ROWS, A, B
 from tests.helpers.tiny import load_examples
 
 # --- what is accepted
@@ -123,42 +124,19 @@ def test_a_folder_without_data(tmp_path: Path, run: Run) -> None:
 
 # --- what costs one row
 
-DEEP = "[" * 900 + "]" * 900
-BAD_ROWS: dict[str, tuple[str, str, str]] = {
-    "no instruction": ('{"output": "b"}', "instruction-missing", "no field 'instruction' (fields: 'output')"),
+STAGE_ROWS = {
+    **BAD_ROWS,
     "no output": ('{"instruction": "a"}', "output-missing", "no field 'output' (form: alpaca; fields: 'instr"),
-    "no fields": ("{}", "instruction-missing", "fields: none"),
-    "instruction null": ('{"instruction": null, "output": "b"}', "instruction-not-text", "instruction is null"),
-    "instruction number": ('{"instruction": 1, "output": "b"}', "instruction-not-text", "instruction is a number"),
-    "instruction empty": ('{"instruction": "", "output": "b"}', "instruction-empty", "instruction is empty"),
-    "instruction blank": ('{"instruction": " \\n\\u3000", "output": "b"}', "instruction-empty", "instruction is empty"),
-    "output null": ('{"instruction": "a", "output": null}', "output-not-text", "output is null"),
-    "output number": ('{"instruction": "a", "output": 1.5}', "output-not-text", "output is a number"),
-    "output not a number": ('{"instruction": "a", "output": NaN}', "output-not-text", "output is a number"),
-    "output list": ('{"instruction": "a", "output": ["b"]}', "output-not-text", "output is a list"),
-    "output object": ('{"instruction": "a", "output": {"b": 1}}', "output-not-text", "output is an object"),
-    "output switch": ('{"instruction": "a", "output": true}', "output-not-text", "output is true/false"),
     "output empty": ('{"instruction": "a", "output": ""}', "output-empty", "output is empty"),
     "output blank": ('{"instruction": "a", "output": " \\t"}', "output-empty", "output is empty"),
-    "input number": ('{"instruction": "a", "input": 3, "output": "b"}', "input-not-text", "input is a number"),
     "input list": ('{"instruction": "a", "input": [], "output": "b"}', "input-not-text", "input is a list"),
-    "row is a list": ('["a", "b"]', "not-an-object", "this is a list"),
-    "row is text": ('"a"', "not-an-object", "this is text"),
-    "row is a number": ("7", "not-an-object", "this is a number"),
-    "row is null": ("null", "not-an-object", "this is null"),
-    "lone surrogate": ('{"instruction": "a \\ud800", "output": "b"}', "invalid-utf-8", "instruction is not UTF-8"),
-    "lone surrogate in a key": ('{"\\ud800": "a", "output": "b"}', "instruction-missing", "'\\ud800'"),
-    "lone surrogate in the task": ('{"instruction": "a", "output": "b", "task": "\\ud800"}', "invalid-utf-8", "task"),
-    "escape sequence in a key": ('{"\\u001b[31m": 1}', "instruction-missing", "'\\x1b[31m'"),
-    "5,000 digits": ('{"instruction": "a", "output": ' + "9" * 5000 + "}", "output-not-text", "output is a number"),
-    "deep output": ('{"instruction": "a", "output": ' + DEEP + "}", "not-json", "nested too deeply"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("form", ["jsonl", "array"])
-@pytest.mark.parametrize("case", BAD_ROWS)
+@pytest.mark.parametrize("case", STAGE_ROWS)
 def test_rows_that_are_rejected(tmp_path: Path, run: Run, build: Build, form: str, case: str) -> None:
-    text, rule, reason = BAD_ROWS[case]
+    text, rule, reason = STAGE_ROWS[case]
     rows = [json.dumps(A), text, json.dumps(B)]
     path = tmp_path / "rows.json"
     path.write_text("\n".join(rows) if form == "jsonl" else "[" + ",\n".join(rows) + "]", encoding="utf-8")

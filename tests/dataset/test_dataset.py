@@ -13,7 +13,8 @@ from pipeline.config.schema import Config
 from pipeline.dataset import stage
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
-from tests.helpers.data_stage import ROWS, A, B, Build, C, config_of, lines_of, refused, rules_of, story
+from tests.helpers.data_stage import Build, config_of, lines_of, refused, rules_of, story
+from tests.helpers.sources import ROWS, A, B, C
 from tests.helpers.tiny import load_examples
 
 # --- limit, held-out tasks, exact

@@ -20,8 +20,9 @@ from pipeline.dataset.turn import Turn
 from pipeline.run.errors import UserError
 from pipeline.run.files import write_json_lines
 from pipeline.run.folder import Run
-from tests.helpers.data_stage import A, Build, build, config_of, lines_of, rules_of, run
+from tests.helpers.data_stage import Build, build, config_of, lines_of, rules_of, run
 from tests.helpers.forms import talk
+from tests.helpers.sources import A
 
 __all__ = ["build", "run"]
 

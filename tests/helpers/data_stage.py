@@ -17,10 +17,6 @@ from pipeline.dataset import stage
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 
-A = {"instruction": "Add.", "input": "1 2", "output": "3"}
-B = {"instruction": "Say hello.", "input": "", "output": "Hello."}
-C = {"instruction": "인사해 줘.", "input": "", "output": "안녕하세요."}
-ROWS = [A, B, C]
 Build = Callable[..., dict[str, Any]]
 
 

@@ -14,7 +14,7 @@ from pipeline.config.load import load
 from pipeline.config.schema import Config
 from pipeline.config.synthesis import Synthesis
 from pipeline.run.folder import Run
-from pipeline.synthesis import preview, readiness, stage
+from pipeline.synthesis import methods, readiness
 from pipeline.synthesis.asker import GaveUp
 from pipeline.synthesis.request import Reply, Request
 from pipeline.synthesis.spend import Budget
@@ -80,8 +80,7 @@ def put_teacher(
         used.append(FakeTeacher(budget, says, model))
         return {"teacher": used[-1], "judge": used[-1]}
 
-    for module in (stage, preview):
-        patch.setattr(module, "teachers_of", teachers_of)
+    patch.setattr(methods, "teachers_of", teachers_of)
     return used
 
 

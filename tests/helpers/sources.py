@@ -81,6 +81,39 @@ FILES: dict[str, bytes] = {
     "arrow stream": arrow_of(TABLE, ipc.new_stream),
 }  # fmt: skip
 
+DEEP = "[" * 900 + "]" * 900
+BAD_ROWS: dict[str, tuple[str, str, str]] = {
+    "no instruction": ('{"output": "b"}', "instruction-missing", "no field 'instruction' (fields: 'output')"),
+    "no output": ('{"instruction": "a"}', "output-missing", "no field 'output' (fields: 'instruction')"),
+    "no fields": ("{}", "instruction-missing", "fields: none"),
+    "instruction null": ('{"instruction": null, "output": "b"}', "instruction-not-text", "instruction is null"),
+    "instruction number": ('{"instruction": 1, "output": "b"}', "instruction-not-text", "instruction is a number"),
+    "instruction empty": ('{"instruction": "", "output": "b"}', "instruction-empty", "instruction is empty"),
+    "instruction blank": ('{"instruction": " \\n\\u3000", "output": "b"}', "instruction-empty", "instruction is empty"),
+    "output null": ('{"instruction": "a", "output": null}', "output-not-text", "output is null"),
+    "output number": ('{"instruction": "a", "output": 1.5}', "output-not-text", "output is a number"),
+    "output not a number": ('{"instruction": "a", "output": NaN}', "output-not-text", "output is a number"),
+    "output infinite": ('{"instruction": "a", "output": -Infinity}', "output-not-text", "output is a number"),
+    "output list": ('{"instruction": "a", "output": ["b"]}', "output-not-text", "output is a list"),
+    "output object": ('{"instruction": "a", "output": {"b": 1}}', "output-not-text", "output is an object"),
+    "output switch": ('{"instruction": "a", "output": true}', "output-not-text", "output is true/false"),
+    "input number": ('{"instruction": "a", "input": 3, "output": "b"}', "input-not-text", "input is a number"),
+    "row is a list": ('["a", "b"]', "not-an-object", "this is a list"),
+    "row is text": ('"a"', "not-an-object", "this is text"),
+    "row is a number": ("7", "not-an-object", "this is a number"),
+    "row is null": ("null", "not-an-object", "this is null"),
+    "lone surrogate": ('{"instruction": "a \\ud800", "output": "b"}', "invalid-utf-8", "instruction is not UTF-8"),
+    "lone surrogate in a key": ('{"\\ud800": "a", "output": "b"}', "instruction-missing", "'\\ud800'"),
+    "lone surrogate in the task": ('{"instruction": "a", "output": "b", "task": "\\ud800"}', "invalid-utf-8", "task"),
+    "escape sequence in a key": ('{"\\u001b[31m": 1}', "instruction-missing", "'\\x1b[31m'"),
+    "5,000 digits": ('{"instruction": "a", "output": ' + "9" * 5000 + "}", "output-not-text", "output is a number"),
+    "deep": ('{"instruction": "a", "output": ' + DEEP + "}", "not-json", "brackets are nested too deeply"),
+    "very deep": ('{"a": "]\\"", "b": ' + "[" * 100_000 + "]" * 100_000 + "}", "not-json", "brackets are nested too"),
+    "key twice": ('{"instruction": "a", "output": "b", "output": "c"}', "duplicate-key", "the field 'output' occurs"),
+    "key twice inside": ('{"instruction": "a", "output": "b", "x": {"y": 1, "y": 2}}', "duplicate-key", "'y'"),
+}  # fmt: skip
+"""One row each that is rejected: its JSON, the rule, and a part of the reason."""
+
 
 def only_bad(path: Path, **more: Any) -> Rejected:
     """The one row of three that is rejected; the others must be A and B."""

@@ -80,6 +80,10 @@ def losses_of(run: Run) -> list[float]:
     return [m["loss"] for m in metrics.read(run.root / "metrics.jsonl") if "loss" in m]
 
 
+def penalties_of(run: Run) -> list[float]:
+    return [m["penalty"] for m in metrics.read(run.root / "metrics.jsonl") if "penalty" in m]
+
+
 class Killed(Exception):
     pass
 

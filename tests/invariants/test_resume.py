@@ -34,6 +34,7 @@ from tests.helpers.training_runs import (
     branch,
     copy_run,
     losses_of,
+    penalties_of,
     weights,
 )
 
@@ -171,17 +172,6 @@ def test_a_run_goes_on_from_the_checkpoint_before(
     assert "resuming from step 3 of 4" in said
     assert_same(run, quick[1])
     assert checkpoint.steps(run.folder("checkpoints")) == [3, 4]
-
-
-def penalties_of(run: Run) -> list[float]:
-    return [m["penalty"] for m in metrics.read(run.root / "metrics.jsonl") if "penalty" in m]
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "general.txt"
-    path.write_text("The river rose in the night.\nNobody had told them.\nWe went home late, and on foot.\n" * 2)
-    return path
 
 
 def test_ewc_goes_on_bit_identical(

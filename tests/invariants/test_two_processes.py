@@ -13,7 +13,6 @@ import torch
 from pipeline.config.schema import Config
 from pipeline.run.folder import Run
 from pipeline.training import fast_path as paths
-from pipeline.training import metrics
 from tests.helpers.tiny import make_config, train_on_two
 from tests.helpers.training_runs import (
     QUICK,
@@ -22,6 +21,7 @@ from tests.helpers.training_runs import (
     assert_same,
     branch,
     losses_of,
+    penalties_of,
     tokens_of,
 )
 
@@ -55,17 +55,6 @@ def test_ranks_agree_on_the_size_of_packs(
     shutil.rmtree(run.folder("adapter"))
     shutil.rmtree(run.folder("checkpoints") / "step-000004")
     assert_same(train_on_two(make_config(tmp_path, base, *QUICK), tmp_path / "resumed"), whole)
-
-
-def penalties_of(run: Run) -> list[float]:
-    return [m["penalty"] for m in metrics.read(run.root / "metrics.jsonl") if "penalty" in m]
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "general.txt"
-    path.write_text("The river rose in the night.\nNobody had told them.\nWe went home late, and on foot.\n" * 2)
-    return path
 
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")

@@ -21,48 +21,23 @@ def seeded() -> None:
 
 
 def _kernels(module: str) -> Any:
-    """A module of Triton kernels, in Triton's interpreter without a card."""
-    pytest.importorskip("triton", reason="triton is not installed")
-    if not CUDA and os.environ.get("TRITON_INTERPRET") != "1":
-        pytest.skip("without a card Triton needs TRITON_INTERPRET=1 before anything imports it")
-    return importlib.import_module(f"pipeline.kernels.{module}")
+    """A fixture: a module of Triton kernels, in Triton's interpreter without a card."""
+
+    @pytest.fixture(scope="session", name=module)
+    def kernels() -> Any:
+        pytest.importorskip("triton", reason="triton is not installed")
+        if not CUDA and os.environ.get("TRITON_INTERPRET") != "1":
+            pytest.skip("without a card Triton needs TRITON_INTERPRET=1 before anything imports it")
+        return importlib.import_module(f"pipeline.kernels.{module}")
+
+    return kernels
 
 
-@pytest.fixture(scope="session")
-def triton_rowwise() -> Any:
-    return _kernels("triton_rowwise")
-
-
-@pytest.fixture(scope="session")
-def triton_gated_mlp() -> Any:
-    return _kernels("triton_gated_mlp")
-
-
-@pytest.fixture(scope="session")
-def triton_fp8() -> Any:
-    return _kernels("triton_fp8")
-
-
-@pytest.fixture(scope="session")
-def triton_rotary() -> Any:
-    return _kernels("triton_rotary")
-
-
-@pytest.fixture(scope="session")
-def triton_attention() -> Any:
-    return _kernels("triton_attention")
-
-
-@pytest.fixture(scope="session")
-def triton_attention_gradients() -> Any:
-    return _kernels("triton_attention_gradients")
-
-
-@pytest.fixture(scope="session")
-def triton_lora() -> Any:
-    return _kernels("triton_lora")
-
-
-@pytest.fixture(scope="session")
-def triton_dropout() -> Any:
-    return _kernels("triton_dropout")
+triton_rowwise = _kernels("triton_rowwise")
+triton_gated_mlp = _kernels("triton_gated_mlp")
+triton_fp8 = _kernels("triton_fp8")
+triton_rotary = _kernels("triton_rotary")
+triton_attention = _kernels("triton_attention")
+triton_attention_gradients = _kernels("triton_attention_gradients")
+triton_lora = _kernels("triton_lora")
+triton_dropout = _kernels("triton_dropout")

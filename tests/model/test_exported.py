@@ -48,3 +48,12 @@ def test_chat_and_measurements_load_an_export_in_one_type(
     with pytest.raises(UserError, match="enough"):
         exported.exported_model(run.folder("export"), dtype, lambda: run_base)
     assert loaded[2:] == [torch.float32]
+
+
+@pytest.mark.parametrize("template", ["alpaca", None, {"hash": "of another"}])
+def test_a_record_without_the_template_of_the_config_is_refused(base: Path, tmp_path: Path, template: object) -> None:
+    config, run = make_config(tmp_path, base), Run(tmp_path / "run")
+    shutil.copytree(base, run.folder("export"))
+    (run.folder("export") / "suri.json").write_text(json.dumps({"holds": "merged", "template": template}))
+    with pytest.raises(UserError, match="was trained with the template"):
+        exported.export_encoder(config, run)

@@ -104,9 +104,7 @@ def test_only_json_is_taken(server: Served, kind: str) -> None:
     assert server.ask("POST", CHAT, BODY, {"Content-Type": "Application/JSON; charset=utf-8"}).status == 200
 
 
-def test_a_token_is_demanded_and_never_shown(
-    encoder: AnyEncoder, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_token_is_demanded_and_never_shown(encoder: AnyEncoder, capfd: pytest.CaptureFixture[str]) -> None:
     secret = "a-secret-of-this-test"
     logging.getLogger("uvicorn").setLevel(logging.DEBUG)
     with served(config(), encoder, says(encoder, ANSWER), token=secret) as server:

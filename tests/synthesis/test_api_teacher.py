@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from pipeline.run.errors import UserError
-from pipeline.synthesis.api_teacher import open_files
 from pipeline.synthesis.asker import GaveUp
 from pipeline.synthesis.journal import Journal
 from pipeline.synthesis.request import Reply
@@ -307,19 +306,6 @@ def test_prompts_that_never_fit_end_the_command(tmp_path: Path) -> None:
     errors = [outcome for outcome in outcomes if isinstance(outcome, UserError)]
     assert "do not fit into 40" in errors[0].what
     assert "synthesis.teacher.max_tokens" in errors[0].fix
-
-
-def test_as_many_connections_as_the_system_allows() -> None:
-    import resource
-
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
-        assert open_files(100) == 256
-        assert open_files(1152) == 1152
-        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 1152
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_the_clock_may_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import glob
 import io
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from pipeline.dataset.read.compressed import CHUNK, Damaged, Stream, opened
 from pipeline.dataset.read.row import RawRow
 from pipeline.run.encoding import decoded
 from pipeline.run.errors import UserError
+from pipeline.run.json_file import json_or_none
 from pipeline.run.nearest import nearest_file
 
 QUESTION_FIELDS = ("instruction", "question", "prompt", "query", "ctx", "sentence", "text", "q")
@@ -110,8 +110,8 @@ def rows(path: Path, field: str = "") -> Iterator[tuple[str, Any]]:
     """
     text = _text(path)
     start = text.lstrip()[:1]
-    is_jsonl = start in ("{", '"') and _parsed(text.lstrip().split("\n", 1)[0]) is not None
-    whole = _parsed(text) if start == "{" and not is_jsonl else None
+    is_jsonl = start in ("{", '"') and json_or_none(text.lstrip().split("\n", 1)[0]) is not None
+    whole = json_or_none(text) if start == "{" and not is_jsonl else None
     if not start:
         raise UserError("the file is empty", str(path), "it needs questions: JSON, JSONL, CSV, or one a line")
     if start == "[":
@@ -143,14 +143,6 @@ def _text(path: Path) -> str:
 
 def _stream(text: str) -> Stream:
     return io.BufferedReader(io.BytesIO(text.encode()), CHUNK)
-
-
-def _parsed(text: str) -> Any:
-    """The JSON value of a text, None if it is not JSON."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _values(rows: Iterable[RawRow]) -> Iterator[tuple[str, Any]]:

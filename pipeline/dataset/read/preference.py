@@ -9,10 +9,11 @@ turns, as in hh-rlhf. Reasoning in a column of its own is not learnt either; a n
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
+
+from pipeline.run.json_file import json_or_none
 
 CHOSEN = ("chosen", "chosen_response", "response_chosen", "preferred_output", "preferred", "response_j")
 LOST = ("rejected", "rejected_response", "response_rejected", "non_preferred_output", "dispreferred", "response_k")
@@ -95,10 +96,7 @@ def _is_message(value: Any) -> bool:
 def _from_text(text: str) -> list[Any] | None:
     """The messages in a text: JSON, or `Human:` and `Assistant:` turns with a blank line between; None for others."""
     if text.startswith(("[", "{")) and ('"role"' in text or '"from"' in text):
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            return None
+        value = json_or_none(text)
         return None if isinstance(value, str) else _messages(value)
     if not re.match(r"\s*Human:", text) or "\n\nAssistant:" not in text:
         return None

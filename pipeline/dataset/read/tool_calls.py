@@ -15,6 +15,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.run.json_file import json_or_none
+
 TOOLS = ("tools", "functions")  # fields of a row that describe them
 CALLERS = ("function_call", "tool_call")  # speakers whose message is a call
 
@@ -113,12 +115,7 @@ def _name(tool: Mapping[str, Any]) -> str:
 
 def _parsed(value: Any) -> Any:
     """JSON text as its value; everything else as it is."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return None
+    return json_or_none(value) if isinstance(value, str) else value
 
 
 def _text(arguments: Any) -> str:

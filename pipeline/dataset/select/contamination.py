@@ -40,6 +40,7 @@ from pipeline.dataset.select import text_units
 from pipeline.dataset.select.ngram_index import Flags, NgramIndex, Numbers, lcs_mask
 from pipeline.dataset.select.ragged import first_of_groups
 from pipeline.dataset.select.text_units import Hashes
+from pipeline.run.width import excerpt
 
 Match = tuple[int, int, float]  # row, entry, score
 
@@ -97,6 +98,11 @@ class Hit:
 
     question: int
     score: float
+
+    def reason(self, questions: Sequence[BenchmarkQuestion]) -> str:
+        """What a report says of the rejected row."""
+        found = questions[self.question]
+        return f"holds {self.score:.0%} of a question of {found.benchmark} ({found.place}): {excerpt(found.text, 200)}"
 
 
 @dataclass(slots=True)

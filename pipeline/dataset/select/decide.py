@@ -78,11 +78,7 @@ def _leave_out(ledger: Ledger, left_out: dict[int, tuple[str, str]]) -> None:
 def _contaminated(ledger: Ledger, questions: Sequence[BenchmarkQuestion]) -> None:
     for i, hits in enumerate(ledger.features.hits or []):
         if hits:
-            question = questions[hits[0].question]
-            text = " ".join(question.text.split())
-            shown = text if len(text) <= 200 else text[:199] + "…"
-            reason = f"holds {hits[0].score:.0%} of a question of {question.benchmark} ({question.place}): {shown}"
-            ledger.drops[i] = Drop("contaminated", reason, similarity=hits[0].score)
+            ledger.drops[i] = Drop("contaminated", hits[0].reason(questions), similarity=hits[0].score)
 
 
 def _duplicates(ledger: Ledger, data: Data) -> None:

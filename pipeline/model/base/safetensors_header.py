@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,13 +62,18 @@ def read_header(path: Path) -> dict[str, Entry]:
         raise ValueError("its header is not readable: metadata other than texts")
     entries = {name: _entry(name, value) for name, value in header.items()}
     at = 0
-    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+    for name, entry in in_file_order(entries):
         if entry.begin != at:
             raise ValueError(f"the tensor {quoted(name)} begins at byte {entry.begin:,}, the one before ends at {at:,}")
         at = entry.end
     if size != 8 + length + at:
         raise ValueError(f"{size:,} bytes, {8 + length + at:,} by its header")
     return entries
+
+
+def in_file_order(entries: Mapping[str, Entry]) -> list[tuple[str, Entry]]:
+    """Names and tensors in the order of their bytes."""
+    return sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end))
 
 
 def _entry(name: str, value: Any) -> Entry:

@@ -36,6 +36,7 @@ from pipeline.kernels.card import has_triton
 from pipeline.kernels.cross_entropy import HeadCrossEntropy
 from pipeline.kernels.types import DropoutSeed
 from pipeline.model.block_stream import stream_of
+from pipeline.model.causal_lm import causal_lm_of
 from pipeline.model.loss import losses
 from pipeline.model.packed import context
 from pipeline.model.packed.batch import PackedBatch
@@ -78,12 +79,11 @@ class PackedModel:
     """
 
     def __init__(self, model: Any, longest: int, fp8: bool = False, dtype: torch.dtype = torch.float32) -> None:
-        self.causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.causal_lm = causal_lm_of(model)
         has_decoder = hasattr(self.causal_lm, "get_decoder")
         self.decoder = self.causal_lm.get_decoder() if has_decoder else self.causal_lm.base_model
         check_attention(self.causal_lm, longest)
         self.stream = stream_of(self.causal_lm)
-        self.parameter_count = self.causal_lm.num_parameters()  # before fp8 frees the layers' weights
         self.device = next(model.parameters()).device
         self.uses_kernels = is_plain_lora(self.causal_lm)
         if fp8 and not self.uses_kernels:

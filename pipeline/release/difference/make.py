@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.model.base.folder import weight_files
-from pipeline.model.base.safetensors_header import BITS, Entry, read_header
+from pipeline.model.base.safetensors_header import BITS, Entry, in_file_order, read_header
 from pipeline.release.difference.blocks import Tensors, combine, header_text, write_header
 from pipeline.run.errors import UserError
 from pipeline.run.files import byte_bar, need_space, sealed, sha256_file, write_json, write_text
@@ -113,7 +113,7 @@ def _write_file(base: Tensors, source: Path, target: Path, progress: Callable[[i
     tensors = {}
     with open(target, "wb") as file:
         write_header(file, json.dumps(integers).encode())
-        for name, entry in sorted(tuned.entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+        for name, entry in in_file_order(tuned.entries):
             size, covered = entry.end - entry.begin, covered_bytes(base, name, entry)
             of_base = base.blocks(name, covered) if covered else iter(())
             digest = combine(file, tuned.blocks(name, size), of_base, covered, entry.dtype, -1, progress)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.model.base.safetensors_header import BITS, damage
+from pipeline.model.base.safetensors_header import BITS, damage, in_file_order
 from pipeline.release.difference.blocks import Tensors, combine, write_header
 from pipeline.release.difference.make import RECORD, VERSION, opened, quiet
 from pipeline.run.errors import UserError
@@ -111,7 +111,7 @@ def _recover_file(
         raise UserError("the record of the difference is damaged: it names other tensors", str(difference), AGAIN)
     with open(target, "wb") as file:
         write_header(file, part["header"].encode("utf-8"))
-        for name, entry in sorted(stored.entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+        for name, entry in in_file_order(stored.entries):
             covered, wanted = part["tensors"][name]["covered"], part["tensors"][name]["base_sha256"]
             size = entry.end - entry.begin
             if not re.fullmatch("U(8|16|32|64)", entry.dtype) or covered * 8 % BITS[entry.dtype]:

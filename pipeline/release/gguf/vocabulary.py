@@ -74,7 +74,7 @@ def vocabulary_of(encoder: AnyEncoder, rows: int, pad_id: int | None) -> Vocabul
     is_sentencepiece = (own.folder / "tokenizer.model").is_file()
     if is_sentencepiece:
         pre, tokens, kinds, scores = "default", *_pieces(own.folder / "tokenizer.model")
-        merges, space = [], _space_prefix(own)
+        merges, space = [], own.opens_with_space
         if own.kind != "sentencepiece":
             _append_added(own.folder / "tokenizer.json", tokens, kinds, scores)
     else:
@@ -133,11 +133,6 @@ def _pieces(path: Path) -> tuple[list[str], list[int], list[float]]:
         raise UserError(what, str(path), INSTEAD)
     pieces = list(proto.pieces)
     return [p.piece for p in pieces], [int(p.type) for p in pieces], [float(p.score) for p in pieces]
-
-
-def _space_prefix(tokenizer: Tokenizer) -> bool:
-    ids = tokenizer.encode(["a"])[0]
-    return bool(ids) and tokenizer.token(ids[0]).startswith("\u2581")
 
 
 def _words(settings: dict[str, Any], tokenizer: Tokenizer) -> tuple[list[str], list[int]]:

@@ -49,7 +49,7 @@ def push(
         UserError: there is nothing to send, or it has changed; the hub refuses; nobody agreed.
     """
     formats = chosen(request.what)
-    _check_finished(run, formats, request)
+    _check_finished(run, request)
     files = contents(run, formats, [name.strip() for name in request.skip.split(",") if name.strip()])
     _check_card(files)
     account = repository.account()
@@ -68,7 +68,7 @@ def push(
     say(f"push: {len(files)} files are there, each with the hash of the export: {repository.page}")
 
 
-def _check_finished(run: Run, formats: Sequence[str], request: Request) -> None:
+def _check_finished(run: Run, request: Request) -> None:
     unfinished = (read_json(run.folder("export") / "results.json") or {}).get("unfinished")
     if unfinished and not request.unfinished:
         fix = f"train longer, or send it as it is: `{next_command('push', UNFINISHED='1')}`"

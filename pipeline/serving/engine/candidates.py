@@ -9,11 +9,10 @@ from typing import Any
 
 from pipeline.config.adapter_name import BASE
 from pipeline.config.schema import Config
-from pipeline.model.exported import export_dtype, export_kind
+from pipeline.model.exported import export_dtype, export_encoder, export_kind
 from pipeline.model.precision import dtype_name
 from pipeline.model.run_base import RunBase
 from pipeline.prompt.any_encoder import AnyEncoder
-from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json
 from pipeline.run.folder import Run
@@ -83,22 +82,10 @@ def exported(config: Config, run: Run, base: Callable[[], RunBase], with_base: b
         with_base: whether the base is served too.
 
     Raises:
-        UserError: it was trained with another template than the config's. NotServable: the engine cannot run it.
+        UserError: as `export_encoder`. NotServable: the engine cannot run it.
     """
     folder = run.folder("export")
-    record = read_json(folder / "suri.json")
-    if not isinstance(record, dict):
-        fix = f"`{next_command('export')}`"
-        raise UserError("no suri.json in the folder: it was not exported here", str(folder), fix)
-    # tokenizer.model does not contain the new tokens, a saved tokenizer.json does.
-    added = () if not (folder / "tokenizer.model").is_file() else config.model.add_tokens
-    encoder = encoder_of(config.prompt, folder, added)
-    template = record.get("template")
-    trained, now = template.get("hash") if isinstance(template, dict) else None, encoder.template.hash
-    if trained != now:
-        what = f"the checkpoint was trained with the template {trained}, the config names {now}"
-        raise UserError(what, str(folder), "put the template back, or train again")
-    encoder.end_id = record.get("end_id", encoder.end_id)
+    encoder, record = export_encoder(config, run)
     note = UNFINISHED if record.get("unfinished") else ""
     kind = export_kind(folder)
     if kind == "nothing":

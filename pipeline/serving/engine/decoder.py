@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from pipeline.model.causal_lm import causal_lm_of
 from pipeline.model.packed.support import LOGIT_SETTINGS
 from pipeline.run.errors import one_line
 from pipeline.serving.engine.fused_norm import fuse_norms
@@ -139,7 +140,7 @@ def decoder_of(model: Any, packer: Packer | None = None) -> Decoder:
     try:
         plain = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -4:].float()
         prefix = prefix_of(model)
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        inner = causal_lm_of(model)
         dtype = next((p.dtype for p in inner.parameters() if p.is_floating_point()), torch.float32)
         fuse_norms(inner)
         (packer or Packer()).pack(inner)

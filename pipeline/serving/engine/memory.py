@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from pipeline.model.memory import free_bytes
+from pipeline.model.memory import available_bytes
 from pipeline.run.errors import UserError
 from pipeline.run.progress import say
 from pipeline.serving.engine.slot_cache import rounded, rounded_rows
@@ -14,18 +14,6 @@ from pipeline.serving.engine.slot_cache import rounded, rounded_rows
 CARD_SHARE, MACHINE_SHARE = 0.8, 0.5  # of the free memory; the rest is for passes, and for other programs
 SHORT_PROMPT = 256  # tokens: with this prompt and an answer of `serve.max_tokens` one request must fit
 SIZES = ((1 << 30, "GB"), (1 << 20, "MB"), (1, "bytes"))
-
-
-def available_bytes(device: torch.device) -> int:
-    """Free memory of the card or of the machine."""
-    if device.type == "cuda":
-        return free_bytes(device)
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            values = {line.split(":")[0]: int(line.split()[1]) for line in file}
-        return values["MemAvailable"] * 1024
-    except (OSError, ValueError, KeyError, IndexError):
-        return 8 << 30  # a system without /proc
 
 
 def plan_cache(device: torch.device, per_token: Sequence[int], contexts: Sequence[int], slots: int, answer: int) -> int:

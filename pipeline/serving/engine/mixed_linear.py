@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from pipeline.model.causal_lm import causal_lm_of
+
 Part = tuple[torch.Tensor, torch.Tensor]  # A (rank, inputs); B (outputs, rank) times the adapter's scale
 
 
@@ -135,7 +137,7 @@ def without_lora(model: Any) -> Any:
     """Puts the base's own layers back in place of peft's; returns the base. model: a base or a PeftModel."""
     from peft.tuners.lora import LoraLayer
 
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = causal_lm_of(model)
     for place, layer in list(base.named_modules()):
         if isinstance(layer, LoraLayer):
             _put(base, place, layer.base_layer)

@@ -7,7 +7,6 @@ meantime sees that they are loading.
 from __future__ import annotations
 
 import asyncio
-import resource
 import socket
 import threading
 from typing import Any
@@ -16,13 +15,14 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from pipeline.run.open_files import connections_allowed
 from pipeline.serving.server.gate import LARGEST_HEADERS
 
 HEADER_SECONDS = 10.0  # for the headers of a request, and for the rest of a body that is not read
 KEEP_ALIVE = 15  # seconds that a connection without a request stays open
 STALLED_SECONDS = 60.0  # after which a client that reads nothing is cut off
 ENDING_SECONDS = 5  # for answers when the server ends
-CONNECTIONS = 1024  # beyond those that generate or wait
+CONNECTIONS, LEAST = 1024, 16  # beyond those that generate or wait; whatever the limit of open files
 
 
 class PatientProtocol(H11Protocol):
@@ -90,7 +90,7 @@ class HttpServer:
         config = uvicorn.Config(
             app, loop="asyncio", http=PatientProtocol, ws="none", lifespan="off", log_config=None, access_log=False,
             log_level="error", proxy_headers=False, server_header=False, h11_max_incomplete_event_size=LARGEST_HEADERS,
-            limit_concurrency=min(most, _files_allowed(most)), timeout_keep_alive=KEEP_ALIVE,
+            limit_concurrency=min(most, max(LEAST, connections_allowed(most))), timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=ENDING_SECONDS,
         )  # fmt: skip
         self.server = uvicorn.Server(config)
@@ -108,14 +108,3 @@ class HttpServer:
         if self.thread.is_alive():
             self.thread.join(2 * ENDING_SECONDS)
         self.listener.close()
-
-
-def _files_allowed(wanted: int) -> int:
-    """Connections that this process may have open; raises its own limit where it may."""
-    spare = 128  # files of models, libraries and the run
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = wanted + spare
-    if soft != resource.RLIM_INFINITY and soft < most:
-        soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(16, wanted if soft == resource.RLIM_INFINITY else soft - spare)

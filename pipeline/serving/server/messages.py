@@ -24,7 +24,6 @@ from pipeline.serving.server.fields import wrong_kind
 
 MOST_MESSAGES = 2048
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-KNOWN = ("role", "content", "name")  # `name` changes nothing
 NOT_TEXT = ("tool_calls", "function_call", "audio", "tool_call_id")
 
 Message = dict[str, str]  # role and content

@@ -14,6 +14,7 @@ import stat
 from pathlib import Path
 
 from pipeline.run.hash_cache import cache_folder
+from pipeline.run.json_file import json_or_none
 
 MOST = 1000  # entries that are kept
 LONGEST = 20_000  # characters of an entry; longer ones are not kept
@@ -82,8 +83,5 @@ def _line(entry: str) -> bytes:
 
 def _entry(line: bytes) -> str:
     """The entry of a line; empty where the line is damaged."""
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return ""
+    value = json_or_none(line)
     return value if isinstance(value, str) and len(value) <= LONGEST else ""

@@ -22,15 +22,14 @@ from pipeline.evaluation.shots import Shots, shots_from
 from pipeline.model import adapter as adapters
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base, resolve
-from pipeline.model.exported import export_dtype, exported_model, free_memory
+from pipeline.model.exported import export_dtype, export_encoder, exported_model, free_memory
 from pipeline.model.load import context_length
-from pipeline.model.memory import free_bytes
+from pipeline.model.memory import available_bytes
 from pipeline.model.methods.through_peft import add_adapter
 from pipeline.model.run_base import RunBase
 from pipeline.prompt.any_encoder import AnyEncoder
-from pipeline.prompt.stage import encoder_of
 from pipeline.run.errors import UserError
-from pipeline.run.files import read_json, readable_size
+from pipeline.run.files import readable_size
 from pipeline.run.folder import Run
 from pipeline.run.next_command import next_command
 from pipeline.run.progress import working
@@ -118,7 +117,8 @@ class ChatModels:
             return self._export
         config, folder = self.config, self.run.folder("export")
         if not self._has_export:
-            raise UserError("no suri.json in the folder: nothing was exported here", str(folder), _export_command())
+            fix = f"`{next_command('export')}`"
+            raise UserError("no suri.json in the folder: nothing was exported here", str(folder), fix)
         if self._loaded_models:  # otherwise the command has done this
             self.run.check("dataset", "export")
         encoder, record = export_encoder(config, self.run)
@@ -185,8 +185,8 @@ class ChatModels:
         free_memory()
         for model in self._loaded_models:
             needed = SPARE * sum(p.numel() * p.element_size() for p in model.parameters())
-            free = _free_memory(model)
-            if free is not None and needed > free:
+            free = available_bytes(next(model.parameters()).device)
+            if needed > free:
                 what = f"a second model needs {readable_size(int(needed))} of memory, and {readable_size(free)} is free"
                 raise UserError(what, "", "end this chat and start one with ADAPTER=NAME")
         try:
@@ -203,40 +203,3 @@ class ChatModels:
     @cached_property
     def _run_base(self) -> RunBase:
         return RunBase.of(self.config, self.files or resolve(self.config.model))
-
-
-def export_encoder(config: Config, run: Run) -> tuple[AnyEncoder, dict[str, Any]]:
-    """The encoder of a run's export, and the export's record.
-
-    Raises:
-        UserError: there is no record, or the export was trained with another template than the config's.
-    """
-    folder = run.folder("export")
-    record = read_json(folder / "suri.json")
-    if not isinstance(record, dict):
-        raise UserError("no suri.json in the folder: it was not exported here", str(folder), _export_command())
-    # tokenizer.model does not contain the new tokens, a saved tokenizer.json does.
-    added = () if not (folder / "tokenizer.model").is_file() else config.model.add_tokens
-    encoder = encoder_of(config.prompt, folder, added)
-    template, trained = encoder.template, record.get("template", {}).get("hash")
-    if trained != template.hash:
-        what = f"the checkpoint was trained with the template {trained}, the config names {template.hash}"
-        raise UserError(what, str(folder), "put the template back, or train again")
-    encoder.end_id = record.get("end_id", encoder.end_id)
-    return encoder, record
-
-
-def _export_command() -> str:
-    return f"`{next_command('export')}`"
-
-
-def _free_memory(model: Any) -> int | None:
-    """Bytes that are free on the model's device; None where the system does not tell."""
-    parameter = next(model.parameters())
-    if parameter.is_cuda:
-        return free_bytes(parameter.device)
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        return None

@@ -8,7 +8,6 @@ A new file is written; rows are added to one that already has rows of JSONL; eve
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from pipeline.run.append_file import AppendFile
 from pipeline.run.errors import UserError
 from pipeline.run.files import json_text
+from pipeline.run.json_file import json_or_none
 from pipeline.serving.terminal.session import ChatSession
 
 TAIL = 1 << 22  # bytes at the end of a file in which its last line must begin
@@ -78,10 +78,7 @@ def _size_of_rows(path: Path) -> int:
     with open(path, "rb") as file:
         file.seek(max(0, size - TAIL))
         lines = [line for line in file.read().splitlines() if line.strip()]
-    try:
-        is_row = not lines or isinstance(json.loads(lines[-1]), dict)
-    except (ValueError, RecursionError):
-        is_row = False
+    is_row = not lines or isinstance(json_or_none(lines[-1]), dict)
     if not is_row or (lines and lines[0].lstrip()[:1] != b"{" and size <= TAIL):
         raise UserError(f"{path} exists and has no rows of JSONL; it stays as it is", "", FIX)
     return size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +12,7 @@ from pipeline.config.schema import Chat
 from pipeline.dataset.example import Example
 from pipeline.dataset.turn import Turn
 from pipeline.evaluation.shots import ChatShots
-from pipeline.model.generate import answering, prefix_length
-from pipeline.model.load import context_length
+from pipeline.model.generate import answering, most_tokens
 from pipeline.prompt.chat_encode import ChatEncoder
 from pipeline.prompt.chat_form import THINK
 from pipeline.run.errors import UserError
@@ -108,7 +106,7 @@ class ChatSession:
         stream = AnswerStream(talker.tokenizer, skip_special_tokens=True)
         try:
             prompt = self._prompt(question, given)
-            longest = (context_length(model.config) or sys.maxsize) - prefix_length(model)
+            longest = most_tokens(model)
             room = min(settings.max_new_tokens, longest - len(prompt))
             if room < 1:
                 more = "; /reset begins a new conversation" if self.remembers and self.exchanges else ""

@@ -97,7 +97,7 @@ def test_memory_for_a_second_model_is_checked_before_it_is_loaded(
     models: ChatModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models.open("export")
-    monkeypatch.setattr(chat_models, "_free_memory", lambda model: 1000)
+    monkeypatch.setattr(chat_models, "available_bytes", lambda device: 1000)
     with pytest.raises(UserError, match="and 1 kB is free"):
         models.open("base")
     assert models.current is models.open("export")

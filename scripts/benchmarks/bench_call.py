@@ -1,0 +1,40 @@
+"""What the benchmarks share: the words DATA TOKENIZER, and the line below a table that says where it was measured."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from pipeline.run.errors import UserError
+
+
+def check_places(words: Sequence[str], more: str = "", page: str = "docs/benchmarks.md") -> None:
+    """Checks that the first two words are a file with rows and a tokenizer's folder.
+
+    Args:
+        more: what may follow, as the usage has it; empty: nothing. page: that describes the command.
+
+    Raises:
+        UserError: they are not.
+    """
+    if len(words) < 2 or (words[2:] and not more) or not Path(words[0]).is_file() or not Path(words[1]).is_dir():
+        raise UserError("no data and tokenizer's folder", f"DATA TOKENIZER {more}".rstrip(), f"see {page}")
+
+
+def machine() -> str:
+    """Name of the first card, or CPU."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+
+def commit() -> str:
+    """The commit of this checkout, with `-dirty` where files differ from it; empty outside a checkout."""
+    found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return found.stdout.strip()
+
+
+def where() -> str:
+    """Device, version of torch and commit."""
+    return f"{machine()}, torch {torch.__version__}, commit {commit() or 'unknown'}"
