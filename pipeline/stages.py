@@ -109,6 +109,15 @@ def _build_eval(config: Config, run: Run, key: Key, base: BaseOf) -> None:
     evaluate(config, run, base(), key)
 
 
+def _check_card(config: Config, run: Run) -> None:
+    """A type that the card lacks is told before data is made. Only of a type that is named: this takes torch."""
+    is_named = config.model.dtype in ("fp16", "bf16") or config.model.quantize == "fp8"
+    if is_named and stale(config, run, "train"):
+        from pipeline.model.precision import check_card
+
+        check_card(config.model)
+
+
 def _check_judge(config: Config, run: Run) -> None:
     """A judge that is set up is asked whether it answers only when there is something to judge."""
     if not config.judge.model or stale(config, run, "judge"):
@@ -121,7 +130,8 @@ STAGES = (
           check=synthesis.check, is_wanted=synthesis.is_source),
     Stage("data", "dataset", ("generate",), ("generated",), dataset.key, lambda c, r, key, _: dataset.build(c, r, key)),
     Stage("tokens", "tokens", ("data",), ("dataset",), tokens_key, _build_tokens, input_files.of_tokens),
-    Stage("train", "adapter", ("tokens",), ("dataset", "tokens"), train_key, _build_adapter, input_files.of_train),
+    Stage("train", "adapter", ("tokens",), ("dataset", "tokens"), train_key, _build_adapter, input_files.of_train,
+          check=_check_card),
     Stage("export", "export", ("train",), ("dataset", "tokens", "adapter"), export_key, _build_export,
           input_files.of_export, check=early.check),
     Stage("report", "report", ("tokens",), ("dataset", "tokens"), report.key,

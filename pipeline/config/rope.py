@@ -53,6 +53,16 @@ def check_rope(value: object) -> object:
     return scaling
 
 
+def longer(scaling: dict[str, Any] | None, context: int, longest: int) -> str:
+    """What to set so that a model sees rows of `longest` tokens. scaling: `model.rope_scaling`, with which it sees
+    `context` tokens."""
+    kind, factor = (scaling or {}).get("rope_type", "dynamic"), (scaling or {}).get("factor", 1)
+    if kind == "dynamic":  # or none: the context is the base's
+        why = "dynamic trains no longer rows; " if scaling else ""
+        return f"{why}model.rope_scaling='{{rope_type: yarn, factor: {-(-longest // context)}}}'"
+    return f"factor: {math.ceil(longest * factor / context)} in model.rope_scaling"
+
+
 def _check_numbers(kind: str, scaling: dict[str, Any]) -> None:
     """Raises:
     ValueError: a value is of another kind, or rotates nothing.

@@ -219,7 +219,7 @@ class Train(Section):
     see more of a long run."""
     early_stop: Count = 0
     """Ends the run when the held-out loss has not reached a new lowest value in this many measurements (`eval_every`);
-    0 = never. Set it, such as 3, when you do not know how many epochs the data are worth."""
+    0 = never. Set it, such as 3, with a small eval_every, when you do not know how many epochs the data are worth."""
     best: bool = False
     """true: what is exported are the weights of the lowest held-out loss; those of the last step are kept in
     adapter/last. Set it for long runs on few rows, whose held-out loss rises again."""

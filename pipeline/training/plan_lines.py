@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pipeline.config.method_rules import spec_of
+from pipeline.config.rope import longer
 from pipeline.config.schema import Config, Train
 from pipeline.run.next_command import next_command
 from pipeline.training.footprint import Footprint
+from pipeline.training.lowest_loss import never_early
 from pipeline.training.plan import GIB, Plan, pass_tokens
 from pipeline.training.schedule import steps_per_epoch, warmup_steps
 
@@ -27,7 +30,8 @@ def lines(config: Config, planned: Plan, times: Sequence[str] = (), card: Sequen
         f"run        {config.name}: {config.adapter.method} on {config.model.base or 'random weights'}, "
         f"template {config.prompt.template}",
         *_amounts(train, config.data.val, cutoff, planned),
-        *_context(cutoff, planned),
+        *_early_stop(train, planned),
+        *_context(config.model.rope_scaling, cutoff, planned),
         *times,
         f"parameters {planned.parameters:,}, trained {planned.trained:,} ({planned.trained / planned.everything:.3%})",
         kept,
@@ -63,15 +67,21 @@ def _amounts(train: Train, val: float, cutoff: int, planned: Plan) -> list[str]:
     return [rows, tokens, f"steps      {most}{planned.steps:,} of {size} rows ({arithmetic}), {warm:,} of them warm-up"]
 
 
-def _context(cutoff: int, planned: Plan) -> list[str]:
+def _early_stop(train: Train, planned: Plan) -> list[str]:
+    """That early stopping cannot happen, if so; the steps may be fewer than an inexact plan says, never more."""
+    problem = never_early(train, planned.steps) if planned.steps else ""
+    return [f"early stop {problem}"] if problem else []
+
+
+def _context(scaling: dict[str, Any] | None, cutoff: int, planned: Plan) -> list[str]:
     """Rows that the model cannot take, if there are or may be any."""
     longest = planned.longest or cutoff
     if planned.context is None or longest <= planned.context:
         return []
     how = f"the longest row has {longest:,}" if planned.longest else f"prompt.cutoff allows rows of {cutoff:,}"
     return [
-        f"context    this model sees {planned.context:,} tokens, and {how}: lower prompt.cutoff, or lengthen the "
-        "context with model.rope_scaling"
+        f"context    this model sees {planned.context:,} tokens, and {how}: set prompt.cutoff={planned.context}, or "
+        f"lengthen the context: {longer(scaling, planned.context, longest)}"
     ]
 
 

@@ -31,6 +31,7 @@ from pipeline.training.archive import open_checkpoints
 from pipeline.training.fast_path import PathInputs, choose_path
 from pipeline.training.gradient_exchange import GradientExchange
 from pipeline.training.loss_scale import LossScale
+from pipeline.training.lowest_loss import never_early
 from pipeline.training.micro_batches import MicroBatches
 from pipeline.training.optimizer import build_optimizer, embedding_names
 from pipeline.training.optimizer_state import Layout
@@ -99,7 +100,7 @@ class Session:
         check_ranks(accelerator.num_processes, config.train.batch_size)
 
         context = run_base.context_length()
-        tokens, val = open_tokens(run.folder("tokens"), context)
+        tokens, val = open_tokens(run.folder("tokens"), context, config.model.rope_scaling)
         total = total_steps(len(tokens), config.train)
         if is_main and method.spec.export == "merged":
             check_export_tokenizer(dataset, base, encoder)
@@ -198,6 +199,8 @@ def _print_plan(
     say(f"train: {config.adapter.method}: {trained:,} of {parameters:,} parameters are trained ({percent})")
     parts = ", weights sharded over the processes" if sharding.shares(config) else ""
     say(f"train: {path.name} path, at most {path.micro_tokens:,} tokens in one pass{parts}")
+    if problem := never_early(settings, total):
+        say(f"train: {problem}")
 
 
 def _flat(config: Config) -> dict[str, Any]:

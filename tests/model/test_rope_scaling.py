@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline.config.load import load
+from pipeline.config.rope import longer
 from pipeline.config.schema import Model
 from pipeline.model.base import resolve
 from pipeline.model.base.fingerprint import fingerprint
@@ -94,6 +95,17 @@ def test_a_context_of_too_many_tokens_is_refused_before_a_folder_is_made(tmp_pat
         resolve(Model(base=str(base), rope_scaling={"rope_type": "linear", "factor": 100_000}))
     assert caught.value.where == "model.rope_scaling"
     assert not list((tmp_path / "cache").rglob("config.json"))
+
+
+@pytest.mark.parametrize(("scaling", "context", "said"), [
+    (None, 512, "model.rope_scaling='{rope_type: yarn, factor: 3}'"),
+    ({"rope_type": "yarn", "factor": 2}, 1024, "factor: 3 in model.rope_scaling"),  # of the base's 512, not of 1,024
+    ({"rope_type": "linear", "factor": 1.5}, 768, "factor: 3 in model.rope_scaling"),
+    ({"rope_type": "dynamic", "factor": 4}, 512,
+     "dynamic trains no longer rows; model.rope_scaling='{rope_type: yarn, factor: 3}'"),
+])  # fmt: skip
+def test_the_factor_that_rows_of_1300_tokens_need(scaling: dict[str, Any] | None, context: int, said: str) -> None:
+    assert longer(scaling, context, 1300) == said
 
 
 def test_code_that_does_not_read_them_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

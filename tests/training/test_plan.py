@@ -262,14 +262,22 @@ prompt: {cutoff: 16384}
 
 @pytest.mark.parametrize(("scaling", "said"), [
     ("null", "sees 4,096 tokens, and prompt.cutoff allows rows of 16,384"),
-    ("{rope_type: dynamic, factor: 4}", "sees 4,096 tokens"),
-    ("{rope_type: yarn, factor: 2}", "sees 8,192 tokens"),
+    ("{rope_type: dynamic, factor: 4}", "set prompt.cutoff=4096, or lengthen the context: dynamic trains no longer"),
+    ("{rope_type: yarn, factor: 2}", "set prompt.cutoff=8192, or lengthen the context: factor: 4 in"),
     ("{rope_type: linear, factor: 4}", ""),
 ])  # fmt: skip
 def test_rows_beyond_the_context_are_told(tmp_path: Path, scaling: str, said: str) -> None:
     config = write(tmp_path, LONG.replace("SCALING", scaling))
     text = "\n".join(lines(config, plan(config)))
     assert (said in text) if said else ("context" not in text)
+
+
+def test_early_stopping_that_cannot_happen_is_told(tmp_path: Path) -> None:
+    words = LONG.replace("SCALING", "null").replace("rows: 100}]", "rows: 100}], val: 9")
+    config = write(tmp_path, words + "train: {early_stop: 3, eval_every: 20}\n")
+    text = "\n".join(lines(config, plan(config, {"rows": 320, "tokens": 320, "longest": 9})))
+    assert "early stop train.early_stop=3 cannot end this run early" in text
+    assert "early stop" not in "\n".join(lines(config, plan(config, {"rows": 3200, "tokens": 320, "longest": 9})))
 
 
 def test_a_pass_holds_the_longest_row(tmp_path: Path) -> None:
