@@ -37,6 +37,7 @@ def lines(config: Config, planned: Plan, times: Sequence[str] = (), card: Sequen
         kept,
         f"memory     {planned.weights_gib:.2f} GiB weights",
         f"           {planned.training_gib:.2f} GiB gradients and optimiser{with_adapter}",
+        *_copies(planned),
         *_penalties(train, planned),
         *(_packs(train.batch_size, cutoff, planned, planned.fast) if planned.fast else _one_row(cutoff, planned)),
         *card,
@@ -85,6 +86,13 @@ def _context(scaling: dict[str, Any] | None, cutoff: int, planned: Plan) -> list
     ]
 
 
+def _copies(planned: Plan) -> list[str]:
+    """Memory of copies of trained blocks, if there are any."""
+    if not planned.copies_gib:
+        return []
+    return [f"           {planned.copies_gib:.2f} GiB copies of the blocks' weights in 16 bits"]
+
+
 def _penalties(train: Train, planned: Plan) -> list[str]:
     """Memory of penalties, if there are any; 0 with `l2_sp` and a plain LoRA, which starts at zero."""
     if not (train.l2_sp or train.ewc):
@@ -110,7 +118,7 @@ def _packs(batch_size: int, cutoff: int, planned: Plan, fast: Footprint) -> list
 
 def _one_row(cutoff: int, planned: Plan) -> list[str]:
     longest, recomputed = (cutoff * mib / 1024 for mib in (planned.token_mib, planned.recomputed_mib))
-    fixed = planned.weights_gib + planned.training_gib + planned.penalty_gib
+    fixed = planned.weights_gib + planned.training_gib + planned.penalty_gib + planned.copies_gib
     least = fixed + longest
     return [
         f"           {longest:.2f} GiB activations of one row of {cutoff} tokens (estimate)",

@@ -14,6 +14,7 @@ from pipeline.config.load import load
 from pipeline.config.schema import Config
 from pipeline.model import adapter as adapters
 from pipeline.model.load import load_folder
+from pipeline.model.packed.model import PackedModel
 from pipeline.run.errors import Interrupted, UserError
 from pipeline.training.ewc import with_importances, zero_sums
 from pipeline.training.penalty import terms_of
@@ -247,6 +248,21 @@ def test_penalties_keep_as_much_as_the_plan_says(
     assert f"{size / 2**30:.2f} GiB for penalties" in "\n".join(lines(config, found))
     if found.fast:
         assert found.fast.blocks + found.fast.rest == pytest.approx(found.weights_gib * 2**30 + size)
+
+
+def test_copies_of_trained_blocks_are_counted(base: Path, tmp_path: Path) -> None:
+    """As a run holds them: products read the blocks' weights in 16 bits, which are trained in float32."""
+    text = f"name: x\nmodel: {{base: {base}, dtype: bf16}}\nadapter: {{method: full}}\n"
+    (tmp_path / "config.yaml").write_text(text)
+    config = load(tmp_path / "config.yaml", [])
+    model = adapters.attach(load_folder(base, torch.float32), config.adapter, 0)
+    fast = PackedModel(model, 64, dtype=torch.bfloat16)
+    held = sum(target.numel() * target.element_size() for target in fast.copies.targets)
+    found = plan(config)
+    assert found.copies_gib * 2**30 == held > 0
+    assert "GiB copies of the blocks' weights in 16 bits" in "\n".join(lines(config, found))
+    for word in ("train.fast=false", "model.dtype=fp32"):
+        assert plan(load(tmp_path / "config.yaml", [word])).copies_gib == 0
 
 
 LONG = """
