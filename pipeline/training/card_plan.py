@@ -8,20 +8,20 @@ from pipeline.config.schema import Config
 from pipeline.model.memory import free_bytes
 from pipeline.model.precision import device
 from pipeline.run.free_memory import free_memory_bytes
-from pipeline.training.footprint import Footprint
+from pipeline.training.footprint import ROOM, Footprint
 from pipeline.training.memory import FULL_SPEED
-from pipeline.training.placement import ROOM, fastest, ways_of
+from pipeline.training.placement import fastest, ways_of
 from pipeline.training.plan import GIB, Plan, pass_tokens, plan
 
 
 def lines(config: Config, planned: Plan) -> list[str]:
-    """What each way needs for a row of `prompt.cutoff` tokens, and where a card is known, which one a run takes; none
-    for models without LLaMA's blocks, of which nothing is predicted.
+    """What each way needs for a row of `prompt.cutoff` tokens, and where a card is known, which one a run takes. Of
+    models without LLaMA's blocks only whether a row fits into the card, by an estimate.
 
     The card is `train.gpu_memory`, or that of this machine.
     """
     if planned.fast is None:
-        return []
+        return _estimated(config, planned)
     cutoff, main = config.prompt.cutoff, free_memory_bytes()
     ways = ways_of(config)
     peaks = ", ".join(f"{way} {planned.fast.peak(cutoff, way) / GIB:.2f}" for way in ways)
@@ -44,6 +44,20 @@ def lines(config: Config, planned: Plan) -> list[str]:
         if nf4 is not None:
             shown.append(f"           model.quantize=nf4: {_fitting(config, nf4, step, budget, main)}")
     return shown
+
+
+def _estimated(config: Config, planned: Plan) -> list[str]:
+    """Whether a row fits, without a footprint; nothing where no card is known or nothing is trained."""
+    budget, where = _budget(config)
+    if not budget or not planned.trained:
+        return []
+    kept, recomputed = planned.one_row_gib(config.prompt.cutoff)
+    is_kept = config.train.checkpointing == "none"
+    needed = kept if is_kept else recomputed
+    fits = "fits" if needed <= budget / GIB else "does not fit"
+    how = "" if is_kept else " with activations recomputed"
+    row = f"a row of {config.prompt.cutoff:,} tokens {fits}: it needs {needed:.2f} GiB{how} (estimate)"
+    return [f"card       {budget / GIB:.1f} GiB ({where}): {row}"]
 
 
 def _budget(config: Config) -> tuple[float, str]:
@@ -72,7 +86,10 @@ def _fitting(config: Config, fast: Footprint, step: int, budget: float, main: fl
         return f"no way fits; {peak / GIB:.2f} GiB are needed at least"
     if way == "none" and len(ways) > 1 and _most(fast, "none", budget) < max(cutoff, min(step, FULL_SPEED)):
         way = "block"
-    tokens = max(cutoff, min(step, config.train.micro_tokens or step, _most(fast, way, budget)))
+    most = _most(fast, way, budget)
+    if way == "offload":
+        most = min(most, int((main - ROOM) / fast.main_memory(way, 1)))
+    tokens = max(cutoff, min(step, config.train.micro_tokens or most, _most(fast, way, budget)))
     kept = f", {fast.main_memory(way, tokens) / GIB:.1f} GiB in main memory" if way in ("offload", "stream") else ""
     return f"train.checkpointing={way}, {tokens:,} tokens in a pass, peak {fast.peak(tokens, way) / GIB:.2f} GiB{kept}"
 

@@ -68,6 +68,11 @@ class Plan:
     outside_gib: float = 0.0
     copies_gib: float = 0.0
 
+    def one_row_gib(self, tokens: int) -> tuple[float, float]:
+        """Peak of a pass over one row outside the fast path: with all kept, and with blocks recomputed."""
+        fixed = self.weights_gib + self.training_gib + self.penalty_gib + self.copies_gib
+        return fixed + tokens * self.token_mib / 1024, fixed + tokens * self.recomputed_mib / 1024
+
 
 def plan(config: Config, counted: dict[str, int] | None = None, shape: Any = None) -> Plan:
     """The arithmetic of a config.

@@ -117,11 +117,9 @@ def _packs(batch_size: int, cutoff: int, planned: Plan, fast: Footprint) -> list
 
 
 def _one_row(cutoff: int, planned: Plan) -> list[str]:
-    longest, recomputed = (cutoff * mib / 1024 for mib in (planned.token_mib, planned.recomputed_mib))
-    fixed = planned.weights_gib + planned.training_gib + planned.penalty_gib + planned.copies_gib
-    least = fixed + longest
+    kept, recomputed = planned.one_row_gib(cutoff)
     return [
-        f"           {longest:.2f} GiB activations of one row of {cutoff} tokens (estimate)",
-        f"           peak {least:.2f} GiB at least; with more free memory a pass takes more rows",
-        f"           peak {fixed + recomputed:.2f} GiB at least with activations recomputed",
+        f"           {cutoff * planned.token_mib / 1024:.2f} GiB activations of a row of {cutoff:,} tokens (estimate)",
+        f"           peak {kept:.2f} GiB at least; with more free memory a pass takes more rows",
+        f"           peak {recomputed:.2f} GiB at least with activations recomputed",
     ]

@@ -131,6 +131,28 @@ def test_the_plan_for_a_card(gib: int, says: str, monkeypatch: pytest.MonkeyPatc
         assert "model.quantize=nf4: train.checkpointing=block" in lines[-1]
 
 
+def test_a_pass_that_is_offloaded_fits_into_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 3 vectors of 4,096 numbers in bf16 and 8 bytes, in each of 32 blocks."""
+    monkeypatch.setattr(card_plan, "free_memory_bytes", lambda: 9 << 30)
+    words = ["model.dtype=bf16", "train.gpu_memory=24", "train.checkpointing=offload", "prompt.cutoff=2048"]
+    config = load(CONFIGS / "alpaca-lora-7b.yaml", words)
+    card = next(line for line in card_plan.lines(config, plan(config)) if line.startswith("card"))
+    tokens = (8 << 30) // (32 * (3 * 4096 * 2 + 8))
+    assert f"offload, {tokens:,} tokens in a pass" in card
+    assert card.endswith("8.0 GiB in main memory")
+
+
+@pytest.mark.parametrize(("gib", "way", "said"), [
+    (24, "auto", "a row of 2,048 tokens does not fit: it needs 45.39 GiB with activations recomputed (estimate)"),
+    (46, "auto", "a row of 2,048 tokens fits: it needs 45.39 GiB with activations recomputed (estimate)"),
+    (46, "none", "a row of 2,048 tokens does not fit: it needs 55.92 GiB (estimate)"),
+])  # fmt: skip
+def test_a_card_for_a_model_of_another_form(gib: int, way: str, said: str) -> None:
+    words = [f"train.gpu_memory={gib}", f"train.checkpointing={way}"]
+    config = load(CONFIGS / "koalpaca-polyglot-5.8b.yaml", words)
+    assert card_plan.lines(config, plan(config)) == [f"card       {gib}.0 GiB (train.gpu_memory): {said}"]
+
+
 def test_without_a_card_the_plan_says_how_to_name_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     config = load(CONFIGS / "alpaca-lora-7b.yaml", [])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.cli.look import show_plan
 from pipeline.command import guarded
 from pipeline.config.load import load
 from pipeline.config.schema import Config
@@ -16,10 +17,12 @@ from pipeline.model import adapter as adapters
 from pipeline.model.load import load_folder
 from pipeline.model.packed.model import PackedModel
 from pipeline.run.errors import Interrupted, UserError
+from pipeline.run.folder import Run
 from pipeline.training.ewc import with_importances, zero_sums
 from pipeline.training.penalty import terms_of
 from pipeline.training.plan import Plan, plan
 from pipeline.training.plan_lines import lines
+from tests.helpers.tiny import make_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BASES = CONFIGS.parent / "docs" / "bases.md"
@@ -286,6 +289,20 @@ def test_rows_beyond_the_context_are_told(tmp_path: Path, scaling: str, said: st
     config = write(tmp_path, LONG.replace("SCALING", scaling))
     text = "\n".join(lines(config, plan(config)))
     assert (said in text) if said else ("context" not in text)
+
+
+def test_a_type_that_this_machine_lacks_is_told(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not where the plan is for another machine, named by its memory or its cards."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = make_config(tmp_path, base, "model.dtype=fp16")
+    other = make_config(tmp_path, base, "model.dtype=fp16", "train.gpu_memory=16")
+    said = []
+    for one, options in ((config, {}), (other, {}), (config, {"gpus": "1"})):
+        show_plan(one, Run(tmp_path / "x"), options)
+        said.append("training is refused on this machine: fp16 needs a Volta card" in capsys.readouterr().out)
+    assert said == [True, False, False]
 
 
 def test_early_stopping_that_cannot_happen_is_told(tmp_path: Path) -> None:
