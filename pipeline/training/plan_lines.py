@@ -117,9 +117,11 @@ def _packs(batch_size: int, cutoff: int, planned: Plan, fast: Footprint) -> list
 
 
 def _one_row(cutoff: int, planned: Plan) -> list[str]:
-    kept, recomputed = planned.one_row_gib(cutoff)
+    longest = planned.longest or cutoff
+    kept, recomputed = planned.one_row_gib(longest)
+    row = f"activations of a row of {longest:,} tokens (estimate)"
     return [
-        f"           {cutoff * planned.token_mib / 1024:.2f} GiB activations of a row of {cutoff:,} tokens (estimate)",
+        f"           {longest * planned.token_mib / 1024:.2f} GiB {row}",
         f"           peak {kept:.2f} GiB at least; with more free memory a pass takes more rows",
         f"           peak {recomputed:.2f} GiB at least with activations recomputed",
     ]

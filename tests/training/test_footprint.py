@@ -131,6 +131,28 @@ def test_the_plan_for_a_card(gib: int, says: str, monkeypatch: pytest.MonkeyPatc
         assert "model.quantize=nf4: train.checkpointing=block" in lines[-1]
 
 
+@pytest.mark.parametrize(("way", "said"), [
+    ("none", "train.checkpointing=none does not fit; 13.44 GiB are needed at least"),
+    ("stream", "stream needs 13.1 GiB of main memory; 8.0 are free here"),
+])  # fmt: skip
+def test_the_plan_of_a_way_that_was_asked_for(way: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit is this way alone; another one may."""
+    monkeypatch.setattr(card_plan, "free_memory_bytes", lambda: 1 << 33)
+    words = ["model.dtype=bf16", "train.gpu_memory=10", f"train.checkpointing={way}"]
+    config = load(CONFIGS / "alpaca-lora-7b.yaml", words)
+    card = next(line for line in card_plan.lines(config, plan(config)) if line.startswith("card"))
+    assert card == f"card       10.0 GiB (train.gpu_memory): {said}"
+
+
+def test_the_plan_for_a_card_counts_with_the_longest_row() -> None:
+    """As training does: `prompt.cutoff` is what a row may have."""
+    config = load(CONFIGS / "alpaca-lora-7b.yaml", ["model.dtype=bf16", "train.gpu_memory=24", "prompt.cutoff=8192"])
+    planned = plan(config, {"rows": 99, "tokens": 9900, "longest": 300})
+    assert planned.fast is not None
+    first, *_ = card_plan.lines(config, planned)
+    assert f"a row of 300 tokens: none {planned.fast.peak(300, 'none') / 2**30:.2f}, block" in first
+
+
 def test_a_pass_that_is_offloaded_fits_into_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """At 3 vectors of 4,096 numbers in bf16 and 8 bytes, in each of 32 blocks."""
     monkeypatch.setattr(card_plan, "free_memory_bytes", lambda: 9 << 30)
