@@ -187,6 +187,9 @@ def _empty(shape: Any) -> Any:
             model = AutoModelForCausalLM.from_config(shape)
         model.tie_weights()
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError, AssertionError) as error:
+        if type(shape) not in AutoModelForCausalLM._model_mapping:
+            fix = "name a model that continues a text, such as one of type llama"
+            raise UserError(f"a model of type {shape.model_type} is no causal language model", "model", fix) from None
         raise UserError(f"no model has this shape: {one_line(error)}", "model", DIVIDE) from None
     return model
 

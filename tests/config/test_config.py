@@ -306,6 +306,7 @@ def test_overrides_that_cannot_be(tmp_path: Path, word: str, said: str) -> None:
         ("name: a\n", ":1: model.base: missing"),
         ("name: a\nmodel: {geometry: {}}\n", "model.base: missing"),
         ("name: a\nmodel:\n  geometry: {hidden_size: 8}\n", ":3: model.geometry: needs model_type"),
+        ("name: a\nmodel:\n  geometry: {model_type: [llama]}\n", ":3: model.geometry: needs model_type"),
         (BASE + "adapter: {method: full}\ntrain: {lr: 1}\n", ""),
         (
             "name: a\nmodel: {base: x, quantize: nf4}\nadapter: {method: full}\n",

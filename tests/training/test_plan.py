@@ -164,6 +164,8 @@ def test_quantised_weights_are_smaller() -> None:
 @pytest.mark.parametrize(
     ("shape", "what", "fix"),
     [
+        ("model_type: t5", "a model of type t5 is no causal language model", "such as one of type llama"),
+        ("model_type: llama, hidden_size: 0", "no model has this shape", "above 0"),
         ("model_type: lama, hidden_size: 32", "unknown model_type 'lama'", "llama"),
         ("model_type: llama, hiden_size: 32", "unknown key 'hiden_size'", "hidden_size"),
         ("model_type: llama, hidden_size: 30, num_attention_heads: 4", "not a geometry|no model has this shape", ""),
