@@ -111,13 +111,19 @@ def _build_eval(config: Config, run: Run, key: Key, base: BaseOf) -> None:
 
 
 def check_train(config: Config, run: Run, world: int) -> None:
-    """Whether so many ranks can train is asked only when there is something to train.
+    """Whether so many ranks can train is asked only when there is something to train. A type that the card lacks is told
+    here for one rank, where it is named, since this takes torch; several ranks each tell it when they meet.
 
     Raises:
         UserError: they cannot.
     """
-    if stale(config, run, "train"):
-        training.check(config, world)
+    if not stale(config, run, "train"):
+        return
+    training.check(config, world)
+    if world == 1 and (config.model.dtype in ("fp16", "bf16") or config.model.quantize == "fp8"):
+        from pipeline.model.precision import check_card
+
+        check_card(config.model)
 
 
 def _check_judge(config: Config, run: Run) -> None:

@@ -29,6 +29,7 @@ def show_plan(config: Config, run: Run, options: Mapping[str, str]) -> None:
     fetch_if_named(config.model.base)
     with working("plan: loading torch and transformers"):
         from pipeline.model import cpu_dtype
+        from pipeline.model.precision import check_card
         from pipeline.stages import stale
         from pipeline.training import card_plan, cost_plan, duration
         from pipeline.training.plan import plan
@@ -43,6 +44,11 @@ def show_plan(config: Config, run: Run, options: Mapping[str, str]) -> None:
         card = card_plan.lines(config, planned)
     for line in (*lines(config, planned, times, card), *cost_plan.lines(config, planned, options)):
         say(line, hanging=0 if line.startswith(" ") else INDENT)
+    if not (options or config.train.gpu_memory):  # else the plan is for another machine
+        try:
+            check_card(config.model)
+        except UserError as error:
+            say(f"here       training is refused on this machine: {error.what}", hanging=INDENT)
 
 
 def _show_forecast(config: Config, run: Run) -> bool:

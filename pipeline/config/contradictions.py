@@ -17,7 +17,7 @@ def contradictions(config: Config, model: bool = True) -> list[Problem]:
     problems: list[Problem] = []
     if model and not config.model.base and not config.model.geometry:
         problems.append((("model", "base"), "missing; name a hub id, a folder or a .gguf file"))
-    if config.model.geometry is not None and "model_type" not in config.model.geometry:
+    if config.model.geometry is not None and not isinstance(config.model.geometry.get("model_type"), str):
         problems.append((("model", "geometry"), "needs model_type, such as llama"))
     if config.model.revision and (not config.model.base or os.path.exists(config.model.base)):
         problems.append((("model", "revision"), LOCAL))

@@ -152,6 +152,9 @@ def _none(config: Config) -> list[Problem]:
     problems: list[Problem] = []
     if config.train.max_steps:
         problems.append((("train", "max_steps"), "adapter.method=none trains nothing: it takes no steps; remove it"))
+    for key in ("early_stop", "best", "neftune"):
+        if getattr(config.train, key):
+            problems.append((("train", key), "adapter.method=none trains nothing: it takes no steps; remove it"))
     for key in ("l2_sp", "ewc"):
         if getattr(config.train, key):
             problems.append((("train", key), "adapter.method=none trains nothing that could be held; remove it"))

@@ -17,6 +17,18 @@ from pipeline.run.nearest import closest
 NUMBER = re.compile(r"^[0-9.]+([eE][-+]?[0-9]+)?$")
 # By pydantic's type of error.
 MESSAGES = {
+    "greater_than_equal": "must be at least {ge:,}",
+    "greater_than": "must be above {gt:,}",
+    "less_than_equal": "must be at most {le:,}",
+    "less_than": "must be below {lt:,}",
+    "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "float_parsing": "expected a number",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
+    "dict_type": "expected a table, such as {{a: 1}}",
     "string_pattern_mismatch": "expected letters, digits, '.', '_' or '-', beginning with a letter or digit",
     "string_too_short": "must not be empty",
     "string_type": "expected text; put it in quotes",
@@ -53,10 +65,20 @@ def problem_of(item: dict[str, Any], places: Places) -> str:
         message = f"expected a table of keys ({', '.join(_fields(key))})"
     if kind == "tuple_type":
         message = f"expected a list, such as [{_item(key, given)}]"
-    message = MESSAGES.get(kind, message)
+    if kind in MESSAGES:
+        message = MESSAGES[kind].format(**item.get("ctx", {}))
+    if kind in ("int_parsing", "float_parsing"):
+        message += _number_hint(str(given))
     # A secret key that was written into judge.key or into the address must not reach a log.
     value = "(not shown)" if key in (("judge", "key"), ("judge", "base_url")) else shown(given)
     return f"{at}: {dotted(key)} = {value}: {message[0].lower() + message[1:]}"
+
+
+def _number_hint(text: str) -> str:
+    """What is wrong with a text that was meant to be a number; empty where that is not clear."""
+    if re.fullmatch(r"[-+]?[0-9][0-9.]*,[0-9]+", text):
+        return "; decimals take a point, thousands no comma"
+    return " without a unit" if re.fullmatch(r"[-+]?[0-9.]+ *[A-Za-z%]+", text) else ""
 
 
 def _item(key: Key, given: Any) -> str:

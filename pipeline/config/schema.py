@@ -20,6 +20,7 @@ from pipeline.config.synthesis import Synthesis
 from pipeline.config.values import (  # fmt: skip
     Action,
     Count,
+    Factor,
     Name,
     Positive,
     Rate,
@@ -117,7 +118,7 @@ class Adapter(Section):
     r: Width = 16
     """lora: rank of the update. Raise it when the training loss stays high, as with much data or a task that is new
     to the base."""
-    alpha: Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)] = 32.0
+    alpha: Factor = 32.0
     """lora: the update is scaled by alpha / r. Change it together with r, so that alpha / r stays the same."""
     dropout: Annotated[float, BeforeValidator(number), Field(ge=0, lt=1)] = 0.0
     """lora: dropout on the adapter's input while training. Raise it when the held-out loss rises during a long run."""
@@ -135,7 +136,7 @@ class Adapter(Section):
     init: Literal["default", "pissa", "olora"] = "default"
     """lora: initial values of A and B; pissa and olora compute them from the base's weights. Set one of these for
     faster learning at the beginning."""
-    lora_plus: Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)] = 1.0
+    lora_plus: Factor = 1.0
     """lora: learning rate of B as a multiple of A's (LoRA+); 1 = the same. Raise it for faster learning; its authors
     use 16."""
     bottleneck: Width = 64
@@ -218,7 +219,7 @@ class Train(Section):
     see more of a long run."""
     early_stop: Count = 0
     """Ends the run when the held-out loss has not reached a new lowest value in this many measurements (`eval_every`);
-    0 = never. Set it, such as 3, when you do not know how many epochs the data are worth."""
+    0 = never. Set it, such as 3, with a small eval_every, when you do not know how many epochs the data are worth."""
     best: bool = False
     """true: what is exported are the weights of the lowest held-out loss; those of the last step are kept in
     adapter/last. Set it for long runs on few rows, whose held-out loss rises again."""

@@ -111,7 +111,8 @@ Repeats = Annotated[int, BeforeValidator(number), Field(ge=1, le=10**6)]
 Length = Annotated[int, BeforeValidator(number), Field(ge=1, le=1 << 20)]  # tokens of a row or an answer
 Width = Annotated[int, BeforeValidator(number), Field(ge=1, le=1 << 16)]  # of an adapter's matrices
 Shots = Annotated[int, BeforeValidator(number), Field(ge=0, le=1000)]
-Rate = Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, BeforeValidator(number), Field(ge=0, le=MOST, allow_inf_nan=False)]
+Factor = Annotated[float, BeforeValidator(number), Field(gt=0, le=MOST, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(number), Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
@@ -136,4 +137,9 @@ SYNONYMS = {
     "warmup_steps": "train.warmup", "warmup_ratio": "train.warmup", "max_grad_norm": "train.clip",
     "logging": "train.tracker", "report_to": "train.tracker", "save_steps": "train.save_every",
     "eval_steps": "train.eval_every", "output_dir": "name", "run_name": "name",
+    "optim": "train.optimizer", "fp16": "model.dtype", "bits": "model.quantize",
+    "quantization_config": "model.quantize",
+    "neftune_noise_alpha": "train.neftune", "load_best_model_at_end": "train.best",
+    "early_stopping_patience": "train.early_stop", "patience": "train.early_stop",
+    "rope": "model.rope_scaling", "rope_parameters": "model.rope_scaling", "max_memory": "train.gpu_memory",
 }  # fmt: skip

@@ -29,7 +29,8 @@ class Facts:
 
     Attributes:
         rows, cut: training rows, and those of them that lost their end token at the cutoff. languages: kept rows by
-        language. losses: of the first and the last step, None without training.
+        language. steps: behind the weights that are used. losses: of the first and the last step, None without
+        training. is_ended_early: by `train.early_stop`.
     """
 
     prompt: Prompt
@@ -39,6 +40,7 @@ class Facts:
     languages: Mapping[str, int] | None = None
     steps: int = 0
     losses: tuple[float, float] | None = None
+    is_ended_early: bool = False
 
     @classmethod
     def of(cls, prompt: Prompt, train: Train, run: Run, counts: Mapping[str, Any]) -> Facts:
@@ -47,7 +49,8 @@ class Facts:
         rows, cut = encoded.get("rows", 0), encoded.get("cut", 0)
         languages = (read_json(run.folder("dataset") / "report.json") or {}).get("languages")
         losses = (counts["first_loss"], counts["last_loss"]) if "first_loss" in counts else None
-        return cls(prompt, train, rows, cut, languages, counts.get("steps", 0), losses)
+        steps = counts.get("best_step", counts.get("steps", 0))
+        return cls(prompt, train, rows, cut, languages, steps, losses, "planned_steps" in counts)
 
 
 def warnings(counts: Counts, facts: Facts, wanted: Mapping[str, int] | None = None) -> list[dict[str, str]]:
@@ -145,6 +148,10 @@ def _too_little(facts: Facts) -> tuple[str, str]:
     train = facts.train
     fell = f", loss {facts.losses[0]:.3f} -> {facts.losses[1]:.3f}" if facts.losses else ""
     cause = f"too little was learnt: {facts.steps:,} steps at train.lr={train.lr:g}{fell}"
+    if not train.lr:
+        return cause, "raise train.lr"
+    if facts.is_ended_early:
+        return cause, "raise train.early_stop, or train.lr"
     return cause, "train for more steps" if facts.steps < FEW_STEPS else "raise train.lr, or train for more epochs"
 
 

@@ -27,7 +27,7 @@ from pipeline.run.nearest import nearest
 
 Blocks = BlockStream | FullyShard  # what gets the blocks of a decoder while it is loaded
 OLDER_KEYS = ("rope_theta", "rope_scaling")  # in every config.json of 2023; transformers 5 keeps them elsewhere
-DIVIDE = "sizes must divide: hidden_size by num_attention_heads, that by num_key_value_heads"
+DIVIDE = "sizes must be above 0 and divide: hidden_size by num_attention_heads, that by num_key_value_heads"
 
 
 def context_length(shape: Any, adapter: Adapter | None = None) -> int | None:

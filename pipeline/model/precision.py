@@ -38,7 +38,7 @@ def check_card(model: Model) -> None:
     if capability:
         card = f"{torch.cuda.get_device_name()} has compute capability {capability[0]}.{capability[1]}"
     if model.dtype == "fp16" and (capability or (0, 0)) < VOLTA:
-        fix = "set model.dtype=auto, which chooses what this machine is fast in"
+        fix = "set model.dtype=auto, which takes the fastest type of this machine"
         raise UserError(f"fp16 needs a Volta card or newer (7.0): {card}", "model.dtype", fix)
     if model.dtype == "bf16" and capability and capability < AMPERE:
         message = f"bf16 needs an Ampere card or newer (8.0): {card}"

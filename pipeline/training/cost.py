@@ -64,18 +64,18 @@ SMALL_MESSAGES = 2  # of a step besides its gradients: whether a rank was told t
 # their speed was not measured, so a rank with more tokens counts as several passes.
 PASS = 16_384
 
-# One H200, LoRA on 7B, a step of one pass, optimizer included (docs/bench.json: ba3bb94, 2026-12-01): tokens of the
+# One H200, LoRA on 7B, a step of one pass, optimizer included (docs/bench.json: 2e7c259, 2026-12-01): tokens of the
 # pass and milliseconds of "shared" and "fp8", and of the cases of 32 rows as graphs.
 POINTS = {
-    "bf16": ((16_384, 584.5), (4_060, 156.7)),
-    "fp8": ((16_384, 398.9), (4_060, 112.2)),
+    "bf16": ((16_384, 586.4), (4_060, 156.2)),
+    "fp8": ((16_384, 395.1), (4_060, 112.3)),
 }
 # Milliseconds of a pass without graphs, for each of 32 blocks, that waits for the host: the cases of 32 rows without
-# graphs in the same file. Hosts differ: four ranks took 4.9 and 6.1 on 2026-11-29.
+# graphs at ba3bb94. Hosts differ: four ranks took 4.9 and 6.1 on 2026-11-29.
 HOST_MS = {"bf16": 188.9 / 32, "fp8": 228.1 / 32}
 # Tokens a second of the large pass, in the same file, and the operations of such a token, of which steps of another
 # base need more or fewer.
-MEASURED = {"bf16": 28_048.0, "fp8": 41_209.0}
+MEASURED = {"bf16": 27_998.0, "fp8": 41_647.0}
 MEASURED_ON, MEASURED_OPERATIONS = CARDS["h200"], 4 * 6.74e9
 # By rows of a rank: by how much the rank with the most tokens exceeds the mean, in Alpaca, mean over the steps of an
 # epoch (scripts/benchmarks/imbalance.py, docs/scaling.md), and over the numbers of ranks of which that was counted.

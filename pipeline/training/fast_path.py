@@ -25,10 +25,12 @@ from pipeline.prompt.pack import Pack
 from pipeline.prompt.token_noise import RowNoise
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import UserError, one_line
+from pipeline.run.free_memory import free_memory_bytes
 from pipeline.run.progress import say
 from pipeline.training import launch_time, self_check
+from pipeline.training.footprint import offloaded
 from pipeline.training.loss_scale import LossScale
-from pipeline.training.memory import RECOMPUTE, bytes_to_reserve, choose_packed, choose_padded
+from pipeline.training.memory import RECOMPUTE, bytes_to_reserve, choose_packed, choose_padded, within_main_memory
 from pipeline.training.micro_batches import MicroBatches, PackedMicroBatches, PaddedMicroBatches
 from pipeline.training.processes import minimum
 from pipeline.training.rank_rows import rank_rows
@@ -181,6 +183,12 @@ def _packed(inputs: PathInputs, dtype: str, fp8: bool) -> PackedMicroBatches:
         packed.micro_tokens, fast.recompute = choose_packed(
             fast, *wanted, longest, step, inputs.reserve, accelerator.is_main_process
         )
+        if packed.offload and fast.device.type == "cuda" and not settings.micro_tokens:
+            shape = fast.causal_lm.config
+            per_token = shape.num_hidden_layers * offloaded(shape, fast.dtype.itemsize)
+            packed.micro_tokens = within_main_memory(
+                packed.micro_tokens, longest, per_token, free_memory_bytes(), inputs.verbose
+            )
     return packed
 
 
@@ -189,6 +197,8 @@ def _padded(inputs: PathInputs) -> PaddedMicroBatches:
     if settings.checkpointing in RECOMPUTE:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
+        if settings.checkpointing == "offload" and inputs.verbose:
+            say("train: train.checkpointing=offload is as block on the plain path: activations stay on the card")
     with accelerator.autocast():  # trained weights in float32 may be next to frozen ones in bf16
         micro_tokens = inputs.state["micro_tokens"] or choose_padded(
             model, settings.micro_tokens, inputs.longest, inputs.reserve

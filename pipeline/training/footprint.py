@@ -26,6 +26,7 @@ WAYS = ("none", "block", "offload", "stream")  # values of `train.checkpointing`
 ON_CARD = 2  # blocks of a stream
 PACKED_SHARE = 0.9  # of the memory for passes; packs are of similar size, so there is little fragmentation
 WORKSPACE = 1 << 26  # bytes that cuBLAS takes
+ROOM = 1 << 30  # bytes of main memory for everything else
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,18 @@ class Footprint:
         return self.layers * (self.recomputed - self.small) * tokens if way == "offload" else 0.0
 
 
+def offloaded(shape: Any, size: int) -> int:
+    """Bytes of a token in one block that offload moves to main memory: three vectors, and the norms' inverse root mean
+    squares.
+
+    Args:
+        shape: transformers config. size: bytes of a number.
+    """
+    heads = getattr(shape, "num_attention_heads", None) or 1
+    head_size = getattr(shape, "head_dim", None) or shape.hidden_size // heads
+    return size * (2 * int(shape.hidden_size) + heads * int(head_size)) + 8
+
+
 def predict_footprint(
     shape: Any, weights: tuple[float, float], trained: float, stacks: Sequence[Stack], size: int, quantize: str,
 ) -> Footprint:  # fmt: skip
@@ -148,7 +161,7 @@ def predict_footprint(
     qkv = queries + 2 * keys * head_size
     ranks = sum(sum(stack.ranks) for stack in stacks)
     small = 4 * heads + size * ranks  # log-sum-exp, x A'
-    recomputed = size * (2 * hidden + queries) + small + 8  # inverse root mean squares of the norms
+    recomputed = offloaded(shape, size) + small
     is_dequantized, is_fp8 = quantize in ("nf4", "int8"), quantize == "fp8"
     low = (2 * inner + hidden) if is_fp8 else 0  # 8-bit copies
     attention = size * (2 * qkv + queries + 4 * hidden)

@@ -34,7 +34,7 @@ from pipeline.run.next_command import next_command
 from pipeline.run.progress import bar, say, silent
 from pipeline.training import checkpoint, metrics
 from pipeline.training.fast_path import agree, reduce_memory
-from pipeline.training.lowest_loss import LowestLoss
+from pipeline.training.lowest_loss import MEASUREMENTS, LowestLoss
 from pipeline.training.periodic_eval import losses_of
 from pipeline.training.power import EnergyMeter, device_name
 from pipeline.training.processes import (
@@ -79,7 +79,7 @@ def _train(config: Config, run: Run, base: Base, stage_key: dict[str, Any]) -> N
     exchange = session.exchange
     world, rank, is_main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
     root, log, model, weights = session.root, session.log, session.model, session.weights
-    eval_every, save_every = every(settings.eval_every, total, 4), every(settings.save_every, total, 12)
+    eval_every, save_every = every(settings.eval_every, total, MEASUREMENTS), every(settings.save_every, total, 12)
     lowest = LowestLoss.of(settings, state, session.val_rows)
     step, labelled_so_far, started_at = state["step"], state["learnt"], time.time() - state["seconds"]
     is_evaluating, peak_gib = False, functools.partial(_peak_gib, accelerator.device, state)

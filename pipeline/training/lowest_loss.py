@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config.schema import Train
 from pipeline.run.errors import UserError
 from pipeline.run.progress import say
+from pipeline.training.schedule import every
+
+MEASUREMENTS = 4  # of a run where `train.eval_every` is 0
+
+
+def never_early(settings: Train, total: int) -> str:
+    """Why `train.early_stop` cannot end a run of `total` steps before its last one, and what to set; empty if it can.
+
+    The first measurement is always a new lowest value, so the earliest end is `early_stop` measurements after it.
+    """
+    patience, between = settings.early_stop, every(settings.eval_every, total, MEASUREMENTS)
+    if not patience or between * (patience + 1) < total:
+        return ""
+    fewer = max(1, total // (2 * (patience + 1)))
+    fix = f"set train.eval_every={fewer}" if fewer * (patience + 1) < total else "lower train.early_stop"
+    times, how_often = math.ceil(total / between), f"{between:,} steps" if between > 1 else "step"
+    measured = f"the held-out loss is measured {times:,} time{'s' if times > 1 else ''}, every {how_often}"
+    return f"train.early_stop={patience} cannot end this run early, since {measured}: {fix}"
 
 
 @dataclass
@@ -65,7 +84,7 @@ class LowestLoss:
     def tell(self, steps: int, planned: int) -> None:
         """Prints why the run ended early, and which weights are used. Arguments as in `counts`."""
         if steps < planned:
-            ago = f"{self.since} measurements ago, at step {self.step:,}"
+            ago = f"{self.since} measurement{'s' if self.since > 1 else ''} ago, at step {self.step:,}"
             say(f"train: stopped at step {steps:,} of {planned:,}: the held-out loss was lowest {ago}: {self.loss:.4f}")
         if self.is_before(steps):
             say(f"train: the weights of step {self.step:,} are used, with the lowest held-out loss ({self.loss:.4f}); "

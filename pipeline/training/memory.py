@@ -17,7 +17,7 @@ from pipeline.prompt.batch import PaddedBatch
 from pipeline.prompt.pack import Pack
 from pipeline.run.errors import UserError
 from pipeline.run.progress import say
-from pipeline.training.footprint import PACKED_SHARE
+from pipeline.training.footprint import PACKED_SHARE, ROOM
 from pipeline.training.optimizer_state import Layout
 
 PROBE_TOKENS = 512
@@ -97,6 +97,21 @@ def choose_packed(
             f"{free / 2**30:.1f} GiB are free, {reserve / 2**30:.1f} of them for gradients and optimiser"
         )
     return tokens, recompute
+
+
+def within_main_memory(tokens: int, longest: int, per_token: int, free: int, verbose: bool = True) -> int:
+    """Tokens of a pass whose activations are offloaded: as many as fit into main memory, at least the longest row.
+
+    Args:
+        tokens: that fit into the card. per_token: bytes of one in main memory. free: bytes of main memory.
+    """
+    fits = max(longest, (free - ROOM) // per_token)
+    if fits >= tokens:
+        return tokens
+    if verbose:
+        say(f"train: at most {fits:,} tokens in one pass: the activations of {tokens:,} need "
+            f"{tokens * per_token / 2**30:.1f} GiB of main memory, and {free / 2**30:.1f} are free")  # fmt: skip
+    return fits
 
 
 def _is_safe(fast: PackedModel, recomputed: tuple[int, int], reserve: int) -> bool:

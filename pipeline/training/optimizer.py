@@ -44,7 +44,7 @@ def build_optimizer(
     for module in model.modules():
         if isinstance(module, torch.nn.Embedding) and module.weight.requires_grad:  # kept alive as long as the process
             GlobalOptimManager.get_instance().register_module_override(module, "weight", {"optim_bits": 32})
-    paged = train.optimizer == "paged_adamw8bit"
+    paged = train.optimizer == "paged_adamw8bit" and device.type == "cuda"  # a CPU has no other memory
     return cast(torch.optim.Optimizer, (PagedAdamW8bit if paged else AdamW8bit)(split, lr=train.lr))
 
 

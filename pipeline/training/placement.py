@@ -18,10 +18,9 @@ from pipeline.run.errors import UserError
 from pipeline.run.files import readable_size
 from pipeline.run.free_memory import free_memory_bytes
 from pipeline.run.progress import say
-from pipeline.training.footprint import WAYS, Footprint
-from pipeline.training.plan import footprint_of
+from pipeline.training.footprint import ROOM, WAYS, Footprint
+from pipeline.training.plan import footprint_of, plan
 
-ROOM = 1 << 30  # bytes of main memory for everything else
 GIB = 2**30
 
 
@@ -93,10 +92,12 @@ def _check_main_memory(config: Config, shape: Any, way: str, longest: int) -> No
     """Raises:
     UserError: main memory is too small.
     """
-    footprint = footprint_of(config, shape)
-    if footprint is None:
+    planned = plan(config, {"rows": 1, "tokens": 1}, shape)
+    if planned.fast is None and way == "offload":
         return
-    needed, free = footprint.main_memory(way, longest) + ROOM, free_memory_bytes()
+    blocks = (planned.weights_gib - planned.outside_gib) * GIB
+    needed = (blocks if planned.fast is None else planned.fast.main_memory(way, longest)) + ROOM
+    free = free_memory_bytes()
     if needed > free:
         what = f"{way} needs {readable_size(int(needed))} of main memory, and {readable_size(free)} are free"
         fix = "set model.quantize=nf4, choose a smaller base, or free memory"

@@ -23,7 +23,7 @@ from pipeline.model import adapter as adapters
 from pipeline.model import base as bases
 from pipeline.model.base.rope_scaling import scale
 from pipeline.model.load import DIVIDE, context_length, geometry_config, read_shape
-from pipeline.model.packed.support import LINEARS, has_llama_blocks
+from pipeline.model.packed.support import LINEARS, has_llama_blocks, trains_llama_blocks
 from pipeline.model.precision import BYTES, dtype_name
 from pipeline.run.errors import UserError, one_line
 from pipeline.training.footprint import Footprint, Stack, predict_footprint
@@ -45,7 +45,7 @@ class Plan:
     estimate; recomputed_mib: with blocks recomputed. blocks: of the base. fast: footprint of the fast path if it has
     LLaMA's blocks. penalty_gib: starts and importances that `train.l2_sp` and `train.ewc` keep. context: tokens that
     the model sees, None without a limit. longest: tokens of the longest row, None if unknown.
-    outside_gib: weights of embedding and head.
+    outside_gib: weights of embedding and head. copies_gib: 16-bit copies of trained blocks.
     """
 
     rows: int | None
@@ -66,6 +66,12 @@ class Plan:
     longest: int | None = None
     recomputed_mib: float = 0.0
     outside_gib: float = 0.0
+    copies_gib: float = 0.0
+
+    def one_row_gib(self, tokens: int) -> tuple[float, float]:
+        """Peak of a pass over one row outside the fast path: with all kept, and with blocks recomputed."""
+        fixed = self.weights_gib + self.training_gib + self.penalty_gib + self.copies_gib
+        return fixed + tokens * self.token_mib / 1024, fixed + tokens * self.recomputed_mib / 1024
 
 
 def plan(config: Config, counted: dict[str, int] | None = None, shape: Any = None) -> Plan:
@@ -88,6 +94,8 @@ def plan(config: Config, counted: dict[str, int] | None = None, shape: Any = Non
     method, dtype = adapters.method_of(config.adapter), dtype_name(config.model)
     inside, outside = _weight_bytes(model, "fp32" if method.spec.float32 else dtype, config.model.quantize)
     packed = config.train.fast and has_kernels(config.adapter) and has_llama_blocks(model)
+    if method.spec.float32:
+        model.float()
     with init_empty_weights():
         adapted = adapters.attach(model, config.adapter, 0, tuple(range(old, shape.vocab_size)))
     trained, everything = adapters.parameter_counts(adapted)
@@ -105,6 +113,7 @@ def plan(config: Config, counted: dict[str, int] | None = None, shape: Any = Non
         trained=trained,
         weights_gib=(inside + outside) / GIB,
         outside_gib=outside / GIB,
+        copies_gib=_copied_bytes(adapted, dtype) / GIB if config.train.fast else 0.0,
         training_gib=(trained * per_trained + state) / GIB,
         checkpoint_gb=(trained * 4 + state) / 1e9,
         token_mib=_token_bytes(shape, dtype, not method.spec.float32, config.prompt.mask_prompt) / 2**20,
@@ -115,6 +124,16 @@ def plan(config: Config, counted: dict[str, int] | None = None, shape: Any = Non
         longest=counted.get("longest") if counted else None,
         recomputed_mib=_recomputed_bytes(shape, dtype, not method.spec.float32, config.prompt.mask_prompt) / 2**20,
     )
+
+
+def _copied_bytes(adapted: Any, dtype: str) -> int:
+    """Bytes of the blocks' linear layers in the run's type, which products read where the blocks themselves are trained
+    and computed by our kernels (`kernels.trained_linear`)."""
+    decoder = adapted.get_decoder() if hasattr(adapted, "get_decoder") else None
+    if dtype == "fp32" or decoder is None or not trains_llama_blocks(decoder):
+        return 0
+    linear = (m for m in decoder.layers.modules() if isinstance(m, torch.nn.Linear))
+    return BYTES[dtype] * sum(p.numel() for m in linear for p in m.parameters())
 
 
 def _penalty_bytes(train: Train, adapted: Any, started: bool) -> int:
@@ -168,6 +187,9 @@ def _empty(shape: Any) -> Any:
             model = AutoModelForCausalLM.from_config(shape)
         model.tie_weights()
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError, AssertionError) as error:
+        if type(shape) not in AutoModelForCausalLM._model_mapping:
+            fix = "name a model that continues a text, such as one of type llama"
+            raise UserError(f"a model of type {shape.model_type} is no causal language model", "model", fix) from None
         raise UserError(f"no model has this shape: {one_line(error)}", "model", DIVIDE) from None
     return model
 

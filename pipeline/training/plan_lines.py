@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pipeline.config.method_rules import spec_of
+from pipeline.config.rope import longer
 from pipeline.config.schema import Config, Train
 from pipeline.run.next_command import next_command
 from pipeline.training.footprint import Footprint
+from pipeline.training.lowest_loss import never_early
 from pipeline.training.plan import GIB, Plan, pass_tokens
 from pipeline.training.schedule import steps_per_epoch, warmup_steps
 
@@ -27,12 +30,14 @@ def lines(config: Config, planned: Plan, times: Sequence[str] = (), card: Sequen
         f"run        {config.name}: {config.adapter.method} on {config.model.base or 'random weights'}, "
         f"template {config.prompt.template}",
         *_amounts(train, config.data.val, cutoff, planned),
-        *_context(cutoff, planned),
+        *_early_stop(train, planned),
+        *_context(config.model.rope_scaling, cutoff, planned),
         *times,
         f"parameters {planned.parameters:,}, trained {planned.trained:,} ({planned.trained / planned.everything:.3%})",
         kept,
         f"memory     {planned.weights_gib:.2f} GiB weights",
         f"           {planned.training_gib:.2f} GiB gradients and optimiser{with_adapter}",
+        *_copies(planned),
         *_penalties(train, planned),
         *(_packs(train.batch_size, cutoff, planned, planned.fast) if planned.fast else _one_row(cutoff, planned)),
         *card,
@@ -63,16 +68,29 @@ def _amounts(train: Train, val: float, cutoff: int, planned: Plan) -> list[str]:
     return [rows, tokens, f"steps      {most}{planned.steps:,} of {size} rows ({arithmetic}), {warm:,} of them warm-up"]
 
 
-def _context(cutoff: int, planned: Plan) -> list[str]:
+def _early_stop(train: Train, planned: Plan) -> list[str]:
+    """That early stopping cannot happen, if so; the steps may be fewer than an inexact plan says, never more."""
+    problem = never_early(train, planned.steps) if planned.steps else ""
+    return [f"early stop {problem}"] if problem else []
+
+
+def _context(scaling: dict[str, Any] | None, cutoff: int, planned: Plan) -> list[str]:
     """Rows that the model cannot take, if there are or may be any."""
     longest = planned.longest or cutoff
     if planned.context is None or longest <= planned.context:
         return []
     how = f"the longest row has {longest:,}" if planned.longest else f"prompt.cutoff allows rows of {cutoff:,}"
     return [
-        f"context    this model sees {planned.context:,} tokens, and {how}: lower prompt.cutoff, or lengthen the "
-        "context with model.rope_scaling"
+        f"context    this model sees {planned.context:,} tokens, and {how}: set prompt.cutoff={planned.context}, or "
+        f"lengthen the context: {longer(scaling, planned.context, longest)}"
     ]
+
+
+def _copies(planned: Plan) -> list[str]:
+    """Memory of copies of trained blocks, if there are any."""
+    if not planned.copies_gib:
+        return []
+    return [f"           {planned.copies_gib:.2f} GiB copies of the blocks' weights in 16 bits"]
 
 
 def _penalties(train: Train, planned: Plan) -> list[str]:
@@ -99,11 +117,11 @@ def _packs(batch_size: int, cutoff: int, planned: Plan, fast: Footprint) -> list
 
 
 def _one_row(cutoff: int, planned: Plan) -> list[str]:
-    longest, recomputed = (cutoff * mib / 1024 for mib in (planned.token_mib, planned.recomputed_mib))
-    fixed = planned.weights_gib + planned.training_gib + planned.penalty_gib
-    least = fixed + longest
+    longest = planned.longest or cutoff
+    kept, recomputed = planned.one_row_gib(longest)
+    row = f"activations of a row of {longest:,} tokens (estimate)"
     return [
-        f"           {longest:.2f} GiB activations of one row of {cutoff} tokens (estimate)",
-        f"           peak {least:.2f} GiB at least; with more free memory a pass takes more rows",
-        f"           peak {fixed + recomputed:.2f} GiB at least with activations recomputed",
+        f"           {longest * planned.token_mib / 1024:.2f} GiB {row}",
+        f"           peak {kept:.2f} GiB at least; with more free memory a pass takes more rows",
+        f"           peak {recomputed:.2f} GiB at least with activations recomputed",
     ]

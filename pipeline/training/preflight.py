@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
+from pipeline.config.rope import longer
 from pipeline.dataset.examples import read_examples
 from pipeline.model import hf_tokenizer
 from pipeline.model.base import Base
@@ -17,8 +19,13 @@ from pipeline.run.files import read_json
 ROWS = 50  # that are encoded with both tokenizers
 
 
-def open_tokens(folder: Path, length: int | None) -> tuple[Tokens, Tokens]:
-    """The training rows and the held-out rows. length: context length of the model, None if it has no limit.
+def open_tokens(
+    folder: Path, length: int | None, scaling: dict[str, Any] | None = None
+) -> tuple[Tokens, Tokens]:  # fmt: skip
+    """The training rows and the held-out rows.
+
+    Args:
+        length: context length of the model, None if it has no limit. scaling: `model.rope_scaling`, which it includes.
 
     Raises:
         UserError: a row is longer than the context.
@@ -27,8 +34,7 @@ def open_tokens(folder: Path, length: int | None) -> tuple[Tokens, Tokens]:
     longest = max(int(split.lengths.max()) for split in (train, val) if len(split))
     if length is not None and longest > length:
         what = f"rows have up to {longest:,} tokens, and this model sees {length:,}"
-        factor = -(-longest // length)
-        fix = f"set prompt.cutoff={length}, or lengthen it: model.rope_scaling='{{rope_type: yarn, factor: {factor}}}'"
+        fix = f"set prompt.cutoff={length}, or lengthen the context: {longer(scaling, length, longest)}"
         raise UserError(what, "prompt.cutoff", fix)
     return train, val
 

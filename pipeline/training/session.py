@@ -32,6 +32,7 @@ from pipeline.training.early import check_ranks
 from pipeline.training.fast_path import PathInputs, choose_path
 from pipeline.training.gradient_exchange import GradientExchange
 from pipeline.training.loss_scale import LossScale
+from pipeline.training.lowest_loss import never_early
 from pipeline.training.micro_batches import MicroBatches
 from pipeline.training.optimizer import build_optimizer, embedding_names
 from pipeline.training.optimizer_state import Layout
@@ -100,7 +101,7 @@ class Session:
         check_ranks(accelerator.num_processes, config.train.batch_size)
 
         context = run_base.context_length()
-        tokens, val = open_tokens(run.folder("tokens"), context)
+        tokens, val = open_tokens(run.folder("tokens"), context, config.model.rope_scaling)
         total = total_steps(len(tokens), config.train)
         if is_main and method.spec.export == "merged":
             check_export_tokenizer(dataset, base, encoder)
@@ -199,6 +200,8 @@ def _print_plan(
     say(f"train: {config.adapter.method}: {trained:,} of {parameters:,} parameters are trained ({percent})")
     parts = ", weights sharded over the processes" if sharding.shares(config) else ""
     say(f"train: {path.name} path, at most {path.micro_tokens:,} tokens in one pass{parts}")
+    if problem := never_early(settings, total):
+        say(f"train: {problem}")
 
 
 def _flat(config: Config) -> dict[str, Any]:

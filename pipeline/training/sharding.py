@@ -100,7 +100,7 @@ def card_bytes(config: Config, planned: Plan, longest: int, world: int) -> float
     activations = longest * planned.recomputed_mib * 2**20
     trained, base, outside = (gib * GIB for gib in (planned.training_gib, planned.weights_gib, planned.outside_gib))
     if spec_of(config.adapter).name != "full" or world == 1:
-        return base + trained + activations
+        return base + trained + planned.copies_gib * GIB + activations
     gathered = GATHERED * ((base - outside) / max(1, planned.blocks) + outside)
     return (base + trained) / world + gathered + activations
 

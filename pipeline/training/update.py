@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from pipeline.config.schema import Train
 from pipeline.model.sharded import whole
 from pipeline.run.errors import UserError
 from pipeline.training import checkpoint
@@ -70,7 +71,7 @@ def update(session: Session, step: int, rows: list[int], loss: torch.Tensor, lab
     if scaling.is_exhausted:
         raise _no_scale(step, float(loss), scaling.in_a_row, _where(session, rows))
     if not (is_skipped or (torch.isfinite(loss) and torch.isfinite(norm))):
-        raise _not_finite(step, float(loss), float(norm), _where(session, rows))
+        raise _not_finite(step, float(loss), float(norm), _where(session, rows), settings)
     return Update(loss, norm, rate, penalty, scale, is_skipped)
 
 
@@ -82,9 +83,10 @@ def clip(weights: list[torch.nn.Parameter], largest: float) -> torch.Tensor:
     return norm
 
 
-def _not_finite(step: int, loss: float, norm: float, where: str) -> UserError:
+def _not_finite(step: int, loss: float, norm: float, where: str, settings: Train) -> UserError:
     what = f"step {step + 1}: loss {loss}, gradient norm {norm}: training cannot go on. {where}"
-    return UserError(what, "train", "lower train.lr, train.l2_sp or train.ewc, or raise train.warmup")
+    others = [f"train.{name}" for name in ("l2_sp", "ewc", "neftune") if getattr(settings, name)]
+    return UserError(what, "train", f"lower {' or '.join(['train.lr', *others])}, or raise train.warmup")
 
 
 def _no_scale(step: int, loss: float, skipped: int, where: str) -> UserError:

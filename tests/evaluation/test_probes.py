@@ -135,6 +135,10 @@ def test_causes_are_named_with_the_facts_of_the_run() -> None:
     few = cause(Facts(prompt, train, steps=5, losses=(2.0, 1.9)), stops=(3, 16))
     assert few == ("too little was learnt: 5 steps at train.lr=0.0002, loss 2.000 -> 1.900", "train for more steps")
     heart = train.model_copy(update={"epochs": 10.0})
+    early = Facts(prompt, train, steps=2, is_ended_early=True)
+    assert cause(early, stops=(3, 16))[1] == "raise train.early_stop, or train.lr"
+    still = Facts(prompt, train.model_copy(update={"lr": 0.0}), steps=2, is_ended_early=True)
+    assert cause(still, stops=(3, 16))[1] == "raise train.lr"
     assert "by heart" in cause(Facts(prompt, heart, losses=(2.0, 0.01)), repeats=(9, 16))[0]
     unmasked = prompt.model_copy(update={"mask_prompt": False})
     assert "mask_prompt" in cause(Facts(unmasked, train), echoes=(9, 16))[0]

@@ -149,3 +149,19 @@ def test_the_fastest_that_fits() -> None:
 def _least_budget(footprint: Footprint, way: str) -> float:
     static = footprint.static(way)
     return static + (footprint.peak(100, way) - static) / 0.9
+
+
+@pytest.mark.parametrize("fast", ["true", "false"])
+def test_too_little_main_memory_is_told_on_both_paths(
+    deep: tuple[Config, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: str
+) -> None:
+    monkeypatch.setenv(VARIABLE, "1000")
+    with pytest.raises(UserError, match=r"stream needs 1\.1 GB of main memory, and 1 kB are free"):
+        branch(deep, tmp_path, STREAM, f"train.fast={fast}")
+
+
+def test_offload_on_the_plain_path_says_what_it_does(
+    deep: tuple[Config, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    branch(deep, tmp_path, "train.checkpointing=offload", "train.fast=false", "train.max_steps=1")
+    assert "train.checkpointing=offload is as block on the plain path" in " ".join(capsys.readouterr().out.split())

@@ -48,6 +48,7 @@ def refused(folder: Path, text: str, *overrides: str) -> str:
         ("adapter: {dora: true, init: pissa}", "adapter.init: no pissa with DoRA"),
         ("adapter: {dora: true, rslora: true}", "adapter.rslora: no rsLoRA with DoRA"),
         ("adapter: {method: none}\ntrain: {max_steps: 4}", "train.max_steps: adapter.method=none trains nothing"),
+        ("adapter: {method: none}\ntrain: {neftune: 5}", "train.neftune: adapter.method=none trains nothing"),
         ("adapter: {method: prefix}\ntrain: {checkpointing: block}", "train.checkpointing: prefix keeps its keys"),
         ("adapter: {method: full}\ntrain: {checkpointing: stream}", "train.checkpointing: no stream with full: plain"),
         ("adapter: {dora: true}\ntrain: {checkpointing: stream}", "train.checkpointing: no stream with DoRA: plain"),

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline.config.load import load
+from pipeline.config.rope import longer
 from pipeline.config.schema import Model
 from pipeline.model.base import resolve
 from pipeline.model.base.fingerprint import fingerprint
@@ -89,6 +90,24 @@ def test_models_that_take_none(kind: str, match: str) -> None:
     assert caught.value.where == "model.rope_scaling"
 
 
+def test_a_context_of_too_many_tokens_is_refused_before_a_folder_is_made(tmp_path: Path, base: Path) -> None:
+    with pytest.raises(UserError, match="512 tokens times 100000 is more than 16,777,216") as caught:
+        resolve(Model(base=str(base), rope_scaling={"rope_type": "linear", "factor": 100_000}))
+    assert caught.value.where == "model.rope_scaling"
+    assert not list((tmp_path / "cache").rglob("config.json"))
+
+
+@pytest.mark.parametrize(("scaling", "context", "said"), [
+    (None, 512, "model.rope_scaling='{rope_type: yarn, factor: 3}'"),
+    ({"rope_type": "yarn", "factor": 2}, 1024, "factor: 3 in model.rope_scaling"),  # of the base's 512, not of 1,024
+    ({"rope_type": "linear", "factor": 1.5}, 768, "factor: 3 in model.rope_scaling"),
+    ({"rope_type": "dynamic", "factor": 4}, 512,
+     "dynamic trains no longer rows; model.rope_scaling='{rope_type: yarn, factor: 3}'"),
+])  # fmt: skip
+def test_the_factor_that_rows_of_1300_tokens_need(scaling: dict[str, Any] | None, context: int, said: str) -> None:
+    assert longer(scaling, context, 1300) == said
+
+
 def test_code_that_does_not_read_them_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -109,6 +128,14 @@ def test_code_that_does_not_read_them_is_noticed(monkeypatch: pytest.MonkeyPatch
     ("{rope_type: linear, factor: 1}", "factor must be above 1"),
     ("{rope_type: linear, factor: two}", "factor must be a number above 0"),
     ("{rope_type: linear, factor: 2, beta_fast: 3}", "rope_type linear has no beta_fast"),
+    ("{rope_type: yarn, factr: 4}", r"rope_type yarn has no factr; did you mean factor\?"),
+    ("{rope_type: [yarn], factor: 4}", "must be one of linear, dynamic, yarn, llama3"),
+    ("{rope_type: yarn, type: linear, factor: 4}", "type is the older name of rope_type, and the two differ"),
+    ("yarn", "expected a table, such as {rope_type: yarn, factor: 4}"),
+    ("{rope_type: linear, factor: 1e30}", "factor must be at most 1,000,000,000,000"),
+    ("{rope_type: linear, factor: 2, rope_theta: 1}", "rope_theta must be above 1"),
+    ("{rope_type: linear, factor: 2, original_max_position_embeddings: 99999999}", "at most 16,777,216"),
+    ("{rope_type: yarn, factor: 2, beta_fast: 0.5}", r"beta_fast \(0.5\) must be above beta_slow \(1\)"),
     ("{rope_type: llama3, factor: 2}", "needs low_freq_factor and high_freq_factor"),
     ("{type: llama3, factor: 2, low_freq_factor: 4, high_freq_factor: 1}", "high_freq_factor must be above"),
 ])  # fmt: skip

@@ -13,11 +13,12 @@ from pipeline.config.schema import Config
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
 from pipeline.training import fast_path as paths
-from pipeline.training import loop, self_check
+from pipeline.training import self_check
 from pipeline.training.micro_batches import MicroBatch
 from tests.helpers.tiny import make_base, make_config, run_to
 from tests.helpers.training_runs import (
     UNDROPPED,
+    allow_any_type,
     both_paths,
     branch,
     losses_of,
@@ -73,11 +74,12 @@ def test_fp8_needs_a_card_that_has_it(base: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Hopper") as caught:
         run_to(make_config(tmp_path, base, "model.quantize=fp8"), "train", tmp_path)
     assert caught.value.where == "model.quantize"
+    assert not (tmp_path / "tiny" / "dataset").exists()  # told before data is made
 
 
 def test_a_base_in_fp8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU, where the plain twin computes; runs refuse it there."""
-    monkeypatch.setattr(loop, "check_card", lambda _: None)
+    allow_any_type(monkeypatch)
     base = make_base(tmp_path / "base", hidden_size=64, intermediate_size=128)
     ours = run_to(make_config(tmp_path, base, "model.quantize=fp8", "train.max_steps=3"), "train", tmp_path)
     assert ours.manifest("adapter")["counts"]["path"] == "fast"
@@ -87,7 +89,7 @@ def test_a_base_in_fp8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_fp8_is_not_replaced_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "check_card", lambda _: None)
+    allow_any_type(monkeypatch)
     base = make_base(tmp_path / "base", hidden_size=64, intermediate_size=128, attention_dropout=0.1)
     with pytest.raises(UserError, match="attention dropout") as caught:
         run_to(make_config(tmp_path, base, "model.quantize=fp8"), "train", tmp_path)

@@ -131,6 +131,50 @@ def test_the_plan_for_a_card(gib: int, says: str, monkeypatch: pytest.MonkeyPatc
         assert "model.quantize=nf4: train.checkpointing=block" in lines[-1]
 
 
+@pytest.mark.parametrize(("way", "said"), [
+    ("none", "train.checkpointing=none does not fit; 13.44 GiB are needed at least"),
+    ("stream", "stream needs 13.1 GiB of main memory; 8.0 are free here"),
+])  # fmt: skip
+def test_the_plan_of_a_way_that_was_asked_for(way: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit is this way alone; another one may."""
+    monkeypatch.setattr(card_plan, "free_memory_bytes", lambda: 1 << 33)
+    words = ["model.dtype=bf16", "train.gpu_memory=10", f"train.checkpointing={way}"]
+    config = load(CONFIGS / "alpaca-lora-7b.yaml", words)
+    card = next(line for line in card_plan.lines(config, plan(config)) if line.startswith("card"))
+    assert card == f"card       10.0 GiB (train.gpu_memory): {said}"
+
+
+def test_the_plan_for_a_card_counts_with_the_longest_row() -> None:
+    """As training does: `prompt.cutoff` is what a row may have."""
+    config = load(CONFIGS / "alpaca-lora-7b.yaml", ["model.dtype=bf16", "train.gpu_memory=24", "prompt.cutoff=8192"])
+    planned = plan(config, {"rows": 99, "tokens": 9900, "longest": 300})
+    assert planned.fast is not None
+    first, *_ = card_plan.lines(config, planned)
+    assert f"a row of 300 tokens: none {planned.fast.peak(300, 'none') / 2**30:.2f}, block" in first
+
+
+def test_a_pass_that_is_offloaded_fits_into_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 3 vectors of 4,096 numbers in bf16 and 8 bytes, in each of 32 blocks."""
+    monkeypatch.setattr(card_plan, "free_memory_bytes", lambda: 9 << 30)
+    words = ["model.dtype=bf16", "train.gpu_memory=24", "train.checkpointing=offload", "prompt.cutoff=2048"]
+    config = load(CONFIGS / "alpaca-lora-7b.yaml", words)
+    card = next(line for line in card_plan.lines(config, plan(config)) if line.startswith("card"))
+    tokens = (8 << 30) // (32 * (3 * 4096 * 2 + 8))
+    assert f"offload, {tokens:,} tokens in a pass" in card
+    assert card.endswith("8.0 GiB in main memory")
+
+
+@pytest.mark.parametrize(("gib", "way", "said"), [
+    (24, "auto", "a row of 2,048 tokens does not fit: it needs 45.39 GiB with activations recomputed (estimate)"),
+    (46, "auto", "a row of 2,048 tokens fits: it needs 45.39 GiB with activations recomputed (estimate)"),
+    (46, "none", "a row of 2,048 tokens does not fit: it needs 55.92 GiB (estimate)"),
+])  # fmt: skip
+def test_a_card_for_a_model_of_another_form(gib: int, way: str, said: str) -> None:
+    words = [f"train.gpu_memory={gib}", f"train.checkpointing={way}"]
+    config = load(CONFIGS / "koalpaca-polyglot-5.8b.yaml", words)
+    assert card_plan.lines(config, plan(config)) == [f"card       {gib}.0 GiB (train.gpu_memory): {said}"]
+
+
 def test_without_a_card_the_plan_says_how_to_name_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     config = load(CONFIGS / "alpaca-lora-7b.yaml", [])

@@ -46,8 +46,10 @@ def test_other_settings_do_not_use_old_checkpoints(base: Path, tmp_path: Path) -
 
 
 def test_infinite_loss_stops_with_the_step(base: Path, tmp_path: Path) -> None:
+    words = ("train.lr=1e9", "train.clip=0", "train.max_steps=6", "train.neftune=5")
     with pytest.raises(UserError, match=r"step \d+: loss .*(nan|inf)") as caught:
-        run_to(make_config(tmp_path, base, "train.lr=1e30", "train.clip=0", "train.max_steps=4"), "train", tmp_path)
+        run_to(make_config(tmp_path, base, *words), "train", tmp_path)
+    assert caught.value.fix == "lower train.lr or train.neftune, or raise train.warmup"
     assert not (tmp_path / "tiny" / "adapter").exists()
     tokens = tokens_of(Run(tmp_path / "tiny"))
     step = int(caught.value.what.split("step ")[1].split(":")[0]) - 1

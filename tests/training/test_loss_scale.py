@@ -14,11 +14,11 @@ from accelerate.state import AcceleratorState
 from pipeline.config.schema import Config
 from pipeline.run.errors import UserError
 from pipeline.run.folder import Run
-from pipeline.training import loop, loss_scale, metrics
+from pipeline.training import loss_scale, metrics
 from pipeline.training.loss_scale import LossScale
 from pipeline.training.schedule import learning_rate
 from tests.helpers.tiny import make_config, run_to, train_on_two
-from tests.helpers.training_runs import assert_same, branch, killed_after, losses_of, tokens_of
+from tests.helpers.training_runs import allow_any_type, assert_same, branch, killed_after, losses_of, tokens_of
 
 CPU = torch.device("cpu")
 FP16 = "model.dtype=fp16"
@@ -27,7 +27,7 @@ FP16 = "model.dtype=fp16"
 @pytest.fixture
 def fp16(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Lets a CPU train in fp16. The patches of a test go with the processes that it forks."""
-    monkeypatch.setattr(loop, "check_card", lambda _: None)
+    allow_any_type(monkeypatch)
     monkeypatch.setattr(AcceleratorState, "_shared_state", {})  # a process otherwise has one precision for good
     return monkeypatch
 

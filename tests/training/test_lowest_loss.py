@@ -15,7 +15,7 @@ from pipeline.prompt.encode import IGNORE
 from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import UserError
 from pipeline.training import checkpoint, metrics
-from pipeline.training.lowest_loss import LowestLoss
+from pipeline.training.lowest_loss import LowestLoss, never_early
 from pipeline.training.optimizer_state import Layout
 from tests.helpers.tiny import make_config, run_to
 from tests.helpers.training_runs import assert_same, killed_after
@@ -40,6 +40,24 @@ def test_neither_key_leaves_nothing() -> None:
     lowest = LowestLoss.of(Train(), {}, rows=0)
     assert [lowest.add(1, 1.0), lowest.add(2, 2.0), lowest.is_over, lowest.is_before(2)] == [False] * 4
     assert (lowest.state(), lowest.counts(2, 2)) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("patience", "between", "total", "said"),
+    [
+        (3, 0, 100, "the held-out loss is measured 4 times, every 25 steps: set train.eval_every=12"),
+        (2, 0, 100, ""),  # at 25, 50 and 75
+        (1, 200, 100, "the held-out loss is measured 1 time, every 200 steps: set train.eval_every=25"),
+        (5, 1, 6, "the held-out loss is measured 6 times, every step: lower train.early_stop"),
+        (5, 1, 7, ""),
+        (0, 0, 100, ""),
+    ],
+)
+def test_a_run_that_cannot_end_early_says_what_to_set(patience: int, between: int, total: int, said: str) -> None:
+    settings = Train(early_stop=patience, eval_every=between)
+    assert never_early(settings, total).partition("since ")[2] == said
+    if "eval_every=" in said:
+        assert not never_early(Train(early_stop=patience, eval_every=int(said.rpartition("=")[2])), total)
 
 
 def _rising(monkeypatch: pytest.MonkeyPatch, lowest: int) -> None:

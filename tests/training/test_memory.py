@@ -14,6 +14,7 @@ from pipeline.model.load import load_folder
 from pipeline.model.packed.model import PackedModel
 from pipeline.run.errors import UserError
 from pipeline.training import memory
+from pipeline.training.footprint import ROOM
 
 
 @pytest.mark.parametrize(
@@ -120,3 +121,9 @@ def test_a_sharded_model_that_has_no_room_says_so(monkeypatch: pytest.MonkeyPatc
     fast = SimpleNamespace(can_recompute=True, recompute=False, causal_lm=SimpleNamespace(sharded="frozen"))
     with pytest.raises(UserError, match="2,048 tokens do not fit"):
         memory.choose_packed(fast, 0, "auto", 300, 6000, 0)
+
+
+@pytest.mark.parametrize(("free", "tokens"), [(3000, 1000), (2000, 1000), (1999, 999), (600, 300), (-5, 300)])
+def test_offloaded_activations_fit_into_main_memory(free: int, tokens: int) -> None:
+    """2 bytes a token, beside the bytes for everything else; the longest row, of 300, has to go through."""
+    assert memory.within_main_memory(1000, 300, 2, ROOM + free) == tokens

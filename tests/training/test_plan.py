@@ -9,16 +9,20 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.cli.look import show_plan
 from pipeline.command import guarded
 from pipeline.config.load import load
 from pipeline.config.schema import Config
 from pipeline.model import adapter as adapters
 from pipeline.model.load import load_folder
+from pipeline.model.packed.model import PackedModel
 from pipeline.run.errors import Interrupted, UserError
+from pipeline.run.folder import Run
 from pipeline.training.ewc import with_importances, zero_sums
 from pipeline.training.penalty import terms_of
 from pipeline.training.plan import Plan, plan
 from pipeline.training.plan_lines import lines
+from tests.helpers.tiny import make_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BASES = CONFIGS.parent / "docs" / "bases.md"
@@ -160,6 +164,8 @@ def test_quantised_weights_are_smaller() -> None:
 @pytest.mark.parametrize(
     ("shape", "what", "fix"),
     [
+        ("model_type: t5", "a model of type t5 is no causal language model", "such as one of type llama"),
+        ("model_type: llama, hidden_size: 0", "no model has this shape", "above 0"),
         ("model_type: lama, hidden_size: 32", "unknown model_type 'lama'", "llama"),
         ("model_type: llama, hiden_size: 32", "unknown key 'hiden_size'", "hidden_size"),
         ("model_type: llama, hidden_size: 30, num_attention_heads: 4", "not a geometry|no model has this shape", ""),
@@ -249,6 +255,21 @@ def test_penalties_keep_as_much_as_the_plan_says(
         assert found.fast.blocks + found.fast.rest == pytest.approx(found.weights_gib * 2**30 + size)
 
 
+def test_copies_of_trained_blocks_are_counted(base: Path, tmp_path: Path) -> None:
+    """As a run holds them: products read the blocks' weights in 16 bits, which are trained in float32."""
+    text = f"name: x\nmodel: {{base: {base}, dtype: bf16}}\nadapter: {{method: full}}\n"
+    (tmp_path / "config.yaml").write_text(text)
+    config = load(tmp_path / "config.yaml", [])
+    model = adapters.attach(load_folder(base, torch.float32), config.adapter, 0)
+    fast = PackedModel(model, 64, dtype=torch.bfloat16)
+    held = sum(target.numel() * target.element_size() for target in fast.copies.targets)
+    found = plan(config)
+    assert found.copies_gib * 2**30 == held > 0
+    assert "GiB copies of the blocks' weights in 16 bits" in "\n".join(lines(config, found))
+    for word in ("train.fast=false", "model.dtype=fp32"):
+        assert plan(load(tmp_path / "config.yaml", [word])).copies_gib == 0
+
+
 LONG = """
 name: long
 model:
@@ -262,14 +283,36 @@ prompt: {cutoff: 16384}
 
 @pytest.mark.parametrize(("scaling", "said"), [
     ("null", "sees 4,096 tokens, and prompt.cutoff allows rows of 16,384"),
-    ("{rope_type: dynamic, factor: 4}", "sees 4,096 tokens"),
-    ("{rope_type: yarn, factor: 2}", "sees 8,192 tokens"),
+    ("{rope_type: dynamic, factor: 4}", "set prompt.cutoff=4096, or lengthen the context: dynamic trains no longer"),
+    ("{rope_type: yarn, factor: 2}", "set prompt.cutoff=8192, or lengthen the context: factor: 4 in"),
     ("{rope_type: linear, factor: 4}", ""),
 ])  # fmt: skip
 def test_rows_beyond_the_context_are_told(tmp_path: Path, scaling: str, said: str) -> None:
     config = write(tmp_path, LONG.replace("SCALING", scaling))
     text = "\n".join(lines(config, plan(config)))
     assert (said in text) if said else ("context" not in text)
+
+
+def test_a_type_that_this_machine_lacks_is_told(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not where the plan is for another machine, named by its memory or its cards."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = make_config(tmp_path, base, "model.dtype=fp16")
+    other = make_config(tmp_path, base, "model.dtype=fp16", "train.gpu_memory=16")
+    said = []
+    for one, options in ((config, {}), (other, {}), (config, {"gpus": "1"})):
+        show_plan(one, Run(tmp_path / "x"), options)
+        said.append("training is refused on this machine: fp16 needs a Volta card" in capsys.readouterr().out)
+    assert said == [True, False, False]
+
+
+def test_early_stopping_that_cannot_happen_is_told(tmp_path: Path) -> None:
+    words = LONG.replace("SCALING", "null").replace("rows: 100}]", "rows: 100}], val: 9")
+    config = write(tmp_path, words + "train: {early_stop: 3, eval_every: 20}\n")
+    text = "\n".join(lines(config, plan(config, {"rows": 320, "tokens": 320, "longest": 9})))
+    assert "early stop train.early_stop=3 cannot end this run early" in text
+    assert "early stop" not in "\n".join(lines(config, plan(config, {"rows": 3200, "tokens": 320, "longest": 9})))
 
 
 def test_a_pass_holds_the_longest_row(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.rope import MOST_POSITIONS
 from pipeline.run.errors import UserError, one_line
 from pipeline.run.files import exclusive, read_json, replace_folder, sha256_json, write_json
 
@@ -30,7 +31,7 @@ def scale(shape: Any, scaling: dict[str, Any]) -> None:
     Of type dynamic the context stays that of the base: beyond it how a row is rotated depends on the other rows.
 
     Raises:
-        UserError: the model does not read such parameters, or is scaled already.
+        UserError: the model does not read such parameters, is scaled already, or its context becomes too long.
     """
     kind, rope = shape.model_type, getattr(shape, "rope_parameters", None)
     if not isinstance(rope, dict) or rope.get("rope_theta") is None:
@@ -43,7 +44,11 @@ def scale(shape: Any, scaling: dict[str, Any]) -> None:
     rope_type = scaling["rope_type"]
     if rope_type in OWN_CONTEXT:
         parameters["original_max_position_embeddings"] = context
-    shape.max_position_embeddings = context if rope_type == "dynamic" else int(context * scaling["factor"])
+    longest = int(context * scaling["factor"])
+    if longest > MOST_POSITIONS:
+        what = f"a context of {context:,} tokens times {scaling['factor']:g} is more than {MOST_POSITIONS:,} tokens"
+        raise UserError(what, KEY, "lower factor: it is the longest row divided by the context of the base")
+    shape.max_position_embeddings = context if rope_type == "dynamic" else longest
     shape.rope_parameters = parameters
     if why := _refusal(shape, rope_type):
         raise UserError(f"a model of type {kind} cannot be scaled by {rope_type}: {why}", KEY, OTHER_BASE)
