@@ -111,8 +111,8 @@ def _build_eval(config: Config, run: Run, key: Key, base: BaseOf) -> None:
 
 
 def check_train(config: Config, run: Run, world: int) -> None:
-    """Whether so many ranks can train is asked only when there is something to train. A type that the card lacks is told
-    here for one rank, where it is named, since this takes torch; several ranks each tell it when they meet.
+    """Whether so many ranks can train is asked only when there is something to train. That the card lacks a named type
+    is told here for one rank alone, since this takes torch; several ranks each tell it when they meet.
 
     Raises:
         UserError: they cannot.
