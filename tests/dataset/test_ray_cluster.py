@@ -28,7 +28,7 @@ pytestmark = pytest.mark.ray
 ray = pytest.importorskip("ray", reason="needs the extra `ray`, which is not here")
 
 ROOT = Path(__file__).parents[2]
-ROWS, KILLED, JOINED = 12_000, 3, 5  # the chunk after which a node is killed, and the one after which another joins
+ROWS, KILLED = 12_000, 3  # the chunk after which a node is killed and another joins
 
 
 @pytest.fixture
@@ -57,7 +57,8 @@ def results(run: Run) -> dict[str, bytes]:
 class Slow:
     """A chunk's work, slowed down so that tasks run and wait while the cluster changes; logs the node that did it.
 
-    Once a node has joined (its id is in the file `late`), the others wait until it has done something.
+    Once the file `late` is there, nodes wait until the one whose id it holds has done something; it is empty until that
+    node has joined. Otherwise the survivor could do all that is left while Ray still looks for the killed one.
     """
 
     def __init__(self, inner: ChunkPipeline, log: Path) -> None:
@@ -92,8 +93,8 @@ def test_a_node_is_killed_and_another_joins(tmp_path: Path, cluster: Any, monkey
                 busy = log.read_text().split()[-1]  # the one that did the last chunk: its results are lost with it
                 victim = next(node for node in cluster.worker_nodes if node.node_id == busy)
                 nodes.append(victim.node_id)
+                (tmp_path / "late").touch()
                 kill(victim)
-            if number == JOINED:
                 nodes.append(cluster.add_node(num_cpus=1).node_id)
                 (tmp_path / "new").write_text(nodes[-1])
                 os.replace(tmp_path / "new", tmp_path / "late")
