@@ -16,7 +16,7 @@ from pipeline.command import guarded
 from pipeline.ranks.card import card_count, card_name, uses_cpu
 from pipeline.ranks.launch import launch_command
 from pipeline.run.errors import UserError
-from scripts.benchmarks.bench_call import check_places, where
+from scripts.benchmarks.bench_call import check_places, options_of, where
 from scripts.benchmarks.bench_train import encoded, tokens_file
 
 CUDA = torch.cuda.is_available()
@@ -47,16 +47,7 @@ class Call:
         Raises:
             UserError: an option that there is not, no data, or fewer cards than `--cards` names.
         """
-        options, plain = dict(defaults), []
-        for word in words:
-            name, _, value = word.removeprefix("--").partition("=")
-            if not word.startswith("--"):
-                plain.append(word)
-            elif name in options and value:
-                options[name] = value
-            elif word != "--tiny":
-                known = ", ".join(f"--{name}" for name in options)
-                raise UserError(f"no such option: {word!r}", script, f"there is {known} and --tiny")
+        plain, options = options_of(words, defaults, script, ["--tiny"])
         check_places(plain, page="docs/scaling.md")
         call = cls(plain[0], plain[1], options, "--tiny" in words)
         if not uses_cpu() and max(call.cards) > card_count():

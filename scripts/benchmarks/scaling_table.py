@@ -22,6 +22,7 @@ from pipeline.training import cost, sharding
 from pipeline.training.cost import Card, Work
 from pipeline.training.cost_plan import number_of, work_of
 from pipeline.training.plan import plan
+from scripts.benchmarks.bench_call import options_of
 
 DEFAULTS = {
     "tokens": "", "cards": "8,64,512", "card": "h100", "price": "2.5", "rows": "128,1024", "types": "bf16,fp8",
@@ -78,17 +79,7 @@ def _options(words: list[str]) -> tuple[list[str], dict[str, str]]:
     """Raises:
     UserError: an option that there is not, or no config and tokens.
     """
-    options, plain = dict(DEFAULTS), []
-    for word in words:
-        name, _, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--"):
-            plain.append(word)
-        elif name in options and value:
-            options[name] = value
-        else:
-            raise UserError(
-                f"no such option: {word!r}", "scaling_table", f"there is {', '.join(map('--{}'.format, options))}"
-            )
+    plain, options = options_of(words, DEFAULTS, "scaling_table")
     if not plain or not options["tokens"]:
         raise UserError("no config, or no tokens of a row", "CONFIG --tokens=124.9", "see docs/scaling.md")
     return plain, options
