@@ -26,6 +26,21 @@ def store_fp8_row(value, column, inside, q, scale):
     store_fp8_values(value, column, inside, q, step)
 
 
+@triton.jit
+def store_written_fp8(values, size, largest, q, scale, BLOCK: tl.constexpr):
+    """Stores a row in 8 bits that this program has written, and its scale.
+
+    values: the row, of `size` numbers, read from the cache. largest: of BLOCK parts of it, in absolute value.
+    """
+    step = tl.maximum(tl.max(largest, 0) / 448.0, 1e-12)
+    tl.store(scale, step)
+    tl.debug_barrier()  # threads read what others wrote
+    for start in range(0, size, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        value = tl.load(values + column, mask=column < size, other=0.0).to(tl.float32)
+        store_fp8_values(value, column, column < size, q, step)
+
+
 def empty_fp8(tokens: int, size: int, like: torch.Tensor, fp8: bool) -> Fp8Rows | None:
     if not fp8:
         return None

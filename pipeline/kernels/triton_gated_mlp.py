@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from pipeline.kernels.triton_fp8 import empty_fp8, fp8_pointers, store_fp8_values
+from pipeline.kernels.triton_fp8 import empty_fp8, fp8_pointers, store_written_fp8
 from pipeline.kernels.types import Fp8Rows
 
 BLOCK = 2048  # values that a program works on at a time
@@ -48,13 +48,7 @@ def _gated_mlp_kernel(
         tl.store(h + column, value, mask=inside)
         largest = tl.maximum(largest, tl.abs(value.to(tl.float32)))
     if WITH_FP8:
-        step = tl.maximum(tl.max(largest, 0) / 448.0, 1e-12)
-        tl.store(scales + row, step)
-        tl.debug_barrier()  # h is read by other threads than those that wrote it
-        for start in range(0, size, BLOCK):
-            column = start + tl.arange(0, BLOCK)
-            value = tl.load(h + column, mask=column < size, other=0.0).to(tl.float32)
-            store_fp8_values(value, column, column < size, q + row * size, step)
+        store_written_fp8(h, size, largest, q + row * size, scales + row, BLOCK)
 
 
 def _row_programs(size: int, fp8: bool) -> tuple[int, int]:
@@ -99,13 +93,7 @@ def _gated_mlp_backward_kernel(
         tl.store(d_gate_up + size + column, du, mask=inside)
         largest = tl.maximum(largest, tl.maximum(tl.abs(dg.to(tl.float32)), tl.abs(du.to(tl.float32))))
     if WITH_FP8:  # one scale for both halves
-        step = tl.maximum(tl.max(largest, 0) / 448.0, 1e-12)
-        tl.store(scales + row, step)
-        tl.debug_barrier()  # as above
-        for start in range(0, 2 * size, BLOCK):
-            column = start + tl.arange(0, BLOCK)
-            value = tl.load(d_gate_up + column, mask=column < 2 * size, other=0.0).to(tl.float32)
-            store_fp8_values(value, column, column < 2 * size, q + row * 2 * size, step)
+        store_written_fp8(d_gate_up, 2 * size, largest, q + row * 2 * size, scales + row, BLOCK)
 
 
 def gated_mlp_backward(

@@ -1,7 +1,7 @@
 """Triton kernels that work on rows: norm, cross-entropy.
 
 The formula and the plain version of each are in the file named after it (rms_norm.py, cross_entropy.py). Arithmetic is
-in float32 whatever the dtypes. One program handles one token.
+in float32, also on 16-bit tensors. One program handles one token.
 """
 
 from __future__ import annotations
