@@ -33,9 +33,10 @@ from pipeline.ranks.place import Place
 from pipeline.ranks.together import together
 from pipeline.release import early, summary
 from pipeline.run.files import sha256_json, write_text
-from pipeline.run.folder import Run, versions
+from pipeline.run.folder import Run
 from pipeline.run.next_command import next_command, verb_started
 from pipeline.run.progress import say, working
+from pipeline.run.versions import versions
 from pipeline.stage_keys import Key, export_key, tokens_key, train_key
 from pipeline.synthesis import stage as synthesis
 from pipeline.synthesis_report import page as synthesis_page

@@ -27,9 +27,10 @@ from pipeline.model.run_base import RunBase
 from pipeline.pages.drawing import WIDE
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json, write_json, write_text
-from pipeline.run.folder import Run, versions
+from pipeline.run.folder import Run
 from pipeline.run.next_command import next_command
 from pipeline.run.progress import say
+from pipeline.run.versions import versions
 
 
 class Evaluation:

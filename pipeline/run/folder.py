@@ -23,27 +23,21 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import functools
 import json
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline import __version__
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json, replace_folder, sealed, sha256_file, sha256_json, write_json
 from pipeline.run.hash_cache import cached_sha256
 from pipeline.run.leftovers import half_written, locked
 from pipeline.run.next_command import next_command
 from pipeline.run.object_store import DataFile, Object, size_of
-
-LIBRARIES = ("torch", "transformers", "tokenizers", "sentencepiece", "peft", "accelerate", "datasets", "safetensors")
+from pipeline.run.versions import versions
 
 SPLITS = ("train", "val", "holdout")
 HELD_OUT = {"val": "held-out rows", "holdout": "tasks never trained on"}  # as tables call them
@@ -253,36 +247,6 @@ def _entry(manifest: dict[str, Any], path: str) -> Any:
     for name in path.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     return value
-
-
-@functools.cache
-def commit() -> str:
-    """The commit of the checkout that Suri runs from, with `-dirty` where files differ from it; empty elsewhere."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return ""
-    command = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"]
-    quiet = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=quiet)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return answer.stdout.strip()
-
-
-def versions() -> dict[str, str]:
-    """Versions of Suri, Python and the libraries that shape results, without importing them."""
-    own = {"suri": __version__} | ({"commit": commit()} if commit() else {}) | {"python": platform.python_version()}
-    return own | dict(_libraries())
-
-
-@functools.cache
-def _libraries() -> tuple[tuple[str, str], ...]:
-    pairs = []
-    for name in LIBRARIES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            pairs.append((name, metadata.version(name)))
-    return tuple(pairs)
 
 
 def input_hashes(paths: Sequence[DataFile]) -> dict[str, dict[str, Any]]:

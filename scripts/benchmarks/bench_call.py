@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from pipeline.run.errors import UserError
+from pipeline.run.versions import commit
 
 
 def check_places(words: Sequence[str], more: str = "", page: str = "docs/benchmarks.md") -> None:
@@ -51,12 +51,6 @@ def options_of(
 def machine() -> str:
     """Name of the first card, or CPU."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-
-
-def commit() -> str:
-    """The commit of this checkout, with `-dirty` where files differ from it; empty outside a checkout."""
-    found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return found.stdout.strip()
 
 
 def where() -> str:

@@ -43,8 +43,9 @@ from pipeline.prompt.tokens import Tokens
 from pipeline.run.errors import UserError
 from pipeline.run.files import read_json, write_json
 from pipeline.run.folder import Run
+from pipeline.run.versions import commit
 from pipeline.stages import bring_up_to_date
-from scripts.benchmarks.bench_call import check_places, commit, machine
+from scripts.benchmarks.bench_call import check_places, machine
 from scripts.benchmarks.bench_cases import CASES, UNSLOTH, default_cases
 from scripts.benchmarks.bench_results import THEN, table
 
