@@ -62,10 +62,5 @@ def check_tracker(tracker: str) -> None:
     UserError: the package of the tracker is not there.
     """
     if tracker != "none" and not any(importlib.util.find_spec(name) for name in MODULES.get(tracker, (tracker,))):
-        raise no_tracker(tracker)
-
-
-def no_tracker(tracker: str) -> UserError:
-    """The error for a tracker that is not installed."""
-    fix = f".venv/bin/pip install {tracker}, or set train.tracker=none"
-    return UserError(f"the tracker {tracker!r} is not installed", "train.tracker", fix)
+        fix = f".venv/bin/pip install {tracker}, or set train.tracker=none"
+        raise UserError(f"the tracker {tracker!r} is not installed", "train.tracker", fix)

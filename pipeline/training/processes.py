@@ -22,7 +22,7 @@ from pipeline.ranks.group import join_group
 from pipeline.ranks.launcher import FSDP, check_launcher, launched_with_fsdp
 from pipeline.ranks.place import Place
 from pipeline.ranks.watch import CONNECT, FREE, exchanging, mark, watch
-from pipeline.training.early import no_tracker
+from pipeline.training.early import check_tracker
 
 # With it and FSDP, transformers loads weights in the first rank only, and those of the other ranks stay empty.
 FIRST_RANK_LOADS = "FSDP_CPU_RAM_EFFICIENT_LOADING"
@@ -35,11 +35,7 @@ def start_accelerator(dtype: str, tracker: str, folder: Path) -> Accelerator:
         UserError: the tracker is not installed, there is no card for this rank, or it was started with DeepSpeed.
     """
     check_launcher()
-    if tracker != "none":
-        from accelerate.tracking import get_available_trackers
-
-        if tracker not in [str(t) for t in get_available_trackers()]:
-            raise no_tracker(tracker)
+    check_tracker(tracker)
     if launched_with_fsdp():
         os.environ[FIRST_RANK_LOADS] = "false"
     # cuBLAS needs it for a fixed order of sums, and reads it at the first product. The default of an H200.

@@ -22,7 +22,8 @@ HEADER_SECONDS = 10.0  # for the headers of a request, and for the rest of a bod
 KEEP_ALIVE = 15  # seconds that a connection without a request stays open
 STALLED_SECONDS = 60.0  # after which a client that reads nothing is cut off
 ENDING_SECONDS = 5  # for answers when the server ends
-CONNECTIONS, LEAST = 1024, 16  # beyond those that generate or wait; whatever the limit of open files
+CONNECTIONS = 1024  # besides those that generate or wait
+LEAST = 16  # connections in all, even if the system allows fewer open files
 
 
 class PatientProtocol(H11Protocol):
